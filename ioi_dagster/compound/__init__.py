@@ -1,0 +1,1 @@
+"""Compound AI graphs: blocks, their invocation and what flows between them."""

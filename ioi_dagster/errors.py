@@ -1,0 +1,39 @@
+"""The two families of failure: one may be tried again, one may not.
+
+Refusals (policy, capacity, quality) are values of `ioi_dagster.model.refusal`, never exceptions.
+"""
+
+from __future__ import annotations
+
+
+class IoiError(Exception):
+    """Base of every error this package raises: says what happened, where, why and what to do."""
+
+
+class RetryableError(IoiError):
+    """An outage: the same call may succeed later without anyone changing anything."""
+
+
+class FinalError(IoiError):
+    """A defect or a bad input: the same call fails again until someone changes something."""
+
+
+class BadInputError(FinalError):
+    """Input from outside that cannot be accepted; `where` is `file:line` when it came from a file."""
+
+    def __init__(self, what: str, *, where: str | None = None, todo: str | None = None) -> None:
+        self.what, self.where, self.todo = what, where, todo
+        text = f"{where}: {what}" if where else what
+        super().__init__(f"{text} — {todo}" if todo else text)
+
+
+class UnreachableError(RetryableError):
+    """A process that should answer did not: `who` names it, `why` says how that was noticed."""
+
+    def __init__(self, who: str, why: str) -> None:
+        self.who, self.why = who, why
+        super().__init__(f"{who} is unreachable: {why}")
+
+
+class SignatureError(FinalError):
+    """A signed document does not verify: unknown key, altered content, expired or wrong audience."""

@@ -1,0 +1,1 @@
+"""Frozen values shared by every part; standard library only."""

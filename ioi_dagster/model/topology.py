@@ -1,0 +1,52 @@
+"""A network of domains as values. Reading it from YAML is `local/topology_file.py`'s work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ioi_dagster.model.data_class import DataClass
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One Dask worker: `slots` steps at once, `memory` in bytes."""
+
+    name: str
+    slots: int = 1
+    memory: int = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSpec:
+    """One Dask cluster. `price` is the base cost of one slot-second, in the network's credits."""
+
+    name: str
+    nodes: tuple[NodeSpec, ...]
+    price: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSpec:
+    """An owner's realm. `authority` names its certificate authority: domains that share one take each other's
+    steps over Dask; others only `invoke` blocks. `handles` is the highest data class it may see, `retains` whether
+    it may keep anything after a run, `blocks` the block names that it offers."""
+
+    name: str
+    authority: str
+    clusters: tuple[ClusterSpec, ...]
+    handles: DataClass = DataClass.INTERNAL
+    retains: bool = True
+    blocks: tuple[str, ...] = ()
+    region: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The network; `home` is the domain that owns the runs started on this machine."""
+
+    network: str
+    home: str
+    domains: tuple[DomainSpec, ...]
+
+    def domain(self, name: str) -> DomainSpec:
+        return next(domain for domain in self.domains if domain.name == name)
