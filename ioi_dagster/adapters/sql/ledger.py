@@ -1,0 +1,288 @@
+"""The ledger of a domain's runs: fences, commits (with the events they owe to Dagster) and the story. SQLAlchemy Core.
+
+A step's row moves RUN → DONE once per fence: `UPDATE … WHERE fence = ? AND state = 'RUN'` lets one attempt through.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from ioi_dagster.model.story import Chapter, Entry
+
+_meta = sa.MetaData()
+
+_step = sa.Table(
+    "run_step",
+    _meta,
+    sa.Column("run", sa.Text, primary_key=True),
+    sa.Column("step", sa.Text, primary_key=True),
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Text),
+    sa.Column("domain", sa.Text),
+    sa.Column("cluster", sa.Text),
+    sa.Column("node", sa.Text),
+    sa.Column("capability", sa.Text),
+    sa.Column("data_class", sa.Text),
+    sa.Column("commits", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("started", sa.Float),
+    sa.Column("ended", sa.Float),
+    sa.Column("outputs", sa.Text),
+    sa.Column("events", sa.LargeBinary),
+    sa.Column("published", sa.Boolean, nullable=False, server_default=sa.false()),
+)
+_run = sa.Table(
+    "run",
+    _meta,
+    sa.Column("run", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("job", sa.Text),
+    sa.Column("started", sa.Float),
+    sa.Column("ended", sa.Float),
+)
+_story = sa.Table(
+    "story",
+    _meta,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("run", sa.Text, nullable=False, index=True),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("chapter", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("facts", sa.Text, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A step was started under `fence` on a lease."""
+
+    step: str
+    fence: int
+    domain: str
+    cluster: str
+    node: str
+    capability: str
+    data_class: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """An attempt's outcome: `outputs` maps output handles to object references, `events` are owed to Dagster."""
+
+    step: str
+    fence: int
+    attempt: str
+    node: str
+    started: float
+    ended: float
+    outputs: dict[str, str]
+    events: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step as the ledger knows it. `commits` counts how often it was committed: once per vend of Dagster."""
+
+    run: str
+    step: str
+    fence: int
+    state: str
+    attempt: str | None
+    domain: str | None
+    cluster: str | None
+    node: str | None
+    capability: str | None
+    data_class: str | None
+    commits: int
+    started: float | None
+    ended: float | None
+
+
+class FencedError(Exception):
+    """A newer process of this run has taken over: this one must stop without writing anything more."""
+
+
+class Ledger:
+    """See the module. One per process; `path` is a SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+
+        @sa.event.listens_for(self._engine, "connect")
+        def _pragmas(connection: Any, _record: Any) -> None:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+
+        _meta.create_all(self._engine)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def take_over(self, run: str, job: str, now: float) -> int:
+        """Become the run's process: a higher epoch fences every older one. Returns the epoch."""
+        with self._engine.begin() as connection:
+            statement = sqlite_insert(_run).values(run=run, epoch=1, job=job, started=now)
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=[_run.c.run], set_={"epoch": _run.c.epoch + 1, "ended": None}
+                )
+            )
+            return int(connection.execute(sa.select(_run.c.epoch).where(_run.c.run == run)).scalar_one())
+
+    def end(self, run: str, epoch: int, now: float) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(_run).where(_run.c.run == run, _run.c.epoch == epoch).values(ended=now))
+
+    def fences(self, run: str) -> dict[str, int]:
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(_step.c.step, _step.c.fence).where(_step.c.run == run))
+            return {step: fence for step, fence in rows}
+
+    def write(
+        self, run: str, epoch: int, started: Sequence[Started], commits: Sequence[Commit], story: Iterable[Entry]
+    ) -> set[str]:
+        """One transaction for a batch; returns the attempts that were committed.
+
+        Raises `FencedError` (and writes nothing) when another process has taken the run over.
+        """
+        committed: set[str] = set()
+        with self._engine.begin() as connection:
+            current = connection.execute(sa.select(_run.c.epoch).where(_run.c.run == run)).scalar_one_or_none()
+            if current != epoch:
+                raise FencedError(f"run {run} was taken over: its epoch is {current}, this process has {epoch}")
+            for item in started:
+                row = {
+                    "run": run,
+                    "step": item.step,
+                    "fence": item.fence,
+                    "state": "RUN",
+                    "domain": item.domain,
+                    "cluster": item.cluster,
+                    "node": item.node,
+                    "capability": item.capability,
+                    "data_class": item.data_class,
+                }
+                insert = sqlite_insert(_step).values(row)
+                connection.execute(
+                    insert.on_conflict_do_update(
+                        index_elements=[_step.c.run, _step.c.step],
+                        set_={key: value for key, value in row.items() if key not in ("run", "step")},
+                        where=_step.c.fence < item.fence,
+                    )
+                )
+            for commit in commits:
+                result = connection.execute(
+                    sa.update(_step)
+                    .where(
+                        _step.c.run == run,
+                        _step.c.step == commit.step,
+                        _step.c.fence == commit.fence,
+                        _step.c.state == "RUN",
+                    )
+                    .values(
+                        state="DONE",
+                        attempt=commit.attempt,
+                        node=commit.node,
+                        started=commit.started,
+                        ended=commit.ended,
+                        outputs=json.dumps(commit.outputs),
+                        events=commit.events,
+                        published=False,
+                        commits=_step.c.commits + 1,
+                    )
+                )
+                if result.rowcount == 1:
+                    committed.add(commit.attempt)
+            rows = [
+                {
+                    "run": entry.run,
+                    "step": entry.step,
+                    "chapter": str(entry.chapter),
+                    "text": entry.text,
+                    "at": entry.at,
+                    "facts": json.dumps(entry.facts),
+                }
+                for entry in story
+            ]
+            if rows:
+                connection.execute(sa.insert(_story), rows)
+        return committed
+
+    def published(self, run: str, attempts: Iterable[str]) -> None:
+        """Dagster's log now holds these attempts' events."""
+        with self._engine.begin() as connection:
+            for attempt in attempts:
+                connection.execute(
+                    sa.update(_step).where(_step.c.run == run, _step.c.attempt == attempt).values(published=True)
+                )
+
+    def tell(self, entries: Iterable[Entry]) -> None:
+        """Add to a story outside a run process (gates 1 and 2)."""
+        rows = [
+            {
+                "run": e.run,
+                "step": e.step,
+                "chapter": str(e.chapter),
+                "text": e.text,
+                "at": e.at,
+                "facts": json.dumps(e.facts),
+            }
+            for e in entries
+        ]
+        if rows:
+            with self._engine.begin() as connection:
+                connection.execute(sa.insert(_story), rows)
+
+    def steps(self, run: str) -> list[StepRow]:
+        columns = [_step.c[name] for name in StepRow.__dataclass_fields__]
+        with self._engine.connect() as connection:
+            return [StepRow(*row) for row in connection.execute(sa.select(*columns).where(_step.c.run == run))]
+
+    def outputs(self, run: str) -> dict[str, str]:
+        """Object references of every committed output of a run, by output handle."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                sa.select(_step.c.outputs).where(_step.c.run == run, _step.c.outputs.is_not(None))
+            )
+            return {handle: reference for (text,) in rows for handle, reference in json.loads(text).items()}
+
+    def story(self, run: str, step: str | None = None) -> list[Entry]:
+        query = sa.select(_story).where(_story.c.run == run).order_by(_story.c.seq)
+        if step is not None:
+            query = query.where(_story.c.step.in_(["", step]))
+        with self._engine.connect() as connection:
+            return [
+                Entry(row.run, row.step, Chapter(row.chapter), row.text, row.at, json.loads(row.facts))
+                for row in connection.execute(query)
+            ]
+
+    def runs(self, prefix: str = "", limit: int = 50) -> list[tuple[str, str, float, float | None]]:
+        """(run, job, started, ended), newest first."""
+        query = sa.select(_run.c.run, _run.c.job, _run.c.started, _run.c.ended).order_by(_run.c.started.desc())
+        if prefix:
+            query = query.where(_run.c.run.startswith(prefix, autoescape=True))
+        with self._engine.connect() as connection:
+            return [(r[0], r[1], r[2], r[3]) for r in connection.execute(query.limit(limit))]
+
+    def losses(self, after: int, limit: int = 500) -> list[tuple[int, Entry]]:
+        """Story entries about losses and refusals after a cursor, for sensors."""
+        query = (
+            sa.select(_story)
+            .where(_story.c.seq > after, _story.c.chapter.in_([str(Chapter.LOSS), str(Chapter.REFUSED)]))
+            .order_by(_story.c.seq)
+            .limit(limit)
+        )
+        with self._engine.connect() as connection:
+            return [
+                (row.seq, Entry(row.run, row.step, Chapter(row.chapter), row.text, row.at, json.loads(row.facts)))
+                for row in connection.execute(query)
+            ]

@@ -1,0 +1,752 @@
+"""The flow governor: owns the outcome of each step of one run.
+
+It turns ready steps into asks, announces them, matches bids to steps, awards, starts, re-places what was lost and
+lets exactly one attempt of each step commit. A contract net with confirmation (R. G. Smith, "The Contract Net
+Protocol", IEEE Trans. Computers C-29(12), 1980) with supply curves instead of per-task bids. No I/O, no clock: the
+executor performs the instructions and feeds back events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from ioi_dagster.model.negotiation import (
+    Announce,
+    Ask,
+    AskGroup,
+    Award,
+    Awarded,
+    Bid,
+    Effect,
+    Lease,
+    LeaseRequest,
+)
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.story import Chapter
+
+BY = "flow governor"
+MAX_NODES_LOST = 3
+"""A step that took down this many distinct nodes is the likely cause, and is stopped."""
+
+
+class StepState(StrEnum):
+    WAITING = "waiting"
+    AWARDING = "awarding"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+OVER = frozenset({StepState.DONE, StepState.FAILED, StepState.REFUSED})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A cluster that may take a step: `base_price` is its own, `transfer_s` the expected time to move the inputs."""
+
+    cluster: str
+    domain: str
+    transfer_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """How much a second and a credit weigh when offers are compared."""
+
+    second: float
+    credit: float
+
+
+OBJECTIVES = {
+    "fastest": Objective(1.0, 0.01),
+    "balanced": Objective(1.0, 1.0),
+    "cheapest": Objective(0.01, 1.0),
+}
+
+
+# Events -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StepReady:
+    """Dagster vended the step. The places and reasons come with `PlacesFound`."""
+
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class PlacesFound:
+    """Who may take the step now, who may not and why. `may_change`: waiting can help (someone is away or starting)."""
+
+    step: str
+    places: tuple[Place, ...]
+    rejected: tuple[tuple[str, Refusal], ...]
+    may_change: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BidReceived:
+    bid: Bid
+
+
+@dataclass(frozen=True, slots=True)
+class BidMissed:
+    cluster: str
+    round: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AwardAnswered:
+    awarded: Awarded
+
+
+@dataclass(frozen=True, slots=True)
+class AwardMissed:
+    cluster: str
+    steps: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnded:
+    """An attempt ran to its end (well or with an error of user code: Dagster's events tell which)."""
+
+    step: str
+    fence: int
+    attempt: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepLost:
+    """The machinery failed, not the step: `node` is empty when it is not known to have been on one."""
+
+    step: str
+    fence: int
+    node: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartRefused:
+    """Gate 4 or the receiving domain said no to this start."""
+
+    step: str
+    fence: int
+    node: str
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterLost:
+    cluster: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterBack:
+    cluster: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed: deadlines and waits are looked at."""
+
+
+Event = (
+    StepReady
+    | PlacesFound
+    | BidReceived
+    | BidMissed
+    | AwardAnswered
+    | AwardMissed
+    | StepEnded
+    | StepLost
+    | StartRefused
+    | ClusterLost
+    | ClusterBack
+    | Tick
+)
+
+
+# Instructions -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FindPlaces:
+    """Ask the registry and policy where these steps may go."""
+
+    asks: tuple[Ask, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendAnnounce:
+    cluster: str
+    announce: Announce
+
+
+@dataclass(frozen=True, slots=True)
+class SendAward:
+    award: Award
+
+
+@dataclass(frozen=True, slots=True)
+class StartStep:
+    ask: Ask
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLeases:
+    cluster: str
+    leases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitStep:
+    """The first complete attempt under the current fence; every other one is `DiscardAttempt`."""
+
+    step: str
+    fence: int
+    attempt: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardAttempt:
+    step: str
+    fence: int
+    attempt: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseStep:
+    """No place may take the step and waiting does not help."""
+
+    step: str
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class FailStep:
+    step: str
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """A fact for the run's story."""
+
+    step: str
+    chapter: Chapter
+    text: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+Instruction = (
+    FindPlaces
+    | SendAnnounce
+    | SendAward
+    | StartStep
+    | ReleaseLeases
+    | CommitStep
+    | DiscardAttempt
+    | RefuseStep
+    | FailStep
+    | Tell
+)
+
+
+# State --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Step:
+    ask: Ask
+    order: int
+    state: StepState = StepState.WAITING
+    fence: int = 0
+    places: tuple[Place, ...] = ()
+    looked_at: float = float("-inf")
+    looking: bool = False
+    lease: Lease | None = None
+    lost_on: tuple[str, ...] = ()
+    refused_on: tuple[str, ...] = ()
+    rejections: int = 0
+    waiting_for: str = ""
+
+
+@dataclass(slots=True)
+class _Round:
+    number: int
+    open_until: float
+    expected: set[str]
+    bids: dict[str, Bid] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSnapshot:
+    """Counts by state, and for each waiting step why it waits."""
+
+    round: int
+    counts: dict[str, int]
+    waiting: dict[str, str]
+    suspects: dict[str, str]
+
+
+class FlowGovernor:
+    """See the module. `patience_s`: how long a place list stays good; `deadline_s`: how long a round waits for bids;
+    `again_s`: pause before asking again when nobody had room."""
+
+    def __init__(
+        self,
+        run: str,
+        origin: str,
+        objective: str = "balanced",
+        *,
+        patience_s: float = 2.0,
+        deadline_s: float = 1.0,
+        again_s: float = 0.2,
+    ) -> None:
+        self._run, self._origin = run, origin
+        self._weights = OBJECTIVES[objective]
+        self._patience_s, self._deadline_s, self._again_s = patience_s, deadline_s, again_s
+        self._steps: dict[str, _Step] = {}
+        self._waiting: dict[str, _Step] = {}
+        self._fences: dict[str, int] = {}
+        self._order = 0
+        self._round: _Round | None = None
+        self._round_number = 0
+        self._next_round_at = float("-inf")
+        self._awarding: dict[str, set[str]] = {}
+        self._suspects: dict[str, str] = {}
+        self._seconds: dict[tuple[str, str], float] = {}
+
+    # The one way in ---------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """Take one event at monotonic time `now` (seconds); return what is to be done."""
+        match event:
+            case StepReady(ask):
+                out = self._ready(ask, now)
+            case PlacesFound():
+                out = self._places(event, now)
+            case BidReceived(bid):
+                out = self._bid(bid, now)
+            case BidMissed():
+                out = self._bid_missed(event, now)
+            case AwardAnswered(awarded):
+                out = self._awarded(awarded, now)
+            case AwardMissed():
+                out = self._award_missed(event, now)
+            case StepEnded():
+                out = self._ended(event, now)
+            case StepLost():
+                out = self._lost(event, now)
+            case StartRefused():
+                out = self._start_refused(event, now)
+            case ClusterLost():
+                out = self._cluster_lost(event, now)
+            case ClusterBack(cluster):
+                self._suspects.pop(cluster, None)
+                self._next_round_at = now
+                out = []
+            case Tick():
+                out = []
+        return [*out, *self._advance(now)]
+
+    def resume(self, fences: dict[str, int]) -> None:
+        """Start from the fences of an earlier process of this run, so that it is fenced off."""
+        self._fences.update(fences)
+
+    def fence(self, step: str) -> int:
+        return self._fences.get(step, 0)
+
+    def lease(self, step: str) -> Lease | None:
+        known = self._steps.get(step)
+        return known.lease if known else None
+
+    def leases(self) -> list[Lease]:
+        """Leases in use, to be renewed."""
+        return [step.lease for step in self._steps.values() if step.lease is not None]
+
+    def snapshot(self) -> FlowSnapshot:
+        counts: dict[str, int] = {}
+        for step in self._steps.values():
+            counts[step.state] = counts.get(step.state, 0) + 1
+        return FlowSnapshot(
+            round=self._round_number,
+            counts=counts,
+            waiting={key: step.waiting_for for key, step in self._waiting.items()},
+            suspects=dict(self._suspects),
+        )
+
+    def validate(self) -> None:
+        """Assert every invariant; tests call it after each event."""
+        for key, step in self._steps.items():
+            assert (key in self._waiting) == (step.state is StepState.WAITING), key
+            assert (step.lease is not None) == (step.state is StepState.RUNNING), key
+            assert step.fence <= self._fences.get(key, 0), key
+            if step.lease is not None:
+                assert step.lease.fence == step.fence == self._fences[key], key
+        in_award = {key for keys in self._awarding.values() for key in keys}
+        assert in_award == {k for k, s in self._steps.items() if s.state is StepState.AWARDING}
+
+    # Steps ------------------------------------------------------------------------------------------------------
+
+    def _ready(self, ask: Ask, now: float) -> list[Instruction]:
+        known = self._steps.get(ask.step)
+        if known is not None and known.state not in OVER:
+            return []
+        self._order += 1
+        step = _Step(ask, self._order, fence=self._fences.get(ask.step, 0))
+        self._steps[ask.step] = self._waiting[ask.step] = step
+        self._next_round_at = min(self._next_round_at, now)
+        return []
+
+    def _places(self, event: PlacesFound, now: float) -> list[Instruction]:
+        step = self._waiting.get(event.step)
+        if step is None:
+            return []
+        step.looking, step.looked_at = False, now
+        changed = step.places != event.places
+        step.places = event.places
+        told = Tell(
+            event.step,
+            Chapter.CANDIDATES,
+            _candidates_text(event),
+            {
+                "places": [place.cluster for place in event.places],
+                "rejected": [
+                    {"who": who, "code": refusal.code, "text": refusal.text} for who, refusal in event.rejected
+                ],
+            },
+        )
+        if event.places:
+            self._next_round_at = min(self._next_round_at, now)
+            return [told] if changed else []
+        if event.may_change:
+            reason = _why_nobody(event.rejected)
+            first = step.waiting_for != reason
+            step.waiting_for = reason
+            return [told, Tell(event.step, Chapter.WAIT, f"waits: {reason}")] if first else []
+        refusal = Refusal(
+            "flow.no_place",
+            f"no place may take it: {_why_nobody(event.rejected)}",
+            BY,
+            _remedy(event.rejected),
+        )
+        self._close(step, StepState.REFUSED)
+        return [told, Tell(event.step, Chapter.REFUSED, str(refusal)), RefuseStep(event.step, refusal)]
+
+    def _ended(self, event: StepEnded, now: float) -> list[Instruction]:
+        step = self._steps.get(event.step)
+        if step is None or step.state is not StepState.RUNNING or step.fence != event.fence:
+            why = f"fence {event.fence} is not current ({self._fences.get(event.step, 0)})"
+            return [
+                Tell(event.step, Chapter.COMMIT, f"attempt {event.attempt} discarded: {why}"),
+                DiscardAttempt(event.step, event.fence, event.attempt, why),
+            ]
+        lease = step.lease
+        assert lease is not None
+        self._learn(step.ask.capability, lease.cluster, event.seconds)
+        self._close(step, StepState.DONE)
+        self._next_round_at = now
+        return [
+            CommitStep(event.step, event.fence, event.attempt),
+            ReleaseLeases(lease.cluster, (lease.id,)),
+        ]
+
+    def _lost(self, event: StepLost, now: float) -> list[Instruction]:
+        step = self._steps.get(event.step)
+        if step is None or step.state is not StepState.RUNNING or step.fence != event.fence:
+            return []
+        lease = step.lease
+        assert lease is not None
+        out: list[Instruction] = [
+            ReleaseLeases(lease.cluster, (lease.id,)),
+            Tell(
+                event.step,
+                Chapter.LOSS,
+                f"lost on {lease.node} of {lease.cluster}: {event.why}",
+                {"node": lease.node, "cluster": lease.cluster, "domain": lease.domain, "fence": event.fence},
+            ),
+        ]
+        if event.node and event.node not in step.lost_on:
+            step.lost_on = (*step.lost_on, event.node)
+        if step.ask.effect is Effect.AT_MOST_ONCE:
+            return [*out, *self._fail(step, "flow.at_most_once", "it may run once only and its outcome is unknown")]
+        if len(step.lost_on) >= MAX_NODES_LOST:
+            nodes = ", ".join(step.lost_on)
+            return [*out, *self._fail(step, "flow.poison_step", f"{MAX_NODES_LOST} nodes were lost under it: {nodes}")]
+        self._wait(step, "to be placed again")
+        self._next_round_at = now
+        return out
+
+    def _start_refused(self, event: StartRefused, now: float) -> list[Instruction]:
+        step = self._steps.get(event.step)
+        if step is None or step.state is not StepState.RUNNING or step.fence != event.fence:
+            return []
+        lease = step.lease
+        assert lease is not None
+        step.refused_on = (*step.refused_on, lease.node)
+        step.rejections += 1
+        out: list[Instruction] = [
+            ReleaseLeases(lease.cluster, (lease.id,)),
+            Tell(event.step, Chapter.REFUSED, f"{lease.node} refused the start: {event.refusal}"),
+        ]
+        if step.rejections >= MAX_NODES_LOST:
+            self._close(step, StepState.REFUSED)
+            return [*out, RefuseStep(event.step, event.refusal)]
+        self._wait(step, f"refused by {lease.node}: {event.refusal.text}")
+        self._next_round_at = now + self._again_s
+        return out
+
+    def _cluster_lost(self, event: ClusterLost, now: float) -> list[Instruction]:
+        self._suspects[event.cluster] = event.why
+        out: list[Instruction] = []
+        for step in list(self._steps.values()):
+            if step.lease is not None and step.lease.cluster == event.cluster:
+                # The node is not to blame for its scheduler's death, so it is not counted against the step.
+                out += self._lost(StepLost(step.ask.step, step.fence, "", event.why), now)
+        if self._round is not None and event.cluster in self._round.expected:
+            out += self._bid_missed(BidMissed(event.cluster, self._round.number, event.why), now)
+        return out
+
+    def _wait(self, step: _Step, why: str) -> None:
+        step.state, step.lease, step.waiting_for = StepState.WAITING, None, why
+        step.looked_at = float("-inf")
+        self._waiting[step.ask.step] = step
+
+    def _close(self, step: _Step, state: StepState) -> None:
+        self._waiting.pop(step.ask.step, None)
+        step.state, step.lease = state, None
+
+    def _fail(self, step: _Step, code: str, text: str) -> list[Instruction]:
+        self._close(step, StepState.FAILED)
+        refusal = Refusal(code, text, BY)
+        return [Tell(step.ask.step, Chapter.REFUSED, str(refusal)), FailStep(step.ask.step, refusal)]
+
+    # Rounds -----------------------------------------------------------------------------------------------------
+
+    def _advance(self, now: float) -> list[Instruction]:
+        if self._round is not None:
+            if self._round.expected and now < self._round.open_until:
+                return []
+            return self._close_round(now)
+        if not self._waiting or now < self._next_round_at:
+            return []
+        stale = [s for s in self._waiting.values() if not s.looking and now - s.looked_at > self._patience_s]
+        out: list[Instruction] = []
+        if stale:
+            for step in stale:
+                step.looking = True
+            out.append(FindPlaces(tuple(step.ask for step in stale)))
+        return [*out, *self._open_round(now)]
+
+    def _open_round(self, now: float) -> list[Instruction]:
+        groups: dict[str, dict[tuple, int]] = {}
+        for step in self._waiting.values():
+            for place in step.places:
+                if place.cluster in self._suspects:
+                    step.waiting_for = f"{place.cluster} is away: {self._suspects[place.cluster]}"
+                    continue
+                ask = step.ask
+                key = (ask.capability, ask.data_class, ask.tenant, ask.priority)
+                counts = groups.setdefault(place.cluster, {})
+                counts[key] = counts.get(key, 0) + 1
+        if not groups:
+            self._next_round_at = now + self._again_s
+            return []
+        self._round_number += 1
+        self._round = _Round(self._round_number, now + self._deadline_s, set(groups))
+        return [
+            SendAnnounce(
+                cluster,
+                Announce(
+                    run=self._run,
+                    round=self._round_number,
+                    origin=self._origin,
+                    groups=tuple(
+                        AskGroup(capability, data_class, count, tenant, priority)
+                        for (capability, data_class, tenant, priority), count in counts.items()
+                    ),
+                    deadline_s=self._deadline_s,
+                ),
+            )
+            for cluster, counts in sorted(groups.items())
+        ]
+
+    def _bid(self, bid: Bid, now: float) -> list[Instruction]:
+        if self._round is None or bid.round != self._round.number:
+            return []
+        self._round.expected.discard(bid.cluster)
+        self._round.bids[bid.cluster] = bid
+        return []
+
+    def _bid_missed(self, event: BidMissed, now: float) -> list[Instruction]:
+        if self._round is None or event.round != self._round.number:
+            return []
+        self._round.expected.discard(event.cluster)
+        return [Tell("", Chapter.BID, f"no bid from {event.cluster}: {event.why}", {"cluster": event.cluster})]
+
+    def _close_round(self, now: float) -> list[Instruction]:
+        round_, self._round = self._round, None
+        assert round_ is not None
+        offers = _Offers(round_.bids.values())
+        awards: dict[str, list[LeaseRequest]] = {}
+        out: list[Instruction] = []
+        for step in sorted(self._waiting.values(), key=_matching_order):
+            choice, considered = self._choose(step, offers)
+            if choice is None:
+                step.waiting_for = _why_no_slot(step, round_.bids)
+                continue
+            offers.take(choice.cluster, step.ask)
+            key = step.ask.step
+            step.fence = self._fences[key] = self._fences.get(key, 0) + 1
+            step.state = StepState.AWARDING
+            del self._waiting[key]
+            self._awarding.setdefault(choice.cluster, set()).add(key)
+            awards.setdefault(choice.cluster, []).append(
+                LeaseRequest(
+                    run=self._run,
+                    step=key,
+                    fence=step.fence,
+                    capability=step.ask.capability,
+                    data_class=step.ask.data_class,
+                    tenant=step.ask.tenant,
+                    avoid=(*step.lost_on, *step.refused_on),
+                )
+            )
+            out.append(Tell(key, Chapter.BID, _bids_text(considered), {"round": round_.number, "offers": considered}))
+        for cluster, requests in sorted(awards.items()):
+            out.append(SendAward(Award(cluster, self._run, round_.number, self._origin, tuple(requests))))
+        self._next_round_at = now + self._again_s
+        return out
+
+    def _choose(self, step: _Step, offers: _Offers) -> tuple[Place | None, list[dict[str, Any]]]:
+        best: tuple[float, str] | None = None
+        choice, considered = None, []
+        for place in step.places:
+            offer = offers.find(place.cluster, step.ask)
+            if offer is None:
+                continue
+            seconds = self._expect(step.ask.capability, place.cluster) + place.transfer_s
+            score = self._weights.second * seconds + self._weights.credit * offer[1]
+            considered.append({"cluster": place.cluster, "price": round(offer[1], 3), "seconds": round(seconds, 3)})
+            if best is None or (score, place.cluster) < best:
+                best, choice = (score, place.cluster), place
+        return choice, considered
+
+    def _awarded(self, awarded: Awarded, now: float) -> list[Instruction]:
+        out: list[Instruction] = []
+        open_keys = self._awarding.get(awarded.cluster, set())
+        for lease in awarded.leases:
+            step = self._steps.get(lease.step)
+            if step is None or lease.step not in open_keys or step.fence != lease.fence:
+                out.append(ReleaseLeases(awarded.cluster, (lease.id,)))
+                continue
+            open_keys.discard(lease.step)
+            step.state, step.lease = StepState.RUNNING, lease
+            facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
+            out.append(Tell(lease.step, Chapter.AWARD, f"awarded to {lease.node} of {lease.cluster}", facts))
+            out.append(StartStep(step.ask, lease))
+        for rejected in awarded.rejected:
+            step = self._steps.get(rejected.step)
+            if step is None or rejected.step not in open_keys or step.fence != rejected.fence:
+                continue
+            open_keys.discard(rejected.step)
+            self._wait(step, rejected.refusal.text)
+            out.append(Tell(rejected.step, Chapter.AWARD, f"not awarded: {rejected.refusal}"))
+        if not open_keys:
+            self._awarding.pop(awarded.cluster, None)
+        return out
+
+    def _award_missed(self, event: AwardMissed, now: float) -> list[Instruction]:
+        open_keys = self._awarding.get(event.cluster, set())
+        for key in event.steps:
+            if key in open_keys:
+                open_keys.discard(key)
+                self._wait(self._steps[key], f"{event.cluster} did not answer the award: {event.why}")
+        if not open_keys:
+            self._awarding.pop(event.cluster, None)
+        # A lease that was granted all the same is not leaked: it expires, and a newer fence replaces it.
+        return [Tell("", Chapter.AWARD, f"award to {event.cluster} not answered: {event.why}")]
+
+    # What was learnt --------------------------------------------------------------------------------------------
+
+    def _learn(self, capability: str, cluster: str, seconds: float) -> None:
+        old = self._seconds.get((capability, cluster), seconds)
+        self._seconds[capability, cluster] = 0.7 * old + 0.3 * seconds
+
+    def _expect(self, capability: str, cluster: str) -> float:
+        """Seconds expected there; where nothing is known, the mean of the others, so that all get tried."""
+        known = self._seconds.get((capability, cluster))
+        if known is not None:
+            return known
+        others = [seconds for (name, _), seconds in self._seconds.items() if name == capability]
+        return sum(others) / len(others) if others else 1.0
+
+
+class _Offers:
+    """Supply that is left in a round. Points of one cluster share its slots."""
+
+    def __init__(self, bids: Iterable[Bid]) -> None:
+        self._points = {
+            (bid.cluster, point.capability, point.data_class): point for bid in bids for point in bid.points
+        }
+        self._left: dict[str, int] = {}
+        for (cluster, _, _), point in self._points.items():
+            self._left[cluster] = max(self._left.get(cluster, 0), point.slots)
+
+    def find(self, cluster: str, ask: Ask) -> tuple[int, float] | None:
+        """(slots, price) or None."""
+        point = self._points.get((cluster, ask.capability, ask.data_class))
+        if point is None or point.slots < 1 or self._left.get(cluster, 0) < 1:
+            return None
+        return point.slots, point.price
+
+    def take(self, cluster: str, ask: Ask) -> None:
+        self._left[cluster] -= 1
+
+
+def _matching_order(step: _Step) -> tuple[int, int, int]:
+    """Priority first; then who has the fewest places, lest others take their only one; then age."""
+    return (-step.ask.priority, len(step.places), step.order)
+
+
+def _candidates_text(event: PlacesFound) -> str:
+    may = ", ".join(place.cluster for place in event.places) or "nobody"
+    not_ = "; ".join(f"{who}: {refusal.text} [{refusal.code}]" for who, refusal in event.rejected)
+    return f"may go to {may}" + (f"; rejected: {not_}" if not_ else "")
+
+
+def _why_nobody(rejected: tuple[tuple[str, Refusal], ...]) -> str:
+    return "; ".join(f"{who}: {refusal.text}" for who, refusal in rejected) or "no registry knows this capability"
+
+
+def _remedy(rejected: tuple[tuple[str, Refusal], ...]) -> str:
+    remedies = dict.fromkeys(refusal.remedy for _, refusal in rejected if refusal.remedy)
+    return "; ".join(remedies)
+
+
+def _bids_text(considered: list[dict[str, Any]]) -> str:
+    return "offers: " + ", ".join(f"{o['cluster']} at {o['price']:g} in {o['seconds']:g} s" for o in considered)
+
+
+def _why_no_slot(step: _Step, bids: dict[str, Bid]) -> str:
+    reasons = []
+    for place in step.places:
+        bid = bids.get(place.cluster)
+        if bid is None:
+            reasons.append(f"{place.cluster} made no bid")
+        elif bid.refusals and not any(p.capability == step.ask.capability for p in bid.points):
+            reasons.append(f"{place.cluster}: {bid.refusals[0].text}")
+        else:
+            reasons.append(f"{place.cluster} has no free slot")
+    return "; ".join(reasons) or "its places are being looked up"

@@ -1,0 +1,86 @@
+"""The values of one step on their way in and out of it, when a governor runs the step.
+
+The IO manager takes inputs from here and leaves outputs here, so a node needs no storage of the run's owner and an
+attempt's outputs stay unseen until the flow governor has committed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import msgspec
+
+from ioi_dagster.model.data_class import DataClass
+
+Handle = tuple[str, str, str]
+"""(step key, output name, mapping key or '')."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    inputs: dict[Handle, bytes]
+    outputs: dict[Handle, bytes] = field(default_factory=dict)
+    classes: dict[Handle, DataClass] = field(default_factory=dict)
+    assets: dict[Handle, str] = field(default_factory=dict)
+
+
+_exchange: ContextVar[Exchange | None] = ContextVar("ioi_exchange", default=None)
+
+
+def current_exchange() -> Exchange | None:
+    """The exchange of the step that runs here, None under an executor that is not ours."""
+    return _exchange.get()
+
+
+@contextmanager
+def exchanging(exchange: Exchange) -> Iterator[Exchange]:
+    token = _exchange.set(exchange)
+    try:
+        yield exchange
+    finally:
+        _exchange.reset(token)
+
+
+class StepInput(msgspec.Struct, frozen=True):
+    handle: Handle
+    data: bytes
+
+
+class StepWork(msgspec.Struct, frozen=True):
+    """Everything a node needs to run one step of Dagster. Dagster's own values are in its JSON serialisation."""
+
+    origin: str
+    run: str
+    step: str
+    known_state: str
+    retries: str
+    repository_load_data: str | None = None
+    inputs: list[StepInput] = []
+
+
+class StepOutput(msgspec.Struct, frozen=True):
+    """`asset` is set when the output materialises one; `data_class` when the value states its own."""
+
+    handle: Handle
+    data: bytes
+    data_class: DataClass | None = None
+    asset: str | None = None
+
+
+class StepResult(msgspec.Struct, frozen=True):
+    """`events` are serialised `EventLogEntry`s in causal order."""
+
+    events: list[str]
+    outputs: list[StepOutput]
+
+
+def handle_text(handle: Handle) -> str:
+    """A handle as one string, for the ledger."""
+    return msgspec.json.encode(handle).decode()
+
+
+def handle_from_text(text: str) -> Handle:
+    return msgspec.json.decode(text, type=Handle)

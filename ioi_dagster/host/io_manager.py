@@ -1,0 +1,120 @@
+"""The IO manager of governed runs: values travel with the step; under any other executor they lie in plain files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from dagster import ConfigurableIOManager, InputContext, OutputContext
+
+from ioi_dagster.compound.codec import decode_value, encode_value
+from ioi_dagster.domain import home_domain
+from ioi_dagster.errors import FinalError
+from ioi_dagster.host.exchange import Handle, current_exchange
+from ioi_dagster.model.data_class import DataClass
+
+
+class ExchangeIOManager(ConfigurableIOManager):
+    """Stores step values in `folder` (default: the home domain's `objects`, else `$DAGSTER_HOME/storage/ioi`).
+
+    Under the governed executor a step's inputs come with it and its outputs go back with its result; the run process
+    publishes them when it commits the attempt. Raises `FinalError` when a value that should be there is not.
+    """
+
+    folder: str = ""
+
+    def handle_output(self, context: OutputContext, obj: Any) -> None:
+        handle: Handle = (context.step_key, context.name, context.mapping_key or "")
+        data = encode_value(obj)
+        asset = context.asset_key.to_user_string() if context.has_asset_key else None
+        exchange = current_exchange()
+        if exchange is not None:
+            exchange.outputs[handle] = data
+            stated = getattr(obj, "data_class", None)
+            if isinstance(stated, DataClass):
+                exchange.classes[handle] = stated
+            if asset is not None:
+                exchange.assets[handle] = asset
+            return
+        store = ObjectStore(self._folder())
+        store.put(run_name(context.run_id, handle), data)
+        if asset is not None:
+            store.put(asset_name(asset), data)
+
+    def load_input(self, context: InputContext) -> Any:
+        store = ObjectStore(self._folder())
+        upstream = context.upstream_output
+        if upstream is None or (upstream.step_key == "none" and context.has_asset_key):
+            return self._load_asset(context, store)
+        handle: Handle = (upstream.step_key, upstream.name, upstream.mapping_key or "")
+        exchange = current_exchange()
+        if exchange is not None and handle in exchange.inputs:
+            return decode_value(exchange.inputs[handle])
+        data = store.get(run_name(upstream.run_id, handle)) if upstream.has_run_id else None
+        if data is not None:
+            return decode_value(data)
+        return self._load_asset(context, store)
+
+    def _load_asset(self, context: InputContext, store: ObjectStore) -> Any:
+        if not context.has_asset_key:
+            raise FinalError(f"the input {context.name!r} of {context.step_key} is not stored anywhere")
+        asset = context.asset_key.to_user_string()
+        data = store.get(asset_name(asset))
+        if data is None:
+            raise FinalError(f"asset {asset!r} has no stored value yet — materialise it first")
+        return decode_value(data)
+
+    def _folder(self) -> Path:
+        return Path(self.folder) if self.folder else default_folder()
+
+
+class ObjectStore:
+    """Bytes under names, each written at once or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, name: str, data: bytes) -> str:
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        return name
+
+    def link(self, source: str, name: str) -> None:
+        """Give stored bytes a second name, replacing what had it."""
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+        os.link(self._folder / source, temporary)
+        temporary.replace(path)
+
+    def get(self, name: str) -> bytes | None:
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+
+def default_folder() -> Path:
+    home = home_domain()
+    if home is not None:
+        return home.root / "objects"
+    return Path(os.environ.get("DAGSTER_HOME", ".")) / "storage" / "ioi"
+
+
+def run_name(run: str, handle: Handle, attempt: str = "") -> str:
+    """Where a step's output lies: hashed, since step and mapping keys may be long or odd."""
+    digest = hashlib.sha256("\x00".join((*handle, attempt)).encode()).hexdigest()[:32]
+    return f"runs/{run}/{digest}"
+
+
+def asset_name(asset: str) -> str:
+    return f"assets/{hashlib.sha256(asset.encode()).hexdigest()[:32]}"

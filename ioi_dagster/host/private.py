@@ -1,0 +1,76 @@
+"""Every private name of Dagster that we use, in one place; `tests/contract/test_dagster_private.py` holds them still."""
+
+from __future__ import annotations
+
+from dagster._core.definitions.reconstruct import ReconstructableJob
+from dagster._core.events import DagsterEvent, DagsterEventType, EngineEventData
+from dagster._core.events.log import EventLogEntry
+from dagster._core.execution.api import create_execution_plan, execute_plan_iterator, execute_run
+from dagster._core.execution.context.system import PlanOrchestrationContext
+from dagster._core.execution.plan.active import ActiveExecution
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.execution.plan.outputs import StepOutputHandle
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.plan.state import KnownExecutionState
+from dagster._core.execution.plan.step import ExecutionStep
+from dagster._core.execution.retries import RetryMode, get_retries_config
+from dagster._core.instance import InstanceType
+from dagster._core.launcher import LaunchRunContext, ResumeRunContext
+from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._core.launcher.sync_in_memory_run_launcher import SyncInMemoryRunLauncher
+from dagster._core.origin import JobPythonOrigin
+from dagster._core.run_coordinator import DefaultRunCoordinator, QueuedRunCoordinator, SubmitRunContext
+from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
+from dagster._core.storage.dagster_run import DagsterRun, DagsterRunStatus
+from dagster._core.storage.event_log.in_memory import InMemoryEventLogStorage
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
+from dagster._core.storage.root import LocalArtifactStorage
+from dagster._core.storage.runs import InMemoryRunStorage
+from dagster._core.utils import make_new_run_id
+from dagster._serdes import ConfigurableClassData, deserialize_value, serialize_value
+from dagster._utils.error import SerializableErrorInfo
+from dagster._utils.hosted_user_process import recon_job_from_origin
+
+__all__ = [
+    "ActiveExecution",
+    "ConfigurableClassData",
+    "DagsterEvent",
+    "DagsterEventType",
+    "DagsterRun",
+    "DagsterRunStatus",
+    "DefaultRunCoordinator",
+    "DefaultRunLauncher",
+    "EngineEventData",
+    "EventLogEntry",
+    "ExecutionPlan",
+    "ExecutionStep",
+    "InMemoryEventLogStorage",
+    "InMemoryRunStorage",
+    "InstanceConcurrencyContext",
+    "InstanceType",
+    "JobPythonOrigin",
+    "KnownExecutionState",
+    "LaunchRunContext",
+    "LocalArtifactStorage",
+    "LocalComputeLogManager",
+    "NoOpComputeLogManager",
+    "PlanOrchestrationContext",
+    "QueuedRunCoordinator",
+    "ReconstructableJob",
+    "ResumeRunContext",
+    "RetryMode",
+    "RunQueueConfig",
+    "SerializableErrorInfo",
+    "StepOutputHandle",
+    "SubmitRunContext",
+    "SyncInMemoryRunLauncher",
+    "create_execution_plan",
+    "deserialize_value",
+    "execute_plan_iterator",
+    "execute_run",
+    "get_retries_config",
+    "make_new_run_id",
+    "recon_job_from_origin",
+    "serialize_value",
+]
