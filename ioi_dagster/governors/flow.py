@@ -30,6 +30,8 @@ from ioi_dagster.model.story import Chapter
 BY = "flow governor"
 MAX_NODES_LOST = 3
 """A step that took down this many distinct nodes is the likely cause, and is stopped."""
+MAX_LOSSES = 5
+"""The same where there are fewer nodes to lose: so many losses in all."""
 
 
 class StepState(StrEnum):
@@ -276,6 +278,7 @@ class _Step:
     looking: bool = False
     lease: Lease | None = None
     lost_on: tuple[str, ...] = ()
+    losses: int = 0
     refused_on: tuple[str, ...] = ()
     rejections: int = 0
     waiting_for: str = ""
@@ -477,13 +480,15 @@ class FlowGovernor:
                 {"node": lease.node, "cluster": lease.cluster, "domain": lease.domain, "fence": event.fence},
             ),
         ]
-        if event.node and event.node not in step.lost_on:
-            step.lost_on = (*step.lost_on, event.node)
+        if event.node:
+            step.losses += 1
+            step.lost_on = tuple(dict.fromkeys((*step.lost_on, event.node)))
         if step.ask.effect is Effect.AT_MOST_ONCE:
             return [*out, *self._fail(step, "flow.at_most_once", "it may run once only and its outcome is unknown")]
-        if len(step.lost_on) >= MAX_NODES_LOST:
+        if len(step.lost_on) >= MAX_NODES_LOST or step.losses >= MAX_LOSSES:
             nodes = ", ".join(step.lost_on)
-            return [*out, *self._fail(step, "flow.poison_step", f"{MAX_NODES_LOST} nodes were lost under it: {nodes}")]
+            text = f"it was lost {step.losses} times, on {nodes}; last: {event.why}"
+            return [*out, *self._fail(step, "flow.poison_step", text)]
         self._wait(step, "to be placed again")
         self._next_round_at = now
         return out

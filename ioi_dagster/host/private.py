@@ -9,6 +9,7 @@ from dagster._core.execution.api import create_execution_plan, execute_plan_iter
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.plan.active import ActiveExecution
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.execution.plan.outputs import StepOutputHandle
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.plan.state import KnownExecutionState
@@ -62,6 +63,7 @@ __all__ = [
     "RetryMode",
     "RunQueueConfig",
     "SerializableErrorInfo",
+    "StepFailureData",
     "StepOutputHandle",
     "SubmitRunContext",
     "SyncInMemoryRunLauncher",

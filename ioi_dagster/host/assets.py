@@ -1,0 +1,68 @@
+"""Graph nodes that call AI blocks, as Dagster ops."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from dagster import In, OpDefinition, Out, op
+
+from ioi_dagster.compound.invocation import has_invoker, invoke
+from ioi_dagster.host import tags as tag_names
+from ioi_dagster.model.block import Payload
+from ioi_dagster.model.capability import BlockSpec
+from ioi_dagster.model.refusal import Refusal
+
+
+def block_op(
+    block: BlockSpec,
+    value_type: Any,
+    *,
+    name: str,
+    description: str = "",
+    on_refusal: Callable[[Any, Refusal], Any],
+    needs_block: Callable[[Any], bool] = lambda value: True,
+    tags: Mapping[str, str] | None = None,
+) -> OpDefinition:
+    """An op that hands its one input to `block`'s capability, wherever the step was placed, and returns the result.
+
+    `value_type` has `to_payload()` and `from_payload(payload)`. `on_refusal(value, refusal)` says what becomes of a value
+    that no place may take: a value, so that the rest of the pile goes on. `needs_block(value)` is False for a value that
+    passes through as it is. Under an executor that is not ours the block runs in the step's own process.
+    """
+
+    @op(
+        name=name,
+        description=description or block.contract.description,
+        ins={"value": In()},
+        out=Out(),
+        tags={tag_names.CAPABILITY: block.capability, tag_names.EFFECT: block.contract.effect, **(tags or {})},
+    )
+    def _call(value: Any) -> Any:
+        if not needs_block(value):
+            return value
+        payload = value.to_payload()
+        answer = invoke(block.capability, payload) if has_invoker() else _invoke_here(block, payload)
+        if isinstance(answer, Refusal):
+            return on_refusal(value, answer)
+        return value_type.from_payload(answer)
+
+    return _call
+
+
+_here: dict[str, Any] = {}
+_here_lock = threading.Lock()
+
+
+def _invoke_here(block: BlockSpec, payload: Payload) -> Payload:
+    """A replica of this process, loaded once."""
+    with _here_lock:
+        replica = _here.get(block.entrypoint)
+        if replica is None:
+            module, _, name = block.entrypoint.partition(":")
+            replica = getattr(import_module(module), name)()
+            replica.load()
+            _here[block.entrypoint] = replica
+        return replica.invoke([payload])[0]

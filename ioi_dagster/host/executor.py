@@ -1,0 +1,345 @@
+"""`governed_executor`: Dagster decides the order, the flow governor decides where, one process writes what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+from dagster import (
+    Executor,
+    Field,
+    InitExecutorContext,
+    MetadataValue,
+    executor,
+    multiple_process_executor_requirements,
+)
+
+from ioi_dagster.clock import SystemClock
+from ioi_dagster.compound.codec import block_payload
+from ioi_dagster.domain import home_domain
+from ioi_dagster.errors import FinalError
+from ioi_dagster.framing import decode_payload
+from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.host import tags
+from ioi_dagster.host.exchange import Handle, StepInput, StepWork, handle_from_text
+from ioi_dagster.host.flow_driver import FlowDriver, Outcome, Work
+from ioi_dagster.host.private import (
+    ActiveExecution,
+    DagsterEvent,
+    EngineEventData,
+    EventLogEntry,
+    ExecutionPlan,
+    ExecutionStep,
+    InstanceConcurrencyContext,
+    KnownExecutionState,
+    PlanOrchestrationContext,
+    RetryMode,
+    SerializableErrorInfo,
+    StepFailureData,
+    StepOutputHandle,
+    deserialize_value,
+    get_retries_config,
+    serialize_value,
+)
+from ioi_dagster.host.io_manager import ObjectStore, default_folder
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.story import Chapter
+
+MAX_WAIT_S = 0.2
+"""Interrupts, retries and pools are only seen by looking."""
+
+
+@executor(
+    name="governed",
+    requirements=multiple_process_executor_requirements(),
+    config_schema={
+        "retries": get_retries_config(),
+        "max_concurrent": Field(int, is_required=False, description="Steps in flight at most; default: no limit."),
+        "tag_concurrency_limits": Field(list, is_required=False, description="As in Dagster's own executors."),
+        "objective": Field(str, default_value="balanced", description="fastest, balanced or cheapest"),
+        "workers": Field(int, is_required=False, description="Alone: Dask workers to start; default: one per core."),
+    },
+)
+def governed_executor(init_context: InitExecutorContext) -> Executor:
+    """Runs steps on the federation of `$IOI_HOME`, or alone on a Dask cluster that it starts for the run."""
+    config = init_context.executor_config
+    return GovernedExecutor(
+        retries=RetryMode.from_config(config["retries"]),  # pyright: ignore[reportArgumentType]
+        max_concurrent=config.get("max_concurrent"),  # pyright: ignore[reportArgumentType]
+        tag_concurrency_limits=config.get("tag_concurrency_limits"),  # pyright: ignore[reportArgumentType]
+        objective=str(config["objective"]),
+        workers=config.get("workers"),  # pyright: ignore[reportArgumentType]
+    )
+
+
+class GovernedExecutor(Executor):
+    """See `governed_executor`."""
+
+    def __init__(
+        self,
+        retries: RetryMode,
+        max_concurrent: int | None,
+        tag_concurrency_limits: list[dict[str, Any]] | None,
+        objective: str,
+        workers: int | None,
+    ) -> None:
+        self._retries = retries
+        self._max_concurrent = max_concurrent
+        self._tag_concurrency_limits = tag_concurrency_limits
+        self._objective = objective
+        self._workers = workers
+
+    @property
+    def retries(self) -> RetryMode:
+        return self._retries
+
+    def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
+        """Yield the run's events; they are in the log already when they are yielded."""
+        from ioi_dagster.adapters.sql.ledger import Ledger
+        from ioi_dagster.host.network import open_network
+
+        run = plan_context.dagster_run
+        clock = SystemClock()
+        with ExitStack() as stack:
+            opened = open_network(run, execution_plan, self._workers)
+            if isinstance(opened, Refusal):
+                yield _refused(plan_context, opened)
+                raise FinalError(f"gate 3: {opened}")
+            stack.callback(opened.close)
+            home = home_domain()
+            folder = default_folder()
+            ledger = Ledger(home.ledger if home else folder / "ledger.sqlite")
+            stack.callback(ledger.close)
+            epoch = ledger.take_over(run.run_id, run.job_name, clock.wall())
+            governor = FlowGovernor(run.run_id, opened.home, run.tags.get(tags.OBJECTIVE, self._objective))
+            governor.resume(ledger.fences(run.run_id))
+            driver = FlowDriver(run.run_id, epoch, opened, governor, ledger, ObjectStore(folder), clock)
+            driver.tell(Chapter.TRIGGER, *opened.trigger(run))
+            for reference, name in ledger.outputs(run.run_id).items():
+                driver.references[handle_from_text(reference)] = name
+            yield DagsterEvent.engine_event(plan_context, opened.banner(), EngineEventData(metadata=opened.metadata()))
+            pools = stack.enter_context(InstanceConcurrencyContext(plan_context.instance, run))
+            active = stack.enter_context(
+                ActiveExecution(
+                    execution_plan,
+                    retry_mode=self._retries,
+                    max_concurrent=self._max_concurrent,
+                    tag_concurrency_limits=self._tag_concurrency_limits,
+                    instance_concurrency_context=pools,
+                    step_dependency_config=self.step_dependency_config,
+                )
+            )
+            flow = _Flow(self, plan_context, execution_plan, active, driver)
+            interrupted = False
+            try:
+                for event in flow.run():
+                    if event is None:
+                        interrupted = True
+                        break
+                    yield event
+            finally:
+                driver.tell(Chapter.DONE, "interrupted" if interrupted else "the run process ended")
+                driver.close(interrupted or not active.is_complete)
+                ledger.end(run.run_id, epoch, clock.wall())
+            if interrupted:
+                active.mark_interrupted()
+                yield DagsterEvent.engine_event(
+                    plan_context, "Interrupted: running steps were cancelled, leases released", EngineEventData()
+                )
+
+
+class _Flow:
+    """One run's loop: handle what happened, vend what is ready, until Dagster's plan is complete."""
+
+    def __init__(
+        self,
+        owner: GovernedExecutor,
+        plan_context: PlanOrchestrationContext,
+        plan: ExecutionPlan,
+        active: ActiveExecution,
+        driver: FlowDriver,
+    ) -> None:
+        self._owner, self._context, self._plan = owner, plan_context, plan
+        self._active, self._driver = active, driver
+        self._run = serialize_value(plan_context.dagster_run)
+        self._origin = serialize_value(plan_context.reconstructable_job.get_python_origin())
+        load_data = plan.repository_load_data
+        self._load_data = serialize_value(load_data) if load_data is not None else None
+
+    def run(self) -> Iterator[DagsterEvent | None]:
+        """Yields events; None when a person or the machine interrupted the run."""
+        while not self._active.is_complete:
+            if self._active.check_for_interrupts():
+                yield None
+                return
+            ready = self._active.get_steps_to_execute()
+            for step in ready:
+                self._driver.submit(self._work(step))
+            yield from self._active.concurrency_event_iterator(self._context)
+            yield from self._active.plan_events_iterator(self._context)
+            for outcome in self._driver.pump(self._wait(bool(ready))):
+                yield from self._finish(outcome)
+
+    def _wait(self, just_vended: bool) -> float:
+        if just_vended:
+            return 0.0
+        pause = self._active.sleep_interval()
+        return min(MAX_WAIT_S, pause) if pause > 0 else MAX_WAIT_S
+
+    def _work(self, step: ExecutionStep) -> Work:
+        handles = [
+            _handle(source)
+            for step_input in step.step_inputs
+            for source in step_input.get_step_output_handle_dependencies()
+        ]
+        stored = {handle: self._driver.references[handle] for handle in handles if handle in self._driver.references}
+        data = {handle: self._get(name) for handle, name in stored.items()}
+        stated = step.tags.get(tags.DATA_CLASS)
+        classes = [self._driver.classes[handle] for handle in handles if handle in self._driver.classes]
+        if stated:
+            classes.append(DataClass(stated))
+        capability = step.tags.get(tags.CAPABILITY, OWN_STEP)
+        work = StepWork(
+            origin=self._origin,
+            run=self._run,
+            step=step.key,
+            known_state=serialize_value(_trim(self._active.get_known_state(), step)),
+            retries=self._owner.retries.value,
+            repository_load_data=self._load_data,
+            inputs=[StepInput(handle, value) for handle, value in data.items()],
+        )
+        ask = Ask(
+            run=self._context.run_id,
+            step=step.key,
+            capability=capability,
+            data_class=DataClass.highest(classes) if classes else DataClass.INTERNAL,
+            effect=Effect(step.tags.get(tags.EFFECT, Effect.PURE if capability != OWN_STEP else Effect.IDEMPOTENT)),
+            tenant=self._context.dagster_run.tags.get(tags.TENANT, "default"),
+            priority=_integer(step.tags.get("dagster/priority", "0")),
+            input_bytes=sum(len(value) for value in data.values()),
+            domains=self._driver.places_in(step.tags.get(tags.PLACE_IN, "")),
+        )
+        return Work(
+            ask=ask,
+            work=_encode(work),
+            payload=_payload_of(capability, data),
+            priority=ask.priority,
+            assigns_class=step.tags.get(tags.ASSIGNS_CLASS) == "true",
+        )
+
+    def _get(self, name: str) -> bytes:
+        data = self._driver.read(name)
+        if data is None:
+            raise FinalError(f"the stored value {name} of this run is gone")
+        return data
+
+    def _finish(self, outcome: Outcome) -> Iterator[DagsterEvent]:
+        step = self._active.get_step_by_key(outcome.step)
+        step_context = self._context.for_step(step)
+        if outcome.refusal is not None:
+            error = SerializableErrorInfo(str(outcome.refusal), [], outcome.refusal.code)
+            event = DagsterEvent.step_failure_event(step_context, StepFailureData(error=error, user_failure_data=None))
+            self._active.handle_event(event)
+            yield event
+            return
+        if outcome.lease is not None:
+            yield DagsterEvent.engine_event(
+                step_context,
+                f"Ran on {outcome.lease.node} of {outcome.lease.cluster} ({outcome.lease.domain})",
+                EngineEventData(metadata=_placement(outcome)),
+            )
+        for text in outcome.events:
+            entry = deserialize_value(text, EventLogEntry)
+            self._context.instance.handle_new_event(entry)
+            if entry.dagster_event is not None and entry.dagster_event.step_key == outcome.step:
+                self._active.handle_event(entry.dagster_event)
+                yield entry.dagster_event
+        self._active.verify_complete(self._context, outcome.step)
+
+
+def _placement(outcome: Outcome) -> dict[str, Any]:
+    lease = outcome.lease
+    assert lease is not None
+    return {
+        "ioi/domain": MetadataValue.text(lease.domain),
+        "ioi/cluster": MetadataValue.text(lease.cluster),
+        "ioi/node": MetadataValue.text(lease.node),
+        "ioi/capability": MetadataValue.text(lease.capability),
+        "ioi/data_class": MetadataValue.text(str(outcome.data_class)),
+        "ioi/lease": MetadataValue.text(lease.id),
+        "ioi/fence": MetadataValue.int(lease.fence),
+        "ioi/attempt": MetadataValue.text(outcome.attempt),
+        "ioi/permit": MetadataValue.text(outcome.permit or "none: no policy root is configured"),
+        "ioi/explain": MetadataValue.text(f"ioi explain run {lease.run} '{lease.step}'"),
+    }
+
+
+def _refused(plan_context: PlanOrchestrationContext, refusal: Refusal) -> DagsterEvent:
+    return DagsterEvent.engine_event(
+        plan_context,
+        f"Refused at gate 3: {refusal}",
+        EngineEventData(
+            metadata={
+                "ioi/code": MetadataValue.text(refusal.code),
+                "ioi/by": MetadataValue.text(refusal.by),
+                "ioi/remedy": MetadataValue.text(refusal.remedy or "–"),
+            }
+        ),
+    )
+
+
+def _handle(source: StepOutputHandle) -> Handle:
+    return (source.step_key, source.output_name, source.mapping_key or "")
+
+
+def _payload_of(capability: str, data: dict[Handle, bytes]) -> Any:
+    """The block's payload where the step is a block call with exactly one typed input."""
+    if capability == OWN_STEP or len(data) != 1:
+        return None
+    (value,) = data.values()
+    if decode_payload(value).document.get("kind") != "typed":
+        return None
+    return lambda: block_payload(value)
+
+
+def _trim(state: KnownExecutionState, step: ExecutionStep) -> KnownExecutionState:
+    """What this step needs of the run's state; the whole would grow with the square of the run."""
+    upstream = {key for step_input in step.step_inputs for key in step_input.dependency_keys}
+    return KnownExecutionState(
+        previous_retry_attempts={key: count for key, count in state.previous_retry_attempts.items() if key == step.key},
+        dynamic_mappings=_mappings_for(state.dynamic_mappings, step),
+        step_output_versions=state.step_output_versions,
+        ready_outputs={handle for handle in state.ready_outputs if handle.step_key in upstream},
+        parent_state=state.parent_state,
+    )
+
+
+def _mappings_for(mappings: Any, step: ExecutionStep) -> Any:
+    """A mapped step needs to know its own key only; a step that collects needs them all."""
+    handle = step.handle
+    mapping_key = getattr(handle, "mapping_key", None)
+    if mapping_key is None:
+        return mappings
+    return {
+        key: {
+            name: [mapping_key] if values is not None and mapping_key in values else values
+            for name, values in outputs.items()
+        }
+        for key, outputs in mappings.items()
+    }
+
+
+def _encode(work: StepWork) -> bytes:
+    import msgspec
+
+    return msgspec.msgpack.encode(work)
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return 0

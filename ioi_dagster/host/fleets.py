@@ -1,0 +1,177 @@
+"""Clusters as the flow driver sees them: ask, award, renew, release, start. Which start they accept is theirs to say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from ioi_dagster.adapters.dask.client import DaskFleetClient
+from ioi_dagster.adapters.http.client import GatewayClient
+from ioi_dagster.compound.invocation import answering
+from ioi_dagster.errors import IoiError, RetryableError
+from ioi_dagster.host import step_runner
+from ioi_dagster.model.block import Payload
+from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.start import StartAnswer, StartRequest
+from ioi_dagster.signing import Signed
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start of a step. `work` is for the step runner; `payload` what a foreign block gets instead."""
+
+    key: str
+    lease: Lease
+    permit: Signed | None
+    capability: str
+    work: bytes
+    payload: Payload | None
+    priority: int = 0
+    timeout_s: float = 600.0
+
+
+OnDone = Callable[[Start, StartAnswer | None, str | None], None]
+"""(start, answer, None) or (start, None, why it was lost). Called once, from any thread."""
+
+
+class Fleet(Protocol):
+    """One cluster. Calls block and raise `RetryableError` when the other side does not answer in time."""
+
+    cluster: str
+    domain: str
+    accepts: str
+    """`step` (over Dask) or `block` (an invocation at the gateway)."""
+
+    def announce(self, announce: Announce) -> Bid: ...
+
+    def award(self, award: Award) -> Awarded: ...
+
+    def renew(self, renew: RenewRequest) -> Renewed: ...
+
+    def release(self, release: ReleaseRequest) -> None: ...
+
+    def start(self, start: Start, on_done: OnDone) -> None: ...
+
+    def alive(self) -> bool: ...
+
+    def recover(self) -> bool:
+        """Try to reach a cluster that was lost; True when it is back."""
+        ...
+
+    def cancel(self, keys: list[str]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Negotiating:
+    """What both kinds share: negotiation through the domain's gateway."""
+
+    def __init__(self, domain: str, cluster: str, gateway: GatewayClient) -> None:
+        self.domain, self.cluster, self._gateway = domain, cluster, gateway
+
+    def announce(self, announce: Announce) -> Bid:
+        return self._gateway.announce(self.cluster, announce, announce.deadline_s)
+
+    def award(self, award: Award) -> Awarded:
+        return self._gateway.award(award)
+
+    def renew(self, renew: RenewRequest) -> Renewed:
+        return self._gateway.renew(self.cluster, renew)
+
+    def release(self, release: ReleaseRequest) -> None:
+        self._gateway.release(self.cluster, release)
+
+
+class DaskFleet(_Negotiating):
+    """A cluster of our own certificate authority: steps go to its Dask scheduler."""
+
+    accepts = "step"
+
+    def __init__(self, domain: str, cluster: str, gateway: GatewayClient, scheduler: str) -> None:
+        super().__init__(domain, cluster, gateway)
+        self._dask = DaskFleetClient(scheduler)
+
+    def start(self, start: Start, on_done: OnDone) -> None:
+        request = StartRequest(
+            kind="step",
+            lease=start.lease,
+            permit=msgspec.to_builtins(start.permit) if start.permit else None,
+            capability=start.capability,
+            payload=start.work,
+            timeout_s=start.timeout_s,
+        )
+
+        def done(_key: str, answer: bytes | None, why: str | None) -> None:
+            on_done(start, msgspec.msgpack.decode(answer, type=StartAnswer) if answer is not None else None, why)
+
+        self._dask.submit(start.key, msgspec.msgpack.encode(request), start.lease.node, start.priority, done)
+
+    def alive(self) -> bool:
+        return self._dask.alive()
+
+    def recover(self) -> bool:
+        return self._dask.reconnect()
+
+    def cancel(self, keys: list[str]) -> None:
+        self._dask.cancel(keys)
+
+    def close(self) -> None:
+        self._dask.close()
+
+
+class InvokeFleet(_Negotiating):
+    """A foreign domain: its gateway takes a block invocation with typed data, never our code.
+
+    The Dagster step itself runs here, in the run process, and gets the foreign answer at its block call.
+    """
+
+    accepts = "block"
+
+    def __init__(self, domain: str, cluster: str, gateway: GatewayClient, threads: int = 8) -> None:
+        super().__init__(domain, cluster, gateway)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"invoke-{cluster}")
+
+    def start(self, start: Start, on_done: OnDone) -> None:
+        self._pool.submit(self._invoke, start, on_done)
+
+    def _invoke(self, start: Start, on_done: OnDone) -> None:
+        try:
+            assert start.payload is not None and start.permit is not None
+            answer = self._gateway.invoke(
+                start.lease, start.permit, start.capability, start.payload, timeout=start.timeout_s
+            )
+        except RetryableError as error:
+            return on_done(start, None, str(error))
+        except Exception as error:
+            return on_done(start, None, f"{type(error).__name__}: {error}")
+        if isinstance(answer, Refusal):
+            return on_done(start, StartAnswer("", start.lease.node, 0.0, 0.0, refusal=answer), None)
+        payload, meta = answer
+        try:
+            result = run_shell(start.work, payload)
+        except IoiError as error:
+            return on_done(start, None, str(error))
+        on_done(start, StartAnswer(meta.attempt, meta.node, meta.started, meta.ended, result=result), None)
+
+    def alive(self) -> bool:
+        return True
+
+    def recover(self) -> bool:
+        return True
+
+    def cancel(self, keys: list[str]) -> None:
+        """A foreign call cannot be taken back in this version: its answer is discarded by its fence."""
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def run_shell(work: bytes, answer: Payload | Refusal) -> bytes:
+    """Run a Dagster step here whose block call is already answered."""
+    with answering(lambda _capability, _payload: answer):
+        return step_runner.run(work)

@@ -1,0 +1,449 @@
+"""Performs the flow governor's instructions: asks registries and policy, negotiates with clusters, starts steps.
+
+The executor calls `pump` in its loop; everything slow happens in threads that post back events. What changes the ledger
+is gathered and written in one transaction a turn, before anything that depends on it is done.
+"""
+
+from __future__ import annotations
+
+import queue
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from ioi_dagster.adapters.sql.ledger import Commit, Ledger, Started
+from ioi_dagster.clock import Clock
+from ioi_dagster.errors import RetryableError
+from ioi_dagster.framing import encode_payload
+from ioi_dagster.governors import flow
+from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.host.exchange import Handle, StepResult, handle_text
+from ioi_dagster.host.fleets import Fleet, Start, run_shell
+from ioi_dagster.host.io_manager import ObjectStore, asset_name, run_name
+from ioi_dagster.model.block import Payload
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Ask, Lease, ReleaseRequest, RenewRequest
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.start import StartAnswer
+from ioi_dagster.model.story import Chapter, Entry
+from ioi_dagster.signing import Signed, digest_bytes
+
+RENEW_EVERY_S = 8.0
+RECOVER_EVERY_S = 1.0
+TRANSFER_BYTES_PER_S = 50e6
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The places for one kind of ask, and who was rejected why. `may_change`: see `flow.PlacesFound`."""
+
+    places: tuple[flow.Place, ...]
+    rejected: tuple[tuple[str, Refusal], ...]
+    may_change: bool
+
+
+class Network(Protocol):
+    """What the driver needs from the federation (or from the one embedded cluster)."""
+
+    home: str
+
+    def find(self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool) -> Found:
+        """Registry and policy together; may block for a second."""
+        ...
+
+    def fleet(self, cluster: str) -> Fleet: ...
+
+    def fleets(self) -> list[Fleet]: ...
+
+    def step_permit(self, lease: Lease, data_class: DataClass, payload_digest: str) -> Signed | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A step to be placed. `payload` is set for a block call with one typed input; `on_refusal` runs the step here with
+    the refusal as its block's answer, so that the node's own code says what becomes of the refused input."""
+
+    ask: Ask
+    work: bytes
+    payload: Callable[[], Payload] | None
+    priority: int
+    assigns_class: bool
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the executor is told of a step: its events were committed, or it failed with a refusal."""
+
+    step: str
+    events: list[str] = field(default_factory=list)
+    refusal: Refusal | None = None
+    lease: Lease | None = None
+    attempt: str = ""
+    permit: str = ""
+    data_class: DataClass = DataClass.INTERNAL
+
+
+@dataclass(frozen=True, slots=True)
+class _Shell:
+    """A refused block step was run here."""
+
+    step: str
+    result: bytes | None
+    error: str
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    start: Start
+    answer: StartAnswer | None
+    why: str | None
+
+
+class FlowDriver:
+    """One per run process; not thread-safe except for its inbox."""
+
+    def __init__(
+        self,
+        run: str,
+        epoch: int,
+        network: Network,
+        governor: FlowGovernor,
+        ledger: Ledger,
+        objects: ObjectStore,
+        clock: Clock,
+    ) -> None:
+        self._run, self._epoch, self._network, self._governor = run, epoch, network, governor
+        self._ledger, self._objects, self._clock = ledger, objects, clock
+        self._inbox: queue.Queue[Any] = queue.Queue()
+        self._pool = ThreadPoolExecutor(12, thread_name_prefix="flow")
+        self._work: dict[str, Work] = {}
+        self._answers: dict[tuple[str, int, str], tuple[StartAnswer, Lease, str]] = {}
+        self._permits: dict[str, str] = {}
+        self._renewed_at = clock.monotonic()
+        self._recovering: set[str] = set()
+        self._away: dict[str, float] = {}
+        self.classes: dict[Handle, DataClass] = {}
+        self.references: dict[Handle, str] = {}
+        self._story: list[Entry] = []
+        self._started: list[Started] = []
+        self._commits: list[tuple[Commit, Outcome, list[tuple[str, str]]]] = []
+        self._outcomes: list[Outcome] = []
+        self._starts: list[Start] = []
+
+    # For the executor -------------------------------------------------------------------------------------------
+
+    def submit(self, work: Work) -> None:
+        """A step is ready: place it, run it, commit it; its `Outcome` comes from a later `pump`."""
+        self._work[work.ask.step] = work
+        self._inbox.put(flow.StepReady(work.ask))
+
+    def pump(self, wait_s: float) -> list[Outcome]:
+        """Handle what happened, waiting up to `wait_s` seconds for something to happen."""
+        events = self._drain(wait_s)
+        self._watch_fleets()
+        for event in [*events, flow.Tick()]:
+            self._take(event)
+        self._renew()
+        return self._flush()
+
+    def tell(self, chapter: Chapter, text: str, facts: Mapping[str, Any] | None = None, step: str = "") -> None:
+        self._story.append(Entry(self._run, step, chapter, text, self._clock.wall(), dict(facts or {})))
+
+    def places_in(self, text: str) -> tuple[str, ...]:
+        """Domains of an `ioi/place_in` tag; `home` is the run's own."""
+        names = (name.strip() for name in text.split(","))
+        return tuple(self._network.home if name == "home" else name for name in names if name)
+
+    def read(self, name: str) -> bytes | None:
+        return self._objects.get(name)
+
+    def snapshot(self) -> flow.FlowSnapshot:
+        return self._governor.snapshot()
+
+    def close(self, interrupted: bool) -> None:
+        """Give back what is held. After an interruption running steps are cancelled first."""
+        leases = self._governor.leases()
+        for cluster in {lease.cluster for lease in leases}:
+            mine = [lease for lease in leases if lease.cluster == cluster]
+            fleet = self._network.fleet(cluster)
+            if interrupted:
+                fleet.cancel([_key(lease) for lease in mine])
+            try:
+                fleet.release(ReleaseRequest(self._run, tuple(lease.id for lease in mine)))
+            except RetryableError:
+                pass  # the lease expires by itself
+        if self._story:
+            self._ledger.write(self._run, self._epoch, [], [], self._story)
+            self._story = []
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # Events in --------------------------------------------------------------------------------------------------
+
+    def _drain(self, wait_s: float) -> list[Any]:
+        events: list[Any] = []
+        try:
+            events.append(self._inbox.get(timeout=wait_s))
+            while True:
+                events.append(self._inbox.get_nowait())
+        except queue.Empty:
+            return events
+
+    def _take(self, event: Any) -> None:
+        if isinstance(event, _Done):
+            event = self._ended(event)
+        if isinstance(event, _Shell):
+            return self._shell_ended(event)
+        for instruction in self._governor.handle(event, self._clock.monotonic()):
+            self._perform(instruction)
+
+    def _ended(self, done: _Done) -> flow.Event:
+        lease, answer = done.start.lease, done.answer
+        if answer is None:
+            why = done.why or "no answer"
+            # A lost scheduler says nothing about the node, so the node is not blamed.
+            node = "" if "scheduler" in why else lease.node
+            return flow.StepLost(lease.step, lease.fence, node, why)
+        if answer.refusal is not None:
+            return flow.StartRefused(lease.step, lease.fence, lease.node, answer.refusal)
+        if answer.error is not None or answer.result is None:
+            return flow.StepLost(lease.step, lease.fence, lease.node, answer.error or "the node returned nothing")
+        self._answers[lease.step, lease.fence, answer.attempt] = (answer, lease, done.start.key)
+        return flow.StepEnded(lease.step, lease.fence, answer.attempt, max(0.0, answer.ended - answer.started))
+
+    # Instructions out -------------------------------------------------------------------------------------------
+
+    def _perform(self, instruction: flow.Instruction) -> None:
+        match instruction:
+            case flow.Tell(step, chapter, text, facts):
+                self.tell(chapter, text, facts, step)
+            case flow.FindPlaces(asks):
+                self._find(asks)
+            case flow.SendAnnounce(cluster, announce):
+                self._post(lambda: flow.BidReceived(self._network.fleet(cluster).announce(announce)),
+                           lambda why: flow.BidMissed(cluster, announce.round, why))  # fmt: skip
+            case flow.SendAward(award):
+                steps = tuple(request.step for request in award.requests)
+                self._post(lambda: flow.AwardAnswered(self._network.fleet(award.cluster).award(award)),
+                           lambda why: flow.AwardMissed(award.cluster, steps, why))  # fmt: skip
+            case flow.StartStep(ask, lease):
+                self._start(ask, lease)
+            case flow.ReleaseLeases(cluster, leases):
+                release = ReleaseRequest(self._run, leases)
+                self._post(lambda: self._network.fleet(cluster).release(release), lambda why: None)
+            case flow.CommitStep(step, fence, attempt):
+                self._commit(step, fence, attempt)
+            case flow.DiscardAttempt(step, fence, attempt, _):
+                self._answers.pop((step, fence, attempt), None)
+            case flow.RefuseStep(step, refusal):
+                self._refuse(step, refusal)
+            case flow.FailStep(step, refusal):
+                self._outcomes.append(Outcome(step, refusal=refusal))
+
+    def _post(self, call: Callable[[], Any], missed: Callable[[str], Any]) -> None:
+        """Run `call` in a thread and post its event, or the event that says why there is none."""
+
+        def run() -> None:
+            try:
+                event = call()
+            except Exception as error:  # an answer is owed to the governor whatever goes wrong
+                event = missed(str(error) or type(error).__name__)
+            if event is not None:
+                self._inbox.put(event)
+
+        self._pool.submit(run)
+
+    def _find(self, asks: tuple[Ask, ...]) -> None:
+        groups: dict[tuple, list[Ask]] = {}
+        for ask in asks:
+            typed = self._work[ask.step].payload is not None
+            groups.setdefault((ask.capability, ask.data_class, ask.domains, typed), []).append(ask)
+        for (capability, data_class, domains, typed), members in groups.items():
+            self._pool.submit(self._find_group, capability, data_class, domains, typed, members)
+
+    def _find_group(
+        self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool, members: list[Ask]
+    ) -> None:
+        try:
+            found = self._network.find(capability, data_class, domains, typed)
+        except Exception as error:
+            refusal = Refusal("ras.unreachable", str(error) or type(error).__name__, "registry")
+            found = Found((), (("registry", refusal),), True)
+        for ask in members:
+            self._inbox.put(
+                flow.PlacesFound(
+                    ask.step,
+                    tuple(
+                        flow.Place(
+                            place.cluster,
+                            place.domain,
+                            0.0 if place.domain == self._network.home else ask.input_bytes / TRANSFER_BYTES_PER_S,
+                        )
+                        for place in found.places
+                    ),
+                    found.rejected,
+                    found.may_change,
+                )
+            )
+
+    def _start(self, ask: Ask, lease: Lease) -> None:
+        work = self._work[ask.step]
+        fleet = self._network.fleet(lease.cluster)
+        payload, data = None, work.work
+        if fleet.accepts == "block" and work.payload is not None:
+            payload = work.payload()
+            data = encode_payload(payload)
+        permit = self._network.step_permit(lease, ask.data_class, digest_bytes(data))
+        self._permits[ask.step] = permit.key_id if permit else ""
+        self._started.append(
+            Started(ask.step, lease.fence, lease.domain, lease.cluster, lease.node, ask.capability, ask.data_class)
+        )
+        self._starts.append(
+            Start(_key(lease), lease, permit, ask.capability, work.work, payload, work.priority, work.timeout_s)
+        )
+
+    def _commit(self, step: str, fence: int, attempt: str) -> None:
+        answer, lease, _ = self._answers.pop((step, fence, attempt))
+        assert answer.result is not None
+        self._stage(step, fence, attempt, answer.result, lease, answer.node, answer.started, answer.ended)
+
+    def _stage(
+        self,
+        step: str,
+        fence: int,
+        attempt: str,
+        result: bytes,
+        lease: Lease | None,
+        node: str,
+        started: float,
+        ended: float,
+    ) -> None:
+        """Outputs are stored under the attempt's name; the commit row makes them the step's outputs."""
+        work = self._work[step]
+        decoded = msgspec.msgpack.decode(result, type=StepResult)
+        references, links = {}, []
+        for output in decoded.outputs:
+            name = self._objects.put(run_name(self._run, output.handle, attempt), output.data)
+            references[handle_text(output.handle)] = name
+            stated = output.data_class if work.assigns_class else None
+            self.classes[output.handle] = stated or work.ask.data_class
+            self.references[output.handle] = name
+            if output.asset is not None:
+                links.append((name, asset_name(output.asset)))
+        commit = Commit(step, fence, attempt, node, started, ended, references, msgspec.msgpack.encode(decoded.events))
+        outcome = Outcome(
+            step,
+            events=decoded.events,
+            lease=lease,
+            attempt=attempt,
+            permit=self._permits.get(step, ""),
+            data_class=work.ask.data_class,
+        )
+        self._commits.append((commit, outcome, links))
+
+    def _refuse(self, step: str, refusal: Refusal) -> None:
+        work = self._work[step]
+        if work.payload is None:
+            self._outcomes.append(Outcome(step, refusal=refusal))
+            return
+
+        def run() -> None:
+            try:
+                self._inbox.put(_Shell(step, run_shell(work.work, refusal), "", refusal))
+            except Exception as error:
+                self._inbox.put(_Shell(step, None, str(error), refusal))
+
+        self._pool.submit(run)
+
+    def _shell_ended(self, event: _Shell) -> None:
+        if event.result is None:
+            self._outcomes.append(Outcome(event.step, refusal=event.refusal))
+            return
+        ask = self._work[event.step].ask
+        fence = self._governor.fence(event.step) + 1
+        self._governor.resume({event.step: fence})
+        now = self._clock.wall()
+        self._started.append(Started(event.step, fence, "", "", "", ask.capability, ask.data_class))
+        self._stage(event.step, fence, f"refused-{uuid.uuid4().hex}", event.result, None, "", now, now)
+
+    # Out to the world -------------------------------------------------------------------------------------------
+
+    def _flush(self) -> list[Outcome]:
+        """One transaction; only then starts and outcomes."""
+        if self._started or self._commits or self._story:
+            committed = self._ledger.write(
+                self._run, self._epoch, self._started, [commit for commit, _, _ in self._commits], self._story
+            )
+            for commit, outcome, links in self._commits:
+                if commit.attempt in committed:
+                    for source, name in links:
+                        self._objects.link(source, name)
+                    self._outcomes.append(outcome)
+            self._started, self._commits, self._story = [], [], []
+        starts, self._starts = self._starts, []
+        for start in starts:
+            self._network.fleet(start.lease.cluster).start(start, self._on_done)
+        outcomes, self._outcomes = self._outcomes, []
+        for outcome in outcomes:
+            self._work.pop(outcome.step, None)
+            if outcome.lease is not None:
+                where = f"{outcome.lease.node} of {outcome.lease.cluster}"
+                facts = {"attempt": outcome.attempt, "fence": outcome.lease.fence}
+                self.tell(Chapter.COMMIT, f"attempt {outcome.attempt} on {where} committed", facts, outcome.step)
+        return outcomes
+
+    def _on_done(self, start: Start, answer: StartAnswer | None, why: str | None) -> None:
+        self._inbox.put(_Done(start, answer, why))
+
+    def _watch_fleets(self) -> None:
+        now = self._clock.monotonic()
+        for fleet in self._network.fleets():
+            cluster = fleet.cluster
+            if cluster not in self._away and not fleet.alive():
+                self._away[cluster] = now
+                self._take(flow.ClusterLost(cluster, "its Dask scheduler went away"))
+            elif cluster in self._away and cluster not in self._recovering and now >= self._away[cluster]:
+                self._recovering.add(cluster)
+                self._pool.submit(self._recover, fleet)
+
+    def _recover(self, fleet: Fleet) -> None:
+        back = False
+        try:
+            back = fleet.recover()
+        except Exception:
+            back = False  # still away; asked again in a second
+        finally:
+            if back:
+                self._away.pop(fleet.cluster, None)
+                self._inbox.put(flow.ClusterBack(fleet.cluster))
+            else:
+                self._away[fleet.cluster] = self._clock.monotonic() + RECOVER_EVERY_S
+            self._recovering.discard(fleet.cluster)
+
+    def _renew(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._renewed_at < RENEW_EVERY_S:
+            return
+        self._renewed_at = now
+        leases = self._governor.leases()
+        for cluster in {lease.cluster for lease in leases}:
+            mine = [lease for lease in leases if lease.cluster == cluster]
+            self._pool.submit(self._renew_cluster, cluster, mine)
+
+    def _renew_cluster(self, cluster: str, leases: list[Lease]) -> None:
+        try:
+            renewed = self._network.fleet(cluster).renew(RenewRequest(self._run, tuple(lease.id for lease in leases)))
+        except Exception:
+            return  # asked again before the lease expires
+        for lease in leases:
+            if lease.id in renewed.lost:
+                self._inbox.put(flow.StepLost(lease.step, lease.fence, "", f"{cluster} no longer holds the lease"))
+
+
+def _key(lease: Lease) -> str:
+    return f"{lease.run}/{lease.step}/{lease.fence}/{lease.copy}"

@@ -1,0 +1,21 @@
+"""The tags by which ops and runs speak to the governors; documented in `docs/reference/tags.md`."""
+
+from __future__ import annotations
+
+CAPABILITY = "ioi/capability"
+"""The capability that the op's block call needs; without it the op is the project's own code."""
+DATA_CLASS = "ioi/data_class"
+"""The least data class of the step; its inputs may raise it."""
+ASSIGNS_CLASS = "ioi/assigns_class"
+"""`true`: the step may state a lower class for its outputs than its inputs have (the owner's own classifier)."""
+PLACE_IN = "ioi/place_in"
+"""Comma-separated domains, or `home`: the only places allowed."""
+EFFECT = "ioi/effect"
+PERMIT = "ioi/permit"
+HELD = "ioi/held"
+OBJECTIVE = "ioi/objective"
+TENANT = "ioi/tenant"
+HIGHEST = "ioi/highest"
+"""On a run: the highest data class that it may touch."""
+APPROVAL = "ioi/approval"
+SUBJECT = "ioi/subject"

@@ -1,0 +1,279 @@
+"""The flow governor, told as stories: events in, instructions out, no cluster anywhere."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ioi_dagster.governors import flow
+from ioi_dagster.governors.flow import FlowGovernor, Place
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Ask, Award, Awarded, Bid, Effect, Lease, RejectedRequest, SupplyPoint
+from ioi_dagster.model.refusal import Refusal
+
+AWAY = Refusal("ras.no_live_instance", "no living node", "registry")
+FORBIDDEN = Refusal("policy.data_class", "may handle public only", "cloud.example", "lower the class")
+
+
+def ask(step: str = "s", **changes) -> Ask:
+    return Ask(**{"run": "r", "step": step, "capability": "ocr", **changes})
+
+
+class Story:
+    """Feeds a governor and remembers what it wanted done."""
+
+    def __init__(self) -> None:
+        self.governor = FlowGovernor("r", "home")
+        self.now = 0.0
+        self.done: list[flow.Instruction] = []
+
+    def event(self, event: flow.Event, later: float = 0.0) -> list[flow.Instruction]:
+        self.now += later
+        out = self.governor.handle(event, self.now)
+        self.governor.validate()
+        self.done += out
+        return out
+
+    def wanted(self, kind: type) -> list:
+        return [instruction for instruction in self.done if isinstance(instruction, kind)]
+
+    def last(self, kind: type):
+        return self.wanted(kind)[-1]
+
+    def ready(self, *steps: Ask, places: tuple[str, ...] = ("a",)) -> None:
+        for one in steps:
+            self.event(flow.StepReady(one))
+        for one in steps:
+            self.event(flow.PlacesFound(one.step, tuple(Place(p, p) for p in places), (), False))
+
+    def bid(self, cluster: str, slots: int = 1, price: float = 1.0) -> list[flow.Instruction]:
+        announce = next(i.announce for i in reversed(self.wanted(flow.SendAnnounce)) if i.cluster == cluster)
+        points = tuple(SupplyPoint(g.capability, g.data_class, slots, price) for g in announce.groups)
+        return self.event(flow.BidReceived(Bid(cluster, cluster, "r", announce.round, 1, points)))
+
+    def grant(self, node: str = "n1") -> Award:
+        award = self.last(flow.SendAward).award
+        self.event(flow.AwardAnswered(Awarded(award.cluster, tuple(lease_for(award, r, node) for r in award.requests))))
+        return award
+
+    def run_once(self, node: str = "n1") -> Lease:
+        """Place the one waiting step and start it."""
+        self.event(flow.Tick(), later=1.0)
+        if not self.governor.snapshot().counts.get("running"):
+            waiting = list(self.governor.snapshot().waiting)
+            for step in waiting:
+                self.event(flow.PlacesFound(step, (Place("a", "a"),), (), False))
+            self.bid("a")
+            self.grant(node)
+        return self.last(flow.StartStep).lease
+
+
+def lease_for(award: Award, request, node: str) -> Lease:
+    return Lease(
+        id=f"{request.step}-{request.fence}",
+        run="r",
+        step=request.step,
+        fence=request.fence,
+        copy=0,
+        capability=request.capability,
+        cluster=award.cluster,
+        domain=award.cluster,
+        node=node,
+        epoch=1,
+    )
+
+
+@pytest.fixture
+def story() -> Story:
+    return Story()
+
+
+def test_a_step_is_announced_awarded_started_and_committed_once(story):
+    story.ready(ask())
+    story.bid("a")
+    story.grant()
+    lease = story.last(flow.StartStep).lease
+    assert (lease.step, lease.fence, lease.node) == ("s", 1, "n1")
+    story.event(flow.StepEnded("s", 1, "first", 2.0))
+    assert story.wanted(flow.CommitStep) == [flow.CommitStep("s", 1, "first")]
+    assert story.wanted(flow.ReleaseLeases) == [flow.ReleaseLeases("a", ("s-1",))]
+    story.event(flow.StepEnded("s", 1, "second", 2.0))
+    assert story.wanted(flow.CommitStep) == [flow.CommitStep("s", 1, "first")]
+    assert story.last(flow.DiscardAttempt).attempt == "second"
+
+
+def test_the_cheaper_cluster_gets_the_step_and_the_dearer_one_the_rest(story):
+    story.ready(ask("s1"), ask("s2"), places=("a", "b"))
+    story.bid("a", slots=1, price=0.3)
+    story.bid("b", slots=1, price=1.0)
+    awards = {i.award.cluster: [r.step for r in i.award.requests] for i in story.wanted(flow.SendAward)}
+    assert awards == {"a": ["s1"], "b": ["s2"]}
+
+
+def test_a_step_with_one_place_goes_before_one_with_two(story):
+    story.event(flow.StepReady(ask("free")))
+    story.event(flow.StepReady(ask("bound", data_class=DataClass.RESTRICTED)))
+    story.event(flow.PlacesFound("free", (Place("a", "a"), Place("b", "b")), (), False))
+    story.event(flow.PlacesFound("bound", (Place("a", "a"),), (), False))
+    story.event(flow.Tick(), later=1.1)
+    story.event(flow.Tick(), later=0.3)
+    story.event(flow.BidMissed("b", 2, "frozen"))
+    story.bid("a")
+    assert [r.step for r in story.last(flow.SendAward).award.requests] == ["bound"]
+
+
+def test_a_lost_step_is_placed_anew_under_a_higher_fence_and_the_late_answer_is_discarded(story):
+    story.ready(ask())
+    story.bid("a")
+    story.grant()
+    story.event(flow.StepLost("s", 1, "n1", "the worker was killed"))
+    assert story.run_once("n2").fence == 2
+    assert story.last(flow.SendAward).award.requests[0].avoid == ("n1",)
+    story.event(flow.StepEnded("s", 1, "zombie", 9.0))
+    assert not story.wanted(flow.CommitStep)
+    story.event(flow.StepEnded("s", 2, "good", 1.0))
+    assert story.wanted(flow.CommitStep) == [flow.CommitStep("s", 2, "good")]
+
+
+def test_a_step_that_takes_three_nodes_with_it_fails_and_is_named_as_the_cause(story):
+    story.ready(ask())
+    story.bid("a")
+    story.grant("n0")
+    for fence, node in enumerate(("n0", "n1", "n2"), start=1):
+        story.event(flow.StepLost("s", fence, node, "killed"))
+        if fence < 3:
+            story.run_once(f"n{fence}")
+    (failed,) = story.wanted(flow.FailStep)
+    assert failed.refusal.code == "flow.poison_step"
+    assert "n0, n1, n2" in failed.refusal.text
+
+
+def test_where_there_is_one_node_a_poison_step_is_stopped_too(story):
+    story.ready(ask())
+    story.bid("a")
+    story.grant()
+    for fence in range(1, flow.MAX_LOSSES + 1):
+        story.event(flow.StepLost("s", fence, "n1", "killed"))
+        if fence < flow.MAX_LOSSES:
+            story.run_once()
+    assert story.last(flow.FailStep).refusal.code == "flow.poison_step"
+
+
+def test_a_scheduler_that_dies_is_not_held_against_the_nodes(story):
+    story.ready(ask())
+    story.bid("a")
+    story.grant()
+    for _ in range(flow.MAX_LOSSES + 2):
+        story.event(flow.ClusterLost("a", "its scheduler went away"))
+        story.event(flow.ClusterBack("a"))
+        story.run_once()
+    assert not story.wanted(flow.FailStep)
+
+
+def test_an_at_most_once_step_is_never_placed_again_silently(story):
+    story.ready(ask(effect=Effect.AT_MOST_ONCE))
+    story.bid("a")
+    story.grant()
+    story.event(flow.StepLost("s", 1, "n1", "killed"))
+    assert story.last(flow.FailStep).refusal.code == "flow.at_most_once"
+
+
+def test_nobody_may_take_it_is_a_refusal_with_every_reason(story):
+    story.event(flow.StepReady(ask()))
+    story.event(flow.PlacesFound("s", (), (("cloud.example", FORBIDDEN),), False))
+    refusal = story.last(flow.RefuseStep).refusal
+    assert refusal.code == "flow.no_place"
+    assert "may handle public only" in refusal.text
+    assert refusal.remedy == "lower the class"
+
+
+def test_nobody_there_now_is_a_wait_that_is_explained_and_looked_at_again(story):
+    story.event(flow.StepReady(ask()))
+    story.event(flow.PlacesFound("s", (), (("library-main", AWAY),), True))
+    assert story.governor.snapshot().waiting == {"s": "library-main: no living node"}
+    story.event(flow.Tick(), later=3.0)
+    assert len(story.wanted(flow.FindPlaces)) == 2
+    story.event(flow.PlacesFound("s", (Place("a", "a"),), (), False))
+    story.bid("a")
+    assert story.wanted(flow.SendAward)
+
+
+def test_a_silent_cluster_costs_the_deadline_once(story):
+    story.ready(ask(), places=("a", "b"))
+    story.bid("a")
+    assert not story.wanted(flow.SendAward)
+    story.event(flow.Tick(), later=1.1)
+    assert story.last(flow.SendAward).award.cluster == "a"
+
+
+def test_a_rejected_request_waits_with_the_reason(story):
+    story.ready(ask())
+    story.bid("a")
+    request = story.last(flow.SendAward).award.requests[0]
+    full = Refusal("cluster.full", "no free slot", "a")
+    story.event(flow.AwardAnswered(Awarded("a", (), (RejectedRequest("s", request.fence, full),))))
+    assert story.governor.snapshot().waiting == {"s": "no free slot"}
+
+
+def test_a_resumed_run_continues_above_the_fences_of_the_older_process(story):
+    story.governor.resume({"s": 7})
+    story.ready(ask())
+    story.bid("a")
+    assert story.last(flow.SendAward).award.requests[0].fence == 8
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_happens_each_step_commits_once(seed):
+    """A small simulated federation: bids vanish, nodes and schedulers die, answers come late and twice."""
+    rng = random.Random(seed)
+    story = Story()
+    steps = [f"s{i}" for i in range(20)]
+    clusters = {"a": 2, "b": 3}
+    commits: dict[str, int] = {}
+    late: list[tuple[str, int]] = []
+    for step in steps:
+        story.event(flow.StepReady(ask(step)))
+    for _ in range(4_000):
+        pending, story.done = story.done, []
+        for item in pending:
+            match item:
+                case flow.FindPlaces(asks):
+                    for one in asks:
+                        story.event(flow.PlacesFound(one.step, tuple(Place(c, c) for c in clusters), (), True))
+                case flow.SendAnnounce(cluster, announce):
+                    if rng.random() < 0.2:
+                        story.event(flow.BidMissed(cluster, announce.round, "lost"))
+                    else:
+                        points = tuple(
+                            SupplyPoint(g.capability, g.data_class, clusters[cluster], rng.random())
+                            for g in announce.groups
+                        )
+                        story.event(flow.BidReceived(Bid(cluster, cluster, "r", announce.round, 1, points)))
+                case flow.SendAward(award):
+                    if rng.random() < 0.1:
+                        story.event(flow.AwardMissed(award.cluster, tuple(r.step for r in award.requests), "no answer"))
+                    else:
+                        leases = tuple(lease_for(award, r, f"n{rng.randrange(8)}") for r in award.requests)
+                        story.event(flow.AwardAnswered(Awarded(award.cluster, leases)))
+                case flow.StartStep(_, lease):
+                    roll = rng.random()
+                    if roll < 0.1:
+                        story.event(flow.ClusterLost(lease.cluster, "scheduler died"))
+                        story.event(flow.ClusterBack(lease.cluster))
+                        late.append((lease.step, lease.fence))
+                    elif roll < 0.15:
+                        story.event(flow.StepLost(lease.step, lease.fence, "", "link"))
+                        late.append((lease.step, lease.fence))
+                    else:
+                        story.event(flow.StepEnded(lease.step, lease.fence, f"x{rng.random()}", 0.1))
+                        late.append((lease.step, lease.fence))
+                case flow.CommitStep(step, _, _):
+                    commits[step] = commits.get(step, 0) + 1
+        if late and rng.random() < 0.3:
+            step, fence = late.pop(rng.randrange(len(late)))
+            story.event(flow.StepEnded(step, fence, f"late{rng.random()}", 0.1))
+        story.event(flow.Tick(), later=0.3)
+        if len(commits) == len(steps) and not story.done:
+            break
+    assert commits == dict.fromkeys(steps, 1), f"seed {seed}"
