@@ -1,0 +1,35 @@
+"""What a node is asked to start, and what it answers. On the wire: msgpack of these values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ioi_dagster.model.negotiation import Lease
+from ioi_dagster.model.refusal import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    """`kind` is `step` (opaque bytes for the step runner) or `block` (a framed payload). `permit` is a `Signed` as a
+    plain object, None only where no policy root is configured."""
+
+    kind: str
+    lease: Lease
+    permit: dict[str, Any] | None
+    capability: str
+    payload: bytes
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class StartAnswer:
+    """`attempt` is drawn at start; `started` and `ended` are Unix seconds. Exactly one of the last three is set."""
+
+    attempt: str
+    node: str
+    started: float
+    ended: float
+    result: bytes | None = None
+    refusal: Refusal | None = None
+    error: str | None = None

@@ -1,0 +1,65 @@
+"""Every decision, one JSON line each, chained by hash so that a missing or altered line is seen."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+from ioi_dagster.model.decision import Decision
+from ioi_dagster.signing import digest
+
+_START = "sha256:" + "0" * 64
+
+
+class DecisionLog:
+    """Appends to `path`. The input stays out: its digest says which it was, the documents hold no secrets anyway."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._last = _last_hash(path)
+
+    def __call__(self, kind: str, document: dict[str, Any], decision: Decision) -> None:
+        row = {
+            "kind": kind,
+            "at": document.get("now", 0),
+            "id": decision.id,
+            "verdict": str(decision.verdict),
+            "codes": [refusal.code for refusal in decision.refusals],
+            "revision": decision.revision,
+            "input": decision.input_digest,
+            "evaluated": list(decision.evaluated),
+        }
+        with self._lock:
+            row["previous"] = self._last
+            self._last = row["hash"] = digest(row)
+            with self._path.open("a") as file:
+                file.write(json.dumps(row, sort_keys=True) + "\n")
+
+
+def verify(path: Path) -> str | None:
+    """None when the chain holds, else where it breaks (`line N: why`)."""
+    last = _START
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            stated = row.pop("hash")
+        except (ValueError, KeyError, AttributeError):
+            return f"line {number}: not a decision"
+        if row.get("previous") != last:
+            return f"line {number}: a line before it is missing or was altered"
+        if digest(row) != stated:
+            return f"line {number}: it was altered"
+        last = stated
+    return None
+
+
+def _last_hash(path: Path) -> str:
+    try:
+        lines = path.read_text().splitlines()
+        return json.loads(lines[-1])["hash"] if lines else _START
+    except (OSError, ValueError, KeyError):
+        return _START

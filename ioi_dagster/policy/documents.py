@@ -1,0 +1,90 @@
+"""The documents that policies decide on. Aggregates only: never a thousand-step array, never a config value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ioi_dagster.model.data_class import DataClass
+
+SCHEMA_VERSION = 1
+
+
+def _common(decision: str, now: float, domain: str) -> dict[str, Any]:
+    return {"schema_version": SCHEMA_VERSION, "decision": decision, "now": int(now), "domain_path": domain.split("/")}
+
+
+def launch_document(
+    *,
+    now: float,
+    domain: str,
+    subject: str,
+    trigger: str,
+    run: str,
+    job: str,
+    code: str,
+    tags: Mapping[str, str],
+    steps: int,
+    config_keys: Sequence[str],
+    highest: str,
+    approvals: Sequence[str] = (),
+    digests: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Who starts what, over which data. Tags that carry permits are left out."""
+    return {
+        **_common("launch", now, domain),
+        "subject": {"id": subject, "kind": "person" if subject else "unknown"},
+        "origin": {"path": trigger, "domain": domain},
+        "run": {"id": run, "job": job, "code": code, "tags": _short(tags)},
+        "plan": {"steps": steps},
+        "config": {"keys": sorted(config_keys)[:200]},
+        "data": {"highest": highest},
+        "approvals": list(approvals),
+        "digests": dict(digests or {}),
+    }
+
+
+def placement_document(
+    *,
+    now: float,
+    origin: str,
+    origin_authority: str,
+    capability: str,
+    data_class: DataClass,
+    domain: str,
+    authority: str,
+    handles: DataClass,
+    region: str = "",
+) -> dict[str, Any]:
+    """May a step of this capability and class go to that domain?"""
+    return {
+        **_common("placement", now, domain),
+        "origin": {"domain": origin, "authority": origin_authority},
+        "step": {"capability": capability, "data_class": str(data_class)},
+        "candidate": {"domain": domain, "authority": authority, "handles": str(handles), "region": region},
+    }
+
+
+def step_document(
+    *,
+    now: float,
+    origin: str,
+    capability: str,
+    data_class: DataClass,
+    domain: str,
+    highest: DataClass,
+    domains: Sequence[str],
+) -> dict[str, Any]:
+    """May this step start there under the run's permit?"""
+    return {
+        **_common("step", now, origin),
+        "step": {"capability": capability, "data_class": str(data_class)},
+        "candidate": {"domain": domain},
+        "permit": {"highest": str(highest), "domains": list(domains)},
+    }
+
+
+def _short(tags: Mapping[str, str]) -> dict[str, str]:
+    """Tags for people and policies: no permits, no machinery, no text over the engine's limit."""
+    shown = {key: value[:500] for key, value in sorted(tags.items()) if key != "ioi/permit" and not key.startswith(".")}
+    return dict(list(shown.items())[:200])

@@ -1,0 +1,101 @@
+"""The gate: one decision out of every scope's policy. It never raises; what cannot be decided is held."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from ioi_dagster.clock import Clock
+from ioi_dagster.errors import IoiError
+from ioi_dagster.model.decision import Decision, Verdict
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.policy.compose import compose
+from ioi_dagster.policy.engine import Engine
+from ioi_dagster.signing import digest
+
+_VOLATILE = ("now", "request_id")
+_CACHE = 4_096
+
+
+class Gate:
+    """`scopes` run from the network down (`("book", "book/library")`). The network must have a policy for a decision;
+    a lower scope that has none adds nothing. `log` gets every decision."""
+
+    def __init__(
+        self,
+        engine: Engine | None,
+        scopes: tuple[str, ...],
+        clock: Clock,
+        log: Callable[[str, dict[str, Any], Decision], None] | None = None,
+    ) -> None:
+        self._engine, self._scopes, self._clock, self._log = engine, scopes, clock, log
+        self._cache: dict[tuple[str, str], tuple[float, Decision]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def revision(self) -> str:
+        return self._engine.revision if self._engine else ""
+
+    def decide(self, kind: str, document: dict[str, Any]) -> Decision:
+        """Decide `launch`, `step` or `placement`. HOLD when the engine cannot say."""
+        started = self._clock.monotonic()
+        try:
+            input_digest = digest({key: value for key, value in document.items() if key not in _VOLATILE})
+        except Exception as error:  # a document that JSON cannot say is undecidable, whatever is wrong with it
+            return self._held(kind, document, "", f"the input is not JSON: {error}")
+        with self._lock:
+            known = self._cache.get((kind, input_digest))
+        if known is not None and known[0] > started:
+            return known[1]
+        try:
+            if self._engine is None:
+                raise IoiError("no policy engine is configured")
+            entrypoints = self._entrypoints(kind)
+            composed = compose([(name, self._engine.evaluate(name, document)) for name in entrypoints])
+        except IoiError as error:
+            return self._held(kind, document, input_digest, str(error))
+        decision = Decision(
+            id=str(uuid.uuid4()),
+            verdict=composed.verdict,
+            refusals=composed.refusals,
+            warnings=composed.warnings,
+            obligations=composed.obligations,
+            engine=self._engine.name,
+            revision=self._engine.revision,
+            input_digest=input_digest,
+            evaluated=tuple(entrypoints),
+            latency_s=self._clock.monotonic() - started,
+            ttl_s=composed.ttl_s,
+        )
+        if decision.verdict is not Verdict.HOLD and decision.ttl_s > 0:
+            with self._lock:
+                if len(self._cache) >= _CACHE:
+                    self._cache.clear()
+                self._cache[kind, input_digest] = (started + decision.ttl_s, decision)
+        return self._logged(kind, document, decision)
+
+    def _entrypoints(self, kind: str) -> list[str]:
+        assert self._engine is not None
+        names = [f"ioi/{scope}/{kind}/verdict" for scope in self._scopes]
+        if not names or names[0] not in self._engine.entrypoints:
+            raise IoiError(f"the network has no policy for {kind!r} decisions")
+        return [name for name in names if name in self._engine.entrypoints]
+
+    def _held(self, kind: str, document: dict[str, Any], input_digest: str, why: str) -> Decision:
+        refusal = Refusal("policy.undecidable", f"policy could not decide: {why}", "policy", "see `ioi doctor`")
+        decision = Decision(
+            id=str(uuid.uuid4()),
+            verdict=Verdict.HOLD,
+            refusals=(refusal,),
+            engine=self._engine.name if self._engine else "none",
+            revision=self.revision,
+            input_digest=input_digest,
+        )
+        return self._logged(kind, document, decision)
+
+    def _logged(self, kind: str, document: dict[str, Any], decision: Decision) -> Decision:
+        if self._log is not None:
+            self._log(kind, document, decision)
+        return decision

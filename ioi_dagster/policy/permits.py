@@ -1,0 +1,153 @@
+"""Issuing and checking permits. Checks return a refusal with a code of its own for each thing that can be wrong."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from ioi_dagster.errors import BadInputError, SignatureError
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Lease
+from ioi_dagster.model.permit import RunPermit, StepPermit
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.signing import Signed, SigningKey, TrustedKeys
+
+MAX_ENCODED = 16 * 1024
+_CLOCK_SKEW_S = 5.0
+
+T = TypeVar("T", RunPermit, StepPermit)
+
+
+def issue(key: SigningKey, permit: RunPermit | StepPermit) -> Signed:
+    """Sign a permit's claims. Raises `BadInputError` when the issuer named in it is not the key's domain."""
+    if permit.issuer != key.domain:
+        raise BadInputError(f"{key.domain} cannot issue a permit in the name of {permit.issuer}")
+    return key.sign(permit.claims())
+
+
+def encode(signed: Signed) -> str:
+    """For a tag or a header: base64 of JSON."""
+    document = {"body": signed.body, "key_id": signed.key_id, "signature": signed.signature}
+    return base64.urlsafe_b64encode(json.dumps(document, separators=(",", ":")).encode()).decode()
+
+
+def decode(text: str) -> Signed | Refusal:
+    """Never raises: what cannot be read is `permit.malformed`."""
+    if len(text) > MAX_ENCODED:
+        return _no("malformed", f"the permit is longer than {MAX_ENCODED} characters")
+    try:
+        document = json.loads(base64.b64decode(text.encode(), altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError, UnicodeError, RecursionError):
+        return _no("malformed", "the permit is not base64 of JSON")
+    return from_plain(document)
+
+
+def from_plain(document: Any) -> Signed | Refusal:
+    """A `Signed` from a plain object that came from outside."""
+    if not isinstance(document, Mapping) or set(document) != {"body", "key_id", "signature"}:
+        return _no("malformed", "the permit is not a signed document")
+    body, key_id, signature = document["body"], document["key_id"], document["signature"]
+    if not isinstance(body, dict) or not isinstance(key_id, str) or not isinstance(signature, str):
+        return _no("malformed", "the permit's parts have the wrong types")
+    return Signed(body, key_id, signature)
+
+
+def read_run_permit(signed: Signed, trusted: TrustedKeys, *, now: float) -> RunPermit | Refusal:
+    """Signature, issuer and validity; not yet what the permit is for. What a peer can check."""
+    return _read(signed, trusted, RunPermit, "run-permit/1", now)
+
+
+def check_run_permit(
+    signed: Signed, trusted: TrustedKeys, *, issuer: str, expected: Mapping[str, str], now: float
+) -> RunPermit | Refusal:
+    """All of `read_run_permit`, and every field in `expected` (recomputed by the caller) must equal the permit's."""
+    permit = _read(signed, trusted, RunPermit, "run-permit/1", now)
+    if isinstance(permit, Refusal):
+        return permit
+    if permit.issuer != issuer:
+        return _no("foreign_issuer", f"the permit was issued by {permit.issuer}, not by {issuer}")
+    for name, value in expected.items():
+        if getattr(permit, name) != value:
+            return _no(f"{name}_mismatch", f"the permit is for another {name} than the one that was to start")
+    return permit
+
+
+def check_step_permit(
+    signed: Signed, trusted: TrustedKeys, *, lease: Lease, payload: str, audience: str, now: float
+) -> StepPermit | Refusal:
+    """Gate 4's check: `payload` is the digest of the bytes to be run, `audience` the node's own domain."""
+    permit = _read(signed, trusted, StepPermit, "step-permit/1", now)
+    if isinstance(permit, Refusal):
+        return permit
+    wanted = {
+        "run": lease.run,
+        "step": lease.step,
+        "fence": lease.fence,
+        "copy": lease.copy,
+        "lease": lease.id,
+        "capability": lease.capability,
+        "cluster": lease.cluster,
+        "node": lease.node,
+        "audience": audience,
+        "payload": payload,
+    }
+    for name, value in wanted.items():
+        if getattr(permit, name) != value:
+            return _no(f"{name}_mismatch", f"the step permit is for another {name}")
+    return permit
+
+
+class NonceBook:
+    """Nonces that were used, until they expire. Bounded by the permits' lifetime."""
+
+    def __init__(self) -> None:
+        self._used: dict[str, float] = {}
+
+    def consume(self, nonce: str, expires: float, now: float) -> bool:
+        """False when the nonce was used before."""
+        if nonce in self._used:
+            return False
+        if len(self._used) > 10_000:
+            self._used = {key: until for key, until in self._used.items() if until > now}
+        self._used[nonce] = expires
+        return True
+
+
+def _read(signed: Signed, trusted: TrustedKeys, kind: type[T], name: str, now: float) -> T | Refusal:
+    try:
+        signer = trusted.verify(signed)
+    except SignatureError as error:
+        return _no("signature", str(error))
+    except Exception as error:  # canonicalisation of hostile content
+        return _no("malformed", f"the permit cannot be read: {type(error).__name__}")
+    body = dict(signed.body)
+    if body.pop("kind", None) != name:
+        return _no("kind", f"not a {name}")
+    if set(body) != {field.name for field in fields(kind)}:
+        return _no("malformed", "the permit's fields are not those of its kind")
+    for key, value in body.items():
+        if isinstance(value, list):
+            body[key] = tuple(value)
+    try:
+        for key in ("highest", "data_class"):
+            if key in body:
+                body[key] = DataClass(body[key])
+        permit = kind(**body)
+        early, late = float(permit.not_before), float(permit.expires)
+    except (ValueError, TypeError):
+        return _no("malformed", "the permit's fields have the wrong values")
+    if permit.issuer != signer:
+        return _no("foreign_issuer", f"{signer} signed a permit in the name of {permit.issuer}")
+    if now + _CLOCK_SKEW_S < early:
+        return _no("not_yet_valid", "the permit is not valid yet")
+    if now >= late:
+        return _no("expired", "the permit has expired", "launch the run again")
+    return permit
+
+
+def _no(code: str, text: str, remedy: str = "") -> Refusal:
+    return Refusal(f"permit.{code}", text, "permit check", remedy)
