@@ -1,0 +1,1 @@
+"""Dask: governors inside schedulers and workers, and the clients that submit to them."""

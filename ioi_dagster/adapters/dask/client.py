@@ -1,0 +1,195 @@
+"""Submitting starts to a Dask scheduler, and noticing at once when a worker or the scheduler is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from distributed import Client
+from distributed.client import Future
+
+from ioi_dagster.adapters.dask.node import start
+from ioi_dagster.errors import UnreachableError
+
+CONNECT_S = 3.0
+PROBE_S = 0.1
+
+OnDone = Callable[[str, bytes | None, str | None], None]
+
+
+class DaskRunner:
+    """One scheduler, from inside an event loop. Connects when first used and again after a loss."""
+
+    def __init__(self, scheduler: str) -> None:
+        self._scheduler = scheduler
+        self._client: Client | None = None
+        self._connecting = asyncio.Lock()
+
+    async def run(self, request: bytes, key: str, node: str, timeout_s: float) -> bytes:
+        """The answer's bytes; raises `UnreachableError` when the worker or the scheduler is lost, or time is up."""
+        client = await self._connected()
+        future = client.submit(start, request, key=key, resources={f"node:{node}": 1}, pure=False, retries=0)
+        waiting = asyncio.ensure_future(future.result())  # pyright: ignore[reportArgumentType]
+        deadline = time.monotonic() + timeout_s
+        try:
+            while True:
+                done, _ = await asyncio.wait({waiting}, timeout=PROBE_S)
+                if done:
+                    return waiting.result()
+                if not connected(client):
+                    raise UnreachableError(self._scheduler, "the scheduler went away")
+                if time.monotonic() > deadline:
+                    await client.cancel([future], force=True)  # pyright: ignore[reportGeneralTypeIssues]
+                    raise UnreachableError(f"node {node}", f"no answer within {timeout_s:g} s")
+        except UnreachableError:
+            raise
+        except Exception as error:
+            raise UnreachableError(f"node {node}", why_lost(error)) from error
+        finally:
+            waiting.cancel()
+            future.release()
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await _close(self._client)
+
+    async def _connected(self) -> Client:
+        async with self._connecting:
+            if self._client is None or not connected(self._client):
+                if self._client is not None:
+                    await _close(self._client)
+                self._client = await connect(self._scheduler)
+            return self._client
+
+
+class DaskFleetClient:
+    """One scheduler, from a run process: an event loop in a thread, results by callback."""
+
+    def __init__(self, scheduler: str) -> None:
+        self._scheduler = scheduler
+        self._client: Client | None = None
+        self._alive = False
+        self._outstanding: dict[str, tuple[Future | None, OnDone]] = {}
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name=f"dask {scheduler}", daemon=True).start()
+        self.reconnect()
+
+    def submit(self, key: str, request: bytes, node: str, priority: int, on_done: OnDone) -> None:
+        """Start on `node`; `on_done(key, answer, None)` or `on_done(key, None, why)` comes exactly once, from a thread."""
+        asyncio.run_coroutine_threadsafe(self._submit(key, request, node, priority, on_done), self._loop)
+
+    def cancel(self, keys: list[str]) -> None:
+        self._call(self._cancel(keys), CONNECT_S)
+
+    def alive(self) -> bool:
+        return self._alive
+
+    def reconnect(self) -> bool:
+        """A fresh connection; False when the scheduler is not there."""
+        return bool(self._call(self._reconnect(), CONNECT_S + 2.0))
+
+    def close(self) -> None:
+        """Never hangs, whatever state the scheduler is in."""
+        self._alive = False
+        client, self._client = self._client, None
+        if client is not None:
+            self._call(_close(client), 2.0)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _call(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(timeout_s)
+        except Exception:  # a scheduler that is gone or frozen: the caller sees it by `alive`
+            future.cancel()
+            return None
+
+    async def _reconnect(self) -> bool:
+        if self._client is not None:
+            old, self._client = self._client, None
+            await _close(old)
+        try:
+            self._client = await connect(self._scheduler)
+        except UnreachableError:
+            return False
+        self._alive = True
+        self._watch = asyncio.ensure_future(self._watch_connection(self._client))
+        return True
+
+    async def _watch_connection(self, client: Client) -> None:
+        while self._client is client and connected(client):
+            await asyncio.sleep(PROBE_S)
+        if self._client is client:
+            self._alive = False
+            for key in list(self._outstanding):
+                self._finish(key, None, "the scheduler was lost")
+
+    async def _submit(self, key: str, request: bytes, node: str, priority: int, on_done: OnDone) -> None:
+        if self._client is None or not self._alive:
+            return on_done(key, None, "the scheduler is away")
+        self._outstanding[key] = (None, on_done)
+        try:
+            future = self._client.submit(
+                start, request, key=key, resources={f"node:{node}": 1}, pure=False, retries=0, priority=priority
+            )
+            self._outstanding[key] = (future, on_done)
+            answer = await future.result()  # pyright: ignore[reportGeneralTypeIssues]
+        except asyncio.CancelledError:
+            self._finish(key, None, "the start was cancelled" if self._alive else "the scheduler was lost")
+        except Exception as error:
+            self._finish(key, None, why_lost(error))
+        else:
+            self._finish(key, answer, None)
+
+    def _finish(self, key: str, answer: bytes | None, why: str | None) -> None:
+        known = self._outstanding.pop(key, None)
+        if known is not None:
+            future, on_done = known
+            if future is not None:
+                future.release()
+            on_done(key, answer, why)
+
+    async def _cancel(self, keys: list[str]) -> None:
+        futures = [self._outstanding[key][0] for key in keys if key in self._outstanding]
+        if self._client is not None and futures:
+            await self._client.cancel([f for f in futures if f is not None], force=True)  # pyright: ignore[reportGeneralTypeIssues]
+
+
+async def connect(scheduler: str) -> Client:
+    """An asynchronous client; raises `UnreachableError` within `CONNECT_S`."""
+    client = Client(
+        scheduler, asynchronous=True, timeout=CONNECT_S, set_as_default=False, name="ioi", heartbeat_interval="5s"
+    )
+    try:
+        return await asyncio.wait_for(_awaited(client), CONNECT_S + 1)
+    except (OSError, TimeoutError) as error:
+        await _close(client)
+        raise UnreachableError(scheduler, f"no Dask scheduler answers: {error}") from error
+
+
+async def _awaited(client: Client) -> Client:
+    return await client  # pyright: ignore[reportGeneralTypeIssues]
+
+
+def connected(client: Client) -> bool:
+    """The socket to the scheduler is open."""
+    communication = client.scheduler_comm
+    return client.status == "running" and communication is not None and not communication.comm.closed()
+
+
+async def _close(client: Client) -> None:
+    try:
+        await asyncio.wait_for(client._close(fast=True), 1.0)
+    except Exception:  # the other side is gone: nothing is owed to it
+        return
+
+
+def why_lost(error: BaseException) -> str:
+    """A sentence for what Dask raised."""
+    name = type(error).__name__
+    if name == "KilledWorker":
+        return "the worker died"
+    return f"{name}: {str(error).splitlines()[0] if str(error) else 'no further word'}"

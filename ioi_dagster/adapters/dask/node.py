@@ -1,0 +1,97 @@
+"""What runs inside a Dask worker: `start` takes one request as bytes, admits it and runs it. No pickle of ours."""
+
+from __future__ import annotations
+
+import os
+import traceback
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+import msgspec
+
+from ioi_dagster.adapters.dask.replicas import ReplicaHost
+from ioi_dagster.clock import Clock
+from ioi_dagster.compound.invocation import answering
+from ioi_dagster.errors import RetryableError
+from ioi_dagster.framing import decode_payload, encode_payload
+from ioi_dagster.governors.node import Admit, NodeGovernor, Refuse, StartAsked
+from ioi_dagster.model.block import Payload
+from ioi_dagster.model.permit import StepPermit
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.start import StartAnswer, StartRequest
+
+PermitCheck = Callable[[StartRequest], StepPermit | Refusal | None]
+
+
+@dataclass(slots=True)
+class NodeHost:
+    """One per worker process: its governor, its replicas and what checks permits."""
+
+    node: str
+    governor: NodeGovernor
+    replicas: ReplicaHost
+    check_permit: PermitCheck
+    clock: Clock
+    step_runner: str = ""
+
+    def start(self, data: bytes) -> bytes:
+        """`StartRequest` in, `StartAnswer` out. Only a defect of this code raises."""
+        attempt, started = uuid.uuid4().hex, self.clock.wall()
+        result, refusal, error = None, None, None
+        try:
+            request = msgspec.msgpack.decode(data, type=StartRequest)
+            asked = StartAsked(request, self.check_permit(request))
+            (decision,) = self.governor.handle(asked, started)
+            if isinstance(decision, Refuse):
+                refusal = decision.refusal
+            else:
+                result = self._run(decision)
+        except msgspec.MsgspecError as problem:
+            refusal = Refusal("node.malformed", f"the start request cannot be read: {problem}", f"node {self.node}")
+        except RetryableError as problem:
+            refusal = Refusal("node.block_refused", str(problem), f"node {self.node}", "place it elsewhere")
+        except Exception as problem:  # a broken block or runner is an answer, never a pickled exception
+            last = traceback.extract_tb(problem.__traceback__)[-1]
+            where = f"{os.path.basename(last.filename)}:{last.lineno}"
+            error = f"{type(problem).__name__} at {where}: {problem}"
+        return msgspec.msgpack.encode(
+            StartAnswer(attempt, self.node, started, self.clock.wall(), result, refusal, error)
+        )
+
+    def _run(self, admitted: Admit) -> bytes:
+        request = admitted.request
+        if request.kind == "block":
+            return encode_payload(self.replicas.invoke(request.capability, decode_payload(request.payload)))
+        if not self.step_runner:
+            raise RetryableError("this node takes blocks only, not steps")
+        with answering(self._answer):
+            return _load(self.step_runner)(request.payload)
+
+    def _answer(self, capability: str, payload: Payload) -> Payload:
+        return self.replicas.invoke(capability, payload)
+
+
+_host: NodeHost | None = None
+_runners: dict[str, Callable[[bytes], bytes]] = {}
+
+
+def install(host: NodeHost) -> None:
+    """Called once by the worker's preload."""
+    global _host
+    _host = host
+
+
+def start(data: bytes) -> bytes:
+    """The one function that Dask runs for us."""
+    if _host is None:
+        raise RuntimeError("this worker has no node governor: start it with our preload")
+    return _host.start(data)
+
+
+def _load(name: str) -> Callable[[bytes], bytes]:
+    if name not in _runners:
+        module, _, function = name.partition(":")
+        _runners[name] = getattr(import_module(module), function)
+    return _runners[name]

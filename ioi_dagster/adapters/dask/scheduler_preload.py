@@ -1,0 +1,211 @@
+"""`dask scheduler --preload`: puts the cluster governor into the scheduler's process, with an HTTP door of its own.
+
+The door is for the domain's own gateway: loopback or private address, bearer token, JSON of the values in `model/`.
+Environment: `IOI_DOMAIN_HOME`, `IOI_CLUSTER`, `IOI_STEP_RUNNER` (set: the cluster takes steps).
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from distributed import Scheduler
+from distributed.diagnostics.plugin import SchedulerPlugin
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import PeriodicCallback
+from tornado.web import Application, RequestHandler
+
+from ioi_dagster.adapters.dask.worker_preload import read_blocks
+from ioi_dagster.clock import SystemClock
+from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
+from ioi_dagster.governors.cluster import (
+    ClusterGovernor,
+    LeaseEnded,
+    NodeJoined,
+    NodeLeft,
+    NodeReported,
+    Reply,
+    Tick,
+)
+from ioi_dagster.model.negotiation import OWN_STEP, Announce, Award, ReleaseRequest, RenewRequest
+
+log = logging.getLogger("ioi.cluster")
+MAX_BODY = 4 * 2**20
+_DOORS: dict[str, type] = {"announce": Announce, "award": Award, "renew": RenewRequest, "release": ReleaseRequest}
+
+
+class ClusterPlugin(SchedulerPlugin):
+    """Feeds the governor with workers and requests, performs its instructions."""
+
+    name = "ioi-cluster-governor"
+
+    def __init__(self, scheduler: Scheduler, home: DomainHome, cluster: str) -> None:
+        self._scheduler, self._home, self._clock = scheduler, home, SystemClock()
+        self._config: DomainConfig = home.config()
+        self._address: ClusterAddress = next(item for item in self._config.clusters if item.name == cluster)
+        spec = next(item for item in self._config.spec.clusters if item.name == cluster)
+        self._cluster = cluster
+        self._slots = {node.name: node.slots for node in spec.nodes}
+        blocks = read_blocks(home)
+        steps = {OWN_STEP} if os.environ.get("IOI_STEP_RUNNER") else set()
+        self._capabilities = frozenset({block.capability for block in blocks} | steps)
+        self._journal = Journal(home.root / f"leases-{cluster}.jsonl")
+        self.governor = ClusterGovernor(home.name, cluster, self._journal.epoch, spec.price)
+        self._token = home.token()
+        self._names: dict[str, str] = {}
+        self._started = False
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Called by Dask, possibly more than once."""
+        if self._started:
+            return
+        self._started = True
+        port = urlsplit(self._address.governor).port
+        assert port is not None
+        handlers = [(r"/v1/(\w+)", _Door, {"plugin": self, "token": self._token})]
+        HTTPServer(Application(handlers), max_body_size=MAX_BODY).listen(port, "127.0.0.1")
+        for address, state in scheduler.workers.items():
+            self._join(address, state.name)
+        self._beat = PeriodicCallback(self._report, 1_000)
+        self._beat.start()
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        self._join(worker, scheduler.workers[worker].name)
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        name = self._names.pop(worker, None)
+        if name is not None and name not in self._names.values():
+            self.perform(self.governor.handle(NodeLeft(name), self._clock.monotonic()))
+
+    def _join(self, address: str, name: Any) -> None:
+        self._names[address] = str(name)
+        joined = NodeJoined(str(name), self._slots.get(str(name), 1), self._capabilities)
+        self.perform(self.governor.handle(joined, self._clock.monotonic()))
+
+    def request(self, message: Any) -> Any:
+        """Handle a negotiation message; the journal is written before the answer is."""
+        return self.perform(self.governor.handle(message, self._clock.monotonic()))
+
+    def perform(self, instructions: list[Any]) -> Any:
+        answer: Any = None
+        lines: list[dict[str, Any]] = []
+        for instruction in instructions:
+            match instruction:
+                case Reply(reply, granted):
+                    answer = reply
+                    lines += [{"granted": lease.id, "step": lease.step, "fence": lease.fence} for lease in granted]
+                case LeaseEnded(lease, why):
+                    lines.append({"ended": lease.id, "why": why})
+        self._journal.write(lines)
+        return answer
+
+    async def _report(self) -> None:
+        """What the domain's registry should know, leased for five seconds. A gateway that is away costs nothing."""
+        now = self._clock.monotonic()
+        try:
+            for address, state in self._scheduler.workers.items():
+                warm = (state.metrics.get("ioi") or {}).get("warm", ())
+                limit = state.memory_limit or 1
+                memory = state.metrics.get("memory", 0) / limit
+                reported = NodeReported(self._names.get(address, str(state.name)), frozenset(warm), memory)
+                self.perform(self.governor.handle(reported, now))
+            self.perform(self.governor.handle(Tick(), now))
+            await AsyncHTTPClient().fetch(
+                HTTPRequest(
+                    f"{self._config.gateway}/v1/registry/lease",
+                    method="POST",
+                    headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
+                    body=json.dumps(self._leases()),
+                    request_timeout=0.9,
+                    connect_timeout=0.5,
+                )
+            )
+        except Exception as error:  # the beat goes on: a gateway away, or a worker leaving meanwhile
+            log.debug("run-time state not delivered: %s", error)
+
+    def _leases(self) -> list[dict[str, Any]]:
+        snapshot = self.governor.snapshot()
+        free = sum(node["free"] for node in snapshot.nodes.values())
+        cluster = {
+            "scheduler": self._address.scheduler,
+            "epoch": snapshot.epoch,
+            "nodes": len(snapshot.nodes),
+            "free": free,
+            "capabilities": sorted(self._capabilities),
+        }
+        entries = [{"key": f"cluster/{self._cluster}", "value": cluster, "ttl_s": 5}]
+        for name, node in snapshot.nodes.items():
+            entries.append({"key": f"node/{self._cluster}/{name}", "value": node, "ttl_s": 5})
+        return entries
+
+
+class Journal:
+    """Leases as they were granted and ended, and the epoch. One write and one fsync per batch of grants."""
+
+    def __init__(self, path: Path) -> None:
+        epoch_path = path.with_suffix(".epoch")
+        self.epoch = int(epoch_path.read_text()) + 1 if epoch_path.exists() else 1
+        temporary = epoch_path.with_suffix(".new")
+        temporary.write_text(str(self.epoch))
+        temporary.replace(epoch_path)
+        # Workers are new in a new epoch, so nothing that an older one granted still runs.
+        self._file = path.open("wb")
+
+    def write(self, lines: list[dict[str, Any]]) -> None:
+        if not lines:
+            return
+        self._file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+        self._file.flush()
+        if any("granted" in line for line in lines):
+            os.fdatasync(self._file.fileno())
+
+
+class _Door(RequestHandler):
+    def initialize(self, plugin: ClusterPlugin, token: str) -> None:
+        self._plugin, self._token = plugin, token
+
+    def prepare(self) -> None:
+        given = self.request.headers.get("Authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+            self._fail(401, "cluster.unauthorised", "this door is for the domain's own gateway")
+
+    def get(self, name: str) -> None:
+        if name != "status":
+            return self._fail(404, "cluster.unknown_door", f"no such door: {name}")
+        self._write(self._plugin.governor.snapshot())
+
+    def post(self, name: str) -> None:
+        kind = _DOORS.get(name)
+        if kind is None:
+            return self._fail(404, "cluster.unknown_door", f"no such door: {name}")
+        try:
+            message = msgspec.json.decode(self.request.body, type=kind)
+        except msgspec.MsgspecError as error:
+            return self._fail(400, "cluster.malformed", str(error))
+        answer = self._plugin.request(message)
+        self._write(answer if answer is not None else {})
+
+    def _write(self, value: Any) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.finish(msgspec.json.encode(value))
+
+    def _fail(self, status: int, code: str, text: str) -> None:
+        self.set_status(status)
+        self._write({"error": {"code": code, "text": text, "remedy": ""}})
+
+    def log_request(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Nothing per request: the journal says what was granted."""
+
+
+def dask_setup(scheduler: Scheduler) -> None:
+    """Called by Dask when the scheduler starts; Dask then calls the plugin's `start`."""
+    plugin = ClusterPlugin(scheduler, DomainHome(Path(os.environ["IOI_DOMAIN_HOME"])), os.environ["IOI_CLUSTER"])
+    scheduler.add_plugin(plugin)
+    scheduler.loop.add_callback(plugin.start, scheduler)

@@ -1,0 +1,87 @@
+"""`dask worker --preload`: puts a node governor and warm replicas into a worker.
+
+Environment: `IOI_DOMAIN_HOME` (absent: alone, ungoverned), `IOI_CLUSTER`, `IOI_NODE`, `IOI_STEP_RUNNER`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from distributed import Worker
+
+from ioi_dagster.adapters.dask.node import NodeHost, install
+from ioi_dagster.adapters.dask.replicas import ReplicaHost
+from ioi_dagster.clock import SystemClock
+from ioi_dagster.domain import DomainHome
+from ioi_dagster.governors.node import NodeGovernor
+from ioi_dagster.model.capability import BlockSpec
+from ioi_dagster.model.negotiation import OWN_STEP
+from ioi_dagster.model.permit import StepPermit
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.start import StartRequest
+from ioi_dagster.policy.permits import check_step_permit, from_plain
+from ioi_dagster.signing import digest_bytes
+
+log = logging.getLogger("ioi.node")
+
+
+def dask_setup(worker: Worker) -> None:
+    """Called by Dask when the worker starts."""
+    root = os.environ.get("IOI_DOMAIN_HOME")
+    home = DomainHome(Path(root)) if root else None
+    runner = os.environ.get("IOI_STEP_RUNNER", "")
+    node = os.environ.get("IOI_NODE") or str(worker.name)
+    cluster = os.environ.get("IOI_CLUSTER", "alone")
+    clock = SystemClock()
+    blocks = read_blocks(home)
+    offers = frozenset(block.capability for block in blocks) | ({OWN_STEP} if runner else frozenset())
+    host = NodeHost(
+        node=node,
+        governor=NodeGovernor(node, cluster, _Anything() if home is None else offers, governed=home is not None),
+        replicas=ReplicaHost(blocks, node, clock),
+        check_permit=_permit_check(home) if home is not None else lambda request: None,
+        clock=clock,
+        step_runner=runner,
+    )
+    install(host)
+
+    async def report(_worker: Worker) -> dict[str, Any]:
+        return {"warm": sorted(host.replicas.warm())}
+
+    worker.metrics["ioi"] = report
+
+
+def read_blocks(home: DomainHome | None) -> list[BlockSpec]:
+    """The blocks that the domain offers, from its `blocks.json`."""
+    if home is None:
+        return []
+    path = home.root / "blocks.json"
+    return msgspec.json.decode(path.read_bytes(), type=list[BlockSpec]) if path.exists() else []
+
+
+def _permit_check(home: DomainHome) -> Any:
+    trusted = home.trusted()
+
+    def check(request: StartRequest) -> StepPermit | Refusal | None:
+        if request.permit is None:
+            return None
+        signed = from_plain(request.permit)
+        if isinstance(signed, Refusal):
+            return signed
+        payload = digest_bytes(request.payload)
+        return check_step_permit(
+            signed, trusted, lease=request.lease, payload=payload, audience=home.name, now=SystemClock().wall()
+        )
+
+    return check
+
+
+class _Anything(frozenset):
+    """Alone, a node runs whatever its one user starts."""
+
+    def __contains__(self, item: object) -> bool:
+        return True

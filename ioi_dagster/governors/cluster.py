@@ -1,0 +1,313 @@
+"""The cluster governor: the only authority over one cluster's capacity. Bids, re-validates awards, holds leases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ioi_dagster.model.negotiation import (
+    Announce,
+    Award,
+    Awarded,
+    Bid,
+    Lease,
+    LeaseRequest,
+    RejectedRequest,
+    ReleaseRequest,
+    Renewed,
+    RenewRequest,
+    SupplyPoint,
+)
+from ioi_dagster.model.refusal import Refusal
+
+LEASE_TTL_S = 30.0
+CONGESTION = 0.5
+"""Price rises by this part of the base price as the cluster fills."""
+COLD_START = 0.2
+"""Added where no replica of the capability is warm."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJoined:
+    node: str
+    slots: int
+    capabilities: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLeft:
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReported:
+    """From the node's heartbeat: what is warm there and how full its memory is (0..1)."""
+
+    node: str
+    warm: frozenset[str]
+    memory: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    pass
+
+
+Event = NodeJoined | NodeLeft | NodeReported | Announce | Award | RenewRequest | ReleaseRequest | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer owed to whoever sent the event. `granted` must be journalled before it is sent."""
+
+    answer: Bid | Awarded | Renewed
+    granted: tuple[Lease, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded:
+    lease: Lease
+    why: str
+
+
+Instruction = Reply | LeaseEnded
+
+
+@dataclass(slots=True)
+class _Node:
+    slots: int
+    capabilities: frozenset[str]
+    warm: frozenset[str] = frozenset()
+    memory: float = 0.0
+    used: set[str] = field(default_factory=set)
+
+    @property
+    def free(self) -> int:
+        return self.slots - len(self.used)
+
+
+@dataclass(slots=True)
+class _Held:
+    lease: Lease
+    until: float
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSnapshot:
+    cluster: str
+    domain: str
+    epoch: int
+    nodes: dict[str, dict[str, Any]]
+    leases: tuple[dict[str, Any], ...]
+
+
+class ClusterGovernor:
+    """See the module. `price` is the base cost of a slot; `max_memory` the fullness above which a node gets nothing new."""
+
+    def __init__(
+        self,
+        domain: str,
+        cluster: str,
+        epoch: int,
+        price: float,
+        *,
+        ttl_s: float = LEASE_TTL_S,
+        max_memory: float = 0.9,
+    ) -> None:
+        self._domain, self._cluster, self._epoch, self._price = domain, cluster, epoch, price
+        self._ttl_s, self._max_memory = ttl_s, max_memory
+        self._nodes: dict[str, _Node] = {}
+        self._held: dict[str, _Held] = {}
+        self._by_start: dict[tuple[str, str, int], str] = {}
+        self._count = 0
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """Take one event at monotonic time `now` (seconds)."""
+        ended = self._expire(now)
+        match event:
+            case NodeJoined(node, slots, capabilities):
+                gone = self._drop_node(node, "its node was replaced")
+                self._nodes[node] = _Node(slots, capabilities)
+                return [*ended, *gone]
+            case NodeLeft(node):
+                return [*ended, *self._drop_node(node, "its node left")]
+            case NodeReported(node, warm, memory):
+                if node in self._nodes:
+                    self._nodes[node].warm, self._nodes[node].memory = warm, memory
+                return ended
+            case Announce():
+                return [*ended, Reply(self._bid(event))]
+            case Award():
+                return [*ended, *self._award(event, now)]
+            case RenewRequest():
+                return [*ended, Reply(self._renew(event, now))]
+            case ReleaseRequest():
+                return [*ended, *self._release(event)]
+            case Tick():
+                return ended
+
+    def snapshot(self) -> ClusterSnapshot:
+        return ClusterSnapshot(
+            self._cluster,
+            self._domain,
+            self._epoch,
+            {
+                name: {
+                    "slots": node.slots,
+                    "free": node.free,
+                    "memory": round(node.memory, 3),
+                    "warm": sorted(node.warm),
+                    "capabilities": sorted(node.capabilities),
+                }
+                for name, node in sorted(self._nodes.items())
+            },
+            tuple(
+                {
+                    "id": held.lease.id,
+                    "run": held.lease.run,
+                    "step": held.lease.step,
+                    "node": held.lease.node,
+                    "fence": held.lease.fence,
+                    "capability": held.lease.capability,
+                }
+                for held in self._held.values()
+            ),
+        )
+
+    def validate(self) -> None:
+        """Assert every invariant; tests call it after each event."""
+        for name, node in self._nodes.items():
+            assert len(node.used) <= node.slots, name
+            assert node.used <= set(self._held), name
+        for identity, held in self._held.items():
+            lease = held.lease
+            assert identity in self._nodes[lease.node].used
+            assert self._by_start[lease.run, lease.step, lease.copy] == identity
+        assert len(self._by_start) == len(self._held)
+
+    # Bids -------------------------------------------------------------------------------------------------------
+
+    def _bid(self, announce: Announce) -> Bid:
+        points, refusals = [], []
+        for group in announce.groups:
+            able = [node for node in self._nodes.values() if group.capability in node.capabilities]
+            if not able:
+                refusals.append(
+                    Refusal("cluster.not_offered", f"no node here offers {group.capability}", self._cluster)
+                )
+                continue
+            free = [node for node in able if node.free > 0 and node.memory < self._max_memory]
+            slots = sum(node.free for node in free)
+            warm = sum(node.free for node in free if group.capability in node.warm)
+            if slots == 0:
+                refusals.append(Refusal("cluster.full", f"all {len(able)} nodes are busy", self._cluster))
+                continue
+            points.append(
+                SupplyPoint(
+                    group.capability, group.data_class, min(slots, group.count), self._price_now(warm > 0), warm
+                )
+            )
+        return Bid(
+            self._cluster, self._domain, announce.run, announce.round, self._epoch, tuple(points), tuple(refusals)
+        )
+
+    def _price_now(self, warm: bool) -> float:
+        slots = sum(node.slots for node in self._nodes.values()) or 1
+        busy = len(self._held) / slots
+        return self._price * (1 + CONGESTION * busy) + (0.0 if warm else COLD_START)
+
+    # Awards and leases ------------------------------------------------------------------------------------------
+
+    def _award(self, award: Award, now: float) -> list[Instruction]:
+        leases, rejected, granted = [], [], []
+        out: list[Instruction] = []
+        for request in award.requests:
+            known = self._held.get(self._by_start.get((request.run, request.step, request.copy), ""))
+            if known is not None and known.lease.fence == request.fence:
+                leases.append(known.lease)
+                continue
+            if known is not None and known.lease.fence > request.fence:
+                rejected.append(self._reject(request, "cluster.stale_fence", "a newer fence holds this step"))
+                continue
+            if known is not None:
+                out += self._end(known.lease.id, f"superseded by fence {request.fence}")
+            name, refusal = self._pick(request)
+            if name is None:
+                assert refusal is not None
+                rejected.append(RejectedRequest(request.step, request.fence, refusal))
+                continue
+            lease = self._grant(request, name, now)
+            leases.append(lease)
+            granted.append(lease)
+        return [*out, Reply(Awarded(self._cluster, tuple(leases), tuple(rejected)), tuple(granted))]
+
+    def _pick(self, request: LeaseRequest) -> tuple[str | None, Refusal | None]:
+        """Warm nodes first, then the emptiest; a node that failed this step only when there is no other in the cluster."""
+        able = {name: node for name, node in self._nodes.items() if request.capability in node.capabilities}
+        if not able:
+            return None, Refusal("cluster.not_offered", f"no node here offers {request.capability}", self._cluster)
+        wanted = {name: node for name, node in able.items() if name not in request.avoid} or able
+        free = [(name, node) for name, node in wanted.items() if node.free > 0 and node.memory < self._max_memory]
+        if not free:
+            return None, Refusal("cluster.full", "no free slot was left", self._cluster, "it is asked again")
+        best = min(free, key=lambda item: (request.capability not in item[1].warm, -item[1].free, item[0]))
+        return best[0], None
+
+    def _grant(self, request: LeaseRequest, node: str, now: float) -> Lease:
+        self._count += 1
+        lease = Lease(
+            id=f"{self._cluster}/{self._epoch}/{self._count}",
+            run=request.run,
+            step=request.step,
+            fence=request.fence,
+            copy=request.copy,
+            capability=request.capability,
+            cluster=self._cluster,
+            domain=self._domain,
+            node=node,
+            epoch=self._epoch,
+            ttl_s=self._ttl_s,
+        )
+        self._held[lease.id] = _Held(lease, now + self._ttl_s, request.tenant)
+        self._by_start[lease.run, lease.step, lease.copy] = lease.id
+        self._nodes[node].used.add(lease.id)
+        return lease
+
+    def _reject(self, request: LeaseRequest, code: str, text: str) -> RejectedRequest:
+        return RejectedRequest(request.step, request.fence, Refusal(code, text, self._cluster))
+
+    def _renew(self, request: RenewRequest, now: float) -> Renewed:
+        held = [name for name in request.leases if name in self._held and self._held[name].lease.run == request.run]
+        for name in held:
+            self._held[name].until = now + self._ttl_s
+        return Renewed(tuple(held), tuple(name for name in request.leases if name not in set(held)))
+
+    def _release(self, request: ReleaseRequest) -> list[Instruction]:
+        out: list[Instruction] = []
+        for name in request.leases:
+            held = self._held.get(name)
+            if held is not None and held.lease.run == request.run:
+                out += self._end(name, "released")
+        return out
+
+    def _expire(self, now: float) -> list[Instruction]:
+        over = [name for name, held in self._held.items() if held.until <= now]
+        return [instruction for name in over for instruction in self._end(name, "expired")]
+
+    def _drop_node(self, node: str, why: str) -> list[Instruction]:
+        known = self._nodes.get(node)
+        out: list[Instruction] = []
+        for name in list(known.used) if known else []:
+            out += self._end(name, why)
+        self._nodes.pop(node, None)
+        return out
+
+    def _end(self, name: str, why: str) -> Iterable[Instruction]:
+        held = self._held.pop(name)
+        lease = held.lease
+        self._by_start.pop((lease.run, lease.step, lease.copy), None)
+        if lease.node in self._nodes:
+            self._nodes[lease.node].used.discard(name)
+        return [LeaseEnded(lease, why)]

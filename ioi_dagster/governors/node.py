@@ -1,0 +1,102 @@
+"""The node governor: admits or refuses the start of a step on one worker. The last gate (G4) before code runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ioi_dagster.model.permit import StepPermit
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.start import StartRequest
+
+PermitCheck = Callable[[StartRequest], StepPermit | Refusal]
+
+
+@dataclass(frozen=True, slots=True)
+class StartAsked:
+    request: StartRequest
+    permit: StepPermit | Refusal | None
+    """The checked permit; None where no policy root is configured."""
+    memory: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    request: StartRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    refusal: Refusal
+
+
+@dataclass(slots=True)
+class NodeGovernor:
+    """`governed`: a policy root is configured, so a start without a permit is refused."""
+
+    node: str
+    cluster: str
+    offers: frozenset[str]
+    governed: bool
+    max_memory: float = 0.95
+    _fences: dict[tuple[str, str], int] = field(default_factory=dict)
+    _nonces: dict[str, float] = field(default_factory=dict)
+    _draining: str = ""
+
+    def handle(self, event: StartAsked | DrainAsked, now: float) -> list[Admit | Refuse]:
+        """Take one event at wall time `now` (Unix seconds: permits expire by it)."""
+        if isinstance(event, DrainAsked):
+            self._draining = event.why
+            return []
+        refusal = self._first_refusal(event)
+        if refusal is not None:
+            return [Refuse(refusal)]
+        lease = event.request.lease
+        self._fences[lease.run, lease.step] = lease.fence
+        if isinstance(event.permit, StepPermit):
+            self._nonces[event.permit.nonce] = event.permit.expires
+        self._forget(now)
+        return [Admit(event.request)]
+
+    def _first_refusal(self, event: StartAsked) -> Refusal | None:
+        """In order: who may, then what is current, then what this node can."""
+        request, permit = event.request, event.permit
+        lease = request.lease
+        newest = self._fences.get((lease.run, lease.step), 0)
+        checks: tuple[tuple[bool, str, str, str], ...] = (
+            (self.governed and permit is None, "node.no_permit", "a start without a permit", "start it through a run"),
+            (
+                isinstance(permit, StepPermit) and permit.nonce in self._nonces,
+                "node.replayed_permit",
+                "this permit was used before",
+                "",
+            ),
+            (lease.node != self.node, "node.wrong_node", f"the lease is for {lease.node}", ""),
+            (lease.cluster != self.cluster, "node.wrong_cluster", f"the lease is for {lease.cluster}", ""),
+            (lease.fence < newest, "node.stale_fence", f"fence {lease.fence} is older than {newest}", ""),
+            (
+                request.capability not in self.offers,
+                "node.not_offered",
+                f"{request.capability} is not offered here",
+                "",
+            ),
+            (bool(self._draining), "node.draining", f"the node drains: {self._draining}", "place it elsewhere"),
+            (event.memory > self.max_memory, "node.memory", "the node's memory is full", "place it elsewhere"),
+        )
+        if isinstance(permit, Refusal):
+            return permit
+        for refused, code, text, remedy in checks:
+            if refused:
+                return Refusal(code, text, f"node {self.node}", remedy)
+        return None
+
+    def _forget(self, now: float) -> None:
+        if len(self._nonces) > 10_000:
+            self._nonces = {nonce: until for nonce, until in self._nonces.items() if until > now}
+        if len(self._fences) > 100_000:
+            self._fences = dict(list(self._fences.items())[-50_000:])
