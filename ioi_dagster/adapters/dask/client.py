@@ -38,6 +38,8 @@ class DaskRunner:
             while True:
                 done, _ = await asyncio.wait({waiting}, timeout=PROBE_S)
                 if done:
+                    if waiting.cancelled():
+                        raise UnreachableError(self._scheduler, "the start was cancelled")
                     return waiting.result()
                 if not connected(client):
                     raise UnreachableError(self._scheduler, "the scheduler went away")

@@ -1,0 +1,1 @@
+"""The gateway of a domain and its clients."""

@@ -1,0 +1,399 @@
+"""A domain's gateway: its registry, its door to its clusters, and `invoke` for those who may not send code.
+
+Everything from outside is size-limited, typed and signed; refusals are answers, errors say what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import httpx
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ioi_dagster.clock import Clock
+from ioi_dagster.domain import DomainConfig
+from ioi_dagster.errors import BadInputError, FinalError, UnreachableError
+from ioi_dagster.framing import decode_payload, encode_payload
+from ioi_dagster.governors.network import NetworkGovernor, ProbeAnswered, ProbeMissed, Tick
+from ioi_dagster.model.block import Payload
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.decision import Decision
+from ioi_dagster.model.negotiation import (
+    Announce,
+    Award,
+    Awarded,
+    Bid,
+    Lease,
+    RejectedRequest,
+    ReleaseRequest,
+    Renewed,
+    RenewRequest,
+)
+from ioi_dagster.model.permit import RunPermit
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.start import StartAnswer, StartRequest
+from ioi_dagster.policy.permits import decode, read_run_permit
+from ioi_dagster.ras.leases import LeasedState
+from ioi_dagster.ras.record import Kind
+from ioi_dagster.ras.selection import Query, discover
+from ioi_dagster.ras.store import RecordStore
+from ioi_dagster.signing import TrustedKeys
+
+log = logging.getLogger("ioi.gateway")
+MAX_JSON = 2**20
+MAX_INVOKE = 64 * 2**20
+PERMIT_HEADER = "ioi-permit"
+
+
+class BlockRunner(Protocol):
+    """Runs a start on a node of the domain's own cluster; raises `UnreachableError` when it was lost."""
+
+    async def run(self, request: bytes, key: str, node: str, timeout_s: float) -> bytes: ...
+
+
+DecidePlacement = Callable[[str, str, str, DataClass], Decision]
+"""(origin domain, its authority, capability, data class) → this domain's own decision."""
+
+
+@dataclass(slots=True)
+class GatewayContext:
+    """What the gateway stands on; everything is a port."""
+
+    config: DomainConfig
+    token: str
+    trusted: TrustedKeys
+    store: RecordStore
+    decide: DecidePlacement
+    runners: dict[str, BlockRunner]
+    clock: Clock
+    http: httpx.AsyncClient
+    state: LeasedState = field(default_factory=LeasedState)
+    epoch: int = 1
+
+
+class _LeaseEntry(msgspec.Struct):
+    key: str
+    value: dict[str, Any]
+    ttl_s: float
+
+
+class _AnnounceBody(msgspec.Struct):
+    cluster: str
+    announce: Announce
+
+
+class _RenewBody(msgspec.Struct):
+    cluster: str
+    renew: RenewRequest
+
+
+class _ReleaseBody(msgspec.Struct):
+    cluster: str
+    release: ReleaseRequest
+
+
+class _InvokeBody(msgspec.Struct):
+    lease: Lease
+    permit: dict[str, Any]
+    capability: str
+    payload: dict[str, Any]
+    timeout_s: float = 600.0
+
+
+class _Problem(Exception):
+    """An error answer."""
+
+    def __init__(self, status: int, code: str, text: str, remedy: str = "") -> None:
+        self.status, self.code, self.text, self.remedy = status, code, text, remedy
+        super().__init__(text)
+
+
+def create_app(context: GatewayContext) -> Starlette:
+    """The gateway as an ASGI application; probing of peers runs with its lifespan."""
+    gateway = _Gateway(context)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        task = asyncio.create_task(gateway.probe_peers())
+        yield
+        task.cancel()
+        await context.http.aclose()
+
+    routes = [
+        Route(f"/v1/{path}", gateway.door(handler), methods=[method]) for method, path, handler in gateway.doors()
+    ]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+class _Gateway:
+    def __init__(self, context: GatewayContext) -> None:
+        self._c = context
+        self._governor = NetworkGovernor(context.config.spec.name, context.config.peers)
+        self._addresses = {cluster.name: cluster.governor for cluster in context.config.clusters}
+
+    def doors(self) -> list[tuple[str, str, Callable[[Request], Any]]]:
+        return [
+            ("GET", "health", self._health),
+            ("GET", "members", self._members),
+            ("GET", "status", self._status),
+            ("GET", "registry/records", self._records),
+            ("GET", "registry/state", self._state),
+            ("POST", "registry/discover", self._discover),
+            ("POST", "registry/lease", self._lease),
+            ("POST", "announce", self._announce),
+            ("POST", "award", self._award),
+            ("POST", "renew", self._renew),
+            ("POST", "release", self._release),
+            ("POST", "invoke", self._invoke),
+        ]
+
+    def door(self, handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
+        async def answer(request: Request) -> Response:
+            try:
+                value = await handler(request)
+            except _Problem as problem:
+                body = {"error": {"code": problem.code, "text": problem.text, "remedy": problem.remedy}}
+                return Response(msgspec.json.encode(body), problem.status, media_type="application/json")
+            if isinstance(value, bytes):
+                return Response(value, media_type="application/octet-stream")
+            return Response(msgspec.json.encode(value), media_type="application/json")
+
+        return answer
+
+    # Reading ----------------------------------------------------------------------------------------------------
+
+    async def _health(self, _request: Request) -> Any:
+        return {"domain": self._c.config.spec.name, "epoch": self._c.epoch, "ready": True}
+
+    async def _members(self, _request: Request) -> Any:
+        return self._governor.snapshot(self._c.clock.monotonic())
+
+    async def _status(self, _request: Request) -> Any:
+        clusters = {}
+        for name in self._addresses:
+            try:
+                clusters[name] = await self._forward(name, "status", None, dict)
+            except _Problem as problem:
+                clusters[name] = {"error": problem.text}
+        now = self._c.clock.monotonic()
+        return {
+            "domain": self._c.config.spec.name,
+            "spec": self._c.config.spec,
+            "clusters": clusters,
+            "peers": self._governor.snapshot(now),
+            "blocks": [{"urn": r.urn, "version": r.version} for r in self._c.store.records(Kind.BLOCK)],
+        }
+
+    async def _records(self, request: Request) -> Any:
+        kind = request.query_params.get("kind")
+        try:
+            return [record.signed for record in self._c.store.records(Kind(kind) if kind else None)]
+        except ValueError:
+            raise _Problem(400, "registry.unknown_kind", f"no kind {kind!r}") from None
+
+    async def _state(self, _request: Request) -> Any:
+        return self._c.state.items(self._c.clock.monotonic())
+
+    async def _discover(self, request: Request) -> Any:
+        query = await self._read(request, Query)
+        state = self._c.state.items(self._c.clock.monotonic(), "cluster/")
+        return discover(query, self._c.config.spec, self._c.store.records(Kind.BLOCK), state)
+
+    async def _lease(self, request: Request) -> Any:
+        if not self._is_own(request):
+            raise _Problem(401, "gateway.unauthorised", "run-time state is written by the domain's own processes only")
+        now = self._c.clock.monotonic()
+        for entry in await self._read(request, list[_LeaseEntry]):
+            self._c.state.put(entry.key, entry.value, min(max(entry.ttl_s, 0.1), 60.0), now)
+        return {}
+
+    # Negotiation ------------------------------------------------------------------------------------------------
+
+    async def _announce(self, request: Request) -> Any:
+        body = await self._read(request, _AnnounceBody)
+        permit = self._permit(request, body.announce.run)
+        allowed, refusals = [], []
+        for group in body.announce.groups:
+            refusal = self._refused(permit, group.capability, group.data_class)
+            if refusal is None:
+                allowed.append(group)
+            else:
+                refusals.append(refusal)
+        announce = replace(body.announce, groups=tuple(allowed))
+        if not allowed:
+            return Bid(body.cluster, self._c.config.spec.name, announce.run, announce.round, 0, (), tuple(refusals))
+        bid = await self._forward(body.cluster, "announce", announce, Bid)
+        return replace(bid, refusals=(*refusals, *bid.refusals))
+
+    async def _award(self, request: Request) -> Any:
+        award = await self._read(request, Award)
+        permit = self._permit(request, award.run)
+        asked, rejected = [], []
+        for item in award.requests:
+            refusal = self._refused(permit, item.capability, item.data_class)
+            if item.run != award.run:
+                refusal = Refusal("gateway.other_run", "the request is for another run", self._c.config.spec.name)
+            if refusal is None:
+                asked.append(item)
+            else:
+                rejected.append(RejectedRequest(item.step, item.fence, refusal))
+        narrowed = Award(award.cluster, award.run, award.round, award.origin, tuple(asked))
+        awarded = await self._forward(award.cluster, "award", narrowed, Awarded)
+        return Awarded(awarded.cluster, awarded.leases, (*rejected, *awarded.rejected))
+
+    async def _renew(self, request: Request) -> Any:
+        body = await self._read(request, _RenewBody)
+        self._permit(request, body.renew.run)
+        return await self._forward(body.cluster, "renew", body.renew, Renewed)
+
+    async def _release(self, request: Request) -> Any:
+        body = await self._read(request, _ReleaseBody)
+        self._permit(request, body.release.run)
+        return await self._forward(body.cluster, "release", body.release, dict)
+
+    async def _invoke(self, request: Request) -> bytes:
+        try:
+            frame = decode_payload(await self._body(request, MAX_INVOKE))
+            body = msgspec.convert(frame.document, _InvokeBody)
+        except (BadInputError, msgspec.MsgspecError) as error:
+            raise _Problem(400, "gateway.malformed", str(error)) from error
+        permit = self._permit(request, body.lease.run)
+        name = self._c.config.spec.name
+        runner = self._c.runners.get(body.lease.cluster)
+        if body.lease.domain != name or runner is None:
+            return _refusal(Refusal("gateway.not_ours", f"the lease is not one of {name}'s", name))
+        stated = body.permit.get("body", {}) if isinstance(body.permit.get("body"), dict) else {}
+        try:
+            data_class = DataClass(stated.get("data_class", "restricted"))
+        except ValueError:
+            data_class = DataClass.RESTRICTED
+        refusal = self._refused(permit, body.capability, data_class)
+        if refusal is not None:
+            return _refusal(refusal)
+        start = StartRequest(
+            kind="block",
+            lease=body.lease,
+            permit=body.permit,
+            capability=body.capability,
+            payload=encode_payload(Payload(body.payload, frame.parts)),
+            timeout_s=body.timeout_s,
+        )
+        key = f"{body.lease.run}/{body.lease.step}/{body.lease.fence}/{body.lease.copy}"
+        try:
+            data = await runner.run(msgspec.msgpack.encode(start), key, body.lease.node, body.timeout_s)
+        except UnreachableError as error:
+            return encode_payload(Payload({"ok": False, "error": str(error), "infrastructure": True}))
+        return _answer(msgspec.msgpack.decode(data, type=StartAnswer))
+
+    # Peers ------------------------------------------------------------------------------------------------------
+
+    async def probe_peers(self) -> None:
+        """Once a second, each peer on its own."""
+        while True:
+            for probe in self._governor.handle(Tick(), self._c.clock.monotonic()):
+                asyncio.create_task(self._probe(probe.peer))  # noqa: RUF006 -- ends within its timeout
+            await asyncio.sleep(1.0)
+
+    async def _probe(self, peer: str) -> None:
+        event: ProbeAnswered | ProbeMissed
+        try:
+            answer = await self._c.http.get(f"{self._c.config.peers[peer]}/v1/health", timeout=0.9)
+            event = ProbeAnswered(peer, int(answer.json()["epoch"]))
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            event = ProbeMissed(peer, type(error).__name__)
+        self._governor.handle(event, self._c.clock.monotonic())
+
+    # Shared -----------------------------------------------------------------------------------------------------
+
+    def _is_own(self, request: Request) -> bool:
+        given = request.headers.get("authorization", "")
+        return hmac.compare_digest(given.encode(), f"Bearer {self._c.token}".encode())
+
+    def _permit(self, request: Request, run: str) -> RunPermit:
+        signed = decode(request.headers.get(PERMIT_HEADER, ""))
+        permit = (
+            signed
+            if isinstance(signed, Refusal)
+            else read_run_permit(signed, self._c.trusted, now=self._c.clock.wall())
+        )
+        if isinstance(permit, Refusal):
+            raise _Problem(403, permit.code, permit.text, permit.remedy)
+        if permit.run != run:
+            raise _Problem(403, "permit.run_mismatch", "the permit is for another run")
+        return permit
+
+    def _refused(self, permit: RunPermit, capability: str, data_class: DataClass) -> Refusal | None:
+        """This domain's own last word: the permit's bounds, then its own policy."""
+        name = self._c.config.spec.name
+        if name not in permit.domains:
+            return Refusal("permit.domain", f"the run's permit does not name {name}", name)
+        if not data_class.within(permit.highest):
+            return Refusal("permit.class", f"the run's permit ends at {permit.highest}", name)
+        decision = self._c.decide(
+            permit.issuer, self._c.config.authorities.get(permit.issuer, ""), capability, data_class
+        )
+        if decision.allowed:
+            return None
+        return decision.refusals[0] if decision.refusals else Refusal("policy.held", "policy could not decide", name)
+
+    async def _forward(self, cluster: str, door: str, message: Any, kind: Any) -> Any:
+        address = self._addresses.get(cluster)
+        if address is None:
+            raise _Problem(404, "gateway.no_cluster", f"{self._c.config.spec.name} has no cluster {cluster!r}")
+        headers = {"Authorization": f"Bearer {self._c.token}"}
+        try:
+            if message is None:
+                answer = await self._c.http.get(f"{address}/v1/{door}", headers=headers, timeout=1.0)
+            else:
+                answer = await self._c.http.post(
+                    f"{address}/v1/{door}", content=msgspec.json.encode(message), headers=headers, timeout=1.0
+                )
+        except httpx.HTTPError as error:
+            raise _Problem(503, "cluster.unreachable", f"{cluster} does not answer: {type(error).__name__}") from error
+        if answer.status_code != 200:
+            raise _Problem(502, "cluster.error", f"{cluster} answered {answer.status_code}: {answer.text[:200]}")
+        return msgspec.json.decode(answer.content, type=kind)
+
+    async def _read(self, request: Request, kind: Any) -> Any:
+        try:
+            return msgspec.json.decode(await self._body(request, MAX_JSON), type=kind)
+        except msgspec.MsgspecError as error:
+            raise _Problem(400, "gateway.malformed", str(error)) from error
+
+    async def _body(self, request: Request, limit: int) -> bytes:
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise _Problem(413, "gateway.too_large", f"a message here may have {limit} bytes at most")
+            parts.append(part)
+        return b"".join(parts)
+
+
+def _refusal(refusal: Refusal) -> bytes:
+    return encode_payload(Payload({"ok": False, "refusal": msgspec.to_builtins(refusal)}))
+
+
+def _answer(answer: StartAnswer) -> bytes:
+    if answer.refusal is not None:
+        return _refusal(answer.refusal)
+    if answer.result is None:
+        return encode_payload(
+            Payload({"ok": False, "error": answer.error or "the node returned nothing", "infrastructure": False})
+        )
+    try:
+        result = decode_payload(answer.result)
+    except FinalError as error:
+        return encode_payload(Payload({"ok": False, "error": str(error), "infrastructure": False}))
+    meta = {"node": answer.node, "attempt": answer.attempt, "started": answer.started, "ended": answer.ended}
+    return encode_payload(Payload({"ok": True, "payload": result.document, **meta}, result.parts))

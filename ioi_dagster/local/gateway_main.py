@@ -1,0 +1,92 @@
+"""`python -m ioi_dagster.local.gateway_main`: one domain's gateway process. Environment: `IOI_DOMAIN_HOME`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import uvicorn
+
+from ioi_dagster.adapters.dask.client import DaskRunner
+from ioi_dagster.adapters.dask.worker_preload import read_blocks
+from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
+from ioi_dagster.adapters.opa.wasm import WasmEngine
+from ioi_dagster.adapters.sql.registry import SqlRecordStore
+from ioi_dagster.clock import SystemClock
+from ioi_dagster.domain import DomainConfig, DomainHome
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.decision import Decision
+from ioi_dagster.policy.decision_log import DecisionLog
+from ioi_dagster.policy.documents import placement_document
+from ioi_dagster.policy.gate import Gate
+from ioi_dagster.ras.record import Kind, make_record
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    home = DomainHome(Path(os.environ["IOI_DOMAIN_HOME"]))
+    config, clock = home.config(), SystemClock()
+    bundle = Path(config.policies) / "bundle" / "bundle.tar.gz"
+    engine = WasmEngine.load(bundle)
+    gate = Gate(engine, config.scopes, clock, DecisionLog(home.root / "decisions.jsonl"))
+
+    def decide(origin: str, authority: str, capability: str, data_class: DataClass) -> Decision:
+        document = placement_document(
+            now=clock.wall(),
+            origin=origin,
+            origin_authority=authority,
+            capability=capability,
+            data_class=data_class,
+            domain=home.name,
+            authority=config.spec.authority,
+            handles=config.spec.handles,
+            region=config.spec.region,
+        )
+        return gate.decide("placement", document)
+
+    store = SqlRecordStore(home.registry, home.trusted())
+    register(home, config, store, engine.revision)
+    context = GatewayContext(
+        config=config,
+        token=home.token(),
+        trusted=home.trusted(),
+        store=store,
+        decide=decide,
+        runners={cluster.name: DaskRunner(cluster.scheduler) for cluster in config.clusters},
+        clock=clock,
+        http=httpx.AsyncClient(trust_env=False),
+        epoch=int(clock.wall()),
+    )
+    address = urlsplit(config.gateway)
+    assert address.hostname and address.port
+    uvicorn.run(create_app(context), host=address.hostname, port=address.port, log_level="warning", access_log=False)
+
+
+def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revision: str) -> None:
+    """The domain's own records. Versions carry a digest of the content, so registering again is idempotent."""
+    from ioi_dagster.signing import digest
+
+    key = home.signing_key()
+
+    def put(kind: Kind, name: str, spec: dict, version: str | None = None) -> None:
+        store.put(make_record(key, kind, name, version or f"0.{digest(spec)[7:19]}", spec).signed)
+
+    import msgspec
+
+    put(Kind.DOMAIN, home.name, msgspec.to_builtins(config.spec))
+    put(Kind.POLICY, "bundle", {"revision": revision, "scopes": list(config.scopes)})
+    for cluster in config.spec.clusters:
+        put(Kind.CLUSTER, cluster.name, {"price": cluster.price, "nodes": [node.name for node in cluster.nodes]})
+        for node in cluster.nodes:
+            put(Kind.NODE, f"{cluster.name}:{node.name}", {"slots": node.slots, "memory": node.memory})
+    for block in read_blocks(home):
+        spec = msgspec.to_builtins(block)
+        put(Kind.BLOCK, block.name, spec, f"{block.version}-{digest(spec)[7:15]}")
+
+
+if __name__ == "__main__":
+    main()
