@@ -1,0 +1,259 @@
+"""Starts the domains of a topology on this machine, each with folders, keys and processes of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import msgspec
+
+from ioi_dagster.adapters.http.client import GatewayClient
+from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
+from ioi_dagster.errors import BadInputError, IoiError, RetryableError, UnreachableError
+from ioi_dagster.model.capability import BlockSpec
+from ioi_dagster.model.topology import DomainSpec, Topology
+from ioi_dagster.signing import SigningKey
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    domain: str
+    name: str
+    role: str
+    pid: int | None
+    restarts: int
+
+
+class Federation:
+    """The domains of `topology` under `home` (`$IOI_HOME`). `policies` is the folder with the built bundle.
+
+    As a context manager it prepares, starts, and stops; nothing is left running.
+    """
+
+    def __init__(self, topology: Topology, home: Path, policies: Path, blocks: Sequence[BlockSpec]) -> None:
+        self._topology, self._home = topology, home.resolve()
+        self._policies, self._blocks = policies.resolve(), blocks
+        self._supervisors: dict[str, subprocess.Popen[bytes]] = {}
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Federation:
+        self.prepare()
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def domain(self, name: str) -> DomainHome:
+        return DomainHome(self._home / "domains" / name)
+
+    @property
+    def home_domain(self) -> DomainHome:
+        return self.domain(self._topology.home)
+
+    def environment(self) -> dict[str, str]:
+        """What a run process or Dagster needs to find its domain."""
+        return {"IOI_HOME": str(self._home), "IOI_DOMAIN": self._topology.home}
+
+    def prepare(self) -> None:
+        """Folders, keys, trust, ports. What exists is kept; a port taken by someone else is replaced."""
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        if not (self._policies / "bundle" / "bundle.tar.gz").exists():
+            raise BadInputError(
+                "there is no built policy bundle", where=str(self._policies), todo="run `ioi policy build`"
+            )
+        keys = {spec.name: self._prepare_keys(self.domain(spec.name)) for spec in self._topology.domains}
+        ports = _free_ports(sum(1 + 2 * len(spec.clusters) for spec in self._topology.domains))
+        gateways = {spec.name: f"http://127.0.0.1:{ports.pop()}" for spec in self._topology.domains}
+        for spec in self._topology.domains:
+            home = self.domain(spec.name)
+            for name, key in keys.items():
+                (home.trust / f"{name}.pub").write_bytes(key.public_bytes)
+            home.save_config(
+                DomainConfig(
+                    network=self._topology.network,
+                    home=self._topology.home,
+                    spec=spec,
+                    gateway=gateways[spec.name],
+                    clusters=tuple(
+                        ClusterAddress(
+                            cluster.name, f"tcp://127.0.0.1:{ports.pop()}", f"http://127.0.0.1:{ports.pop()}"
+                        )
+                        for cluster in spec.clusters
+                    ),
+                    peers={name: url for name, url in gateways.items() if name != spec.name},
+                    policies=str(self._policies),
+                    scopes=(self._topology.network, f"{self._topology.network}/{spec.name.split('.')[0]}"),
+                    authorities={other.name: other.authority for other in self._topology.domains},
+                )
+            )
+            (home.root / "blocks.json").write_bytes(msgspec.json.encode(_offered(spec, self._blocks)))
+
+    def start(self) -> None:
+        """One supervisor a domain; each starts and restarts its own processes."""
+        for spec in self._topology.domains:
+            root = self.domain(spec.name).root
+            (root / "supervisor.json").unlink(missing_ok=True)
+            with (root / "supervisor.log").open("ab") as log:
+                self._supervisors[spec.name] = subprocess.Popen(
+                    [sys.executable, "-m", "ioi_dagster.local.supervisor", str(root)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, "PYTHONPATH": _python_path()},
+                    start_new_session=True,
+                )
+
+    def wait_ready(self, timeout_s: float = 60.0, progress: Callable[[int, int], None] | None = None) -> None:
+        """Until every gateway answers and every node has joined; raises `UnreachableError` naming what is missing."""
+        wanted = {
+            (spec.name, cluster.name, node.name)
+            for spec in self._topology.domains
+            for cluster in spec.clusters
+            for node in cluster.nodes
+        }
+        until = time.monotonic() + timeout_s
+        while True:
+            there = self._joined()
+            if progress is not None:
+                progress(len(there & wanted), len(wanted))
+            if wanted <= there:
+                return
+            dead = [name for name, process in self._supervisors.items() if process.poll() is not None]
+            if dead:
+                raise UnreachableError(f"supervisor of {dead[0]}", f"it ended; see {self.domain(dead[0]).root}")
+            if time.monotonic() > until:
+                domain, _, node = min(wanted - there)
+                log = self.domain(domain).logs / f"{node}.log"
+                raise UnreachableError(f"{node} of {domain}", f"not there after {timeout_s:g} s; see {log}")
+            time.sleep(0.1)
+
+    def processes(self) -> list[ProcessInfo]:
+        """What runs now, from the supervisors' own reports."""
+        found = []
+        for spec in self._topology.domains:
+            for row in read_supervisor(self.domain(spec.name)):
+                found.append(ProcessInfo(spec.name, row["name"], row["role"], row["pid"], row["restarts"]))
+        return found
+
+    def stop(self) -> None:
+        """End every supervisor (and so its children); then domains that retain nothing are swept."""
+        for process in self._supervisors.values():
+            process.terminate()
+        for process in self._supervisors.values():
+            try:
+                process.wait(10.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._supervisors.clear()
+        self.sweep()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def sweep(self) -> None:
+        """`work/` and `logs/` of a domain that retains nothing are emptied; the others' scratch goes too."""
+        for spec in self._topology.domains:
+            home = self.domain(spec.name)
+            shutil.rmtree(home.work, ignore_errors=True)
+            home.work.mkdir(parents=True, exist_ok=True)
+            if not spec.retains:
+                shutil.rmtree(home.logs, ignore_errors=True)
+                home.logs.mkdir(parents=True, exist_ok=True)
+
+    def _joined(self) -> set[tuple[str, str, str]]:
+        there = set()
+        for spec in self._topology.domains:
+            config = self.domain(spec.name).config()
+            client = GatewayClient(config.gateway, spec.name)
+            with contextlib.suppress(RetryableError, IoiError):
+                state = client.state()
+                living = {key.removeprefix("cluster/") for key in state if key.startswith("cluster/")}
+                for key in state:
+                    kind, _, rest = key.partition("/")
+                    cluster, _, node = rest.partition("/")
+                    if kind == "node" and cluster in living:
+                        there.add((spec.name, cluster, node))
+            client.close()
+        return there
+
+    def _prepare_keys(self, home: DomainHome) -> SigningKey:
+        for folder in (home.root, home.root / "keys", home.trust, home.logs, home.work):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+        path = home.root / "keys" / "domain.key"
+        if not path.exists():
+            SigningKey.generate(home.name).save(path)
+        token = home.root / "keys" / "token"
+        if not token.exists():
+            token.touch(0o600)
+            token.write_text(secrets.token_urlsafe(32))
+        return home.signing_key()
+
+    def _take_lock(self) -> None:
+        lock = (self._home / "federation.lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise BadInputError(
+                "another federation runs on this home", where=str(self._home), todo="stop it, or give another --home"
+            ) from None
+        self._lock = lock
+
+
+def read_supervisor(home: DomainHome) -> list[dict[str, Any]]:
+    """The processes of a domain as its supervisor last reported them; empty when it never did."""
+    try:
+        return json.loads((home.root / "supervisor.json").read_text())["processes"]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _offered(spec: DomainSpec, blocks: Sequence[BlockSpec]) -> list[BlockSpec]:
+    """The domain's blocks, none of which may be given more than the domain handles."""
+    known = {block.name: block for block in blocks}
+    missing = [name for name in spec.blocks if name not in known]
+    if missing:
+        raise BadInputError(
+            f"{spec.name} offers unknown blocks: {', '.join(missing)}", todo=f"known: {', '.join(known)}"
+        )
+    return [
+        replace(known[name], handles=min(known[name].handles, spec.handles, key=lambda c: c.rank))
+        for name in spec.blocks
+    ]
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def _python_path() -> str:
+    """Children import what this process imports."""
+    here = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join(dict.fromkeys([here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))

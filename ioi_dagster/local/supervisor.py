@@ -1,0 +1,199 @@
+"""`python -m ioi_dagster.local.supervisor DOMAIN_HOME`: starts one domain's processes and restarts what dies.
+
+Light on purpose: standard library only at run time, so that it is the last to run short of anything. It ends when told
+(SIGTERM) or when its parent is gone, and takes its children with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+POLL_S = 0.1
+GRACE_S = 3.0
+BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 5.0)
+CRASH_WINDOW_S = 60.0
+MAX_LOG = 20 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """One process to keep alive. `after` names the one whose death takes this one along (workers need their scheduler)."""
+
+    name: str
+    role: str
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    after: str = ""
+
+
+@dataclass(slots=True)
+class _Child:
+    spec: ProcessSpec
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    due: float = 0.0
+    crashes: list[float] = field(default_factory=list)
+    restarts: int = 0
+    last_exit: int | None = None
+
+
+class Supervisor:
+    """Keeps `specs` alive; `tick` is called often with the monotonic time."""
+
+    def __init__(self, specs: list[ProcessSpec], folder: Path) -> None:
+        self._children = {spec.name: _Child(spec) for spec in specs}
+        self._folder = folder
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+
+    def tick(self, now: float) -> None:
+        """Reap the dead, start what is due."""
+        changed = False
+        for child in self._children.values():
+            if child.process is not None and child.process.poll() is not None:
+                changed = True
+                self._died(child, now)
+        for child in self._children.values():
+            if child.process is None and now >= child.due:
+                changed = True
+                self._start(child, now)
+        if changed:
+            self._write()
+
+    def stop(self) -> None:
+        """SIGTERM all, SIGKILL what is left after the grace; nothing of ours stays."""
+        running = [child.process for child in self._children.values() if child.process is not None]
+        for process in running:
+            process.terminate()
+        until = time.monotonic() + GRACE_S
+        for process in running:
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for child in self._children.values():
+            child.process = None
+        self._write()
+
+    def _died(self, child: _Child, now: float) -> None:
+        assert child.process is not None
+        child.last_exit = child.process.returncode
+        child.process = None
+        child.restarts += 1
+        child.crashes = [at for at in child.crashes if now - at < CRASH_WINDOW_S] + [now]
+        child.due = now + BACK_OFF_S[min(len(child.crashes), len(BACK_OFF_S)) - 1]
+        for other in self._children.values():
+            if other.spec.after == child.spec.name and other.process is not None:
+                # It would notice by itself, but later; killed now, it is back sooner.
+                other.process.kill()
+
+    def _start(self, child: _Child, now: float) -> None:
+        log = self._folder / "logs" / f"{child.spec.name}.log"
+        if log.exists() and log.stat().st_size > MAX_LOG:
+            log.replace(log.with_suffix(".log.1"))
+        with log.open("ab") as output:
+            child.process = subprocess.Popen(
+                child.spec.command,
+                env={**os.environ, **child.spec.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent,
+            )
+        child.started = now
+
+    def _write(self) -> None:
+        rows = [
+            {
+                "name": child.spec.name,
+                "role": child.spec.role,
+                "pid": child.process.pid if child.process else None,
+                "restarts": child.restarts,
+                "last_exit": child.last_exit,
+                "crash_loop": len(child.crashes) >= 10,
+            }
+            for child in self._children.values()
+        ]
+        temporary = self._folder / ".supervisor.json.new"
+        temporary.write_text(json.dumps({"pid": os.getpid(), "processes": rows}, indent=1))
+        temporary.replace(self._folder / "supervisor.json")
+
+
+def specs_of(folder: Path) -> list[ProcessSpec]:
+    """The processes of the domain in `folder`, from its `domain.json`."""
+    config: dict[str, Any] = json.loads((folder / "domain.json").read_text())
+    spec, python = config["spec"], sys.executable
+    common = {"IOI_DOMAIN_HOME": str(folder), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    # Only where the authority is the home's may the run's own code go.
+    if spec["authority"] == config["authorities"][config["home"]]:
+        common["IOI_STEP_RUNNER"] = "ioi_dagster.host.step_runner:run"
+    found = [ProcessSpec("gateway", "gateway", (python, "-m", "ioi_dagster.local.gateway_main"), common)]
+    addresses = {item["name"]: item["scheduler"] for item in config["clusters"]}
+    for cluster in spec["clusters"]:
+        name, address = cluster["name"], addresses[cluster["name"]]
+        scheduler = (
+            *(python, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"),
+            *("--port", address.rpartition(":")[2], "--no-dashboard", "--no-show"),
+            *("--preload", "ioi_dagster.adapters.dask.scheduler_preload"),
+        )
+        environment = {
+            **common,
+            "IOI_CLUSTER": name,
+            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+        }
+        found.append(ProcessSpec(f"scheduler-{name}", "scheduler", scheduler, environment))
+        for node in cluster["nodes"]:
+            worker = (
+                *(python, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--host", "127.0.0.1"),
+                *("--nthreads", str(node["slots"]), "--name", node["name"], "--no-dashboard"),
+                *("--resources", f"node:{node['name']}={node['slots']}", "--memory-limit", str(node["memory"])),
+                *("--local-directory", str(folder / "work" / node["name"]), "--death-timeout", "20"),
+                *("--preload", "ioi_dagster.adapters.dask.worker_preload"),
+            )
+            environment = {**common, "IOI_CLUSTER": name, "IOI_NODE": node["name"]}
+            found.append(ProcessSpec(node["name"], "worker", worker, environment, after=f"scheduler-{name}"))
+    return found
+
+
+def _die_with_parent() -> None:
+    """Between fork and exec: the kernel kills this child when its supervisor dies (prctl(2), PR_SET_PDEATHSIG)."""
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def serve(supervisor: Supervisor, alive: Callable[[], bool]) -> None:
+    """Tick until `alive` says no, then stop everything."""
+    try:
+        while alive():
+            supervisor.tick(time.monotonic())
+            time.sleep(POLL_S)
+    finally:
+        supervisor.stop()
+
+
+def main() -> None:
+    folder, parent = Path(sys.argv[1]), os.getppid()
+    told: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        told.append(number)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    serve(Supervisor(specs_of(folder), folder), lambda: not told and os.getppid() == parent)
+
+
+if __name__ == "__main__":
+    main()
