@@ -1,0 +1,1 @@
+"""Code locations: wiring and thin block wrappers, no coordination logic."""

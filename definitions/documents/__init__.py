@@ -1,0 +1,1 @@
+"""The main example: a pile of photographs, scans and PDFs becomes a searchable book."""
