@@ -1,0 +1,95 @@
+"""`index.sqlite`: every page's result, and a full-text index (SQLite FTS5) over the lines of the accepted ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from definitions.documents.results import PageResult, result_from
+from ioi_dagster.errors import BadInputError
+
+NAME = "index.sqlite"
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A line that matches: `snippet` has the words between » and «."""
+
+    page: str
+    line: int
+    snippet: str
+    text: str
+
+
+def write_index(folder: Path, results: Sequence[PageResult]) -> Path:
+    """Write the whole index beside the old one and swap: readers see the old or the new, never half of one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{NAME}.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(temporary)) as connection, connection:
+            connection.execute("PRAGMA journal_mode=OFF")
+            connection.execute("CREATE TABLE page (page TEXT PRIMARY KEY, status TEXT NOT NULL, result TEXT NOT NULL)")
+            connection.execute(
+                "CREATE VIRTUAL TABLE line USING fts5(text, page UNINDEXED, number UNINDEXED, "
+                "tokenize='porter unicode61 remove_diacritics 2')"
+            )
+            connection.executemany(
+                "INSERT INTO page VALUES (?, ?, ?)",
+                [(result.page, result.status, json.dumps(asdict(result))) for result in results],
+            )
+            connection.executemany(
+                "INSERT INTO line VALUES (?, ?, ?)",
+                [
+                    (text, result.page, number)
+                    for result in results
+                    if result.status == "indexed"
+                    for number, text in enumerate(result.lines, start=1)
+                ],
+            )
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(folder / NAME)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return folder / NAME
+
+
+def read_results(folder: Path) -> tuple[PageResult, ...]:
+    """The results that an earlier run left; none when there is no index yet."""
+    path = folder / NAME
+    if not path.exists():
+        return ()
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("SELECT result FROM page").fetchall()
+        return tuple(result_from(json.loads(text)) for (text,) in rows)
+    except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+        raise BadInputError(
+            f"the existing index cannot be read: {error}", where=str(path), todo="move it away and run over all pages"
+        ) from error
+
+
+def find(folder: Path, words: str, limit: int = 50) -> list[Hit]:
+    """Lines with all of `words`, best first. Raises `BadInputError` when there is no index."""
+    path = folder / NAME
+    if not path.exists():
+        raise BadInputError("there is no index here", where=str(path), todo="run `ioi run documents` first")
+    terms = [f'"{word}"' for word in words.replace('"', " ").split()]
+    if not terms:
+        return []
+    query = (
+        "SELECT page, number, snippet(line, 0, '»', '«', '…', 24), text FROM line WHERE line MATCH ? "
+        "ORDER BY rank LIMIT ?"
+    )
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            return [Hit(*row) for row in connection.execute(query, (" ".join(terms), limit))]
+    except sqlite3.Error as error:
+        raise BadInputError(f"the index cannot be searched: {error}", where=str(path)) from error

@@ -1,0 +1,1 @@
+"""Judging results: the port of an expectations engine and its outcomes."""
