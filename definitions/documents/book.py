@@ -47,4 +47,6 @@ def _flow(lines: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """What Markdown would take for markup at a line's start is not meant so."""
-    return "\n".join(f"\\{line}" if line[:1] in "#>+*" else line for line in text.replace("\r", " ").split("\n"))
+    return "\n".join(
+        f"\\{line}" if line.startswith(("#", ">", "+", "*")) else line for line in text.replace("\r", " ").split("\n")
+    )

@@ -28,6 +28,15 @@ COLD_START = 0.2
 """Added where no replica of the capability is warm."""
 
 
+class _Everything(frozenset[str]):
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+EVERYTHING = _Everything()
+"""The capabilities of a node that serves one user alone: whatever is asked of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeJoined:
     node: str

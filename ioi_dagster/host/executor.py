@@ -24,6 +24,7 @@ from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.host import tags
 from ioi_dagster.host.exchange import Handle, StepInput, StepWork, handle_from_text
 from ioi_dagster.host.flow_driver import FlowDriver, Outcome, Work
+from ioi_dagster.host.io_manager import ObjectStore, default_folder
 from ioi_dagster.host.private import (
     ActiveExecution,
     DagsterEvent,
@@ -42,7 +43,6 @@ from ioi_dagster.host.private import (
     get_retries_config,
     serialize_value,
 )
-from ioi_dagster.host.io_manager import ObjectStore, default_folder
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect
 from ioi_dagster.model.refusal import Refusal
@@ -104,7 +104,7 @@ class GovernedExecutor(Executor):
         run = plan_context.dagster_run
         clock = SystemClock()
         with ExitStack() as stack:
-            opened = open_network(run, execution_plan, self._workers)
+            opened = open_network(run, self._workers)
             if isinstance(opened, Refusal):
                 yield _refused(plan_context, opened)
                 raise FinalError(f"gate 3: {opened}")
@@ -117,7 +117,7 @@ class GovernedExecutor(Executor):
             governor = FlowGovernor(run.run_id, opened.home, run.tags.get(tags.OBJECTIVE, self._objective))
             governor.resume(ledger.fences(run.run_id))
             driver = FlowDriver(run.run_id, epoch, opened, governor, ledger, ObjectStore(folder), clock)
-            driver.tell(Chapter.TRIGGER, *opened.trigger(run))
+            driver.tell(Chapter.TRIGGER, opened.trigger(run))
             for reference, name in ledger.outputs(run.run_id).items():
                 driver.references[handle_from_text(reference)] = name
             yield DagsterEvent.engine_event(plan_context, opened.banner(), EngineEventData(metadata=opened.metadata()))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from ioi_dagster.adapters.dask.client import DaskFleetClient
+from ioi_dagster.adapters.dask.local_cluster import start_local_cluster
 from ioi_dagster.adapters.http.client import GatewayClient
+from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.invocation import answering
 from ioi_dagster.errors import IoiError, RetryableError
+from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, Reply
 from ioi_dagster.host import step_runner
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
@@ -175,3 +179,48 @@ def run_shell(work: bytes, answer: Payload | Refusal) -> bytes:
     """Run a Dagster step here whose block call is already answered."""
     with answering(lambda _capability, _payload: answer):
         return step_runner.run(work)
+
+
+class EmbeddedFleet:
+    """A Dask cluster of this run's own, with its cluster governor in the run process."""
+
+    accepts = "step"
+    cluster = "alone"
+    domain = "alone"
+
+    def __init__(self, workers: int, folder: str) -> None:
+        self._governor = ClusterGovernor("alone", "alone", 1, 0.0, max_memory=10.0)
+        self._clock = SystemClock()
+        self._lock = threading.Lock()
+        self._dask_cluster = start_local_cluster(workers, folder)
+        for node in self._dask_cluster.nodes:
+            self._governor.handle(NodeJoined(node, 1, EVERYTHING), self._clock.monotonic())
+        self._dask = DaskFleetClient(self._dask_cluster.address)
+
+    def announce(self, announce: Announce) -> Bid:
+        return self._ask(announce)
+
+    def award(self, award: Award) -> Awarded:
+        return self._ask(award)
+
+    def renew(self, renew: RenewRequest) -> Renewed:
+        return self._ask(renew)
+
+    def release(self, release: ReleaseRequest) -> None:
+        self._ask(release)
+
+    start = DaskFleet.start
+    alive = DaskFleet.alive
+    recover = DaskFleet.recover
+    cancel = DaskFleet.cancel
+
+    def close(self) -> None:
+        self._dask.close()
+        self._dask_cluster.close()
+
+    def _ask(self, message: Any) -> Any:
+        with self._lock:
+            for instruction in self._governor.handle(message, self._clock.monotonic()):
+                if isinstance(instruction, Reply):
+                    return instruction.answer
+        return None

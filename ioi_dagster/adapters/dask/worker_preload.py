@@ -17,6 +17,7 @@ from ioi_dagster.adapters.dask.node import NodeHost, install
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome
+from ioi_dagster.governors.cluster import EVERYTHING
 from ioi_dagster.governors.node import NodeGovernor
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.negotiation import OWN_STEP
@@ -41,7 +42,7 @@ def dask_setup(worker: Worker) -> None:
     offers = frozenset(block.capability for block in blocks) | ({OWN_STEP} if runner else frozenset())
     host = NodeHost(
         node=node,
-        governor=NodeGovernor(node, cluster, _Anything() if home is None else offers, governed=home is not None),
+        governor=NodeGovernor(node, cluster, EVERYTHING if home is None else offers, governed=home is not None),
         replicas=ReplicaHost(blocks, node, clock),
         check_permit=_permit_check(home) if home is not None else lambda request: None,
         clock=clock,
@@ -78,10 +79,3 @@ def _permit_check(home: DomainHome) -> Any:
         )
 
     return check
-
-
-class _Anything(frozenset):
-    """Alone, a node runs whatever its one user starts."""
-
-    def __contains__(self, item: object) -> bool:
-        return True

@@ -301,7 +301,7 @@ class _Gateway:
         """Once a second, each peer on its own."""
         while True:
             for probe in self._governor.handle(Tick(), self._c.clock.monotonic()):
-                asyncio.create_task(self._probe(probe.peer))  # noqa: RUF006 -- ends within its timeout
+                asyncio.create_task(self._probe(probe.peer))
             await asyncio.sleep(1.0)
 
     async def _probe(self, peer: str) -> None:

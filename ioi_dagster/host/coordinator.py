@@ -1,0 +1,94 @@
+"""Gate 1: every launch (UI, schedule, sensor, backfill, retry, API) passes here, and nothing starts undecided."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dagster import MetadataValue
+from typing_extensions import override
+
+from ioi_dagster.domain import home_domain
+from ioi_dagster.errors import IoiError
+from ioi_dagster.host import tags
+from ioi_dagster.host.governance import gate_one, open_gate
+from ioi_dagster.host.private import (
+    DagsterRun,
+    DagsterRunStatus,
+    EngineEventData,
+    QueuedRunCoordinator,
+    RunQueueConfig,
+    SubmitRunContext,
+)
+from ioi_dagster.model.decision import Decision, Verdict
+from ioi_dagster.policy.gate import Gate
+
+
+class GovernedRunCoordinator(QueuedRunCoordinator):
+    """Dagster's queue behind a policy decision: allow → queued with a permit; hold → queued, but never dequeued while
+    it carries `ioi/held`; deny → ended, with the reasons in its log. Never raises for a policy's sake."""
+
+    _gate: Gate | None = None
+
+    @override
+    def submit_run(self, context: SubmitRunContext) -> DagsterRun:
+        run = context.dagster_run
+        home = home_domain()
+        if home is None or run.status != DagsterRunStatus.NOT_STARTED:
+            return super().submit_run(context)
+        try:
+            if self._gate is None:
+                self._gate = open_gate(home)
+            decision, permit = gate_one(home, self._gate, run, self._steps(run))
+        except (IoiError, OSError) as error:
+            return self._hold(context, f"gate 1 could not decide: {error}", {})
+        match decision.verdict:
+            case Verdict.ALLOW:
+                self._instance.add_run_tags(run.run_id, {tags.PERMIT: permit})
+                self._say(run, f"Gate 1 allowed this run (decision {decision.id})", _metadata(decision))
+                return super().submit_run(self._fresh(context))
+            case Verdict.HOLD:
+                return self._hold(context, f"Gate 1 holds this run: {_reasons(decision)}", _metadata(decision))
+            case Verdict.DENY:
+                self._say(run, f"Gate 1 denied this run: {_reasons(decision)}", _metadata(decision))
+                self._instance.report_run_failed(run, f"Denied by policy: {_reasons(decision)}")
+                return self._fresh(context).dagster_run
+
+    @override
+    def get_run_queue_config(self) -> RunQueueConfig:
+        config = super().get_run_queue_config()
+        limits = [*(config.tag_concurrency_limits or []), {"key": tags.HELD, "limit": 0}]
+        return config._replace(tag_concurrency_limits=limits)
+
+    def _hold(self, context: SubmitRunContext, text: str, metadata: dict[str, Any]) -> DagsterRun:
+        run = context.dagster_run
+        self._instance.add_run_tags(run.run_id, {tags.HELD: "policy"})
+        self._say(run, text, metadata)
+        return super().submit_run(self._fresh(context))
+
+    def _say(self, run: DagsterRun, text: str, metadata: dict[str, Any]) -> None:
+        self._instance.report_engine_event(text, run, EngineEventData(metadata=metadata), cls=self.__class__)
+
+    def _fresh(self, context: SubmitRunContext) -> SubmitRunContext:
+        run = self._instance.get_run_by_id(context.dagster_run.run_id)
+        assert run is not None
+        return context._replace(dagster_run=run)
+
+    def _steps(self, run: DagsterRun) -> int:
+        if run.execution_plan_snapshot_id is None:
+            return 0
+        return len(self._instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id).step_keys_to_execute)
+
+
+def _reasons(decision: Decision) -> str:
+    return "; ".join(f"{refusal.text} [{refusal.code}]" for refusal in decision.refusals)
+
+
+def _metadata(decision: Decision) -> dict[str, Any]:
+    return {
+        "ioi/decision": MetadataValue.text(decision.id),
+        "ioi/verdict": MetadataValue.text(str(decision.verdict)),
+        "ioi/reasons": MetadataValue.text(_reasons(decision) or "–"),
+        "ioi/remedy": MetadataValue.text("; ".join(r.remedy for r in decision.refusals if r.remedy) or "–"),
+        "ioi/policy_revision": MetadataValue.text(decision.revision or "–"),
+        "ioi/evaluated": MetadataValue.text(", ".join(decision.evaluated) or "–"),
+    }

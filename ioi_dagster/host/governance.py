@@ -1,0 +1,202 @@
+"""What a run is bound to, and the gates that check it: G1 (launch), G2 (launcher) and G3 (executor start)."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ioi_dagster.adapters.opa.wasm import WasmEngine
+from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.clock import SystemClock
+from ioi_dagster.domain import DomainHome
+from ioi_dagster.errors import IoiError
+from ioi_dagster.host import tags
+from ioi_dagster.host.private import DagsterRun
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.decision import Decision, Verdict
+from ioi_dagster.model.permit import RunPermit
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.story import Chapter, Entry
+from ioi_dagster.policy.decision_log import DecisionLog
+from ioi_dagster.policy.documents import launch_document
+from ioi_dagster.policy.gate import Gate
+from ioi_dagster.policy.permits import check_run_permit, decode, encode, issue
+from ioi_dagster.signing import Signed, digest
+
+log = logging.getLogger("ioi.gate")
+PERMIT_S = 24 * 3600.0
+
+
+def open_gate(home: DomainHome) -> Gate:
+    """The home domain's gate. An engine that cannot be loaded makes every decision a hold, with the reason."""
+    config, clock = home.config(), SystemClock()
+    try:
+        engine = WasmEngine.load(Path(config.policies) / "bundle" / "bundle.tar.gz")
+    except (IoiError, OSError) as error:
+        log.warning("policy engine not available: %s", error)
+        engine = None
+    return Gate(engine, config.scopes, clock, DecisionLog(home.root / "decisions.jsonl"))
+
+
+def binding(run: DagsterRun) -> dict[str, str]:
+    """What a permit is for. Recomputed at each gate, so an edited config or selection does not pass."""
+    selection = {
+        "assets": sorted(key.to_user_string() for key in run.asset_selection or ()),
+        "checks": sorted(str(key) for key in run.asset_check_selection or ()),
+        "ops": sorted(run.resolved_op_selection or ()),
+        "steps": sorted(run.step_keys_to_execute or ()),
+        "partition": run.tags.get("dagster/partition", ""),
+    }
+    return {
+        "run": run.run_id,
+        "job": run.job_name,
+        "job_snapshot": run.job_snapshot_id or "",
+        "plan": run.execution_plan_snapshot_id or "",
+        "config": digest(_json(run.run_config)),
+        "selection": digest(selection),
+        "code": code_of(run),
+    }
+
+
+def code_of(run: DagsterRun) -> str:
+    """The module (or file) that the job comes from."""
+    origin = run.job_code_origin
+    if origin is not None:
+        pointer = origin.repository_origin.code_pointer
+    elif run.remote_job_origin is not None:
+        location = run.remote_job_origin.repository_origin.code_location_origin
+        target = getattr(location, "loadable_target_origin", None)
+        return str(getattr(target, "module_name", None) or location.location_name)
+    else:
+        return "unknown"
+    return str(getattr(pointer, "module", None) or getattr(pointer, "python_file", None) or "unknown")
+
+
+def decide_launch(home: DomainHome, gate: Gate, run: DagsterRun, steps: int) -> Decision:
+    """Gate 1's question, over aggregates of the run."""
+    document = launch_document(
+        now=SystemClock().wall(),
+        domain=home.name,
+        subject=run.tags.get(tags.SUBJECT) or _me(),
+        trigger=trigger_of(run.tags),
+        run=run.run_id,
+        job=run.job_name,
+        code=code_of(run),
+        tags=run.tags,
+        steps=steps,
+        config_keys=_keys(run.run_config),
+        highest=run.tags.get(tags.HIGHEST, str(DataClass.RESTRICTED)),
+        approvals=[run.tags["ioi/approved_by"]] if "ioi/approved_by" in run.tags else [],
+        digests=binding(run),
+    )
+    return gate.decide("launch", document)
+
+
+def permit_for(home: DomainHome, run: DagsterRun, decision: Decision) -> Signed:
+    """The signed permit of an allowed run."""
+    now = SystemClock().wall()
+    authorities = home.config().authorities
+    permit = RunPermit(
+        **binding(run),
+        subject=run.tags.get(tags.SUBJECT) or _me(),
+        highest=DataClass(run.tags.get(tags.HIGHEST, str(DataClass.RESTRICTED))),
+        domains=tuple(sorted(authorities)),
+        decision_ids=(decision.id,),
+        revision=decision.revision,
+        not_before=float(int(now)),
+        expires=float(int(now + PERMIT_S)),
+        nonce=uuid.uuid4().hex,
+        issuer=home.name,
+    )
+    return issue(home.signing_key(), permit)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A run's permit as a gate found it."""
+
+    permit: RunPermit
+    signed: Signed
+
+
+def check_permit(home: DomainHome, run: DagsterRun) -> Checked | Refusal:
+    """Gates 2 and 3: the permit in the run's tags, against the run as it is now."""
+    text = run.tags.get(tags.PERMIT)
+    if not text:
+        return Refusal(
+            "permit.missing",
+            "the run has no permit: it did not pass gate 1",
+            home.name,
+            "start it by the Dagster UI, a schedule, a sensor or `ioi run`",
+        )
+    signed = decode(text)
+    if isinstance(signed, Refusal):
+        return signed
+    expected = binding(run)
+    # The code pointer is known by different names on the two sides of the code server; the snapshots bind it.
+    expected.pop("code")
+    permit = check_run_permit(signed, home.trusted(), issuer=home.name, expected=expected, now=SystemClock().wall())
+    return permit if isinstance(permit, Refusal) else Checked(permit, signed)
+
+
+def gate_one(home: DomainHome, gate: Gate, run: DagsterRun, steps: int) -> tuple[Decision, str]:
+    """Decide, tell the story, and give the permit as tag text (empty when not allowed)."""
+    decision = decide_launch(home, gate, run, steps)
+    reasons = "; ".join(str(refusal) for refusal in decision.refusals)
+    text = f"launch {decision.verdict}" + (f": {reasons}" if reasons else "")
+    facts: dict[str, Any] = {
+        "decision": decision.id,
+        "verdict": str(decision.verdict),
+        "evaluated": list(decision.evaluated),
+        "revision": decision.revision,
+    }
+    ledger = Ledger(home.ledger)
+    try:
+        ledger.tell([Entry(run.run_id, "", Chapter.POLICY, text, SystemClock().wall(), facts)])
+    finally:
+        ledger.close()
+    permit = encode(permit_for(home, run, decision)) if decision.verdict is Verdict.ALLOW else ""
+    return decision, permit
+
+
+def trigger_of(run_tags: Mapping[str, str]) -> str:
+    """How the run came to be, from Dagster's own tags; first match wins."""
+    for tag, name in (
+        ("dagster/sensor_name", "sensor"),
+        ("dagster/schedule_name", "schedule"),
+        ("dagster/backfill", "backfill"),
+        ("dagster/parent_run_id", "re-execution of"),
+        ("ioi/trigger", ""),
+    ):
+        if tag in run_tags:
+            return f"{name} {run_tags[tag]}".strip()
+    return "the Dagster UI or API"
+
+
+def _keys(config: Any, prefix: str = "") -> list[str]:
+    if not isinstance(config, Mapping):
+        return [prefix] if prefix else []
+    return [key for name, value in config.items() for key in _keys(value, f"{prefix}.{name}" if prefix else str(name))]
+
+
+def _json(value: Any) -> Any:
+    """Run config as JSON can say it: large numbers as text, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_json(item) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**53:
+        return str(value)
+    return value
+
+
+def _me() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""

@@ -1,0 +1,228 @@
+"""The run's federation: registries, policy and fleets, as the flow driver needs them. And the one-cluster stand-in."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import uuid
+from typing import Any
+
+from dagster import MetadataValue
+
+from ioi_dagster.adapters.http.client import FederatedRegistry, GatewayClient
+from ioi_dagster.clock import SystemClock
+from ioi_dagster.domain import DomainHome, home_domain
+from ioi_dagster.governors.flow import Place
+from ioi_dagster.host.fleets import DaskFleet, EmbeddedFleet, Fleet, InvokeFleet
+from ioi_dagster.host.flow_driver import Found
+from ioi_dagster.host.governance import Checked, check_permit, open_gate, trigger_of
+from ioi_dagster.host.private import DagsterRun
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import OWN_STEP, Lease
+from ioi_dagster.model.permit import StepPermit
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.policy.documents import placement_document, step_document
+from ioi_dagster.policy.permits import issue
+from ioi_dagster.ras.selection import MAY_CHANGE, Candidate, Query
+from ioi_dagster.signing import Signed
+
+FOUND_FOR_S = 1.0
+STEP_PERMIT_S = 3600.0
+
+
+def open_network(run: DagsterRun, workers: int | None) -> FederatedNetwork | EmbeddedNetwork | Refusal:
+    """Gate 3: where a policy root is configured, a run without a good permit gets no network at all."""
+    home = home_domain()
+    if home is None:
+        return EmbeddedNetwork(workers or os.cpu_count() or 2)
+    checked = check_permit(home, run)
+    return checked if isinstance(checked, Refusal) else FederatedNetwork(home, checked)
+
+
+class FederatedNetwork:
+    """Implements `flow_driver.Network` over the gateways of all domains."""
+
+    def __init__(self, home: DomainHome, checked: Checked) -> None:
+        self.home = home.name
+        self._home, self._checked = home, checked
+        self._config = home.config()
+        self._authority = self._config.spec.authority
+        self._key = home.signing_key()
+        self._gate = open_gate(home)
+        self._clock = SystemClock()
+        self._registry = FederatedRegistry(
+            GatewayClient(self._config.gateway, home.name, checked.signed), checked.signed
+        )
+        self._fleets: dict[str, Fleet] = {}
+        self._lock = threading.Lock()
+        self._found: dict[tuple[str, DataClass], tuple[float, Any]] = {}
+
+    def find(self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool) -> Found:
+        discovery = self._discover(capability, data_class)
+        places = []
+        rejected = [(item.who, item.refusal) for item in discovery.rejected]
+        for candidate in discovery.candidates:
+            refusal = self._refused(candidate, capability, data_class, domains, typed)
+            if refusal is not None:
+                rejected.append((candidate.cluster, refusal))
+                continue
+            self._reach(candidate)
+            places.append(Place(candidate.cluster, candidate.domain))
+        may_change = any(
+            refusal.code in MAY_CHANGE and (not domains or self._in(who, domains)) for who, refusal in rejected
+        )
+        return Found(tuple(places), tuple(rejected), may_change)
+
+    def fleet(self, cluster: str) -> Fleet:
+        return self._fleets[cluster]
+
+    def fleets(self) -> list[Fleet]:
+        return list(self._fleets.values())
+
+    def step_permit(self, lease: Lease, data_class: DataClass, payload_digest: str) -> Signed:
+        now = self._clock.wall()
+        permit = StepPermit(
+            run=lease.run,
+            step=lease.step,
+            fence=lease.fence,
+            copy=lease.copy,
+            lease=lease.id,
+            capability=lease.capability,
+            data_class=data_class,
+            audience=lease.domain,
+            cluster=lease.cluster,
+            node=lease.node,
+            payload=payload_digest,
+            not_before=float(int(now)),
+            expires=float(int(now + STEP_PERMIT_S)),
+            nonce=uuid.uuid4().hex,
+            issuer=self.home,
+        )
+        return issue(self._key, permit)
+
+    def trigger(self, run: DagsterRun) -> str:
+        return f"started by {trigger_of(run.tags)}, subject {self._checked.permit.subject or 'unknown'}"
+
+    def banner(self) -> str:
+        return f"Governed by {self.home}: {len(self._config.authorities)} domains, gate 3 passed"
+
+    def metadata(self) -> dict[str, Any]:
+        permit = self._checked.permit
+        return {
+            "ioi/permit": MetadataValue.text(f"{self._checked.signed.key_id} {permit.nonce}"),
+            "ioi/decision": MetadataValue.text(", ".join(permit.decision_ids)),
+            "ioi/policy_revision": MetadataValue.text(permit.revision),
+            "ioi/highest": MetadataValue.text(str(permit.highest)),
+            "ioi/domains": MetadataValue.text(", ".join(permit.domains)),
+        }
+
+    def close(self) -> None:
+        for fleet in self._fleets.values():
+            fleet.close()
+        self._registry.close()
+
+    def _discover(self, capability: str, data_class: DataClass) -> Any:
+        """Cached for a second: many steps ask the same."""
+        now = self._clock.monotonic()
+        with self._lock:
+            known = self._found.get((capability, data_class))
+        if known is not None and known[0] > now:
+            return known[1]
+        discovery = self._registry.discover(Query(capability, data_class, self.home, self._authority))
+        with self._lock:
+            self._found[capability, data_class] = (now + FOUND_FOR_S, discovery)
+        return discovery
+
+    def _refused(
+        self, candidate: Candidate, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool
+    ) -> Refusal | None:
+        if domains and candidate.domain not in domains:
+            return Refusal("step.place_in", f"the step may run in {', '.join(domains)} only", "the step's own tags")
+        if candidate.accepts == "block" and not (typed and capability != OWN_STEP):
+            return Refusal("step.not_a_block_call", "it takes block calls with typed data only", candidate.domain)
+        permit, now = self._checked.permit, self._clock.wall()
+        decisions = (
+            self._gate.decide(
+                "placement",
+                placement_document(
+                    now=now,
+                    origin=self.home,
+                    origin_authority=self._authority,
+                    capability=capability,
+                    data_class=data_class,
+                    domain=candidate.domain,
+                    authority=candidate.authority,
+                    handles=candidate.handles,
+                    region=candidate.region,
+                ),
+            ),
+            self._gate.decide(
+                "step",
+                step_document(
+                    now=now,
+                    origin=self.home,
+                    capability=capability,
+                    data_class=data_class,
+                    domain=candidate.domain,
+                    highest=permit.highest,
+                    domains=permit.domains,
+                ),
+            ),
+        )
+        return next((decision.refusals[0] for decision in decisions if not decision.allowed), None)
+
+    def _reach(self, candidate: Candidate) -> None:
+        with self._lock:
+            if candidate.cluster in self._fleets:
+                return
+            client = self._registry.client(candidate.domain)
+            self._fleets[candidate.cluster] = (
+                DaskFleet(candidate.domain, candidate.cluster, client, candidate.scheduler)
+                if candidate.accepts == "step"
+                else InvokeFleet(candidate.domain, candidate.cluster, client)
+            )
+
+    def _in(self, who: str, domains: tuple[str, ...]) -> bool:
+        """Is `who` (a domain, or a cluster of the home) one whose return would help?"""
+        clusters = {cluster.name for cluster in self._config.spec.clusters} if self.home in domains else set()
+        return who in domains or who in clusters or who == "registry"
+
+
+class EmbeddedNetwork:
+    """Alone: one Dask cluster for one run, no policy root, no permits. The same governors decide."""
+
+    home = "alone"
+
+    def __init__(self, workers: int) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="ioi-dask-")
+        self._workers = workers
+        self._fleet = EmbeddedFleet(workers, self._folder.name)
+
+    def find(self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool) -> Found:
+        return Found((Place(self._fleet.cluster, self._fleet.domain),), (), True)
+
+    def fleet(self, cluster: str) -> Fleet:
+        return self._fleet
+
+    def fleets(self) -> list[Fleet]:
+        return [self._fleet]
+
+    def step_permit(self, lease: Lease, data_class: DataClass, payload_digest: str) -> Signed | None:
+        return None
+
+    def trigger(self, run: DagsterRun) -> str:
+        return f"started by {trigger_of(run.tags)}"
+
+    def banner(self) -> str:
+        return (
+            f"Running alone on {self._workers} Dask workers started for this run. "
+            "No policy root is configured (IOI_HOME), so no permits are asked for."
+        )
+
+    def metadata(self) -> dict[str, Any]:
+        return {"ioi/workers": MetadataValue.int(self._workers)}
+
+    def close(self) -> None:
+        self._fleet.close()
+        self._folder.cleanup()
