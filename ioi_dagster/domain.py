@@ -99,6 +99,10 @@ class DomainHome:
 
 
 def home_domain() -> DomainHome | None:
-    """The domain that owns runs started here: `$IOI_HOME/domains/$IOI_DOMAIN`; None when no policy root is configured."""
+    """The domain that this process works for: `$IOI_DOMAIN_HOME` in a domain's own processes, else the owner of runs
+    started here, `$IOI_HOME/domains/$IOI_DOMAIN`; None when no policy root is configured."""
+    own = os.environ.get("IOI_DOMAIN_HOME")
+    if own:
+        return DomainHome(Path(own))
     root, name = os.environ.get("IOI_HOME"), os.environ.get("IOI_DOMAIN")
     return DomainHome(Path(root) / "domains" / name) if root and name else None

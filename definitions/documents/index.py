@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import quote
 
-from definitions.documents.results import PageResult, result_from
+from definitions.documents.results import Pile, result_from
 from ioi_dagster.errors import BadInputError
 
 NAME = "index.sqlite"
@@ -26,7 +26,7 @@ class Hit:
     text: str
 
 
-def write_index(folder: Path, results: Sequence[PageResult]) -> Path:
+def write_index(folder: Path, pile: Pile) -> Path:
     """Write the whole index beside the old one and swap: readers see the old or the new, never half of one."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{NAME}.{os.getpid()}"
@@ -34,20 +34,25 @@ def write_index(folder: Path, results: Sequence[PageResult]) -> Path:
     try:
         with closing(sqlite3.connect(temporary)) as connection, connection:
             connection.execute("PRAGMA journal_mode=OFF")
-            connection.execute("CREATE TABLE page (page TEXT PRIMARY KEY, status TEXT NOT NULL, result TEXT NOT NULL)")
+            connection.execute(
+                "CREATE TABLE page (page TEXT PRIMARY KEY, status TEXT NOT NULL, result TEXT NOT NULL, thumbnail BLOB)"
+            )
             connection.execute(
                 "CREATE VIRTUAL TABLE line USING fts5(text, page UNINDEXED, number UNINDEXED, "
                 "tokenize='porter unicode61 remove_diacritics 2')"
             )
             connection.executemany(
-                "INSERT INTO page VALUES (?, ?, ?)",
-                [(result.page, result.status, json.dumps(asdict(result))) for result in results],
+                "INSERT INTO page VALUES (?, ?, ?, ?)",
+                [
+                    (result.page, result.status, json.dumps(asdict(result)), pile.thumbnails.get(result.page))
+                    for result in pile.results
+                ],
             )
             connection.executemany(
                 "INSERT INTO line VALUES (?, ?, ?)",
                 [
                     (text, result.page, number)
-                    for result in results
+                    for result in pile.results
                     if result.status == "indexed"
                     for number, text in enumerate(result.lines, start=1)
                 ],
@@ -61,15 +66,16 @@ def write_index(folder: Path, results: Sequence[PageResult]) -> Path:
     return folder / NAME
 
 
-def read_results(folder: Path) -> tuple[PageResult, ...]:
-    """The results that an earlier run left; none when there is no index yet."""
+def read_pile(folder: Path) -> Pile:
+    """What earlier runs left; empty when there is no index yet."""
     path = folder / NAME
     if not path.exists():
-        return ()
+        return Pile((), {})
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-            rows = connection.execute("SELECT result FROM page").fetchall()
-        return tuple(result_from(json.loads(text)) for (text,) in rows)
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("SELECT page, result, thumbnail FROM page").fetchall()
+        results = tuple(result_from(json.loads(text)) for _, text, _ in rows)
+        return Pile(results, {page: picture for page, _, picture in rows if picture})
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
         raise BadInputError(
             f"the existing index cannot be read: {error}", where=str(path), todo="move it away and run over all pages"
@@ -89,7 +95,7 @@ def find(folder: Path, words: str, limit: int = 50) -> list[Hit]:
         "ORDER BY rank LIMIT ?"
     )
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
             return [Hit(*row) for row in connection.execute(query, (" ".join(terms), limit))]
     except sqlite3.Error as error:
         raise BadInputError(f"the index cannot be searched: {error}", where=str(path)) from error

@@ -154,14 +154,17 @@ def decide(
     return Pile(tuple(results), {page.ref.id: page.thumbnail for page in pages if page.thumbnail}, problems, only)
 
 
-def merged(old: Sequence[PageResult], new: Pile) -> tuple[PageResult, ...]:
+def merged(old: Pile, new: Pile) -> Pile:
     """A run over everything replaces everything; one over some pages replaces these and keeps the rest."""
     if not new.only:
-        return new.results
+        return new
     fresh = {result.page: result for result in new.results}
     # A file asked for as a whole takes all its old pages with it.
-    kept = [r for r in old if r.page not in fresh and r.file not in new.only]
-    return tuple(sorted([*kept, *fresh.values()], key=lambda result: natural_order(result.page)))
+    kept = [r for r in old.results if r.page not in fresh and r.file not in new.only]
+    results = sorted([*kept, *fresh.values()], key=lambda result: natural_order(result.page))
+    names = {result.page for result in results}
+    thumbnails = {name: data for name, data in {**old.thumbnails, **new.thumbnails}.items() if name in names}
+    return Pile(tuple(results), thumbnails, new.problems, new.only)
 
 
 def _distinct(phrases: list[str]) -> list[str]:

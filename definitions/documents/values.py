@@ -9,6 +9,9 @@ from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.refusal import Refusal
 
+GAVE_UP = frozenset({"flow.poison_step", "flow.at_most_once"})
+"""Refusals that say that the machinery gave up, not that somebody said no."""
+
 Box = tuple[tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]]
 
 
@@ -121,6 +124,9 @@ class Page:
         return replace(self, status="failed", reason=reason, image=b"")
 
     def refused(self, refusal: Refusal) -> Page:
+        """What no place may take is refused; what was lost too often has failed."""
+        if refusal.code in GAVE_UP:
+            return self.failed(f"{refusal.text} [{refusal.code}]")
         return replace(self, status="refused", reason=f"{refusal.text} [{refusal.code}]", image=b"")
 
     def to_payload(self) -> Payload:

@@ -171,15 +171,18 @@ class _Flow:
 
     def run(self) -> Iterator[DagsterEvent | None]:
         """Yields events; None when a person or the machine interrupted the run."""
-        while not self._active.is_complete:
+        while True:
             if self._active.check_for_interrupts():
                 yield None
                 return
+            # Vending resolves dynamic outputs, so only then "complete" can be believed.
             ready = self._active.get_steps_to_execute()
             for step in ready:
                 self._driver.submit(self._work(step))
             yield from self._active.concurrency_event_iterator(self._context)
             yield from self._active.plan_events_iterator(self._context)
+            if self._active.is_complete:
+                return
             for outcome in self._driver.pump(self._wait(bool(ready))):
                 yield from self._finish(outcome)
 

@@ -243,7 +243,8 @@ class FlowDriver:
             case flow.RefuseStep(step, refusal):
                 self._refuse(step, refusal)
             case flow.FailStep(step, refusal):
-                self._outcomes.append(Outcome(step, refusal=refusal))
+                # A block call's node decides what becomes of its input, also when the machinery gave up on it.
+                self._refuse(step, refusal)
 
     def _post(self, call: Callable[[], Any], missed: Callable[[str], Any]) -> None:
         """Run `call` in a thread and post its event, or the event that says why there is none."""

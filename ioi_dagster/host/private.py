@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dagster._core.definitions.reconstruct import ReconstructableJob
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from dagster._core.events import DagsterEvent, DagsterEventType, EngineEventData
 from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.api import create_execution_plan, execute_plan_iterator, execute_run
@@ -55,10 +56,12 @@ __all__ = [
     "LaunchRunContext",
     "LocalArtifactStorage",
     "LocalComputeLogManager",
+    "ModuleCodePointer",
     "NoOpComputeLogManager",
     "PlanOrchestrationContext",
     "QueuedRunCoordinator",
     "ReconstructableJob",
+    "ReconstructableRepository",
     "ResumeRunContext",
     "RetryMode",
     "RunQueueConfig",

@@ -1,0 +1,125 @@
+"""`ioi run documents`: the federation, the run and its results, from one command."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from definitions.documents.catalogue import BLOCKS
+from definitions.documents.index import read_pile
+from definitions.documents.inventory import read_manifest, take_inventory
+from definitions.documents.placements import steps_for_json, write_summary
+from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.domain import DomainHome
+from ioi_dagster.local.home import PROJECT, TOPOLOGY, open_federation, prepare_dagster
+
+READY_S = 90.0
+SHIPPED = Path(__file__).parent / "input"
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, of)"""
+
+
+def check_input(folder: Path, only: tuple[str, ...]) -> None:
+    """Refuse at once what no run can mend. Raises `BadInputError`."""
+    read_manifest(folder / "manifest.yaml")
+    take_inventory(folder, only)
+
+
+def run(
+    source: Path,
+    out: Path,
+    only: tuple[str, ...],
+    home: Path,
+    progress: Progress,
+    topology: Path = TOPOLOGY,
+    started: Callable[[Any], None] = lambda federation: None,
+) -> dict[str, Any]:
+    """Start the federation, run the pile, stop; returns the content of `run.json` with `ok` and `paths`.
+
+    `started` gets the running federation, for those who want to disturb it.
+    """
+    from dagster import DagsterInstance
+
+    from ioi_dagster.host.runs import create_governed_run, execute_governed_run, job_of
+
+    begun = time.monotonic()
+    check_input(source, only)
+    out.mkdir(parents=True, exist_ok=True)
+    federation = open_federation(home, topology, BLOCKS)
+    with federation:
+        environment = {**federation.environment(), "DAGSTER_HOME": str(prepare_dagster(home))}
+        os.environ.update(environment)
+        job = job_of("definitions.documents.defs", "documents", PROJECT)
+        config = _config(source, out, only)
+        with DagsterInstance.get() as instance:
+            run_id, decision = create_governed_run(instance, job, config, {"ioi/trigger": "ioi run documents"})
+            federation.wait_ready(READY_S, lambda done, of: progress("starting the domains' clusters", done, of))
+            ready = time.monotonic()
+            started(federation)
+            stop = threading.Event()
+            watcher = threading.Thread(
+                target=_watch, args=(federation.home_domain, run_id, progress, stop), daemon=True
+            )
+            watcher.start()
+            try:
+                success = execute_governed_run(instance, job, run_id)
+            finally:
+                stop.set()
+                watcher.join(2.0)
+        ended = time.monotonic()
+        summary = _summarise(federation.home_domain, out, run_id, success, only)
+    summary["run"] |= {
+        "seconds": round(ended - begun, 2),
+        "start_seconds": round(ready - begun, 2),
+        "run_seconds": round(ended - ready, 2),
+    }
+    if decision is not None and not decision.allowed:
+        summary["run"]["refused"] = [f"{refusal.text} [{refusal.code}]" for refusal in decision.refusals]
+    (out / "run.json").write_text(json.dumps(summary, indent=1))
+    return summary
+
+
+def _config(source: Path, out: Path, only: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "resources": {"folders": {"config": {"source": str(source.resolve()), "out": str(out.resolve())}}},
+        "ops": {"inventory": {"config": {"pages": list(only)}}},
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+    }
+
+
+def _summarise(home: DomainHome, out: Path, run_id: str, success: bool, only: tuple[str, ...]) -> dict[str, Any]:
+    """`run.json` as the run left it, with its end; made anew from the ledger when the run never came to its report."""
+    ledger = Ledger(home.ledger)
+    try:
+        steps = ledger.steps(run_id)
+    finally:
+        ledger.close()
+    run = {"id": run_id, "status": "success" if success else "failed", "pages_asked": list(only)}
+    path = out / "run.json"
+    if success and path.exists():
+        summary = json.loads(path.read_text())
+        summary["run"] |= run
+        summary["placements"] = steps_for_json(steps)
+        return summary
+    return write_summary(out, read_pile(out), {}, steps, run)
+
+
+def _watch(home: DomainHome, run_id: str, progress: Progress, stop: threading.Event) -> None:
+    """Progress out of the ledger, twice a second."""
+    ledger = Ledger(home.ledger)
+    try:
+        while not stop.wait(0.5):
+            steps = ledger.steps(run_id)
+            done = sum(step.state == "DONE" for step in steps)
+            progress("running the graph", done, max(len(steps), done))
+    except Exception as error:  # a display must never end a run
+        print(f"progress is not shown: {error}", file=sys.stderr)
+    finally:
+        ledger.close()

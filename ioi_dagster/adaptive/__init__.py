@@ -1,0 +1,1 @@
+"""What adapts proposes; it owns nothing. Pure: signals in, recommendations out."""

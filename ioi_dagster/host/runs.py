@@ -1,0 +1,72 @@
+"""Starting a governed run from a command: the same gates as from the UI, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dagster import DagsterInstance
+
+from ioi_dagster.domain import home_domain
+from ioi_dagster.errors import FinalError
+from ioi_dagster.host import tags
+from ioi_dagster.host.governance import gate_one, open_gate
+from ioi_dagster.host.private import (
+    DagsterRunStatus,
+    ModuleCodePointer,
+    ReconstructableJob,
+    ReconstructableRepository,
+    execute_run,
+)
+from ioi_dagster.model.decision import Decision, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """`decision` is gate 1's; `success` is False for a run that was not allowed."""
+
+    run: str
+    success: bool
+    decision: Decision | None
+
+
+def job_of(module: str, job: str, folder: Path) -> ReconstructableJob:
+    """The job `job` of the code location `module`."""
+    pointer = ModuleCodePointer(module, "defs", str(folder))
+    return ReconstructableRepository(pointer).get_reconstructable_job(job)
+
+
+def create_governed_run(
+    instance: DagsterInstance, job: ReconstructableJob, run_config: Mapping[str, Any], run_tags: Mapping[str, str]
+) -> tuple[str, Decision | None]:
+    """Create the run and take it through gate 1. The permit is in its tags when it was allowed."""
+    run = instance.create_run_for_job(
+        job_def=job.get_definition(),
+        run_config=run_config,
+        tags=dict(run_tags),
+        job_code_origin=job.get_python_origin(),
+    )
+    home = home_domain()
+    if home is None:
+        return run.run_id, None
+    snapshot = run.execution_plan_snapshot_id
+    steps = len(instance.get_execution_plan_snapshot(snapshot).step_keys_to_execute) if snapshot else 0
+    decision, permit = gate_one(home, open_gate(home), run, steps)
+    if decision.verdict is Verdict.ALLOW:
+        instance.add_run_tags(run.run_id, {tags.PERMIT: permit})
+    else:
+        reasons = "; ".join(str(refusal) for refusal in decision.refusals)
+        instance.report_run_failed(run, f"Gate 1 says {decision.verdict}: {reasons}")
+    return run.run_id, decision
+
+
+def execute_governed_run(instance: DagsterInstance, job: ReconstructableJob, run_id: str) -> bool:
+    """Execute a created run here; True when it succeeded."""
+    run = instance.get_run_by_id(run_id)
+    if run is None:
+        raise FinalError(f"run {run_id} does not exist")
+    if run.status is DagsterRunStatus.FAILURE:
+        return False
+    return execute_run(job, run, instance, raise_on_error=False).success

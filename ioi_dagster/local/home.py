@@ -1,0 +1,46 @@
+"""Where things are on this machine: the project's shipped folders and the federation's home."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ioi_dagster.domain import DomainHome
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.local.federation import Federation
+from ioi_dagster.local.topology_file import load_topology
+from ioi_dagster.model.capability import BlockSpec
+
+PROJECT = Path(__file__).resolve().parents[2]
+TOPOLOGY = PROJECT / "deployments" / "local" / "topology.yaml"
+DAGSTER_YAML = PROJECT / "deployments" / "local" / "dagster.yaml"
+POLICIES = PROJECT / "policies"
+
+
+def open_federation(home: Path, topology: Path, blocks: Sequence[BlockSpec]) -> Federation:
+    """A federation ready to be started; raises `BadInputError` for a topology that cannot be meant."""
+    return Federation(load_topology(topology), home, POLICIES, blocks)
+
+
+def prepare_dagster(home: Path) -> Path:
+    """`$IOI_HOME/dagster` with its `dagster.yaml`."""
+    folder = home.resolve() / "dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(DAGSTER_YAML, folder / "dagster.yaml")
+    return folder
+
+
+def find_home(given: Path | None) -> Path:
+    """`--home`, else `$IOI_HOME`, else `.ioi` here."""
+    return (given or Path(os.environ.get("IOI_HOME", ".ioi"))).resolve()
+
+
+def home_domain_of(home: Path) -> DomainHome:
+    """The domain that owns the runs of the federation in `home`."""
+    for root in sorted((home / "domains").glob("*/domain.json")):
+        domain = DomainHome(root.parent)
+        if domain.config().home == domain.name:
+            return domain
+    raise BadInputError("no federation was ever started here", where=str(home), todo="run `ioi up` or `make run`")
