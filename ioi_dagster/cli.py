@@ -1,0 +1,339 @@
+"""The `ioi` command. Heavy parts are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ioi_dagster.errors import IoiError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
+run_app = typer.Typer(no_args_is_help=True, help="Run a graph over the federation.")
+policy_app = typer.Typer(no_args_is_help=True, help="Build and check policies.")
+explain_app = typer.Typer(no_args_is_help=True, help="Ask why.")
+app.add_typer(run_app, name="run")
+app.add_typer(policy_app, name="policy")
+app.add_typer(explain_app, name="explain")
+
+out = Console()
+err = Console(stderr=True)
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help="The federation's folder; default $IOI_HOME or .ioi")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output")]
+
+
+def main() -> None:
+    """Entry point: errors are one line and exit code 2, never a traceback."""
+    try:
+        app()
+    except IoiError as error:
+        err.print(f"[bold red]error[/] {escape(str(error))}")
+        sys.exit(2)
+
+
+@run_app.command("documents")
+def run_documents(
+    source: Annotated[Path | None, typer.Option("--input", help="Folder with pages; default: the shipped pile")] = None,
+    results: Annotated[Path, typer.Option("--out", help="Folder for the results")] = Path("out"),
+    page: Annotated[list[str] | None, typer.Option("--page", help="Only this page (repeatable)")] = None,
+    home: HomeOption = None,
+    topology: Annotated[Path | None, typer.Option(help="Another topology than the shipped one")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a pile of photographs, scans and PDFs into a searchable book."""
+    from importlib import import_module
+
+    from ioi_dagster.local.home import TOPOLOGY, find_home
+
+    command = import_module("definitions.documents.command")
+    with _progress(as_json) as progress:
+        summary = command.run(
+            source or command.SHIPPED,
+            results,
+            tuple(page or ()),
+            find_home(home),
+            progress,
+            topology or TOPOLOGY,
+        )
+    ok = summary["run"]["status"] == "success"
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        _show_run(summary, results)
+    if not ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def find(
+    words: Annotated[list[str], typer.Argument(help="Words that the line must hold")],
+    results: Annotated[Path, typer.Option("--out", help="Folder with the results of a run")] = Path("out"),
+    as_json: JsonOption = False,
+) -> None:
+    """Search the book: page, line and the words in their place."""
+    from dataclasses import asdict
+    from importlib import import_module
+
+    hits = import_module("definitions.documents.index").find(results, " ".join(words))
+    if as_json:
+        print(json.dumps([asdict(hit) for hit in hits]))
+    else:
+        for hit in hits:
+            marked = escape(hit.snippet).replace("»", "[bold yellow]").replace("«", "[/]")
+            out.print(f"[cyan]{escape(hit.page)}[/]:{hit.line}  {marked}")
+        if not hits:
+            out.print("nothing found")
+    if not hits:
+        raise typer.Exit(1)
+
+
+@explain_app.command("run")
+def explain_run(
+    run: Annotated[str, typer.Argument(help="The run's id, or its beginning; `last` for the newest")],
+    step: Annotated[str | None, typer.Argument(help="One step, e.g. 'pages.read_lines[p00003]'")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Trigger → policy → candidates → bids → award → node → attempts → commit, as it happened."""
+    from dataclasses import asdict
+
+    from ioi_dagster.adapters.sql.ledger import Ledger
+    from ioi_dagster.errors import BadInputError
+    from ioi_dagster.local.home import find_home, home_domain_of
+
+    ledger = Ledger(home_domain_of(find_home(home)).ledger)
+    try:
+        known = ledger.runs("" if run == "last" else run, limit=1)
+        story = ledger.story(known[0][0] if known else run, step)
+    finally:
+        ledger.close()
+    if not story or (step and not any(entry.step == step for entry in story)):
+        raise BadInputError(
+            f"nothing is known of {step or 'run'} {run if not step else ''}".strip(), todo="see `ioi runs`"
+        )
+    if as_json:
+        print(json.dumps([{**asdict(entry), "chapter": str(entry.chapter)} for entry in story]))
+        return
+    table = Table(title=f"run {story[0].run}", title_justify="left", show_edge=False, pad_edge=False)
+    for column in ("time", *(() if step else ("step",)), "chapter", "what happened"):
+        table.add_column(column, overflow="fold")
+    for entry in story:
+        clock = time.strftime("%H:%M:%S", time.localtime(entry.at)) + f".{int(entry.at % 1 * 1000):03d}"
+        middle = () if step else (escape(entry.step),)
+        table.add_row(clock, *middle, f"[{_COLOURS.get(entry.chapter, 'white')}]{entry.chapter}[/]", escape(entry.text))
+    out.print(table)
+
+
+@app.command()
+def runs(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """The runs that this home's ledger knows, newest first."""
+    from ioi_dagster.adapters.sql.ledger import Ledger
+    from ioi_dagster.local.home import find_home, home_domain_of
+
+    ledger = Ledger(home_domain_of(find_home(home)).ledger)
+    try:
+        rows = ledger.runs()
+    finally:
+        ledger.close()
+    if as_json:
+        print(json.dumps([{"run": r[0], "job": r[1], "started": r[2], "ended": r[3]} for r in rows]))
+        return
+    table = Table("run", "job", "started", "seconds", show_edge=False)
+    for run, job, started, ended in rows:
+        begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started))
+        table.add_row(run, job, begun, f"{ended - started:.1f}" if ended else "running or ended without a word")
+    out.print(table)
+
+
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Domains, clusters, nodes, blocks, leases and load."""
+    from ioi_dagster.cli_status import collect, render
+    from ioi_dagster.local.home import find_home
+
+    folder = find_home(home)
+    if as_json:
+        print(json.dumps(collect(folder)))
+        return
+    if not watch:
+        out.print(render(collect(folder)))
+        return
+    from rich.live import Live
+
+    with Live(render(collect(folder)), console=out, refresh_per_second=2) as live:
+        try:
+            while True:
+                time.sleep(1.0)
+                live.update(render(collect(folder)))
+        except KeyboardInterrupt:
+            return
+
+
+@app.command()
+def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """What is missing or misconfigured, and the command that mends it."""
+    from ioi_dagster.cli_doctor import examine
+    from ioi_dagster.local.home import find_home
+
+    findings = examine(find_home(home))
+    if as_json:
+        print(json.dumps([finding.__dict__ for finding in findings]))
+    else:
+        table = Table("", "what", "found", "what to do", show_edge=False)
+        for finding in findings:
+            mark = {"ok": "[green]ok[/]", "note": "[yellow]note[/]"}.get(finding.state, "[red]mend[/]")
+            table.add_row(mark, finding.what, escape(finding.found), escape(finding.remedy))
+        out.print(table)
+    if any(finding.state == "mend" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Port of the web UI; 0 takes a free one")] = 3000,
+    home: HomeOption = None,
+    topology: Annotated[Path | None, typer.Option(help="Another topology than the shipped one")] = None,
+) -> None:
+    """The Dagster web UI, its daemon and the federation together, until Ctrl-C."""
+    from importlib import import_module
+
+    from ioi_dagster.cli_up import serve
+    from ioi_dagster.local.home import TOPOLOGY, find_home, open_federation
+
+    blocks = import_module("definitions.documents.catalogue").BLOCKS
+    federation = open_federation(find_home(home), topology or TOPOLOGY, blocks)
+    serve(federation, find_home(home), port, lambda text: out.print(text))
+
+
+@policy_app.command("build")
+def policy_build(policies: Annotated[Path, typer.Argument()] = Path("policies")) -> None:
+    """Compile policies/ into its bundle with the official opa."""
+    from ioi_dagster.adapters.opa.build import build, revision
+
+    bundle = build(policies, policies / "bundle" / "bundle.tar.gz")
+    out.print(f"built {bundle} ({revision(bundle)[:19]})")
+
+
+@policy_app.command("check")
+def policy_check(policies: Annotated[Path, typer.Argument()] = Path("policies")) -> None:
+    """Is the built bundle that of the sources beside it?"""
+    from ioi_dagster.adapters.opa.build import is_current
+
+    if not is_current(policies, policies / "bundle" / "bundle.tar.gz"):
+        err.print("[red]the bundle is stale[/] — run `ioi policy build`")
+        raise typer.Exit(1)
+    out.print("the bundle is current")
+
+
+_COLOURS = {
+    "policy": "magenta",
+    "candidates": "blue",
+    "bid": "cyan",
+    "award": "green",
+    "loss": "bold red",
+    "refused": "red",
+    "commit": "bold green",
+    "wait": "yellow",
+}
+
+
+class _progress:  # noqa: N801 -- used as a function
+    """A progress bar on a terminal, plain lines elsewhere, nothing with --json."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._last = ""
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        if not self._quiet and err.is_terminal:
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                SpinnerColumn,
+                TextColumn,
+                TimeElapsedColumn,
+            )
+
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                console=err,
+            )
+            self._bar.start()
+        return self._show
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _show(self, what: str, done: int, of: int) -> None:
+        if self._quiet:
+            return
+        if self._bar is not None:
+            if what not in self._tasks:
+                self._tasks[what] = self._bar.add_task(what, total=of)
+            self._bar.update(self._tasks[what], completed=done, total=of)
+            return
+        text = f"{what}: {done} of {of}"
+        # A log gets a line for each tenth step, not one for each.
+        if text != self._last and (done == of or done % 10 == 0):
+            self._last = text
+            err.print(text, highlight=False)
+
+
+def _show_run(summary: dict[str, Any], results: Path) -> None:
+    table = Table("page", "class", "status", "where it was read", "confidence", "why not", show_edge=False)
+    for page in summary["pages"]:
+        colour = {"indexed": "green", "refused": "yellow", "failed": "red"}[page["status"]]
+        where = f"{page['node']} ({page['domain']})" if page["node"] else "–"
+        table.add_row(
+            escape(repr(page["file"])[1:-1] if not page["file"].isprintable() else page["file"]),
+            page["class"] + ("" if page["listed"] else " (unlisted)"),
+            f"[{colour}]{page['status']}[/]",
+            where,
+            f"{page['confidence']:.2f}" if page["chars"] else "–",
+            escape(page["reason"]),
+        )
+    out.print(table)
+    for problem in summary["run"].get("problems", []):
+        out.print(f"[yellow]note[/] {escape(problem)}")
+    run = summary["run"]
+    if run["status"] != "success":
+        out.print(f"[bold red]run {run['id']} failed[/]: {escape('; '.join(run.get('refused', ['see its story'])))}")
+        out.print(f"Why: [bold]ioi explain run {run['id'][:8]}[/]")
+        return
+    domains: dict[str, int] = {}
+    for page in summary["pages"]:
+        if page["domain"]:
+            domains[page["domain"]] = domains.get(page["domain"], 0) + 1
+    places = ", ".join(f"{count} in {name}" for name, count in sorted(domains.items()))
+    out.print(f"\nread {places}; {run['seconds']:.0f} s ({run['start_seconds']:.0f} s of them to start the domains)")
+    for name in ("book.md", "index.sqlite", "report.html", "run.json"):
+        out.print(f"  {results / name}", highlight=False)
+    out.print("\nTry next:")
+    out.print(f"  ioi find foundation cards --out {results}", highlight=False)
+    out.print(f"  ioi explain run {run['id'][:8]} 'pages.read_lines[p00003]'", highlight=False)
+    out.print("  ioi up", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

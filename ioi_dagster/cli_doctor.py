@@ -1,0 +1,135 @@
+"""What `ioi doctor` looks at: a table of checks, each with the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ioi_dagster.errors import IoiError
+from ioi_dagster.local.home import DAGSTER_YAML, POLICIES, TOPOLOGY
+
+
+@dataclass
+class Finding:
+    """`state`: ok, note (an extra is absent) or mend."""
+
+    what: str
+    state: str
+    found: str
+    remedy: str = ""
+
+
+def examine(home: Path) -> list[Finding]:
+    """Every check, in order; none of them changes anything."""
+    return [check(home) for check in _CHECKS]
+
+
+def _python(_home: Path) -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return Finding("Python", "ok" if good else "mend", version, "" if good else "use Python 3.11 to 3.13")
+
+
+def _package(name: str, extra: str) -> Callable[[Path], Finding]:
+    def check(_home: Path) -> Finding:
+        if importlib.util.find_spec(name) is not None:
+            return Finding(f"package {name}", "ok", "installed")
+        return Finding(f"package {name}", "mend", "missing", f"make setup (extra {extra})")
+
+    return check
+
+
+def _tool(name: str, what_for: str, remedy: str) -> Callable[[Path], Finding]:
+    def check(_home: Path) -> Finding:
+        path = shutil.which(name)
+        return Finding(name, "ok", path) if path else Finding(name, "note", f"absent; needed for {what_for}", remedy)
+
+    return check
+
+
+def _topology(_home: Path) -> Finding:
+    from ioi_dagster.local.topology_file import load_topology
+
+    try:
+        topology = load_topology(TOPOLOGY)
+    except IoiError as error:
+        return Finding("topology", "mend", str(error), f"edit {TOPOLOGY}")
+    return Finding("topology", "ok", f"{len(topology.domains)} domains, home {topology.home}")
+
+
+def _bundle(_home: Path) -> Finding:
+    from ioi_dagster.adapters.opa.wasm import WasmEngine
+
+    try:
+        engine = WasmEngine.load(POLICIES / "bundle" / "bundle.tar.gz")
+    except IoiError as error:
+        return Finding("policy bundle", "mend", str(error), "ioi policy build")
+    return Finding("policy bundle", "ok", f"{len(engine.entrypoints)} policies, {engine.revision[:19]}")
+
+
+def _home_folder(home: Path) -> Finding:
+    folder = home if home.exists() else home.parent
+    if not os.access(folder, os.W_OK):
+        return Finding("home", "mend", f"{folder} cannot be written", "give another --home")
+    free = shutil.disk_usage(folder).free
+    if free < 2**30:
+        return Finding("home", "mend", f"{free >> 20} MiB free on {folder}", "make room: 1 GiB is needed")
+    return Finding("home", "ok", f"{home}, {free >> 30} GiB free")
+
+
+def _dagster_yaml(home: Path) -> Finding:
+    path = home / "dagster" / "dagster.yaml"
+    path = path if path.exists() else DAGSTER_YAML
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        return Finding("dagster.yaml", "mend", f"{path}: {error}", "delete it; `ioi up` writes it anew")
+    coordinator = (values.get("run_coordinator") or {}).get("class")
+    if coordinator != "GovernedRunCoordinator":
+        return Finding("dagster.yaml", "mend", f"{path}: gate 1 is not configured", "set run_coordinator as shipped")
+    runs = (values.get("concurrency") or {}).get("runs") or {}
+    limits = runs.get("tag_concurrency_limits") or []
+    if "concurrency" in values and not any(l.get("key") == "ioi/held" and l.get("limit") == 0 for l in limits):
+        remedy = "add {key: ioi/held, limit: 0} to concurrency.runs.tag_concurrency_limits"
+        return Finding("dagster.yaml", "mend", f"{path}: a concurrency block lets held runs start", remedy)
+    return Finding("dagster.yaml", "ok", str(path))
+
+
+def _supervisors(home: Path) -> Finding:
+    from ioi_dagster.domain import DomainHome
+    from ioi_dagster.local.federation import read_supervisor
+
+    looping = [
+        f"{row['name']} of {path.parent.name}"
+        for path in sorted((home / "domains").glob("*/domain.json"))
+        for row in read_supervisor(DomainHome(path.parent))
+        if row.get("crash_loop")
+    ]
+    if looping:
+        return Finding(
+            "processes", "mend", f"keep crashing: {', '.join(looping)}", f"read the logs under {home}/domains"
+        )
+    return Finding("processes", "ok", "none keeps crashing")
+
+
+_CHECKS: tuple[Callable[[Path], Finding], ...] = (
+    _python,
+    _package("dagster_webserver", "ui"),
+    _package("rapidocr", "documents"),
+    _package("lingua", "documents"),
+    _package("great_expectations", "quality"),
+    _tool("opa", "editing policies", "go install github.com/open-policy-agent/opa@v1.22.2"),
+    _tool("chromium", "the browser test", "apt-get install -y chromium"),
+    _topology,
+    _bundle,
+    _home_folder,
+    _dagster_yaml,
+    _supervisors,
+)

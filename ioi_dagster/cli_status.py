@@ -1,0 +1,65 @@
+"""What `ioi status` shows: each domain as its own gateway sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from ioi_dagster.adapters.http.client import GatewayClient
+from ioi_dagster.domain import DomainHome
+from ioi_dagster.errors import BadInputError, IoiError
+from ioi_dagster.local.federation import read_supervisor
+
+
+def collect(home: Path) -> dict[str, Any]:
+    """Domain → its status, or the error that it gave. Raises `BadInputError` where no federation was ever started."""
+    roots = sorted((home / "domains").glob("*/domain.json"))
+    if not roots:
+        raise BadInputError("no federation was ever started here", where=str(home), todo="run `ioi up`")
+    found: dict[str, Any] = {}
+    for path in roots:
+        domain = DomainHome(path.parent)
+        client = GatewayClient(domain.config().gateway, domain.name)
+        try:
+            found[domain.name] = client.status()
+        except IoiError as error:
+            found[domain.name] = {"error": str(error)}
+        finally:
+            client.close()
+        found[domain.name]["processes"] = read_supervisor(domain)
+    return found
+
+
+def render(status: dict[str, Any]) -> RenderableType:
+    """Two tables: nodes, and leases."""
+    nodes = Table(
+        "domain", "handles", "cluster", "node", "slots", "free", "memory", "warm", "restarts", show_edge=False
+    )
+    leases = Table("cluster", "node", "run", "step", "fence", show_edge=False, title="leases", title_justify="left")
+    for domain, facts in status.items():
+        if "error" in facts:
+            nodes.add_row(domain, f"[red]{facts['error']}[/]")
+            continue
+        restarts = {row["name"]: row["restarts"] for row in facts["processes"]}
+        for cluster, snapshot in facts["clusters"].items():
+            if "error" in snapshot:
+                nodes.add_row(domain, facts["spec"]["handles"], cluster, f"[red]{snapshot['error']}[/]")
+                continue
+            for name, node in snapshot["nodes"].items():
+                nodes.add_row(
+                    domain,
+                    facts["spec"]["handles"],
+                    cluster,
+                    name,
+                    str(node["slots"]),
+                    str(node["free"]),
+                    f"{node['memory']:.0%}",
+                    ", ".join(node["warm"]) or "–",
+                    str(restarts.get(name, 0)),
+                )
+            for lease in snapshot["leases"]:
+                leases.add_row(cluster, lease["node"], lease["run"][:8], lease["step"], str(lease["fence"]))
+    return Group(nodes, leases) if leases.row_count else nodes

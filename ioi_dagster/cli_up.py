@@ -1,0 +1,128 @@
+"""`ioi up`: the web UI, the daemon and the federation as children of one process, ended together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import FrameType
+
+from ioi_dagster.errors import BadInputError, UnreachableError
+from ioi_dagster.local.federation import Federation
+from ioi_dagster.local.home import PROJECT, prepare_dagster
+
+READY_S = 60.0
+
+
+def serve(federation: Federation, home: Path, port: int, say: Callable[[str], None]) -> None:
+    """Start everything, say the address, and wait until told to stop. Nothing is left running."""
+    if port and not _free(port):
+        raise BadInputError(f"port {port} is taken", todo="give another --port, or 0 for a free one")
+    told: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        told.append(number)
+
+    # A shell that starts this in the background has it ignore SIGINT; asked for, it listens again.
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    begun = time.monotonic()
+    port = port or _any_port()
+    children: list[subprocess.Popen[bytes]] = []
+    with federation:
+        environment = {**os.environ, **federation.environment(), "DAGSTER_HOME": str(prepare_dagster(home))}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))
+        logs = home / "dagster"
+        workspace = ["-w", str(PROJECT / "workspace.yaml")]
+        server = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), *workspace]
+        daemon = [sys.executable, "-m", "dagster._daemon", "run", *workspace]
+        try:
+            children.append(_start(server, environment, logs / "webserver.log"))
+            children.append(_start(daemon, environment, logs / "daemon.log"))
+            federation.wait_ready(READY_S)
+            _wait_for(f"http://127.0.0.1:{port}/server_info", children, told)
+            if not told:
+                say(f"ready in {time.monotonic() - begun:.0f} s: http://127.0.0.1:{port}  (Ctrl-C stops everything)")
+            while not told:
+                time.sleep(0.2)
+                dead = next((child for child in children if child.poll() is not None), None)
+                if dead is not None:
+                    raise UnreachableError("a Dagster process", f"it ended with {dead.returncode}; see {logs}")
+        finally:
+            _end(children)
+    say("stopped")
+
+
+def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            cwd=PROJECT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_default_signals,
+        )
+
+
+def _default_signals() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(children: list[subprocess.Popen[bytes]]) -> None:
+    """Terminate politely, then the whole group: code servers are grandchildren."""
+    for child in children:
+        child.terminate()
+    until = time.monotonic() + 8.0
+    for child in children:
+        try:
+            child.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+    for child in children:
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _wait_for(url: str, children: list[subprocess.Popen[bytes]], told: list[int]) -> None:
+    until = time.monotonic() + READY_S
+    while not told:
+        if any(child.poll() is not None for child in children):
+            return
+        try:
+            with urllib.request.urlopen(url, timeout=2.0):
+                return
+        except (urllib.error.URLError, OSError):
+            if time.monotonic() > until:
+                raise UnreachableError("the web UI", f"it did not answer within {READY_S:g} s") from None
+            time.sleep(0.2)
+
+
+def _free(port: int) -> bool:
+    with closing(socket.socket()) as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _any_port() -> int:
+    with closing(socket.socket()) as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
