@@ -40,14 +40,14 @@ class GovernedRunCoordinator(QueuedRunCoordinator):
                 self._gate = open_gate(home)
             decision, permit = gate_one(home, self._gate, run, self._steps(run))
         except (IoiError, OSError) as error:
-            return self._hold(context, f"gate 1 could not decide: {error}", {})
+            return self._hold(context, f"policy could not decide: {error}", {})
         match decision.verdict:
             case Verdict.ALLOW:
                 self._instance.add_run_tags(run.run_id, {tags.PERMIT: permit})
                 self._say(run, f"Gate 1 allowed this run (decision {decision.id})", _metadata(decision))
                 return super().submit_run(self._fresh(context))
             case Verdict.HOLD:
-                return self._hold(context, f"Gate 1 holds this run: {_reasons(decision)}", _metadata(decision))
+                return self._hold(context, _reasons(decision), _metadata(decision))
             case Verdict.DENY:
                 self._say(run, f"Gate 1 denied this run: {_reasons(decision)}", _metadata(decision))
                 self._instance.report_run_failed(run, f"Denied by policy: {_reasons(decision)}")
@@ -59,10 +59,11 @@ class GovernedRunCoordinator(QueuedRunCoordinator):
         limits = [*(config.tag_concurrency_limits or []), {"key": tags.HELD, "limit": 0}]
         return config._replace(tag_concurrency_limits=limits)
 
-    def _hold(self, context: SubmitRunContext, text: str, metadata: dict[str, Any]) -> DagsterRun:
+    def _hold(self, context: SubmitRunContext, why: str, metadata: dict[str, Any]) -> DagsterRun:
         run = context.dagster_run
-        self._instance.add_run_tags(run.run_id, {tags.HELD: "policy"})
-        self._say(run, text, metadata)
+        # The UI shows no log of a run that is queued, but its tags.
+        self._instance.add_run_tags(run.run_id, {tags.HELD: why[:250]})
+        self._say(run, f"Gate 1 holds this run: {why}", metadata)
         return super().submit_run(self._fresh(context))
 
     def _say(self, run: DagsterRun, text: str, metadata: dict[str, Any]) -> None:

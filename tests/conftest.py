@@ -1,0 +1,39 @@
+"""Shared by all tests: small piles, and commands whose end is waited for."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from definitions.documents.command import SHIPPED
+
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T], timeout_s: float = 60.0, what: str = "it") -> T:
+    """The first true value of `look`, asked again until then; fails naming `what` when it never comes."""
+    until = time.monotonic() + timeout_s
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < until, f"{what} did not come about within {timeout_s:g} s"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def small_pile(tmp_path: Path) -> Path:
+    """Four quick pages of three classes; the last is a page that the model cannot read."""
+    folder = tmp_path / "pile"
+    folder.mkdir()
+    for name in ("phototest.tif", "phototest-rotated-180.png", "eurotext.tif", "devatest.png"):
+        shutil.copy(SHIPPED / "pages" / name, folder / name)
+    (folder / "manifest.yaml").write_text(
+        "pages:\n  phototest.tif: restricted\n  phototest-rotated-180.png: internal\n  eurotext.tif: public\n  devatest.png: public\n"
+    )
+    return folder
