@@ -215,7 +215,7 @@ def up(
 
     blocks = import_module("definitions.documents.catalogue").BLOCKS
     federation = open_federation(find_home(home), topology or TOPOLOGY, blocks)
-    serve(federation, find_home(home), port, lambda text: out.print(text))
+    serve(federation, find_home(home), port, out.print)
 
 
 @policy_app.command("build")

@@ -96,7 +96,9 @@ def _dagster_yaml(home: Path) -> Finding:
         return Finding("dagster.yaml", "mend", f"{path}: gate 1 is not configured", "set run_coordinator as shipped")
     runs = (values.get("concurrency") or {}).get("runs") or {}
     limits = runs.get("tag_concurrency_limits") or []
-    if "concurrency" in values and not any(l.get("key") == "ioi/held" and l.get("limit") == 0 for l in limits):
+    if "concurrency" in values and not any(
+        limit.get("key") == "ioi/held" and limit.get("limit") == 0 for limit in limits
+    ):
         remedy = "add {key: ioi/held, limit: 0} to concurrency.runs.tag_concurrency_limits"
         return Finding("dagster.yaml", "mend", f"{path}: a concurrency block lets held runs start", remedy)
     return Finding("dagster.yaml", "ok", str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import TypeVar
 import pytest
 
 from definitions.documents.command import SHIPPED
+
+os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
 
 T = TypeVar("T")
 
@@ -34,6 +37,7 @@ def small_pile(tmp_path: Path) -> Path:
     for name in ("phototest.tif", "phototest-rotated-180.png", "eurotext.tif", "devatest.png"):
         shutil.copy(SHIPPED / "pages" / name, folder / name)
     (folder / "manifest.yaml").write_text(
-        "pages:\n  phototest.tif: restricted\n  phototest-rotated-180.png: internal\n  eurotext.tif: public\n  devatest.png: public\n"
+        "pages:\n  phototest.tif: restricted\n  phototest-rotated-180.png: internal\n"
+        "  eurotext.tif: public\n  devatest.png: public\n"
     )
     return folder

@@ -121,8 +121,9 @@ def _legibility(crops: list[Any]) -> float:
     total = 0.0
     for crop in crops:
         found = _engine()(_array(crop), use_det=False, use_cls=False, use_rec=True)
-        for text, score in zip(found.txts or (), found.scores or (), strict=False):
-            letters = sum(1 for character in text if character.isalpha())
+        read: list[tuple[str, float]] = list(zip(found.txts or (), found.scores or (), strict=False))
+        for text, score in read:
+            letters = sum(character.isalpha() for character in text)
             total += float(score) ** 4 * letters
     return total
 

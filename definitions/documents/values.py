@@ -151,7 +151,9 @@ class Page:
         values["lines"] = tuple(_line(item) for item in values["lines"])
         values["trimmed"] = tuple(_line(item) for item in values["trimmed"])
         values["languages"] = tuple((str(name), float(share)) for name, share in values["languages"])
-        return cls(**values, **payload.parts)
+        values["image"] = payload.parts.get("image", b"")
+        values["thumbnail"] = payload.parts.get("thumbnail", b"")
+        return cls(**values)
 
 
 def _line(item: dict[str, Any]) -> Line:

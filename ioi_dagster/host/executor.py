@@ -167,6 +167,8 @@ class _Flow:
         self._run = serialize_value(plan_context.dagster_run)
         self._origin = serialize_value(plan_context.reconstructable_job.get_python_origin())
         load_data = plan.repository_load_data
+        run = plan_context.dagster_run
+        self._parents = [parent for parent in (run.parent_run_id, run.root_run_id) if parent]
         self._load_data = serialize_value(load_data) if load_data is not None else None
 
     def run(self) -> Iterator[DagsterEvent | None]:
@@ -198,12 +200,12 @@ class _Flow:
             for step_input in step.step_inputs
             for source in step_input.get_step_output_handle_dependencies()
         ]
-        stored = {handle: self._driver.references[handle] for handle in handles if handle in self._driver.references}
-        data = {handle: self._get(name) for handle, name in stored.items()}
-        stated = step.tags.get(tags.DATA_CLASS)
-        classes = [self._driver.classes[handle] for handle in handles if handle in self._driver.classes]
-        if stated:
-            classes.append(DataClass(stated))
+        found = {handle: self._driver.find_output(handle, self._parents) for handle in handles}
+        data = {handle: self._get(name) for handle, name in found.items() if name is not None}
+        # What comes from elsewhere than this run has no class that is known here: it is taken as the highest.
+        classes = [self._driver.classes.get(handle, DataClass.RESTRICTED) for handle in handles]
+        if tags.DATA_CLASS in step.tags:
+            classes.append(DataClass(step.tags[tags.DATA_CLASS]))
         capability = step.tags.get(tags.CAPABILITY, OWN_STEP)
         work = StepWork(
             origin=self._origin,
@@ -258,6 +260,9 @@ class _Flow:
             entry = deserialize_value(text, EventLogEntry)
             self._context.instance.handle_new_event(entry)
             if entry.dagster_event is not None and entry.dagster_event.step_key == outcome.step:
+                if entry.dagster_event.is_successful_output:
+                    handle = _handle(entry.dagster_event.step_output_data.step_output_handle)
+                    self._driver.classes.setdefault(handle, outcome.data_class)
                 self._active.handle_event(entry.dagster_event)
                 yield entry.dagster_event
         self._active.verify_complete(self._context, outcome.step)

@@ -193,7 +193,7 @@ class EmbeddedFleet:
         self._clock = SystemClock()
         self._lock = threading.Lock()
         self._dask_cluster = start_local_cluster(workers, folder)
-        for node in self._dask_cluster.nodes:
+        for node in self._dask_cluster.workers:
             self._governor.handle(NodeJoined(node, 1, EVERYTHING), self._clock.monotonic())
         self._dask = DaskFleetClient(self._dask_cluster.address)
 
@@ -220,6 +220,8 @@ class EmbeddedFleet:
 
     def _ask(self, message: Any) -> Any:
         with self._lock:
+            for node in self._dask_cluster.revive():
+                self._governor.handle(NodeJoined(node, 1, EVERYTHING), self._clock.monotonic())
             for instruction in self._governor.handle(message, self._clock.monotonic()):
                 if isinstance(instruction, Reply):
                     return instruction.answer

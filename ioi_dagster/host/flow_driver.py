@@ -6,6 +6,7 @@ is gathered and written in one transaction a turn, before anything that depends 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import uuid
 from collections.abc import Callable, Mapping
@@ -163,6 +164,13 @@ class FlowDriver:
     def read(self, name: str) -> bytes | None:
         return self._objects.get(name)
 
+    def find_output(self, handle: Handle, runs: list[str]) -> str | None:
+        """Where an output of this run, or else of one of `runs` (its parents, nearest first), is stored."""
+        if handle in self.references:
+            return self.references[handle]
+        names = (run_name(run, handle) for run in runs)
+        return next((name for name in names if self._objects.has(name)), None)
+
     def snapshot(self) -> flow.FlowSnapshot:
         return self._governor.snapshot()
 
@@ -174,10 +182,9 @@ class FlowDriver:
             fleet = self._network.fleet(cluster)
             if interrupted:
                 fleet.cancel([_key(lease) for lease in mine])
-            try:
+            # Where nobody answers, the lease expires by itself.
+            with contextlib.suppress(RetryableError):
                 fleet.release(ReleaseRequest(self._run, tuple(lease.id for lease in mine)))
-            except RetryableError:
-                pass  # the lease expires by itself
         if self._story:
             self._ledger.write(self._run, self._epoch, [], [], self._story)
             self._story = []
@@ -334,6 +341,8 @@ class FlowDriver:
             stated = output.data_class if work.assigns_class else None
             self.classes[output.handle] = stated or work.ask.data_class
             self.references[output.handle] = name
+            # Re-executions and readers of a run's results find an output without knowing which attempt made it.
+            links.append((name, run_name(self._run, output.handle)))
             if output.asset is not None:
                 links.append((name, asset_name(output.asset)))
         commit = Commit(step, fence, attempt, node, started, ended, references, msgspec.msgpack.encode(decoded.events))

@@ -52,14 +52,14 @@ class ExchangeIOManager(ConfigurableIOManager):
         exchange = current_exchange()
         if exchange is not None and handle in exchange.inputs:
             return decode_value(exchange.inputs[handle])
-        data = store.get(run_name(upstream.run_id, handle)) if upstream.has_run_id else None
+        data = store.get(run_name(upstream.run_id, handle))
         if data is not None:
             return decode_value(data)
         return self._load_asset(context, store)
 
     def _load_asset(self, context: InputContext, store: ObjectStore) -> Any:
         if not context.has_asset_key:
-            raise FinalError(f"the input {context.name!r} of {context.step_key} is not stored anywhere")
+            raise FinalError(f"the input {context.name!r} is not stored anywhere")
         asset = context.asset_key.to_user_string()
         data = store.get(asset_name(asset))
         if data is None:
@@ -95,6 +95,9 @@ class ObjectStore:
         temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
         os.link(self._folder / source, temporary)
         temporary.replace(path)
+
+    def has(self, name: str) -> bool:
+        return (self._folder / name).exists()
 
     def get(self, name: str) -> bytes | None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
+from dagster._core.definitions.repository_definition import RepositoryLoadData
 from dagster._core.events import DagsterEvent, DagsterEventType, EngineEventData
 from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.api import create_execution_plan, execute_plan_iterator, execute_run
@@ -31,8 +32,8 @@ from dagster._core.storage.root import LocalArtifactStorage
 from dagster._core.storage.runs import InMemoryRunStorage
 from dagster._core.utils import make_new_run_id
 from dagster._serdes import ConfigurableClassData, deserialize_value, serialize_value
-from dagster._utils.error import SerializableErrorInfo
 from dagster._utils.hosted_user_process import recon_job_from_origin
+from dagster_shared.error import SerializableErrorInfo
 
 __all__ = [
     "ActiveExecution",
@@ -62,6 +63,7 @@ __all__ = [
     "QueuedRunCoordinator",
     "ReconstructableJob",
     "ReconstructableRepository",
+    "RepositoryLoadData",
     "ResumeRunContext",
     "RetryMode",
     "RunQueueConfig",

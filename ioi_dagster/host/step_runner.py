@@ -25,6 +25,7 @@ from ioi_dagster.host.private import (
     LocalArtifactStorage,
     NoOpComputeLogManager,
     ReconstructableJob,
+    RepositoryLoadData,
     RetryMode,
     SyncInMemoryRunLauncher,
     create_execution_plan,
@@ -49,7 +50,7 @@ def run(work: bytes) -> bytes:
             run_config=dagster_run.run_config,
             step_keys_to_execute=[task.step],
             known_state=deserialize_value(task.known_state, KnownExecutionState),
-            repository_load_data=deserialize_value(task.repository_load_data) if task.repository_load_data else None,
+            repository_load_data=_load_data(task.repository_load_data),
         )
         for _ in execute_plan_iterator(
             plan,
@@ -66,6 +67,10 @@ def run(work: bytes) -> bytes:
         for handle, data in exchange.outputs.items()
     ]
     return msgspec.msgpack.encode(StepResult(events, outputs))
+
+
+def _load_data(text: str | None) -> RepositoryLoadData | None:
+    return deserialize_value(text, RepositoryLoadData) if text else None
 
 
 class _CollectingEvents(InMemoryEventLogStorage):

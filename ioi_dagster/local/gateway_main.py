@@ -73,7 +73,7 @@ def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revi
     key = home.signing_key()
 
     def put(kind: Kind, name: str, spec: dict, version: str | None = None) -> None:
-        store.put(make_record(key, kind, name, version or f"0.{digest(spec)[7:19]}", spec).signed)
+        store.put(make_record(key, kind, name, version or f"0+{digest(spec)[7:19]}", spec).signed)
 
     import msgspec
 
@@ -85,7 +85,7 @@ def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revi
             put(Kind.NODE, f"{cluster.name}:{node.name}", {"slots": node.slots, "memory": node.memory})
     for block in read_blocks(home):
         spec = msgspec.to_builtins(block)
-        put(Kind.BLOCK, block.name, spec, f"{block.version}-{digest(spec)[7:15]}")
+        put(Kind.BLOCK, block.name, spec, f"{block.version}+{digest(spec)[7:15]}")
 
 
 if __name__ == "__main__":

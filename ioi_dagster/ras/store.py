@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from packaging.version import InvalidVersion, Version
+
 from ioi_dagster.ras.record import Kind, Record
 from ioi_dagster.signing import Signed
 
@@ -19,7 +21,9 @@ class RecordStore(Protocol):
     def get(self, urn: str, version: str | None = None) -> Record | None: ...
 
 
-def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
-    """Order of versions: numbers by value, words by letters, a word (a pre-release) before a number."""
-    parts = version.replace("-", ".").split(".")
-    return tuple((1, int(part)) if part.isdigit() else (0, part) for part in parts)
+def version_key(version: str) -> Version:
+    """Order of versions, by PEP 440; one that is not of that scheme comes before all others."""
+    try:
+        return Version(version)
+    except InvalidVersion:
+        return Version("0.dev0")

@@ -150,7 +150,9 @@ def test_a_whole_run_shows_checks_and_results(dagster_url: str, pile: Path, tmp_
     expect(page.get_by_text("accepted_set").first).to_be_visible()
 
 
-def test_a_denied_launch_ends_with_its_reasons_in_the_log(dagster_url: str, pile: Path, tmp_path: Path, page: Page) -> None:
+def test_a_denied_launch_ends_with_its_reasons_in_the_log(
+    dagster_url: str, pile: Path, tmp_path: Path, page: Page
+) -> None:
     run = launch(dagster_url, folders(pile, tmp_path / "out"), {"ioi/highest": "secret"})
     eventually(lambda: status_of(dagster_url, run) == "FAILURE", 60, "the denial")
     page.goto(f"{dagster_url}/runs/{run}")

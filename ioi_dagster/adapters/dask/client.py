@@ -32,7 +32,7 @@ class DaskRunner:
         """The answer's bytes; raises `UnreachableError` when the worker or the scheduler is lost, or time is up."""
         client = await self._connected()
         future = client.submit(start, request, key=key, resources={f"node:{node}": 1}, pure=False, retries=0)
-        waiting = asyncio.ensure_future(future.result())  # pyright: ignore[reportArgumentType]
+        waiting = asyncio.ensure_future(_result(future))
         deadline = time.monotonic() + timeout_s
         try:
             while True:
@@ -172,6 +172,10 @@ async def connect(scheduler: str) -> Client:
         raise UnreachableError(scheduler, f"no Dask scheduler answers: {error}") from error
 
 
+async def _result(future: Future) -> bytes:
+    return await future.result()  # pyright: ignore[reportGeneralTypeIssues]
+
+
 async def _awaited(client: Client) -> Client:
     return await client  # pyright: ignore[reportGeneralTypeIssues]
 
@@ -179,7 +183,8 @@ async def _awaited(client: Client) -> Client:
 def connected(client: Client) -> bool:
     """The socket to the scheduler is open."""
     communication = client.scheduler_comm
-    return client.status == "running" and communication is not None and not communication.comm.closed()
+    comm = communication.comm if communication is not None else None
+    return client.status == "running" and comm is not None and not comm.closed()
 
 
 async def _close(client: Client) -> None:

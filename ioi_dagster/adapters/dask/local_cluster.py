@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,21 +19,25 @@ from ioi_dagster.errors import UnreachableError
 
 @dataclass(slots=True)
 class LocalCluster:
+    """`start_worker(name)` starts one more process under that node name."""
+
     address: str
-    nodes: tuple[str, ...]
-    processes: list[subprocess.Popen[bytes]]
+    scheduler: subprocess.Popen[bytes]
+    workers: dict[str, subprocess.Popen[bytes]]
+    start_worker: Callable[[str], subprocess.Popen[bytes]]
+
+    def revive(self) -> list[str]:
+        """Start dead workers again under their names; returns which they were."""
+        dead = [name for name, process in self.workers.items() if process.poll() is not None]
+        for name in dead:
+            self.workers[name] = self.start_worker(name)
+        return dead
 
     def close(self) -> None:
-        """End every process; nothing is left."""
-        for process in self.processes:
-            process.terminate()
-        until = time.monotonic() + 3.0
-        for process in self.processes:
-            try:
-                process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        """Kill every process: the cluster served one run, which is over, so there is nothing to wind down."""
+        for process in (*self.workers.values(), self.scheduler):
+            process.kill()
+            process.wait()
 
 
 def start_local_cluster(workers: int, folder: str) -> LocalCluster:
@@ -49,19 +54,21 @@ def start_local_cluster(workers: int, folder: str) -> LocalCluster:
     }
     environment.pop("IOI_DOMAIN_HOME", None)
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)]
-    processes = [_start([*command, "--no-dashboard", "--no-show"], environment, folder, "scheduler")]
-    nodes = tuple(f"alone-{number + 1}" for number in range(workers))
-    for node in nodes:
+    scheduler = _start([*command, "--no-dashboard", "--no-show"], environment, folder, "scheduler")
+
+    def start_worker(node: str) -> subprocess.Popen[bytes]:
         worker = [
             *(sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--host", "127.0.0.1"),
             *("--nthreads", "1", "--name", node, "--no-dashboard", "--resources", f"node:{node}=1"),
             *("--local-directory", str(Path(folder) / node), "--death-timeout", "30"),
             *("--preload", "ioi_dagster.adapters.dask.worker_preload"),
         ]
-        processes.append(_start(worker, {**environment, "IOI_NODE": node}, folder, node))
-    cluster = LocalCluster(address, nodes, processes)
+        return _start(worker, {**environment, "IOI_NODE": node}, folder, node)
+
+    names = [f"alone-{number + 1}" for number in range(workers)]
+    cluster = LocalCluster(address, scheduler, {name: start_worker(name) for name in names}, start_worker)
     try:
-        _wait(port, processes)
+        _wait(port, [scheduler, *cluster.workers.values()])
     except BaseException:
         cluster.close()
         raise

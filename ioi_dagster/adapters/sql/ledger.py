@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from ioi_dagster.model.story import Chapter, Entry
@@ -117,7 +118,7 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
 
-        @sa.event.listens_for(self._engine, "connect")
+        @event.listens_for(self._engine, "connect")
         def _pragmas(connection: Any, _record: Any) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
@@ -145,7 +146,7 @@ class Ledger:
     def fences(self, run: str) -> dict[str, int]:
         with self._engine.connect() as connection:
             rows = connection.execute(sa.select(_step.c.step, _step.c.fence).where(_step.c.run == run))
-            return {step: fence for step, fence in rows}
+            return dict(rows)
 
     def write(
         self, run: str, epoch: int, started: Sequence[Started], commits: Sequence[Commit], story: Iterable[Entry]

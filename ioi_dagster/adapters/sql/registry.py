@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from ioi_dagster.errors import FinalError, SignatureError
 from ioi_dagster.ras.record import Kind, Record, read_record
@@ -32,7 +33,7 @@ class SqlRecordStore:
         self._trusted = trusted
         self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 10})
 
-        @sa.event.listens_for(self._engine, "connect")
+        @event.listens_for(self._engine, "connect")
         def _pragmas(connection: Any, _record: Any) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
 

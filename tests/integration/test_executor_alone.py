@@ -1,0 +1,116 @@
+"""The executor by itself: no federation, no policy, any job."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from dagster import (
+    DagsterInstance,
+    DynamicOut,
+    DynamicOutput,
+    Failure,
+    RetryPolicy,
+    execute_job,
+    job,
+    op,
+    reconstructable,
+)
+
+from ioi_dagster import ExchangeIOManager, governed_executor
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+
+@op(out=DynamicOut(int))
+def numbers():
+    for number in range(12):
+        yield DynamicOutput(number, mapping_key=str(number))
+
+
+@op
+def square(number: int) -> int:
+    return number * number
+
+
+@op
+def total(squares: list[int]) -> int:
+    return sum(squares)
+
+
+@job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()})
+def squares():
+    total(numbers().map(square).collect())
+
+
+@op(retry_policy=RetryPolicy(max_retries=2))
+def fails_twice(context) -> int:
+    if context.retry_number < 2:
+        raise ValueError("not yet")
+    return context.retry_number
+
+
+@op
+def always_fails(number: int) -> int:
+    raise Failure(f"no {number}")
+
+
+@op
+def never_runs(number: int) -> int:
+    return number
+
+
+@job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()})
+def failing():
+    never_runs(always_fails(fails_twice()))
+
+
+@op
+def dies_once(context) -> str:
+    marker = Path(os.environ["IOI_TEST_MARKER"])
+    if not marker.exists():
+        marker.write_text("died")
+        os._exit(1)
+    return "lived"
+
+
+@job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()})
+def crashing():
+    dies_once()
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("IOI_HOME", "IOI_DOMAIN", "IOI_DOMAIN_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("IOI_TEST_MARKER", str(tmp_path / "marker"))
+    with DagsterInstance.get() as instance:
+        yield instance
+
+
+def test_dynamic_steps_are_mapped_and_collected(instance):
+    with execute_job(reconstructable(squares), instance) as result:
+        assert result.success
+        assert result.output_for_node("total") == sum(number * number for number in range(12))
+    assert len([event for event in result.all_events if event.is_step_success]) == 14
+
+
+def test_retries_are_the_users_and_failures_stop_what_depends_on_them(instance):
+    result = execute_job(reconstructable(failing), instance)
+    assert not result.success
+    kinds = [(event.step_key, event.event_type_value) for event in result.all_events if event.step_key]
+    assert kinds.count(("fails_twice", "STEP_UP_FOR_RETRY")) == 2
+    assert ("fails_twice", "STEP_SUCCESS") in kinds
+    assert ("always_fails", "STEP_FAILURE") in kinds
+    assert ("never_runs", "STEP_START") not in kinds
+
+
+def test_a_worker_that_dies_costs_the_step_no_retry(instance):
+    with execute_job(reconstructable(crashing), instance) as result:
+        assert result.success
+        assert result.output_for_node("dies_once") == "lived"
+    kinds = [event.event_type_value for event in result.all_events if event.step_key == "dies_once"]
+    assert kinds.count("STEP_START") == 1
+    assert "STEP_UP_FOR_RETRY" not in kinds

@@ -1,0 +1,115 @@
+"""Whatever is asked of a cluster governor in whatever order, its books balance."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, NodeLeft, NodeReported, Reply, Tick
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import (
+    Announce,
+    AskGroup,
+    Award,
+    Awarded,
+    Bid,
+    LeaseRequest,
+    ReleaseRequest,
+    Renewed,
+    RenewRequest,
+)
+
+NODES = st.sampled_from(["n1", "n2", "n3"])
+STEPS = st.sampled_from(["s1", "s2", "s3", "s4"])
+CAPABILITIES = frozenset({"ocr", "trim"})
+
+
+class Books(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.governor = ClusterGovernor("d", "c", 1, 1.0, ttl_s=10.0)
+        self.now = 0.0
+        self.known: dict[str, tuple[str, int]] = {}
+
+    def ask(self, event):
+        replies = [i.answer for i in self.governor.handle(event, self.now) if isinstance(i, Reply)]
+        return replies[0] if replies else None
+
+    @rule(node=NODES, slots=st.integers(1, 3))
+    def join(self, node, slots):
+        self.ask(NodeJoined(node, slots, CAPABILITIES))
+
+    @rule(node=NODES)
+    def leave(self, node):
+        self.ask(NodeLeft(node))
+
+    @rule(node=NODES, memory=st.floats(0, 1))
+    def report(self, node, memory):
+        self.ask(NodeReported(node, frozenset({"ocr"}), memory))
+
+    @rule(
+        steps=st.lists(st.tuples(STEPS, st.integers(1, 4)), min_size=1, max_size=4), avoid=st.lists(NODES, max_size=2)
+    )
+    def award(self, steps, avoid):
+        requests = tuple(LeaseRequest("r", s, f, "ocr", DataClass.PUBLIC, avoid=tuple(avoid)) for s, f in steps)
+        answer = self.ask(Award("c", "r", 1, "home", requests))
+        assert isinstance(answer, Awarded)
+        assert len(answer.leases) + len(answer.rejected) == len(requests)
+        again = self.ask(Award("c", "r", 1, "home", requests[-1:]))
+        assert isinstance(again, Awarded)
+        if (
+            answer.leases
+            and answer.leases[-1].step == requests[-1].step
+            and answer.leases[-1].fence == requests[-1].fence
+        ):
+            assert again.leases == answer.leases[-1:], "the same award twice is the same lease"
+        for lease in answer.leases:
+            self.known[lease.id] = (lease.step, lease.fence)
+
+    @rule(later=st.floats(0, 8))
+    def wait(self, later):
+        self.now += later
+        self.ask(Tick())
+
+    @rule(data=st.data())
+    def release(self, data):
+        if self.known:
+            lease = data.draw(st.sampled_from(sorted(self.known)))
+            self.ask(ReleaseRequest("r", (lease,)))
+            renewed = self.ask(RenewRequest("r", (lease,)))
+            assert isinstance(renewed, Renewed)
+            assert renewed.lost == (lease,)
+
+    @rule()
+    def nobody_else_can_release(self):
+        before = len(self.governor.snapshot().leases)
+        self.ask(ReleaseRequest("other", tuple(self.known)))
+        assert len(self.governor.snapshot().leases) == before
+
+    @rule(count=st.integers(1, 100))
+    def bid(self, count):
+        bid = self.ask(
+            Announce("r", 1, "home", (AskGroup("ocr", DataClass.PUBLIC, count), AskGroup("fly", DataClass.PUBLIC, 1)))
+        )
+        assert isinstance(bid, Bid)
+        free = sum(node["free"] for node in self.governor.snapshot().nodes.values())
+        assert sum(point.slots for point in bid.points) <= min(count, free)
+        assert "cluster.not_offered" in {refusal.code for refusal in bid.refusals}
+
+    @invariant()
+    def balanced(self):
+        self.governor.validate()
+
+
+Books.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestBooks = Books.TestCase
+
+
+def test_nothing_that_was_granted_is_held_for_ever():
+    governor = ClusterGovernor("d", "c", 1, 1.0, ttl_s=10.0)
+    governor.handle(NodeJoined("n", 1, CAPABILITIES), 0.0)
+    governor.handle(Award("c", "r", 1, "home", (LeaseRequest("r", "s", 1, "ocr", DataClass.PUBLIC),)), 0.0)
+    assert len(governor.snapshot().leases) == 1
+    governor.handle(Tick(), 10.0)
+    assert governor.snapshot().leases == ()

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ioi_dagster.adapters.opa.build import find_opa, is_current, revision
+from ioi_dagster.adapters.opa.wasm import WasmEngine, check_limits
+from ioi_dagster.clock import ManualClock
+from ioi_dagster.errors import BadInputError, RetryableError
+from ioi_dagster.local.home import POLICIES
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.decision import Verdict
+from ioi_dagster.policy.compose import compose
+from ioi_dagster.policy.decision_log import DecisionLog, verify
+from ioi_dagster.policy.documents import launch_document, placement_document
+from ioi_dagster.policy.gate import Gate
+
+BUNDLE = POLICIES / "bundle" / "bundle.tar.gz"
+LIBRARY = ("book", "book/library")
+
+
+@pytest.fixture(scope="module")
+def engine() -> WasmEngine:
+    return WasmEngine.load(BUNDLE)
+
+
+def placement(
+    data_class: str, domain: str, capability: str = "page.ocr", origin: str = "library.example"
+) -> dict[str, Any]:
+    authority, handles = {
+        "library.example": ("partners", "restricted"),
+        "lab.example": ("partners", "internal"),
+        "cloud.example": ("cloud", "public"),
+    }[domain]
+    return placement_document(
+        now=1,
+        origin=origin,
+        origin_authority="partners" if origin != "stranger.example" else "strangers",
+        capability=capability,
+        data_class=DataClass(data_class),
+        domain=domain,
+        authority=authority,
+        handles=DataClass(handles),
+    )
+
+
+def launch(**changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "now": 1,
+        "domain": "library.example",
+        "subject": "ann",
+        "trigger": "test",
+        "run": "r",
+        "job": "j",
+        "code": "definitions.documents.defs",
+        "tags": {},
+        "steps": 3,
+        "config_keys": [],
+        "highest": "restricted",
+    }
+    return launch_document(**{**values, **changes})
+
+
+def codes(gate: Gate, kind: str, document: dict[str, Any]) -> set[str]:
+    return {refusal.code for refusal in gate.decide(kind, document).refusals}
+
+
+@pytest.mark.parametrize(
+    ("scope", "document", "expected"),
+    [
+        ("library", placement("restricted", "library.example"), set()),
+        ("library", placement("restricted", "lab.example"), {"placement.class_too_high", "placement.restricted_leaves_home"}),
+        ("library", placement("internal", "lab.example"), set()),
+        ("library", placement("internal", "cloud.example"), {"placement.class_too_high"}),
+        ("library", placement("public", "cloud.example"), set()),
+        ("library", placement("public", "cloud.example", "dagster.step"), {"placement.own_code_abroad"}),
+        ("lab", placement("public", "lab.example", origin="stranger.example"), {"lab.not_a_partner"}),
+        ("cloud", placement("internal", "cloud.example"), {"placement.class_too_high", "cloud.public_only"}),
+        ("cloud", placement("public", "cloud.example", "dagster.step"), {"placement.own_code_abroad", "cloud.no_foreign_code"}),
+    ],
+)  # fmt: skip
+def test_where_data_may_go(engine, scope, document, expected):
+    assert codes(Gate(engine, ("book", f"book/{scope}"), ManualClock()), "placement", document) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, set()),
+        ({"subject": ""}, {"launch.no_subject"}),
+        ({"highest": "secret"}, {"launch.unknown_class"}),
+        ({"steps": 100_001}, {"launch.too_many_steps"}),
+        ({"code": "evil"}, {"launch.unknown_code"}),
+    ],
+)
+def test_what_may_be_launched(engine, changes, expected):
+    assert codes(Gate(engine, LIBRARY, ManualClock()), "launch", launch(**changes)) == expected
+
+
+def test_approval_holds_until_it_is_given(engine):
+    gate = Gate(engine, LIBRARY, ManualClock())
+    wanted = launch(tags={"ioi/approval": "required"})
+    assert gate.decide("launch", wanted).verdict is Verdict.HOLD
+    assert gate.decide("launch", launch(tags={"ioi/approval": "required"}, approvals=["bob"])).verdict is Verdict.ALLOW
+
+
+class Broken:
+    name, revision = "broken", "sha256:0"
+    entrypoints = frozenset({"ioi/book/launch/verdict"})
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def evaluate(self, entrypoint: str, document: dict[str, Any]) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        RetryableError("away"),
+        None,
+        True,
+        {},
+        {"allow": True},
+        {"allow": "true", "deny": []},
+        {"allow": True, "deny": [{"code": "x"}]},
+        {"allow": False, "deny": []},
+        {"allow": True, "deny": {}, "ttl_s": 1},
+        {"allow": True, "deny": [], "ttl_s": -1},
+        {"allow": True, "deny": [], "ttl_s": True},
+        {"allow": True, "deny": [], "obligations": ["x"]},
+    ],
+)
+def test_an_engine_that_cannot_say_holds_and_never_allows(answer):
+    decision = Gate(Broken(answer), ("book",), ManualClock()).decide("launch", launch())
+    assert decision.verdict is Verdict.HOLD
+    assert decision.refusals[0].code == "policy.undecidable"
+
+
+def test_no_engine_and_no_policy_hold_too(engine):
+    assert Gate(None, ("book",), ManualClock()).decide("launch", launch()).verdict is Verdict.HOLD
+    assert Gate(engine, ("elsewhere",), ManualClock()).decide("launch", launch()).verdict is Verdict.HOLD
+
+
+def test_an_unknown_obligation_is_a_deny():
+    answer = {"allow": True, "deny": [], "obligations": [{"kind": "sing"}], "ttl_s": 0}
+    assert compose([("s", answer)]).verdict is Verdict.DENY
+
+
+_verdicts = st.builds(
+    lambda denies, hold: {
+        "allow": not denies,
+        "deny": [{"code": code} for code in denies],
+        "obligations": [{"kind": "require_approval"}] if hold else [],
+        "ttl_s": 1,
+    },
+    st.lists(st.sampled_from(["a", "b"]), max_size=2),
+    st.booleans(),
+)
+_STRICTNESS = {Verdict.ALLOW: 0, Verdict.HOLD: 1, Verdict.DENY: 2}
+
+
+@given(st.lists(_verdicts, min_size=1, max_size=4), _verdicts)
+def test_another_scope_can_only_tighten(answers, more):
+    before = compose([("s", answer) for answer in answers]).verdict
+    after = compose([("s", answer) for answer in [*answers, more]]).verdict
+    assert _STRICTNESS[after] >= _STRICTNESS[before]
+
+
+@pytest.mark.parametrize("document", [{"a": "x" * 2_000}, {"a": list(range(2_000))}, {"a": ["x" * 1_000] * 100}])
+def test_an_oversized_input_is_refused_before_it_is_evaluated(document):
+    with pytest.raises(BadInputError):
+        check_limits(document, json.dumps(document).encode())
+
+
+def test_a_deep_input_is_refused(engine):
+    document: dict[str, Any] = {}
+    for _ in range(40):
+        document = {"a": document}
+    assert Gate(engine, LIBRARY, ManualClock()).decide("launch", document).verdict is Verdict.HOLD
+
+
+def test_a_text_in_the_input_cannot_forge_a_decision(engine):
+    tags = {"x": '"}]}{"allow":true,"deny":[]}'}
+    assert codes(Gate(engine, LIBRARY, ManualClock()), "launch", launch(subject="", tags=tags)) == {"launch.no_subject"}
+
+
+def test_the_decision_log_shows_a_line_that_was_altered(engine, tmp_path):
+    log = tmp_path / "decisions.jsonl"
+    gate = Gate(engine, LIBRARY, ManualClock(), DecisionLog(log))
+    for steps in (1, 2, 3):
+        gate.decide("launch", launch(steps=steps))
+    assert verify(log) is None
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([lines[0], lines[1].replace("allow", "deny!"), lines[2]]))
+    assert verify(log) == "line 2: it was altered"
+    log.write_text("\n".join([lines[0], lines[2]]))
+    assert verify(log) == "line 2: a line before it is missing or was altered"
+
+
+def test_the_built_bundle_is_that_of_its_sources():
+    assert is_current(POLICIES, BUNDLE), "run `ioi policy build`"
+
+
+def test_a_changed_rule_is_noticed(tmp_path):
+    copy = Path(shutil.copytree(POLICIES, tmp_path / "policies"))
+    rule = copy / "domains" / "book" / "cloud" / "placement.rego"
+    rule.write_text(rule.read_text().replace('!= "public"', '!= "internal"'))
+    assert not is_current(copy, BUNDLE)
+    assert revision(BUNDLE) == revision(copy / "bundle" / "bundle.tar.gz")
+
+
+@pytest.mark.parametrize("command", [["fmt", "--fail", "--list"], ["check", "--strict"], ["test"]], ids=" ".join)
+def test_opa_finds_the_policies_well_formed_strict_and_right(command):
+    result = subprocess.run([find_opa(), *command, "lib", "domains"], cwd=POLICIES, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr

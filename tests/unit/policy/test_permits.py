@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Lease
+from ioi_dagster.model.permit import RunPermit, StepPermit
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.policy.permits import (
+    NonceBook,
+    check_run_permit,
+    check_step_permit,
+    decode,
+    encode,
+    issue,
+    read_run_permit,
+)
+from ioi_dagster.signing import Signed, SigningKey, TrustedKeys, key_id
+
+LIBRARY, LAB = SigningKey.generate("library.example"), SigningKey.generate("lab.example")
+TRUSTED = TrustedKeys({key.key_id: key.public_bytes for key in (LIBRARY, LAB)})
+EXPECTED = {"run": "r1", "job": "j", "job_snapshot": "js", "plan": "p", "config": "c", "selection": "s"}
+RUN = RunPermit(
+    **EXPECTED,
+    subject="ann",
+    code="defs",
+    highest=DataClass.RESTRICTED,
+    domains=("library.example", "lab.example"),
+    decision_ids=("d",),
+    revision="sha256:1",
+    not_before=100.0,
+    expires=200.0,
+    nonce="n",
+    issuer="library.example",
+)
+LEASE = Lease("l1", "r1", "step", 2, 0, "page.ocr", "lab-main", "lab.example", "lab-1", 1)
+STEP = StepPermit(
+    run="r1",
+    step="step",
+    fence=2,
+    copy=0,
+    lease="l1",
+    capability="page.ocr",
+    data_class=DataClass.PUBLIC,
+    audience="lab.example",
+    cluster="lab-main",
+    node="lab-1",
+    payload="sha256:x",
+    not_before=100.0,
+    expires=200.0,
+    nonce="n",
+    issuer="library.example",
+)
+
+
+def check_run(signed: Signed, now: float = 150.0, **changes: str) -> RunPermit | Refusal:
+    return check_run_permit(signed, TRUSTED, issuer="library.example", expected={**EXPECTED, **changes}, now=now)
+
+
+def check_step(signed: Signed, now: float = 150.0, lease: Lease = LEASE) -> StepPermit | Refusal:
+    return check_step_permit(signed, TRUSTED, lease=lease, payload="sha256:x", audience="lab.example", now=now)
+
+
+def test_a_good_permit_survives_its_way_through_a_tag():
+    signed = decode(encode(issue(LIBRARY, RUN)))
+    assert isinstance(signed, Signed)
+    assert check_run(signed) == RUN
+    assert check_step(issue(LIBRARY, STEP)) == STEP
+
+
+@pytest.mark.parametrize("name", list(EXPECTED))
+def test_a_run_that_is_not_the_permitted_one_is_refused_by_the_field_that_differs(name):
+    found = check_run(issue(LIBRARY, RUN), **{name: "other"})
+    assert isinstance(found, Refusal)
+    assert found.code == f"permit.{name}_mismatch"
+
+
+@pytest.mark.parametrize("name", list(RunPermit.__dataclass_fields__))
+def test_no_field_can_be_altered_after_signing(name):
+    signed = issue(LIBRARY, RUN)
+    value = signed.body[name]
+    altered = value + 1 if isinstance(value, float) else [*value, "x"] if isinstance(value, list) else value + "x"
+    found = check_run(replace(signed, body={**signed.body, name: altered}))
+    assert isinstance(found, Refusal)
+    assert found.code == "permit.signature"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"run": "r2"}, "permit.run_mismatch"),
+        ({"step": "other"}, "permit.step_mismatch"),
+        ({"fence": 3}, "permit.fence_mismatch"),
+        ({"copy": 1}, "permit.copy_mismatch"),
+        ({"id": "l2"}, "permit.lease_mismatch"),
+        ({"capability": "page.trim"}, "permit.capability_mismatch"),
+        ({"cluster": "other"}, "permit.cluster_mismatch"),
+        ({"node": "lab-2"}, "permit.node_mismatch"),
+    ],
+)
+def test_a_step_permit_is_good_for_its_own_lease_only(change, code):
+    found = check_step(issue(LIBRARY, STEP), lease=replace(LEASE, **change))
+    assert isinstance(found, Refusal)
+    assert found.code == code
+
+
+@pytest.mark.parametrize(("now", "code"), [(90.0, "permit.not_yet_valid"), (200.0, "permit.expired")])
+def test_a_permit_has_its_time(now, code):
+    found = check_run(issue(LIBRARY, RUN), now=now)
+    assert isinstance(found, Refusal)
+    assert found.code == code
+
+
+def test_a_sibling_domain_cannot_sign_for_the_owner():
+    forged = LAB.sign(RUN.claims())
+    found = read_run_permit(forged, TRUSTED, now=150.0)
+    assert isinstance(found, Refusal)
+    assert found.code == "permit.foreign_issuer"
+    with pytest.raises(BadInputError):
+        issue(LAB, RUN)
+
+
+def test_a_peer_that_signs_in_its_own_name_is_not_the_owner():
+    found = check_run(issue(LAB, replace(RUN, issuer="lab.example")))
+    assert isinstance(found, Refusal)
+    assert found.code == "permit.foreign_issuer"
+
+
+def test_an_unknown_key_is_refused_also_under_a_known_name():
+    stranger = SigningKey.generate("library.example")
+    assert key_id("library.example", stranger.public_bytes) not in TRUSTED.keys
+    found = check_run(issue(stranger, RUN))
+    assert isinstance(found, Refusal)
+    assert found.code == "permit.signature"
+
+
+def test_a_step_permit_is_not_a_run_permit():
+    found = check_run(issue(LIBRARY, STEP))
+    assert isinstance(found, Refusal)
+    assert found.code == "permit.kind"
+
+
+@given(st.one_of(st.text(max_size=200), st.binary(max_size=200).map(lambda b: base64.urlsafe_b64encode(b).decode())))
+def test_rubbish_is_a_refusal_never_an_exception(text):
+    assert isinstance(decode(text), Refusal)
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=5), lambda x: st.lists(x) | st.dictionaries(st.text(max_size=5), x)
+    )
+)
+def test_rubbish_bodies_are_refusals(body):
+    text = base64.urlsafe_b64encode(
+        json.dumps({"body": {"x": body}, "key_id": LIBRARY.key_id, "signature": ""}).encode()
+    )
+    signed = decode(text.decode())
+    if isinstance(signed, Signed):
+        assert isinstance(read_run_permit(signed, TRUSTED, now=150.0), Refusal)
+
+
+def test_a_nonce_is_consumed_once():
+    book = NonceBook()
+    assert book.consume("n", 200.0, 100.0)
+    assert not book.consume("n", 200.0, 100.0)

@@ -1,0 +1,110 @@
+"""Records, leased state and selection; the store is the real one."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from definitions.documents.catalogue import READ
+from ioi_dagster.adapters.sql.registry import SqlRecordStore
+from ioi_dagster.errors import FinalError, SignatureError
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import OWN_STEP
+from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
+from ioi_dagster.ras.leases import LeasedState
+from ioi_dagster.ras.record import Kind, make_record
+from ioi_dagster.ras.selection import MAY_CHANGE, Query, discover
+from ioi_dagster.ras.store import version_key
+from ioi_dagster.signing import SigningKey, TrustedKeys
+
+LAB, CLOUD = SigningKey.generate("lab.example"), SigningKey.generate("cloud.example")
+TRUSTED = TrustedKeys({key.key_id: key.public_bytes for key in (LAB, CLOUD)})
+DOMAIN = DomainSpec("lab.example", "partners", (ClusterSpec("lab-main", (NodeSpec("lab-1"),)),), DataClass.INTERNAL)
+BLOCK = make_record(LAB, Kind.BLOCK, "page-ocr", "1.0.0", replace(READ, handles=DataClass.INTERNAL))
+ALIVE = {"cluster/lab-main": {"nodes": 1, "scheduler": "tcp://x"}}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SqlRecordStore:
+    return SqlRecordStore(tmp_path / "registry.sqlite", TRUSTED)
+
+
+def test_what_was_put_is_found_and_putting_it_again_changes_nothing(store):
+    assert store.put(BLOCK.signed) == BLOCK
+    store.put(BLOCK.signed)
+    assert store.records() == [BLOCK]
+    assert store.get(BLOCK.urn) == BLOCK
+
+
+def test_other_content_needs_another_version(store):
+    store.put(BLOCK.signed)
+    with pytest.raises(FinalError, match="new version"):
+        store.put(make_record(LAB, Kind.BLOCK, "page-ocr", "1.0.0", replace(READ, model="other")).signed)
+
+
+def test_the_newest_version_counts_by_number_not_by_letter(store):
+    for version in ("1.9.0", "1.10.0", "1.10.0-rc1"):
+        store.put(make_record(LAB, Kind.BLOCK, "page-ocr", version, READ).signed)
+    assert [record.version for record in store.records()] == ["1.10.0"]
+    assert version_key("1.10.0") > version_key("1.9.9")
+
+
+def test_nobody_writes_under_anothers_prefix(store):
+    forged = CLOUD.sign(BLOCK.signed.body)
+    with pytest.raises(FinalError, match="may not write under the prefix"):
+        store.put(forged)
+    with pytest.raises(SignatureError):
+        store.put(replace(BLOCK.signed, body={**BLOCK.signed.body, "version": "2.0.0"}))
+
+
+def test_a_record_altered_in_the_file_is_no_record(store, tmp_path):
+    store.put(BLOCK.signed)
+    with sqlite3.connect(tmp_path / "registry.sqlite") as connection:
+        connection.execute("UPDATE record SET signed = replace(signed, 'page.ocr', 'page.all')")
+    assert store.records() == []
+
+
+def query(capability: str = "page.ocr", data_class: str = "internal", authority: str = "partners") -> Query:
+    return Query(capability, DataClass(data_class), "library.example", authority)
+
+
+@pytest.mark.parametrize(
+    ("asked", "state", "code"),
+    [
+        (query("page.fly"), ALIVE, "ras.no_capability"),
+        (query(data_class="restricted"), ALIVE, "ras.domain_class"),
+        (query(OWN_STEP, authority="other"), ALIVE, "ras.own_code_abroad"),
+        (query(), {}, "ras.cluster_away"),
+        (query(), {"cluster/lab-main": {"nodes": 0}}, "ras.no_living_node"),
+    ],
+)
+def test_every_rejection_has_its_reason(asked, state, code):
+    found = discover(asked, DOMAIN, [BLOCK], state)
+    assert found.candidates == ()
+    assert [item.refusal.code for item in found.rejected] == [code]
+
+
+def test_a_partner_gets_the_scheduler_a_stranger_only_the_gateway():
+    (near,) = discover(query(), DOMAIN, [BLOCK], ALIVE).candidates
+    (far,) = discover(query(authority="other"), DOMAIN, [BLOCK], ALIVE).candidates
+    assert (near.accepts, near.scheduler) == ("step", "tcp://x")
+    assert (far.accepts, far.scheduler) == ("block", "")
+
+
+def test_only_what_time_can_heal_makes_a_step_wait():
+    assert {"ras.no_living_node", "ras.cluster_away", "domain.unreachable", "ras.unreachable"} == MAY_CHANGE
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.1, 5), st.floats(0, 3)), max_size=40))
+def test_no_entry_outlives_its_lease_and_none_is_lost_before(events):
+    state, now, until = LeasedState(), 0.0, {}
+    for key, ttl, later in events:
+        state.put(key, ttl, ttl, now)
+        until[key] = now + ttl
+        now += later
+        assert set(state.items(now)) == {name for name, end in until.items() if end > now}

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.local.home import TOPOLOGY
+from ioi_dagster.local.topology_file import load_topology
+from ioi_dagster.model.data_class import DataClass
+
+GOOD = """\
+network: n
+home: a
+domains:
+  - name: a
+    authority: x
+    clusters: [{name: c1, nodes: [{name: n1}]}]
+  - name: b
+    authority: x
+    clusters: [{name: c2, nodes: [{name: n2}]}]
+"""
+
+
+def errors_of(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "topology.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInputError) as caught:
+        load_topology(path)
+    return str(caught.value).replace(str(path), "FILE")
+
+
+def test_the_shipped_topology_is_three_domains():
+    topology = load_topology(TOPOLOGY)
+    assert [(d.name, d.handles, d.retains) for d in topology.domains] == [
+        ("library.example", DataClass.RESTRICTED, True),
+        ("lab.example", DataClass.INTERNAL, True),
+        ("cloud.example", DataClass.PUBLIC, False),
+    ]
+    assert topology.home == "library.example"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("home: a", "home: a\ncolour: red"), "FILE:3: unknown key 'colour'"),
+        (("name: b", "name: a"), "FILE:7: domain 'a' was named before, on line 4"),
+        (("name: c2", "name: c1"), "FILE:9: cluster 'c1' was named before, on line 6"),
+        (("name: n2", "name: n1"), "FILE:9: node 'n1' was named before, on line 6"),
+        (("home: a", "home: z"), "FILE:2: home 'z' is not one of the domains"),
+        (("home: a\n", ""), "FILE:1: the topology lacks 'home'"),
+        (("nodes: [{name: n1}]", "nodes: []"), "FILE:6: nodes may not be empty"),
+        (("{name: n1}", "{name: n1, slots: many}"), "FILE:6: slots must be of type int"),
+        (("{name: n1}", "{name: n1, slots: 0}"), "FILE:6: a node needs at least one slot"),
+        (("authority: x\n    clusters: [{name: c1", "authority: x\n    handles: secret\n    clusters: [{name: c1"),
+         "FILE:6: unknown data class 'secret'"),
+    ],
+)  # fmt: skip
+def test_each_mistake_is_named_with_its_line(tmp_path, change, expected):
+    assert expected in errors_of(tmp_path, GOOD.replace(*change))
+
+
+def test_all_mistakes_are_named_at_once(tmp_path):
+    text = errors_of(tmp_path, GOOD.replace("home: a", "home: z").replace("name: b", "name: a"))
+    assert "FILE:2:" in text
+    assert "FILE:7:" in text
+
+
+def test_parents_that_form_a_cycle_are_an_error(tmp_path):
+    text = GOOD.replace("  - name: a\n", "  - name: a\n    parent: b\n").replace(
+        "  - name: b\n", "  - name: b\n    parent: a\n"
+    )
+    assert "the domains' parents form a cycle: a → b → a" in errors_of(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "a: *b", "a: [", "- - -", "\t"])
+def test_what_is_no_topology_is_refused_in_words(tmp_path, text):
+    assert "FILE" in errors_of(tmp_path, text)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(BadInputError, match="cannot be read"):
+        load_topology(tmp_path / "none.yaml")
