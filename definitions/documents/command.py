@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from definitions.documents.book import write_text
 from definitions.documents.catalogue import BLOCKS
 from definitions.documents.index import read_pile
 from definitions.documents.inventory import read_manifest, take_inventory
@@ -47,7 +48,7 @@ def run(
     """
     from dagster import DagsterInstance
 
-    from ioi_dagster.host.runs import create_governed_run, execute_governed_run, job_of
+    from ioi_dagster.host.runs import create_governed_run, execute_governed_run, job_of, why_failed
 
     begun = time.monotonic()
     check_input(source, only)
@@ -59,7 +60,7 @@ def run(
         job = job_of("definitions.documents.defs", "documents", PROJECT)
         config = _config(source, out, only)
         with DagsterInstance.get() as instance:
-            run_id, decision = create_governed_run(instance, job, config, {"ioi/trigger": "ioi run documents"})
+            run_id, _ = create_governed_run(instance, job, config, {"ioi/trigger": "ioi run documents"})
             federation.wait_ready(READY_S, lambda done, of: progress("starting the domains' clusters", done, of))
             ready = time.monotonic()
             started(federation)
@@ -73,6 +74,7 @@ def run(
             finally:
                 stop.set()
                 watcher.join(2.0)
+            reasons = [] if success else why_failed(instance, run_id)
         ended = time.monotonic()
         summary = _summarise(federation.home_domain, out, run_id, success, only)
     summary["run"] |= {
@@ -80,9 +82,9 @@ def run(
         "start_seconds": round(ready - begun, 2),
         "run_seconds": round(ended - ready, 2),
     }
-    if decision is not None and not decision.allowed:
-        summary["run"]["refused"] = [f"{refusal.text} [{refusal.code}]" for refusal in decision.refusals]
-    (out / "run.json").write_text(json.dumps(summary, indent=1))
+    if reasons:
+        summary["run"]["why"] = reasons
+    write_text(out / "run.json", json.dumps(summary, indent=1))
     return summary
 
 

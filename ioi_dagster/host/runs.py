@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from ioi_dagster.errors import FinalError
 from ioi_dagster.host import tags
 from ioi_dagster.host.governance import gate_one, open_gate
 from ioi_dagster.host.private import (
+    DagsterEventType,
     DagsterRunStatus,
     ModuleCodePointer,
     ReconstructableJob,
@@ -21,15 +21,6 @@ from ioi_dagster.host.private import (
     execute_run,
 )
 from ioi_dagster.model.decision import Decision, Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class RunEnd:
-    """`decision` is gate 1's; `success` is False for a run that was not allowed."""
-
-    run: str
-    success: bool
-    decision: Decision | None
 
 
 def job_of(module: str, job: str, folder: Path) -> ReconstructableJob:
@@ -70,3 +61,18 @@ def execute_governed_run(instance: DagsterInstance, job: ReconstructableJob, run
     if run.status is DagsterRunStatus.FAILURE:
         return False
     return execute_run(job, run, instance, raise_on_error=False).success
+
+
+def why_failed(instance: DagsterInstance, run_id: str) -> list[str]:
+    """The reasons that Dagster's log gives for a failed run: its failed steps first, then the run's own failure."""
+    wanted = {DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}
+    found = []
+    for record in instance.get_records_for_run(run_id, of_type=wanted).records:
+        event = record.event_log_entry.dagster_event
+        if event is not None and event.is_step_failure:
+            error = event.step_failure_data.error
+            found.append(f"{event.step_key}: {error.message.strip() if error else event.message}")
+        elif event is not None and event.is_failure:
+            error = getattr(event.event_specific_data, "error", None)
+            found.append(error.message.strip() if error else str(event.message))
+    return found

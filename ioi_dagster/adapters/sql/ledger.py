@@ -146,7 +146,7 @@ class Ledger:
     def fences(self, run: str) -> dict[str, int]:
         with self._engine.connect() as connection:
             rows = connection.execute(sa.select(_step.c.step, _step.c.fence).where(_step.c.run == run))
-            return dict(rows)
+            return {row.step: row.fence for row in rows}
 
     def write(
         self, run: str, epoch: int, started: Sequence[Started], commits: Sequence[Commit], story: Iterable[Entry]
