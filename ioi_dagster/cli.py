@@ -24,7 +24,10 @@ app.add_typer(run_app, name="run")
 app.add_typer(policy_app, name="policy")
 app.add_typer(explain_app, name="explain")
 
-out = Console()
+_WIDE = None if sys.stdout.isatty() else 160
+"""A log or a pipe has no width of its own; tables need one."""
+
+out = Console(width=_WIDE)
 err = Console(stderr=True)
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="The federation's folder; default $IOI_HOME or .ioi")]
@@ -331,7 +334,7 @@ def _show_run(summary: dict[str, Any], results: Path) -> None:
         out.print(f"  {results / name}", highlight=False)
     out.print("\nTry next:")
     out.print(f"  ioi find foundation cards --out {results}", highlight=False)
-    out.print(f"  ioi explain run {run['id'][:8]} 'pages.read_lines[p00003]'", highlight=False)
+    out.print(escape(f"  ioi explain run {run['id'][:8]} 'pages.read_lines[p00003]'"), highlight=False)
     out.print("  ioi up", highlight=False)
 
 
