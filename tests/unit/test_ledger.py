@@ -1,0 +1,79 @@
+"""Exactly one attempt commits, and only the newest process of a run may write."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from ioi_dagster.adapters.sql.ledger import Commit, FencedError, Ledger, Started
+from ioi_dagster.model.story import Chapter, Entry
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger.sqlite")
+
+
+def started(fence: int, node: str = "n1") -> Started:
+    return Started("s", fence, "d", "c", node, "ocr", "public")
+
+
+def commit(fence: int, attempt: str) -> Commit:
+    return Commit("s", fence, attempt, "n1", 1.0, 2.0, {"out": f"ref-{attempt}"}, b"[]")
+
+
+def test_the_first_complete_attempt_under_the_current_fence_commits(ledger):
+    epoch = ledger.take_over("r", "job", 1.0)
+    assert ledger.write("r", epoch, [started(1)], [], []) == set()
+    assert ledger.write("r", epoch, [started(2, "n2")], [commit(1, "zombie")], []) == set()
+    assert ledger.write("r", epoch, [], [commit(2, "first"), commit(2, "second")], []) == {"first"}
+    (row,) = ledger.steps("r")
+    assert (row.state, row.fence, row.attempt, row.commits, row.node) == ("DONE", 2, "first", 1, "n1")
+    assert ledger.outputs("r") == {"out": "ref-first"}
+
+
+def test_an_older_fence_never_comes_back(ledger):
+    epoch = ledger.take_over("r", "job", 1.0)
+    ledger.write("r", epoch, [started(5)], [], [])
+    ledger.write("r", epoch, [started(4)], [], [])
+    assert ledger.fences("r") == {"s": 5}
+
+
+def test_a_newer_process_fences_the_older_one_off(ledger):
+    old = ledger.take_over("r", "job", 1.0)
+    ledger.write("r", old, [started(1)], [], [])
+    new = ledger.take_over("r", "job", 2.0)
+    with pytest.raises(FencedError):
+        ledger.write("r", old, [], [commit(1, "late")], [Entry("r", "s", Chapter.COMMIT, "late", 3.0)])
+    assert ledger.story("r") == []
+    assert ledger.write("r", new, [], [commit(1, "good")], []) == {"good"}
+
+
+def test_of_many_processes_that_commit_at_once_one_succeeds(tmp_path):
+    first = Ledger(tmp_path / "ledger.sqlite")
+    epoch = first.take_over("r", "job", 1.0)
+    first.write("r", epoch, [started(1)], [], [])
+    won: list[str] = []
+    gate = threading.Barrier(6)
+
+    def race(name: str) -> None:
+        ledger = Ledger(tmp_path / "ledger.sqlite")
+        gate.wait()
+        won.extend(ledger.write("r", epoch, [], [commit(1, name)], []))
+
+    threads = [threading.Thread(target=race, args=(f"a{number}",)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert first.steps("r")[0].attempt == won[0]
+
+
+def test_the_story_is_told_in_order_and_by_step(ledger):
+    entries = [Entry("r", step, Chapter.BID, f"{step}!", 1.0, {"n": 1}) for step in ("", "a", "b")]
+    ledger.tell(entries)
+    assert ledger.story("r") == entries
+    assert ledger.story("r", "a") == entries[:2]
