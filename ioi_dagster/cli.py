@@ -321,7 +321,7 @@ def _show_run(summary: dict[str, Any], results: Path) -> None:
         out.print(f"[yellow]note[/] {escape(problem)}")
     run = summary["run"]
     if run["status"] != "success":
-        out.print(f"[bold red]run {run['id']} failed[/]: {escape('; '.join(run.get('why', ())))}")
+        out.print(f"[bold red]run {run['id']} failed[/]: {escape('; '.join(why[:300] for why in run.get('why', ())))}")
         out.print(f"Why: [bold]ioi explain run {run['id'][:8]}[/]")
         return
     domains: dict[str, int] = {}

@@ -25,6 +25,12 @@ GRACE_S = 3.0
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 5.0)
 CRASH_WINDOW_S = 60.0
 MAX_LOG = 20 * 2**20
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "536870912"}
+"""Models allocate and free the same large tensors on each call. Kept in the heap instead of mapped anew each time (mallopt(3)),
+they cost no page faults: a quarter of the time of reading a page, measured, at the same peak memory."""
+
+MEMORY = {f"DASK_DISTRIBUTED__WORKER__MEMORY__{what}": "False" for what in ("TARGET", "SPILL", "PAUSE")}
+"""Who gets no more work for want of memory is the governors' to say: a worker that Dask pauses would sit on its steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +168,7 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
                 *("--local-directory", str(folder / "work" / node["name"]), "--death-timeout", "20"),
                 *("--preload", "ioi_dagster.adapters.dask.worker_preload"),
             )
-            environment = {**common, "IOI_CLUSTER": name, "IOI_NODE": node["name"]}
+            environment = {**common, **MALLOC, **MEMORY, "IOI_CLUSTER": name, "IOI_NODE": node["name"]}
             found.append(ProcessSpec(node["name"], "worker", worker, environment, after=f"scheduler-{name}"))
     return found
 
