@@ -2,6 +2,7 @@
 
 `loop_ratio@N`: seconds of the governed run (its domains already up) over seconds of the plain loop ÷ cores, both with models
 loaded in the measured time. `multiprocess_ratio@N`: pages a second against multiprocess, which runs fewer pages.
+`--pages N` runs another size, on which no floor is judged.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ def multiprocess(pile: Path, folder: Path) -> float:
 
 def main() -> int:
     sizes = QUICK if quick() else FULL
+    if "--pages" in sys.argv:
+        sizes = {**sizes, "pages": int(sys.argv[sys.argv.index("--pages") + 1]), "peer_pages": 2}
     count, peers = sizes["pages"], sizes["peer_pages"]
     report = Report("documents")
     folder = Path(tempfile.mkdtemp(prefix="ioi-bench-"))
