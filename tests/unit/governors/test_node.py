@@ -1,0 +1,182 @@
+"""Gate 4: a node starts nothing that is not permitted, current and its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from ioi_dagster.adapters.dask.node import NodeHost
+from ioi_dagster.adapters.dask.replicas import ReplicaHost
+from ioi_dagster.clock import ManualClock
+from ioi_dagster.framing import decode_payload, encode_payload
+from ioi_dagster.governors.block import (
+    FAILURES_TO_OPEN,
+    OPEN_S,
+    BlockGovernor,
+    CallAsked,
+    CallEnded,
+    MemoryShort,
+    RefuseCall,
+)
+from ioi_dagster.governors.node import NodeGovernor
+from ioi_dagster.model.block import Payload
+from ioi_dagster.model.capability import BlockSpec, Contract
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Lease
+from ioi_dagster.model.permit import StepPermit
+from ioi_dagster.model.start import StartAnswer, StartRequest
+from ioi_dagster.policy.permits import check_step_permit, from_plain, issue
+from ioi_dagster.signing import Signed, SigningKey, TrustedKeys, digest_bytes
+
+HOME, STRANGER = SigningKey.generate("library.example"), SigningKey.generate("library.example")
+TRUSTED = TrustedKeys({HOME.key_id: HOME.public_bytes})
+LEASE = Lease("l1", "r", "s", 2, 0, "echo", "lab-main", "lab.example", "lab-1", 1)
+PAYLOAD = encode_payload(Payload({"say": "hello"}, {"part": b"\x00\xff"}))
+
+
+class Echo:
+    loads = 0
+
+    def load(self) -> None:
+        Echo.loads += 1
+
+    def unload(self) -> None: ...
+
+    def invoke(self, batch):
+        for payload in batch:
+            if payload.document.get("break"):
+                raise RuntimeError("the block is broken")
+        return batch
+
+
+def permit_for(
+    lease: Lease = LEASE, payload: bytes = PAYLOAD, key: SigningKey = HOME, nonce: str = "n", **changes
+) -> dict:
+    permit = StepPermit(
+        run=lease.run,
+        step=lease.step,
+        fence=lease.fence,
+        copy=lease.copy,
+        lease=lease.id,
+        capability=lease.capability,
+        data_class=DataClass.PUBLIC,
+        audience="lab.example",
+        cluster=lease.cluster,
+        node=lease.node,
+        payload=digest_bytes(payload),
+        not_before=0.0,
+        expires=2e9,
+        nonce=nonce,
+        issuer="library.example",
+    )
+    return msgspec.to_builtins(issue(key, replace(permit, **changes)))
+
+
+def host() -> NodeHost:
+    def check(request: StartRequest):
+        if request.permit is None:
+            return None
+        signed = from_plain(request.permit)
+        if not isinstance(signed, Signed):
+            return signed
+        return check_step_permit(
+            signed,
+            TRUSTED,
+            lease=request.lease,
+            payload=digest_bytes(request.payload),
+            audience="lab.example",
+            now=ManualClock().wall(),
+        )
+
+    spec = BlockSpec("echo", "1", "echo", f"{__name__}:Echo", Contract("echo", "echo"))
+    clock = ManualClock()
+    governor = NodeGovernor("lab-1", "lab-main", frozenset({"echo"}), governed=True)
+    return NodeHost("lab-1", governor, ReplicaHost([spec], "lab-1", clock), check, clock)
+
+
+def start(
+    node: NodeHost, lease: Lease = LEASE, permit: dict | None = None, payload: bytes = PAYLOAD, kind: str = "block"
+):
+    request = StartRequest(kind, lease, permit, lease.capability, payload)
+    return msgspec.msgpack.decode(node.start(msgspec.msgpack.encode(request)), type=StartAnswer)
+
+
+def test_a_permitted_block_call_is_answered():
+    answer = start(host(), permit=permit_for())
+    assert answer.result is not None
+    assert decode_payload(answer.result) == decode_payload(PAYLOAD)
+    assert (answer.refusal, answer.error, answer.node) == (None, None, "lab-1")
+
+
+@pytest.mark.parametrize(
+    ("lease", "permit", "code"),
+    [
+        (LEASE, None, "node.no_permit"),
+        (LEASE, permit_for(key=STRANGER), "permit.signature"),
+        (LEASE, permit_for(audience="cloud.example"), "permit.audience_mismatch"),
+        (LEASE, permit_for(payload=b"other"), "permit.payload_mismatch"),
+        (LEASE, permit_for(expires=1.0), "permit.expired"),
+        (LEASE, permit_for(fence=1), "permit.fence_mismatch"),
+        (LEASE, {"body": {}}, "permit.malformed"),
+        (replace(LEASE, node="lab-2"), permit_for(replace(LEASE, node="lab-2")), "node.wrong_node"),
+        (replace(LEASE, cluster="x"), permit_for(replace(LEASE, cluster="x")), "node.wrong_cluster"),
+        (replace(LEASE, capability="fly"), permit_for(replace(LEASE, capability="fly")), "node.not_offered"),
+    ],
+)
+def test_everything_else_is_refused_by_its_own_code_and_loads_nothing(lease, permit, code):
+    before = Echo.loads
+    answer = start(host(), lease, permit)
+    assert answer.refusal is not None
+    assert answer.refusal.code == code
+    assert (answer.result, Echo.loads) == (None, before)
+
+
+def test_a_permit_is_used_once_and_an_older_fence_never():
+    node = host()
+    assert start(node, permit=permit_for()).refusal is None
+    replayed = start(node, permit=permit_for()).refusal
+    assert replayed is not None
+    assert replayed.code == "node.replayed_permit"
+    older = replace(LEASE, fence=1)
+    stale = start(node, older, permit_for(older, nonce="m")).refusal
+    assert stale is not None
+    assert stale.code == "node.stale_fence"
+
+
+def test_a_node_that_takes_blocks_only_runs_nobodys_code():
+    answer = start(host(), permit=permit_for(), kind="step")
+    assert answer.refusal is not None
+    assert "blocks only" in answer.refusal.text
+
+
+def test_a_broken_block_is_an_answer_and_rubbish_is_a_refusal():
+    broken = encode_payload(Payload({"break": True}))
+    answer = start(host(), permit=permit_for(payload=broken), payload=broken)
+    assert answer.error is not None
+    assert "the block is broken" in answer.error
+    rubbish = msgspec.msgpack.decode(host().start(b"\x80\x04rubbish"), type=StartAnswer)
+    assert rubbish.refusal is not None
+    assert rubbish.refusal.code == "node.malformed"
+
+
+def test_a_block_that_keeps_failing_gets_a_rest_and_another_chance():
+    governor = BlockGovernor(frozenset({"echo"}), "n")
+    for _ in range(FAILURES_TO_OPEN):
+        governor.handle(CallAsked("echo"), 0.0)
+        governor.handle(CallEnded("echo", failed=True), 0.0)
+    (refused,) = governor.handle(CallAsked("echo"), OPEN_S - 1)
+    assert isinstance(refused, RefuseCall)
+    assert refused.refusal.code == "block.circuit_open"
+    assert not isinstance(governor.handle(CallAsked("echo"), OPEN_S + 1)[0], RefuseCall)
+
+
+def test_the_least_recently_used_idle_replica_goes_first():
+    governor = BlockGovernor(frozenset({"a", "b", "c"}), "n")
+    for now, name in enumerate("abc"):
+        governor.handle(CallAsked(name), float(now))
+    for name in "bc":
+        governor.handle(CallEnded(name, failed=False), 4.0)
+    assert [item.capability for item in governor.handle(MemoryShort(), 5.0)] == ["b"]
+    assert governor.warm() == {"a", "c"}
