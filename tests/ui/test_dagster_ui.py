@@ -92,10 +92,9 @@ def graphql(url: str, query: str, **variables: object) -> dict:
         return json.load(answer)["data"]
 
 
-def newest_run(url: str) -> dict | None:
-    query = "{ runsOrError(limit: 1) { ... on Runs { results { runId status tags { key value } } } } }"
-    results = graphql(url, query)["runsOrError"]["results"]
-    return results[0] if results else None
+def runs_of(url: str) -> set[str]:
+    results = graphql(url, "{ runsOrError { ... on Runs { results { runId } } } }")["runsOrError"]["results"]
+    return {run["runId"] for run in results}
 
 
 def launch(url: str, config: dict, tags: dict[str, str]) -> str:
@@ -126,9 +125,10 @@ def folders(pile: Path, out: Path) -> dict:
 
 
 def test_an_asset_is_materialised_by_click(dagster_url: str, page: Page) -> None:
+    before = runs_of(dagster_url)
     page.goto(f"{dagster_url}/assets/inventory")
     page.get_by_role("button", name=re.compile(r"\bMaterialize$")).click()
-    run = eventually(lambda: newest_run(dagster_url), 60, "a run")["runId"]
+    (run,) = eventually(lambda: runs_of(dagster_url) - before, 60, "a run")
     eventually(lambda: status_of(dagster_url, run) in ("SUCCESS", "FAILURE"), 120, "the run's end")
     assert status_of(dagster_url, run) == "SUCCESS"
     page.goto(f"{dagster_url}/runs/{run}")
