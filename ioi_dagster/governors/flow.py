@@ -13,6 +13,33 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from ioi_dagster.governors.flow_messages import (
+    AwardAnswered,
+    AwardMissed,
+    BidMissed,
+    BidReceived,
+    ClusterBack,
+    ClusterLost,
+    CommitStep,
+    DiscardAttempt,
+    Event,
+    FailStep,
+    FindPlaces,
+    Instruction,
+    Place,
+    PlacesFound,
+    RefuseStep,
+    ReleaseLeases,
+    SendAnnounce,
+    SendAward,
+    StartRefused,
+    StartStep,
+    StepEnded,
+    StepLost,
+    StepReady,
+    Tell,
+    Tick,
+)
 from ioi_dagster.model.negotiation import (
     Announce,
     Ask,
@@ -47,15 +74,6 @@ OVER = frozenset({StepState.DONE, StepState.FAILED, StepState.REFUSED})
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A cluster that may take a step: `base_price` is its own, `transfer_s` the expected time to move the inputs."""
-
-    cluster: str
-    domain: str
-    transfer_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Objective:
     """How much a second and a credit weigh when offers are compared."""
 
@@ -68,200 +86,6 @@ OBJECTIVES = {
     "balanced": Objective(1.0, 1.0),
     "cheapest": Objective(0.01, 1.0),
 }
-
-
-# Events -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class StepReady:
-    """Dagster vended the step. The places and reasons come with `PlacesFound`."""
-
-    ask: Ask
-
-
-@dataclass(frozen=True, slots=True)
-class PlacesFound:
-    """Who may take the step now, who may not and why. `may_change`: waiting can help (someone is away or starting)."""
-
-    step: str
-    places: tuple[Place, ...]
-    rejected: tuple[tuple[str, Refusal], ...]
-    may_change: bool
-
-
-@dataclass(frozen=True, slots=True)
-class BidReceived:
-    bid: Bid
-
-
-@dataclass(frozen=True, slots=True)
-class BidMissed:
-    cluster: str
-    round: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class AwardAnswered:
-    awarded: Awarded
-
-
-@dataclass(frozen=True, slots=True)
-class AwardMissed:
-    cluster: str
-    steps: tuple[str, ...]
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class StepEnded:
-    """An attempt ran to its end (well or with an error of user code: Dagster's events tell which)."""
-
-    step: str
-    fence: int
-    attempt: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class StepLost:
-    """The machinery failed, not the step: `node` is empty when it is not known to have been on one."""
-
-    step: str
-    fence: int
-    node: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class StartRefused:
-    """Gate 4 or the receiving domain said no to this start."""
-
-    step: str
-    fence: int
-    node: str
-    refusal: Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterLost:
-    cluster: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterBack:
-    cluster: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time passed: deadlines and waits are looked at."""
-
-
-Event = (
-    StepReady
-    | PlacesFound
-    | BidReceived
-    | BidMissed
-    | AwardAnswered
-    | AwardMissed
-    | StepEnded
-    | StepLost
-    | StartRefused
-    | ClusterLost
-    | ClusterBack
-    | Tick
-)
-
-
-# Instructions -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class FindPlaces:
-    """Ask the registry and policy where these steps may go."""
-
-    asks: tuple[Ask, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SendAnnounce:
-    cluster: str
-    announce: Announce
-
-
-@dataclass(frozen=True, slots=True)
-class SendAward:
-    award: Award
-
-
-@dataclass(frozen=True, slots=True)
-class StartStep:
-    ask: Ask
-    lease: Lease
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseLeases:
-    cluster: str
-    leases: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CommitStep:
-    """The first complete attempt under the current fence; every other one is `DiscardAttempt`."""
-
-    step: str
-    fence: int
-    attempt: str
-
-
-@dataclass(frozen=True, slots=True)
-class DiscardAttempt:
-    step: str
-    fence: int
-    attempt: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class RefuseStep:
-    """No place may take the step and waiting does not help."""
-
-    step: str
-    refusal: Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class FailStep:
-    step: str
-    refusal: Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """A fact for the run's story."""
-
-    step: str
-    chapter: Chapter
-    text: str
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-Instruction = (
-    FindPlaces
-    | SendAnnounce
-    | SendAward
-    | StartStep
-    | ReleaseLeases
-    | CommitStep
-    | DiscardAttempt
-    | RefuseStep
-    | FailStep
-    | Tell
-)
 
 
 # State --------------------------------------------------------------------------------------------------------------
