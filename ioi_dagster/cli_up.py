@@ -44,6 +44,7 @@ def serve(federation: Federation, home: Path, port: int, say: Callable[[str], No
         workspace = ["-w", str(PROJECT / "workspace.yaml")]
         server = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), *workspace]
         daemon = [sys.executable, "-m", "dagster._daemon", "run", *workspace]
+        _make_storage(environment, logs)
         try:
             children.append(_start(server, environment, logs / "webserver.log"))
             children.append(_start(daemon, environment, logs / "daemon.log"))
@@ -59,6 +60,22 @@ def serve(federation: Federation, home: Path, port: int, say: Callable[[str], No
         finally:
             _end(children)
     say("stopped")
+
+
+_STORAGE = (
+    "from dagster import DagsterInstance as D; i = D.get(); i.get_runs(limit=1);"
+    "i.all_instigator_state(); i.get_asset_keys()"
+)
+
+
+def _make_storage(environment: dict[str, str], logs: Path) -> None:
+    """Make Dagster's databases before three processes try to at once: their migrations do not lock each other out."""
+    result = subprocess.run(
+        [sys.executable, "-c", _STORAGE], cwd=PROJECT, env=environment, capture_output=True, text=True
+    )
+    if result.returncode != 0:
+        (logs / "storage.log").write_text(result.stderr)
+        raise UnreachableError("Dagster's storage", f"it could not be made; see {logs / 'storage.log'}")
 
 
 def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
