@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +41,29 @@ def take_inventory(folder: Path, only: tuple[str, ...] = ()) -> Inventory:
     problems = [] if has_manifest else ["there is no manifest.yaml: every page is taken as internal"]
     problems += [f"the manifest names {name!r}, which does not exist" for name in classes if name not in set(names)]
     problems += [f"asked for {name!r}, which does not exist" for name in sorted(wanted_files - set(names))]
+    looked = [
+        _look(path, name, classes.get(name, DataClass.INTERNAL), name in classes)
+        for path, name in zip(paths, names, strict=True)
+    ]
+    # A file is as sensitive as the most sensitive one with its content, asked for or not.
+    highest: dict[str, DataClass] = {}
+    for file in looked:
+        if not file.problem:
+            highest[file.digest] = DataClass.highest((file.data_class, highest.get(file.digest, DataClass.PUBLIC)))
     files: list[SourceFile] = []
     first_with: dict[str, str] = {}
-    for path, name in zip(paths, names, strict=True):
+    for file, name in zip(looked, names, strict=True):
         if only and name not in wanted_files:
             continue
-        listed = classes.get(name)
-        if listed is None and has_manifest:
+        if not file.listed and has_manifest:
             problems.append(f"{name!r} is not in the manifest: taken as internal")
-        file = _look(path, name, listed or DataClass.INTERNAL, listed is not None)
         if not file.problem:
+            if highest[file.digest] is not file.data_class:
+                problems.append(f"{name!r} is taken as {highest[file.digest]}: another file has the same content")
+                file = replace(file, data_class=highest[file.digest])
             twin = first_with.setdefault(file.digest, name)
             if twin != name:
-                file = SourceFile(**{**_fields(file), "duplicate_of": twin})
+                file = replace(file, duplicate_of=twin)
         files.append(file)
     return Inventory(str(folder), tuple(files), tuple(problems), only)
 
@@ -79,6 +89,11 @@ def read_manifest(path: Path) -> tuple[dict[str, DataClass], bool]:
         if key.value != "pages":
             raise BadInputError(f"unknown key {key.value!r}; known is pages", where=_at(path, key))
         for page, data_class in _pairs(value, path):
+            for node in (page, data_class):
+                if not isinstance(node, yaml.ScalarNode):
+                    raise BadInputError(
+                        "a name and a class are expected here", where=_at(path, node), todo="name: class"
+                    )
             if data_class.value not in set(DataClass):
                 known = ", ".join(DataClass)
                 raise BadInputError(
@@ -129,10 +144,6 @@ def _look(path: Path, name: str, data_class: DataClass, listed: bool) -> SourceF
     except OSError as error:
         return SourceFile(name, "", 0, data_class, listed, problem=f"the file cannot be read: {error.strerror}")
     return SourceFile(name, digest, size, data_class, listed)
-
-
-def _fields(file: SourceFile) -> Mapping[str, Any]:
-    return {name: getattr(file, name) for name in SourceFile.__dataclass_fields__}
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:

@@ -80,6 +80,12 @@ class NodeGovernor:
             (lease.cluster != self.cluster, "node.wrong_cluster", f"the lease is for {lease.cluster}", ""),
             (lease.fence < newest, "node.stale_fence", f"fence {lease.fence} is older than {newest}", ""),
             (
+                request.capability != lease.capability,
+                "node.other_capability",
+                f"the lease is for {lease.capability}, the start asks for {request.capability}",
+                "",
+            ),
+            (
                 request.capability not in self.offers,
                 "node.not_offered",
                 f"{request.capability} is not offered here",

@@ -54,8 +54,8 @@ class Gate:
                 raise IoiError("no policy engine is configured")
             entrypoints = self._entrypoints(kind)
             composed = compose([(name, self._engine.evaluate(name, document)) for name in entrypoints])
-        except IoiError as error:
-            return self._held(kind, document, input_digest, str(error))
+        except Exception as error:  # whatever breaks in an engine, the answer is not yes and not a traceback
+            return self._held(kind, document, input_digest, str(error) or type(error).__name__)
         decision = Decision(
             id=str(uuid.uuid4()),
             verdict=composed.verdict,

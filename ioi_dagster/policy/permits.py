@@ -18,6 +18,14 @@ from ioi_dagster.signing import Signed, SigningKey, TrustedKeys
 
 MAX_ENCODED = 16 * 1024
 _CLOCK_SKEW_S = 5.0
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (float, int),
+    "DataClass": (DataClass,),
+    "tuple[str, ...]": (tuple,),
+}
+"""Exact types: JSON's `true` is no number, and a text that reads as infinity is no time."""
 
 T = TypeVar("T", RunPermit, StepPermit)
 
@@ -137,6 +145,11 @@ def _read(signed: Signed, trusted: TrustedKeys, kind: type[T], name: str, now: f
             if key in body:
                 body[key] = DataClass(body[key])
         permit = kind(**body)
+        wrong = [
+            field.name for field in fields(kind) if type(getattr(permit, field.name)) not in _TYPES[str(field.type)]
+        ]
+        if wrong:
+            return _no("malformed", f"the permit's {wrong[0]} has the wrong type")
         early, late = float(permit.not_before), float(permit.expires)
     except (ValueError, TypeError):
         return _no("malformed", "the permit's fields have the wrong values")

@@ -37,5 +37,5 @@ found contains {
 # custom: {id: launch.approval, level: soft, owner: network, remedy: have someone else approve the run}
 obligations := [{"kind": "require_approval", "params": {"of": "a second person"}}] if {
 	input.run.tags["ioi/approval"] == "required"
-	count(object.get(input, "approvals", [])) == 0
+	count([who | some who in object.get(input, "approvals", []); who != object.get(input, ["subject", "id"], "")]) == 0
 } else := []

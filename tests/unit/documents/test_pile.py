@@ -86,6 +86,8 @@ def test_a_name_may_be_anything(tmp_path, name):
         ("page:\n  a.png: public\n", "manifest.yaml:1: unknown key 'page'"),
         ("pages: [a]\n", "manifest.yaml:1: a mapping is expected here"),
         ("pages:\n  a.png: public\n  a.png: internal\n", "manifest.yaml:3: page 'a.png' is listed twice"),
+        ("pages: {a.tif: [public]}", "manifest.yaml:1: a name and a class are expected here"),
+        ("pages: {? [a] : public}", "manifest.yaml:1: a name and a class are expected here"),
         ("pages: {a", "manifest.yaml:1: the manifest is not YAML"),
     ],
 )
@@ -106,6 +108,16 @@ def test_unlisted_pages_are_internal_and_the_run_says_so(tmp_path):
         "the manifest names 'gone.tif', which does not exist",
         "'a.tif' is not in the manifest: taken as internal",
     )
+
+
+def test_the_same_content_is_as_sensitive_as_its_most_sensitive_file(tmp_path):
+    for name in ("a.tif", "b.tif"):
+        (tmp_path / name).write_bytes(PHOTO.read_bytes())
+    (tmp_path / "manifest.yaml").write_text("pages: {a.tif: public, b.tif: restricted}")
+    assert [file.data_class for file in take_inventory(tmp_path).files] == [DataClass.RESTRICTED] * 2
+    (only,) = take_inventory(tmp_path, ("a.tif",)).files
+    assert only.data_class is DataClass.RESTRICTED
+    assert any("same content" in problem for problem in take_inventory(tmp_path).problems)
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,16 @@ def test_everything_else_is_refused_by_its_own_code_and_loads_nothing(lease, per
     assert (answer.result, Echo.loads) == (None, before)
 
 
+def test_a_permit_for_one_capability_starts_no_other():
+    request = StartRequest(
+        "block", replace(LEASE, capability="other"), permit_for(replace(LEASE, capability="other")), "echo", PAYLOAD
+    )
+    answer = msgspec.msgpack.decode(host().start(msgspec.msgpack.encode(request)), type=StartAnswer)
+    assert answer.refusal is not None
+    assert answer.refusal.code == "node.other_capability"
+    assert answer.result is None
+
+
 def test_a_permit_is_used_once_and_an_older_fence_never():
     node = host()
     assert start(node, permit=permit_for()).refusal is None

@@ -111,6 +111,13 @@ def test_approval_holds_until_it_is_given(engine):
     assert gate.decide("launch", launch(tags={"ioi/approval": "required"}, approvals=["bob"])).verdict is Verdict.ALLOW
 
 
+def test_nobody_approves_their_own_run(engine):
+    gate = Gate(engine, LIBRARY, ManualClock())
+    tags = {"ioi/approval": "required"}
+    assert gate.decide("launch", launch(tags=tags, approvals=["ann"])).verdict is Verdict.HOLD
+    assert gate.decide("launch", launch(tags=tags, approvals=["ann", "bob"])).verdict is Verdict.ALLOW
+
+
 class Broken:
     name, revision = "broken", "sha256:0"
     entrypoints = frozenset({"ioi/book/launch/verdict"})
@@ -128,6 +135,7 @@ class Broken:
     "answer",
     [
         RetryableError("away"),
+        KeyError("x"),
         None,
         True,
         {},

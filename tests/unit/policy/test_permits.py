@@ -166,6 +166,17 @@ def test_rubbish_bodies_are_refusals(body):
         assert isinstance(read_run_permit(signed, TRUSTED, now=150.0), Refusal)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("expires", "inf"), ("expires", "nan"), ("not_before", True), ("fence", True)]
+)
+def test_a_trusted_signer_cannot_make_a_permit_endless_by_its_types(name, value):
+    body = {**(STEP if name == "fence" else RUN).claims(), name: value}
+    signed = LIBRARY.sign(body)
+    found = check_step(signed, lease=replace(LEASE, fence=1)) if name == "fence" else check_run(signed, now=1e12)
+    assert isinstance(found, Refusal)
+    assert found.code == "permit.malformed"
+
+
 def test_a_nonce_is_consumed_once():
     book = NonceBook()
     assert book.consume("n", 200.0, 100.0)
