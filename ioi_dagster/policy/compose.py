@@ -14,9 +14,8 @@ from ioi_dagster.model.decision import Obligation, Verdict
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.policy.reasons import render
 
-KNOWN_OBLIGATIONS = frozenset(
-    {"place_in", "place_not_in", "cap", "add_tag", "require_approval", "redact", "runtime_limit", "isolate"}
-)
+KNOWN_OBLIGATIONS = frozenset({"require_approval"})
+"""Those that the gates enforce. Any other is a deny: an obligation that nobody meets is no allowance."""
 
 
 @dataclass(frozen=True, slots=True)

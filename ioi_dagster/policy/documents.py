@@ -9,6 +9,49 @@ from ioi_dagster.model.data_class import DataClass
 
 SCHEMA_VERSION = 1
 
+REQUIRED: dict[str, tuple[tuple[str, type], ...]] = {
+    "launch": (
+        ("subject.id", str),
+        ("origin.domain", str),
+        ("run.id", str),
+        ("run.job", str),
+        ("run.code", str),
+        ("run.tags", dict),
+        ("plan.steps", int),
+        ("data.highest", str),
+        ("approvals", list),
+    ),
+    "placement": (
+        ("origin.domain", str),
+        ("origin.authority", str),
+        ("step.capability", str),
+        ("step.data_class", str),
+        ("candidate.domain", str),
+        ("candidate.authority", str),
+        ("candidate.handles", str),
+    ),
+    "step": (
+        ("step.capability", str),
+        ("step.data_class", str),
+        ("candidate.domain", str),
+        ("permit.highest", str),
+        ("permit.domains", list),
+    ),
+}
+"""What each kind of document must hold. A rule over an absent field is undefined in Rego and denies nothing, so a document
+that lacks one is never given to a policy."""
+
+
+def missing_field(kind: str, document: Mapping[str, Any]) -> str | None:
+    """The first required field that is absent or of another type."""
+    for path, wanted in REQUIRED.get(kind, ()):
+        value: Any = document
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if type(value) is not wanted:
+            return path
+    return None
+
 
 def _common(decision: str, now: float, domain: str) -> dict[str, Any]:
     return {"schema_version": SCHEMA_VERSION, "decision": decision, "now": int(now), "domain_path": domain.split("/")}

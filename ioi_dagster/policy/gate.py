@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ioi_dagster.clock import Clock
@@ -12,6 +13,7 @@ from ioi_dagster.errors import IoiError
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.policy.compose import compose
+from ioi_dagster.policy.documents import missing_field
 from ioi_dagster.policy.engine import Engine
 from ioi_dagster.signing import digest
 
@@ -52,6 +54,9 @@ class Gate:
         try:
             if self._engine is None:
                 raise IoiError("no policy engine is configured")
+            missing = missing_field(kind, document)
+            if missing is not None:
+                raise IoiError(f"the document lacks {missing}")
             entrypoints = self._entrypoints(kind)
             composed = compose([(name, self._engine.evaluate(name, document)) for name in entrypoints])
         except Exception as error:  # whatever breaks in an engine, the answer is not yes and not a traceback
@@ -69,12 +74,13 @@ class Gate:
             latency_s=self._clock.monotonic() - started,
             ttl_s=composed.ttl_s,
         )
+        decision = self._logged(kind, document, decision)
         if decision.verdict is not Verdict.HOLD and decision.ttl_s > 0:
             with self._lock:
                 if len(self._cache) >= _CACHE:
                     self._cache.clear()
                 self._cache[kind, input_digest] = (started + decision.ttl_s, decision)
-        return self._logged(kind, document, decision)
+        return decision
 
     def _entrypoints(self, kind: str) -> list[str]:
         assert self._engine is not None
@@ -96,6 +102,11 @@ class Gate:
         return self._logged(kind, document, decision)
 
     def _logged(self, kind: str, document: dict[str, Any], decision: Decision) -> Decision:
-        if self._log is not None:
+        if self._log is None:
+            return decision
+        try:
             self._log(kind, document, decision)
+        except Exception as error:  # what cannot be recorded (a full disk) is not allowed either
+            refusal = Refusal("policy.unlogged", f"the decision could not be recorded: {error}", "policy", "make room")
+            return replace(decision, verdict=Verdict.HOLD, refusals=(refusal,))
         return decision

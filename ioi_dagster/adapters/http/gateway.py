@@ -273,6 +273,8 @@ class _Gateway:
         if body.lease.domain != name or runner is None:
             return _refusal(Refusal("gateway.not_ours", f"the lease is not one of {name}'s", name))
         stated = body.permit.get("body", {}) if isinstance(body.permit.get("body"), dict) else {}
+        if stated.get("issuer") != permit.issuer:
+            return _refusal(Refusal("gateway.other_issuer", "the step permit is not of the run's own domain", name))
         try:
             data_class = DataClass(stated.get("data_class", "restricted"))
         except ValueError:

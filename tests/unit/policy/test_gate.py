@@ -19,7 +19,7 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Verdict
 from ioi_dagster.policy.compose import compose
 from ioi_dagster.policy.decision_log import DecisionLog, verify
-from ioi_dagster.policy.documents import launch_document, placement_document
+from ioi_dagster.policy.documents import REQUIRED, launch_document, placement_document
 from ioi_dagster.policy.gate import Gate
 
 BUNDLE = POLICIES / "bundle" / "bundle.tar.gz"
@@ -116,6 +116,36 @@ def test_nobody_approves_their_own_run(engine):
     tags = {"ioi/approval": "required"}
     assert gate.decide("launch", launch(tags=tags, approvals=["ann"])).verdict is Verdict.HOLD
     assert gate.decide("launch", launch(tags=tags, approvals=["ann", "bob"])).verdict is Verdict.ALLOW
+
+
+@pytest.mark.parametrize(
+    ("kind", "document"), [("launch", launch()), ("placement", placement("public", "lab.example"))]
+)
+def test_a_document_that_lacks_a_field_is_held_never_allowed(engine, kind, document):
+    gate = Gate(engine, LIBRARY, ManualClock())
+    assert gate.decide(kind, document).verdict is Verdict.ALLOW
+    for path, _ in REQUIRED[kind]:
+        top, _, leaf = path.partition(".")
+        for value in ({}, {top: None}, {top: {**document[top], leaf: None}} if leaf else {top: 7}):
+            changed = {key: item for key, item in document.items() if key != top} | value
+            assert gate.decide(kind, changed).verdict is Verdict.HOLD, (path, value)
+    assert gate.decide(kind, {}).verdict is Verdict.HOLD
+
+
+def test_a_decision_that_cannot_be_recorded_is_held(engine):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    gate = Gate(engine, LIBRARY, ManualClock(), full)
+    assert [gate.decide("placement", placement("public", "lab.example")).verdict for _ in range(2)] == [
+        Verdict.HOLD
+    ] * 2
+
+
+@pytest.mark.parametrize("kind", ["place_in", "cap", "isolate"])
+def test_an_obligation_that_nobody_enforces_is_a_deny(kind):
+    answer = {"allow": True, "deny": [], "obligations": [{"kind": kind}], "ttl_s": 0}
+    assert compose([("s", answer)]).verdict is Verdict.DENY
 
 
 class Broken:
