@@ -37,7 +37,7 @@ def take_inventory(folder: Path, only: tuple[str, ...] = ()) -> Inventory:
         raise BadInputError("the input folder holds no pages", where=str(folder), todo="put images or PDFs into it")
     classes, has_manifest = read_manifest(folder / MANIFEST)
     wanted_files = {name.partition("#page=")[0] for name in only}
-    names = [path.relative_to(folder).as_posix() for path in paths]
+    names = [_shown(path.relative_to(folder).as_posix()) for path in paths]
     problems = [] if has_manifest else ["there is no manifest.yaml: every page is taken as internal"]
     problems += [f"the manifest names {name!r}, which does not exist" for name in classes if name not in set(names)]
     problems += [f"asked for {name!r}, which does not exist" for name in sorted(wanted_files - set(names))]
@@ -128,7 +128,14 @@ def _walk(folder: Path) -> list[Path]:
     return found
 
 
+def _shown(name: str) -> str:
+    """The name as text; bytes that are not UTF-8 are written as `\\xff`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _look(path: Path, name: str, data_class: DataClass, listed: bool) -> SourceFile:
+    if not path.as_posix().endswith(name):
+        return SourceFile(name, "", 0, data_class, listed, problem="its name is not UTF-8: rename it")
     try:
         if not path.is_file():
             return SourceFile(name, "", 0, data_class, listed, problem="it is not a regular file")

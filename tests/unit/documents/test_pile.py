@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -18,6 +19,7 @@ from definitions.documents.inventory import read_manifest, take_inventory
 from definitions.documents.load import load_page
 from definitions.documents.values import Inventory, Page
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.refusal import Refusal
 
@@ -68,6 +70,14 @@ def test_a_password_is_named_as_the_reason(tmp_path):
     writer.write(tmp_path / "locked.pdf")
     (page,) = pages_of(tmp_path).values()
     assert (page.status, "password" in page.reason) == ("failed", True)
+
+
+def test_a_name_that_is_no_text_is_named_as_the_reason(tmp_path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.tif")).write_bytes(PHOTO.read_bytes())
+    inventory = name_types(take_inventory(tmp_path))
+    assert Inventory.from_payload(decode_payload(encode_payload(inventory.to_payload()))) == inventory
+    ((name, page),) = pages_of(tmp_path).items()
+    assert (name, page.reason) == ("a\\xff.tif", "its name is not UTF-8: rename it")
 
 
 @pytest.mark.parametrize("name", ["a b.tif", "q'u\"o.tif", "new\nline.tif", "emoji 📖.tif", "-rf.tif", "ünïcode.tif"])
