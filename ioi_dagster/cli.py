@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ioi_dagster.errors import IoiError
 
@@ -35,12 +38,26 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable outpu
 
 
 def main() -> None:
-    """Entry point: errors are one line and exit code 2, never a traceback."""
+    """Entry point: errors are one line and exit code 2, never a traceback; 130 and 143 when told to stop."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
     try:
         app()
     except IoiError as error:
         err.print(f"[bold red]error[/] {escape(str(error))}")
         sys.exit(2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        err.print(f"[bold red]error[/] {escape(where)}{escape(error.strerror or str(error))}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        sys.exit(130)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """Leave by way of every `with`, so that what was started is ended."""
+    sys.exit(128 + number)
 
 
 @run_app.command("documents")
@@ -91,12 +108,20 @@ def find(
         print(json.dumps([asdict(hit) for hit in hits]))
     else:
         for hit in hits:
-            marked = escape(hit.snippet).replace("»", "[bold yellow]").replace("«", "[/]")
-            out.print(f"[cyan]{escape(hit.page)}[/]:{hit.line}  {marked}")
+            out.print(Text.assemble((hit.page, "cyan"), f":{hit.line}  ", *_marked(hit.snippet)))
         if not hits:
             out.print("nothing found")
     if not hits:
         raise typer.Exit(1)
+
+
+def _marked(snippet: str) -> list[Any]:
+    """The pieces of a snippet, those between the index's marks in yellow. Text that holds such marks itself only looks odd."""
+    pieces: list[Any] = []
+    for number, part in enumerate(snippet.split("»")):
+        inside, closed, after = part.partition("«")
+        pieces += [(inside, "bold yellow"), after] if number and closed else [part]
+    return pieces
 
 
 @explain_app.command("run")
@@ -206,7 +231,7 @@ def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(help="Port of the web UI; 0 takes a free one")] = 3000,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the web UI; 0 takes a free one")] = 3000,
     home: HomeOption = None,
     topology: Annotated[Path | None, typer.Option(help="Another topology than the shipped one")] = None,
 ) -> None:

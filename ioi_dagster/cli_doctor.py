@@ -91,17 +91,26 @@ def _dagster_yaml(home: Path) -> Finding:
         values = yaml.safe_load(path.read_text()) or {}
     except (OSError, yaml.YAMLError) as error:
         return Finding("dagster.yaml", "mend", f"{path}: {error}", "delete it; `ioi up` writes it anew")
-    coordinator = (values.get("run_coordinator") or {}).get("class")
-    if coordinator != "GovernedRunCoordinator":
-        return Finding("dagster.yaml", "mend", f"{path}: gate 1 is not configured", "set run_coordinator as shipped")
-    runs = (values.get("concurrency") or {}).get("runs") or {}
-    limits = runs.get("tag_concurrency_limits") or []
-    if "concurrency" in values and not any(
-        limit.get("key") == "ioi/held" and limit.get("limit") == 0 for limit in limits
+    anew = "delete it; `ioi up` writes it anew"
+    for gate, key, wanted in (
+        (1, "run_coordinator", "GovernedRunCoordinator"),
+        (2, "run_launcher", "GovernedRunLauncher"),
     ):
+        if _below(values, key, "class") != wanted:
+            return Finding("dagster.yaml", "mend", f"{path}: gate {gate} is not configured ({key})", anew)
+    limits = _below(values, "concurrency", "runs", "tag_concurrency_limits")
+    closed = isinstance(limits, list) and {"key": "ioi/held", "limit": 0} in limits
+    if "concurrency" in values and not closed:
         remedy = "add {key: ioi/held, limit: 0} to concurrency.runs.tag_concurrency_limits"
         return Finding("dagster.yaml", "mend", f"{path}: a concurrency block lets held runs start", remedy)
     return Finding("dagster.yaml", "ok", str(path))
+
+
+def _below(value: object, *keys: str) -> object:
+    """What lies under `keys`; None where something else than a mapping is on the way."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _supervisors(home: Path) -> Finding:

@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
-from ioi_dagster.adapters.http.client import GatewayClient
+from ioi_dagster.adapters.http.client import own_gateway
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError, IoiError
 from ioi_dagster.local.federation import read_supervisor
@@ -22,7 +23,7 @@ def collect(home: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in roots:
         domain = DomainHome(path.parent)
-        client = GatewayClient(domain.config().gateway, domain.name)
+        client = own_gateway(domain)
         try:
             found[domain.name] = client.status()
         except IoiError as error:
@@ -41,12 +42,12 @@ def render(status: dict[str, Any]) -> RenderableType:
     leases = Table("cluster", "node", "run", "step", "fence", show_edge=False, title="leases", title_justify="left")
     for domain, facts in status.items():
         if "error" in facts:
-            nodes.add_row(domain, f"[red]{facts['error']}[/]")
+            nodes.add_row(domain, Text(facts["error"], "red"))
             continue
         restarts = {row["name"]: row["restarts"] for row in facts["processes"]}
         for cluster, snapshot in facts["clusters"].items():
             if "error" in snapshot:
-                nodes.add_row(domain, facts["spec"]["handles"], cluster, f"[red]{snapshot['error']}[/]")
+                nodes.add_row(domain, facts["spec"]["handles"], cluster, Text(snapshot["error"], "red"))
                 continue
             for name, node in snapshot["nodes"].items():
                 nodes.add_row(
@@ -61,5 +62,5 @@ def render(status: dict[str, Any]) -> RenderableType:
                     str(restarts.get(name, 0)),
                 )
             for lease in snapshot["leases"]:
-                leases.add_row(cluster, lease["node"], lease["run"][:8], lease["step"], str(lease["fence"]))
+                leases.add_row(cluster, lease["node"], lease["run"][:8], Text(lease["step"]), str(lease["fence"]))
     return Group(nodes, leases) if leases.row_count else nodes

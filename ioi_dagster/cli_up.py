@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -34,6 +36,7 @@ def serve(federation: Federation, home: Path, port: int, say: Callable[[str], No
     # A shell that starts this in the background has it ignore SIGINT; asked for, it listens again.
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, stop)
     begun = time.monotonic()
     port = port or _any_port()
     children: list[subprocess.Popen[bytes]] = []
@@ -48,7 +51,7 @@ def serve(federation: Federation, home: Path, port: int, say: Callable[[str], No
         try:
             children.append(_start(server, environment, logs / "webserver.log"))
             children.append(_start(daemon, environment, logs / "daemon.log"))
-            federation.wait_ready(READY_S)
+            federation.wait_ready(READY_S, stopped=lambda: told)
             _wait_for(f"http://127.0.0.1:{port}/server_info", children, told)
             if not told:
                 say(f"ready in {time.monotonic() - begun:.0f} s: http://127.0.0.1:{port}  (Ctrl-C stops everything)")
@@ -57,6 +60,8 @@ def serve(federation: Federation, home: Path, port: int, say: Callable[[str], No
                 dead = next((child for child in children if child.poll() is not None), None)
                 if dead is not None:
                     raise UnreachableError("a Dagster process", f"it ended with {dead.returncode}; see {logs}")
+                for name in federation.dead():
+                    raise UnreachableError(f"supervisor of {name}", f"it ended; see {federation.domain(name).root}")
         finally:
             _end(children)
     say("stopped")
@@ -95,6 +100,10 @@ def _start(command: list[str], environment: dict[str, str], log: Path) -> subpro
 def _default_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # Should this process be killed outright, the kernel tells its children (prctl(2), PR_SET_PDEATHSIG).
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _end(children: list[subprocess.Popen[bytes]]) -> None:

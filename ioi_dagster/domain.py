@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.topology import DomainSpec
 from ioi_dagster.signing import SigningKey, TrustedKeys
 
@@ -28,7 +29,8 @@ class ClusterAddress:
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
     """What a domain's processes know at start. `peers` maps a domain's name to its gateway's address; `policies` is the
-    folder with the built policy bundle; `scopes` are the policy scopes from the network down to this domain."""
+    folder with the built policy bundle; `scopes` are the policy scopes from the network down to this domain. `authorities`
+    and `limits` say of every member which certificate authority it has and the highest class it may be given."""
 
     network: str
     home: str
@@ -39,6 +41,7 @@ class DomainConfig:
     policies: str
     scopes: tuple[str, ...]
     authorities: dict[str, str]
+    limits: dict[str, DataClass]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,16 @@ class _Header(msgspec.Struct):
 
 
 def encode_payload(payload: Payload) -> bytes:
-    """Frame a payload. The same payload gives the same bytes (keys are sorted)."""
+    """Frame a payload. The same payload gives the same bytes (keys are sorted). Raises `BadInputError` beyond the limits."""
     names = sorted(payload.parts)
+    if len(names) > MAX_PARTS:
+        raise BadInputError(f"a payload has {MAX_PARTS} binary parts at most, this one {len(names)}")
     header = msgspec.json.encode(
         _Header(payload.document, [(name, len(payload.parts[name])) for name in names]), order="sorted"
     )
+    if len(header) > MAX_HEADER:
+        todo = "send what is large as a binary part"
+        raise BadInputError(f"a payload's JSON has {MAX_HEADER} bytes at most, this one {len(header)}", todo=todo)
     return b"".join([_MAGIC, struct.pack(">I", len(header)), header, *(payload.parts[name] for name in names)])
 
 
@@ -41,10 +46,12 @@ def decode_payload(data: bytes) -> Payload:
         raise BadInputError(f"payload header of {size} bytes is too large or cut short")
     try:
         header = msgspec.json.decode(data[8 : 8 + size], type=_Header)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadInputError(f"payload header is not valid: {error}") from error
     if len(header.parts) > MAX_PARTS or any(length < 0 for _, length in header.parts):
         raise BadInputError("payload lists too many parts or a negative size")
+    if len({name for name, _ in header.parts}) != len(header.parts):
+        raise BadInputError("payload names a part twice")
     if 8 + size + sum(length for _, length in header.parts) != len(data):
         raise BadInputError("payload parts do not add up to the bytes sent")
     parts, position = {}, 8 + size

@@ -14,7 +14,7 @@ from typing import Any
 from definitions.documents.book import write_text
 from definitions.documents.catalogue import BLOCKS
 from definitions.documents.index import read_pile
-from definitions.documents.inventory import read_manifest, take_inventory
+from definitions.documents.inventory import take_inventory
 from definitions.documents.placements import steps_for_json, write_summary
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import DomainHome
@@ -29,7 +29,6 @@ Progress = Callable[[str, int, int], None]
 
 def check_input(folder: Path, only: tuple[str, ...]) -> None:
     """Refuse at once what no run can mend. Raises `BadInputError`."""
-    read_manifest(folder / "manifest.yaml")
     take_inventory(folder, only)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from definitions.documents.values import Inventory, PageRef, SourceFile
 
 IMAGES = frozenset({"jpeg", "png", "tiff", "bmp", "webp", "gif", "jp2"})
+_SEVERAL = frozenset({"tiff", "gif", "webp"})
 MAX_PAGES = 5_000
 
 
@@ -53,7 +54,7 @@ def _typed(folder: Path, file: SourceFile) -> SourceFile:
     kind = str(found.label)
     if kind == "pdf":
         return _pdf(path, replace(file, kind=kind))
-    if kind == "tiff":
+    if kind in _SEVERAL:
         return _frames(path, replace(file, kind=kind))
     if kind in IMAGES:
         return replace(file, kind=kind)
@@ -80,9 +81,12 @@ def _frames(path: Path, file: SourceFile) -> SourceFile:
 
     try:
         with Image.open(path) as image:
-            return replace(file, pages=min(getattr(image, "n_frames", 1), MAX_PAGES))
+            count = getattr(image, "n_frames", 1)
     except Exception as error:  # a damaged file makes the decoder raise nearly anything
         return replace(file, problem=f"the image cannot be opened: {error}")
+    if count > MAX_PAGES:
+        return replace(file, problem=f"the image has {count} frames; at most {MAX_PAGES} are taken")
+    return replace(file, pages=count)
 
 
 @lru_cache(maxsize=1)

@@ -85,8 +85,12 @@ def read_manifest(path: Path) -> tuple[dict[str, DataClass], bool]:
     classes: dict[str, DataClass] = {}
     if root is None:
         return classes, True
+    seen = False
     for key, value in _pairs(root, path):
-        if key.value != "pages":
+        if seen:
+            raise BadInputError("'pages' is given twice", where=_at(path, key), todo="write one list")
+        seen = key.value == "pages"
+        if not seen:
             raise BadInputError(f"unknown key {key.value!r}; known is pages", where=_at(path, key))
         for page, data_class in _pairs(value, path):
             for node in (page, data_class):
@@ -121,6 +125,7 @@ def _walk(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         if Path(error.filename) == folder:
             raise error
+        found.append(Path(error.filename))
 
     for root, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -137,6 +142,8 @@ def _look(path: Path, name: str, data_class: DataClass, listed: bool) -> SourceF
     if not path.as_posix().endswith(name):
         return SourceFile(name, "", 0, data_class, listed, problem="its name is not UTF-8: rename it")
     try:
+        if path.is_dir():
+            return SourceFile(name, "", 0, data_class, listed, problem="the folder cannot be read")
         if not path.is_file():
             return SourceFile(name, "", 0, data_class, listed, problem="it is not a regular file")
         size = path.stat().st_size

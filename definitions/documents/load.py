@@ -85,9 +85,20 @@ def _flat(image: Any) -> Any:
         paper = Image.new("RGB", rgba.size, "white")
         paper.paste(rgba, mask=rgba.getchannel("A"))
         return paper
-    if image.mode in ("I;16", "I", "F"):
-        image = image.point(lambda value: value / 256).convert("L")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_bytes(image)
     return image.convert("RGB")
+
+
+def _to_bytes(image: Any) -> Any:
+    """Grey levels of more than eight bits as eight: over 16 bits where they go beyond 8, else as they are."""
+    import numpy
+    from PIL import Image
+
+    values = numpy.asarray(image).astype("float32")
+    top = float(numpy.nanmax(values)) if values.size else 0.0
+    scale = 255 if top <= 1.0 and image.mode == "F" else 1 if top <= 255 else 1 / 257 if top <= 65_535 else 255 / top
+    return Image.fromarray(numpy.nan_to_num(values * scale).clip(0, 255).astype("uint8"), "L")
 
 
 def _check(width: int, height: int) -> None:

@@ -76,7 +76,8 @@ def trim_facing_page(page: Page) -> Page:
     for column in columns:
         start, end = _extent(column)
         beside = column is not main and (start > right - 0.1 * (right - left) or end < left + 0.1 * (right - left))
-        tilted = abs(_angle(column) - angle) > 2.0
+        # Line by line: on a page that bends away some lines lean up and others down, and their mean says nothing.
+        tilted = median(abs(_tilt(line) - angle) for line in column) > 2.0
         cut = end > 0.985 * page.width or start < 0.015 * page.width
         (trimmed if beside and (tilted or cut) else kept).extend(column)
     order = {id(line): number for number, line in enumerate(page.lines)}
@@ -166,9 +167,12 @@ def _extent(column: list[Line]) -> tuple[float, float]:
 def _angle(column: list[Line]) -> float:
     """Median tilt of the longer lines, in degrees."""
     longest = sorted(column, key=lambda line: -_width(line.box))[: max(3, len(column) // 2)]
-    return median(
-        math.degrees(math.atan2(line.box[1][1] - line.box[0][1], line.box[1][0] - line.box[0][0])) for line in longest
-    )
+    return median(_tilt(line) for line in longest)
+
+
+def _tilt(line: Line) -> float:
+    """Degrees by which the line rises or falls."""
+    return math.degrees(math.atan2(line.box[1][1] - line.box[0][1], line.box[1][0] - line.box[0][0]))
 
 
 def _middle_y(line: Line) -> float:

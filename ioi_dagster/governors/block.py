@@ -31,6 +31,13 @@ class CallEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The replica that a call needed did not load; the call ends besides."""
+
+    capability: str
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryShort:
     """Free something: the least recently used idle replica goes."""
 
@@ -71,7 +78,9 @@ class BlockGovernor:
         self._node = node
         self._replicas = {capability: _Replica() for capability in sorted(offers)}
 
-    def handle(self, event: CallAsked | CallEnded | MemoryShort, now: float) -> list[Load | Call | Unload | RefuseCall]:
+    def handle(
+        self, event: CallAsked | CallEnded | LoadFailed | MemoryShort, now: float
+    ) -> list[Load | Call | Unload | RefuseCall]:
         """Take one event at monotonic time `now` (seconds)."""
         match event:
             case CallAsked(capability):
@@ -82,6 +91,9 @@ class BlockGovernor:
                 replica.failures = replica.failures + 1 if failed else 0
                 if replica.failures >= FAILURES_TO_OPEN:
                     replica.open_until = now + OPEN_S
+                return []
+            case LoadFailed(capability):
+                self._replicas[capability].warmth = Warmth.COLD
                 return []
             case MemoryShort():
                 idle = [

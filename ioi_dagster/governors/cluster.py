@@ -18,12 +18,14 @@ from ioi_dagster.model.negotiation import (
     Renewed,
     RenewRequest,
     SupplyPoint,
+    VerifyRequest,
 )
 from ioi_dagster.model.refusal import Refusal
 
 LEASE_TTL_S = 30.0
 CONGESTION = 0.5
 """Price rises by this part of the base price as the cluster fills."""
+MAX_FENCES = 100_000
 COLD_START = 0.2
 """Added where no replica of the capability is warm."""
 
@@ -63,7 +65,7 @@ class Tick:
     pass
 
 
-Event = NodeJoined | NodeLeft | NodeReported | Announce | Award | RenewRequest | ReleaseRequest | Tick
+Event = NodeJoined | NodeLeft | NodeReported | Announce | Award | RenewRequest | VerifyRequest | ReleaseRequest | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class ClusterGovernor:
         self._nodes: dict[str, _Node] = {}
         self._held: dict[str, _Held] = {}
         self._by_start: dict[tuple[str, str, int], str] = {}
+        self._fences: dict[tuple[str, str, int], int] = {}
         self._count = 0
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -152,6 +155,10 @@ class ClusterGovernor:
                 return [*ended, *self._award(event, now)]
             case RenewRequest():
                 return [*ended, Reply(self._renew(event, now))]
+            case VerifyRequest(lease):
+                held = self._held.get(lease.id)
+                same = held is not None and held.lease == lease
+                return [*ended, Reply(Renewed((lease.id,) if same else (), () if same else (lease.id,)))]
             case ReleaseRequest():
                 return [*ended, *self._release(event)]
             case Tick():
@@ -211,7 +218,7 @@ class ClusterGovernor:
             slots = sum(node.free for node in free)
             warm = sum(node.free for node in free if group.capability in node.warm)
             if slots == 0:
-                refusals.append(Refusal("cluster.full", f"all {len(able)} nodes are busy", self._cluster))
+                refusals.append(self._full(able))
                 continue
             points.append(
                 SupplyPoint(
@@ -237,8 +244,9 @@ class ClusterGovernor:
             if known is not None and known.lease.fence == request.fence:
                 leases.append(known.lease)
                 continue
-            if known is not None and known.lease.fence > request.fence:
-                rejected.append(self._reject(request, "cluster.stale_fence", "a newer fence holds this step"))
+            if request.fence <= self._fences.get((request.run, request.step, request.copy), 0):
+                text = "a lease of this fence or a newer one was granted before"
+                rejected.append(self._reject(request, "cluster.stale_fence", text))
                 continue
             if known is not None:
                 out += self._end(known.lease.id, f"superseded by fence {request.fence}")
@@ -260,9 +268,15 @@ class ClusterGovernor:
         wanted = {name: node for name, node in able.items() if name not in request.avoid} or able
         free = [(name, node) for name, node in wanted.items() if node.free > 0 and node.memory < self._max_memory]
         if not free:
-            return None, Refusal("cluster.full", "no free slot was left", self._cluster, "it is asked again")
+            return None, self._full(list(wanted.values()))
         best = min(free, key=lambda item: (request.capability not in item[1].warm, -item[1].free, item[0]))
         return best[0], None
+
+    def _full(self, able: list[_Node]) -> Refusal:
+        if any(node.free > 0 for node in able):
+            text = f"what is free of {len(able)} nodes has no memory left"
+            return Refusal("cluster.no_memory", text, self._cluster, "it is asked again")
+        return Refusal("cluster.full", f"all {len(able)} nodes are busy", self._cluster, "it is asked again")
 
     def _grant(self, request: LeaseRequest, node: str, now: float) -> Lease:
         self._count += 1
@@ -281,8 +295,16 @@ class ClusterGovernor:
         )
         self._held[lease.id] = _Held(lease, now + self._ttl_s, request.tenant)
         self._by_start[lease.run, lease.step, lease.copy] = lease.id
+        self._remember(lease)
         self._nodes[node].used.add(lease.id)
         return lease
+
+    def _remember(self, lease: Lease) -> None:
+        """The newest fence of a step outlives its lease, or an award that was under way could bring an older one back."""
+        self._fences.pop((lease.run, lease.step, lease.copy), None)
+        self._fences[lease.run, lease.step, lease.copy] = lease.fence
+        if len(self._fences) > MAX_FENCES:
+            del self._fences[next(iter(self._fences))]
 
     def _reject(self, request: LeaseRequest, code: str, text: str) -> RejectedRequest:
         return RejectedRequest(request.step, request.fence, Refusal(code, text, self._cluster))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartRequest
-
-PermitCheck = Callable[[StartRequest], StepPermit | Refusal]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +44,7 @@ class NodeGovernor:
     _fences: dict[tuple[str, str], int] = field(default_factory=dict)
     _nonces: dict[str, float] = field(default_factory=dict)
     _draining: str = ""
+    _epoch: int = 0
 
     def handle(self, event: StartAsked | DrainAsked, now: float) -> list[Admit | Refuse]:
         """Take one event at wall time `now` (Unix seconds: permits expire by it)."""
@@ -58,6 +56,7 @@ class NodeGovernor:
             return [Refuse(refusal)]
         lease = event.request.lease
         self._fences[lease.run, lease.step] = lease.fence
+        self._epoch = max(self._epoch, lease.epoch)
         if isinstance(event.permit, StepPermit):
             self._nonces[event.permit.nonce] = event.permit.expires
         self._forget(now)
@@ -78,6 +77,12 @@ class NodeGovernor:
             ),
             (lease.node != self.node, "node.wrong_node", f"the lease is for {lease.node}", ""),
             (lease.cluster != self.cluster, "node.wrong_cluster", f"the lease is for {lease.cluster}", ""),
+            (
+                lease.epoch < self._epoch,
+                "node.old_epoch",
+                f"the lease is of epoch {lease.epoch}, its cluster governor of {self._epoch}",
+                "ask for a new lease",
+            ),
             (lease.fence < newest, "node.stale_fence", f"fence {lease.fence} is older than {newest}", ""),
             (
                 request.capability != lease.capability,

@@ -10,7 +10,7 @@ from typing import Any
 
 from dagster import MetadataValue
 
-from ioi_dagster.adapters.http.client import FederatedRegistry, GatewayClient
+from ioi_dagster.adapters.http.client import FederatedRegistry
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome, home_domain
 from ioi_dagster.governors.flow import Place
@@ -51,9 +51,7 @@ class FederatedNetwork:
         self._key = home.signing_key()
         self._gate = open_gate(home)
         self._clock = SystemClock()
-        self._registry = FederatedRegistry(
-            GatewayClient(self._config.gateway, home.name, checked.signed), checked.signed
-        )
+        self._registry = FederatedRegistry(self._config, self._key, checked.signed)
         self._fleets: dict[str, Fleet] = {}
         self._lock = threading.Lock()
         self._found: dict[tuple[str, DataClass], tuple[float, Any]] = {}

@@ -6,7 +6,7 @@ from typing import Any
 
 from dagster import ConfigurableResource
 
-from ioi_dagster.adapters.http.client import GatewayClient
+from ioi_dagster.adapters.http.client import GatewayClient, own_gateway
 from ioi_dagster.adapters.sql.ledger import Ledger, StepRow
 from ioi_dagster.domain import DomainHome, home_domain
 from ioi_dagster.errors import FinalError
@@ -30,7 +30,7 @@ class RASResource(ConfigurableResource):
         return [signed.body for signed in self._client(_home()).records(kind)]
 
     def _client(self, home: DomainHome) -> GatewayClient:
-        return GatewayClient(home.config().gateway, home.name)
+        return own_gateway(home)
 
 
 class GovernorsResource(ConfigurableResource):
@@ -39,7 +39,7 @@ class GovernorsResource(ConfigurableResource):
     def status(self) -> dict[str, Any]:
         """Clusters, nodes, leases and peers as the home gateway sees them."""
         home = _home()
-        return GatewayClient(home.config().gateway, home.name).status()
+        return own_gateway(home).status()
 
     def steps(self, run: str) -> list[StepRow]:
         """Where each step of a run was placed; empty when runs here are not governed."""

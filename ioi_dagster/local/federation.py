@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import msgspec
 
-from ioi_dagster.adapters.http.client import GatewayClient
+from ioi_dagster.adapters.http.client import own_gateway
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, RetryableError, UnreachableError
 from ioi_dagster.model.capability import BlockSpec
@@ -50,8 +50,12 @@ class Federation:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Federation:
-        self.prepare()
-        self.start()
+        try:
+            self.prepare()
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(
@@ -78,11 +82,17 @@ class Federation:
             raise BadInputError(
                 "there is no built policy bundle", where=str(self._policies), todo="run `ioi policy build`"
             )
+        # A run of before that was killed had no chance to sweep.
+        self.sweep()
+        self._forget_strangers()
         keys = {spec.name: self._prepare_keys(self.domain(spec.name)) for spec in self._topology.domains}
         ports = _free_ports(sum(1 + 2 * len(spec.clusters) for spec in self._topology.domains))
         gateways = {spec.name: f"http://127.0.0.1:{ports.pop()}" for spec in self._topology.domains}
         for spec in self._topology.domains:
             home = self.domain(spec.name)
+            for old in home.trust.glob("*.pub"):
+                if old.stem not in keys:
+                    old.unlink()
             for name, key in keys.items():
                 (home.trust / f"{name}.pub").write_bytes(key.public_bytes)
             home.save_config(
@@ -99,11 +109,19 @@ class Federation:
                     ),
                     peers={name: url for name, url in gateways.items() if name != spec.name},
                     policies=str(self._policies),
-                    scopes=(self._topology.network, f"{self._topology.network}/{spec.name.split('.')[0]}"),
+                    scopes=self._topology.scopes(spec.name),
                     authorities={other.name: other.authority for other in self._topology.domains},
+                    limits={other.name: other.handles for other in self._topology.domains},
                 )
             )
             (home.root / "blocks.json").write_bytes(msgspec.json.encode(_offered(spec, self._blocks)))
+
+    def _forget_strangers(self) -> None:
+        """A domain that left the topology is no member any more; its folder stays, for its owner to remove."""
+        known = {spec.name for spec in self._topology.domains}
+        for path in (self._home / "domains").glob("*/domain.json"):
+            if path.parent.name not in known:
+                path.unlink()
 
     def start(self) -> None:
         """One supervisor a domain; each starts and restarts its own processes."""
@@ -112,7 +130,7 @@ class Federation:
             (root / "supervisor.json").unlink(missing_ok=True)
             with (root / "supervisor.log").open("ab") as log:
                 self._supervisors[spec.name] = subprocess.Popen(
-                    [sys.executable, "-m", "ioi_dagster.local.supervisor", str(root)],
+                    [sys.executable, "-m", "ioi_dagster.local.supervisor", str(root), str(os.getpid())],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -120,8 +138,18 @@ class Federation:
                     start_new_session=True,
                 )
 
-    def wait_ready(self, timeout_s: float = 60.0, progress: Callable[[int, int], None] | None = None) -> None:
-        """Until every gateway answers and every node has joined; raises `UnreachableError` naming what is missing."""
+    def dead(self) -> list[str]:
+        """Domains whose supervisor has ended by itself: nobody restarts what dies there."""
+        return [name for name, process in self._supervisors.items() if process.poll() is not None]
+
+    def wait_ready(
+        self,
+        timeout_s: float = 60.0,
+        progress: Callable[[int, int], None] | None = None,
+        stopped: Callable[[], object] = lambda: False,
+    ) -> None:
+        """Until every gateway answers and every node has joined, or `stopped()`; raises `UnreachableError` naming what is
+        missing."""
         wanted = {
             (spec.name, cluster.name, node.name)
             for spec in self._topology.domains
@@ -133,9 +161,9 @@ class Federation:
             there = self._joined()
             if progress is not None:
                 progress(len(there & wanted), len(wanted))
-            if wanted <= there:
+            if wanted <= there or stopped():
                 return
-            dead = [name for name, process in self._supervisors.items() if process.poll() is not None]
+            dead = self.dead()
             if dead:
                 raise UnreachableError(f"supervisor of {dead[0]}", f"it ended; see {self.domain(dead[0]).root}")
             if time.monotonic() > until:
@@ -169,20 +197,23 @@ class Federation:
             self._lock = None
 
     def sweep(self) -> None:
-        """`work/` and `logs/` of a domain that retains nothing are emptied; the others' scratch goes too."""
+        """Everybody's scratch goes; of a domain that retains nothing also its logs and lease journals. What stays of it are
+        its keys, its records and its policy decisions (codes and digests of inputs, for the audit)."""
         for spec in self._topology.domains:
             home = self.domain(spec.name)
-            shutil.rmtree(home.work, ignore_errors=True)
-            home.work.mkdir(parents=True, exist_ok=True)
+            scratch = [home.work] if spec.retains else [home.work, home.logs]
+            for folder in scratch:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not spec.retains:
-                shutil.rmtree(home.logs, ignore_errors=True)
-                home.logs.mkdir(parents=True, exist_ok=True)
+                for name in ("supervisor.log", "leases-*.jsonl"):
+                    for path in home.root.glob(name):
+                        path.unlink()
 
     def _joined(self) -> set[tuple[str, str, str]]:
         there = set()
         for spec in self._topology.domains:
-            config = self.domain(spec.name).config()
-            client = GatewayClient(config.gateway, spec.name)
+            client = own_gateway(self.domain(spec.name))
             with contextlib.suppress(RetryableError, IoiError):
                 state = client.state()
                 living = {key.removeprefix("cluster/") for key in state if key.startswith("cluster/")}

@@ -24,6 +24,8 @@ from ioi_dagster.policy.documents import placement_document
 from ioi_dagster.policy.gate import Gate
 from ioi_dagster.ras.record import Kind, make_record
 
+MAX_CONNECTIONS = 256
+
 
 def main() -> None:
     """Serve until told to stop."""
@@ -63,7 +65,14 @@ def main() -> None:
     )
     address = urlsplit(config.gateway)
     assert address.hostname and address.port
-    uvicorn.run(create_app(context), host=address.hostname, port=address.port, log_level="warning", access_log=False)
+    uvicorn.run(
+        create_app(context),
+        host=address.hostname,
+        port=address.port,
+        log_level="warning",
+        access_log=False,
+        limit_concurrency=MAX_CONNECTIONS,
+    )
 
 
 def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revision: str) -> None:
@@ -72,8 +81,10 @@ def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revi
 
     key = home.signing_key()
 
+    current = []
+
     def put(kind: Kind, name: str, spec: dict, version: str | None = None) -> None:
-        store.put(make_record(key, kind, name, version or f"0+{digest(spec)[7:19]}", spec).signed)
+        current.append(store.put(make_record(key, kind, name, version or f"0+{digest(spec)[7:19]}", spec).signed))
 
     import msgspec
 
@@ -86,6 +97,8 @@ def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revi
     for block in read_blocks(home):
         spec = msgspec.to_builtins(block)
         put(Kind.BLOCK, block.name, spec, f"{block.version}+{digest(spec)[7:15]}")
+    # What the owner no longer offers, or offers otherwise, is not found any more.
+    store.keep_only(current)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,13 @@ def open_federation(home: Path, topology: Path, blocks: Sequence[BlockSpec]) -> 
 
 
 def prepare_dagster(home: Path) -> Path:
-    """`$IOI_HOME/dagster` with its `dagster.yaml`."""
+    """`$IOI_HOME/dagster` with its `dagster.yaml`; one that is there is its owner's and stays. Runs' permits are kept in
+    it, so nobody else may read it."""
     folder = home.resolve() / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(DAGSTER_YAML, folder / "dagster.yaml")
+    folder.chmod(0o700)
+    if not (folder / "dagster.yaml").exists():
+        shutil.copyfile(DAGSTER_YAML, folder / "dagster.yaml")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""`python -m ioi_dagster.local.supervisor DOMAIN_HOME`: starts one domain's processes and restarts what dies.
+"""`python -m ioi_dagster.local.supervisor DOMAIN_HOME [PARENT_PID]`: starts one domain's processes and restarts what dies.
 
 Light on purpose: standard library only at run time, so that it is the last to run short of anything. It ends when told
 (SIGTERM) or when its parent is gone, and takes its children with it.
@@ -24,6 +24,7 @@ POLL_S = 0.1
 GRACE_S = 3.0
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 5.0)
 CRASH_WINDOW_S = 60.0
+CRASH_LOOP = 5
 MAX_LOG = 20 * 2**20
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "536870912"}
 """Models allocate and free the same large tensors on each call. Kept in the heap instead of mapped anew each time (mallopt(3)),
@@ -64,7 +65,7 @@ class Supervisor:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
 
     def tick(self, now: float) -> None:
-        """Reap the dead, start what is due."""
+        """Reap the dead, start what is due. What the machine lacks for the moment (processes, disk) is tried again."""
         changed = False
         for child in self._children.values():
             if child.process is not None and child.process.poll() is not None:
@@ -73,9 +74,18 @@ class Supervisor:
         for child in self._children.values():
             if child.process is None and now >= child.due:
                 changed = True
-                self._start(child, now)
+                try:
+                    self._start(child, now)
+                except OSError as error:
+                    child.due = now + BACK_OFF_S[-1]
+                    print(f"{child.spec.name} cannot be started: {error}", file=sys.stderr, flush=True)
+            # A process that lived long enough is no longer in a crash loop, and the report says so.
+            recent = [at for at in child.crashes if now - at < CRASH_WINDOW_S]
+            changed = changed or len(recent) != len(child.crashes)
+            child.crashes = recent
         if changed:
-            self._write()
+            with contextlib.suppress(OSError):  # a full disk ends no process; the next change is written
+                self._write()
 
     def stop(self) -> None:
         """SIGTERM all, SIGKILL what is left after the grace; nothing of ours stays."""
@@ -128,7 +138,7 @@ class Supervisor:
                 "pid": child.process.pid if child.process else None,
                 "restarts": child.restarts,
                 "last_exit": child.last_exit,
-                "crash_loop": len(child.crashes) >= 10,
+                "crash_loop": len(child.crashes) >= CRASH_LOOP,
             }
             for child in self._children.values()
         ]
@@ -190,7 +200,8 @@ def serve(supervisor: Supervisor, alive: Callable[[], bool]) -> None:
 
 
 def main() -> None:
-    folder, parent = Path(sys.argv[1]), os.getppid()
+    # Told by the parent itself: one that is gone by now would be taken for process 1, which never goes.
+    folder, parent = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else os.getppid()
     told: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,9 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 
 MAX_BYTES = 1_000_000
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+"""Names become folders, URNs, process names and Dask resources."""
+_RANGES: dict[str, tuple[float, float]] = {"slots": (1, 1_024), "memory": (64 * 2**20, 2**50), "price": (0, 1e9)}
 _TODO = "see deployments/local/topology.yaml for a file that works"
 
 
@@ -29,6 +34,8 @@ def load_topology(path: Path) -> Topology:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise BadInputError("aliases (`*name`) are not allowed", where=str(path), todo="write it out")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise BadInputError("it is nested too deeply", where=str(path), todo=_TODO) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -55,40 +62,38 @@ class _Reader:
         self.unique(values.get("domains"), "domain")
         self.cycles(values.get("domains"))
         self.unique_below(values.get("domains"))
+        self.scopes(values.get("domains"), found)
         home = self.text(values.get("home"), "home")
         if home and found and home not in {domain.name for domain in found}:
             self.error(values["home"], f"home {home!r} is not one of the domains")
-        return Topology(self.text(values.get("network"), "network"), home, tuple(found))
+        return Topology(self.name(values.get("network"), "network"), home, tuple(found))
 
     def domain(self, node: Any) -> DomainSpec | None:
         allowed = {"name", "authority", "handles", "retains", "region", "blocks", "clusters", "parent"}
         values = self.mapping(node, allowed, {"name", "authority", "clusters"}, "a domain")
         clusters = [self.cluster(item) for item in self.sequence(values.get("clusters"), "clusters")]
         return DomainSpec(
-            name=self.text(values.get("name"), "name"),
+            name=self.name(values.get("name")),
             authority=self.text(values.get("authority"), "authority"),
             clusters=tuple(clusters),
             handles=self.data_class(values.get("handles")),
             retains=self.scalar(values.get("retains"), "retains", bool, True),
             blocks=tuple(self.text(item, "a block") for item in self.sequence(values.get("blocks"), "blocks", True)),
             region=self.scalar(values.get("region"), "region", str, ""),
+            parent=self.scalar(values.get("parent"), "parent", str, ""),
         )
 
     def cluster(self, node: Any) -> ClusterSpec:
         values = self.mapping(node, {"name", "price", "nodes"}, {"name", "nodes"}, "a cluster")
-        price = self.scalar(values.get("price"), "price", float, 1.0)
-        if price < 0:
-            self.error(values["price"], "a price may not be negative")
+        price = self.number(values, "price", float, 1.0)
         nodes = [self.node(item) for item in self.sequence(values.get("nodes"), "nodes")]
-        return ClusterSpec(self.text(values.get("name"), "name"), tuple(nodes), price)
+        return ClusterSpec(self.name(values.get("name")), tuple(nodes), price)
 
     def node(self, node: Any) -> NodeSpec:
         values = self.mapping(node, {"name", "slots", "memory"}, {"name"}, "a node")
-        slots = self.scalar(values.get("slots"), "slots", int, 1)
-        memory = self.scalar(values.get("memory"), "memory", int, 2 * 2**30)
-        if slots < 1:
-            self.error(values["slots"], "a node needs at least one slot")
-        return NodeSpec(self.text(values.get("name"), "name"), slots, memory)
+        slots = self.number(values, "slots", int, 1)
+        memory = self.number(values, "memory", int, 2 * 2**30)
+        return NodeSpec(self.name(values.get("name")), slots, memory)
 
     # Rules over the whole -----------------------------------------------------------------------------------------
 
@@ -104,6 +109,14 @@ class _Reader:
         clusters = [c for d in self.items(domains) for c in self.items(self.value(d, "clusters"))]
         self.unique(yaml.SequenceNode("", clusters), "cluster")
         self.unique(yaml.SequenceNode("", [n for c in clusters for n in self.items(self.value(c, "nodes"))]), "node")
+
+    def scopes(self, node: Any, domains: list[DomainSpec]) -> None:
+        """The first part of a domain's name is its folder of policies, so siblings may not share it."""
+        seen: dict[tuple[str, str], str] = {}
+        for item, domain in zip(self.items(node), domains, strict=False):
+            key = (domain.parent, domain.scope)
+            if seen.setdefault(key, domain.name) != domain.name:
+                self.error(item, f"{domain.name!r} and {seen[key]!r} would share the policies of {domain.scope!r}")
 
     def cycles(self, domains: Any) -> None:
         """`parent` chains must end."""
@@ -162,6 +175,20 @@ class _Reader:
             self.error(node, f"{what} may not be empty")
         return value
 
+    def name(self, node: Any, what: str = "name") -> str:
+        value = self.text(node, what)
+        if value and not _NAME.fullmatch(value):
+            self.error(node, f"{what} {value[:80]!r} must be letters, digits, '.', '_' and '-', 63 at most")
+        return value
+
+    def number(self, values: dict[str, Any], what: str, kind: Callable[[Any], Any], default: Any) -> Any:
+        value = self.scalar(values.get(what), what, kind, default)
+        low, high = _RANGES[what]
+        if not (math.isfinite(value) and low <= value <= high):
+            self.error(values[what], f"{what} must be from {low:g} to {high:g}")
+            return default
+        return value
+
     def data_class(self, node: Any) -> DataClass:
         value = self.scalar(node, "handles", str, "internal")
         try:
@@ -174,7 +201,10 @@ class _Reader:
         if node is None:
             return default
         if isinstance(node, yaml.ScalarNode):
-            value = yaml.SafeLoader("").construct_object(node)
+            try:
+                value = yaml.SafeLoader("").construct_object(node)
+            except (yaml.YAMLError, ValueError, OverflowError):
+                value = None
             if kind is float and type(value) is int:
                 value = float(value)
             if type(value) is kind:

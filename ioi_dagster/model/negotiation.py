@@ -162,3 +162,10 @@ class ReleaseRequest:
 
     run: str
     leases: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyRequest:
+    """Is this lease, in every field, one that is held? Answered by `Renewed`."""
+
+    lease: Lease

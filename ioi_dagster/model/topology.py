@@ -29,7 +29,7 @@ class ClusterSpec:
 class DomainSpec:
     """An owner's realm. `authority` names its certificate authority: domains that share one take each other's
     steps over Dask; others only `invoke` blocks. `handles` is the highest data class it may see, `retains` whether
-    it may keep anything after a run, `blocks` the block names that it offers."""
+    it may keep anything after a run, `blocks` the block names that it offers, `parent` the domain whose policies bind it too."""
 
     name: str
     authority: str
@@ -38,6 +38,12 @@ class DomainSpec:
     retains: bool = True
     blocks: tuple[str, ...] = ()
     region: str = ""
+    parent: str = ""
+
+    @property
+    def scope(self) -> str:
+        """The name of its policy scope below its parent's."""
+        return self.name.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +56,13 @@ class Topology:
 
     def domain(self, name: str) -> DomainSpec:
         return next(domain for domain in self.domains if domain.name == name)
+
+    def scopes(self, name: str) -> tuple[str, ...]:
+        """Policy scopes that bind a domain, from the network down: each parent's, then its own."""
+        chain = [self.domain(name)]
+        while chain[0].parent:
+            chain.insert(0, self.domain(chain[0].parent))
+        found = [self.network]
+        for domain in chain:
+            found.append(f"{found[-1]}/{domain.scope}")
+        return tuple(found)

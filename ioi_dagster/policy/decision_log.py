@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ioi_dagster.model.decision import Decision
 from ioi_dagster.signing import digest
 
+MAX_LINE = 64 * 1024
 _START = "sha256:" + "0" * 64
 
 
@@ -20,7 +23,6 @@ class DecisionLog:
         self._path = path
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._last = _last_hash(path)
 
     def __call__(self, kind: str, document: dict[str, Any], decision: Decision) -> None:
         row = {
@@ -33,11 +35,12 @@ class DecisionLog:
             "input": decision.input_digest,
             "evaluated": list(decision.evaluated),
         }
-        with self._lock:
-            row["previous"] = self._last
-            self._last = row["hash"] = digest(row)
-            with self._path.open("a") as file:
-                file.write(json.dumps(row, sort_keys=True) + "\n")
+        # Gateway, daemon and run processes of a domain write to one chain, each after the line that is last then.
+        with self._lock, self._path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            row["previous"] = _last_hash(file)
+            row["hash"] = digest(row)
+            file.write(json.dumps(row, sort_keys=True).encode() + b"\n")
 
 
 def verify(path: Path) -> str | None:
@@ -57,9 +60,12 @@ def verify(path: Path) -> str | None:
     return None
 
 
-def _last_hash(path: Path) -> str:
+def _last_hash(file: IO[bytes]) -> str:
+    """The hash in the last line. A line that is none (cut off by a full disk) starts a new chain, which `verify` shows."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - MAX_LINE))
+    lines = file.read().splitlines()
     try:
-        lines = path.read_text().splitlines()
         return json.loads(lines[-1])["hash"] if lines else _START
-    except (OSError, ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return _START

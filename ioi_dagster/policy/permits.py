@@ -109,22 +109,6 @@ def check_step_permit(
     return permit
 
 
-class NonceBook:
-    """Nonces that were used, until they expire. Bounded by the permits' lifetime."""
-
-    def __init__(self) -> None:
-        self._used: dict[str, float] = {}
-
-    def consume(self, nonce: str, expires: float, now: float) -> bool:
-        """False when the nonce was used before."""
-        if nonce in self._used:
-            return False
-        if len(self._used) > 10_000:
-            self._used = {key: until for key, until in self._used.items() if until > now}
-        self._used[nonce] = expires
-        return True
-
-
 def _read(signed: Signed, trusted: TrustedKeys, kind: type[T], name: str, now: float) -> T | Refusal:
     try:
         signer = trusted.verify(signed)

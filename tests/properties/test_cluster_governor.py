@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -18,6 +20,7 @@ from ioi_dagster.model.negotiation import (
     ReleaseRequest,
     Renewed,
     RenewRequest,
+    VerifyRequest,
 )
 
 NODES = st.sampled_from(["n1", "n2", "n3"])
@@ -113,3 +116,42 @@ def test_nothing_that_was_granted_is_held_for_ever():
     assert len(governor.snapshot().leases) == 1
     governor.handle(Tick(), 10.0)
     assert governor.snapshot().leases == ()
+
+
+def test_a_fence_that_was_granted_is_not_granted_again_after_its_lease():
+    governor = ClusterGovernor("d", "c", 1, 1.0, ttl_s=10.0)
+    governor.handle(NodeJoined("n", 2, CAPABILITIES), 0.0)
+
+    def award(fence):
+        (reply,) = governor.handle(
+            Award("c", "r", 1, "home", (LeaseRequest("r", "s", fence, "ocr", DataClass.PUBLIC),)), 0.0
+        )[-1:]
+        return reply.answer
+
+    (lease,) = award(2).leases
+    governor.handle(ReleaseRequest("r", (lease.id,)), 0.0)
+    assert [item.refusal.code for item in award(1).rejected] == ["cluster.stale_fence"]
+    assert [item.refusal.code for item in award(2).rejected] == ["cluster.stale_fence"]
+    assert len(award(3).leases) == 1
+
+
+def test_only_a_lease_that_is_held_as_it_stands_verifies():
+    governor = ClusterGovernor("d", "c", 1, 1.0, ttl_s=10.0)
+    governor.handle(NodeJoined("n", 1, CAPABILITIES), 0.0)
+    request = LeaseRequest("r", "s", 1, "ocr", DataClass.PUBLIC)
+    (lease,) = governor.handle(Award("c", "r", 1, "home", (request,)), 0.0)[-1].answer.leases
+
+    def held(asked, now=0.0):
+        return governor.handle(VerifyRequest(asked), now)[-1].answer.held
+
+    assert held(lease) == (lease.id,)
+    assert held(replace(lease, node="other")) == ()
+    assert held(lease, 10.0) == ()
+
+
+def test_nodes_without_memory_are_named_as_the_reason():
+    governor = ClusterGovernor("d", "c", 1, 1.0)
+    governor.handle(NodeJoined("n", 1, CAPABILITIES), 0.0)
+    governor.handle(NodeReported("n", frozenset(), 0.95), 0.0)
+    (reply,) = governor.handle(Announce("r", 1, "home", (AskGroup("ocr", DataClass.PUBLIC, 1),)), 0.0)
+    assert [refusal.code for refusal in reply.answer.refusals] == ["cluster.no_memory"]

@@ -77,3 +77,46 @@ def test_the_story_is_told_in_order_and_by_step(ledger):
     ledger.tell(entries)
     assert ledger.story("r") == entries
     assert ledger.story("r", "a") == entries[:2]
+
+
+def test_a_takeover_in_the_middle_of_a_write_fences_it(tmp_path):
+    """The epoch is read under the write lock: here a second process takes over between the two."""
+    old, new = Ledger(tmp_path / "ledger.sqlite"), Ledger(tmp_path / "ledger.sqlite")
+    epoch = old.take_over("r", "job", 1.0)
+    old.write("r", epoch, [started(1)], [], [])
+    taken: list[int] = []
+
+    def story():
+        """Read by `write` after its first statement; whoever takes over now has to wait until it has ended."""
+        thread = threading.Thread(target=lambda: taken.append(new.take_over("r", "job", 2.0)))
+        thread.start()
+        thread.join(0.3)
+        assert taken == [], "the lock was not held"
+        yield Entry("r", "s", Chapter.COMMIT, "said", 1.0)
+        waiting.append(thread)
+
+    waiting: list[threading.Thread] = []
+    assert old.write("r", epoch, [], [commit(1, "a1")], story()) == {"a1"}
+    waiting[0].join(30)
+    assert taken == [2]
+    with pytest.raises(FencedError):
+        old.write("r", epoch, [started(2)], [], [])
+
+
+def test_many_may_open_a_new_ledger_at_once(tmp_path):
+    for round_ in range(5):
+        path, failures, gate = tmp_path / str(round_) / "ledger.sqlite", [], threading.Barrier(8)
+
+        def open_it(path=path, failures=failures, gate=gate) -> None:
+            gate.wait()
+            try:
+                Ledger(path).close()
+            except Exception as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=open_it) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []

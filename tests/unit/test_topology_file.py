@@ -51,7 +51,14 @@ def test_the_shipped_topology_is_three_domains():
         (("home: a\n", ""), "FILE:1: the topology lacks 'home'"),
         (("nodes: [{name: n1}]", "nodes: []"), "FILE:6: nodes may not be empty"),
         (("{name: n1}", "{name: n1, slots: many}"), "FILE:6: slots must be of type int"),
-        (("{name: n1}", "{name: n1, slots: 0}"), "FILE:6: a node needs at least one slot"),
+        (("{name: n1}", "{name: n1, slots: 0}"), "FILE:6: slots must be from 1 to 1024"),
+        (("{name: n1}", "{name: n1, memory: -5}"), "FILE:6: memory must be from"),
+        (("{name: n1}", "{name: n1, slots: !!int abc}"), "FILE:6: slots must be of type int"),
+        (("{name: n1}", "{name: n1, slots: 2001-99-99}"), "FILE:6: slots must be of type int"),
+        (("{name: c1,", "{name: c1, price: .nan,"), "FILE:6: price must be from"),
+        (("name: a\n    auth", "name: ../../etc\n    auth"), "FILE:4: name '../../etc' must be letters"),
+        (("{name: n1}", "{name: n/1}"), "FILE:6: name 'n/1' must be letters"),
+        (("name: b\n", "name: a.example\n"), "FILE:7: 'a.example' and 'a' would share the policies of 'a'"),
         (("authority: x\n    clusters: [{name: c1", "authority: x\n    handles: secret\n    clusters: [{name: c1"),
          "FILE:6: unknown data class 'secret'"),
     ],
@@ -81,3 +88,15 @@ def test_what_is_no_topology_is_refused_in_words(tmp_path, text):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(BadInputError, match="cannot be read"):
         load_topology(tmp_path / "none.yaml")
+
+
+def test_a_parents_policies_bind_its_child(tmp_path):
+    path = tmp_path / "topology.yaml"
+    path.write_text(GOOD.replace("name: b\n", "name: b.example\n    parent: a\n"))
+    topology = load_topology(path)
+    assert topology.scopes("a") == ("n", "n/a")
+    assert topology.scopes("b.example") == ("n", "n/a", "n/a/b")
+
+
+def test_a_bottomless_file_is_refused(tmp_path):
+    assert "nested too deeply" in errors_of(tmp_path, "[" * 20_000)

@@ -16,6 +16,8 @@ from ioi_dagster.errors import UnreachableError
 
 CONNECT_S = 3.0
 PROBE_S = 0.1
+ANSWER_S = 0.5
+SILENT_AFTER = 3
 
 OnDone = Callable[[str, bytes | None, str | None], None]
 
@@ -122,8 +124,10 @@ class DaskFleetClient:
         return True
 
     async def _watch_connection(self, client: Client) -> None:
-        while self._client is client and connected(client):
-            await asyncio.sleep(PROBE_S)
+        watch = asyncio.ensure_future(_until_silent(client))
+        while self._client is client and connected(client) and not watch.done():
+            await asyncio.wait({watch}, timeout=PROBE_S)
+        watch.cancel()
         if self._client is client:
             self._alive = False
             for key in list(self._outstanding):
@@ -132,6 +136,9 @@ class DaskFleetClient:
     async def _submit(self, key: str, request: bytes, node: str, priority: int, on_done: OnDone) -> None:
         if self._client is None or not self._alive:
             return on_done(key, None, "the scheduler is away")
+        if key in self._outstanding:
+            # Under a key in flight Dask starts nothing and hands out the first answer.
+            return on_done(key, None, "a start under this key is under way")
         self._outstanding[key] = (None, on_done)
         try:
             future = self._client.submit(
@@ -142,7 +149,7 @@ class DaskFleetClient:
         except asyncio.CancelledError:
             self._finish(key, None, "the start was cancelled" if self._alive else "the scheduler was lost")
         except Exception as error:
-            self._finish(key, None, why_lost(error))
+            self._finish(key, None, why_lost(error) if connected(self._client) else "the scheduler was lost")
         else:
             self._finish(key, answer, None)
 
@@ -180,8 +187,22 @@ async def _awaited(client: Client) -> Client:
     return await client  # pyright: ignore[reportGeneralTypeIssues]
 
 
-def connected(client: Client) -> bool:
+async def _until_silent(client: Client) -> None:
+    """Returns when the scheduler left `SILENT_AFTER` probes unanswered: one that is stopped keeps its sockets open."""
+    missed = 0
+    while missed < SILENT_AFTER:
+        try:
+            await asyncio.wait_for(client.scheduler.identity(n_workers=0), ANSWER_S)  # pyright: ignore[reportOptionalMemberAccess]
+            missed = 0
+        except Exception:  # whatever a scheduler in trouble does, it did not answer
+            missed += 1
+        await asyncio.sleep(ANSWER_S)
+
+
+def connected(client: Client | None) -> bool:
     """The socket to the scheduler is open."""
+    if client is None:
+        return False
     communication = client.scheduler_comm
     comm = communication.comm if communication is not None else None
     return client.status == "running" and comm is not None and not comm.closed()
@@ -197,6 +218,7 @@ async def _close(client: Client) -> None:
 def why_lost(error: BaseException) -> str:
     """A sentence for what Dask raised."""
     name = type(error).__name__
-    if name == "KilledWorker":
-        return "the worker died"
+    known = {"KilledWorker": "the worker died", "FutureCancelledError": "the start was cancelled"}
+    if name in known:
+        return known[name]
     return f"{name}: {str(error).splitlines()[0] if str(error) else 'no further word'}"

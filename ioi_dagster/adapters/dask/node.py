@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import traceback
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 
 import msgspec
@@ -35,6 +36,10 @@ class NodeHost:
     check_permit: PermitCheck
     clock: Clock
     step_runner: str = ""
+    memory: Callable[[], float] = lambda: 0.0
+    """How full the node's memory is (0..1)."""
+    _deciding: threading.Lock = field(default_factory=threading.Lock)
+    _running: int = 0
 
     def start(self, data: bytes) -> bytes:
         """`StartRequest` in, `StartAnswer` out. Only a defect of this code raises."""
@@ -42,12 +47,18 @@ class NodeHost:
         result, refusal, error = None, None, None
         try:
             request = msgspec.msgpack.decode(data, type=StartRequest)
-            asked = StartAsked(request, self.check_permit(request))
-            (decision,) = self.governor.handle(asked, started)
+            permit, memory = self.check_permit(request), self._make_room()
+            with self._deciding:
+                (decision,) = self.governor.handle(StartAsked(request, permit, memory), started)
+                self._running += isinstance(decision, Admit)
             if isinstance(decision, Refuse):
                 refusal = decision.refusal
             else:
-                result = self._run(decision)
+                try:
+                    result = self._run(decision)
+                finally:
+                    with self._deciding:
+                        self._running -= 1
         except msgspec.MsgspecError as problem:
             refusal = Refusal("node.malformed", f"the start request cannot be read: {problem}", f"node {self.node}")
         except RetryableError as problem:
@@ -59,6 +70,17 @@ class NodeHost:
         return msgspec.msgpack.encode(
             StartAnswer(attempt, self.node, started, self.clock.wall(), result, refusal, error)
         )
+
+    @property
+    def idle(self) -> bool:
+        with self._deciding:
+            return self._running == 0
+
+    def _make_room(self) -> float:
+        """Unload idle replicas until a start fits, or none is left; returns how full the memory is then."""
+        while (memory := self.memory()) > self.governor.max_memory and self.replicas.free_memory():
+            continue
+        return memory
 
     def _run(self, admitted: Admit) -> bytes:
         request = admitted.request

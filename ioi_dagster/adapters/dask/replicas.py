@@ -14,6 +14,7 @@ from ioi_dagster.governors.block import (
     CallAsked,
     CallEnded,
     Load,
+    LoadFailed,
     MemoryShort,
     RefuseCall,
     Unload,
@@ -49,20 +50,23 @@ class ReplicaHost:
         finally:
             self._ask(CallEnded(capability, failed))
 
-    def free_memory(self) -> None:
-        """Unload the least recently used idle replica."""
+    def free_memory(self) -> bool:
+        """Unload the least recently used idle replica; False when none is idle."""
+        freed = False
         for instruction in self._ask(MemoryShort()):
             if isinstance(instruction, Unload):
                 with self._locks[instruction.capability]:
                     replica = self._replicas.pop(instruction.capability, None)
                     if replica is not None:
                         replica.unload()
+                        freed = True
+        return freed
 
     def warm(self) -> frozenset[str]:
         with self._state:
             return self._governor.warm()
 
-    def _ask(self, event: CallAsked | CallEnded | MemoryShort) -> list[Load | Call | Unload | RefuseCall]:
+    def _ask(self, event: CallAsked | CallEnded | LoadFailed | MemoryShort) -> list[Load | Call | Unload | RefuseCall]:
         with self._state:
             return self._governor.handle(event, self._clock.monotonic())
 
@@ -71,6 +75,10 @@ class ReplicaHost:
         if replica is None:
             module, _, name = self._specs[capability].entrypoint.partition(":")
             replica = getattr(import_module(module), name)()
-            replica.load()
+            try:
+                replica.load()
+            except BaseException:
+                self._ask(LoadFailed(capability))
+                raise
             self._replicas[capability] = replica
         return replica

@@ -34,11 +34,17 @@ from ioi_dagster.governors.cluster import (
     Reply,
     Tick,
 )
-from ioi_dagster.model.negotiation import OWN_STEP, Announce, Award, ReleaseRequest, RenewRequest
+from ioi_dagster.model.negotiation import OWN_STEP, Announce, Award, ReleaseRequest, RenewRequest, VerifyRequest
 
 log = logging.getLogger("ioi.cluster")
 MAX_BODY = 4 * 2**20
-_DOORS: dict[str, type] = {"announce": Announce, "award": Award, "renew": RenewRequest, "release": ReleaseRequest}
+_DOORS: dict[str, type] = {
+    "announce": Announce,
+    "award": Award,
+    "renew": RenewRequest,
+    "release": ReleaseRequest,
+    "verify": VerifyRequest,
+}
 
 
 class ClusterPlugin(SchedulerPlugin):
@@ -153,7 +159,10 @@ class Journal:
         epoch_path = path.with_suffix(".epoch")
         self.epoch = int(epoch_path.read_text()) + 1 if epoch_path.exists() else 1
         temporary = epoch_path.with_suffix(".new")
-        temporary.write_text(str(self.epoch))
+        with temporary.open("w") as file:
+            file.write(str(self.epoch))
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(epoch_path)
         # Workers are new in a new epoch, so nothing that an older one granted still runs.
         self._file = path.open("wb")

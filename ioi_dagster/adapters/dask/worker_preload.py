@@ -5,13 +5,18 @@ Environment: `IOI_DOMAIN_HOME` (absent: alone, ungoverned), `IOI_CLUSTER`, `IOI_
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 from distributed import Worker
+from tornado.ioloop import PeriodicCallback
 
 from ioi_dagster.adapters.dask.node import NodeHost, install
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
@@ -28,6 +33,7 @@ from ioi_dagster.policy.permits import check_step_permit, from_plain
 from ioi_dagster.signing import digest_bytes
 
 log = logging.getLogger("ioi.node")
+RELIEVE_MS = 1_000
 
 
 def dask_setup(worker: Worker) -> None:
@@ -47,13 +53,43 @@ def dask_setup(worker: Worker) -> None:
         check_permit=_permit_check(home) if home is not None else lambda request: None,
         clock=clock,
         step_runner=runner,
+        memory=_memory_of(worker),
     )
     install(host)
+    beat = PeriodicCallback(lambda: _relieve(worker, host), RELIEVE_MS)
+    worker.loop.add_callback(beat.start)
 
     async def report(_worker: Worker) -> dict[str, Any]:
         return {"warm": sorted(host.replicas.warm())}
 
     worker.metrics["ioi"] = report
+
+
+def _memory_of(worker: Worker) -> Callable[[], float]:
+    """Resident memory over the worker's limit; 0 where it has none."""
+    process, limit = psutil.Process(), worker.memory_manager.memory_limit
+    return (lambda: process.memory_info().rss / limit) if limit else lambda: 0.0
+
+
+async def _relieve(worker: Worker, host: NodeHost) -> None:
+    """An idle node that is too full for any start empties itself, and when that does not help makes way for a new process.
+
+    The supervisor starts it again; leaked memory would otherwise keep the node out of work for good.
+    """
+    if not host.idle or host.memory() <= host.governor.max_memory:
+        return
+    while host.replicas.free_memory():
+        continue
+    _trim()
+    if host.idle and host.memory() > host.governor.max_memory:
+        log.warning("memory is full with nothing running: the worker ends and is started anew")
+        await worker.close(reason="ioi-memory")
+
+
+def _trim() -> None:
+    """Give freed pages back (glibc's malloc_trim(3)); elsewhere there is nothing to call."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def read_blocks(home: DomainHome | None) -> list[BlockSpec]:

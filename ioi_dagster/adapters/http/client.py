@@ -1,29 +1,45 @@
-"""Clients of gateways, and the run's view of all registries through them."""
+"""Clients of gateways, and the run's view of all registries through them.
+
+What a gateway answers is bounded in time and size and decoded into types; what it claims of others is not believed.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import httpx
 import msgspec
 
-from ioi_dagster.adapters.http.gateway import PERMIT_HEADER
+from ioi_dagster.adapters.http.gateway import MAX_INVOKE, PERMIT_HEADER
+from ioi_dagster.domain import DomainConfig, DomainHome
 from ioi_dagster.errors import FinalError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.block import Payload
+from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.policy.permits import encode
-from ioi_dagster.ras.selection import Discovery, Query, Rejected
-from ioi_dagster.signing import Signed
+from ioi_dagster.policy.proof import HEADER as PROOF_HEADER
+from ioi_dagster.policy.proof import prove
+from ioi_dagster.ras.selection import Candidate, Discovery, Query, Rejected
+from ioi_dagster.signing import Signed, SigningKey, digest_bytes
 
 T = TypeVar("T")
+MAX_ANSWER = 16 * 2**20
+_PERMITTED = frozenset({"announce", "award", "renew", "release", "invoke"})
+"""The doors that ask for the run permit; nobody else gets to see it."""
 
 
-@dataclass(frozen=True, slots=True)
-class InvokeMeta:
+class InvokeMeta(msgspec.Struct, frozen=True):
+    """Where and when a foreign block ran; `started` and `ended` in Unix seconds of that domain's clock."""
+
     attempt: str
     node: str
     started: float
@@ -33,19 +49,19 @@ class InvokeMeta:
 class GatewayClient:
     """One gateway. Raises `UnreachableError` when it does not answer, `RetryableError` and `FinalError` on its errors.
 
-    Thread-safe; connections are kept; proxies and redirects are not followed.
+    `key` signs each request in the name of the caller's domain. Thread-safe; connections are kept; proxies and redirects
+    are not followed; every call has a wall-clock deadline and a limit of bytes.
     """
 
-    def __init__(self, url: str, domain: str, permit: Signed | None = None, token: str | None = None) -> None:
-        headers = {PERMIT_HEADER: encode(permit)} if permit else {}
-        if token:
-            headers["authorization"] = f"Bearer {token}"
-        self.url, self.domain = url, domain
+    def __init__(self, url: str, domain: str, key: SigningKey | None = None, permit: Signed | None = None) -> None:
+        self.url, self.domain, self._key = url, domain, key
+        self._permit = encode(permit) if permit else ""
         limits = httpx.Limits(max_connections=32, max_keepalive_connections=16)
-        self._http = httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=3.0, limits=limits)
+        # Each call has a deadline of its own over the whole of it, which no per-read timeout gives.
+        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=None, limits=limits)  # noqa: S113
 
     def close(self) -> None:
-        self._http.close()
+        _on_loop(self._http.aclose(), 1.0)
 
     def health(self, timeout: float = 1.0) -> dict[str, Any]:
         return self._get("health", dict, timeout)
@@ -88,15 +104,17 @@ class GatewayClient:
             "payload": payload.document,
             "timeout_s": timeout,
         }
-        frame = decode_payload(
-            self._send("POST", "invoke", encode_payload(Payload(document, payload.parts)), timeout + 5.0)
-        )
+        request = encode_payload(Payload(document, payload.parts))
+        frame = decode_payload(self._send("POST", "invoke", request, timeout + 5.0, MAX_INVOKE))
         answer = frame.document
-        if answer.get("ok"):
-            meta = InvokeMeta(answer["attempt"], answer["node"], answer["started"], answer["ended"])
-            return Payload(answer["payload"], frame.parts), meta
-        if "refusal" in answer:
-            return msgspec.convert(answer["refusal"], Refusal)
+        try:
+            if answer.get("ok"):
+                result = msgspec.convert(answer["payload"], dict[str, Any])
+                return Payload(result, frame.parts), msgspec.convert(answer, InvokeMeta)
+            if "refusal" in answer:
+                return msgspec.convert(answer["refusal"], Refusal)
+        except (msgspec.MsgspecError, KeyError) as error:
+            raise FinalError(f"{self.domain} answered a call with something else: {error}") from error
         text = f"{self.domain}: {answer.get('error', 'no further word')}"
         raise RetryableError(text) if answer.get("infrastructure") else FinalError(text)
 
@@ -112,28 +130,75 @@ class GatewayClient:
         except msgspec.MsgspecError as error:
             raise RetryableError(f"{self.domain} answered with something else than {kind}: {error}") from error
 
-    def _send(self, method: str, path: str, content: bytes | None, timeout: float) -> bytes:
+    def _send(
+        self, method: str, path: str, content: bytes | None, timeout: float, max_bytes: int = MAX_ANSWER
+    ) -> bytes:
+        headers = {PERMIT_HEADER: self._permit} if self._permit and path in _PERMITTED else {}
+        if self._key is not None:
+            headers[PROOF_HEADER] = prove(
+                self._key,
+                audience=self.domain,
+                method=method,
+                path=f"/v1/{path.partition('?')[0]}",
+                body=digest_bytes(content or b""),
+                now=time.time(),
+            )
         try:
-            answer = self._http.request(method, f"/v1/{path}", content=content, timeout=timeout)
-        except httpx.HTTPError as error:
+            status, data = _on_loop(self._exchange(method, path, content, headers, max_bytes), timeout)
+        except (httpx.HTTPError, OSError, TimeoutError) as error:
             raise UnreachableError(f"gateway of {self.domain}", type(error).__name__) from error
-        if answer.status_code == 200:
-            return answer.content
+        if status == 200:
+            return data
         try:
-            problem = answer.json()["error"]
+            problem = msgspec.json.decode(data)["error"]
             text = f"{self.domain}: {problem['text']} [{problem['code']}]"
-        except (ValueError, KeyError, TypeError):
-            text = f"{self.domain} answered {answer.status_code}"
-        raise RetryableError(text) if answer.status_code >= 500 else FinalError(text)
+        except (msgspec.MsgspecError, KeyError, TypeError):
+            text = f"{self.domain} answered {status}"
+        raise RetryableError(text) if status >= 500 else FinalError(text)
+
+    async def _exchange(
+        self, method: str, path: str, content: bytes | None, headers: dict[str, str], max_bytes: int
+    ) -> tuple[int, bytes]:
+        async with self._http.stream(method, f"/v1/{path}", content=content, headers=headers) as answer:
+            parts, size = [], 0
+            async for part in answer.aiter_bytes():
+                size += len(part)
+                if size > max_bytes:
+                    raise RetryableError(f"{self.domain} answered with more than {max_bytes} bytes")
+                parts.append(part)
+            return answer.status_code, b"".join(parts)
+
+
+@lru_cache(maxsize=1)
+def _loop() -> asyncio.AbstractEventLoop:
+    """One loop in a thread for all clients of this process: only there does a deadline hold against a peer that drips."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="gateway clients", daemon=True).start()
+    return loop
+
+
+def _on_loop(work: Coroutine[Any, Any, T], timeout: float) -> T:
+    async def bounded() -> T:
+        return await asyncio.wait_for(work, timeout)
+
+    return asyncio.run_coroutine_threadsafe(bounded(), _loop()).result()
+
+
+def own_gateway(home: DomainHome) -> GatewayClient:
+    """A client of the domain's own gateway, as the domain itself."""
+    return GatewayClient(home.config().gateway, home.name, home.signing_key())
 
 
 class FederatedRegistry:
-    """The registries of all domains, each asked at its own gateway; there is no central one."""
+    """The registries of all domains, each asked at its own gateway; there is no central one.
 
-    def __init__(self, home: GatewayClient, permit: Signed | None) -> None:
-        self._permit = permit
-        self._clients = {home.domain: home}
-        self._home = home
+    `config` is the home's: who the others are, by which authority, and what they may be given is its own knowledge.
+    """
+
+    def __init__(self, config: DomainConfig, key: SigningKey, permit: Signed | None) -> None:
+        self._config = config
+        gateways = {config.spec.name: config.gateway, **config.peers}
+        self._clients = {name: GatewayClient(url, name, key, permit) for name, url in gateways.items()}
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="registry")
 
     def client(self, domain: str) -> GatewayClient:
@@ -141,17 +206,8 @@ class FederatedRegistry:
 
     def discover(self, query: Query) -> Discovery:
         """Everybody's answer; a domain that does not answer is a rejection with that reason."""
-        try:
-            members = self._home.members()
-        except RetryableError as error:
-            refusal = Refusal("ras.unreachable", str(error), "registry", "it is restarted")
-            return Discovery(rejected=(Rejected(self._home.domain, refusal),))
-        for name, facts in members.items():
-            if name not in self._clients:
-                self._clients[name] = GatewayClient(str(facts["gateway"]), name, self._permit)
-        answers = self._pool.map(lambda name: self._ask(name, query), [self._home.domain, *sorted(members)])
         candidates, rejected = [], []
-        for answer in answers:
+        for answer in self._pool.map(lambda name: self._ask(name, query), sorted(self._clients)):
             candidates += answer.candidates
             rejected += answer.rejected
         return Discovery(tuple(candidates), tuple(rejected))
@@ -163,6 +219,37 @@ class FederatedRegistry:
 
     def _ask(self, name: str, query: Query) -> Discovery:
         try:
-            return self._clients[name].discover(query)
+            answer = self._clients[name].discover(query)
         except (RetryableError, FinalError) as error:
             return Discovery(rejected=(Rejected(name, Refusal("domain.unreachable", str(error), "registry")),))
+        return believed(name, answer, self._config.authorities, self._config.limits, query)
+
+
+def believed(
+    name: str, answer: Discovery, authorities: Mapping[str, str], limits: Mapping[str, DataClass], query: Query
+) -> Discovery:
+    """What an answer of domain `name` is worth: it speaks for itself only, and its authority, the way it takes work and
+    the highest class it may be given are what the asking domain knows, not what is claimed."""
+    candidates: list[Candidate] = []
+    rejected = [replace(item, who=item.who[:200]) for item in answer.rejected]
+    for item in answer.candidates:
+        if item.domain != name or name not in authorities:
+            text = f"{name} answered in the name of {item.domain[:100]}"
+            rejected.append(Rejected(name, Refusal("ras.not_its_own", text, "registry", "ask its owner")))
+            continue
+        own_authority = authorities[name] == query.authority
+        handles = min(item.handles, limits.get(name, DataClass.PUBLIC), key=lambda data_class: data_class.rank)
+        if not query.data_class.within(handles):
+            text = f"{name} may be given {handles} at most, the data is {query.data_class}"
+            rejected.append(Rejected(name, Refusal("ras.domain_class", text, "registry", "choose another domain")))
+            continue
+        candidates.append(
+            replace(
+                item,
+                authority=authorities[name],
+                accepts="step" if own_authority else "block",
+                handles=handles,
+                scheduler=item.scheduler if own_authority else "",
+            )
+        )
+    return Discovery(tuple(candidates), tuple(rejected))

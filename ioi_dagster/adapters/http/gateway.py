@@ -38,20 +38,27 @@ from ioi_dagster.model.negotiation import (
     ReleaseRequest,
     Renewed,
     RenewRequest,
+    VerifyRequest,
 )
 from ioi_dagster.model.permit import RunPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer, StartRequest
-from ioi_dagster.policy.permits import decode, read_run_permit
+from ioi_dagster.policy.permits import check_step_permit, decode, from_plain, read_run_permit
+from ioi_dagster.policy.proof import HEADER as PROOF_HEADER
+from ioi_dagster.policy.proof import Caller, check_proof
 from ioi_dagster.ras.leases import LeasedState
 from ioi_dagster.ras.record import Kind
 from ioi_dagster.ras.selection import Query, discover
 from ioi_dagster.ras.store import RecordStore
-from ioi_dagster.signing import TrustedKeys
+from ioi_dagster.signing import TrustedKeys, digest_bytes
 
 log = logging.getLogger("ioi.gateway")
 MAX_JSON = 2**20
 MAX_INVOKE = 64 * 2**20
+MAX_GROUPS = 64
+MAX_REQUESTS = 1_000
+MAX_INVOKE_S = 3_600.0
+PROBE_S = 1.0
 PERMIT_HEADER = "ioi-permit"
 
 
@@ -140,6 +147,7 @@ class _Gateway:
         self._c = context
         self._governor = NetworkGovernor(context.config.spec.name, context.config.peers)
         self._addresses = {cluster.name: cluster.governor for cluster in context.config.clusters}
+        self._probes: set[asyncio.Task[None]] = set()
 
     def doors(self) -> list[tuple[str, str, Callable[[Request], Any]]]:
         return [
@@ -178,7 +186,10 @@ class _Gateway:
     async def _members(self, _request: Request) -> Any:
         return self._governor.snapshot(self._c.clock.monotonic())
 
-    async def _status(self, _request: Request) -> Any:
+    async def _status(self, request: Request) -> Any:
+        """Runs, steps and leases are for those who are known here."""
+        if not self._is_own(request):
+            self._caller(request)
         clusters = {}
         for name in self._addresses:
             try:
@@ -201,11 +212,17 @@ class _Gateway:
         except ValueError:
             raise _Problem(400, "registry.unknown_kind", f"no kind {kind!r}") from None
 
-    async def _state(self, _request: Request) -> Any:
+    async def _state(self, request: Request) -> Any:
+        if not self._is_own(request):
+            self._caller(request)
         return self._c.state.items(self._c.clock.monotonic())
 
     async def _discover(self, request: Request) -> Any:
-        query = await self._read(request, Query)
+        caller = self._caller(request)
+        query = await self._read(request, Query, caller)
+        # Who asks is what is proved, not what is written in the question.
+        authority = self._c.config.authorities.get(caller.domain, "")
+        query = replace(query, origin=caller.domain, authority=authority)
         state = self._c.state.items(self._c.clock.monotonic(), "cluster/")
         return discover(query, self._c.config.spec, self._c.store.records(Kind.BLOCK), state)
 
@@ -213,18 +230,22 @@ class _Gateway:
         if not self._is_own(request):
             raise _Problem(401, "gateway.unauthorised", "run-time state is written by the domain's own processes only")
         now = self._c.clock.monotonic()
-        for entry in await self._read(request, list[_LeaseEntry]):
+        for entry in await self._read(request, list[_LeaseEntry], None):
             self._c.state.put(entry.key, entry.value, min(max(entry.ttl_s, 0.1), 60.0), now)
         return {}
 
     # Negotiation ------------------------------------------------------------------------------------------------
 
     async def _announce(self, request: Request) -> Any:
-        body = await self._read(request, _AnnounceBody)
-        permit = self._permit(request, body.announce.run)
+        permit, caller = self._permitted(request)
+        body = await self._read(request, _AnnounceBody, caller)
+        self._for_run(permit, body.announce.run)
+        if len(body.announce.groups) > MAX_GROUPS:
+            raise _Problem(400, "gateway.too_many_groups", f"an announcement has {MAX_GROUPS} groups at most")
+        verdicts = await self._verdicts(permit, {(g.capability, g.data_class) for g in body.announce.groups})
         allowed, refusals = [], []
         for group in body.announce.groups:
-            refusal = self._refused(permit, group.capability, group.data_class)
+            refusal = verdicts[group.capability, group.data_class]
             if refusal is None:
                 allowed.append(group)
             else:
@@ -236,11 +257,15 @@ class _Gateway:
         return replace(bid, refusals=(*refusals, *bid.refusals))
 
     async def _award(self, request: Request) -> Any:
-        award = await self._read(request, Award)
-        permit = self._permit(request, award.run)
+        permit, caller = self._permitted(request)
+        award = await self._read(request, Award, caller)
+        self._for_run(permit, award.run)
+        if len(award.requests) > MAX_REQUESTS:
+            raise _Problem(400, "gateway.too_many_requests", f"an award has {MAX_REQUESTS} requests at most")
+        verdicts = await self._verdicts(permit, {(r.capability, r.data_class) for r in award.requests})
         asked, rejected = [], []
         for item in award.requests:
-            refusal = self._refused(permit, item.capability, item.data_class)
+            refusal = verdicts[item.capability, item.data_class]
             if item.run != award.run:
                 refusal = Refusal("gateway.other_run", "the request is for another run", self._c.config.spec.name)
             if refusal is None:
@@ -252,47 +277,61 @@ class _Gateway:
         return Awarded(awarded.cluster, awarded.leases, (*rejected, *awarded.rejected))
 
     async def _renew(self, request: Request) -> Any:
-        body = await self._read(request, _RenewBody)
-        self._permit(request, body.renew.run)
+        permit, caller = self._permitted(request)
+        body = await self._read(request, _RenewBody, caller)
+        self._for_run(permit, body.renew.run)
         return await self._forward(body.cluster, "renew", body.renew, Renewed)
 
     async def _release(self, request: Request) -> Any:
-        body = await self._read(request, _ReleaseBody)
-        self._permit(request, body.release.run)
+        permit, caller = self._permitted(request)
+        body = await self._read(request, _ReleaseBody, caller)
+        self._for_run(permit, body.release.run)
         return await self._forward(body.cluster, "release", body.release, dict)
 
     async def _invoke(self, request: Request) -> bytes:
+        run_permit, caller = self._permitted(request)
         try:
-            frame = decode_payload(await self._body(request, MAX_INVOKE))
+            frame = decode_payload(await self._body(request, MAX_INVOKE, caller))
             body = msgspec.convert(frame.document, _InvokeBody)
         except (BadInputError, msgspec.MsgspecError) as error:
             raise _Problem(400, "gateway.malformed", str(error)) from error
-        permit = self._permit(request, body.lease.run)
-        name = self._c.config.spec.name
-        runner = self._c.runners.get(body.lease.cluster)
-        if body.lease.domain != name or runner is None:
+        lease, name = body.lease, self._c.config.spec.name
+        self._for_run(run_permit, lease.run)
+        runner = self._c.runners.get(lease.cluster)
+        if lease.domain != name or runner is None:
             return _refusal(Refusal("gateway.not_ours", f"the lease is not one of {name}'s", name))
-        stated = body.permit.get("body", {}) if isinstance(body.permit.get("body"), dict) else {}
-        if stated.get("issuer") != permit.issuer:
+        payload = encode_payload(Payload(body.payload, frame.parts))
+        signed = from_plain(body.permit)
+        permit = (
+            signed
+            if isinstance(signed, Refusal)
+            else check_step_permit(
+                signed,
+                self._c.trusted,
+                lease=lease,
+                payload=digest_bytes(payload),
+                audience=name,
+                now=self._c.clock.wall(),
+            )
+        )
+        if isinstance(permit, Refusal):
+            return _refusal(permit)
+        if permit.issuer != run_permit.issuer:
             return _refusal(Refusal("gateway.other_issuer", "the step permit is not of the run's own domain", name))
-        try:
-            data_class = DataClass(stated.get("data_class", "restricted"))
-        except ValueError:
-            data_class = DataClass.RESTRICTED
-        refusal = self._refused(permit, body.capability, data_class)
+        if permit.capability != body.capability:
+            return _refusal(Refusal("gateway.other_capability", f"the permit is for {permit.capability}", name))
+        refusal = (await self._verdicts(run_permit, {(body.capability, permit.data_class)})).popitem()[1]
         if refusal is not None:
             return _refusal(refusal)
-        start = StartRequest(
-            kind="block",
-            lease=body.lease,
-            permit=body.permit,
-            capability=body.capability,
-            payload=encode_payload(Payload(body.payload, frame.parts)),
-            timeout_s=body.timeout_s,
-        )
-        key = f"{body.lease.run}/{body.lease.step}/{body.lease.fence}/{body.lease.copy}"
+        held = await self._forward(lease.cluster, "verify", VerifyRequest(lease), Renewed)
+        if lease.id not in held.held:
+            return _refusal(Refusal("gateway.no_lease", f"{lease.cluster} granted no such lease", name, "ask again"))
+        timeout_s = min(max(body.timeout_s, 1.0), MAX_INVOKE_S)
+        start = StartRequest("block", lease, body.permit, body.capability, payload, timeout_s)
+        # The nonce makes the key the caller's own: under a key in flight Dask hands out the first caller's result.
+        key = f"{lease.run}/{lease.step}/{lease.fence}/{lease.copy}/{permit.nonce}"
         try:
-            data = await runner.run(msgspec.msgpack.encode(start), key, body.lease.node, body.timeout_s)
+            data = await runner.run(msgspec.msgpack.encode(start), key, lease.node, timeout_s)
         except UnreachableError as error:
             return encode_payload(Payload({"ok": False, "error": str(error), "infrastructure": True}))
         return _answer(msgspec.msgpack.decode(data, type=StartAnswer))
@@ -303,15 +342,18 @@ class _Gateway:
         """Once a second, each peer on its own."""
         while True:
             for probe in self._governor.handle(Tick(), self._c.clock.monotonic()):
-                asyncio.create_task(self._probe(probe.peer))
-            await asyncio.sleep(1.0)
+                task = asyncio.create_task(self._probe(probe.peer))
+                self._probes.add(task)
+                task.add_done_callback(self._probes.discard)
+            await asyncio.sleep(PROBE_S)
 
     async def _probe(self, peer: str) -> None:
         event: ProbeAnswered | ProbeMissed
         try:
-            answer = await self._c.http.get(f"{self._c.config.peers[peer]}/v1/health", timeout=0.9)
+            url = f"{self._c.config.peers[peer]}/v1/health"
+            answer = await asyncio.wait_for(self._c.http.get(url, timeout=PROBE_S), PROBE_S)
             event = ProbeAnswered(peer, int(answer.json()["epoch"]))
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever a peer sends, the answer to the governor is owed
             event = ProbeMissed(peer, type(error).__name__)
         self._governor.handle(event, self._c.clock.monotonic())
 
@@ -321,7 +363,23 @@ class _Gateway:
         given = request.headers.get("authorization", "")
         return hmac.compare_digest(given.encode(), f"Bearer {self._c.token}".encode())
 
-    def _permit(self, request: Request, run: str) -> RunPermit:
+    def _caller(self, request: Request) -> Caller:
+        """Which domain signed this request for this gateway."""
+        caller = check_proof(
+            request.headers.get(PROOF_HEADER, ""),
+            self._c.trusted,
+            audience=self._c.config.spec.name,
+            method=request.method,
+            path=request.url.path,
+            now=self._c.clock.wall(),
+        )
+        if isinstance(caller, Refusal):
+            raise _Problem(401, caller.code, caller.text, caller.remedy)
+        return caller
+
+    def _permitted(self, request: Request) -> tuple[RunPermit, Caller]:
+        """The run permit, sent by its own issuer, for this domain. Checked before a byte of the body is read."""
+        caller = self._caller(request)
         signed = decode(request.headers.get(PERMIT_HEADER, ""))
         permit = (
             signed
@@ -330,15 +388,26 @@ class _Gateway:
         )
         if isinstance(permit, Refusal):
             raise _Problem(403, permit.code, permit.text, permit.remedy)
+        if permit.issuer != caller.domain:
+            raise _Problem(403, "permit.not_yours", f"{caller.domain} shows a permit of {permit.issuer}")
+        name = self._c.config.spec.name
+        if name not in permit.domains:
+            raise _Problem(403, "permit.domain", f"the run's permit does not name {name}")
+        return permit, caller
+
+    def _for_run(self, permit: RunPermit, run: str) -> None:
         if permit.run != run:
             raise _Problem(403, "permit.run_mismatch", "the permit is for another run")
-        return permit
+
+    async def _verdicts(
+        self, permit: RunPermit, wanted: set[tuple[str, DataClass]]
+    ) -> dict[tuple[str, DataClass], Refusal | None]:
+        """This domain's word on each kind of ask, decided beside the event loop."""
+        return await asyncio.to_thread(lambda: {pair: self._refused(permit, *pair) for pair in wanted})
 
     def _refused(self, permit: RunPermit, capability: str, data_class: DataClass) -> Refusal | None:
         """This domain's own last word: the permit's bounds, then its own policy."""
         name = self._c.config.spec.name
-        if name not in permit.domains:
-            return Refusal("permit.domain", f"the run's permit does not name {name}", name)
         if not data_class.within(permit.highest):
             return Refusal("permit.class", f"the run's permit ends at {permit.highest}", name)
         decision = self._c.decide(
@@ -364,22 +433,29 @@ class _Gateway:
             raise _Problem(503, "cluster.unreachable", f"{cluster} does not answer: {type(error).__name__}") from error
         if answer.status_code != 200:
             raise _Problem(502, "cluster.error", f"{cluster} answered {answer.status_code}: {answer.text[:200]}")
-        return msgspec.json.decode(answer.content, type=kind)
-
-    async def _read(self, request: Request, kind: Any) -> Any:
         try:
-            return msgspec.json.decode(await self._body(request, MAX_JSON), type=kind)
+            return msgspec.json.decode(answer.content, type=kind)
         except msgspec.MsgspecError as error:
+            raise _Problem(502, "cluster.error", f"{cluster} answered with something else: {error}") from error
+
+    async def _read(self, request: Request, kind: Any, caller: Caller | None) -> Any:
+        try:
+            return msgspec.json.decode(await self._body(request, MAX_JSON, caller), type=kind)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise _Problem(400, "gateway.malformed", str(error)) from error
 
-    async def _body(self, request: Request, limit: int) -> bytes:
+    async def _body(self, request: Request, limit: int, caller: Caller | None) -> bytes:
+        """The bytes that the caller signed; None for the domain's own processes, which show their token instead."""
         parts, size = [], 0
         async for part in request.stream():
             size += len(part)
             if size > limit:
                 raise _Problem(413, "gateway.too_large", f"a message here may have {limit} bytes at most")
             parts.append(part)
-        return b"".join(parts)
+        data = b"".join(parts)
+        if caller is not None and not hmac.compare_digest(caller.body, digest_bytes(data)):
+            raise _Problem(401, "proof.body_mismatch", "the request was signed for another body")
+        return data
 
 
 def _refusal(refusal: Refusal) -> bytes:

@@ -9,12 +9,11 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from ioi_dagster.adapters.sql.sqlite import open_sqlite
 from ioi_dagster.model.story import Chapter, Entry
 
 _meta = sa.MetaData()
@@ -116,14 +115,7 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
-
-        @event.listens_for(self._engine, "connect")
-        def _pragmas(connection: Any, _record: Any) -> None:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-
-        _meta.create_all(self._engine)
+        self._engine = open_sqlite(path, _meta, synchronous="FULL")
 
     def close(self) -> None:
         self._engine.dispose()
@@ -157,8 +149,10 @@ class Ledger:
         """
         committed: set[str] = set()
         with self._engine.begin() as connection:
-            current = connection.execute(sa.select(_run.c.epoch).where(_run.c.run == run)).scalar_one_or_none()
-            if current != epoch:
+            # A write, so that the lock is taken before the epoch is read: a takeover comes before or after all of this.
+            mine = sa.update(_run).where(_run.c.run == run, _run.c.epoch == epoch).values(epoch=epoch)
+            if connection.execute(mine).rowcount != 1:
+                current = connection.execute(sa.select(_run.c.epoch).where(_run.c.run == run)).scalar_one_or_none()
                 raise FencedError(f"run {run} was taken over: its epoch is {current}, this process has {epoch}")
             for item in started:
                 row = {
@@ -252,7 +246,9 @@ class Ledger:
         """Object references of every committed output of a run, by output handle."""
         with self._engine.connect() as connection:
             rows = connection.execute(
-                sa.select(_step.c.outputs).where(_step.c.run == run, _step.c.outputs.is_not(None))
+                sa.select(_step.c.outputs).where(
+                    _step.c.run == run, _step.c.state == "DONE", _step.c.outputs.is_not(None)
+                )
             )
             return {handle: reference for (text,) in rows for handle, reference in json.loads(text).items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
@@ -98,6 +99,7 @@ def test_a_name_may_be_anything(tmp_path, name):
         ("pages:\n  a.png: public\n  a.png: internal\n", "manifest.yaml:3: page 'a.png' is listed twice"),
         ("pages: {a.tif: [public]}", "manifest.yaml:1: a name and a class are expected here"),
         ("pages: {? [a] : public}", "manifest.yaml:1: a name and a class are expected here"),
+        ("pages: {a.tif: public}\npages: {b.tif: restricted}", "manifest.yaml:2: 'pages' is given twice"),
         ("pages: {a", "manifest.yaml:1: the manifest is not YAML"),
     ],
 )
@@ -165,3 +167,43 @@ def test_what_was_refused_is_not_called_failed(code, text):
 
 
 FILE = name_types(take_inventory(SHIPPED, ("pages/phototest.tif",))).files[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "expected"),
+    [("I;16", (0, 65_535), (0, 255)), ("I", (0, 200), (0, 200)), ("F", (0.0, 1.0), (0, 255)), ("F", (0, 510), (0, 1))],
+)
+def test_deep_grey_pictures_are_neither_black_nor_white(tmp_path, mode, values, expected):
+    picture = Image.new(mode, (2, 1))
+    for x, value in enumerate(values):
+        picture.putpixel((x, 0), value)
+    picture.resize((200, 100), Image.Resampling.NEAREST).save(tmp_path / "deep.tif")
+    (page,) = pages_of(tmp_path).values()
+    with Image.open(io.BytesIO(page.image)) as shown:
+        grey = shown.convert("L")
+        found = grey.getpixel((10, 50)), grey.getpixel((190, 50))
+    assert found == pytest.approx(expected, abs=3)
+
+
+def test_each_frame_of_a_moving_picture_is_a_page(tmp_path):
+    frames = [Image.new("L", (40, 40), grey) for grey in (0, 128, 255)]
+    frames[0].save(tmp_path / "three.gif", save_all=True, append_images=frames[1:])
+    assert list(pages_of(tmp_path)) == [f"three.gif#page={number}" for number in (1, 2, 3)]
+
+
+def test_a_folder_within_that_cannot_be_read_is_a_page_that_says_so(tmp_path, monkeypatch):
+    (tmp_path / "good.tif").write_bytes(PHOTO.read_bytes())
+    (tmp_path / "locked").mkdir()
+    scan = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    inventory = take_inventory(tmp_path)
+    assert [(file.file, file.problem) for file in inventory.files] == [
+        ("good.tif", ""),
+        ("locked", "the folder cannot be read"),
+    ]

@@ -190,3 +190,45 @@ def test_the_least_recently_used_idle_replica_goes_first():
         governor.handle(CallEnded(name, failed=False), 4.0)
     assert [item.capability for item in governor.handle(MemoryShort(), 5.0)] == ["b"]
     assert governor.warm() == {"a", "c"}
+
+
+def test_a_lease_of_an_older_epoch_starts_nothing():
+    node = host()
+    newer = replace(LEASE, epoch=2)
+    assert start(node, newer, permit_for(newer)).refusal is None
+    older = replace(LEASE, step="t")
+    refused = start(node, older, permit_for(older, nonce="m")).refusal
+    assert refused is not None
+    assert refused.code == "node.old_epoch"
+
+
+def test_a_full_node_unloads_what_is_idle_and_refuses_only_when_that_does_not_help():
+    node, full = host(), [0.5]
+    node.memory = lambda: full[0] if node.replicas.warm() else full[0] - 0.3
+    assert start(node, permit=permit_for()).refusal is None
+    assert node.replicas.warm() == {"echo"}
+    full[0] = 0.99
+    again = replace(LEASE, fence=3)
+    assert start(node, again, permit_for(again, nonce="m")).refusal is None
+    full[0] = 1.5
+    third = replace(LEASE, fence=4)
+    refused = start(node, third, permit_for(third, nonce="o")).refusal
+    assert refused is not None
+    assert refused.code == "node.memory"
+    assert node.idle
+
+
+def test_a_block_that_does_not_load_is_not_warm():
+    class Broken(Echo):
+        def load(self) -> None:
+            raise OSError("no weights")
+
+    spec = BlockSpec("echo", "1", "echo", "unused:unused", Contract("echo", "echo"))
+    replicas = ReplicaHost([spec], "n", ManualClock())
+    with pytest.raises(ModuleNotFoundError):
+        replicas.invoke("echo", Payload({}))
+    globals()["Broken"] = Broken
+    replicas = ReplicaHost([replace(spec, entrypoint=f"{__name__}:Broken")], "n", ManualClock())
+    with pytest.raises(OSError, match="no weights"):
+        replicas.invoke("echo", Payload({}))
+    assert replicas.warm() == frozenset()

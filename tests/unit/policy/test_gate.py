@@ -262,3 +262,12 @@ def test_a_changed_rule_is_noticed(tmp_path):
 def test_opa_finds_the_policies_well_formed_strict_and_right(command):
     result = subprocess.run([find_opa(), *command, "lib", "domains"], cwd=POLICIES, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_two_processes_write_one_chain(engine, tmp_path):
+    log = tmp_path / "decisions.jsonl"
+    gates = [Gate(engine, LIBRARY, ManualClock(), DecisionLog(log)) for _ in range(2)]
+    for steps in range(1, 7):
+        gates[steps % 2].decide("launch", launch(steps=steps))
+    assert len(log.read_text().splitlines()) == 6
+    assert verify(log) is None

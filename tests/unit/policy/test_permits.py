@@ -14,7 +14,6 @@ from ioi_dagster.model.negotiation import Lease
 from ioi_dagster.model.permit import RunPermit, StepPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.policy.permits import (
-    NonceBook,
     check_run_permit,
     check_step_permit,
     decode,
@@ -175,9 +174,3 @@ def test_a_trusted_signer_cannot_make_a_permit_endless_by_its_types(name, value)
     found = check_step(signed, lease=replace(LEASE, fence=1)) if name == "fence" else check_run(signed, now=1e12)
     assert isinstance(found, Refusal)
     assert found.code == "permit.malformed"
-
-
-def test_a_nonce_is_consumed_once():
-    book = NonceBook()
-    assert book.consume("n", 200.0, 100.0)
-    assert not book.consume("n", 200.0, 100.0)

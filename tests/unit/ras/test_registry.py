@@ -108,3 +108,29 @@ def test_no_entry_outlives_its_lease_and_none_is_lost_before(events):
         until[key] = now + ttl
         now += later
         assert set(state.items(now)) == {name for name, end in until.items() if end > now}
+
+
+def test_an_older_version_is_still_found_by_its_number(store):
+    newer = make_record(LAB, Kind.BLOCK, "page-ocr", "2.0.0", {**BLOCK.spec, "summary": "newer"})
+    store.put(BLOCK.signed)
+    store.put(newer.signed)
+    assert store.get(BLOCK.urn, "1.0.0") == BLOCK
+    assert store.get(BLOCK.urn) == newer
+    assert store.get(BLOCK.urn, "3.0.0") is None
+
+
+def test_what_the_owner_no_longer_states_is_gone(store):
+    store.put(BLOCK.signed)
+    tightened = make_record(LAB, Kind.BLOCK, "page-ocr", "1.0.0+b", {**BLOCK.spec, "handles": "public"})
+    store.put(tightened.signed)
+    assert store.keep_only([tightened]) == 1
+    assert store.records() == [tightened]
+
+
+def test_a_row_that_is_no_json_hides_nobody_else(store, tmp_path):
+    other = make_record(LAB, Kind.NODE, "lab-main:lab-1", "0", {"slots": 1})
+    store.put(BLOCK.signed)
+    store.put(other.signed)
+    with sqlite3.connect(tmp_path / "registry.sqlite") as connection:
+        connection.execute("update record set signed = 'rubbish' where kind = 'block'")
+    assert store.records() == [other]

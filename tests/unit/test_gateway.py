@@ -1,0 +1,305 @@
+"""The gateway's doors: who is let in, what is believed, what is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from ioi_dagster.adapters.http.client import GatewayClient, believed
+from ioi_dagster.adapters.http.gateway import MAX_GROUPS, PERMIT_HEADER, GatewayContext, create_app
+from ioi_dagster.clock import ManualClock
+from ioi_dagster.domain import ClusterAddress, DomainConfig
+from ioi_dagster.errors import UnreachableError
+from ioi_dagster.framing import decode_payload, encode_payload
+from ioi_dagster.model.block import Payload
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.decision import Decision, Verdict
+from ioi_dagster.model.negotiation import Announce, AskGroup, Lease, ReleaseRequest, Renewed, RenewRequest
+from ioi_dagster.model.permit import RunPermit, StepPermit
+from ioi_dagster.model.start import StartAnswer, StartRequest
+from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
+from ioi_dagster.policy.permits import encode, issue
+from ioi_dagster.policy.proof import HEADER, prove
+from ioi_dagster.ras.selection import Candidate, Discovery, Query
+from ioi_dagster.signing import SigningKey, TrustedKeys, digest_bytes
+
+HOME, PEER, STRANGER = (SigningKey.generate(name) for name in ("library", "cloud", "library"))
+TRUSTED = TrustedKeys({key.key_id: key.public_bytes for key in (HOME, PEER)})
+SPEC = DomainSpec("lab", "books", (ClusterSpec("lab-c", (NodeSpec("lab-1"),)),))
+LEASE = Lease("lab-c/1/1", "r", "s", 1, 0, "echo", "lab-c", "lab", "lab-1", 1)
+CONFIG = DomainConfig(
+    network="n",
+    home="library",
+    spec=SPEC,
+    gateway="http://lab",
+    clusters=(ClusterAddress("lab-c", "tcp://lab", "http://governor"),),
+    peers={},
+    policies="",
+    scopes=("n",),
+    authorities={"library": "books", "lab": "books", "cloud": "clouds"},
+    limits={"library": DataClass.RESTRICTED, "lab": DataClass.INTERNAL, "cloud": DataClass.PUBLIC},
+)
+
+
+def run_permit(key: SigningKey = HOME, **changes: Any) -> str:
+    permit = RunPermit(
+        run="r",
+        job="j",
+        job_snapshot="",
+        plan="",
+        config="",
+        selection="",
+        code="",
+        subject="ann",
+        highest=DataClass.INTERNAL,
+        domains=("lab", "library"),
+        decision_ids=(),
+        revision="",
+        not_before=0.0,
+        expires=2e9,
+        nonce="n",
+        issuer=key.domain,
+    )
+    return encode(issue(key, replace(permit, **changes)))
+
+
+def step_permit(sent: bytes, lease: Lease = LEASE, key: SigningKey = HOME, **changes: Any) -> dict[str, Any]:
+    permit = StepPermit(
+        run=lease.run,
+        step=lease.step,
+        fence=lease.fence,
+        copy=lease.copy,
+        lease=lease.id,
+        capability=lease.capability,
+        data_class=DataClass.INTERNAL,
+        audience="lab",
+        cluster=lease.cluster,
+        node=lease.node,
+        payload=digest_bytes(sent),
+        not_before=0.0,
+        expires=2e9,
+        nonce="step-nonce",
+        issuer=key.domain,
+    )
+    return msgspec.to_builtins(issue(key, replace(permit, **changes)))
+
+
+class Runner:
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, float]] = []
+
+    async def run(self, request: bytes, key: str, node: str, timeout_s: float) -> bytes:
+        asked = msgspec.msgpack.decode(request, type=StartRequest)
+        self.calls.append((key, timeout_s))
+        return msgspec.msgpack.encode(StartAnswer("a", node, 1.0, 2.0, result=asked.payload))
+
+
+class Lab:
+    """A gateway in this process; its cluster governor is a stand-in that holds `LEASE` alone."""
+
+    def __init__(self) -> None:
+        self.clock, self.runner = ManualClock(), Runner()
+        self.forwarded: list[str] = []
+        self.decided = 0
+        context = GatewayContext(
+            config=CONFIG,
+            token="own",
+            trusted=TRUSTED,
+            store=None,  # pyright: ignore[reportArgumentType]
+            decide=self._decide,
+            runners={"lab-c": self.runner},
+            clock=self.clock,
+            http=httpx.AsyncClient(transport=httpx.MockTransport(self._governor)),
+        )
+        self._app = create_app(context)
+
+    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self._app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://lab") as client:
+                return await client.request(method, path, content=body, headers=headers)
+
+        return asyncio.run(send())
+
+    def signed(self, method: str, path: str, body: bytes = b"", key: SigningKey = HOME, permit: str | None = None):
+        proof = prove(key, audience="lab", method=method, path=path, body=digest_bytes(body), now=self.clock.wall())
+        return self.ask(method, path, body, **{HEADER: proof, PERMIT_HEADER: permit or run_permit()})
+
+    def _decide(self, *_: Any) -> Decision:
+        self.decided += 1
+        return Decision("d", Verdict.ALLOW)
+
+    def _governor(self, request: httpx.Request) -> httpx.Response:
+        door = request.url.path.rpartition("/")[2]
+        self.forwarded.append(door)
+        if door == "verify":
+            same = msgspec.json.decode(request.content)["lease"] == msgspec.to_builtins(LEASE)
+            return httpx.Response(200, content=msgspec.json.encode(Renewed((LEASE.id,) if same else ())))
+        return httpx.Response(200, json={})
+
+
+def code_of(answer: httpx.Response) -> str:
+    return "" if answer.status_code == 200 else answer.json()["error"]["code"]
+
+
+RELEASE = msgspec.json.encode({"cluster": "lab-c", "release": ReleaseRequest("r", (LEASE.id,))})
+
+
+def test_a_signed_release_is_passed_on():
+    lab = Lab()
+    assert lab.signed("POST", "/v1/release", RELEASE).status_code == 200
+    assert lab.forwarded == ["release"]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"key": STRANGER}, "proof.signature"),
+        ({"key": PEER}, "permit.not_yours"),
+        ({"permit": run_permit(domains=("library",))}, "permit.domain"),
+        ({"permit": run_permit(run="other")}, "permit.run_mismatch"),
+        ({"permit": run_permit(expires=1.0)}, "permit.expired"),
+        ({"permit": "rubbish"}, "permit.malformed"),
+    ],
+)
+def test_nobody_else_frees_a_runs_leases(change, code):
+    lab = Lab()
+    assert code_of(lab.signed("POST", "/v1/release", RELEASE, **change)) == code
+    assert lab.forwarded == []
+
+
+def test_a_request_cannot_be_passed_on_or_changed():
+    lab = Lab()
+    now = lab.clock.wall()
+
+    def proof(**change: Any) -> str:
+        asked = {"audience": "lab", "method": "POST", "path": "/v1/release", "body": digest_bytes(RELEASE), "now": now}
+        return prove(HOME, **{**asked, **change})
+
+    def code(text: str, body: bytes = RELEASE) -> str:
+        return code_of(lab.ask("POST", "/v1/release", body, **{HEADER: text, PERMIT_HEADER: run_permit()}))
+
+    assert code("") == "proof.missing"
+    assert code(proof(audience="cloud")) == "proof.audience_mismatch"
+    assert code(proof(path="/v1/renew")) == "proof.path_mismatch"
+    assert code(proof(now=now - 301)) == "proof.stale"
+    assert code(proof(), RELEASE + b" ") == "proof.body_mismatch"
+    assert lab.forwarded == []
+
+
+@pytest.mark.parametrize("path", ["/v1/status", "/v1/registry/state"])
+def test_state_is_for_those_who_are_known(path):
+    lab = Lab()
+    assert code_of(lab.ask("GET", path)) == "proof.missing"
+
+
+def test_an_announcement_is_bounded_and_each_kind_decided_once():
+    lab = Lab()
+
+    def announce(count: int) -> httpx.Response:
+        groups = tuple(AskGroup("echo", DataClass.PUBLIC, 1, tenant=str(n)) for n in range(count))
+        body = msgspec.json.encode({"cluster": "lab-c", "announce": Announce("r", 1, "library", groups)})
+        return lab.signed("POST", "/v1/announce", body)
+
+    assert code_of(announce(MAX_GROUPS + 1)) == "gateway.too_many_groups"
+    assert lab.decided == 0
+    announce(MAX_GROUPS)
+    assert lab.decided == 1
+
+
+def invoke(lab: Lab, lease: Lease = LEASE, timeout_s: float = 60.0, **permit: Any) -> dict[str, Any]:
+    payload = encode_payload(Payload({"say": "hello"}))
+    document = {
+        "lease": msgspec.to_builtins(lease),
+        "permit": step_permit(payload, lease, **permit),
+        "capability": "echo",
+        "payload": {"say": "hello"},
+        "timeout_s": timeout_s,
+    }
+    answer = lab.signed("POST", "/v1/invoke", encode_payload(Payload(document)))
+    assert answer.status_code == 200, answer.text
+    return decode_payload(answer.content).document
+
+
+def test_an_invocation_runs_under_a_key_of_its_own_and_for_a_bounded_time():
+    lab = Lab()
+    assert invoke(lab, timeout_s=1e300)["payload"] == {"say": "hello"}
+    assert lab.runner.calls == [("r/s/1/0/step-nonce", 3_600.0)]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"key": PEER}, "gateway.other_issuer"),
+        ({"key": STRANGER}, "permit.signature"),
+        ({"payload": "sha256:other"}, "permit.payload_mismatch"),
+        ({"audience": "cloud"}, "permit.audience_mismatch"),
+        ({"lease": replace(LEASE, id="made-up")}, "gateway.no_lease"),
+        ({"lease": replace(LEASE, fence=9)}, "gateway.no_lease"),
+    ],
+)
+def test_an_invocation_without_a_permit_and_a_granted_lease_reaches_no_node(change, code):
+    lab = Lab()
+    assert invoke(lab, **change)["refusal"]["code"] == code
+    assert lab.runner.calls == []
+
+
+@pytest.mark.parametrize("body", [b"", b"IOI1", b"[" * 100_000, b"\xff\xfe", b'{"cluster": 1}'])
+def test_rubbish_is_told_apart_from_work(body):
+    for path in ("/v1/invoke", "/v1/announce", "/v1/award", "/v1/renew"):
+        assert code_of(Lab().signed("POST", path, body)) == "gateway.malformed"
+
+
+def test_a_registry_speaks_for_itself_only():
+    query = Query("echo", DataClass.INTERNAL, "library", "books")
+    liar = Candidate("library", "library-c", "books", "step", DataClass.RESTRICTED, scheduler="tcp://evil:1")
+    boaster = Candidate("cloud", "cloud-c", "books", "step", DataClass.RESTRICTED, scheduler="tcp://evil:1")
+    honest = Candidate("lab", "lab-c", "books", "step", DataClass.INTERNAL, scheduler="tcp://lab:1")
+
+    def of(name: str, candidate: Candidate, asked: Query = query) -> Discovery:
+        return believed(name, Discovery((candidate,)), CONFIG.authorities, CONFIG.limits, asked)
+
+    assert of("lab", honest) == Discovery((honest,))
+    assert [item.refusal.code for item in of("cloud", liar).rejected] == ["ras.not_its_own"]
+    assert [item.refusal.code for item in of("cloud", boaster).rejected] == ["ras.domain_class"]
+    (public,) = of("cloud", boaster, replace(query, data_class=DataClass.PUBLIC)).candidates
+    assert (public.authority, public.accepts, public.handles, public.scheduler) == ("clouds", "block", "public", "")
+
+
+def test_a_peer_that_drips_costs_its_deadline_and_no_more():
+    server = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def drip() -> None:
+        connection, _ = server.accept()
+        with connection:
+            try:
+                while not ended.wait(0.05):
+                    connection.sendall(b"H")
+            except OSError:
+                return
+
+    thread = threading.Thread(target=drip, daemon=True)
+    thread.start()
+    client = GatewayClient(f"http://127.0.0.1:{server.getsockname()[1]}", "lab")
+    begun = time.monotonic()
+    with pytest.raises(UnreachableError):
+        client.health(timeout=0.3)
+    assert time.monotonic() - begun < 20, "a generous limit: without a wall-clock deadline it never ends"
+    ended.set()
+    client.close()
+    thread.join()
+    server.close()
+
+
+def test_a_renewal_goes_to_the_cluster_that_is_named():
+    body = msgspec.json.encode({"cluster": "elsewhere", "renew": RenewRequest("r", ())})
+    assert code_of(Lab().signed("POST", "/v1/renew", body)) == "gateway.no_cluster"

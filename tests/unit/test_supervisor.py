@@ -1,0 +1,91 @@
+"""A supervisor keeps what it was given alive, whatever one of them does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ioi_dagster.local.supervisor import CRASH_LOOP, CRASH_WINDOW_S, ProcessSpec, Supervisor
+from tests.conftest import eventually
+
+SLEEPS = (sys.executable, "-c", "import time; time.sleep(600)")
+ENDS = (sys.executable, "-c", "pass")
+
+
+def spec(name: str, command: tuple[str, ...], after: str = "") -> ProcessSpec:
+    return ProcessSpec(name, "worker", command, {}, after)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator:
+    made: list[Supervisor] = []
+
+    def supervisor(*specs: ProcessSpec) -> Supervisor:
+        made.append(Supervisor(list(specs), tmp_path))
+        return made[-1]
+
+    yield supervisor
+    for one in made:
+        one.stop()
+
+
+def report(folder: Path) -> dict[str, dict]:
+    return {row["name"]: row for row in json.loads((folder / "supervisor.json").read_text())["processes"]}
+
+
+def test_one_that_cannot_be_started_ends_nobody_else(make, tmp_path):
+    supervisor = make(spec("absent", ("/no/such/program",)), spec("good", SLEEPS))
+    supervisor.tick(0.0)
+    rows = report(tmp_path)
+    assert rows["absent"]["pid"] is None
+    assert psutil.pid_exists(rows["good"]["pid"])
+
+
+def test_a_crash_loop_is_told_and_told_to_be_over(make, tmp_path):
+    supervisor = make(spec("ends", ENDS))
+    now = 0.0
+    for _ in range(CRASH_LOOP):
+        supervisor.tick(now)
+        pid = report(tmp_path)["ends"]["pid"]
+        eventually(lambda pid=pid: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
+        supervisor.tick(now)
+        now += 6.0
+    assert report(tmp_path)["ends"]["crash_loop"]
+    supervisor.tick(now + CRASH_WINDOW_S)
+    assert not report(tmp_path)["ends"]["crash_loop"]
+
+
+def test_workers_go_with_their_scheduler_and_come_back(make, tmp_path):
+    supervisor = make(spec("scheduler", SLEEPS), spec("worker", SLEEPS, after="scheduler"))
+    supervisor.tick(0.0)
+    before = report(tmp_path)
+    psutil.Process(before["scheduler"]["pid"]).kill()
+
+    def renewed() -> bool:
+        supervisor.tick(1e6)
+        rows = report(tmp_path)
+        return all(rows[name]["pid"] not in (None, before[name]["pid"]) for name in rows)
+
+    eventually(renewed, 30, "both again")
+
+
+def test_a_supervisor_whose_parent_is_gone_before_it_looks_ends(tmp_path):
+    config = {
+        "spec": {"authority": "x", "clusters": []},
+        "authorities": {"a": "x"},
+        "home": "a",
+        "clusters": [],
+    }
+    (tmp_path / "domain.json").write_text(json.dumps(config))
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    command = [sys.executable, "-m", "ioi_dagster.local.supervisor", str(tmp_path), str(gone.pid)]
+    supervisor = subprocess.Popen(command, env={**os.environ, "IOI_DOMAIN_HOME": str(tmp_path)})
+    assert supervisor.wait(30) == 0
