@@ -3,6 +3,7 @@
 import json
 
 from dagster import (
+    AssetSelection,
     DefaultScheduleStatus,
     DefaultSensorStatus,
     Definitions,
@@ -26,7 +27,10 @@ from ioi_dagster.adaptive.rerun import Cursor, Item, recommend
 from ioi_dagster.errors import IoiError
 
 documents = define_asset_job(
-    "documents", selection="*", description="Turn the pile into a searchable book.", tags={"ioi/tenant": "library"}
+    "documents",
+    selection=AssetSelection.assets(*ASSETS),
+    description="Turn the pile into a searchable book.",
+    tags={"ioi/tenant": "library"},
 )
 
 

@@ -74,5 +74,7 @@ def why_failed(instance: DagsterInstance, run_id: str) -> list[str]:
             found.append(f"{event.step_key}: {error.message.strip() if error else event.message}")
         elif event is not None and event.is_failure:
             error = getattr(event.event_specific_data, "error", None)
-            found.append(error.message.strip() if error else str(event.message))
+            interrupted = error is not None and error.cls_name == "DagsterExecutionInterruptedError"
+            told = "it was interrupted" if interrupted else error.message.strip() if error else str(event.message)
+            found.append(told)
     return found
