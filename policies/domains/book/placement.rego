@@ -28,6 +28,18 @@ found contains {
 }
 
 # METADATA
+# title: Internal data stays within its certificate authority, whatever another claims to handle
+# custom: {id: placement.internal, level: hard, owner: network, remedy: run it with the owner or a partner}
+found contains {
+	"code": "placement.internal_leaves_authority", "policy": "book/placement", "domain": "book",
+	"params": {"authority": input.origin.authority, "who": input.candidate.domain},
+	"remedy": "run it with the owner or a partner",
+} if {
+	input.step.data_class == "internal"
+	input.candidate.authority != input.origin.authority
+}
+
+# METADATA
 # title: Own code goes only to clusters of the same certificate authority
 # custom: {id: placement.own_code, level: hard, owner: network, remedy: offer it as a block there}
 found contains {

@@ -19,3 +19,12 @@ test_own_code_stays_in_the_authority if {
 	codes(doc("public", "dagster.step", "cloud.example", "cloud", "public")) == {"placement.own_code_abroad"}
 	codes(doc("public", "dagster.step", "lab.example", "partners", "internal")) == set()
 }
+
+test_internal_stays_in_the_authority if {
+	codes(doc("internal", "page.ocr", "cloud.example", "cloud", "restricted")) == {"placement.internal_leaves_authority"}
+	codes(doc("internal", "page.ocr", "lab.example", "partners", "internal")) == set()
+}
+
+test_an_unknown_class_goes_nowhere if {
+	codes(doc("secret", "page.ocr", "library.example", "partners", "restricted")) == {"placement.class_too_high"}
+}

@@ -1,6 +1,7 @@
 # The lab helps its partners, with nothing above internal.
 package ioi.book.lab.placement
 
+import data.ioi.lib.classes
 import data.ioi.lib.verdict as shape
 
 verdict := shape.make([deny | some deny in found], [])
@@ -12,3 +13,11 @@ found contains {
 	"code": "lab.not_a_partner", "policy": "book/lab/placement", "domain": "lab.example",
 	"params": {"origin": input.origin.domain}, "remedy": "ask the lab for a partnership",
 } if not input.origin.domain in data.ioi.lab.partners
+
+# METADATA
+# title: Nothing above internal
+# custom: {id: lab.class, level: hard, owner: lab.example, remedy: run it in the owner's own domain}
+found contains {
+	"code": "lab.above_internal", "policy": "book/lab/placement", "domain": "lab.example",
+	"params": {"class": input.step.data_class}, "remedy": "run it in the owner's own domain",
+} if not classes.within(input.step.data_class, "internal")

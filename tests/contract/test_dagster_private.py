@@ -1,0 +1,57 @@
+"""Every private name of Dagster that we lean on is what we take it for, in the pinned version."""
+
+from __future__ import annotations
+
+import inspect
+from importlib.metadata import version
+
+import pytest
+
+from ioi_dagster.host import private
+
+SHAPES = {
+    "ActiveExecution.get_steps_to_execute": {"limit"},
+    "ActiveExecution.handle_event": {"dagster_event"},
+    "ActiveExecution.verify_complete": {"job_context", "step_key"},
+    "ActiveExecution.plan_events_iterator": {"job_context"},
+    "ActiveExecution.concurrency_event_iterator": {"plan_context"},
+    "ActiveExecution.sleep_interval": set(),
+    "ActiveExecution.mark_interrupted": set(),
+    "ActiveExecution.check_for_interrupts": set(),
+    "ActiveExecution.get_known_state": set(),
+    "ActiveExecution.get_step_by_key": {"step_key"},
+    "InstanceConcurrencyContext.__init__": {"instance", "dagster_run"},
+    "KnownExecutionState.__new__": {
+        "previous_retry_attempts",
+        "dynamic_mappings",
+        "step_output_versions",
+        "ready_outputs",
+        "parent_state",
+    },
+    "QueuedRunCoordinator.submit_run": {"context"},
+    "QueuedRunCoordinator.get_run_queue_config": set(),
+    "DefaultRunLauncher.launch_run": {"context"},
+    "InMemoryEventLogStorage.store_event": {"event"},
+    "create_execution_plan": {"job", "run_config", "step_keys_to_execute", "known_state", "repository_load_data"},
+    "execute_plan_iterator": {"execution_plan", "job", "dagster_run", "instance", "retry_mode", "run_config"},
+    "recon_job_from_origin": {"origin"},
+    "RunQueueConfig.__new__": {"tag_concurrency_limits", "max_concurrent_runs"},
+    "RetryMode.for_inner_plan": set(),
+}
+
+
+def test_the_version_is_the_pinned_one():
+    assert version("dagster") == "1.13.27"
+
+
+def test_every_name_is_there():
+    assert [name for name in private.__all__ if not hasattr(private, name)] == []
+
+
+@pytest.mark.parametrize("path", SHAPES)
+def test_a_signature_is_what_we_call(path: str):
+    found = private
+    for part in path.split("."):
+        found = getattr(found, part)
+    parameters = set(inspect.signature(found).parameters)
+    assert SHAPES[path] <= parameters, parameters
