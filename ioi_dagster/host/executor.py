@@ -11,6 +11,7 @@ from dagster import (
     Field,
     InitExecutorContext,
     MetadataValue,
+    StringSource,
     executor,
     multiple_process_executor_requirements,
 )
@@ -60,6 +61,9 @@ MAX_WAIT_S = 0.2
         "max_concurrent": Field(int, is_required=False, description="Steps in flight at most; default: no limit."),
         "tag_concurrency_limits": Field(list, is_required=False, description="As in Dagster's own executors."),
         "objective": Field(str, default_value="balanced", description="fastest, balanced or cheapest"),
+        "address": Field(
+            StringSource, is_required=False, description="Alone: a Dask scheduler to use, as tcp://host:port."
+        ),
         "workers": Field(int, is_required=False, description="Alone: Dask workers to start; default: one per core."),
     },
 )
@@ -72,6 +76,7 @@ def governed_executor(init_context: InitExecutorContext) -> Executor:
         tag_concurrency_limits=config.get("tag_concurrency_limits"),  # pyright: ignore[reportArgumentType]
         objective=str(config["objective"]),
         workers=config.get("workers"),  # pyright: ignore[reportArgumentType]
+        address=config.get("address"),  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -85,12 +90,13 @@ class GovernedExecutor(Executor):
         tag_concurrency_limits: list[dict[str, Any]] | None,
         objective: str,
         workers: int | None,
+        address: str | None,
     ) -> None:
         self._retries = retries
         self._max_concurrent = max_concurrent
         self._tag_concurrency_limits = tag_concurrency_limits
         self._objective = objective
-        self._workers = workers
+        self._workers, self._address = workers, address
 
     @property
     def retries(self) -> RetryMode:
@@ -104,7 +110,7 @@ class GovernedExecutor(Executor):
         run = plan_context.dagster_run
         clock = SystemClock()
         with ExitStack() as stack:
-            opened = open_network(run, self._workers)
+            opened = open_network(run, self._workers, self._address)
             if isinstance(opened, Refusal):
                 yield _refused(plan_context, opened)
                 raise FinalError(f"gate 3: {opened}")

@@ -12,17 +12,21 @@ import msgspec
 
 from ioi_dagster.adapters.dask.client import DaskFleetClient
 from ioi_dagster.adapters.dask.local_cluster import start_local_cluster
+from ioi_dagster.adapters.dask.node_plugin import CLUSTER
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.invocation import answering
 from ioi_dagster.errors import IoiError, RetryableError
-from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, Reply
+from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, NodeLeft, Reply
 from ioi_dagster.host import step_runner
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.signing import Signed
+
+LOOK_EVERY_S = 0.5
+RUNNER = "ioi_dagster.host.step_runner:run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,66 @@ def run_shell(work: bytes, answer: Payload | Refusal) -> bytes:
     """Run a Dagster step here whose block call is already answered."""
     with answering(lambda _capability, _payload: answer):
         return step_runner.run(work)
+
+
+class AddressFleet:
+    """A Dask cluster that is there already and has no governors: its capacity is kept count of in the run process.
+
+    Two runs on one such cluster do not know of each other's counts; Dask then queues what is more than a node's slots.
+    """
+
+    accepts = "step"
+    cluster = CLUSTER
+    domain = CLUSTER
+
+    def __init__(self, scheduler: str, runner: str) -> None:
+        self._governor = ClusterGovernor(CLUSTER, CLUSTER, 1, 0.0, max_memory=10.0)
+        self._clock = SystemClock()
+        self._lock = threading.Lock()
+        self._dask = DaskFleetClient(scheduler)
+        self._dask.become_nodes(runner)
+        self._known: dict[str, int] = {}
+        self._looked = float("-inf")
+
+    def announce(self, announce: Announce) -> Bid:
+        return self._ask(announce)
+
+    def award(self, award: Award) -> Awarded:
+        return self._ask(award)
+
+    def renew(self, renew: RenewRequest) -> Renewed:
+        return self._ask(renew)
+
+    def release(self, release: ReleaseRequest) -> None:
+        self._ask(release)
+
+    start = DaskFleet.start
+    alive = DaskFleet.alive
+    recover = DaskFleet.recover
+    cancel = DaskFleet.cancel
+
+    def close(self) -> None:
+        self._dask.close()
+
+    def _ask(self, message: Any) -> Any:
+        with self._lock:
+            now = self._clock.monotonic()
+            if now - self._looked > LOOK_EVERY_S:
+                self._looked = now
+                self._look(now)
+            for instruction in self._governor.handle(message, now):
+                if isinstance(instruction, Reply):
+                    return instruction.answer
+        return None
+
+    def _look(self, now: float) -> None:
+        """Workers come and go; Dask knows which."""
+        there = self._dask.nodes()
+        for node in self._known.keys() - there.keys():
+            self._governor.handle(NodeLeft(node), now)
+        for node in there.keys() - self._known.keys():
+            self._governor.handle(NodeJoined(node, there[node], EVERYTHING), now)
+        self._known = there
 
 
 class EmbeddedFleet:

@@ -10,11 +10,12 @@ from typing import Any
 
 from dagster import MetadataValue
 
+from ioi_dagster.adapters.dask.node_plugin import CLUSTER
 from ioi_dagster.adapters.http.client import FederatedRegistry
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome, home_domain
 from ioi_dagster.governors.flow import Place
-from ioi_dagster.host.fleets import DaskFleet, EmbeddedFleet, Fleet, InvokeFleet
+from ioi_dagster.host.fleets import RUNNER, AddressFleet, DaskFleet, EmbeddedFleet, Fleet, InvokeFleet
 from ioi_dagster.host.flow_driver import Found
 from ioi_dagster.host.governance import Checked, check_permit, open_gate, trigger_of
 from ioi_dagster.host.private import DagsterRun
@@ -31,11 +32,13 @@ FOUND_FOR_S = 1.0
 STEP_PERMIT_S = 3600.0
 
 
-def open_network(run: DagsterRun, workers: int | None) -> FederatedNetwork | EmbeddedNetwork | Refusal:
+def open_network(
+    run: DagsterRun, workers: int | None, address: str | None
+) -> FederatedNetwork | AloneNetwork | Refusal:
     """Gate 3: where a policy root is configured, a run without a good permit gets no network at all."""
     home = home_domain()
     if home is None:
-        return EmbeddedNetwork(workers or os.cpu_count() or 2)
+        return AloneNetwork(address) if address else EmbeddedNetwork(workers or os.cpu_count() or 2)
     checked = check_permit(home, run)
     return checked if isinstance(checked, Refusal) else FederatedNetwork(home, checked)
 
@@ -187,15 +190,14 @@ class FederatedNetwork:
         return who in domains or who in clusters or who == "registry"
 
 
-class EmbeddedNetwork:
-    """Alone: one Dask cluster for one run, no policy root, no permits. The same governors decide."""
+class AloneNetwork:
+    """Alone on the Dask cluster at `address`: no policy root, no permits. The same governors decide."""
 
-    home = "alone"
+    home = CLUSTER
 
-    def __init__(self, workers: int) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="ioi-dask-")
-        self._workers = workers
-        self._fleet = EmbeddedFleet(workers, self._folder.name)
+    def __init__(self, address: str) -> None:
+        self._where = f"the Dask cluster at {address}"
+        self._fleet: Fleet = AddressFleet(address, RUNNER)
 
     def find(self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool) -> Found:
         return Found((Place(self._fleet.cluster, self._fleet.domain),), (), True)
@@ -213,14 +215,23 @@ class EmbeddedNetwork:
         return f"started by {trigger_of(run.tags)}"
 
     def banner(self) -> str:
-        return (
-            f"Running alone on {self._workers} Dask workers started for this run. "
-            "No policy root is configured (IOI_HOME), so no permits are asked for."
-        )
+        return f"Running alone on {self._where}. No policy root is configured (IOI_HOME), so no permits are asked for."
 
     def metadata(self) -> dict[str, Any]:
-        return {"ioi/workers": MetadataValue.int(self._workers)}
+        return {"ioi/cluster": MetadataValue.text(self._where)}
 
     def close(self) -> None:
         self._fleet.close()
+
+
+class EmbeddedNetwork(AloneNetwork):
+    """Alone on a Dask cluster that is started for this run and ends with it."""
+
+    def __init__(self, workers: int) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="ioi-dask-")
+        self._where = f"{workers} Dask workers started for this run"
+        self._fleet = EmbeddedFleet(workers, self._folder.name)
+
+    def close(self) -> None:
+        super().close()
         self._folder.cleanup()

@@ -95,6 +95,30 @@ class DaskFleetClient:
         """A fresh connection; False when the scheduler is not there."""
         return bool(self._call(self._reconnect(), CONNECT_S + 2.0))
 
+    def become_nodes(self, step_runner: str) -> None:
+        """Make every worker of the cluster, and each that joins later, a node. Raises `UnreachableError`."""
+        from ioi_dagster.adapters.dask.node_plugin import NodePlugin
+
+        client = self._client
+        if client is None:
+            raise UnreachableError(self._scheduler, "no Dask scheduler answers")
+        future = asyncio.run_coroutine_threadsafe(_register(client, NodePlugin(step_runner)), self._loop)
+        try:
+            future.result(CONNECT_S * 10)
+        except Exception as error:
+            raise UnreachableError(self._scheduler, f"its workers cannot be made nodes: {error}") from error
+
+    def nodes(self) -> dict[str, int]:
+        """Name → slots of every worker that is a node now; empty when the scheduler does not answer."""
+        return self._call(self._nodes(), CONNECT_S) or {}
+
+    async def _nodes(self) -> dict[str, int]:
+        assert self._client is not None
+        identity = await self._client.scheduler.identity()  # pyright: ignore[reportOptionalMemberAccess]
+        workers = identity["workers"].values()  # pyright: ignore[reportOptionalSubscript]
+        named = [(str(worker["name"]), worker) for worker in workers]
+        return {name: int(worker["nthreads"]) for name, worker in named if f"node:{name}" in worker["resources"]}
+
     def close(self) -> None:
         """Never hangs, whatever state the scheduler is in."""
         self._alive = False
@@ -177,6 +201,13 @@ async def connect(scheduler: str) -> Client:
     except (OSError, TimeoutError) as error:
         await _close(client)
         raise UnreachableError(scheduler, f"no Dask scheduler answers: {error}") from error
+
+
+async def _register(client: Client, plugin: Any) -> None:
+    answers = await client.register_plugin(plugin, name=plugin.name)  # pyright: ignore[reportGeneralTypeIssues]
+    failed = [answer for answer in (answers or {}).values() if answer.get("status") != "OK"]
+    if failed:
+        raise failed[0].get("exception") or RuntimeError("a worker did not take the plugin")
 
 
 async def _result(future: Future) -> bytes:

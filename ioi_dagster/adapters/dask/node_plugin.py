@@ -1,0 +1,40 @@
+"""Makes a worker of any Dask cluster a node: for a project that has a cluster and no federation."""
+
+from __future__ import annotations
+
+from distributed import Worker
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from ioi_dagster.adapters.dask.node import NodeHost, install
+from ioi_dagster.adapters.dask.replicas import ReplicaHost
+from ioi_dagster.clock import SystemClock
+from ioi_dagster.governors.cluster import EVERYTHING
+from ioi_dagster.governors.node import NodeGovernor
+
+CLUSTER = "alone"
+NAME = "ioi-node"
+
+
+class NodePlugin(WorkerPlugin):
+    """Installs an ungoverned node and the abstract resource by which starts are pinned to it.
+
+    Registered with the cluster, so that workers that join later become nodes too. The worker needs this package and the
+    project's code, as any Dask worker needs what it runs.
+    """
+
+    name = NAME
+
+    def __init__(self, step_runner: str) -> None:
+        self._step_runner = step_runner
+
+    async def setup(self, worker: Worker) -> None:
+        node, clock = node_name(worker.name), SystemClock()
+        governor = NodeGovernor(node, CLUSTER, EVERYTHING, governed=False)
+        replicas = ReplicaHost([], node, clock)
+        install(NodeHost(node, governor, replicas, lambda request: None, clock, self._step_runner))
+        await worker.set_resources(**{f"node:{node}": worker.state.nthreads})
+
+
+def node_name(worker_name: object) -> str:
+    """A worker's name as a node's; Dask allows numbers and addresses."""
+    return str(worker_name)
