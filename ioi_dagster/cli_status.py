@@ -35,11 +35,18 @@ def collect(home: Path) -> dict[str, Any]:
 
 
 def render(status: dict[str, Any]) -> RenderableType:
-    """Two tables: nodes, and leases."""
+    """Three tables: nodes with their load, blocks with who offers them, and leases."""
     nodes = Table(
         "domain", "handles", "cluster", "node", "slots", "free", "memory", "warm", "restarts", show_edge=False
     )
     leases = Table("cluster", "node", "run", "step", "fence", show_edge=False, title="leases", title_justify="left")
+    blocks = Table("block", "version", "offered by", show_edge=False, title="blocks", title_justify="left")
+    offered: dict[tuple[str, str], list[str]] = {}
+    for domain, facts in status.items():
+        for block in facts.get("blocks", ()):
+            offered.setdefault((block["urn"].rpartition(":")[2], block["version"]), []).append(domain)
+    for (name, version), domains in sorted(offered.items()):
+        blocks.add_row(Text(name), Text(version), ", ".join(domains))
     for domain, facts in status.items():
         if "error" in facts:
             nodes.add_row(domain, Text(facts["error"], "red"))
@@ -63,4 +70,4 @@ def render(status: dict[str, Any]) -> RenderableType:
                 )
             for lease in snapshot["leases"]:
                 leases.add_row(cluster, lease["node"], lease["run"][:8], Text(lease["step"]), str(lease["fence"]))
-    return Group(nodes, leases) if leases.row_count else nodes
+    return Group(nodes, *(table for table in (blocks, leases) if table.row_count))
