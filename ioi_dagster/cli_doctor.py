@@ -114,13 +114,13 @@ def _below(value: object, *keys: str) -> object:
 
 
 def _supervisors(home: Path) -> Finding:
-    from ioi_dagster.domain import DomainHome
     from ioi_dagster.local.federation import read_supervisor
+    from ioi_dagster.local.home import domains_in
 
     looping = [
-        f"{row['name']} of {path.parent.name}"
-        for path in sorted((home / "domains").glob("*/domain.json"))
-        for row in read_supervisor(DomainHome(path.parent))
+        f"{row['name']} of {domain.name}"
+        for domain in domains_in(home)
+        for row in read_supervisor(domain)
         if row.get("crash_loop")
     ]
     if looping:

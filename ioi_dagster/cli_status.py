@@ -10,19 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from ioi_dagster.adapters.http.client import own_gateway
-from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError, IoiError
 from ioi_dagster.local.federation import read_supervisor
+from ioi_dagster.local.home import domains_in
 
 
 def collect(home: Path) -> dict[str, Any]:
     """Domain → its status, or the error that it gave. Raises `BadInputError` where no federation was ever started."""
-    roots = sorted((home / "domains").glob("*/domain.json"))
-    if not roots:
+    domains = domains_in(home)
+    if not domains:
         raise BadInputError("no federation was ever started here", where=str(home), todo="run `ioi up`")
     found: dict[str, Any] = {}
-    for path in roots:
-        domain = DomainHome(path.parent)
+    for domain in domains:
         client = own_gateway(domain)
         try:
             found[domain.name] = client.status()

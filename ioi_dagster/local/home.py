@@ -40,10 +40,27 @@ def find_home(given: Path | None) -> Path:
     return (given or Path(os.environ.get("IOI_HOME", ".ioi"))).resolve()
 
 
+def domains_in(home: Path) -> list[DomainHome]:
+    """The domains of the federation in `home`, by name; empty where none was ever started. Raises `BadInputError` where
+    they are somebody else's."""
+    folders = sorted((home / "domains").iterdir()) if (home / "domains").is_dir() else []
+    found = []
+    for folder in folders:
+        try:
+            (folder / "domain.json").stat()
+        except PermissionError:
+            raise BadInputError(
+                "it belongs to another user", where=str(folder), todo="give a --home of yours"
+            ) from None
+        except OSError:
+            continue
+        found.append(DomainHome(folder))
+    return found
+
+
 def home_domain_of(home: Path) -> DomainHome:
     """The domain that owns the runs of the federation in `home`."""
-    for root in sorted((home / "domains").glob("*/domain.json")):
-        domain = DomainHome(root.parent)
+    for domain in domains_in(home):
         if domain.config().home == domain.name:
             return domain
     raise BadInputError("no federation was ever started here", where=str(home), todo="run `ioi up` or `make run`")
