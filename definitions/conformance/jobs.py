@@ -430,7 +430,7 @@ def long_step_keys() -> None:
     add_one(long_name())
 
 
-@_job(config={"ops": {"configured": {"config": {"text": "ab", "times": 3}}}})
+@_job()
 def config_of_ops() -> None:
     takes_text(configured())
 

@@ -15,9 +15,15 @@ from ioi_dagster.host.private import DagsterEventType, execute_run
 from ioi_dagster.host.runs import job_of
 
 MODULE = "definitions.conformance.defs"
+INSTANCE = "telemetry: {enabled: false}\nconcurrency: {pools: {default_limit: 1}}\n"
+"""The `dagster.yaml` that the cases are meant for."""
+
 RUN_TAGS: Mapping[str, Mapping[str, str]] = {"partitions": {"dagster/partition": "2026-01-02"}}
 EXECUTOR_CONFIG: Mapping[str, Mapping[str, Any]] = {
     "tag_limits": {"tag_concurrency_limits": [{"key": "kind", "value": "limited", "limit": 1}]}
+}
+RUN_CONFIG: Mapping[str, Mapping[str, Any]] = {
+    "config_of_ops": {"ops": {"configured": {"config": {"text": "ab", "times": 3}}}}
 }
 NOT_COMPARED = frozenset(
     {
@@ -43,15 +49,17 @@ class Observed:
     facts: dict[tuple[str, str, str], int]
 
 
-def observe(case: str, executor: str, instance: DagsterInstance, folder: Path, **config: Any) -> Observed:
+def observe(
+    case: str, executor: str, instance: DagsterInstance, folder: Path, module: str = MODULE, **config: Any
+) -> Observed:
     """Run `case` on `executor` in this process and read its events from the log."""
-    job = job_of(MODULE, job_name(case, executor), folder)
+    job = job_of(module, job_name(case, executor), folder)
     settings = {**EXECUTOR_CONFIG.get(case, {}), **config}
     if executor == "in_process":
         settings = {}
     run = instance.create_run_for_job(
         job_def=job.get_definition(),
-        run_config=_config(job, executor, settings),
+        run_config=_config(case, settings),
         tags=dict(RUN_TAGS.get(case, {})),
         asset_selection=None,
         job_code_origin=job.get_python_origin(),
@@ -91,8 +99,8 @@ def _about(event: Any) -> str:
             return ""
 
 
-def _config(job: Any, executor: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    config: dict[str, Any] = dict(getattr(job.get_definition(), "run_config", None) or {})
+def _config(case: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = dict(RUN_CONFIG.get(case, {}))
     if settings:
         config = {**config, "execution": {"config": dict(settings)}}
     return {**config, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

@@ -71,10 +71,12 @@ class StepOutput(msgspec.Struct, frozen=True):
 
 
 class StepResult(msgspec.Struct, frozen=True):
-    """`events` are serialised `EventLogEntry`s in causal order."""
+    """`events` are serialised `EventLogEntry`s in causal order. `failure` is a serialised `SerializableErrorInfo`: what
+    Dagster raised around the step (a resource that does not start) instead of saying it in an event."""
 
     events: list[str]
     outputs: list[StepOutput]
+    failure: str | None = None
 
 
 def handle_text(handle: Handle) -> str:

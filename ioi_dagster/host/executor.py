@@ -271,6 +271,11 @@ class _Flow:
                     self._driver.classes.setdefault(handle, outcome.data_class)
                 self._active.handle_event(entry.dagster_event)
                 yield entry.dagster_event
+        if outcome.failure is not None:
+            error = deserialize_value(outcome.failure, SerializableErrorInfo)
+            event = DagsterEvent.step_failure_event(step_context, StepFailureData(error=error, user_failure_data=None))
+            self._active.handle_event(event)
+            yield event
         self._active.verify_complete(self._context, outcome.step)
 
 

@@ -87,6 +87,7 @@ class Outcome:
     attempt: str = ""
     permit: str = ""
     data_class: DataClass = DataClass.INTERNAL
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +354,7 @@ class FlowDriver:
             attempt=attempt,
             permit=self._permits.get(step, ""),
             data_class=work.ask.data_class,
+            failure=decoded.failure,
         )
         self._commits.append((commit, outcome, links))
 

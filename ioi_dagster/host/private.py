@@ -32,6 +32,7 @@ from dagster._core.storage.root import LocalArtifactStorage
 from dagster._core.storage.runs import InMemoryRunStorage
 from dagster._core.utils import make_new_run_id
 from dagster._serdes import ConfigurableClassData, deserialize_value, serialize_value
+from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.hosted_user_process import recon_job_from_origin
 from dagster_shared.error import SerializableErrorInfo
 
@@ -79,5 +80,6 @@ __all__ = [
     "get_retries_config",
     "make_new_run_id",
     "recon_job_from_origin",
+    "serializable_error_info_from_exc_info",
     "serialize_value",
 ]

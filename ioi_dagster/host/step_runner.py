@@ -5,6 +5,7 @@ The step sees an instance of its own that only collects: a node has no access to
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import threading
 from functools import lru_cache
@@ -12,6 +13,7 @@ from functools import lru_cache
 import msgspec
 from dagster import DagsterInstance
 
+from ioi_dagster.errors import RetryableError
 from ioi_dagster.host.exchange import Exchange, StepOutput, StepResult, StepWork, exchanging
 from ioi_dagster.host.private import (
     DagsterRun,
@@ -32,18 +34,40 @@ from ioi_dagster.host.private import (
     deserialize_value,
     execute_plan_iterator,
     recon_job_from_origin,
+    serializable_error_info_from_exc_info,
     serialize_value,
 )
 
 
 def run(work: bytes) -> bytes:
-    """`StepWork` in, `StepResult` out (both msgpack). Errors of user code are events, not exceptions."""
+    """`StepWork` in, `StepResult` out (both msgpack). Errors of user code are events, and what Dagster raises around it is
+    the result's `failure`. Raises `RetryableError` where this node is to blame."""
     task = msgspec.msgpack.decode(work, type=StepWork)
     dagster_run = deserialize_value(task.run, DagsterRun)
     job = _job(task.origin, _selection(dagster_run))
     exchange = Exchange(inputs={item.handle: item.data for item in task.inputs})
     instance = _instance()
     instance.collected.clear()
+    failure = None
+    try:
+        _execute(task, dagster_run, job, exchange, instance)
+    except RetryableError:
+        raise
+    except Exception as error:
+        # As in Dagster's own executors: it fails the step, with the user's error as it was, and uses up no node.
+        raised = getattr(error, "original_exc_info", None) or sys.exc_info()
+        failure = serialize_value(serializable_error_info_from_exc_info(raised))
+    events = [serialize_value(entry) for entry in instance.collected]
+    outputs = [
+        StepOutput(handle, data, exchange.classes.get(handle), exchange.assets.get(handle))
+        for handle, data in exchange.outputs.items()
+    ]
+    return msgspec.msgpack.encode(StepResult(events, outputs, failure))
+
+
+def _execute(
+    task: StepWork, dagster_run: DagsterRun, job: ReconstructableJob, exchange: Exchange, instance: _NodeInstance
+) -> None:
     with exchanging(exchange):
         plan = create_execution_plan(
             job,
@@ -61,12 +85,6 @@ def run(work: bytes) -> bytes:
             run_config=dagster_run.run_config,
         ):
             pass
-    events = [serialize_value(entry) for entry in instance.collected]
-    outputs = [
-        StepOutput(handle, data, exchange.classes.get(handle), exchange.assets.get(handle))
-        for handle, data in exchange.outputs.items()
-    ]
-    return msgspec.msgpack.encode(StepResult(events, outputs))
 
 
 def _load_data(text: str | None) -> RepositoryLoadData | None:

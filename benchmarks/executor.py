@@ -1,0 +1,142 @@
+"""Steps a second of the governed executor beside dagster-dask, Dagster's own executors and raw Dask.
+
+`--shape fan_out` (default): a generator, N mapped steps, a collector. `--shape chain`: N steps one after the other. Every
+executor writes to the same kind of SQLite instance and every event is in its log when the clock stops. Governed, dagster-dask
+and raw Dask share one cluster of two workers that is up and has run a small job. Slow peers run fewer steps and are compared
+by rate.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.frame import Report, quick
+from ioi_dagster.local.home import PROJECT
+
+MODULE = "benchmarks.executor_defs"
+FULL = {
+    "fan_out": {"governed": 1_000, "in_process": 1_000, "dask": 100, "multiprocess": 10, "raw": 1_000, "rounds": 3},
+    "chain": {"governed": 200, "in_process": 200, "dask": 60, "multiprocess": 6, "raw": 200, "rounds": 3},
+}
+QUICK = {
+    "fan_out": {"governed": 150, "in_process": 150, "dask": 30, "multiprocess": 3, "raw": 150, "rounds": 1},
+    "chain": {"governed": 50, "in_process": 50, "dask": 20, "multiprocess": 2, "raw": 50, "rounds": 1},
+}
+FLOORS = {
+    "fan_out": {"x_dask@1000": (12.0, "min"), "x_in_process@1000": (3.0, "min"), "x_multiprocess@1000": (100.0, "min")},
+    "chain": {"x_dask@200": (15.0, "min")},
+}
+AIMS = {
+    "fan_out": {
+        "x_dask@1000": (25.0, "min"),
+        "x_in_process@1000": (5.0, "min"),
+        "x_multiprocess@1000": (250.0, "min"),
+        "x_raw@1000": (0.5, "min"),
+        "overhead_ms@1000": (2.0, "max"),
+    },
+    "chain": {"x_dask@200": (40.0, "min")},
+}
+
+
+def seconds_of(executor: str, shape: str, count: int, address: str) -> float:
+    """Wall seconds of one run of `count` steps, from its creation on."""
+    from dagster import DagsterInstance
+
+    from ioi_dagster.host.private import execute_run
+    from ioi_dagster.host.runs import job_of
+
+    settings: dict[str, Any] = {
+        "governed": {"address": address},
+        "dask": {"cluster": {"existing": {"address": address}}},
+        "multiprocess": {"max_concurrent": os.cpu_count()},
+    }.get(executor, {})
+    job = job_of(MODULE, f"{shape}__{executor}", PROJECT)
+    config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    config |= {"ops": {"some": {"config": {"count": count}}}} if shape == "fan_out" else {}
+    config |= {"execution": {"config": settings}} if settings else {}
+    with DagsterInstance.get() as instance:
+        selection = None if shape == "fan_out" else [f"link_{number}" for number in range(count)]
+        definition = job.get_definition()
+        if selection:
+            job = job.get_subset(op_selection=set(selection))
+            definition = job.get_definition()
+        run = instance.create_run_for_job(
+            definition, run_config=config, job_code_origin=job.get_python_origin(), op_selection=selection
+        )
+        started = time.perf_counter()
+        result = execute_run(job, run, instance, raise_on_error=False)
+        seconds = time.perf_counter() - started
+        if not result.success and executor != "dask":
+            raise SystemExit(f"{executor} failed: {[e.message for e in result.all_events if e.is_failure]}")
+    return seconds
+
+
+def raw_dask(shape: str, count: int, address: str) -> float:
+    """The same number of tasks, one future each, results gathered."""
+    from distributed import Client
+
+    with Client(address, set_as_default=False) as client:
+        started = time.perf_counter()
+        if shape == "fan_out":
+            client.gather([client.submit(_nothing, number, pure=False) for number in range(count)])
+        else:
+            future = client.submit(_nothing, 0, pure=False)
+            for _ in range(count - 1):
+                future = client.submit(_nothing, future, pure=False)
+            future.result()
+        return time.perf_counter() - started
+
+
+def _nothing(number: int) -> int:
+    return number
+
+
+def main() -> int:
+    from distributed import LocalCluster
+
+    warnings.simplefilter("ignore")
+    shape = sys.argv[sys.argv.index("--shape") + 1] if "--shape" in sys.argv else "fan_out"
+    sizes = (QUICK if quick() else FULL)[shape]
+    if "--steps" in sys.argv:
+        sizes = {**sizes, "governed": int(sys.argv[sys.argv.index("--steps") + 1])}
+    only = sys.argv[sys.argv.index("--only") + 1].split(",") if "--only" in sys.argv else None
+    home = Path(tempfile.mkdtemp(prefix="ioi-executor-"))
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    os.environ["DAGSTER_HOME"] = str(home)
+    found: dict[str, list[float]] = {}
+    cluster = LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,  # pyright: ignore[reportArgumentType]
+    )
+    with cluster:
+        address = cluster.scheduler_address
+        names = [name for name in ("governed", "in_process", "dask", "multiprocess") if only is None or name in only]
+        for name in names:
+            if name != "multiprocess":
+                seconds_of(name, shape, 3, address)
+        for _ in range(sizes["rounds"]):
+            for name in names:
+                found.setdefault(name, []).append(seconds_of(name, shape, sizes[name], address))
+            if only is None or "raw" in only:
+                found.setdefault("raw", []).append(raw_dask(shape, sizes["raw"], address))
+    rate = {name: sizes[name] / median(seconds) for name, seconds in found.items()}
+    count = sizes["governed"]
+    report = Report(f"executor.{shape}")
+    report.figures = {f"steps_per_s@{count}": rate["governed"], f"overhead_ms@{count}": 1_000 / rate["governed"]}
+    report.peers = {f"{name}_steps_per_s@{sizes[name]}": rate[name] for name in rate if name != "governed"}
+    report.ratios = {f"x_{name}@{count}": rate["governed"] / rate[name] for name in rate if name != "governed"}
+    report.floors, report.aims = FLOORS[shape], AIMS[shape]
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
