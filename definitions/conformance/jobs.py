@@ -1,6 +1,7 @@
 """One job a feature, each built for any executor. Small on purpose: what is compared is what happened, not how fast."""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -263,7 +264,7 @@ class FolderIO(IOManager):
 
     def _path(self, context: Any) -> str:
         name = "-".join([*context.get_identifier()][1:]).replace("/", "_")
-        folder = os.path.join(os.environ["DAGSTER_HOME"], "folder-io", context.run_id)
+        folder = os.path.join(tempfile.gettempdir(), "ioi-conformance", context.run_id)
         os.makedirs(folder, exist_ok=True)
         return os.path.join(folder, name)
 

@@ -44,6 +44,7 @@ from ioi_dagster.host.private import (
     get_retries_config,
     serialize_value,
 )
+from ioi_dagster.host.storage import grouped
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect
 from ioi_dagster.model.refusal import Refusal
@@ -191,8 +192,12 @@ class _Flow:
             yield from self._active.plan_events_iterator(self._context)
             if self._active.is_complete:
                 return
-            for outcome in self._driver.pump(self._wait(bool(ready))):
-                yield from self._finish(outcome)
+            outcomes = self._driver.pump(self._wait(bool(ready)))
+            if outcomes:
+                # Written together, and before anything that depends on them is vended.
+                with grouped(self._context.instance):
+                    happened = [event for outcome in outcomes for event in self._finish(outcome)]
+                yield from happened
 
     def _wait(self, just_vended: bool) -> float:
         if just_vended:

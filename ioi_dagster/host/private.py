@@ -5,7 +5,14 @@ from __future__ import annotations
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from dagster._core.definitions.repository_definition import RepositoryLoadData
-from dagster._core.events import DagsterEvent, DagsterEventType, EngineEventData
+from dagster._core.events import (
+    ASSET_CHECK_EVENTS,
+    ASSET_EVENTS,
+    EVENT_TYPE_TO_PIPELINE_RUN_STATUS,
+    DagsterEvent,
+    DagsterEventType,
+    EngineEventData,
+)
 from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.api import create_execution_plan, execute_plan_iterator, execute_run
 from dagster._core.execution.context.system import PlanOrchestrationContext
@@ -26,10 +33,13 @@ from dagster._core.run_coordinator import DefaultRunCoordinator, QueuedRunCoordi
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 from dagster._core.storage.dagster_run import DagsterRun, DagsterRunStatus
 from dagster._core.storage.event_log.in_memory import InMemoryEventLogStorage
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._core.storage.root import LocalArtifactStorage
 from dagster._core.storage.runs import InMemoryRunStorage
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.utils import make_new_run_id
 from dagster._serdes import ConfigurableClassData, deserialize_value, serialize_value
 from dagster._utils.error import serializable_error_info_from_exc_info
@@ -37,6 +47,10 @@ from dagster._utils.hosted_user_process import recon_job_from_origin
 from dagster_shared.error import SerializableErrorInfo
 
 __all__ = [
+    "ASSET_CHECK_EVENTS",
+    "ASSET_EVENTS",
+    "EVENT_TYPE_TO_PIPELINE_RUN_STATUS",
+    "SQLITE_BUSY_TIMEOUT_SECONDS",
     "ActiveExecution",
     "ConfigurableClassData",
     "DagsterEvent",
@@ -69,6 +83,8 @@ __all__ = [
     "RetryMode",
     "RunQueueConfig",
     "SerializableErrorInfo",
+    "SqlEventLogStorageTable",
+    "SqliteEventLogStorage",
     "StepFailureData",
     "StepOutputHandle",
     "SubmitRunContext",
