@@ -59,6 +59,8 @@ MAX_NODES_LOST = 3
 """A step that took down this many distinct nodes is the likely cause, and is stopped."""
 MAX_LOSSES = 5
 """The same where there are fewer nodes to lose: so many losses in all."""
+MAX_RETURNED = 50
+"""Losses that nobody is blamed for (a scheduler's, a neighbour's) are not counted against a step, but do not go on for ever."""
 
 
 class StepState(StrEnum):
@@ -103,6 +105,7 @@ class _Step:
     lease: Lease | None = None
     lost_on: tuple[str, ...] = ()
     losses: int = 0
+    returned: int = 0
     refused_on: tuple[str, ...] = ()
     rejections: int = 0
     waiting_for: str = ""
@@ -304,14 +307,16 @@ class FlowGovernor:
                 {"node": lease.node, "cluster": lease.cluster, "domain": lease.domain, "fence": event.fence},
             ),
         ]
+        step.returned += 1
         if event.node:
             step.losses += 1
             step.lost_on = tuple(dict.fromkeys((*step.lost_on, event.node)))
         if step.ask.effect is Effect.AT_MOST_ONCE:
             return [*out, *self._fail(step, "flow.at_most_once", "it may run once only and its outcome is unknown")]
-        if len(step.lost_on) >= MAX_NODES_LOST or step.losses >= MAX_LOSSES:
-            nodes = ", ".join(step.lost_on)
-            text = f"it was lost {step.losses} times, on {nodes}; last: {event.why}"
+        poison = len(step.lost_on) >= MAX_NODES_LOST or step.losses >= MAX_LOSSES
+        if poison or step.returned >= MAX_RETURNED:
+            nodes = ", ".join(step.lost_on) or "no node that can be named"
+            text = f"it was lost {step.returned} times, on {nodes}; last: {event.why}"
             return [*out, *self._fail(step, "flow.poison_step", text)]
         self._wait(step, "to be placed again")
         self._next_round_at = now

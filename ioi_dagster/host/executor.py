@@ -195,8 +195,8 @@ class _Flow:
             outcomes = self._driver.pump(self._wait(bool(ready)))
             if outcomes:
                 # Written together, and before anything that depends on them is vended.
-                with grouped(self._context.instance):
-                    happened = [event for outcome in outcomes for event in self._finish(outcome)]
+                with grouped(self._context.instance) as texts:
+                    happened = [event for outcome in outcomes for event in self._finish(outcome, texts)]
                 yield from happened
 
     def _wait(self, just_vended: bool) -> float:
@@ -252,7 +252,7 @@ class _Flow:
             raise FinalError(f"the stored value {name} of this run is gone")
         return data
 
-    def _finish(self, outcome: Outcome) -> Iterator[DagsterEvent]:
+    def _finish(self, outcome: Outcome, texts: dict[int, str]) -> Iterator[DagsterEvent]:
         step = self._active.get_step_by_key(outcome.step)
         step_context = self._context.for_step(step)
         if outcome.refusal is not None:
@@ -269,6 +269,7 @@ class _Flow:
             )
         for text in outcome.events:
             entry = deserialize_value(text, EventLogEntry)
+            texts[id(entry)] = text
             self._context.instance.handle_new_event(entry)
             if entry.dagster_event is not None and entry.dagster_event.step_key == outcome.step:
                 if entry.dagster_event.is_successful_output:

@@ -26,6 +26,9 @@ from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.signing import Signed
 
 LOOK_EVERY_S = 0.5
+AHEAD = 8
+"""Alone, a node is given this many starts for each of its threads: the next begins while the last one's outcome travels."""
+MANY = 1_000_000
 RUNNER = "ioi_dagster.host.step_runner:run"
 
 
@@ -55,6 +58,10 @@ class Fleet(Protocol):
     accepts: str
     """`step` (over Dask) or `block` (an invocation at the gateway)."""
 
+    def at_once(self, node: str) -> int:
+        """How many of the starts that were sent to a node it runs at the same time; what is beyond waits there."""
+        ...
+
     def announce(self, announce: Announce) -> Bid: ...
 
     def award(self, award: Award) -> Awarded: ...
@@ -81,6 +88,10 @@ class _Negotiating:
 
     def __init__(self, domain: str, cluster: str, gateway: GatewayClient) -> None:
         self.domain, self.cluster, self._gateway = domain, cluster, gateway
+
+    def at_once(self, node: str) -> int:
+        """A lease is a slot: all that was sent runs."""
+        return MANY
 
     def announce(self, announce: Announce) -> Bid:
         return self._gateway.announce(self.cluster, announce, announce.deadline_s)
@@ -241,8 +252,11 @@ class AddressFleet:
         for node in self._known.keys() - there.keys():
             self._governor.handle(NodeLeft(node), now)
         for node in there.keys() - self._known.keys():
-            self._governor.handle(NodeJoined(node, there[node], EVERYTHING), now)
+            self._governor.handle(NodeJoined(node, AHEAD * there[node], EVERYTHING), now)
         self._known = there
+
+    def at_once(self, node: str) -> int:
+        return self._known.get(node, 1)
 
 
 class EmbeddedFleet:
@@ -258,8 +272,11 @@ class EmbeddedFleet:
         self._lock = threading.Lock()
         self._dask_cluster = start_local_cluster(workers, folder)
         for node in self._dask_cluster.workers:
-            self._governor.handle(NodeJoined(node, 1, EVERYTHING), self._clock.monotonic())
+            self._governor.handle(NodeJoined(node, AHEAD, EVERYTHING), self._clock.monotonic())
         self._dask = DaskFleetClient(self._dask_cluster.address)
+
+    def at_once(self, node: str) -> int:
+        return 1
 
     def announce(self, announce: Announce) -> Bid:
         return self._ask(announce)
@@ -285,7 +302,7 @@ class EmbeddedFleet:
     def _ask(self, message: Any) -> Any:
         with self._lock:
             for node in self._dask_cluster.revive():
-                self._governor.handle(NodeJoined(node, 1, EVERYTHING), self._clock.monotonic())
+                self._governor.handle(NodeJoined(node, AHEAD, EVERYTHING), self._clock.monotonic())
             for instruction in self._governor.handle(message, self._clock.monotonic()):
                 if isinstance(instruction, Reply):
                     return instruction.answer

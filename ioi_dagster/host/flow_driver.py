@@ -137,6 +137,8 @@ class FlowDriver:
         self._commits: list[tuple[Commit, Outcome, list[tuple[str, str]]]] = []
         self._outcomes: list[Outcome] = []
         self._starts: list[Start] = []
+        self._sent: dict[str, dict[str, Start]] = {}
+        self._blamed: dict[str, frozenset[str]] = {}
 
     # For the executor -------------------------------------------------------------------------------------------
 
@@ -215,14 +217,31 @@ class FlowDriver:
         if answer is None:
             why = done.why or "no answer"
             # A lost scheduler says nothing about the node, so the node is not blamed.
-            node = "" if "scheduler" in why else lease.node
+            node = "" if "scheduler" in why or not self._may_have_caused(done.start) else lease.node
+            self._sent.get(lease.node, {}).pop(done.start.key, None)
             return flow.StepLost(lease.step, lease.fence, node, why)
+        self._sent.get(lease.node, {}).pop(done.start.key, None)
         if answer.refusal is not None:
             return flow.StartRefused(lease.step, lease.fence, lease.node, answer.refusal)
         if answer.error is not None or answer.result is None:
             return flow.StepLost(lease.step, lease.fence, lease.node, answer.error or "the node returned nothing")
         self._answers[lease.step, lease.fence, answer.attempt] = (answer, lease, done.start.key)
         return flow.StepEnded(lease.step, lease.fence, answer.attempt, max(0.0, answer.ended - answer.started))
+
+    def _may_have_caused(self, start: Start) -> bool:
+        """Did this start run when its node was lost, or did it wait there for others?
+
+        Dask runs what a worker has by priority and then in order of submission, so it is the first ones. They are told once
+        for each loss, by the first start that it brings back.
+        """
+        node = start.lease.node
+        sent = self._sent.get(node, {})
+        if start.key not in sent:
+            return True
+        if not self._blamed.get(node, frozenset()) & sent.keys():
+            order = sorted(sent, key=lambda key: -sent[key].priority)
+            self._blamed[node] = frozenset(order[: self._network.fleet(start.lease.cluster).at_once(node)])
+        return start.key in self._blamed[node]
 
     # Instructions out -------------------------------------------------------------------------------------------
 
@@ -399,6 +418,7 @@ class FlowDriver:
             self._started, self._commits, self._story = [], [], []
         starts, self._starts = self._starts, []
         for start in starts:
+            self._sent.setdefault(start.lease.node, {})[start.key] = start
             self._network.fleet(start.lease.cluster).start(start, self._on_done)
         outcomes, self._outcomes = self._outcomes, []
         for outcome in outcomes:

@@ -67,22 +67,26 @@ class GroupCommitEventLogStorage(SqliteEventLogStorage):
     # Writing ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def group(self) -> Iterator[None]:
+    def group(self) -> Iterator[dict[int, str]]:
         """Within it this thread's events are held back; leaving it writes them, in order, before anything else happens.
 
         What is held back is not to be read yet: gather what happened, leave, and only then act on it. Also after an
-        exception what was gathered is written, since it happened.
+        exception what was gathered is written, since it happened. Gives a dict for those who have an event's serialised
+        text already, by `id(event)`: it came from a node like that, and is not made a second time.
         """
         if getattr(self._groups, "held", None) is not None:
-            yield
+            yield self._groups.texts
             return
         held: list[EventLogEntry] = []
-        self._groups.held = held
+        self._groups.held, self._groups.texts = held, {}
         try:
-            yield
+            yield self._groups.texts
         finally:
             self._groups.held = None
-            self.store_event_batch(held)
+            try:
+                self.store_event_batch(held)
+            finally:
+                self._groups.texts = {}
 
     @override
     def store_event(self, event: EventLogEntry) -> None:
@@ -124,6 +128,23 @@ class GroupCommitEventLogStorage(SqliteEventLogStorage):
         # These open the index by themselves.
         for event, number in checks:
             self.store_asset_check_event(event, number)
+
+    @override
+    def _event_to_row(self, event: EventLogEntry) -> dict[str, Any]:
+        text = getattr(self._groups, "texts", {}).get(id(event))
+        if text is None:
+            return super()._event_to_row(event)
+        dagster_event = event.dagster_event
+        asset_key = dagster_event.asset_key if dagster_event else None
+        return {
+            "run_id": event.run_id,
+            "event": text,
+            "dagster_event_type": dagster_event.event_type_value if dagster_event else None,
+            "timestamp": self._event_insert_timestamp(event),
+            "step_key": dagster_event.step_key if dagster_event else event.step_key,
+            "asset_key": asset_key.to_string() if asset_key else None,
+            "partition": (dagster_event.partition or None) if dagster_event else None,
+        }
 
     # Connections ------------------------------------------------------------------------------------------------
 
@@ -180,7 +201,7 @@ class GroupCommitEventLogStorage(SqliteEventLogStorage):
 _MIRRORED = {*ASSET_EVENTS, *ASSET_CHECK_EVENTS, *EVENT_TYPE_TO_PIPELINE_RUN_STATUS}
 
 
-def grouped(instance: DagsterInstance) -> AbstractContextManager[None]:
+def grouped(instance: DagsterInstance) -> AbstractContextManager[dict[int, str]]:
     """`GroupCommitEventLogStorage.group` where the instance has such a storage; elsewhere each event is written at once."""
     storage = instance.event_log_storage
-    return storage.group() if isinstance(storage, GroupCommitEventLogStorage) else nullcontext()
+    return storage.group() if isinstance(storage, GroupCommitEventLogStorage) else nullcontext({})

@@ -97,7 +97,7 @@ def test_a_group_is_written_in_order_when_it_ends_and_also_after_an_exception(tm
 
         def said() -> list[str]:
             records = instance.get_records_for_run(run.run_id).records
-            return [record.event_log_entry.dagster_event.message for record in records][-3:]
+            return [record.event_log_entry.message for record in records][-3:]
 
         def tell(text: str) -> None:
             instance.report_engine_event(text, run)
@@ -163,7 +163,7 @@ def test_a_writer_killed_at_any_moment_loses_nothing_that_it_finished(tmp_path, 
             rest = process.stdout.read().split("\n")
             said = int([text for text in [*lines, *rest] if text.strip().isdigit()][-1])
             records = instance.get_records_for_run(run.run_id, limit=100_000).records
-            found = [record.event_log_entry.dagster_event.message for record in records]
+            found = [record.event_log_entry.message for record in records]
             assert len(found) >= said
             assert len(found) % 10 == 0, "a group is written whole or not at all"
             assert found == [str(number) for number in range(len(found))]
