@@ -186,8 +186,11 @@ class _Flow:
                 return
             # Vending resolves dynamic outputs, so only then "complete" can be believed.
             ready = self._active.get_steps_to_execute()
+            # Once a batch: each makes a new value out of all that is known.
+            known = self._active.get_known_state() if ready else None
             for step in ready:
-                self._driver.submit(self._work(step))
+                assert known is not None
+                self._driver.submit(self._work(step, known))
             yield from self._active.concurrency_event_iterator(self._context)
             yield from self._active.plan_events_iterator(self._context)
             if self._active.is_complete:
@@ -205,7 +208,7 @@ class _Flow:
         pause = self._active.sleep_interval()
         return min(MAX_WAIT_S, pause) if pause > 0 else MAX_WAIT_S
 
-    def _work(self, step: ExecutionStep) -> Work:
+    def _work(self, step: ExecutionStep, known: KnownExecutionState) -> Work:
         handles = [
             _handle(source)
             for step_input in step.step_inputs
@@ -222,7 +225,7 @@ class _Flow:
             origin=self._origin,
             run=self._run,
             step=step.key,
-            known_state=serialize_value(_trim(self._active.get_known_state(), step)),
+            known_state=serialize_value(_trim(known, step)),
             retries=self._owner.retries.value,
             repository_load_data=self._load_data,
             inputs=[StepInput(handle, value) for handle, value in data.items()],
@@ -332,12 +335,14 @@ def _payload_of(capability: str, data: dict[Handle, bytes]) -> Any:
 
 def _trim(state: KnownExecutionState, step: ExecutionStep) -> KnownExecutionState:
     """What this step needs of the run's state; the whole would grow with the square of the run."""
-    upstream = {key for step_input in step.step_inputs for key in step_input.dependency_keys}
+    # By handle and not by step: a mapped step needs one of the outputs of what it is mapped over, and there may be 10,000.
+    needed = {handle for step_input in step.step_inputs for handle in step_input.get_step_output_handle_dependencies()}
+    retries = state.previous_retry_attempts
     return KnownExecutionState(
-        previous_retry_attempts={key: count for key, count in state.previous_retry_attempts.items() if key == step.key},
+        previous_retry_attempts={step.key: retries[step.key]} if step.key in retries else {},
         dynamic_mappings=_mappings_for(state.dynamic_mappings, step),
         step_output_versions=state.step_output_versions,
-        ready_outputs={handle for handle in state.ready_outputs if handle.step_key in upstream},
+        ready_outputs={handle for handle in needed if handle in state.ready_outputs},
         parent_state=state.parent_state,
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -154,26 +154,15 @@ class Ledger:
             if connection.execute(mine).rowcount != 1:
                 current = connection.execute(sa.select(_run.c.epoch).where(_run.c.run == run)).scalar_one_or_none()
                 raise FencedError(f"run {run} was taken over: its epoch is {current}, this process has {epoch}")
-            for item in started:
-                row = {
-                    "run": run,
-                    "step": item.step,
-                    "fence": item.fence,
-                    "state": "RUN",
-                    "domain": item.domain,
-                    "cluster": item.cluster,
-                    "node": item.node,
-                    "capability": item.capability,
-                    "data_class": item.data_class,
-                }
-                insert = sqlite_insert(_step).values(row)
-                connection.execute(
-                    insert.on_conflict_do_update(
-                        index_elements=[_step.c.run, _step.c.step],
-                        set_={key: value for key, value in row.items() if key not in ("run", "step")},
-                        where=_step.c.fence < item.fence,
-                    )
+            if started:
+                insert = sqlite_insert(_step)
+                values = {name: insert.excluded[name] for name in ("state", *Started.__dataclass_fields__)}
+                newer = insert.on_conflict_do_update(
+                    index_elements=[_step.c.run, _step.c.step],
+                    set_={name: value for name, value in values.items() if name != "step"},
+                    where=_step.c.fence < insert.excluded.fence,
                 )
+                connection.execute(newer, [{"run": run, "state": "RUN", **asdict(item)} for item in started])
             for commit in commits:
                 result = connection.execute(
                     sa.update(_step)
