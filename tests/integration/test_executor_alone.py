@@ -80,6 +80,24 @@ def crashing():
     dies_once()
 
 
+@op
+def dies_on_three(number: int) -> int:
+    if number == 3:
+        os._exit(1)
+    return number
+
+
+@op(out=DynamicOut(int))
+def forty():
+    for number in range(40):
+        yield DynamicOutput(number, mapping_key=str(number))
+
+
+@job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()})
+def poisoned():
+    forty().map(dies_on_three)
+
+
 @pytest.fixture
 def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("IOI_HOME", "IOI_DOMAIN", "IOI_DOMAIN_HOME"):
@@ -114,3 +132,15 @@ def test_a_worker_that_dies_costs_the_step_no_retry(instance):
     kinds = [event.event_type_value for event in result.all_events if event.step_key == "dies_once"]
     assert kinds.count("STEP_START") == 1
     assert "STEP_UP_FOR_RETRY" not in kinds
+
+
+def test_a_poison_step_is_stopped_and_those_that_waited_behind_it_are_not_blamed(instance):
+    with execute_job(reconstructable(poisoned), instance) as result:
+        assert not result.success
+    kinds = [(event.step_key, event.event_type_value) for event in result.all_events if event.step_key]
+    done = {step for step, kind in kinds if kind == "STEP_SUCCESS"}
+    assert done == {"forty", *(f"dies_on_three[{number}]" for number in range(40) if number != 3)}
+    (failed,) = [event for event in result.all_events if event.is_step_failure]
+    assert failed.step_key == "dies_on_three[3]"
+    assert failed.step_failure_data.error.cls_name == "flow.poison_step"
+    assert max(kinds.count((step, "STEP_SUCCESS")) for step in done) == 1
