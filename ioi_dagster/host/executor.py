@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import msgspec
 from dagster import (
     Executor,
     Field,
@@ -140,6 +141,8 @@ class GovernedExecutor(Executor):
                 )
             )
             flow = _Flow(self, plan_context, execution_plan, active, driver)
+            if plan_context.resume_from_failure:
+                yield from flow.resume(ledger.pending(run.run_id))
             interrupted = False
             try:
                 for event in flow.run():
@@ -177,6 +180,37 @@ class _Flow:
         run = plan_context.dagster_run
         self._parents = [parent for parent in (run.parent_run_id, run.root_run_id) if parent]
         self._load_data = serialize_value(load_data) if load_data is not None else None
+
+    def resume(self, pending: list[tuple[str, str, bytes]]) -> Iterator[DagsterEvent]:
+        """Go on where an earlier process of this run ended.
+
+        Commits whose events did not reach the log are told there first, once each; then Dagster's plan is led through all
+        that the log says. What was in flight then is placed again under a new fence: it never committed.
+        """
+        instance, run_id = self._context.instance, self._context.run_id
+        known = {_identity(entry) for entry in instance.all_logs(run_id)}
+        with grouped(instance):
+            for step, attempt, events in pending:
+                for text in msgspec.msgpack.decode(events, type=list[str]):
+                    entry = deserialize_value(text, EventLogEntry)
+                    if _identity(entry) not in known:
+                        instance.handle_new_event(entry)
+                self._driver.published(step, attempt)
+        told = [entry.dagster_event for entry in instance.all_logs(run_id)]
+        events = [event for event in told if event is not None and event.step_key is not None]
+        for event in events:
+            if event.is_successful_output:
+                handle = _handle(event.step_output_data.step_output_handle)
+                self._driver.classes.setdefault(handle, DataClass.RESTRICTED)
+        in_flight = self._active.rebuild_from_events(events)
+        yield DagsterEvent.engine_event(
+            self._context,
+            f"Resumed: {len(pending)} commits told again, {len(in_flight)} steps placed again",
+            EngineEventData(),
+        )
+        known_state = self._active.get_known_state()
+        for step in in_flight:
+            self._driver.submit(self._work(step, known_state))
 
     def run(self) -> Iterator[DagsterEvent | None]:
         """Yields events; None when a person or the machine interrupted the run."""
@@ -280,12 +314,20 @@ class _Flow:
                     self._driver.classes.setdefault(handle, outcome.data_class)
                 self._active.handle_event(entry.dagster_event)
                 yield entry.dagster_event
+        if outcome.attempt:
+            self._driver.published(outcome.step, outcome.attempt)
         if outcome.failure is not None:
             error = deserialize_value(outcome.failure, SerializableErrorInfo)
             event = DagsterEvent.step_failure_event(step_context, StepFailureData(error=error, user_failure_data=None))
             self._active.handle_event(event)
             yield event
         self._active.verify_complete(self._context, outcome.step)
+
+
+def _identity(entry: EventLogEntry) -> tuple[float, str, str]:
+    """What tells an event from the others of its run: a node's clock has read each of these times once."""
+    event = entry.dagster_event
+    return entry.timestamp, entry.step_key or "", event.event_type_value if event else entry.user_message
 
 
 def _placement(outcome: Outcome) -> dict[str, Any]:
@@ -363,8 +405,6 @@ def _mappings_for(mappings: Any, step: ExecutionStep) -> Any:
 
 
 def _encode(work: StepWork) -> bytes:
-    import msgspec
-
     return msgspec.msgpack.encode(work)
 
 

@@ -137,6 +137,7 @@ class FlowDriver:
         self._commits: list[tuple[Commit, Outcome, list[tuple[str, str]]]] = []
         self._outcomes: list[Outcome] = []
         self._starts: list[Start] = []
+        self._published: list[tuple[str, str]] = []
         self._sent: dict[str, dict[str, Start]] = {}
         self._blamed: dict[str, frozenset[str]] = {}
 
@@ -158,6 +159,10 @@ class FlowDriver:
 
     def tell(self, chapter: Chapter, text: str, facts: Mapping[str, Any] | None = None, step: str = "") -> None:
         self._story.append(Entry(self._run, step, chapter, text, self._clock.wall(), dict(facts or {})))
+
+    def published(self, step: str, attempt: str) -> None:
+        """The events of a commit are in Dagster's log; the ledger learns of it with its next write."""
+        self._published.append((step, attempt))
 
     def places_in(self, text: str) -> tuple[str, ...]:
         """Domains of an `ioi/place_in` tag; `home` is the run's own."""
@@ -188,9 +193,9 @@ class FlowDriver:
             # Where nobody answers, the lease expires by itself.
             with contextlib.suppress(RetryableError):
                 fleet.release(ReleaseRequest(self._run, tuple(lease.id for lease in mine)))
-        if self._story:
-            self._ledger.write(self._run, self._epoch, [], [], self._story)
-            self._story = []
+        if self._story or self._published:
+            self._ledger.write(self._run, self._epoch, [], [], self._story, self._published)
+            self._story, self._published = [], []
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     # Events in --------------------------------------------------------------------------------------------------
@@ -407,15 +412,14 @@ class FlowDriver:
     def _flush(self) -> list[Outcome]:
         """One transaction; only then starts and outcomes."""
         if self._started or self._commits or self._story:
-            committed = self._ledger.write(
-                self._run, self._epoch, self._started, [commit for commit, _, _ in self._commits], self._story
-            )
+            commits = [commit for commit, _, _ in self._commits]
+            committed = self._ledger.write(self._run, self._epoch, self._started, commits, self._story, self._published)
             for commit, outcome, links in self._commits:
                 if commit.attempt in committed:
                     for source, name in links:
                         self._objects.link(source, name)
                     self._outcomes.append(outcome)
-            self._started, self._commits, self._story = [], [], []
+            self._started, self._commits, self._story, self._published = [], [], [], []
         starts, self._starts = self._starts, []
         for start in starts:
             self._sent.setdefault(start.lease.node, {})[start.key] = start

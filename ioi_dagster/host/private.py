@@ -14,7 +14,7 @@ from dagster._core.events import (
     EngineEventData,
 )
 from dagster._core.events.log import EventLogEntry
-from dagster._core.execution.api import create_execution_plan, execute_plan_iterator, execute_run
+from dagster._core.execution.api import create_execution_plan, execute_plan_iterator, execute_run, execute_run_iterator
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.plan.active import ActiveExecution
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
@@ -93,6 +93,7 @@ __all__ = [
     "deserialize_value",
     "execute_plan_iterator",
     "execute_run",
+    "execute_run_iterator",
     "get_retries_config",
     "make_new_run_id",
     "recon_job_from_origin",

@@ -141,9 +141,16 @@ class Ledger:
             return {row.step: row.fence for row in rows}
 
     def write(
-        self, run: str, epoch: int, started: Sequence[Started], commits: Sequence[Commit], story: Iterable[Entry]
+        self,
+        run: str,
+        epoch: int,
+        started: Sequence[Started],
+        commits: Sequence[Commit],
+        story: Iterable[Entry],
+        published: Sequence[tuple[str, str]] = (),
     ) -> set[str]:
-        """One transaction for a batch; returns the attempts that were committed.
+        """One transaction for a batch; returns the attempts that were committed. `published` names (step, attempt) whose
+        events Dagster's log holds by now.
 
         Raises `FencedError` (and writes nothing) when another process has taken the run over.
         """
@@ -154,6 +161,14 @@ class Ledger:
             if connection.execute(mine).rowcount != 1:
                 current = connection.execute(sa.select(_run.c.epoch).where(_run.c.run == run)).scalar_one_or_none()
                 raise FencedError(f"run {run} was taken over: its epoch is {current}, this process has {epoch}")
+            if published:
+                told = sa.update(_step).where(
+                    _step.c.run == run, _step.c.step == sa.bindparam("its_step"), _step.c.attempt == sa.bindparam("its")
+                )
+                connection.execute(
+                    told.values(published=True, events=None),
+                    [{"its_step": step, "its": attempt} for step, attempt in published],
+                )
             if started:
                 insert = sqlite_insert(_step)
                 values = {name: insert.excluded[name] for name in ("state", *Started.__dataclass_fields__)}
@@ -201,13 +216,15 @@ class Ledger:
                 connection.execute(sa.insert(_story), rows)
         return committed
 
-    def published(self, run: str, attempts: Iterable[str]) -> None:
-        """Dagster's log now holds these attempts' events."""
-        with self._engine.begin() as connection:
-            for attempt in attempts:
-                connection.execute(
-                    sa.update(_step).where(_step.c.run == run, _step.c.attempt == attempt).values(published=True)
-                )
+    def pending(self, run: str) -> list[tuple[str, str, bytes]]:
+        """(step, attempt, events) of commits whose events are not known to be in Dagster's log: the outbox."""
+        query = (
+            sa.select(_step.c.step, _step.c.attempt, _step.c.events)
+            .where(_step.c.run == run, _step.c.state == "DONE", _step.c.published.is_(sa.false()))
+            .order_by(_step.c.ended)
+        )
+        with self._engine.connect() as connection:
+            return [(row[0], row[1], row[2]) for row in connection.execute(query)]
 
     def tell(self, entries: Iterable[Entry]) -> None:
         """Add to a story outside a run process (gates 1 and 2)."""
