@@ -61,6 +61,8 @@ def seconds_of(executor: str, shape: str, count: int, address: str) -> float:
         "dask": {"cluster": {"existing": {"address": address}}},
         "multiprocess": {"max_concurrent": os.cpu_count()},
     }.get(executor, {})
+    # dagster-dask ends a dynamic job with the generator alone, so it gets as many steps that are there from the start.
+    shape = "static" if executor == "dask" and shape == "fan_out" else shape
     job = job_of(MODULE, f"{shape}__{executor}", PROJECT)
     (Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml").write_text(OURS if executor == "governed" else STOCK)
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -78,8 +80,11 @@ def seconds_of(executor: str, shape: str, count: int, address: str) -> float:
         started = time.perf_counter()
         result = execute_run(job, run, instance, raise_on_error=False)
         seconds = time.perf_counter() - started
-        if not result.success and executor != "dask":
-            raise SystemExit(f"{executor} failed: {[e.message for e in result.all_events if e.is_failure]}")
+        done = sum(event.is_step_success for event in result.all_events)
+        if not result.success or done < count:
+            raise SystemExit(
+                f"{executor}: {done} of {count} steps; failed: {[e.message for e in result.all_events if e.is_failure]}"
+            )
     return seconds
 
 

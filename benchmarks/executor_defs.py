@@ -69,6 +69,15 @@ def _chain(name: str, executor: ExecutorDefinition) -> JobDefinition:
     return chain
 
 
+def _static(name: str, executor: ExecutorDefinition) -> JobDefinition:
+    @job(name=f"static__{name}", executor_def=executor)
+    def static() -> None:
+        for position in range(LINKS):
+            link_0.alias(f"link_{position}")()
+
+    return static
+
+
 EXECUTORS = {
     "governed": governed_executor,
     "in_process": in_process_executor,
@@ -76,4 +85,6 @@ EXECUTORS = {
     "dask": dask_executor,
 }
 
-defs = Definitions(jobs=[make(name, executor) for name, executor in EXECUTORS.items() for make in (_fan_out, _chain)])
+defs = Definitions(
+    jobs=[make(name, executor) for name, executor in EXECUTORS.items() for make in (_fan_out, _chain, _static)]
+)

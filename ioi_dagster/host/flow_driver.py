@@ -35,6 +35,7 @@ from ioi_dagster.signing import Signed, digest_bytes
 
 RENEW_EVERY_S = 8.0
 RECOVER_EVERY_S = 1.0
+TURNS = 10
 TRANSFER_BYTES_PER_S = 50e6
 
 
@@ -51,6 +52,8 @@ class Network(Protocol):
     """What the driver needs from the federation (or from the one embedded cluster)."""
 
     home: str
+    immediate: bool
+    """Registries and clusters answer in this process at once, so that asking needs no thread."""
 
     def find(self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool) -> Found:
         """Registry and policy together; may block for a second."""
@@ -154,6 +157,12 @@ class FlowDriver:
         self._watch_fleets()
         for event in [*events, flow.Tick()]:
             self._take(event)
+        for _ in range(TURNS):
+            # What was answered at once is taken at once: a step goes from ready to started in one turn.
+            if self._inbox.empty():
+                break
+            for event in self._drain(0.0):
+                self._take(event)
         self._renew()
         return self._flush()
 
@@ -289,7 +298,10 @@ class FlowDriver:
             if event is not None:
                 self._inbox.put(event)
 
-        self._pool.submit(run)
+        if self._network.immediate:
+            run()
+        else:
+            self._pool.submit(run)
 
     def _find(self, asks: tuple[Ask, ...]) -> None:
         groups: dict[tuple, list[Ask]] = {}
@@ -297,7 +309,10 @@ class FlowDriver:
             typed = self._work[ask.step].payload is not None
             groups.setdefault((ask.capability, ask.data_class, ask.domains, typed), []).append(ask)
         for (capability, data_class, domains, typed), members in groups.items():
-            self._pool.submit(self._find_group, capability, data_class, domains, typed, members)
+            if self._network.immediate:
+                self._find_group(capability, data_class, domains, typed, members)
+            else:
+                self._pool.submit(self._find_group, capability, data_class, domains, typed, members)
 
     def _find_group(
         self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool, members: list[Ask]

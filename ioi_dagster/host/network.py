@@ -46,6 +46,8 @@ def open_network(
 class FederatedNetwork:
     """Implements `flow_driver.Network` over the gateways of all domains."""
 
+    immediate = False
+
     def __init__(self, home: DomainHome, checked: Checked) -> None:
         self.home = home.name
         self._home, self._checked = home, checked
@@ -194,6 +196,7 @@ class AloneNetwork:
     """Alone on the Dask cluster at `address`: no policy root, no permits. The same governors decide."""
 
     home = CLUSTER
+    immediate = True
 
     def __init__(self, address: str) -> None:
         self._where = f"the Dask cluster at {address}"
