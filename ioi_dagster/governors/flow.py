@@ -354,7 +354,8 @@ class FlowGovernor:
 
     def _wait(self, step: _Step, why: str) -> None:
         step.state, step.lease, step.waiting_for = StepState.WAITING, None, why
-        step.looked_at = float("-inf")
+        # An answer that is still under way is taken when it comes; it is not waited for.
+        step.looked_at, step.looking = float("-inf"), False
         self._waiting[step.ask.step] = step
 
     def _close(self, step: _Step, state: StepState) -> None:

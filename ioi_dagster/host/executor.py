@@ -34,6 +34,7 @@ from ioi_dagster.host.private import (
     EventLogEntry,
     ExecutionPlan,
     ExecutionStep,
+    FromLoadableAsset,
     InstanceConcurrencyContext,
     KnownExecutionState,
     PlanOrchestrationContext,
@@ -252,6 +253,9 @@ class _Flow:
         data = {handle: self._get(name) for handle, name in found.items() if name is not None}
         # What comes from elsewhere than this run has no class that is known here: it is taken as the highest.
         classes = [self._driver.classes.get(handle, DataClass.RESTRICTED) for handle in handles]
+        if any(isinstance(step_input.source, FromLoadableAsset) for step_input in step.step_inputs):
+            # Materialised by an earlier run: Dagster names no output of this run that it depends on.
+            classes.append(DataClass.RESTRICTED)
         if tags.DATA_CLASS in step.tags:
             classes.append(DataClass(step.tags[tags.DATA_CLASS]))
         capability = step.tags.get(tags.CAPABILITY, OWN_STEP)

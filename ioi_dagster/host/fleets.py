@@ -175,6 +175,8 @@ class InvokeFleet(_Negotiating):
             result = run_shell(start.work, payload)
         except IoiError as error:
             return on_done(start, None, str(error))
+        except BaseException as error:  # an answer is owed, or the step would be in flight for ever
+            return on_done(start, None, f"{type(error).__name__}: {error}")
         on_done(start, StartAnswer(meta.attempt, meta.node, meta.started, meta.ended, result=result), None)
 
     def alive(self) -> bool:

@@ -458,7 +458,7 @@ class FlowDriver:
             if cluster not in self._away and not fleet.alive():
                 self._away[cluster] = now
                 self._take(flow.ClusterLost(cluster, "its Dask scheduler went away"))
-            elif cluster in self._away and cluster not in self._recovering and now >= self._away[cluster]:
+            elif cluster not in self._recovering and now >= self._away.get(cluster, now + 1.0):
                 self._recovering.add(cluster)
                 self._pool.submit(self._recover, fleet)
 

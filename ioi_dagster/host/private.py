@@ -17,6 +17,7 @@ from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.api import create_execution_plan, execute_plan_iterator, execute_run, execute_run_iterator
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.plan.active import ActiveExecution
+from dagster._core.execution.plan.inputs import FromLoadableAsset
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.execution.plan.outputs import StepOutputHandle
@@ -63,6 +64,7 @@ __all__ = [
     "EventLogEntry",
     "ExecutionPlan",
     "ExecutionStep",
+    "FromLoadableAsset",
     "InMemoryEventLogStorage",
     "InMemoryRunStorage",
     "InstanceConcurrencyContext",

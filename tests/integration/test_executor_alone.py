@@ -144,3 +144,32 @@ def test_a_poison_step_is_stopped_and_those_that_waited_behind_it_are_not_blamed
     assert failed.step_key == "dies_on_three[3]"
     assert failed.step_failure_data.error.cls_name == "flow.poison_step"
     assert max(kinds.count((step, "STEP_SUCCESS")) for step in done) == 1
+
+
+def test_what_an_earlier_run_materialised_counts_as_the_highest_class(instance):
+    from dagster import AssetKey
+
+    from ioi_dagster.adapters.sql.ledger import Ledger
+    from ioi_dagster.host.io_manager import default_folder
+    from ioi_dagster.host.private import execute_run
+    from ioi_dagster.host.runs import job_of
+    from ioi_dagster.local.home import PROJECT
+
+    job = job_of("definitions.conformance.defs", "assets__governed", PROJECT)
+    definition = job.get_definition()
+
+    def run(asset: str) -> str:
+        selection = {AssetKey([asset])}
+        part = job.get_subset(asset_selection=selection)
+        created = instance.create_run_for_job(
+            part.get_definition(), asset_selection=selection, job_code_origin=job.get_python_origin()
+        )
+        assert execute_run(part, created, instance).success
+        return created.run_id
+
+    assert definition.name == "assets__governed"
+    run("upstream")
+    later = run("downstream")
+    ledger = Ledger(default_folder() / "ledger.sqlite")
+    assert [(row.step, row.data_class) for row in ledger.steps(later)] == [("downstream", "restricted")]
+    ledger.close()

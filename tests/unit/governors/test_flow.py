@@ -277,3 +277,16 @@ def test_whatever_happens_each_step_commits_once(seed):
         if len(commits) == len(steps) and not story.done:
             break
     assert commits == dict.fromkeys(steps, 1), f"seed {seed}"
+
+
+def test_places_are_looked_up_again_though_an_award_overtook_the_answer(story):
+    """The answer came when the step was running and was not taken; after a loss it is asked again."""
+    story.ready(ask())
+    story.bid("a", slots=0)
+    story.event(flow.Tick(), later=10.0)
+    asked = len(story.wanted(flow.FindPlaces))
+    story.bid("a")
+    story.grant()
+    story.event(flow.StepLost("s", 1, "n1", "the worker died"))
+    story.event(flow.Tick(), later=10.0)
+    assert len(story.wanted(flow.FindPlaces)) > asked
