@@ -1,0 +1,100 @@
+"""The flow driver over one node that runs what it was sent in order, and dies of one step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.clock import ManualClock
+from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, Reply
+from ioi_dagster.governors.flow import FlowGovernor, Place
+from ioi_dagster.host.exchange import StepResult
+from ioi_dagster.host.flow_driver import FlowDriver, Found, Outcome, Work
+from ioi_dagster.host.io_manager import ObjectStore
+from ioi_dagster.model.negotiation import Ask
+from ioi_dagster.model.start import StartAnswer
+
+
+class OneNode:
+    """A network and a fleet at once: one node with eight places, which runs one start after the other."""
+
+    home = cluster = domain = "alone"
+    accepts, immediate = "step", True
+
+    def __init__(self) -> None:
+        self._governor = ClusterGovernor("alone", "alone", 1, 0.0)
+        self._governor.handle(NodeJoined("n", 8, EVERYTHING), 0.0)
+        self.queue: list = []
+        self.deaths = 0
+
+    def find(self, *_):
+        return Found((Place("alone", "alone"),), (), True)
+
+    def fleet(self, _cluster):
+        return self
+
+    def fleets(self):
+        return [self]
+
+    def step_permit(self, *_):
+        return None
+
+    def at_once(self, _node):
+        return 1
+
+    def alive(self):
+        return True
+
+    def cancel(self, keys): ...
+
+    def _ask(self, message):
+        replies = [i.answer for i in self._governor.handle(message, 0.0) if isinstance(i, Reply)]
+        return replies[0] if replies else None
+
+    announce = award = renew = release = _ask
+
+    def start(self, start, on_done):
+        self.queue.append((start, on_done))
+
+    def run(self) -> None:
+        """What the node does next: the first start ends well, or takes the node and all that waits there with it."""
+        first, on_done = self.queue[0]
+        if first.lease.step != "poison":
+            self.queue.pop(0)
+            result = msgspec.msgpack.encode(StepResult([], []))
+            return on_done(first, StartAnswer(f"a{first.lease.step}", "n", 1.0, 2.0, result=result), None)
+        self.deaths += 1
+        lost, self.queue = self.queue, []
+        for start, done in reversed(lost):
+            done(start, None, "the worker died")
+
+
+@pytest.mark.parametrize("priority", [0, 1])
+def test_what_waited_behind_a_step_that_kills_its_node_is_not_blamed(tmp_path: Path, priority: int) -> None:
+    """`priority` 1: the poison step is sent last and runs first, as Dask does it."""
+    clock, node, ledger = ManualClock(), OneNode(), Ledger(tmp_path / "ledger.sqlite")
+    epoch = ledger.take_over("r", "j", 1.0)
+    driver = FlowDriver("r", epoch, node, FlowGovernor("r", "alone"), ledger, ObjectStore(tmp_path), clock)  # pyright: ignore[reportArgumentType]
+    names = ["poison", *(f"s{number}" for number in range(6))]
+    for name in names if priority == 0 else reversed(names):
+        urgent = priority if name == "poison" else 0
+        driver.submit(Work(Ask("r", name, "dagster.step", priority=urgent), b"", None, urgent, False))
+    ended: dict[str, Outcome] = {}
+    for _ in range(200):
+        clock.advance(1.0)
+        for outcome in driver.pump(0.0):
+            ended[outcome.step] = outcome
+        if len(ended) == len(names):
+            break
+        node.queue.sort(key=lambda item: -item[0].priority)
+        if node.queue:
+            node.run()
+    driver.close(False)
+    ledger.close()
+    refused = {step: outcome.refusal.code for step, outcome in ended.items() if outcome.refusal}
+    assert refused == {"poison": "flow.poison_step"}
+    assert set(ended) == set(names)
+    assert node.deaths == 5
