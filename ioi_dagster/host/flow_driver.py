@@ -110,6 +110,14 @@ class _Done:
     why: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Death:
+    """The loss of a node: the keys of all starts that were there, and of those among them that were running."""
+
+    there: frozenset[str]
+    running: frozenset[str]
+
+
 class FlowDriver:
     """One per run process; not thread-safe except for its inbox."""
 
@@ -142,7 +150,7 @@ class FlowDriver:
         self._starts: list[Start] = []
         self._published: list[tuple[str, str]] = []
         self._sent: dict[str, dict[str, Start]] = {}
-        self._blamed: dict[str, frozenset[str]] = {}
+        self._deaths: dict[str, _Death] = {}
 
     # For the executor -------------------------------------------------------------------------------------------
 
@@ -235,6 +243,7 @@ class FlowDriver:
             self._sent.get(lease.node, {}).pop(done.start.key, None)
             return flow.StepLost(lease.step, lease.fence, node, why)
         self._sent.get(lease.node, {}).pop(done.start.key, None)
+        self._deaths.pop(lease.node, None)
         if answer.refusal is not None:
             return flow.StartRefused(lease.step, lease.fence, lease.node, answer.refusal)
         if answer.error is not None or answer.result is None:
@@ -245,17 +254,17 @@ class FlowDriver:
     def _may_have_caused(self, start: Start) -> bool:
         """Did this start run when its node was lost, or did it wait there for others?
 
-        Dask runs what a worker has by priority and then in order of submission, so it is the first ones. They are told once
-        for each loss, by the first start that it brings back.
+        Dask runs what a worker has by priority and then in order of submission, so it is the first ones. They are told when
+        the first start comes back lost, and for all that were there then; an answer from the node ends that.
         """
         node = start.lease.node
-        sent = self._sent.get(node, {})
-        if start.key not in sent:
-            return True
-        if not self._blamed.get(node, frozenset()) & sent.keys():
+        death = self._deaths.get(node)
+        if death is None or start.key not in death.there:
+            sent = self._sent.get(node, {})
             order = sorted(sent, key=lambda key: -sent[key].priority)
-            self._blamed[node] = frozenset(order[: self._network.fleet(start.lease.cluster).at_once(node)])
-        return start.key in self._blamed[node]
+            running = order[: self._network.fleet(start.lease.cluster).at_once(node)]
+            death = self._deaths[node] = _Death(frozenset(sent), frozenset(running))
+        return start.key in death.running
 
     # Instructions out -------------------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ class OneNode:
             return on_done(first, StartAnswer(f"a{first.lease.step}", "n", 1.0, 2.0, result=result), None)
         self.deaths += 1
         lost, self.queue = self.queue, []
-        for start, done in reversed(lost):
+        for start, done in lost:
             done(start, None, "the worker died")
 
 
@@ -83,15 +83,19 @@ def test_what_waited_behind_a_step_that_kills_its_node_is_not_blamed(tmp_path: P
         urgent = priority if name == "poison" else 0
         driver.submit(Work(Ask("r", name, "dagster.step", priority=urgent), b"", None, urgent, False))
     ended: dict[str, Outcome] = {}
-    for _ in range(200):
-        clock.advance(1.0)
-        for outcome in driver.pump(0.0):
-            ended[outcome.step] = outcome
-        if len(ended) == len(names):
-            break
+
+    def settle() -> None:
+        """Until everything that waits is placed."""
+        for _ in range(6):
+            clock.advance(1.0)
+            ended.update({outcome.step: outcome for outcome in driver.pump(0.0)})
         node.queue.sort(key=lambda item: -item[0].priority)
-        if node.queue:
-            node.run()
+
+    settle()
+    while node.queue:
+        assert len(node.queue) + len(ended) == len(names)
+        node.run()
+        settle()
     driver.close(False)
     ledger.close()
     refused = {step: outcome.refusal.code for step, outcome in ended.items() if outcome.refusal}

@@ -85,18 +85,19 @@ def test_a_takeover_in_the_middle_of_a_write_fences_it(tmp_path):
     epoch = old.take_over("r", "job", 1.0)
     old.write("r", epoch, [started(1)], [], [])
     taken: list[int] = []
-
-    def story():
-        """Read by `write` after its first statement; whoever takes over now has to wait until it has ended."""
-        thread = threading.Thread(target=lambda: taken.append(new.take_over("r", "job", 2.0)))
-        thread.start()
-        thread.join(0.3)
-        assert taken == [], "the lock was not held"
-        yield Entry("r", "s", Chapter.COMMIT, "said", 1.0)
-        waiting.append(thread)
-
     waiting: list[threading.Thread] = []
-    assert old.write("r", epoch, [], [commit(1, "a1")], story()) == {"a1"}
+
+    class Looked(list):
+        """What `write` looks at between its check of the epoch and its first row."""
+
+        def __bool__(self) -> bool:
+            waiting.append(threading.Thread(target=lambda: taken.append(new.take_over("r", "job", 2.0))))
+            waiting[0].start()
+            waiting[0].join(0.3)
+            assert taken == [], "the lock was not held"
+            return False
+
+    assert old.write("r", epoch, [], [commit(1, "a1")], [], Looked()) == {"a1"}
     waiting[0].join(30)
     assert taken == [2]
     with pytest.raises(FencedError):
