@@ -50,7 +50,7 @@ AIMS = {
 
 
 def seconds_of(executor: str, shape: str, count: int, address: str) -> float:
-    """Wall seconds of one run of `count` steps, from its creation on."""
+    """Wall seconds of one run of `count` steps, its creation not among them."""
     from dagster import DagsterInstance
 
     from ioi_dagster.host.private import execute_run

@@ -191,12 +191,13 @@ class _Flow:
         instance, run_id = self._context.instance, self._context.run_id
         known = {_identity(entry) for entry in instance.all_logs(run_id)}
         with grouped(instance):
-            for step, attempt, events in pending:
+            for _, _, events in pending:
                 for text in msgspec.msgpack.decode(events, type=list[str]):
                     entry = deserialize_value(text, EventLogEntry)
                     if _identity(entry) not in known:
                         instance.handle_new_event(entry)
-                self._driver.published(step, attempt)
+        for step, attempt, _ in pending:
+            self._driver.published(step, attempt)
         told = [entry.dagster_event for entry in instance.all_logs(run_id)]
         events = [event for event in told if event is not None and event.step_key is not None]
         for event in events:
@@ -235,6 +236,9 @@ class _Flow:
                 # Written together, and before anything that depends on them is vended.
                 with grouped(self._context.instance) as texts:
                     happened = [event for outcome in outcomes for event in self._finish(outcome, texts)]
+                for outcome in outcomes:
+                    if outcome.attempt:
+                        self._driver.published(outcome.step, outcome.attempt)
                 yield from happened
 
     def _wait(self, just_vended: bool) -> float:
@@ -318,8 +322,6 @@ class _Flow:
                     self._driver.classes.setdefault(handle, outcome.data_class)
                 self._active.handle_event(entry.dagster_event)
                 yield entry.dagster_event
-        if outcome.attempt:
-            self._driver.published(outcome.step, outcome.attempt)
         if outcome.failure is not None:
             error = deserialize_value(outcome.failure, SerializableErrorInfo)
             event = DagsterEvent.step_failure_event(step_context, StepFailureData(error=error, user_failure_data=None))

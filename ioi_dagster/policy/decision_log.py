@@ -38,9 +38,9 @@ class DecisionLog:
         # Gateway, daemon and run processes of a domain write to one chain, each after the line that is last then.
         with self._lock, self._path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            row["previous"] = _last_hash(file)
+            row["previous"], torn = _last_hash(file)
             row["hash"] = digest(row)
-            file.write(json.dumps(row, sort_keys=True).encode() + b"\n")
+            file.write(b"\n" * torn + json.dumps(row, sort_keys=True).encode() + b"\n")
 
 
 def verify(path: Path) -> str | None:
@@ -60,12 +60,14 @@ def verify(path: Path) -> str | None:
     return None
 
 
-def _last_hash(file: IO[bytes]) -> str:
-    """The hash in the last line. A line that is none (cut off by a full disk) starts a new chain, which `verify` shows."""
+def _last_hash(file: IO[bytes]) -> tuple[str, bool]:
+    """(hash in the last line, whether that line was cut off). A line that is none (by a full disk or an end in the middle of
+    it) starts a new chain below it, which `verify` shows."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - MAX_LINE))
-    lines = file.read().splitlines()
+    tail = file.read()
+    lines, torn = tail.splitlines(), bool(tail) and not tail.endswith(b"\n")
     try:
-        return json.loads(lines[-1])["hash"] if lines else _START
+        return (json.loads(lines[-1])["hash"] if lines and not torn else _START), torn
     except (ValueError, KeyError, TypeError):
-        return _START
+        return _START, torn

@@ -101,3 +101,27 @@ def _successes(instance: DagsterInstance, run_id: str) -> Counter[str]:
 def _keys(instance: DagsterInstance, run_id: str, kind: str) -> list[str]:
     events = [entry.dagster_event for entry in instance.all_logs(run_id)]
     return [str(event.step_key) for event in events if event is not None and event.event_type_value == kind]
+
+
+def test_what_the_log_did_not_take_stays_owed(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log cannot be written (a full disk): the run ends, and its commits are still there to be told."""
+    from ioi_dagster.adapters.sql.ledger import Ledger
+    from ioi_dagster.host.io_manager import default_folder
+    from ioi_dagster.host.private import execute_run
+    from ioi_dagster.host.storage import GroupCommitEventLogStorage
+
+    write = GroupCommitEventLogStorage.store_event_batch
+
+    def full(self: GroupCommitEventLogStorage, events: list) -> None:
+        if any(e.is_dagster_event and e.dagster_event.is_step_success for e in events):
+            raise OSError(28, "No space left on device")
+        write(self, events)
+
+    monkeypatch.setattr(GroupCommitEventLogStorage, "store_event_batch", full)
+    job = job_of("benchmarks.executor_defs", "fan_out__governed", PROJECT)
+    config = {"execution": {"config": {"workers": 1}}}
+    run = instance.create_run_for_job(job.get_definition(), run_config=config, job_code_origin=job.get_python_origin())
+    assert not execute_run(job, run, instance).success
+    ledger = Ledger(default_folder() / "ledger.sqlite")
+    assert [(step, bool(events)) for step, _, events in ledger.pending(run.run_id)] == [("some", True)]
+    ledger.close()

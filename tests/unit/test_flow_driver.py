@@ -10,7 +10,7 @@ import pytest
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, Reply
-from ioi_dagster.governors.flow import FlowGovernor, Place
+from ioi_dagster.governors.flow import MAX_LOSSES, FlowGovernor, Place
 from ioi_dagster.host.exchange import StepResult
 from ioi_dagster.host.flow_driver import FlowDriver, Found, Outcome, Work
 from ioi_dagster.host.io_manager import ObjectStore
@@ -79,9 +79,6 @@ def test_what_waited_behind_a_step_that_kills_its_node_is_not_blamed(tmp_path: P
     epoch = ledger.take_over("r", "j", 1.0)
     driver = FlowDriver("r", epoch, node, FlowGovernor("r", "alone"), ledger, ObjectStore(tmp_path), clock)  # pyright: ignore[reportArgumentType]
     names = ["poison", *(f"s{number}" for number in range(6))]
-    for name in names if priority == 0 else reversed(names):
-        urgent = priority if name == "poison" else 0
-        driver.submit(Work(Ask("r", name, "dagster.step", priority=urgent), b"", None, urgent, False))
     ended: dict[str, Outcome] = {}
 
     def settle() -> None:
@@ -91,7 +88,13 @@ def test_what_waited_behind_a_step_that_kills_its_node_is_not_blamed(tmp_path: P
             ended.update({outcome.step: outcome for outcome in driver.pump(0.0)})
         node.queue.sort(key=lambda item: -item[0].priority)
 
-    settle()
+    def submit(name: str) -> None:
+        urgent = priority if name == "poison" else 0
+        driver.submit(Work(Ask("r", name, "dagster.step", priority=urgent), b"", None, urgent, False))
+        settle()
+
+    for name in names if priority == 0 else reversed(names):
+        submit(name)
     while node.queue:
         assert len(node.queue) + len(ended) == len(names)
         node.run()
@@ -101,4 +104,5 @@ def test_what_waited_behind_a_step_that_kills_its_node_is_not_blamed(tmp_path: P
     refused = {step: outcome.refusal.code for step, outcome in ended.items() if outcome.refusal}
     assert refused == {"poison": "flow.poison_step"}
     assert set(ended) == set(names)
+    assert node.deaths == MAX_LOSSES, "each was laid to the one that caused it"
     assert node.deaths == 5

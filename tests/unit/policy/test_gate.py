@@ -274,3 +274,16 @@ def test_two_processes_write_one_chain(engine, tmp_path):
         gates[steps % 2].decide("launch", launch(steps=steps))
     assert len(log.read_text().splitlines()) == 6
     assert verify(log) is None
+
+
+def test_a_decision_cut_off_costs_no_other(engine, tmp_path):
+    log = tmp_path / "decisions.jsonl"
+    gate = Gate(engine, LIBRARY, ManualClock(), DecisionLog(log))
+    gate.decide("launch", launch(steps=1))
+    with log.open("a") as file:
+        file.write('{"kind": "launch", "ha')
+    gate.decide("launch", launch(steps=2))
+    first, torn, last = log.read_text().splitlines()
+    assert json.loads(first)["verdict"] == json.loads(last)["verdict"] == "allow"
+    assert torn == '{"kind": "launch", "ha'
+    assert verify(log) == "line 2: not a decision"
