@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +27,17 @@ def eventually(look: Callable[[], T], timeout_s: float = 60.0, what: str = "it")
             return found
         assert time.monotonic() < until, f"{what} did not come about within {timeout_s:g} s"
         time.sleep(0.05)
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No federation and no Dagster home around the test, and none left after it."""
+    for name in ("IOI_HOME", "IOI_DOMAIN", "IOI_DOMAIN_HOME", "DAGSTER_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
 
 
 @pytest.fixture

@@ -61,7 +61,9 @@ MAX_WAIT_S = 0.2
     requirements=multiple_process_executor_requirements(),
     config_schema={
         "retries": get_retries_config(),
-        "max_concurrent": Field(int, is_required=False, description="Steps in flight at most; default: no limit."),
+        "max_concurrent": Field(
+            int, is_required=False, description="Steps in flight at most; 0, the default: no limit."
+        ),
         "tag_concurrency_limits": Field(list, is_required=False, description="As in Dagster's own executors."),
         "objective": Field(str, default_value="balanced", description="fastest, balanced or cheapest"),
         "address": Field(
@@ -75,7 +77,7 @@ def governed_executor(init_context: InitExecutorContext) -> Executor:
     config = init_context.executor_config
     return GovernedExecutor(
         retries=RetryMode.from_config(config["retries"]),  # pyright: ignore[reportArgumentType]
-        max_concurrent=config.get("max_concurrent"),  # pyright: ignore[reportArgumentType]
+        max_concurrent=config.get("max_concurrent") or None,  # pyright: ignore[reportArgumentType]
         tag_concurrency_limits=config.get("tag_concurrency_limits"),  # pyright: ignore[reportArgumentType]
         objective=str(config["objective"]),
         workers=config.get("workers"),  # pyright: ignore[reportArgumentType]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -198,24 +199,18 @@ def run_shell(work: bytes, answer: Payload | Refusal) -> bytes:
         return step_runner.run(work)
 
 
-class AddressFleet:
-    """A Dask cluster that is there already and has no governors: its capacity is kept count of in the run process.
-
-    Two runs on one such cluster do not know of each other's counts; Dask then queues what is more than a node's slots.
-    """
+class _AloneFleet(ABC):
+    """A cluster without governors of its own: its capacity is kept count of in the run process, by the same governor."""
 
     accepts = "step"
     cluster = CLUSTER
     domain = CLUSTER
+    _dask: DaskFleetClient
 
-    def __init__(self, scheduler: str, runner: str) -> None:
+    def __init__(self) -> None:
         self._governor = ClusterGovernor(CLUSTER, CLUSTER, 1, 0.0, max_memory=10.0)
         self._clock = SystemClock()
         self._lock = threading.Lock()
-        self._dask = DaskFleetClient(scheduler)
-        self._dask.become_nodes(runner)
-        self._known: dict[str, int] = {}
-        self._looked = float("-inf")
 
     def announce(self, announce: Announce) -> Bid:
         return self._ask(announce)
@@ -234,78 +229,80 @@ class AddressFleet:
     recover = DaskFleet.recover
     cancel = DaskFleet.cancel
 
-    def close(self) -> None:
-        self._dask.close()
+    @abstractmethod
+    def at_once(self, node: str) -> int: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
+    def _look(self, now: float) -> None:
+        """Tell the governor which nodes came and went."""
+
+    def _join(self, node: str, threads: int, now: float) -> None:
+        self._governor.handle(NodeJoined(node, AHEAD * threads, EVERYTHING), now)
 
     def _ask(self, message: Any) -> Any:
         with self._lock:
             now = self._clock.monotonic()
-            if now - self._looked > LOOK_EVERY_S:
-                self._looked = now
-                self._look(now)
+            self._look(now)
             for instruction in self._governor.handle(message, now):
                 if isinstance(instruction, Reply):
                     return instruction.answer
         return None
 
-    def _look(self, now: float) -> None:
-        """Workers come and go; Dask knows which."""
-        there = self._dask.nodes()
-        for node in self._known.keys() - there.keys():
-            self._governor.handle(NodeLeft(node), now)
-        for node in there.keys() - self._known.keys():
-            self._governor.handle(NodeJoined(node, AHEAD * there[node], EVERYTHING), now)
-        self._known = there
+
+class AddressFleet(_AloneFleet):
+    """A Dask cluster that is there already.
+
+    Two runs on one such cluster do not know of each other's counts; Dask then queues what is more than a node's threads.
+    """
+
+    def __init__(self, scheduler: str, runner: str) -> None:
+        super().__init__()
+        self._dask = DaskFleetClient(scheduler)
+        self._dask.become_nodes(runner)
+        self._known: dict[str, int] = {}
+        self._looked = float("-inf")
 
     def at_once(self, node: str) -> int:
         return self._known.get(node, 1)
 
+    def close(self) -> None:
+        self._dask.close()
 
-class EmbeddedFleet:
-    """A Dask cluster of this run's own, with its cluster governor in the run process."""
+    def _look(self, now: float) -> None:
+        if now - self._looked <= LOOK_EVERY_S:
+            return
+        self._looked = now
+        there = self._dask.nodes()
+        if there is None:
+            return  # a scheduler that does not answer says nothing about its workers
+        for node in self._known.keys() - there.keys():
+            self._governor.handle(NodeLeft(node), now)
+        for node in there.keys() - self._known.keys():
+            self._join(node, there[node], now)
+        self._known = there
 
-    accepts = "step"
-    cluster = "alone"
-    domain = "alone"
+
+class EmbeddedFleet(_AloneFleet):
+    """A Dask cluster of this run's own."""
 
     def __init__(self, workers: int, folder: str) -> None:
-        self._governor = ClusterGovernor("alone", "alone", 1, 0.0, max_memory=10.0)
-        self._clock = SystemClock()
-        self._lock = threading.Lock()
+        super().__init__()
         self._dask_cluster = start_local_cluster(workers, folder)
         for node in self._dask_cluster.workers:
-            self._governor.handle(NodeJoined(node, AHEAD, EVERYTHING), self._clock.monotonic())
+            self._join(node, 1, self._clock.monotonic())
         self._dask = DaskFleetClient(self._dask_cluster.address)
 
     def at_once(self, node: str) -> int:
         return 1
 
-    def announce(self, announce: Announce) -> Bid:
-        return self._ask(announce)
-
-    def award(self, award: Award) -> Awarded:
-        return self._ask(award)
-
-    def renew(self, renew: RenewRequest) -> Renewed:
-        return self._ask(renew)
-
-    def release(self, release: ReleaseRequest) -> None:
-        self._ask(release)
-
-    start = DaskFleet.start
-    alive = DaskFleet.alive
-    recover = DaskFleet.recover
-    cancel = DaskFleet.cancel
-
     def close(self) -> None:
         self._dask.close()
-        self._dask_cluster.close()
-
-    def _ask(self, message: Any) -> Any:
         with self._lock:
-            for node in self._dask_cluster.revive():
-                self._governor.handle(NodeJoined(node, AHEAD, EVERYTHING), self._clock.monotonic())
-            for instruction in self._governor.handle(message, self._clock.monotonic()):
-                if isinstance(instruction, Reply):
-                    return instruction.answer
-        return None
+            self._dask_cluster.close()
+
+    def _look(self, now: float) -> None:
+        for node in self._dask_cluster.revive():
+            self._join(node, 1, now)

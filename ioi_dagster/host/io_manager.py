@@ -28,7 +28,7 @@ class ExchangeIOManager(ConfigurableIOManager):
     def handle_output(self, context: OutputContext, obj: Any) -> None:
         handle: Handle = (context.step_key, context.name, context.mapping_key or "")
         data = encode_value(obj)
-        asset = context.asset_key.to_user_string() if context.has_asset_key else None
+        asset = _stored_asset(context) if context.has_asset_key else None
         exchange = current_exchange()
         if exchange is not None:
             exchange.outputs[handle] = data
@@ -61,13 +61,37 @@ class ExchangeIOManager(ConfigurableIOManager):
         if not context.has_asset_key:
             raise FinalError(f"the input {context.name!r} is not stored anywhere")
         asset = context.asset_key.to_user_string()
-        data = store.get(asset_name(asset))
+        if not context.has_asset_partitions:
+            return self._load_one(store, asset)
+        keys = list(context.asset_partition_keys)
+        values = {key: self._load_one(store, asset, key) for key in keys}
+        return values[keys[0]] if len(keys) == 1 else values
+
+    def _load_one(self, store: ObjectStore, asset: str, partition: str = "") -> Any:
+        data = store.get(asset_name(partition_of(asset, partition)))
         if data is None:
-            raise FinalError(f"asset {asset!r} has no stored value yet — materialise it first")
+            of = f"partition {partition!r} of asset {asset!r}" if partition else f"asset {asset!r}"
+            raise FinalError(f"{of} has no stored value yet — materialise it first")
         return decode_value(data)
 
     def _folder(self) -> Path:
         return Path(self.folder) if self.folder else default_folder()
+
+
+def _stored_asset(context: OutputContext) -> str:
+    """Under which name the value is found by later runs: the asset's, and its partition's where it has some."""
+    asset = context.asset_key.to_user_string()
+    keys = list(context.asset_partition_keys) if context.has_asset_partitions else [""]
+    if len(keys) != 1:
+        raise FinalError(
+            f"one step makes {len(keys)} partitions of asset {asset!r} — run them one by one, or use another IO manager"
+        )
+    return partition_of(asset, keys[0])
+
+
+def partition_of(asset: str, partition: str) -> str:
+    """An asset's name, or that of one of its partitions."""
+    return f"{asset}\x00{partition}" if partition else asset
 
 
 class ObjectStore:
@@ -120,4 +144,5 @@ def run_name(run: str, handle: Handle, attempt: str = "") -> str:
 
 
 def asset_name(asset: str) -> str:
+    """Where the newest value of an asset (or of a partition of one, see `partition_of`) lies."""
     return f"assets/{hashlib.sha256(asset.encode()).hexdigest()[:32]}"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,21 +17,11 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.local.federation import Federation
 from tests.unit.documents.test_pile import huge_png
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(400)]
 
 GOOD = SHIPPED / "pages" / "phototest.tif"
 ODD_NAME = "a \"page\",\n with 'quotes' & 📖.tif"
 MEMORY = 2 * 2**30
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("IOI_HOME", "IOI_DOMAIN", "IOI_DOMAIN_HOME", "DAGSTER_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    before = dict(os.environ)
-    yield
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
 
 
 class Peak(threading.Thread):

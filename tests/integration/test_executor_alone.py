@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 from dagster import (
     DagsterInstance,
+    Definitions,
     DynamicOut,
     DynamicOutput,
     Failure,
     RetryPolicy,
+    StaticPartitionsDefinition,
+    asset,
+    define_asset_job,
     execute_job,
     job,
     op,
@@ -19,6 +23,8 @@ from dagster import (
 )
 
 from ioi_dagster import ExchangeIOManager, governed_executor
+from ioi_dagster.compound.codec import decode_value
+from ioi_dagster.host.io_manager import ObjectStore, asset_name, default_folder, partition_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -98,6 +104,36 @@ def poisoned():
     forty().map(dies_on_three)
 
 
+DAYS = StaticPartitionsDefinition(["p1", "p2", "p3"])
+
+
+@asset(partitions_def=DAYS)
+def daily(context) -> str:
+    return context.partition_key
+
+
+@asset(partitions_def=DAYS)
+def after_daily(context, daily: str) -> str:
+    return f"{daily} for {context.partition_key}"
+
+
+@asset
+def all_days(daily: dict[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(daily.items()))
+
+
+partitioned = Definitions(
+    assets=[daily, after_daily, all_days],
+    executor=governed_executor,
+    resources={"io_manager": ExchangeIOManager()},
+    jobs=[
+        define_asset_job("daily_job", [daily], partitions_def=DAYS),
+        define_asset_job("after_daily_job", [after_daily], partitions_def=DAYS),
+        define_asset_job("all_days_job", [all_days]),
+    ],
+)
+
+
 @pytest.fixture
 def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("IOI_HOME", "IOI_DOMAIN", "IOI_DOMAIN_HOME"):
@@ -173,3 +209,39 @@ def test_what_an_earlier_run_materialised_counts_as_the_highest_class(instance):
     ledger = Ledger(default_folder() / "ledger.sqlite")
     assert [(row.step, row.data_class) for row in ledger.steps(later)] == [("downstream", "restricted")]
     ledger.close()
+
+
+def test_each_partition_has_a_value_of_its_own(instance):
+    from ioi_dagster.host.private import (
+        ModuleCodePointer,
+        ReconstructableRepository,
+        execute_run,
+    )
+    from ioi_dagster.local.home import PROJECT
+
+    repository = ReconstructableRepository(ModuleCodePointer(__name__, "partitioned", str(PROJECT)))
+
+    def run(name: str, partition: str = "") -> bool:
+        job = repository.get_reconstructable_job(name)
+        created = instance.create_run_for_job(
+            job.get_definition(),
+            tags={"dagster/partition": partition} if partition else {},
+            run_config={"execution": {"config": {"workers": 1, "max_concurrent": 0}}},
+            job_code_origin=job.get_python_origin(),
+        )
+        return execute_run(job, created, instance).success
+
+    def stored(name: str, partition: str = "") -> str:
+        data = ObjectStore(default_folder()).get(asset_name(partition_of(name, partition)))
+        assert data is not None
+        return decode_value(data)
+
+    assert run("daily_job", "p1")
+    assert run("daily_job", "p2")
+    assert run("after_daily_job", "p1")
+    assert stored("after_daily", "p1") == "p1 for p1"
+    assert not run("after_daily_job", "p3"), "p3 was never made"
+    assert not run("all_days_job"), "nor is all of it there"
+    assert run("daily_job", "p3")
+    assert run("all_days_job")
+    assert stored("all_days") == "p1=p1 p2=p2 p3=p3"

@@ -8,7 +8,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,9 @@ from ioi_dagster.local.federation import Federation
 from ioi_dagster.model.story import Chapter
 from tests.conftest import eventually
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(400)]
 
 CANARY = "ZEBRAFINCH"
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("IOI_HOME", "IOI_DOMAIN", "IOI_DOMAIN_HOME", "DAGSTER_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    before = dict(os.environ)
-    yield
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
 
 
 def write_page(path: Path, *lines: str) -> None:

@@ -108,9 +108,9 @@ class DaskFleetClient:
         except Exception as error:
             raise UnreachableError(self._scheduler, f"its workers cannot be made nodes: {error}") from error
 
-    def nodes(self) -> dict[str, int]:
-        """Name → slots of every worker that is a node now; empty when the scheduler does not answer."""
-        return self._call(self._nodes(), CONNECT_S) or {}
+    def nodes(self) -> dict[str, int] | None:
+        """Name → threads of every worker that is a node now; None when the scheduler does not answer."""
+        return self._call(self._nodes(), CONNECT_S)
 
     async def _nodes(self) -> dict[str, int]:
         assert self._client is not None

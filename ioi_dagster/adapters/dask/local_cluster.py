@@ -25,9 +25,12 @@ class LocalCluster:
     scheduler: subprocess.Popen[bytes]
     workers: dict[str, subprocess.Popen[bytes]]
     start_worker: Callable[[str], subprocess.Popen[bytes]]
+    closed: bool = False
 
     def revive(self) -> list[str]:
-        """Start dead workers again under their names; returns which they were."""
+        """Start dead workers again under their names; returns which they were. None once it is closed."""
+        if self.closed:
+            return []
         dead = [name for name, process in self.workers.items() if process.poll() is not None]
         for name in dead:
             self.workers[name] = self.start_worker(name)
@@ -35,6 +38,7 @@ class LocalCluster:
 
     def close(self) -> None:
         """Kill every process: the cluster served one run, which is over, so there is nothing to wind down."""
+        self.closed = True
         for process in (*self.workers.values(), self.scheduler):
             process.kill()
             process.wait()
@@ -59,7 +63,18 @@ def start_local_cluster(workers: int, folder: str) -> LocalCluster:
     def start_worker(node: str) -> subprocess.Popen[bytes]:
         worker = [
             *(sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--host", "127.0.0.1"),
-            *("--nthreads", "1", "--name", node, "--no-dashboard", "--resources", f"node:{node}=1"),
+            # Without a limit: a worker that Dask pauses for memory would sit on its steps for ever.
+            *(
+                "--nthreads",
+                "1",
+                "--memory-limit",
+                "0",
+                "--name",
+                node,
+                "--no-dashboard",
+                "--resources",
+                f"node:{node}=1",
+            ),
             *("--local-directory", str(Path(folder) / node), "--death-timeout", "30"),
             *("--preload", "ioi_dagster.adapters.dask.worker_preload"),
         ]
