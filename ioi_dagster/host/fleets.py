@@ -303,6 +303,12 @@ class EmbeddedFleet(_AloneFleet):
         with self._lock:
             self._dask_cluster.close()
 
+    def recover(self) -> bool:
+        """The scheduler is this run's own: nobody else starts it again."""
+        with self._lock:
+            self._look(self._clock.monotonic())
+        return self._dask.reconnect()
+
     def _look(self, now: float) -> None:
         for node in self._dask_cluster.revive():
             self._join(node, 1, now)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from dagster import (
     DagsterInstance,
@@ -21,10 +23,14 @@ from dagster import (
     op,
     reconstructable,
 )
+from distributed import LocalCluster
 
 from ioi_dagster import ExchangeIOManager, governed_executor
 from ioi_dagster.compound.codec import decode_value
+from ioi_dagster.host.assets import block_op
 from ioi_dagster.host.io_manager import ObjectStore, asset_name, default_folder, partition_of
+from ioi_dagster.model.block import Payload
+from ioi_dagster.model.capability import BlockSpec, Contract
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -102,6 +108,67 @@ def forty():
 @job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()})
 def poisoned():
     forty().map(dies_on_three)
+
+
+@op
+def kills_its_scheduler(name: str) -> str:
+    marker = Path(os.environ["IOI_TEST_MARKER"])
+    if not marker.exists():
+        marker.write_text("beheaded")
+        (parent,) = [p for p in psutil.Process().parent().children() if "dask_scheduler" in " ".join(p.cmdline())]
+        parent.kill()
+    return name
+
+
+@op
+def named() -> str:
+    return "x"
+
+
+@job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()})
+def beheading():
+    name = named()
+    kills_its_scheduler.alias("one")(name)
+    kills_its_scheduler.alias("two")(name)
+
+
+@dataclass(frozen=True)
+class Word:
+    text: str
+
+    def to_payload(self) -> Payload:
+        return Payload({"text": self.text})
+
+    @classmethod
+    def from_payload(cls, payload: Payload) -> Word:
+        return cls(payload.document["text"])
+
+
+class Loud:
+    def load(self) -> None: ...
+
+    def unload(self) -> None: ...
+
+    def invoke(self, batch):
+        return [Payload({"text": payload.document["text"].upper()}) for payload in batch]
+
+
+shout = block_op(
+    BlockSpec("loud", "1", "text.loud", f"{__name__}:Loud", Contract("loud", "makes it loud")),
+    Word,
+    name="shout",
+    on_refusal=lambda word, refusal: Word(f"refused: {refusal.code}"),
+)
+
+
+@op
+def hello() -> Word:
+    return Word("hello")
+
+
+@job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()})
+def calling():
+    shout(hello())
 
 
 DAYS = StaticPartitionsDefinition(["p1", "p2", "p3"])
@@ -245,3 +312,27 @@ def test_each_partition_has_a_value_of_its_own(instance):
     assert run("daily_job", "p3")
     assert run("all_days_job")
     assert stored("all_days") == "p1=p1 p2=p2 p3=p3"
+
+
+def test_a_worker_that_dies_on_somebody_elses_cluster_hangs_no_run(instance):
+    """Its nanny starts another under the same name, to which Dask gives nothing of what was pinned to the first."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:  # pyright: ignore
+        config = {"execution": {"config": {"address": cluster.scheduler_address}}}
+        with execute_job(reconstructable(crashing), instance, run_config=config) as result:
+            assert result.success
+    kinds = [event.event_type_value for event in result.all_events if event.step_key == "dies_once"]
+    assert kinds.count("STEP_SUCCESS") == 1
+
+
+def test_a_scheduler_of_ones_own_that_dies_is_started_again(instance, tmp_path):
+    """The first of the steps kills its worker's scheduler; all of them end well."""
+    with execute_job(reconstructable(beheading), instance) as result:
+        assert result.success
+    assert (tmp_path / "marker").read_text() == "beheaded"
+    assert len([event for event in result.all_events if event.is_step_success]) == 3
+
+
+def test_a_block_call_alone_uses_the_steps_own_replica(instance):
+    with execute_job(reconstructable(calling), instance) as result:
+        assert result.success
+        assert result.output_for_node("shout").text == "HELLO"

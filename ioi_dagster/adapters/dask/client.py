@@ -76,7 +76,8 @@ class DaskFleetClient:
         self._scheduler = scheduler
         self._client: Client | None = None
         self._alive = False
-        self._outstanding: dict[str, tuple[Future | None, OnDone]] = {}
+        self._missed: dict[str, str] = {}
+        self._outstanding: dict[str, tuple[Future | None, OnDone, str]] = {}
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name=f"dask {scheduler}", daemon=True).start()
         self.reconnect()
@@ -115,9 +116,7 @@ class DaskFleetClient:
     async def _nodes(self) -> dict[str, int]:
         assert self._client is not None
         identity = await self._client.scheduler.identity()  # pyright: ignore[reportOptionalMemberAccess]
-        workers = identity["workers"].values()  # pyright: ignore[reportOptionalSubscript]
-        named = [(str(worker["name"]), worker) for worker in workers]
-        return {name: int(worker["nthreads"]) for name, worker in named if f"node:{name}" in worker["resources"]}
+        return _nodes_of(identity)
 
     def close(self) -> None:
         """Never hangs, whatever state the scheduler is in."""
@@ -148,7 +147,7 @@ class DaskFleetClient:
         return True
 
     async def _watch_connection(self, client: Client) -> None:
-        watch = asyncio.ensure_future(_until_silent(client))
+        watch = asyncio.ensure_future(_until_silent(client, self._lose_gone))
         while self._client is client and connected(client) and not watch.done():
             await asyncio.wait({watch}, timeout=PROBE_S)
         watch.cancel()
@@ -157,18 +156,27 @@ class DaskFleetClient:
             for key in list(self._outstanding):
                 self._finish(key, None, "the scheduler was lost")
 
+    async def _lose_gone(self, there: dict[str, int]) -> None:
+        """What was sent to a node that is not there any more is lost, also where Dask keeps it for that node's return."""
+        gone = {key: node for key, (_, _, node) in self._outstanding.items() if node not in there}
+        for key in [key for key, node in gone.items() if self._missed.get(key) == node]:
+            await self._cancel([key])
+            self._finish(key, None, "the worker died")
+        # Once is not enough: a node that has just joined may be awarded before it is seen here.
+        self._missed = {key: node for key, node in gone.items() if key in self._outstanding}
+
     async def _submit(self, key: str, request: bytes, node: str, priority: int, on_done: OnDone) -> None:
         if self._client is None or not self._alive:
             return on_done(key, None, "the scheduler is away")
         if key in self._outstanding:
             # Under a key in flight Dask starts nothing and hands out the first answer.
             return on_done(key, None, "a start under this key is under way")
-        self._outstanding[key] = (None, on_done)
+        self._outstanding[key] = (None, on_done, node)
         try:
             future = self._client.submit(
                 start, request, key=key, resources={f"node:{node}": 1}, pure=False, retries=0, priority=priority
             )
-            self._outstanding[key] = (future, on_done)
+            self._outstanding[key] = (future, on_done, node)
             answer = await future.result()  # pyright: ignore[reportGeneralTypeIssues]
         except asyncio.CancelledError:
             self._finish(key, None, "the start was cancelled" if self._alive else "the scheduler was lost")
@@ -180,7 +188,7 @@ class DaskFleetClient:
     def _finish(self, key: str, answer: bytes | None, why: str | None) -> None:
         known = self._outstanding.pop(key, None)
         if known is not None:
-            future, on_done = known
+            future, on_done, _ = known
             if future is not None:
                 future.release()
             on_done(key, answer, why)
@@ -218,15 +226,30 @@ async def _awaited(client: Client) -> Client:
     return await client  # pyright: ignore[reportGeneralTypeIssues]
 
 
-async def _until_silent(client: Client) -> None:
-    """Returns when the scheduler left `SILENT_AFTER` probes unanswered: one that is stopped keeps its sockets open."""
+def _nodes_of(identity: Any) -> dict[str, int]:
+    """Node → threads, by the abstract resource `node:<name>` that starts are pinned to."""
+    return {
+        resource.removeprefix("node:"): int(worker["nthreads"])
+        for worker in identity["workers"].values()
+        for resource in worker["resources"]
+        if resource.startswith("node:")
+    }
+
+
+async def _until_silent(client: Client, seen: Callable[[dict[str, int]], Coroutine[Any, Any, None]]) -> None:
+    """Returns when the scheduler left `SILENT_AFTER` probes unanswered: one that is stopped keeps its sockets open.
+
+    Each answer's nodes go to `seen`.
+    """
     missed = 0
     while missed < SILENT_AFTER:
         try:
-            await asyncio.wait_for(client.scheduler.identity(n_workers=0), ANSWER_S)  # pyright: ignore[reportOptionalMemberAccess]
-            missed = 0
+            identity = await asyncio.wait_for(client.scheduler.identity(), ANSWER_S)  # pyright: ignore
         except Exception:  # whatever a scheduler in trouble does, it did not answer
             missed += 1
+        else:
+            missed = 0
+            await seen(_nodes_of(identity))
         await asyncio.sleep(ANSWER_S)
 
 

@@ -25,12 +25,19 @@ class LocalCluster:
     scheduler: subprocess.Popen[bytes]
     workers: dict[str, subprocess.Popen[bytes]]
     start_worker: Callable[[str], subprocess.Popen[bytes]]
+    start_scheduler: Callable[[], subprocess.Popen[bytes]]
     closed: bool = False
 
     def revive(self) -> list[str]:
-        """Start dead workers again under their names; returns which they were. None once it is closed."""
+        """Start a dead scheduler and dead workers again, under their names; returns which they were. None once it is closed."""
         if self.closed:
             return []
+        if self.scheduler.poll() is not None:
+            self.scheduler = self.start_scheduler()
+            for process in self.workers.values():
+                # They would notice by themselves, but later, and come back as others.
+                process.kill()
+                process.wait()
         dead = [name for name, process in self.workers.items() if process.poll() is not None]
         for name in dead:
             self.workers[name] = self.start_worker(name)
@@ -58,7 +65,11 @@ def start_local_cluster(workers: int, folder: str) -> LocalCluster:
     }
     environment.pop("IOI_DOMAIN_HOME", None)
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)]
-    scheduler = _start([*command, "--no-dashboard", "--no-show"], environment, folder, "scheduler")
+
+    def start_scheduler() -> subprocess.Popen[bytes]:
+        return _start([*command, "--no-dashboard", "--no-show"], environment, folder, "scheduler")
+
+    scheduler = start_scheduler()
 
     def start_worker(node: str) -> subprocess.Popen[bytes]:
         worker = [
@@ -81,7 +92,9 @@ def start_local_cluster(workers: int, folder: str) -> LocalCluster:
         return _start(worker, {**environment, "IOI_NODE": node}, folder, node)
 
     names = [f"alone-{number + 1}" for number in range(workers)]
-    cluster = LocalCluster(address, scheduler, {name: start_worker(name) for name in names}, start_worker)
+    cluster = LocalCluster(
+        address, scheduler, {name: start_worker(name) for name in names}, start_worker, start_scheduler
+    )
     try:
         _wait(port, [scheduler, *cluster.workers.values()])
     except BaseException:

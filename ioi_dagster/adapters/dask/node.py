@@ -88,6 +88,9 @@ class NodeHost:
             return encode_payload(self.replicas.invoke(request.capability, decode_payload(request.payload)))
         if not self.step_runner:
             raise RetryableError("this node takes blocks only, not steps")
+        if not self.replicas.offers:
+            # Alone: nobody was told of any block, and the step has its own.
+            return _load(self.step_runner)(request.payload)
         with answering(self._answer):
             return _load(self.step_runner)(request.payload)
 

@@ -28,13 +28,18 @@ class NodePlugin(WorkerPlugin):
         self._step_runner = step_runner
 
     async def setup(self, worker: Worker) -> None:
-        node, clock = node_name(worker.name), SystemClock()
+        node, clock = node_name(worker.name, worker.address), SystemClock()
         governor = NodeGovernor(node, CLUSTER, EVERYTHING, governed=False)
         replicas = ReplicaHost([], node, clock)
         install(NodeHost(node, governor, replicas, lambda request: None, clock, self._step_runner))
         await worker.set_resources(**{f"node:{node}": worker.state.nthreads})
 
 
-def node_name(worker_name: object) -> str:
-    """A worker's name as a node's; Dask allows numbers and addresses."""
-    return str(worker_name)
+def node_name(worker_name: object, address: str) -> str:
+    """One life of a worker: its name, which Dask lets be a number, and its port.
+
+    A worker that its nanny starts again has the same name, but Dask does not give it what was pinned to the one before
+    (seen: such a task stays in `no-worker`), so it is another node.
+    """
+    name, port = str(worker_name), address.rpartition(":")[2]
+    return name if name.endswith(port) else f"{name}-{port}"

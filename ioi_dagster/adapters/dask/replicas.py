@@ -34,6 +34,10 @@ class ReplicaHost:
         self._locks = {capability: threading.Lock() for capability in self._specs}
         self._state = threading.Lock()
 
+    @property
+    def offers(self) -> frozenset[str]:
+        return frozenset(self._specs)
+
     def invoke(self, capability: str, payload: Payload) -> Payload:
         """Call the block; raises `RetryableError` when the governor refuses, and whatever the block raises."""
         wanted = self._ask(CallAsked(capability))
