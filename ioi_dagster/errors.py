@@ -35,5 +35,16 @@ class UnreachableError(RetryableError):
         super().__init__(f"{who} is unreachable: {why}")
 
 
+class StepTimeoutError(FinalError):
+    """A step ran longer than its op's `ioi/timeout_s` allows. To Dagster it is an error of user code."""
+
+    def __str__(self) -> str:
+        return super().__str__() or "the step ran longer than its tag ioi/timeout_s allows"
+
+
+class StepStoppedError(BaseException):
+    """Raised in a step whose run was interrupted or lost its claim; not an `Exception`, so that user code lets it pass."""
+
+
 class SignatureError(FinalError):
     """A signed document does not verify: unknown key, altered content, expired or wrong audience."""

@@ -8,6 +8,7 @@ executor performs the instructions and feeds back events.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -35,11 +36,14 @@ from ioi_dagster.governors.flow_messages import (
     StartRefused,
     StartStep,
     StepEnded,
+    StepFused,
     StepLost,
     StepReady,
+    StepReturned,
     Tell,
     Tick,
 )
+from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
     Announce,
     Ask,
@@ -61,6 +65,11 @@ MAX_LOSSES = 5
 """The same where there are fewer nodes to lose: so many losses in all."""
 MAX_RETURNED = 50
 """Losses that nobody is blamed for (a scheduler's, a neighbour's) are not counted against a step, but do not go on for ever."""
+
+
+WINDOW = 512
+"""Waiting steps of one kind that are negotiated for at a time; the others come after them anyway, and a round's cost must
+not grow with a run's size."""
 
 
 class StepState(StrEnum):
@@ -89,6 +98,9 @@ OBJECTIVES = {
     "cheapest": Objective(0.01, 1.0),
 }
 
+
+_Kind = tuple[str, DataClass, str, int, tuple[str, ...]]
+"""Steps of one kind have the same places: (capability, class, tenant, priority, domains)."""
 
 # State --------------------------------------------------------------------------------------------------------------
 
@@ -148,6 +160,9 @@ class FlowGovernor:
         self._patience_s, self._deadline_s, self._again_s = patience_s, deadline_s, again_s
         self._steps: dict[str, _Step] = {}
         self._waiting: dict[str, _Step] = {}
+        self._in_window: dict[_Kind, int] = {}
+        self._backlog: dict[_Kind, dict[str, _Step]] = {}
+        self._no_room: dict[str, Bid] | None = None
         self._fences: dict[str, int] = {}
         self._order = 0
         self._round: _Round | None = None
@@ -176,8 +191,12 @@ class FlowGovernor:
                 out = self._award_missed(event, now)
             case StepEnded():
                 out = self._ended(event, now)
+            case StepFused():
+                out = self._fused(event)
             case StepLost():
                 out = self._lost(event, now)
+            case StepReturned():
+                out = self._returned(event, now)
             case StartRefused():
                 out = self._start_refused(event, now)
             case ClusterLost():
@@ -212,18 +231,23 @@ class FlowGovernor:
         return FlowSnapshot(
             round=self._round_number,
             counts=counts,
-            waiting={key: step.waiting_for for key, step in self._waiting.items()},
+            waiting=self._why_each_waits(),
             suspects=dict(self._suspects),
         )
 
     def validate(self) -> None:
         """Assert every invariant; tests call it after each event."""
         for key, step in self._steps.items():
-            assert (key in self._waiting) == (step.state is StepState.WAITING), key
+            behind = key in self._backlog.get(_kind(step.ask), {})
+            assert (key in self._waiting or behind) == (step.state is StepState.WAITING), key
+            assert not (key in self._waiting and behind), key
             assert (step.lease is not None) == (step.state is StepState.RUNNING), key
             assert step.fence <= self._fences.get(key, 0), key
             if step.lease is not None:
                 assert step.lease.fence == step.fence == self._fences[key], key
+        assert self._in_window == Counter(_kind(step.ask) for step in self._waiting.values())
+        for kind, behind in self._backlog.items():
+            assert behind and self._in_window[kind] >= WINDOW, kind
         in_award = {key for keys in self._awarding.values() for key in keys}
         assert in_award == {k for k, s in self._steps.items() if s.state is StepState.AWARDING}
 
@@ -235,7 +259,12 @@ class FlowGovernor:
             return []
         self._order += 1
         step = _Step(ask, self._order, fence=self._fences.get(ask.step, 0))
-        self._steps[ask.step] = self._waiting[ask.step] = step
+        self._steps[ask.step] = step
+        kind = _kind(ask)
+        if self._in_window.get(kind, 0) < WINDOW:
+            self._enter(step)
+        else:
+            self._backlog.setdefault(kind, {})[ask.step] = step
         self._next_round_at = min(self._next_round_at, now)
         return []
 
@@ -292,6 +321,20 @@ class FlowGovernor:
             ReleaseLeases(lease.cluster, (lease.id,)),
         ]
 
+    def _fused(self, event: StepFused) -> list[Instruction]:
+        ask, lease = event.ask, event.lease
+        known = self._steps.get(ask.step)
+        fence = self._fences[ask.step] = self._fences.get(ask.step, 0) + 1
+        if known is not None and known.state not in OVER:
+            why = "the step is under way by itself"
+            return [DiscardAttempt(ask.step, fence, event.attempt, why)]
+        self._order += 1
+        self._steps[ask.step] = _Step(ask, self._order, StepState.DONE, fence)
+        self._learn(ask.capability, lease.cluster, event.seconds)
+        facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": fence}
+        text = f"ran in one task after {lease.step} on {lease.node} of {lease.cluster}"
+        return [Tell(ask.step, Chapter.AWARD, text, facts), CommitStep(ask.step, fence, event.attempt)]
+
     def _lost(self, event: StepLost, now: float) -> list[Instruction]:
         step = self._steps.get(event.step)
         if step is None or step.state is not StepState.RUNNING or step.fence != event.fence:
@@ -311,6 +354,8 @@ class FlowGovernor:
         if event.node:
             step.losses += 1
             step.lost_on = tuple(dict.fromkeys((*step.lost_on, event.node)))
+        if not event.again:
+            return [*out, *self._fail(step, "flow.timeout", event.why)]
         if step.ask.effect is Effect.AT_MOST_ONCE:
             return [*out, *self._fail(step, "flow.at_most_once", "it may run once only and its outcome is unknown")]
         poison = len(step.lost_on) >= MAX_NODES_LOST or step.losses >= MAX_LOSSES
@@ -321,6 +366,19 @@ class FlowGovernor:
         self._wait(step, "to be placed again")
         self._next_round_at = now
         return out
+
+    def _returned(self, event: StepReturned, now: float) -> list[Instruction]:
+        step = self._steps.get(event.step)
+        if step is None or step.state is not StepState.RUNNING or step.fence != event.fence:
+            return []
+        lease = step.lease
+        assert lease is not None
+        self._wait(step, event.why)
+        self._next_round_at = now
+        return [
+            ReleaseLeases(lease.cluster, (lease.id,)),
+            Tell(event.step, Chapter.AWARD, f"taken back from {lease.node}, where it had not started: {event.why}"),
+        ]
 
     def _start_refused(self, event: StartRefused, now: float) -> list[Instruction]:
         step = self._steps.get(event.step)
@@ -356,11 +414,42 @@ class FlowGovernor:
         step.state, step.lease, step.waiting_for = StepState.WAITING, None, why
         # An answer that is still under way is taken when it comes; it is not waited for.
         step.looked_at, step.looking = float("-inf"), False
-        self._waiting[step.ask.step] = step
+        self._enter(step)
 
     def _close(self, step: _Step, state: StepState) -> None:
-        self._waiting.pop(step.ask.step, None)
+        self._leave(step)
         step.state, step.lease = state, None
+
+    def _enter(self, step: _Step) -> None:
+        kind = _kind(step.ask)
+        if step.ask.step not in self._waiting:
+            self._waiting[step.ask.step] = step
+            self._in_window[kind] = self._in_window.get(kind, 0) + 1
+
+    def _leave(self, step: _Step) -> None:
+        """Out of the window, and the next of its kind into it."""
+        if self._waiting.pop(step.ask.step, None) is None:
+            return
+        kind = _kind(step.ask)
+        self._in_window[kind] -= 1
+        behind = self._backlog.get(kind, {})
+        if behind and self._in_window[kind] < WINDOW:
+            self._enter(behind.pop(next(iter(behind))))
+            if not behind:
+                del self._backlog[kind]
+        if self._in_window[kind] == 0:
+            del self._in_window[kind]
+
+    def _why_each_waits(self) -> dict[str, str]:
+        why = {
+            key: _why_no_slot(step, self._no_room)
+            if self._no_room is not None and any(place.cluster in self._no_room for place in step.places)
+            else step.waiting_for
+            for key, step in self._waiting.items()
+        }
+        for behind in self._backlog.values():
+            why |= dict.fromkeys(behind, f"{WINDOW} of its kind are before it")
+        return why
 
     def _fail(self, step: _Step, code: str, text: str) -> list[Instruction]:
         self._close(step, StepState.FAILED)
@@ -436,7 +525,12 @@ class FlowGovernor:
         offers = _Offers(round_.bids.values())
         awards: dict[str, list[LeaseRequest]] = {}
         out: list[Instruction] = []
+        self._no_room = None
         for step in sorted(self._waiting.values(), key=_matching_order):
+            if offers.exhausted:
+                # Why each of the others waits is worked out when somebody asks.
+                self._no_room = round_.bids
+                break
             choice, considered = self._choose(step, offers)
             if choice is None:
                 step.waiting_for = _why_no_slot(step, round_.bids)
@@ -445,7 +539,7 @@ class FlowGovernor:
             key = step.ask.step
             step.fence = self._fences[key] = self._fences.get(key, 0) + 1
             step.state = StepState.AWARDING
-            del self._waiting[key]
+            self._leave(step)
             self._awarding.setdefault(choice.cluster, set()).add(key)
             awards.setdefault(choice.cluster, []).append(
                 LeaseRequest(
@@ -539,6 +633,10 @@ class _Offers:
         for (cluster, _, _), point in self._points.items():
             self._left[cluster] = max(self._left.get(cluster, 0), point.slots)
 
+    @property
+    def exhausted(self) -> bool:
+        return not any(left > 0 for left in self._left.values())
+
     def find(self, cluster: str, ask: Ask) -> tuple[int, float] | None:
         """(slots, price) or None."""
         point = self._points.get((cluster, ask.capability, ask.data_class))
@@ -548,6 +646,10 @@ class _Offers:
 
     def take(self, cluster: str, ask: Ask) -> None:
         self._left[cluster] -= 1
+
+
+def _kind(ask: Ask) -> _Kind:
+    return ask.capability, ask.data_class, ask.tenant, ask.priority, ask.domains
 
 
 def _matching_order(step: _Step) -> tuple[int, int, int]:

@@ -74,12 +74,33 @@ class StepEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class StepFused:
+    """A step ran in one task after another one, under `lease`, before it was ready by itself."""
+
+    ask: Ask
+    lease: Lease
+    attempt: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepLost:
-    """The machinery failed, not the step: `node` is empty when it is not known to have been on one."""
+    """The machinery failed, not the step: `node` is empty when it is not known to have been on one. `again` is False when
+    another try would end the same way."""
 
     step: str
     fence: int
     node: str
+    why: str
+    again: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StepReturned:
+    """The start was taken back before it ran."""
+
+    step: str
+    fence: int
     why: str
 
 
@@ -117,7 +138,9 @@ Event = (
     | AwardAnswered
     | AwardMissed
     | StepEnded
+    | StepFused
     | StepLost
+    | StepReturned
     | StartRefused
     | ClusterLost
     | ClusterBack

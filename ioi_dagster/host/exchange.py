@@ -50,7 +50,11 @@ class StepInput(msgspec.Struct, frozen=True):
 
 
 class StepWork(msgspec.Struct, frozen=True):
-    """Everything a node needs to run one step of Dagster. Dagster's own values are in its JSON serialisation."""
+    """Everything a node needs to run one step of Dagster. Dagster's own values are in its JSON serialisation.
+
+    `instance` names the storage of the run's owner, where the node may open it. `then`: steps of a chain that the node goes
+    on with; each `takes` outputs of the one before it.
+    """
 
     origin: str
     run: str
@@ -59,6 +63,9 @@ class StepWork(msgspec.Struct, frozen=True):
     retries: str
     repository_load_data: str | None = None
     inputs: list[StepInput] = []
+    takes: list[Handle] = []
+    instance: str | None = None
+    then: list[StepWork] = []
 
 
 class StepOutput(msgspec.Struct, frozen=True):
@@ -72,11 +79,16 @@ class StepOutput(msgspec.Struct, frozen=True):
 
 class StepResult(msgspec.Struct, frozen=True):
     """`events` are serialised `EventLogEntry`s in causal order. `failure` is a serialised `SerializableErrorInfo`: what
-    Dagster raised around the step (a resource that does not start) instead of saying it in an event."""
+    Dagster raised around the step (a resource that does not start) instead of saying it in an event. `started` and `ended`
+    are Unix seconds; `then` the results of as many steps of the chain as were run."""
 
     events: list[str]
     outputs: list[StepOutput]
     failure: str | None = None
+    succeeded: bool = False
+    started: float = 0.0
+    ended: float = 0.0
+    then: list[StepResult] = []
 
 
 def handle_text(handle: Handle) -> str:

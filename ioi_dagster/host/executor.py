@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.host import tags
 from ioi_dagster.host.exchange import Handle, StepInput, StepWork, handle_from_text
 from ioi_dagster.host.flow_driver import FlowDriver, Outcome, Work
+from ioi_dagster.host.fusion import Chains
 from ioi_dagster.host.io_manager import ObjectStore, default_folder
 from ioi_dagster.host.private import (
     ActiveExecution,
@@ -102,6 +104,11 @@ class GovernedExecutor(Executor):
         self._tag_concurrency_limits = tag_concurrency_limits
         self._objective = objective
         self._workers, self._address = workers, address
+
+    @property
+    def limited(self) -> bool:
+        """Something is to be decided before a step may start, besides what it depends on."""
+        return bool(self._tag_concurrency_limits)
 
     @property
     def retries(self) -> RetryMode:
@@ -183,6 +190,13 @@ class _Flow:
         run = plan_context.dagster_run
         self._parents = [parent for parent in (run.parent_run_id, run.root_run_id) if parent]
         self._load_data = serialize_value(load_data) if load_data is not None else None
+        instance = plan_context.instance
+        # Between two fused steps nothing is asked: no gate, no limit.
+        fusing = driver.shares_storage and not owner.limited
+        self._chains = Chains(plan) if fusing else None
+        self._instance = (
+            serialize_value(instance.get_ref()) if driver.shares_storage and instance.is_persistent else None
+        )
 
     def resume(self, pending: list[tuple[str, str, bytes]]) -> Iterator[DagsterEvent]:
         """Go on where an earlier process of this run ended.
@@ -223,25 +237,38 @@ class _Flow:
                 yield None
                 return
             # Vending resolves dynamic outputs, so only then "complete" can be believed.
-            ready = self._active.get_steps_to_execute()
-            # Once a batch: each makes a new value out of all that is known.
-            known = self._active.get_known_state() if ready else None
-            for step in ready:
-                assert known is not None
-                self._driver.submit(self._work(step, known))
+            ready = self._vend()
             yield from self._active.concurrency_event_iterator(self._context)
             yield from self._active.plan_events_iterator(self._context)
             if self._active.is_complete:
                 return
-            outcomes = self._driver.pump(self._wait(bool(ready)))
-            if outcomes:
-                # Written together, and before anything that depends on them is vended.
-                with grouped(self._context.instance) as texts:
-                    happened = [event for outcome in outcomes for event in self._finish(outcome, texts)]
-                for outcome in outcomes:
-                    if outcome.attempt:
-                        self._driver.published(outcome.step, outcome.attempt)
-                yield from happened
+            outcomes = self._driver.fused() or self._driver.pump(self._wait(ready))
+            if not outcomes:
+                continue
+            told: list[Outcome] = []
+            happened: list[DagsterEvent] = []
+            # Written together, and before anything that depends on them is started.
+            with grouped(self._context.instance) as texts:
+                while outcomes:
+                    happened += [event for outcome in outcomes for event in self._finish(outcome, texts)]
+                    told += outcomes
+                    self._vend()
+                    outcomes = self._driver.fused()
+            for outcome in told:
+                if outcome.attempt:
+                    self._driver.published(outcome.step, outcome.attempt)
+            yield from happened
+
+    def _vend(self) -> bool:
+        """Hand over what is ready now."""
+        ready = self._active.get_steps_to_execute()
+        if not ready:
+            return False
+        # Once a batch: each makes a new value out of all that is known.
+        known = self._active.get_known_state()
+        for step in ready:
+            self._driver.submit(self._work(step, known))
+        return True
 
     def _wait(self, just_vended: bool) -> float:
         if just_vended:
@@ -250,15 +277,31 @@ class _Flow:
         return min(MAX_WAIT_S, pause) if pause > 0 else MAX_WAIT_S
 
     def _work(self, step: ExecutionStep, known: KnownExecutionState) -> Work:
-        handles = [
-            _handle(source)
-            for step_input in step.step_inputs
-            for source in step_input.get_step_output_handle_dependencies()
+        """The step, with the steps that may run in one task after it."""
+        head, its_work = self._one(step, known, None)
+        chain: list[tuple[Work, StepWork]] = []
+        last = head
+        for follower in self._chains.after(step) if self._chains is not None else []:
+            last, follower_work = self._one(follower, known, last.ask)
+            chain.append((last, follower_work))
+        if not chain:
+            return head
+        fused = msgspec.structs.replace(its_work, then=[work for _, work in chain])
+        return replace(head, then=tuple(work for work, _ in chain), fused=_encode(fused))
+
+    def _one(self, step: ExecutionStep, known: KnownExecutionState, before: Ask | None) -> tuple[Work, StepWork]:
+        """`before`: the step of the chain whose outputs this one takes, which have not been made yet."""
+        sources = [
+            source for step_input in step.step_inputs for source in step_input.get_step_output_handle_dependencies()
         ]
+        takes = {source for source in sources if before is not None and source.step_key == before.step}
+        handles = [_handle(source) for source in sources if source not in takes]
         found = {handle: self._driver.find_output(handle, self._parents) for handle in handles}
         data = {handle: self._get(name) for handle, name in found.items() if name is not None}
         # What comes from elsewhere than this run has no class that is known here: it is taken as the highest.
         classes = [self._driver.classes.get(handle, DataClass.RESTRICTED) for handle in handles]
+        if before is not None:
+            classes.append(before.data_class)
         if any(isinstance(step_input.source, FromLoadableAsset) for step_input in step.step_inputs):
             # Materialised by an earlier run: Dagster names no output of this run that it depends on.
             classes.append(DataClass.RESTRICTED)
@@ -269,10 +312,12 @@ class _Flow:
             origin=self._origin,
             run=self._run,
             step=step.key,
-            known_state=serialize_value(_trim(known, step)),
+            known_state=serialize_value(_trim(known, step, takes)),
             retries=self._owner.retries.value,
             repository_load_data=self._load_data,
             inputs=[StepInput(handle, value) for handle, value in data.items()],
+            instance=self._instance,
+            takes=[_handle(source) for source in takes],
         )
         ask = Ask(
             run=self._context.run_id,
@@ -285,13 +330,15 @@ class _Flow:
             input_bytes=sum(len(value) for value in data.values()),
             domains=self._driver.places_in(step.tags.get(tags.PLACE_IN, "")),
         )
-        return Work(
+        placed = Work(
             ask=ask,
             work=_encode(work),
             payload=_payload_of(capability, data),
             priority=ask.priority,
             assigns_class=step.tags.get(tags.ASSIGNS_CLASS) == "true",
+            timeout_s=_seconds(step.tags.get(tags.TIMEOUT, ""), step.key),
         )
+        return placed, work
 
     def _get(self, name: str) -> bytes:
         data = self._driver.read(name)
@@ -318,12 +365,15 @@ class _Flow:
             entry = deserialize_value(text, EventLogEntry)
             texts[id(entry)] = text
             self._context.instance.handle_new_event(entry)
-            if entry.dagster_event is not None and entry.dagster_event.step_key == outcome.step:
-                if entry.dagster_event.is_successful_output:
-                    handle = _handle(entry.dagster_event.step_output_data.step_output_handle)
+            event = entry.dagster_event
+            if event is None:
+                continue
+            if event.step_key == outcome.step:
+                if event.is_successful_output:
+                    handle = _handle(event.step_output_data.step_output_handle)
                     self._driver.classes.setdefault(handle, outcome.data_class)
-                self._active.handle_event(entry.dagster_event)
-                yield entry.dagster_event
+                self._active.handle_event(event)
+            yield event
         if outcome.failure is not None:
             error = deserialize_value(outcome.failure, SerializableErrorInfo)
             event = DagsterEvent.step_failure_event(step_context, StepFailureData(error=error, user_failure_data=None))
@@ -351,6 +401,7 @@ def _placement(outcome: Outcome) -> dict[str, Any]:
         "ioi/fence": MetadataValue.int(lease.fence),
         "ioi/attempt": MetadataValue.text(outcome.attempt),
         "ioi/permit": MetadataValue.text(outcome.permit or "none: no policy root is configured"),
+        **({"ioi/fused_after": MetadataValue.text(outcome.fused_after)} if outcome.fused_after else {}),
         "ioi/explain": MetadataValue.text(f"ioi explain run {lease.run} '{lease.step}'"),
     }
 
@@ -383,8 +434,9 @@ def _payload_of(capability: str, data: dict[Handle, bytes]) -> Any:
     return lambda: block_payload(value)
 
 
-def _trim(state: KnownExecutionState, step: ExecutionStep) -> KnownExecutionState:
-    """What this step needs of the run's state; the whole would grow with the square of the run."""
+def _trim(state: KnownExecutionState, step: ExecutionStep, takes: set[StepOutputHandle]) -> KnownExecutionState:
+    """What this step needs of the run's state; the whole would grow with the square of the run. `takes`: outputs that will be
+    there when it starts."""
     # By handle and not by step: a mapped step needs one of the outputs of what it is mapped over, and there may be 10,000.
     needed = {handle for step_input in step.step_inputs for handle in step_input.get_step_output_handle_dependencies()}
     retries = state.previous_retry_attempts
@@ -392,7 +444,7 @@ def _trim(state: KnownExecutionState, step: ExecutionStep) -> KnownExecutionStat
         previous_retry_attempts={step.key: retries[step.key]} if step.key in retries else {},
         dynamic_mappings=_mappings_for(state.dynamic_mappings, step),
         step_output_versions=state.step_output_versions,
-        ready_outputs={handle for handle in needed if handle in state.ready_outputs},
+        ready_outputs={handle for handle in needed if handle in state.ready_outputs} | takes,
         parent_state=state.parent_state,
     )
 
@@ -414,6 +466,17 @@ def _mappings_for(mappings: Any, step: ExecutionStep) -> Any:
 
 def _encode(work: StepWork) -> bytes:
     return msgspec.msgpack.encode(work)
+
+
+def _seconds(text: str, step: str) -> float:
+    """0 where the tag is not set: no limit."""
+    try:
+        seconds = float(text or 0.0)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds < float("inf"):
+        raise FinalError(f"step {step!r}: the tag {tags.TIMEOUT} says {text!r} — give a number of seconds, as in '90'")
+    return seconds
 
 
 def _integer(text: str) -> int:

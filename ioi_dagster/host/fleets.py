@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -18,7 +18,7 @@ from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.invocation import answering
 from ioi_dagster.errors import IoiError, RetryableError
-from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, NodeLeft, Reply
+from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, NodeLeft, NodeResized, Reply
 from ioi_dagster.host import step_runner
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
@@ -27,9 +27,17 @@ from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.signing import Signed
 
 LOOK_EVERY_S = 0.5
-AHEAD = 8
-"""Alone, a node is given this many starts for each of its threads: the next begins while the last one's outcome travels."""
+AHEAD_S = 0.2
+"""Alone, a node is given starts for this many seconds, by how long the last ones took: the next begins while the last one's
+outcome travels."""
+MAX_AHEAD = 16
+"""Starts for a thread at most."""
+TAKE_BACK_AFTER_S = 0.3
+"""What waits behind a step that runs longer than this is given to another node."""
+TAKEN_BACK = "taken back"
 MANY = 1_000_000
+INVOKE_S = 600.0
+"""How long a foreign call may take where its step sets no limit."""
 RUNNER = "ioi_dagster.host.step_runner:run"
 
 
@@ -44,7 +52,7 @@ class Start:
     work: bytes
     payload: Payload | None
     priority: int = 0
-    timeout_s: float = 600.0
+    timeout_s: float = 0.0
 
 
 OnDone = Callable[[Start, StartAnswer | None, str | None], None]
@@ -81,6 +89,10 @@ class Fleet(Protocol):
 
     def cancel(self, keys: list[str]) -> None: ...
 
+    def look_after(self, now: float) -> None:
+        """Called again and again while the run goes on; must not block."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -99,6 +111,9 @@ class _Negotiating:
 
     def award(self, award: Award) -> Awarded:
         return self._gateway.award(award)
+
+    def look_after(self, now: float) -> None:
+        """Its own governor does."""
 
     def renew(self, renew: RenewRequest) -> Renewed:
         return self._gateway.renew(self.cluster, renew)
@@ -163,7 +178,7 @@ class InvokeFleet(_Negotiating):
         try:
             assert start.payload is not None and start.permit is not None
             answer = self._gateway.invoke(
-                start.lease, start.permit, start.capability, start.payload, timeout=start.timeout_s
+                start.lease, start.permit, start.capability, start.payload, timeout=start.timeout_s or INVOKE_S
             )
         except RetryableError as error:
             return on_done(start, None, str(error))
@@ -199,6 +214,24 @@ def run_shell(work: bytes, answer: Payload | Refusal) -> bytes:
         return step_runner.run(work)
 
 
+@dataclass(slots=True)
+class _Queue:
+    """What was sent to one node and is not answered, first come first. `seconds`: how long a step took there, averaged."""
+
+    threads: int
+    started: dict[str, tuple[Start, OnDone]] = field(default_factory=dict)
+    moved: float = 0.0
+    seconds: float | None = None
+    slots: int = 1
+    """How many starts the governor lets it have, and `wanted`, how many it should."""
+    wanted: int = 1
+
+    def learn(self, seconds: float) -> None:
+        self.seconds = seconds if self.seconds is None else 0.7 * self.seconds + 0.3 * seconds
+        ahead = int(AHEAD_S / max(self.seconds, 0.001))
+        self.wanted = self.threads * (1 + min(ahead, MAX_AHEAD - 1))
+
+
 class _AloneFleet(ABC):
     """A cluster without governors of its own: its capacity is kept count of in the run process, by the same governor."""
 
@@ -211,6 +244,10 @@ class _AloneFleet(ABC):
         self._governor = ClusterGovernor(CLUSTER, CLUSTER, 1, 0.0, max_memory=10.0)
         self._clock = SystemClock()
         self._lock = threading.Lock()
+        # Another one, since it is taken in the client's thread, which must not wait for those who wait for the client.
+        self._queueing = threading.Lock()
+        self._queues: dict[str, _Queue] = {}
+        self._taking_back: set[str] = set()
 
     def announce(self, announce: Announce) -> Bid:
         return self._ask(announce)
@@ -224,7 +261,54 @@ class _AloneFleet(ABC):
     def release(self, release: ReleaseRequest) -> None:
         self._ask(release)
 
-    start = DaskFleet.start
+    def start(self, start: Start, on_done: OnDone) -> None:
+        node = start.lease.node
+        with self._queueing:
+            queue = self._queues.setdefault(node, _Queue(self.at_once(node)))
+            if not queue.started:
+                queue.moved = self._clock.monotonic()
+            queue.started[start.key] = (start, on_done)
+
+        def done(its: Start, answer: StartAnswer | None, why: str | None) -> None:
+            with self._queueing:
+                if queue.started.pop(its.key, None) is None:
+                    return
+                queue.moved = self._clock.monotonic()
+                if answer is not None and answer.result is not None:
+                    queue.learn(answer.ended - answer.started)
+            on_done(its, answer, why)
+
+        DaskFleet.start(self, start, done)  # pyright: ignore[reportArgumentType]
+
+    def look_after(self, now: float) -> None:
+        """Take back what waits behind a long step while there is another node that could run it."""
+        with self._queueing:
+            for node, queue in self._queues.items():
+                waiting = len(queue.started) > queue.threads
+                patience = max(TAKE_BACK_AFTER_S, 4 * (queue.seconds or 0.0))
+                if waiting and len(self._queues) > 1 and now - queue.moved > patience and node not in self._taking_back:
+                    self._taking_back.add(node)
+                    queue.wanted = queue.threads
+                    threading.Thread(
+                        target=self._take_back, args=(node, queue, list(queue.started)), daemon=True
+                    ).start()
+
+    def _take_back(self, node: str, queue: _Queue, keys: list[str]) -> None:
+        taken = self._dask.take_back(node, keys)
+        with self._queueing:
+            self._taking_back.discard(node)
+            queue.moved = self._clock.monotonic()
+            back = [queue.started.pop(key) for key in taken if key in queue.started]
+        for start, on_done in back:
+            on_done(start, None, TAKEN_BACK)
+
+    def _resize(self, now: float) -> None:
+        with self._queueing:
+            for node, queue in self._queues.items():
+                if queue.wanted != queue.slots:
+                    queue.slots = queue.wanted
+                    self._governor.handle(NodeResized(node, queue.slots), now)
+
     alive = DaskFleet.alive
     recover = DaskFleet.recover
     cancel = DaskFleet.cancel
@@ -240,12 +324,20 @@ class _AloneFleet(ABC):
         """Tell the governor which nodes came and went."""
 
     def _join(self, node: str, threads: int, now: float) -> None:
-        self._governor.handle(NodeJoined(node, AHEAD * threads, EVERYTHING), now)
+        with self._queueing:
+            self._queues[node] = _Queue(threads, slots=threads, wanted=threads)
+        self._governor.handle(NodeJoined(node, threads, EVERYTHING), now)
+
+    def _leave(self, node: str, now: float) -> None:
+        with self._queueing:
+            self._queues.pop(node, None)
+        self._governor.handle(NodeLeft(node), now)
 
     def _ask(self, message: Any) -> Any:
         with self._lock:
             now = self._clock.monotonic()
             self._look(now)
+            self._resize(now)
             for instruction in self._governor.handle(message, now):
                 if isinstance(instruction, Reply):
                     return instruction.answer
@@ -279,7 +371,7 @@ class AddressFleet(_AloneFleet):
         if there is None:
             return  # a scheduler that does not answer says nothing about its workers
         for node in self._known.keys() - there.keys():
-            self._governor.handle(NodeLeft(node), now)
+            self._leave(node, now)
         for node in there.keys() - self._known.keys():
             self._join(node, there[node], now)
         self._known = there

@@ -11,11 +11,12 @@ import queue
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import msgspec
 
+from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.sql.ledger import Commit, Ledger, Started
 from ioi_dagster.clock import Clock
 from ioi_dagster.errors import RetryableError
@@ -23,11 +24,11 @@ from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.host.exchange import Handle, StepResult, handle_text
-from ioi_dagster.host.fleets import Fleet, Start, run_shell
+from ioi_dagster.host.fleets import TAKEN_BACK, Fleet, Start, run_shell
 from ioi_dagster.host.io_manager import ObjectStore, asset_name, run_name
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.negotiation import Ask, Lease, ReleaseRequest, RenewRequest
+from ioi_dagster.model.negotiation import OWN_STEP, Ask, Lease, ReleaseRequest, RenewRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer
 from ioi_dagster.model.story import Chapter, Entry
@@ -55,6 +56,9 @@ class Network(Protocol):
     immediate: bool
     """Registries and clusters answer in this process at once, so that asking needs no thread."""
 
+    shares_storage: bool
+    """Its nodes belong to the owner of the run and may open the storage of the run's Dagster instance."""
+
     def find(self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool) -> Found:
         """Registry and policy together; may block for a second."""
         ...
@@ -76,7 +80,11 @@ class Work:
     payload: Callable[[], Payload] | None
     priority: int
     assigns_class: bool
-    timeout_s: float = 600.0
+    then: tuple[Work, ...] = ()
+    """Steps that may run in one task after this one, and `fused`, the bytes that say so."""
+    fused: bytes | None = None
+    timeout_s: float = 0.0
+    """Seconds that the step may run at its node; 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,8 @@ class Outcome:
     attempt: str = ""
     permit: str = ""
     data_class: DataClass = DataClass.INTERNAL
+    fused_after: str = ""
+    """The step that began the task in which this one ran too."""
     failure: str | None = None
 
 
@@ -150,14 +160,24 @@ class FlowDriver:
         self._starts: list[Start] = []
         self._published: list[tuple[str, str]] = []
         self._sent: dict[str, dict[str, Start]] = {}
+        self._ahead: dict[str, Outcome] = {}
+        self._sent_at: dict[str, float] = {}
         self._deaths: dict[str, _Death] = {}
 
     # For the executor -------------------------------------------------------------------------------------------
 
     def submit(self, work: Work) -> None:
         """A step is ready: place it, run it, commit it; its `Outcome` comes from a later `pump`."""
+        if work.ask.step in self._ahead:
+            self._outcomes.append(self._ahead.pop(work.ask.step))
+            return
         self._work[work.ask.step] = work
         self._inbox.put(flow.StepReady(work.ask))
+
+    def fused(self) -> list[Outcome]:
+        """Outcomes of submitted steps that had run already, in one task with the step before them."""
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
 
     def pump(self, wait_s: float) -> list[Outcome]:
         """Handle what happened, waiting up to `wait_s` seconds for something to happen."""
@@ -186,6 +206,10 @@ class FlowDriver:
         names = (name.strip() for name in text.split(","))
         return tuple(self._network.home if name == "home" else name for name in names if name)
 
+    @property
+    def shares_storage(self) -> bool:
+        return self._network.shares_storage
+
     def read(self, name: str) -> bytes | None:
         return self._objects.get(name)
 
@@ -206,7 +230,7 @@ class FlowDriver:
             mine = [lease for lease in leases if lease.cluster == cluster]
             fleet = self._network.fleet(cluster)
             if interrupted:
-                fleet.cancel([_key(lease) for lease in mine])
+                fleet.cancel([lease.key for lease in mine])
             # Where nobody answers, the lease expires by itself.
             with contextlib.suppress(RetryableError):
                 fleet.release(ReleaseRequest(self._run, tuple(lease.id for lease in mine)))
@@ -238,6 +262,16 @@ class FlowDriver:
         lease, answer = done.start.lease, done.answer
         if answer is None:
             why = done.why or "no answer"
+            if why == TAKEN_BACK:
+                self._sent.get(lease.node, {}).pop(done.start.key, None)
+                return flow.StepReturned(lease.step, lease.fence, "it waited behind a long step")
+            limit = done.start.timeout_s
+            if limit and self._clock.monotonic() - self._sent_at.pop(done.start.key, float("inf")) >= limit + GRACE_S:
+                # Its node ended the process, since the step did not stop by itself.
+                self._sent.get(lease.node, {}).pop(done.start.key, None)
+                return flow.StepLost(
+                    lease.step, lease.fence, lease.node, f"it ran longer than {limit:g} s", again=False
+                )
             # A lost scheduler says nothing about the node, so the node is not blamed.
             node = "" if "scheduler" in why or not self._may_have_caused(done.start) else lease.node
             self._sent.get(lease.node, {}).pop(done.start.key, None)
@@ -355,34 +389,66 @@ class FlowDriver:
         if fleet.accepts == "block" and work.payload is not None:
             payload = work.payload()
             data = encode_payload(payload)
+        elif work.fused is not None and lease.fence == 1:
+            # Only once: a loss must name the step that caused it.
+            data = work.fused
         permit = self._network.step_permit(lease, ask.data_class, digest_bytes(data))
         self._permits[ask.step] = permit.key_id if permit else ""
         self._started.append(
             Started(ask.step, lease.fence, lease.domain, lease.cluster, lease.node, ask.capability, ask.data_class)
         )
         self._starts.append(
-            Start(_key(lease), lease, permit, ask.capability, work.work, payload, work.priority, work.timeout_s)
+            Start(
+                lease.key,
+                lease,
+                permit,
+                ask.capability,
+                data if payload is None else work.work,
+                payload,
+                work.priority,
+                work.timeout_s,
+            )
         )
 
     def _commit(self, step: str, fence: int, attempt: str) -> None:
         answer, lease, _ = self._answers.pop((step, fence, attempt))
         assert answer.result is not None
-        self._stage(step, fence, attempt, answer.result, lease, answer.node, answer.started, answer.ended)
+        result = msgspec.msgpack.decode(answer.result, type=StepResult)
+        work = self._work[step]
+        self._stage(step, fence, attempt, result, lease, answer.node, result.started, result.ended or answer.ended)
+        for follower, its_result in zip(work.then, result.then, strict=False):
+            self._stage_fused(follower, its_result, lease, answer.node)
+
+    def _stage_fused(self, work: Work, result: StepResult, lease: Lease, node: str) -> None:
+        step, attempt = work.ask.step, uuid.uuid4().hex
+        self._work[step] = work
+        fused = flow.StepFused(work.ask, lease, attempt, result.ended - result.started)
+        for instruction in self._governor.handle(fused, self._clock.monotonic()):
+            if isinstance(instruction, flow.CommitStep) and instruction.step == step:
+                its_lease = replace(lease, step=step, fence=instruction.fence)
+                self._started.append(
+                    Started(step, instruction.fence, lease.domain, lease.cluster, node, OWN_STEP, work.ask.data_class)
+                )
+                self._stage(
+                    step, instruction.fence, attempt, result, its_lease, node, result.started, result.ended, lease.step
+                )
+            else:
+                self._perform(instruction)
 
     def _stage(
         self,
         step: str,
         fence: int,
         attempt: str,
-        result: bytes,
+        decoded: StepResult,
         lease: Lease | None,
         node: str,
         started: float,
         ended: float,
+        fused_after: str = "",
     ) -> None:
         """Outputs are stored under the attempt's name; the commit row makes them the step's outputs."""
         work = self._work[step]
-        decoded = msgspec.msgpack.decode(result, type=StepResult)
         references, links = {}, []
         for output in decoded.outputs:
             name = self._objects.put(run_name(self._run, output.handle, attempt), output.data)
@@ -403,6 +469,7 @@ class FlowDriver:
             permit=self._permits.get(step, ""),
             data_class=work.ask.data_class,
             failure=decoded.failure,
+            fused_after=fused_after,
         )
         self._commits.append((commit, outcome, links))
 
@@ -428,8 +495,9 @@ class FlowDriver:
         fence = self._governor.fence(event.step) + 1
         self._governor.resume({event.step: fence})
         now = self._clock.wall()
+        result = msgspec.msgpack.decode(event.result, type=StepResult)
         self._started.append(Started(event.step, fence, "", "", "", ask.capability, ask.data_class))
-        self._stage(event.step, fence, f"refused-{uuid.uuid4().hex}", event.result, None, "", now, now)
+        self._stage(event.step, fence, f"refused-{uuid.uuid4().hex}", result, None, "", now, now)
 
     # Out to the world -------------------------------------------------------------------------------------------
 
@@ -442,20 +510,29 @@ class FlowDriver:
                 if commit.attempt in committed:
                     for source, name in links:
                         self._objects.link(source, name)
-                    self._outcomes.append(outcome)
+                    if outcome.fused_after:
+                        self._ahead[outcome.step] = outcome
+                        self._told(outcome)
+                    else:
+                        self._outcomes.append(outcome)
             self._started, self._commits, self._story, self._published = [], [], [], []
         starts, self._starts = self._starts, []
         for start in starts:
             self._sent.setdefault(start.lease.node, {})[start.key] = start
+            if start.timeout_s:
+                self._sent_at[start.key] = self._clock.monotonic()
             self._network.fleet(start.lease.cluster).start(start, self._on_done)
         outcomes, self._outcomes = self._outcomes, []
         for outcome in outcomes:
-            self._work.pop(outcome.step, None)
-            if outcome.lease is not None:
-                where = f"{outcome.lease.node} of {outcome.lease.cluster}"
-                facts = {"attempt": outcome.attempt, "fence": outcome.lease.fence}
-                self.tell(Chapter.COMMIT, f"attempt {outcome.attempt} on {where} committed", facts, outcome.step)
+            self._told(outcome)
         return outcomes
+
+    def _told(self, outcome: Outcome) -> None:
+        self._work.pop(outcome.step, None)
+        if outcome.lease is not None:
+            where = f"{outcome.lease.node} of {outcome.lease.cluster}"
+            facts = {"attempt": outcome.attempt, "fence": outcome.lease.fence}
+            self.tell(Chapter.COMMIT, f"attempt {outcome.attempt} on {where} committed", facts, outcome.step)
 
     def _on_done(self, start: Start, answer: StartAnswer | None, why: str | None) -> None:
         self._inbox.put(_Done(start, answer, why))
@@ -463,6 +540,7 @@ class FlowDriver:
     def _watch_fleets(self) -> None:
         now = self._clock.monotonic()
         for fleet in self._network.fleets():
+            fleet.look_after(now)
             cluster = fleet.cluster
             if cluster not in self._away and not fleet.alive():
                 self._away[cluster] = now
@@ -500,10 +578,10 @@ class FlowDriver:
             renewed = self._network.fleet(cluster).renew(RenewRequest(self._run, tuple(lease.id for lease in leases)))
         except Exception:
             return  # asked again before the lease expires
+        lost = [lease for lease in leases if lease.id in renewed.lost]
+        if lost:
+            # Its slot is somebody else's now. What still runs could not commit any more.
+            self._network.fleet(cluster).cancel([lease.key for lease in lost])
         for lease in leases:
             if lease.id in renewed.lost:
                 self._inbox.put(flow.StepLost(lease.step, lease.fence, "", f"{cluster} no longer holds the lease"))
-
-
-def _key(lease: Lease) -> str:
-    return f"{lease.run}/{lease.step}/{lease.fence}/{lease.copy}"

@@ -47,6 +47,7 @@ class FederatedNetwork:
     """Implements `flow_driver.Network` over the gateways of all domains."""
 
     immediate = False
+    shares_storage = False
 
     def __init__(self, home: DomainHome, checked: Checked) -> None:
         self.home = home.name
@@ -197,6 +198,7 @@ class AloneNetwork:
 
     home = CLUSTER
     immediate = True
+    shares_storage = True
 
     def __init__(self, address: str) -> None:
         self._where = f"the Dask cluster at {address}"

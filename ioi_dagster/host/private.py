@@ -25,13 +25,14 @@ from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.plan.state import KnownExecutionState
 from dagster._core.execution.plan.step import ExecutionStep
 from dagster._core.execution.retries import RetryMode, get_retries_config
-from dagster._core.instance import InstanceType
+from dagster._core.instance import InstanceRef, InstanceType
 from dagster._core.launcher import LaunchRunContext, ResumeRunContext
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.launcher.sync_in_memory_run_launcher import SyncInMemoryRunLauncher
 from dagster._core.origin import JobPythonOrigin
 from dagster._core.run_coordinator import DefaultRunCoordinator, QueuedRunCoordinator, SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
+from dagster._core.storage.compute_log_manager import CapturedLogContext
 from dagster._core.storage.dagster_run import DagsterRun, DagsterRunStatus
 from dagster._core.storage.event_log.in_memory import InMemoryEventLogStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
@@ -53,6 +54,7 @@ __all__ = [
     "EVENT_TYPE_TO_PIPELINE_RUN_STATUS",
     "SQLITE_BUSY_TIMEOUT_SECONDS",
     "ActiveExecution",
+    "CapturedLogContext",
     "ConfigurableClassData",
     "DagsterEvent",
     "DagsterEventType",
@@ -68,6 +70,7 @@ __all__ = [
     "InMemoryEventLogStorage",
     "InMemoryRunStorage",
     "InstanceConcurrencyContext",
+    "InstanceRef",
     "InstanceType",
     "JobPythonOrigin",
     "KnownExecutionState",

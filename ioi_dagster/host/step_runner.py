@@ -1,35 +1,27 @@
 """Runs one step of Dagster where it was placed, and brings back its events and outputs instead of writing them.
 
-The step sees an instance of its own that only collects: a node has no access to the run owner's storage.
+The step sees an instance that collects the run's events, see `node_instance`.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
-import threading
+import time
 from functools import lru_cache
 
 import msgspec
-from dagster import DagsterInstance
+from dagster import DagsterExecutionInterruptedError
 
 from ioi_dagster.errors import RetryableError
-from ioi_dagster.host.exchange import Exchange, StepOutput, StepResult, StepWork, exchanging
+from ioi_dagster.host.exchange import Exchange, Handle, StepOutput, StepResult, StepWork, exchanging
+from ioi_dagster.host.node_instance import NodeInstance, node_instance
 from ioi_dagster.host.private import (
     DagsterRun,
-    DefaultRunCoordinator,
-    EventLogEntry,
-    InMemoryEventLogStorage,
-    InMemoryRunStorage,
-    InstanceType,
     JobPythonOrigin,
     KnownExecutionState,
-    LocalArtifactStorage,
-    NoOpComputeLogManager,
     ReconstructableJob,
     RepositoryLoadData,
     RetryMode,
-    SyncInMemoryRunLauncher,
     create_execution_plan,
     deserialize_value,
     execute_plan_iterator,
@@ -38,35 +30,62 @@ from ioi_dagster.host.private import (
     serialize_value,
 )
 
+FUSED_S = 0.1
+"""A chain goes on in the same task while it has taken less than this."""
+
 
 def run(work: bytes) -> bytes:
     """`StepWork` in, `StepResult` out (both msgpack). Errors of user code are events, and what Dagster raises around it is
     the result's `failure`. Raises `RetryableError` where this node is to blame."""
     task = msgspec.msgpack.decode(work, type=StepWork)
+    result, made = _run(task, {})
+    until = result.started + FUSED_S
+    values = {output.handle: output.data for output in result.outputs}
+    last = result
+    for follower in task.then:
+        if not last.succeeded or last.ended > until or not set(follower.takes) <= made:
+            break
+        last, made = _run(follower, values)
+        result.then.append(last)
+        values = {output.handle: output.data for output in last.outputs}
+    return msgspec.msgpack.encode(result)
+
+
+def _run(task: StepWork, values: dict[Handle, bytes]) -> tuple[StepResult, set[Handle]]:
+    """The result, and the outputs that the step made, wherever its IO managers put them. `values`: what the step before it in
+    its chain left in the exchange."""
+    started = time.time()
     dagster_run = deserialize_value(task.run, DagsterRun)
     job = _job(task.origin, _selection(dagster_run))
-    exchange = Exchange(inputs={item.handle: item.data for item in task.inputs})
-    instance = _instance()
-    instance.collected.clear()
+    inputs = {item.handle: item.data for item in task.inputs} | {
+        handle: values[handle] for handle in task.takes if handle in values
+    }
+    exchange = Exchange(inputs=inputs)
+    instance = node_instance(task.instance)
     failure = None
-    try:
-        _execute(task, dagster_run, job, exchange, instance)
-    except RetryableError:
-        raise
-    except Exception as error:
-        # As in Dagster's own executors: it fails the step, with the user's error as it was, and uses up no node.
-        raised = getattr(error, "original_exc_info", None) or sys.exc_info()
-        failure = serialize_value(serializable_error_info_from_exc_info(raised))
-    events = [serialize_value(entry) for entry in instance.collected]
+    with instance.collecting(dagster_run.run_id) as collected:
+        try:
+            _execute(task, dagster_run, job, exchange, instance)
+        except RetryableError:
+            raise
+        except (Exception, DagsterExecutionInterruptedError) as error:
+            # As in Dagster's own executors: it fails the step, with the user's error as it was, and uses up no node.
+            raised = getattr(error, "original_exc_info", None) or sys.exc_info()
+            failure = serialize_value(serializable_error_info_from_exc_info(raised))
+    events = [serialize_value(entry) for entry in collected]
     outputs = [
         StepOutput(handle, data, exchange.classes.get(handle), exchange.assets.get(handle))
         for handle, data in exchange.outputs.items()
     ]
-    return msgspec.msgpack.encode(StepResult(events, outputs, failure))
+    told = [entry.dagster_event for entry in collected if entry.dagster_event is not None]
+    succeeded = failure is None and any(event.is_step_success for event in told)
+    made = {event.step_output_data.step_output_handle for event in told if event.is_successful_output}
+    result = StepResult(events, outputs, failure, succeeded, started, time.time())
+    return result, {(handle.step_key, handle.output_name, handle.mapping_key or "") for handle in made}
 
 
 def _execute(
-    task: StepWork, dagster_run: DagsterRun, job: ReconstructableJob, exchange: Exchange, instance: _NodeInstance
+    task: StepWork, dagster_run: DagsterRun, job: ReconstructableJob, exchange: Exchange, instance: NodeInstance
 ) -> None:
     with exchanging(exchange):
         plan = create_execution_plan(
@@ -89,43 +108,6 @@ def _execute(
 
 def _load_data(text: str | None) -> RepositoryLoadData | None:
     return deserialize_value(text, RepositoryLoadData) if text else None
-
-
-class _CollectingEvents(InMemoryEventLogStorage):
-    """Keeps what is stored in a list besides; reads find nothing, as on a node that has no storage."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.collected: list[EventLogEntry] = []
-
-    def store_event(self, event: EventLogEntry) -> None:
-        self.collected.append(event)
-
-
-class _NodeInstance:
-    """One a thread, kept warm: making a Dagster instance costs more than a small step."""
-
-    def __init__(self) -> None:
-        events = _CollectingEvents()
-        self.collected = events.collected
-        self.dagster = DagsterInstance(
-            instance_type=InstanceType.EPHEMERAL,
-            local_artifact_storage=LocalArtifactStorage(tempfile.gettempdir()),
-            run_storage=InMemoryRunStorage(),
-            event_storage=events,
-            compute_log_manager=NoOpComputeLogManager(),
-            run_coordinator=DefaultRunCoordinator(),
-            run_launcher=SyncInMemoryRunLauncher(),
-        )
-
-
-_warm = threading.local()
-
-
-def _instance() -> _NodeInstance:
-    if not hasattr(_warm, "instance"):
-        _warm.instance = _NodeInstance()
-    return _warm.instance
 
 
 _Selection = tuple[frozenset[str] | None, frozenset | None, frozenset | None]

@@ -125,6 +125,11 @@ class Lease:
     epoch: int
     ttl_s: float = 30.0
 
+    @property
+    def key(self) -> str:
+        """Names one start; an attempt of the same step under another fence has another."""
+        return f"{self.run}/{self.step}/{self.fence}/{self.copy}"
+
 
 @dataclass(frozen=True, slots=True)
 class RejectedRequest:

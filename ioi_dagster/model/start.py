@@ -12,14 +12,14 @@ from ioi_dagster.model.refusal import Refusal
 @dataclass(frozen=True, slots=True)
 class StartRequest:
     """`kind` is `step` (opaque bytes for the step runner) or `block` (a framed payload). `permit` is a `Signed` as a
-    plain object, None only where no policy root is configured."""
+    plain object, None only where no policy root is configured. `timeout_s`: how long a step may run, 0 for no limit."""
 
     kind: str
     lease: Lease
     permit: dict[str, Any] | None
     capability: str
     payload: bytes
-    timeout_s: float = 600.0
+    timeout_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import threading
 
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.governors.cluster import ClusterGovernor
-from ioi_dagster.host.fleets import AHEAD, LOOK_EVERY_S, AddressFleet
+from ioi_dagster.host.fleets import LOOK_EVERY_S, AddressFleet
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Award, LeaseRequest, RenewRequest
 
@@ -25,7 +25,8 @@ def fleet(*answers) -> tuple[AddressFleet, ManualClock]:
     made, clock = AddressFleet.__new__(AddressFleet), ManualClock()
     made._governor = ClusterGovernor("alone", "alone", 1, 0.0)
     made._clock, made._lock, made._dask = clock, threading.Lock(), Answers(*answers)  # pyright: ignore
-    made._known, made._looked = {}, float("-inf")
+    made._known, made._looked, made._queues = {}, float("-inf"), {}
+    made._queueing = threading.Lock()
     return made, clock
 
 
@@ -34,7 +35,7 @@ def test_a_scheduler_that_does_not_answer_costs_nobody_the_lease():
     award = Award("alone", "r", 1, "alone", (LeaseRequest("r", "s", 1, "dagster.step", DataClass.PUBLIC),))
     (lease,) = alone.award(award).leases
     assert alone.at_once("a") == 1
-    assert alone._governor.snapshot().nodes["a"]["slots"] == AHEAD
+    assert alone._governor.snapshot().nodes["a"]["slots"] == 1
     clock.advance(2 * LOOK_EVERY_S)
     assert alone.renew(RenewRequest("r", (lease.id,))).held == (lease.id,)
     clock.advance(2 * LOOK_EVERY_S)

@@ -22,7 +22,7 @@ class OneNode:
     """A network and a fleet at once: one node with eight places, which runs one start after the other."""
 
     home = cluster = domain = "alone"
-    accepts, immediate = "step", True
+    accepts, immediate, shares_storage = "step", True, True
 
     def __init__(self) -> None:
         self._governor = ClusterGovernor("alone", "alone", 1, 0.0)
@@ -44,6 +44,8 @@ class OneNode:
 
     def at_once(self, _node):
         return 1
+
+    def look_after(self, now): ...
 
     def alive(self):
         return True

@@ -11,7 +11,8 @@ from typing import Any
 from distributed import Client
 from distributed.client import Future
 
-from ioi_dagster.adapters.dask.node import start
+from ioi_dagster.adapters.dask.node import start, stop, take_back
+from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.errors import UnreachableError
 
 CONNECT_S = 3.0
@@ -87,7 +88,12 @@ class DaskFleetClient:
         asyncio.run_coroutine_threadsafe(self._submit(key, request, node, priority, on_done), self._loop)
 
     def cancel(self, keys: list[str]) -> None:
-        self._call(self._cancel(keys), CONNECT_S)
+        """Stop what runs under `keys` and drop what waits. Returns when that is done, within `GRACE_S` and a little."""
+        self._call(self._stop(keys), GRACE_S + CONNECT_S)
+
+    def take_back(self, node: str, keys: list[str]) -> list[str]:
+        """Those of `keys` that had not begun at `node`, and now never will."""
+        return self._call(self._take_back(node, keys), CONNECT_S) or []
 
     def alive(self) -> bool:
         return self._alive
@@ -193,6 +199,42 @@ class DaskFleetClient:
                 future.release()
             on_done(key, answer, why)
 
+    async def _stop(self, keys: list[str]) -> None:
+        by_node: dict[str, list[str]] = {}
+        for key in keys:
+            if key in self._outstanding:
+                by_node.setdefault(self._outstanding[key][2], []).append(key)
+        ran: set[str] = set()
+        for node, its_keys in by_node.items():
+            ran |= set(await self._ask_node(stop, node, its_keys))
+        # Their resources are torn down and their processes live on, if they stop when they are asked to.
+        deadline = time.monotonic() + GRACE_S
+        while ran & self._outstanding.keys() and time.monotonic() < deadline and connected(self._client):
+            await asyncio.sleep(PROBE_S / 2)
+        await self._cancel(keys)
+
+    async def _take_back(self, node: str, keys: list[str]) -> list[str]:
+        taken = await self._ask_node(take_back, node, keys)
+        # Forgotten first, or their cancellation would be told as a loss.
+        known = [self._outstanding.pop(key)[0] for key in taken if key in self._outstanding]
+        futures = [future for future in known if future is not None]
+        if futures and self._client is not None:
+            await self._client.cancel(futures, force=True)  # pyright: ignore[reportGeneralTypeIssues]
+        return taken
+
+    async def _ask_node(self, question: Callable[[str, list[str]], list[str]], node: str, keys: list[str]) -> list[str]:
+        """Ask every worker, since only it knows which node it is; one that does not answer has nothing to say."""
+        if self._client is None:
+            return []
+        try:
+            answers = await asyncio.wait_for(
+                _awaited(self._client.run(question, node, keys, on_error="ignore")),  # pyright: ignore
+                CONNECT_S,
+            )
+        except Exception:
+            return []
+        return [key for its_keys in (answers or {}).values() for key in its_keys]
+
     async def _cancel(self, keys: list[str]) -> None:
         futures = [self._outstanding[key][0] for key in keys if key in self._outstanding]
         if self._client is not None and futures:
@@ -222,8 +264,8 @@ async def _result(future: Future) -> bytes:
     return await future.result()  # pyright: ignore[reportGeneralTypeIssues]
 
 
-async def _awaited(client: Client) -> Client:
-    return await client  # pyright: ignore[reportGeneralTypeIssues]
+async def _awaited(something: Any) -> Any:
+    return await something
 
 
 def _nodes_of(identity: Any) -> dict[str, int]:

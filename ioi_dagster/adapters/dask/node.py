@@ -13,9 +13,10 @@ from importlib import import_module
 import msgspec
 
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
+from ioi_dagster.adapters.dask.running import Running
 from ioi_dagster.clock import Clock
 from ioi_dagster.compound.invocation import answering
-from ioi_dagster.errors import RetryableError
+from ioi_dagster.errors import RetryableError, StepStoppedError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.governors.node import Admit, NodeGovernor, Refuse, StartAsked
 from ioi_dagster.model.block import Payload
@@ -38,6 +39,7 @@ class NodeHost:
     step_runner: str = ""
     memory: Callable[[], float] = lambda: 0.0
     """How full the node's memory is (0..1)."""
+    running: Running = field(default_factory=Running)
     _deciding: threading.Lock = field(default_factory=threading.Lock)
     _running: int = 0
 
@@ -63,6 +65,8 @@ class NodeHost:
             refusal = Refusal("node.malformed", f"the start request cannot be read: {problem}", f"node {self.node}")
         except RetryableError as problem:
             refusal = Refusal("node.block_refused", str(problem), f"node {self.node}", "place it elsewhere")
+        except StepStoppedError:
+            error = "the run stopped it"
         except Exception as problem:  # a broken block or runner is an answer, never a pickled exception
             last = traceback.extract_tb(problem.__traceback__)[-1]
             where = f"{os.path.basename(last.filename)}:{last.lineno}"
@@ -88,11 +92,13 @@ class NodeHost:
             return encode_payload(self.replicas.invoke(request.capability, decode_payload(request.payload)))
         if not self.step_runner:
             raise RetryableError("this node takes blocks only, not steps")
-        if not self.replicas.offers:
-            # Alone: nobody was told of any block, and the step has its own.
-            return _load(self.step_runner)(request.payload)
-        with answering(self._answer):
-            return _load(self.step_runner)(request.payload)
+        run_step = _load(self.step_runner)
+        with self.running.step(request.lease.key, request.timeout_s):
+            if not self.replicas.offers:
+                # Alone: nobody was told of any block, and the step has its own.
+                return run_step(request.payload)
+            with answering(self._answer):
+                return run_step(request.payload)
 
     def _answer(self, capability: str, payload: Payload) -> Payload:
         return self.replicas.invoke(capability, payload)
@@ -113,6 +119,16 @@ def start(data: bytes) -> bytes:
     if _host is None:
         raise RuntimeError("this worker has no node governor: start it with our preload")
     return _host.start(data)
+
+
+def stop(node: str, keys: list[str]) -> list[str]:
+    """Stop what runs at `node` under `keys`; returns which did. Run by Dask on every worker, beside the steps."""
+    return _host.running.stop(keys, StepStoppedError) if _host is not None and _host.node == node else []
+
+
+def take_back(node: str, keys: list[str]) -> list[str]:
+    """The starts under `keys` that have not begun at `node`, and now never will."""
+    return _host.running.take_back(keys) if _host is not None and _host.node == node else []
 
 
 def _load(name: str) -> Callable[[bytes], bytes]:

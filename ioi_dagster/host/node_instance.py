@@ -1,0 +1,128 @@
+"""The Dagster instance that a step sees on a node: it collects the run's events instead of writing them.
+
+Where the run owner's storage may be opened from the node (alone: the nodes are the owner's, as with Dagster's own
+executors) everything else is real: partitions, earlier materialisations, what user code reports about other runs, captured
+output. Elsewhere a step sees an empty instance, since a node of another owner has no access to that storage.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from dagster import DagsterInstance
+
+from ioi_dagster.host.capture import captured
+from ioi_dagster.host.private import (
+    CapturedLogContext,
+    DefaultRunCoordinator,
+    EventLogEntry,
+    InMemoryEventLogStorage,
+    InMemoryRunStorage,
+    InstanceRef,
+    InstanceType,
+    LocalArtifactStorage,
+    LocalComputeLogManager,
+    NoOpComputeLogManager,
+    SyncInMemoryRunLauncher,
+    deserialize_value,
+)
+
+MAX_KEPT = 4
+"""Instances kept by a thread: one a run owner, and a cluster has few."""
+
+
+class NodeInstance:
+    """One a thread, kept warm: making a Dagster instance costs more than a small step."""
+
+    def __init__(self, dagster: DagsterInstance) -> None:
+        self.dagster = dagster
+        self._run = ""
+        self._collected: list[EventLogEntry] = []
+        storage = dagster.event_log_storage
+        self._store, self._store_batch = storage.store_event, storage.store_event_batch
+        storage.store_event, storage.store_event_batch = self._take, self._take_batch  # pyright: ignore
+        manager = dagster.compute_log_manager
+        self._capture = manager.capture_logs
+        manager.capture_logs = self._captured_logs  # pyright: ignore[reportAttributeAccessIssue]
+
+    @contextmanager
+    def collecting(self, run: str) -> Iterator[list[EventLogEntry]]:
+        """Within it the events of `run` go to the list that it gives."""
+        self._run, self._collected = run, []
+        try:
+            yield self._collected
+        finally:
+            self._run = ""
+
+    def _take(self, event: EventLogEntry) -> None:
+        if event.run_id == self._run:
+            self._collected.append(event)
+        else:
+            self._store(event)
+
+    def _take_batch(self, events: Sequence[EventLogEntry]) -> None:
+        mine = [event for event in events if event.run_id == self._run]
+        self._collected += mine
+        if len(mine) < len(events):
+            self._store_batch([event for event in events if event.run_id != self._run])
+
+    @contextmanager
+    def _captured_logs(self, log_key: Sequence[str]) -> Iterator[Any]:
+        manager = self.dagster.compute_log_manager
+        if isinstance(manager, LocalComputeLogManager):
+            out, err = (manager.get_captured_local_path(log_key, kind) for kind in ("out", "err"))
+            with captured(out, err):
+                yield CapturedLogContext(log_key)
+            Path(manager.complete_artifact_path(log_key)).touch()
+            return
+        # Managers of other kinds point the process's descriptors somewhere: one step at a time.
+        alone = _others.acquire(blocking=False)
+        try:
+            with self._capture(log_key) if alone else nullcontext(CapturedLogContext(log_key)) as context:
+                yield context
+        finally:
+            if alone:
+                _others.release()
+
+
+_others = threading.Lock()
+_kept = threading.local()
+
+
+def node_instance(ref: str | None) -> NodeInstance:
+    """The instance for a step. `ref`: a serialised `InstanceRef`, where the node may open what it names."""
+    kept: dict[str, NodeInstance] = _kept.__dict__.setdefault("instances", {})
+    known = kept.get(ref or "")
+    if known is None:
+        while len(kept) >= MAX_KEPT:
+            kept.pop(next(iter(kept))).dagster.dispose()
+        known = kept[ref or ""] = NodeInstance(_opened(ref) or _empty())
+    return known
+
+
+def _opened(ref: str | None) -> DagsterInstance | None:
+    """None where this machine does not have the folder that the instance keeps its files in."""
+    if ref is None:
+        return None
+    value = deserialize_value(ref, InstanceRef)
+    folder = value.local_artifact_storage_data.config_dict.get("base_dir")
+    if folder and not Path(folder).is_dir():
+        return None
+    return DagsterInstance.from_ref(value)
+
+
+def _empty() -> DagsterInstance:
+    return DagsterInstance(
+        instance_type=InstanceType.EPHEMERAL,
+        local_artifact_storage=LocalArtifactStorage(tempfile.gettempdir()),
+        run_storage=InMemoryRunStorage(),
+        event_storage=InMemoryEventLogStorage(),
+        compute_log_manager=NoOpComputeLogManager(),
+        run_coordinator=DefaultRunCoordinator(),
+        run_launcher=SyncInMemoryRunLauncher(),
+    )

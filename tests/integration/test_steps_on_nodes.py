@@ -1,0 +1,315 @@
+"""What a step finds on the node where it runs alone: its instance, its output, its limits, its neighbours."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dagster import (
+    AssetKey,
+    DagsterEventType,
+    DagsterInstance,
+    DynamicOut,
+    DynamicOutput,
+    DynamicPartitionsDefinition,
+    Failure,
+    RetryPolicy,
+    RetryRequested,
+    asset,
+    define_asset_job,
+    execute_job,
+    job,
+    op,
+    reconstructable,
+    repository,
+)
+
+from ioi_dagster import governed_executor
+
+WORDS = DynamicPartitionsDefinition(name="words")
+ALONE = {"execution": {"config": {"workers": 2}}}
+
+
+@pytest.fixture
+def instance(tmp_path: Path, clean_environment, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("IOI_TEST_FOLDER", str(tmp_path))
+    with DagsterInstance.get() as instance:
+        yield instance
+
+
+def folder() -> Path:
+    return Path(os.environ["IOI_TEST_FOLDER"])
+
+
+def failures(result) -> dict[str, str]:
+    return {
+        event.step_key: str(event.step_failure_data.error.cause or event.step_failure_data.error)
+        for event in result.all_events
+        if event.event_type == DagsterEventType.STEP_FAILURE
+    }
+
+
+# The instance -------------------------------------------------------------------------------------------------------
+
+
+@asset
+def root_value() -> int:
+    return 1
+
+
+@asset
+def child_value(context, root_value: int) -> int:
+    event = context.instance.get_latest_materialization_event(AssetKey("root_value"))
+    assert event is not None and event.run_id == context.run_id
+    context.instance.add_dynamic_partitions("words", ["one", "two"])
+    return root_value + 1
+
+
+@asset(partitions_def=WORDS)
+def by_word(context) -> str:
+    assert context.instance.has_dynamic_partition("words", context.partition_key)
+    return context.partition_key
+
+
+@repository
+def assets():
+    return [
+        root_value,
+        child_value,
+        by_word,
+        define_asset_job("values", ["root_value", "child_value"], executor_def=governed_executor),
+        define_asset_job("words", ["by_word"], executor_def=governed_executor),
+    ]
+
+
+def values_job():
+    return assets.get_job("values")
+
+
+def words_job():
+    return assets.get_job("words")
+
+
+def test_a_step_sees_the_instance_of_its_run(instance):
+    with execute_job(reconstructable(values_job), instance, run_config=ALONE) as result:
+        assert result.success, failures(result)
+    assert instance.get_dynamic_partitions("words") == ["one", "two"]
+    made = instance.get_latest_materialization_event(AssetKey("child_value"))
+    root = instance.get_latest_materialization_event(AssetKey("root_value"))
+    assert made is not None and made.asset_materialization is not None and root is not None
+    root_tags = root.asset_materialization.tags
+    assert made.asset_materialization.tags["dagster/input_data_version/root_value"] == root_tags["dagster/data_version"]
+    with execute_job(
+        reconstructable(words_job), instance, run_config=ALONE, tags={"dagster/partition": "two"}
+    ) as result:
+        assert result.success, failures(result)
+    assert instance.get_materialized_partitions(AssetKey("by_word")) == {"two"}
+
+
+# Output -------------------------------------------------------------------------------------------------------------
+
+
+@op
+def prints() -> int:
+    print("from python")
+    os.write(2, b"from below\n")
+    return 1
+
+
+@job(executor_def=governed_executor)
+def printing():
+    prints()
+
+
+def test_what_a_step_prints_is_in_its_logs(instance):
+    with execute_job(reconstructable(printing), instance, run_config=ALONE) as result:
+        assert result.success
+        (captured,) = [e for e in result.all_events if e.event_type == DagsterEventType.LOGS_CAPTURED]
+    assert captured.logs_captured_data.step_keys == ["prints"]
+    log_key = [result.run_id, "compute_logs", captured.logs_captured_data.file_key]
+    data = instance.compute_log_manager.get_log_data(log_key)
+    assert data.stdout == b"from python\n"
+    assert b"from below\n" in (data.stderr or b"")
+    assert instance.compute_log_manager.is_capture_complete(log_key)
+
+
+# Limits -------------------------------------------------------------------------------------------------------------
+
+
+@op(tags={"ioi/timeout_s": "0.3"}, retry_policy=RetryPolicy(max_retries=1))
+def for_ever(context) -> None:
+    (folder() / f"try-{context.retry_number}").touch()
+    while True:
+        time.sleep(0.01)
+
+
+@op(tags={"ioi/timeout_s": "0.3"})
+def deaf() -> None:
+    (folder() / f"deaf-{time.time_ns()}").touch()
+    while True:
+        try:
+            time.sleep(0.01)
+        except BaseException:
+            continue
+
+
+@op
+def harmless() -> int:
+    return 1
+
+
+@op(tags={"ioi/timeout_s": "soon"})
+def misspelt() -> None: ...
+
+
+@job(executor_def=governed_executor)
+def limited():
+    for_ever()
+    deaf()
+    harmless()
+
+
+def test_a_step_that_takes_too_long_fails_and_harms_nobody(instance, tmp_path):
+    with execute_job(reconstructable(limited), instance, run_config=ALONE) as result:
+        assert not result.success
+        failed = failures(result)
+        assert failed.keys() == {"for_ever", "deaf"}
+        assert "ran longer than its tag ioi/timeout_s allows" in failed["for_ever"]
+        assert "flow.timeout" in failed["deaf"]
+        assert result.output_for_node("harmless") == 1
+    assert sorted(path.name for path in tmp_path.glob("try-*")) == ["try-0", "try-1"]
+    assert len(list(tmp_path.glob("deaf-*"))) == 1
+
+
+# Neighbours ---------------------------------------------------------------------------------------------------------
+
+
+@op(out=DynamicOut(int))
+def forty() -> Iterator[DynamicOutput[int]]:
+    for number in range(40):
+        yield DynamicOutput(number, mapping_key=str(number))
+
+
+@op
+def waits_for_the_others(number: int) -> int:
+    """The twentieth ends when all the others have."""
+    others = folder() / "others"
+    if number != 20:
+        others.mkdir(exist_ok=True)
+        (others / str(number)).touch()
+        return number
+    until = time.monotonic() + 60
+    while len(list(others.iterdir())) < 39:
+        if time.monotonic() > until:
+            raise Failure("the others wait behind this one")
+        time.sleep(0.01)
+    return number
+
+
+@job(executor_def=governed_executor)
+def one_long():
+    forty().map(waits_for_the_others)
+
+
+def test_short_steps_do_not_wait_behind_a_long_one(instance):
+    with execute_job(reconstructable(one_long), instance, run_config=ALONE) as result:
+        assert result.success, failures(result)
+        starts = [e.step_key for e in result.all_events if e.event_type == DagsterEventType.STEP_START]
+    assert len(starts) == len(set(starts)) == 41
+
+
+# Chains -------------------------------------------------------------------------------------------------------------
+
+
+@op
+def first() -> int:
+    return 0
+
+
+@op
+def one_more(number: int) -> int:
+    return number + 1
+
+
+@op
+def dies(number: int) -> int:
+    os._exit(1)
+
+
+@op
+def once_more(context, number: int) -> int:
+    if context.retry_number < 2:
+        raise RetryRequested(max_retries=2)
+    return number + 1
+
+
+@op
+def slow(number: int) -> int:
+    time.sleep(0.15)
+    return number + 1
+
+
+@job(executor_def=governed_executor)
+def chain():
+    number = first()
+    for _ in range(30):
+        number = one_more(number)
+
+
+@job(executor_def=governed_executor)
+def deadly_chain():
+    one_more.alias("after")(dies(one_more(first())))
+
+
+@job(executor_def=governed_executor)
+def stubborn_chain():
+    one_more.alias("after")(once_more(slow(first())))
+
+
+@job(executor_def=governed_executor)
+def mapped_chain():
+    forty().map(lambda number: one_more.alias("twice")(one_more(number)))
+
+
+def fused(result) -> dict[str, str]:
+    return {
+        event.step_key: event.event_specific_data.metadata["ioi/fused_after"].value
+        for event in result.all_events
+        if event.event_type == DagsterEventType.ENGINE_EVENT
+        and event.step_key
+        and "ioi/fused_after" in event.event_specific_data.metadata
+    }
+
+
+def test_a_chain_of_short_steps_is_few_tasks_and_each_step_tells_its_own(instance):
+    with execute_job(reconstructable(chain), instance, run_config=ALONE) as result:
+        assert result.success, failures(result)
+        assert result.output_for_node("one_more_30") == 30
+        ended = [e.step_key for e in result.all_events if e.event_type == DagsterEventType.STEP_SUCCESS]
+        assert ended == ["first", "one_more", *(f"one_more_{number}" for number in range(2, 31))]
+        assert len(fused(result)) >= 10
+
+
+def test_a_chain_blames_the_step_that_kills_its_node(instance):
+    with execute_job(reconstructable(deadly_chain), instance, run_config=ALONE) as result:
+        assert failures(result).keys() == {"dies"}
+        assert result.output_for_node("one_more") == 1
+
+
+def test_a_chain_stops_where_a_step_takes_its_time_or_tries_again(instance):
+    with execute_job(reconstructable(stubborn_chain), instance, run_config=ALONE) as result:
+        assert result.success, failures(result)
+        assert result.output_for_node("after") == 3
+        assert "once_more" not in fused(result)
+        assert result.retry_attempts_for_node("once_more") == 2
+
+
+def test_mapped_chains_are_fused_too(instance):
+    with execute_job(reconstructable(mapped_chain), instance, run_config=ALONE) as result:
+        assert result.success, failures(result)
+        assert result.output_for_node("twice") == {str(number): number + 2 for number in range(40)}
+        assert fused(result)["twice[0]"] == "one_more[0]"
