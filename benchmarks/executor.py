@@ -9,10 +9,13 @@ by rate.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -108,9 +111,57 @@ def _nothing(number: int) -> int:
     return number
 
 
-def main() -> int:
-    from distributed import LocalCluster
+@contextmanager
+def _cluster(home: Path) -> Iterator[str]:
+    """A scheduler and two workers as users have them: processes of their own, started by Dask's command."""
+    file = home / "scheduler.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": PROJECT}
+    commands = [
+        [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_scheduler",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            file,
+        ],
+        *[
+            [
+                sys.executable,
+                "-m",
+                "distributed.cli.dask_worker",
+                "--scheduler-file",
+                file,
+                "--nthreads",
+                "1",
+                "--no-dashboard",
+            ]
+            for _ in range(2)
+        ],
+    ]
+    started = [subprocess.Popen(list(map(str, command)), **quiet) for command in commands]
+    try:
+        until = time.monotonic() + 60
+        while not file.exists():
+            if time.monotonic() > until:
+                raise SystemExit("the Dask scheduler did not start")
+            time.sleep(0.1)
+        from distributed import Client
 
+        with Client(scheduler_file=str(file), set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
+            address = str(client.scheduler.address)  # pyright: ignore[reportOptionalMemberAccess]
+        yield address
+    finally:
+        for process in reversed(started):
+            process.terminate()
+        for process in started:
+            process.wait()
+
+
+def main() -> int:
     warnings.simplefilter("ignore")
     shape = sys.argv[sys.argv.index("--shape") + 1] if "--shape" in sys.argv else "fan_out"
     sizes = (QUICK if quick() else FULL)[shape]
@@ -120,14 +171,7 @@ def main() -> int:
     home = Path(tempfile.mkdtemp(prefix="ioi-executor-"))
     os.environ["DAGSTER_HOME"] = str(home)
     found: dict[str, list[float]] = {}
-    cluster = LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=True,
-        dashboard_address=None,  # pyright: ignore[reportArgumentType]
-    )
-    with cluster:
-        address = cluster.scheduler_address
+    with _cluster(home) as address:
         names = [name for name in ("governed", "in_process", "dask", "multiprocess") if only is None or name in only]
         for name in names:
             if name != "multiprocess":

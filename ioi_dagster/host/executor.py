@@ -267,7 +267,8 @@ class _Flow:
         # Once a batch: each makes a new value out of all that is known.
         known = self._active.get_known_state()
         for step in ready:
-            self._driver.submit(self._work(step, known))
+            if not self._driver.take_fused(step.key):
+                self._driver.submit(self._work(step, known))
         return True
 
     def _wait(self, just_vended: bool) -> float:

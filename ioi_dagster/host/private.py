@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from dagster._core.definitions.repository_definition import RepositoryLoadData
@@ -42,6 +49,7 @@ from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._core.storage.root import LocalArtifactStorage
 from dagster._core.storage.runs import InMemoryRunStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+from dagster._core.system_config.objects import ResolvedRunConfig
 from dagster._core.utils import make_new_run_id
 from dagster._serdes import ConfigurableClassData, deserialize_value, serialize_value
 from dagster._utils.error import serializable_error_info_from_exc_info
@@ -84,6 +92,7 @@ __all__ = [
     "ReconstructableJob",
     "ReconstructableRepository",
     "RepositoryLoadData",
+    "ResolvedRunConfig",
     "ResumeRunContext",
     "RetryMode",
     "RunQueueConfig",
@@ -102,6 +111,47 @@ __all__ = [
     "get_retries_config",
     "make_new_run_id",
     "recon_job_from_origin",
+    "remember_run_config",
     "serializable_error_info_from_exc_info",
     "serialize_value",
 ]
+
+MAX_CONFIGS = 8
+
+
+@cache
+def remember_run_config() -> None:
+    """From now on this process validates a run's config once and not twice for each step.
+
+    Dagster does so in `ResolvedRunConfig.build`, which takes longer the more ops a job has. What it gives out is a copy where
+    something could be changed in it, so that a step that changes its config changes its own. Jobs with a config mapping are
+    left alone, since the mapping is the user's code.
+    """
+    stock = ResolvedRunConfig.build
+    known: OrderedDict[tuple[int, str], tuple[Any, ResolvedRunConfig]] = OrderedDict()
+    lock = threading.Lock()
+
+    def build(job_def: Any, run_config: Mapping[str, object] | None = None) -> ResolvedRunConfig:
+        if job_def.run_config_schema.config_mapping is not None:
+            return stock(job_def, run_config)
+        key = (id(job_def), repr(run_config))
+        with lock:
+            found = known.get(key)
+        if found is None:
+            made = stock(job_def, run_config)
+            found = (job_def, made)
+            with lock:
+                known[key] = found
+                if len(known) > MAX_CONFIGS:
+                    known.popitem(last=False)
+        config = found[1]
+        return config._replace(
+            ops={
+                name: copy.deepcopy(op) if op.config or op.inputs or op.outputs else op
+                for name, op in config.ops.items()
+            },
+            resources=copy.deepcopy(config.resources),
+            inputs=copy.deepcopy(config.inputs),
+        )
+
+    ResolvedRunConfig.build = staticmethod(build)  # pyright: ignore[reportAttributeAccessIssue]

@@ -6,7 +6,9 @@ The step sees an instance that collects the run's events, see `node_instance`.
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections import OrderedDict
 from functools import lru_cache
 
 import msgspec
@@ -17,19 +19,23 @@ from ioi_dagster.host.exchange import Exchange, Handle, StepOutput, StepResult, 
 from ioi_dagster.host.node_instance import NodeInstance, node_instance
 from ioi_dagster.host.private import (
     DagsterRun,
+    ExecutionPlan,
     JobPythonOrigin,
     KnownExecutionState,
     ReconstructableJob,
     RepositoryLoadData,
+    ResolvedRunConfig,
     RetryMode,
     create_execution_plan,
     deserialize_value,
     execute_plan_iterator,
     recon_job_from_origin,
+    remember_run_config,
     serializable_error_info_from_exc_info,
     serialize_value,
 )
 
+MAX_PLANS = 4
 FUSED_S = 0.1
 """A chain goes on in the same task while it has taken less than this."""
 
@@ -87,14 +93,9 @@ def _run(task: StepWork, values: dict[Handle, bytes]) -> tuple[StepResult, set[H
 def _execute(
     task: StepWork, dagster_run: DagsterRun, job: ReconstructableJob, exchange: Exchange, instance: NodeInstance
 ) -> None:
+    remember_run_config()
     with exchanging(exchange):
-        plan = create_execution_plan(
-            job,
-            run_config=dagster_run.run_config,
-            step_keys_to_execute=[task.step],
-            known_state=deserialize_value(task.known_state, KnownExecutionState),
-            repository_load_data=_load_data(task.repository_load_data),
-        )
+        plan = _plan(task, dagster_run, job)
         for _ in execute_plan_iterator(
             plan,
             job,
@@ -104,6 +105,35 @@ def _execute(
             run_config=dagster_run.run_config,
         ):
             pass
+
+
+def _plan(task: StepWork, dagster_run: DagsterRun, job: ReconstructableJob) -> ExecutionPlan:
+    """The plan of this step. That of the whole job stays warm, since making it takes longer the more steps there are."""
+    known = deserialize_value(task.known_state, KnownExecutionState)
+    load_data = _load_data(task.repository_load_data)
+    if known.dynamic_mappings:
+        return create_execution_plan(
+            job,
+            run_config=dagster_run.run_config,
+            step_keys_to_execute=[task.step],
+            known_state=known,
+            repository_load_data=load_data,
+        )
+    key = (id(job), dagster_run.run_id, task.repository_load_data or "")
+    plans: OrderedDict[tuple[int, str, str], ExecutionPlan] = _warm.__dict__.setdefault("plans", OrderedDict())
+    whole = plans.get(key)
+    if whole is None:
+        whole = plans[key] = create_execution_plan(
+            job, run_config=dagster_run.run_config, repository_load_data=load_data
+        )
+        if len(plans) > MAX_PLANS:
+            plans.popitem(last=False)
+    definition = job.with_repository_load_data(load_data).get_definition() if load_data else job.get_definition()
+    config = ResolvedRunConfig.build(definition, dagster_run.run_config)
+    return whole._replace(known_state=known).build_subset_plan([task.step], definition, config)
+
+
+_warm = threading.local()
 
 
 def _load_data(text: str | None) -> RepositoryLoadData | None:

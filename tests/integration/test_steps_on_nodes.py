@@ -185,6 +185,34 @@ def test_a_step_that_takes_too_long_fails_and_harms_nobody(instance, tmp_path):
     assert len(list(tmp_path.glob("deaf-*"))) == 1
 
 
+# Config -------------------------------------------------------------------------------------------------------------
+
+
+@op(out=DynamicOut(int))
+def six() -> Iterator[DynamicOutput[int]]:
+    for number in range(6):
+        yield DynamicOutput(number, mapping_key=str(number))
+
+
+@op(config_schema={"words": [str]})
+def spoils_its_config(context, number: int) -> list[str]:
+    context.op_config["words"].append(str(number))
+    return list(context.op_config["words"])
+
+
+@job(executor_def=governed_executor)
+def spoiling():
+    six().map(spoils_its_config)
+
+
+def test_a_step_that_changes_its_config_changes_its_own(instance):
+    config = {**ALONE, "ops": {"spoils_its_config": {"config": {"words": ["a"]}}}}
+    with execute_job(reconstructable(spoiling), instance, run_config=config) as result:
+        assert result.success, failures(result)
+        words = result.output_for_node("spoils_its_config")
+    assert words == {str(number): ["a", str(number)] for number in range(6)}
+
+
 # Neighbours ---------------------------------------------------------------------------------------------------------
 
 
