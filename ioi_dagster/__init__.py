@@ -16,6 +16,8 @@ _PUBLIC = {
     "GovernorsResource": "ioi_dagster.host.resources",
     "RASResource": "ioi_dagster.host.resources",
     "ExchangeIOManager": "ioi_dagster.host.io_manager",
+    "LocalFilesIOManager": "ioi_dagster.host.staged_io",
+    "FsspecIOManager": "ioi_dagster.host.staged_io",
     "block_op": "ioi_dagster.host.assets",
 }
 

@@ -13,10 +13,32 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from ioi_dagster.adapters.files.store import StoreSpec
 from ioi_dagster.model.data_class import DataClass
 
 Handle = tuple[str, str, str]
 """(step key, output name, mapping key or '')."""
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """One stored value: where it lies, and under which names it is found once it is published."""
+
+    partition: str
+    source: str
+    names: list[str]
+
+
+class Staged(msgspec.Struct, frozen=True):
+    """One output that its attempt has put into a store. `holder`: the address of the worker that has it in memory too."""
+
+    handle: Handle
+    store: StoreSpec
+    pieces: list[Piece]
+    data_class: DataClass | None = None
+    holder: str = ""
+
+    def source(self, partition: str) -> str | None:
+        return next((piece.source for piece in self.pieces if piece.partition == partition), None)
 
 
 @dataclass(slots=True)
@@ -25,6 +47,14 @@ class Exchange:
     outputs: dict[Handle, bytes] = field(default_factory=dict)
     classes: dict[Handle, DataClass] = field(default_factory=dict)
     assets: dict[Handle, str] = field(default_factory=dict)
+    partitions: dict[Handle, dict[str, bytes]] = field(default_factory=dict)
+    """By the name under which later runs find it, where one output is several partitions of an asset."""
+    staged: list[Staged] = field(default_factory=list)
+    """Outputs that are in a store already, under the attempt's name."""
+    references: dict[Handle, str] = field(default_factory=dict)
+    """Where inputs lie that were staged by the attempts that made them."""
+    one_cluster: bool = False
+    """The run's nodes are one cluster of its owner's: they reach each other, and its storage."""
 
 
 _exchange: ContextVar[Exchange | None] = ContextVar("ioi_exchange", default=None)
@@ -49,6 +79,13 @@ class StepInput(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class Located(msgspec.Struct, frozen=True):
+    """An input that lies in a store: its committed attempt's reference."""
+
+    handle: Handle
+    reference: str
+
+
 class StepWork(msgspec.Struct, frozen=True):
     """Everything a node needs to run one step of Dagster. Dagster's own values are in its JSON serialisation.
 
@@ -63,6 +100,8 @@ class StepWork(msgspec.Struct, frozen=True):
     retries: str
     repository_load_data: str | None = None
     inputs: list[StepInput] = []
+    located: list[Located] = []
+    one_cluster: bool = False
     takes: list[Handle] = []
     instance: str | None = None
     then: list[StepWork] = []
@@ -75,6 +114,7 @@ class StepOutput(msgspec.Struct, frozen=True):
     data: bytes
     data_class: DataClass | None = None
     asset: str | None = None
+    partitions: dict[str, bytes] = {}
 
 
 class StepResult(msgspec.Struct, frozen=True):
@@ -89,6 +129,7 @@ class StepResult(msgspec.Struct, frozen=True):
     started: float = 0.0
     ended: float = 0.0
     then: list[StepResult] = []
+    staged: list[Staged] = []
 
 
 def handle_text(handle: Handle) -> str:

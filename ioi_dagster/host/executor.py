@@ -25,7 +25,7 @@ from ioi_dagster.errors import FinalError
 from ioi_dagster.framing import decode_payload
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.host import tags
-from ioi_dagster.host.exchange import Handle, StepInput, StepWork, handle_from_text
+from ioi_dagster.host.exchange import Handle, Located, StepInput, StepWork, handle_from_text
 from ioi_dagster.host.flow_driver import FlowDriver, Outcome, Work
 from ioi_dagster.host.fusion import Chains
 from ioi_dagster.host.io_manager import ObjectStore, default_folder
@@ -48,6 +48,7 @@ from ioi_dagster.host.private import (
     get_retries_config,
     serialize_value,
 )
+from ioi_dagster.host.staged import is_reference
 from ioi_dagster.host.storage import grouped
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect
@@ -205,6 +206,8 @@ class _Flow:
         that the log says. What was in flight then is placed again under a new fence: it never committed.
         """
         instance, run_id = self._context.instance, self._context.run_id
+        for step, _, _ in pending:
+            self._driver.publish_again(step)
         known = {_identity(entry) for entry in instance.all_logs(run_id)}
         with grouped(instance):
             for _, _, events in pending:
@@ -298,7 +301,8 @@ class _Flow:
         takes = {source for source in sources if before is not None and source.step_key == before.step}
         handles = [_handle(source) for source in sources if source not in takes]
         found = {handle: self._driver.find_output(handle, self._parents) for handle in handles}
-        data = {handle: self._get(name) for handle, name in found.items() if name is not None}
+        data = {handle: self._get(name) for handle, name in found.items() if name and not is_reference(name)}
+        located = [Located(handle, name) for handle, name in found.items() if name and is_reference(name)]
         # What comes from elsewhere than this run has no class that is known here: it is taken as the highest.
         classes = [self._driver.classes.get(handle, DataClass.RESTRICTED) for handle in handles]
         if before is not None:
@@ -317,6 +321,8 @@ class _Flow:
             retries=self._owner.retries.value,
             repository_load_data=self._load_data,
             inputs=[StepInput(handle, value) for handle, value in data.items()],
+            located=located,
+            one_cluster=self._driver.shares_storage,
             instance=self._instance,
             takes=[_handle(source) for source in takes],
         )

@@ -17,15 +17,17 @@ from typing import Any, Protocol
 import msgspec
 
 from ioi_dagster.adapters.dask.running import GRACE_S
+from ioi_dagster.adapters.files.store import StoreSpec
 from ioi_dagster.adapters.sql.ledger import Commit, Ledger, Started
 from ioi_dagster.clock import Clock
 from ioi_dagster.errors import RetryableError
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.flow import FlowGovernor
-from ioi_dagster.host.exchange import Handle, StepResult, handle_text
+from ioi_dagster.host.exchange import Handle, Staged, StepResult, handle_text
 from ioi_dagster.host.fleets import TAKEN_BACK, Fleet, Start, run_shell
 from ioi_dagster.host.io_manager import ObjectStore, asset_name, run_name
+from ioi_dagster.host.staged import from_reference, publish, reference, tidy
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Ask, Lease, ReleaseRequest, RenewRequest
@@ -167,6 +169,8 @@ class FlowDriver:
         self._ahead: dict[str, Outcome] = {}
         self._sent_at: dict[str, float] = {}
         self._deaths: dict[str, _Death] = {}
+        self._staged: dict[str, list[Staged]] = {}
+        self._stores: dict[str, StoreSpec] = {}
 
     # For the executor -------------------------------------------------------------------------------------------
 
@@ -223,6 +227,12 @@ class FlowDriver:
     def shares_storage(self) -> bool:
         return self._network.shares_storage
 
+    def publish_again(self, step: str) -> None:
+        """What an earlier process of this run committed and may not have published."""
+        publish(
+            staged for staged in map(from_reference, self.references.values()) if staged and staged.handle[0] == step
+        )
+
     def read(self, name: str) -> bytes | None:
         return self._objects.get(name)
 
@@ -250,6 +260,7 @@ class FlowDriver:
         if self._story or self._published:
             self._ledger.write(self._run, self._epoch, [], [], self._story, self._published)
             self._story, self._published = [], []
+        tidy(self._run, filter(None, map(from_reference, self.references.values())), self._stores)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     # Events in --------------------------------------------------------------------------------------------------
@@ -473,6 +484,17 @@ class FlowDriver:
             links.append((name, run_name(self._run, output.handle)))
             if output.asset is not None:
                 links.append((name, asset_name(output.asset)))
+            for asset, data in output.partitions.items():
+                part = self._objects.put(run_name(self._run, output.handle, f"{attempt}\x00{asset}"), data)
+                links.append((part, asset_name(asset)))
+        for staged in decoded.staged:
+            self._stores[staged.store.url] = staged.store
+            references[handle_text(staged.handle)] = self.references[staged.handle] = reference(staged)
+            self.classes[staged.handle] = (
+                staged.data_class if staged.data_class and work.assigns_class else work.ask.data_class
+            )
+        if decoded.staged:
+            self._staged[attempt] = decoded.staged
         commit = Commit(step, fence, attempt, node, started, ended, references, msgspec.msgpack.encode(decoded.events))
         outcome = Outcome(
             step,
@@ -520,7 +542,9 @@ class FlowDriver:
             commits = [commit for commit, _, _ in self._commits]
             committed = self._ledger.write(self._run, self._epoch, self._started, commits, self._story, self._published)
             for commit, outcome, links in self._commits:
+                staged = self._staged.pop(commit.attempt, [])
                 if commit.attempt in committed:
+                    publish(staged)
                     for source, name in links:
                         self._objects.link(source, name)
                     if outcome.fused_after:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,22 @@ class ExchangeIOManager(ConfigurableIOManager):
     def handle_output(self, context: OutputContext, obj: Any) -> None:
         handle: Handle = (context.step_key, context.name, context.mapping_key or "")
         data = encode_value(obj)
-        asset = _stored_asset(context) if context.has_asset_key else None
+        assets = _stored_assets(context, obj, data) if context.has_asset_key else {}
         exchange = current_exchange()
         if exchange is not None:
             exchange.outputs[handle] = data
             stated = getattr(obj, "data_class", None)
             if isinstance(stated, DataClass):
                 exchange.classes[handle] = stated
-            if asset is not None:
-                exchange.assets[handle] = asset
+            if len(assets) == 1:
+                exchange.assets[handle] = next(iter(assets))
+            elif assets:
+                exchange.partitions[handle] = assets
             return
         store = ObjectStore(self._folder())
         store.put(run_name(context.run_id, handle), data)
-        if asset is not None:
-            store.put(asset_name(asset), data)
+        for asset, its_data in assets.items():
+            store.put(asset_name(asset), its_data)
 
     def load_input(self, context: InputContext) -> Any:
         store = ObjectStore(self._folder())
@@ -51,42 +54,72 @@ class ExchangeIOManager(ConfigurableIOManager):
         handle: Handle = (upstream.step_key, upstream.name, upstream.mapping_key or "")
         exchange = current_exchange()
         if exchange is not None and handle in exchange.inputs:
-            return decode_value(exchange.inputs[handle])
+            return _wanted(context, decode_value(exchange.inputs[handle]))
         data = store.get(run_name(upstream.run_id, handle))
         if data is not None:
-            return decode_value(data)
+            return _wanted(context, decode_value(data))
         return self._load_asset(context, store)
 
     def _load_asset(self, context: InputContext, store: ObjectStore) -> Any:
         if not context.has_asset_key:
-            raise FinalError(f"the input {context.name!r} is not stored anywhere")
+            raise FinalError(missing(context, "", str(self._folder())))
         asset = context.asset_key.to_user_string()
         if not context.has_asset_partitions:
-            return self._load_one(store, asset)
+            return self._load_one(context, store, asset)
         keys = list(context.asset_partition_keys)
-        values = {key: self._load_one(store, asset, key) for key in keys}
+        values = {key: self._load_one(context, store, asset, key) for key in keys}
         return values[keys[0]] if len(keys) == 1 else values
 
-    def _load_one(self, store: ObjectStore, asset: str, partition: str = "") -> Any:
+    def _load_one(self, context: InputContext, store: ObjectStore, asset: str, partition: str = "") -> Any:
         data = store.get(asset_name(partition_of(asset, partition)))
         if data is None:
-            of = f"partition {partition!r} of asset {asset!r}" if partition else f"asset {asset!r}"
-            raise FinalError(f"{of} has no stored value yet — materialise it first")
+            raise FinalError(missing(context, partition, str(self._folder())))
         return decode_value(data)
 
     def _folder(self) -> Path:
         return Path(self.folder) if self.folder else default_folder()
 
 
-def _stored_asset(context: OutputContext) -> str:
-    """Under which name the value is found by later runs: the asset's, and its partition's where it has some."""
+def _stored_assets(context: OutputContext, obj: Any, data: bytes) -> dict[str, bytes]:
+    """Under which names values are found by later runs: the asset's, or one for each of its partitions that the step made."""
     asset = context.asset_key.to_user_string()
     keys = list(context.asset_partition_keys) if context.has_asset_partitions else [""]
-    if len(keys) != 1:
+    if len(keys) == 1:
+        return {partition_of(asset, keys[0]): data}
+    return {partition_of(asset, key): encode_value(value) for key, value in partition_values(obj, keys, asset).items()}
+
+
+def partition_values(obj: Any, keys: list[str], asset: str) -> dict[str, Any]:
+    """The value of each of several partitions that one step made. Raises `FinalError` where `obj` does not tell."""
+    if not isinstance(obj, Mapping) or set(obj) != set(keys):
         raise FinalError(
-            f"one step makes {len(keys)} partitions of asset {asset!r} — run them one by one, or use another IO manager"
+            f"one step makes {len(keys)} partitions of asset {asset!r}: return a dict with exactly their keys "
+            f"({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
         )
-    return partition_of(asset, keys[0])
+    return {key: obj[key] for key in keys}
+
+
+def missing(context: InputContext, partition: str, where: str) -> str:
+    """A sentence for a value that is not there: which, and what makes it."""
+    if context.has_asset_key:
+        asset = context.asset_key.to_user_string()
+        of = f"partition {partition!r} of asset {asset!r}" if partition else f"asset {asset!r}"
+        return f"{of} has no stored value in {where} — materialise it first"
+    upstream = context.upstream_output
+    if upstream is None:
+        return f"the input {context.name!r} is not stored anywhere"
+    return f"output {upstream.name!r} of step {upstream.step_key!r} is not stored in {where} — run that step again"
+
+
+def _wanted(context: InputContext, value: Any) -> Any:
+    """Of the partitions that one step made, those that this one takes."""
+    if not (context.has_asset_key and context.has_asset_partitions) or not isinstance(value, Mapping):
+        return value
+    upstream = context.upstream_output
+    if upstream is None or not upstream.has_asset_partitions or len(upstream.asset_partition_keys) < 2:
+        return value
+    keys = list(context.asset_partition_keys)
+    return value[keys[0]] if len(keys) == 1 else {key: value[key] for key in keys}
 
 
 def partition_of(asset: str, partition: str) -> str:

@@ -34,6 +34,7 @@ from ioi_dagster.host.private import (
     serializable_error_info_from_exc_info,
     serialize_value,
 )
+from ioi_dagster.host.staged import reference
 
 MAX_PLANS = 4
 FUSED_S = 0.1
@@ -44,29 +45,38 @@ def run(work: bytes) -> bytes:
     """`StepWork` in, `StepResult` out (both msgpack). Errors of user code are events, and what Dagster raises around it is
     the result's `failure`. Raises `RetryableError` where this node is to blame."""
     task = msgspec.msgpack.decode(work, type=StepWork)
-    result, made = _run(task, {})
+    result, made = _run(task, {}, {})
     until = result.started + FUSED_S
-    values = {output.handle: output.data for output in result.outputs}
+    values, references = _passed(result)
     last = result
     for follower in task.then:
         if not last.succeeded or last.ended > until or not set(follower.takes) <= made:
             break
-        last, made = _run(follower, values)
+        last, made = _run(follower, values, references)
         result.then.append(last)
-        values = {output.handle: output.data for output in last.outputs}
+        values, references = _passed(last)
     return msgspec.msgpack.encode(result)
 
 
-def _run(task: StepWork, values: dict[Handle, bytes]) -> tuple[StepResult, set[Handle]]:
-    """The result, and the outputs that the step made, wherever its IO managers put them. `values`: what the step before it in
-    its chain left in the exchange."""
+def _passed(result: StepResult) -> tuple[dict[Handle, bytes], dict[Handle, str]]:
+    """What the next step of a chain finds of this one's outputs: values, and references to values in a store."""
+    return (
+        {output.handle: output.data for output in result.outputs},
+        {staged.handle: reference(staged) for staged in result.staged},
+    )
+
+
+def _run(task: StepWork, values: dict[Handle, bytes], references: dict[Handle, str]) -> tuple[StepResult, set[Handle]]:
+    """The result, and the outputs that the step made, wherever its IO managers put them. `values` and `references`: what the
+    step before it in its chain left in the exchange."""
     started = time.time()
     dagster_run = deserialize_value(task.run, DagsterRun)
     job = _job(task.origin, _selection(dagster_run))
     inputs = {item.handle: item.data for item in task.inputs} | {
         handle: values[handle] for handle in task.takes if handle in values
     }
-    exchange = Exchange(inputs=inputs)
+    located = {item.handle: item.reference for item in task.located} | references
+    exchange = Exchange(inputs=inputs, references=located, one_cluster=task.one_cluster)
     instance = node_instance(task.instance)
     failure = None
     with instance.collecting(dagster_run.run_id) as collected:
@@ -80,13 +90,15 @@ def _run(task: StepWork, values: dict[Handle, bytes]) -> tuple[StepResult, set[H
             failure = serialize_value(serializable_error_info_from_exc_info(raised))
     events = [serialize_value(entry) for entry in collected]
     outputs = [
-        StepOutput(handle, data, exchange.classes.get(handle), exchange.assets.get(handle))
+        StepOutput(
+            handle, data, exchange.classes.get(handle), exchange.assets.get(handle), exchange.partitions.get(handle, {})
+        )
         for handle, data in exchange.outputs.items()
     ]
     told = [entry.dagster_event for entry in collected if entry.dagster_event is not None]
     succeeded = failure is None and any(event.is_step_success for event in told)
     made = {event.step_output_data.step_output_handle for event in told if event.is_successful_output}
-    result = StepResult(events, outputs, failure, succeeded, started, time.time())
+    result = StepResult(events, outputs, failure, succeeded, started, time.time(), [], exchange.staged)
     return result, {(handle.step_key, handle.output_name, handle.mapping_key or "") for handle in made}
 
 

@@ -15,6 +15,7 @@ import msgspec
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.adapters.dask.running import Running
 from ioi_dagster.clock import Clock
+from ioi_dagster.compound.attempt import Attempt, attempting
 from ioi_dagster.compound.invocation import answering
 from ioi_dagster.errors import RetryableError, StepStoppedError
 from ioi_dagster.framing import decode_payload, encode_payload
@@ -57,7 +58,7 @@ class NodeHost:
                 refusal = decision.refusal
             else:
                 try:
-                    result = self._run(decision)
+                    result = self._run(decision, attempt)
                 finally:
                     with self._deciding:
                         self._running -= 1
@@ -86,14 +87,16 @@ class NodeHost:
             continue
         return memory
 
-    def _run(self, admitted: Admit) -> bytes:
+    def _run(self, admitted: Admit, attempt: str) -> bytes:
         request = admitted.request
         if request.kind == "block":
             return encode_payload(self.replicas.invoke(request.capability, decode_payload(request.payload)))
         if not self.step_runner:
             raise RetryableError("this node takes blocks only, not steps")
         run_step = _load(self.step_runner)
-        with self.running.step(request.lease.key, request.timeout_s):
+        lease = request.lease
+        its = Attempt(attempt, lease.run, lease.step, lease.fence, lease.key, self.node)
+        with self.running.step(lease.key, request.timeout_s), attempting(its):
             if not self.replicas.offers:
                 # Alone: nobody was told of any block, and the step has its own.
                 return run_step(request.payload)

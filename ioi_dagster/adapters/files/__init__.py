@@ -1,0 +1,1 @@
+"""Values as files, here or behind a URL."""

@@ -1,0 +1,173 @@
+"""Where values lie between the steps of a run: IO managers of ours on a real embedded cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import (
+    BackfillPolicy,
+    DagsterInstance,
+    Definitions,
+    DynamicOut,
+    DynamicOutput,
+    EnvVar,
+    Output,
+    StaticPartitionsDefinition,
+    asset,
+    define_asset_job,
+    execute_job,
+    job,
+    op,
+    reconstructable,
+)
+
+from ioi_dagster import ExchangeIOManager, FsspecIOManager, LocalFilesIOManager, governed_executor
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+
+@op
+def dies_after_its_output():
+    """The first attempt's output is written, and its process ends before the step does."""
+    marker = Path(os.environ["IOI_TEST_MARKER"])
+    first = not marker.exists()
+    marker.touch()
+    yield Output("of the first attempt" if first else "of the second")
+    if first:
+        os._exit(1)
+
+
+@op(out=DynamicOut(str))
+def words(text: str):
+    for number, word in enumerate(text.split()):
+        yield DynamicOutput(word, mapping_key=f"w{number}")
+
+
+@op
+def shout(word: str) -> str:
+    return word.upper()
+
+
+@op
+def sentence(shouted: list[str]) -> str:
+    Path(os.environ["IOI_TEST_RESULT"]).write_text(" ".join(shouted))
+    return " ".join(shouted)
+
+
+def _graph() -> None:
+    sentence(words(dies_after_its_output()).map(shout).collect())
+
+
+@job(
+    executor_def=governed_executor,
+    resource_defs={"io_manager": LocalFilesIOManager(folder=EnvVar("IOI_TEST_STORE"))},
+)
+def in_files():
+    _graph()
+
+
+@job(
+    executor_def=governed_executor,
+    resource_defs={"io_manager": FsspecIOManager(url=EnvVar("IOI_TEST_STORE_URL"))},
+)
+def behind_a_url():
+    _graph()
+
+
+ABC = StaticPartitionsDefinition(["a", "b", "c"])
+
+
+@asset(partitions_def=ABC, backfill_policy=BackfillPolicy.single_run())
+def letters(context) -> Any:
+    return {key: key * 2 for key in context.partition_keys}
+
+
+@asset(partitions_def=ABC, backfill_policy=BackfillPolicy.single_run())
+def capitals(letters: Any) -> Any:
+    return {key: value.upper() for key, value in letters.items()}
+
+
+@asset
+def all_capitals(capitals: Any) -> list[str]:
+    found = sorted(capitals.values())
+    Path(os.environ["IOI_TEST_RESULT"]).write_text(" ".join(found))
+    return found
+
+
+def _partitioned(io_manager: Any) -> Definitions:
+    return Definitions(
+        assets=[letters, capitals, all_capitals],
+        jobs=[
+            define_asset_job("partitioned", [letters, capitals]),
+            define_asset_job("collected", [all_capitals]),
+        ],
+        executor=governed_executor,
+        resources={"io_manager": io_manager},
+    )
+
+
+files_defs = _partitioned(LocalFilesIOManager(folder=EnvVar("IOI_TEST_STORE")))
+exchange_defs = _partitioned(ExchangeIOManager())
+
+
+def files_partitioned():
+    return files_defs.resolve_job_def("partitioned")
+
+
+def files_collected():
+    return files_defs.resolve_job_def("collected")
+
+
+def exchange_partitioned():
+    return exchange_defs.resolve_job_def("partitioned")
+
+
+def exchange_collected():
+    return exchange_defs.resolve_job_def("collected")
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch, clean_environment) -> Path:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("IOI_TEST_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("IOI_TEST_STORE_URL", f"file://{tmp_path}/store")
+    monkeypatch.setenv("IOI_TEST_MARKER", str(tmp_path / "marker"))
+    monkeypatch.setenv("IOI_TEST_RESULT", str(tmp_path / "result"))
+    return tmp_path / "store"
+
+
+WORKERS = {"execution": {"config": {"workers": 2}}}
+
+
+def _execute(factory: Any, **more: Any) -> Any:
+    with (
+        DagsterInstance.local_temp(os.environ["DAGSTER_HOME"]) as instance,
+        execute_job(reconstructable(factory), instance, run_config=WORKERS, **more) as result,
+    ):
+        assert result.success
+        return result.run_id
+
+
+@pytest.mark.parametrize("factory", [in_files, behind_a_url])
+def test_a_killed_attempt_leaves_nothing(store, tmp_path, factory):
+    (tmp_path / "home").mkdir()
+    run = _execute(factory)
+    assert (tmp_path / "result").read_text() == "OF THE SECOND"
+    staged = [path for path in (store / "staged" / run).rglob("*") if path.is_file()]
+    published = [path for path in (store / "runs" / run).rglob("*") if path.is_file()]
+    # dies_after_its_output, three words, three shouts, a sentence; nothing of the attempt that was killed.
+    assert (len(staged), len(published)) == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("partitioned", "collected"), [(files_partitioned, files_collected), (exchange_partitioned, exchange_collected)]
+)
+def test_several_partitions_in_one_step(store, tmp_path, partitioned, collected):
+    (tmp_path / "home").mkdir()
+    tags = {"dagster/asset_partition_range_start": "a", "dagster/asset_partition_range_end": "c"}
+    _execute(partitioned, tags=tags)
+    _execute(collected)
+    assert (tmp_path / "result").read_text() == "AA BB CC"
