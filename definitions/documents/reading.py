@@ -63,8 +63,9 @@ def trim_facing_page(page: Page) -> Page:
     """Leave out lines of a facing page that is in view.
 
     Columns are runs of lines whose horizontal extents overlap. The one with the most text is the page. Another column
-    is a facing page when its lines are tilted against the page's (it bends away from the camera) or when the picture's
-    edge cuts it; an upright second column inside the picture belongs to the page.
+    is a facing page when its lines are tilted against the page's (it bends away from the camera), when the picture's
+    edge cuts it, or when little of it is in view far beyond two margins; an upright second column inside the picture
+    belongs to the page.
     """
     columns = _columns(page.lines)
     if len(columns) < 2:
@@ -79,11 +80,24 @@ def trim_facing_page(page: Page) -> Page:
         # Line by line: on a page that bends away some lines lean up and others down, and their mean says nothing.
         tilted = median(abs(_tilt(line) - angle) for line in column) > 2.0
         cut = end > 0.985 * page.width or start < 0.015 * page.width
-        (trimmed if beside and (tilted or cut) else kept).extend(column)
+        (trimmed if beside and (tilted or cut or _aside(column, main, page.width)) else kept).extend(column)
     order = {id(line): number for number, line in enumerate(page.lines)}
     kept.sort(key=lambda line: order[id(line)])
     trimmed.sort(key=lambda line: order[id(line)])
     return replace(page, lines=tuple(kept), trimmed=tuple(trimmed))
+
+
+def _aside(column: list[Line], main: list[Line], width: int) -> bool:
+    """A few lines at the picture's side, further from a page of running text than a gutter or a note in the margin is.
+
+    Figures stay: far to the side they are a table's. So do the columns of a form, where the widest is narrow itself.
+    """
+    (left, right), (start, end) = _extent(main), _extent(column)
+    far = max(start - right, left - end) > 0.3 * (right - left)
+    outer = abs((start + end) / 2 / width - 0.5) > 0.3
+    few = len(column) < 0.25 * len(main)
+    lettered = any(character.isalpha() for line in column for character in line.text)
+    return far and outer and few and lettered and right - left > 0.3 * width
 
 
 def warm_up() -> None:

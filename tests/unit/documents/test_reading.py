@@ -34,6 +34,9 @@ MAIN = [line("a line of the page itself", 440, 100 + 40 * n, 600) for n in range
         ([line("second column", 1100, 100 + 40 * n, 250) for n in range(5)], True),
         ([line("bends away", 1150, 100 + 40 * n, 250, 6.0) for n in range(3)], False),
         ([line("leans", 60, 100 + 80 * n, 200, (14.0, -13.0, 0.0)[n]) for n in range(3)], False),
+        ([line("far aside", 80, 400 + 40 * n, 90) for n in range(2)], False),
+        ([line(f"{n}07", 1300, 400 + 40 * n, 40) for n in range(2)], True),
+        ([line("a note", 320, 400 + 40 * n, 90) for n in range(2)], True),
         ([line("cut by the edge", 1300, 100 + 40 * n, 195) for n in range(3)], False),
     ],
 )
