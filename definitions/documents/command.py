@@ -13,9 +13,9 @@ from typing import Any
 
 from definitions.documents.book import write_text
 from definitions.documents.catalogue import BLOCKS
-from definitions.documents.index import read_pile
 from definitions.documents.inventory import take_inventory
 from definitions.documents.placements import steps_for_json, write_summary
+from definitions.documents.results import Pile
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.local.home import PROJECT, TOPOLOGY, open_federation, prepare_dagster
@@ -96,20 +96,28 @@ def _config(source: Path, out: Path, only: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _summarise(home: DomainHome, out: Path, run_id: str, success: bool, only: tuple[str, ...]) -> dict[str, Any]:
-    """`run.json` as the run left it, with its end; made anew from the ledger when the run never came to its report."""
+    """`run.json` as the run left it, with its end; one without pages when the run never came to its report."""
     ledger = Ledger(home.ledger)
     try:
         steps = ledger.steps(run_id)
     finally:
         ledger.close()
     run = {"id": run_id, "status": "success" if success else "failed", "pages_asked": list(only)}
-    path = out / "run.json"
-    if success and path.exists():
+    summary = _left_by(run_id, out / "run.json")
+    if summary is None:
+        return write_summary(out, Pile((), {}), {}, steps, run)
+    summary["run"] |= run
+    summary["placements"] = steps_for_json(steps)
+    return summary
+
+
+def _left_by(run_id: str, path: Path) -> dict[str, Any] | None:
+    """What this run wrote; what an earlier one did is not this one's."""
+    try:
         summary = json.loads(path.read_text())
-        summary["run"] |= run
-        summary["placements"] = steps_for_json(steps)
-        return summary
-    return write_summary(out, read_pile(out), {}, steps, run)
+        return summary if summary["run"]["id"] == run_id else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _watch(home: DomainHome, run_id: str, progress: Progress, stop: threading.Event) -> None:

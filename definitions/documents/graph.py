@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,12 @@ def phrases(pages: list[Page]) -> dict[str, list[str]]:
     ],
 )
 def judged_pages(
-    context: AssetExecutionContext, pages: list[Page], key_phrases: dict[str, list[str]], file_types: Inventory
+    context: AssetExecutionContext,
+    pages: list[Page],
+    key_phrases: dict[str, list[str]],
+    file_types: Inventory,
+    folders: Folders,
+    governors: GovernorsResource,
 ) -> Iterator[Output[Pile] | AssetCheckResult]:
     """Which pages go into the book, by what their text looks like (Great Expectations)."""
     from ioi_dagster.adapters.gx.suite import judge
@@ -183,6 +189,10 @@ def judged_pages(
     accepted = {result.page for result in pile.accepted()}
     rows = rows_of([page for page in readable if page.ref.id in accepted])
     whole = judge(rows, COLUMNS, [*suites["accepted_set"], *suites["each_page"]])
+    if not whole.passed:
+        # The check ends the run here: why no page was good enough must be told all the same.
+        kept = "the book and the index are left as they were: the accepted pages do not meet the expectations"
+        _tell(context.run_id, replace(pile, problems=(*pile.problems, kept)), folders.out_path(), governors)
     yield AssetCheckResult(
         check_name="accepted_set",
         passed=whole.passed,
@@ -223,13 +233,18 @@ def index(context: AssetExecutionContext, book: Pile, folders: Folders) -> Pile:
 @asset(group_name=GROUP, kinds={"html"}, owners=["team:library"], op_tags=OWN)
 def report(context: AssetExecutionContext, index: Pile, folders: Folders, governors: GovernorsResource) -> None:
     """`report.html` and `run.json`: every page with where it was read and why there."""
-    out, run = folders.out_path(), context.run_id
-    places = placements_by_page(governors.steps(run), governors.story(run), [r.page for r in _of_run(index)], index)
-    write_text(out / "report.html", render_report(index.results, index.thumbnails, places, index.problems))
-    write_summary(out, index, places, governors.steps(run), {"id": run, "status": "running"})
+    out = folders.out_path()
+    _tell(context.run_id, index, out, governors)
     context.add_output_metadata(
         {"report": MetadataValue.path(str(out / "report.html")), "summary": MetadataValue.path(str(out / "run.json"))}
     )
+
+
+def _tell(run: str, pile: Pile, out: Path, governors: GovernorsResource) -> None:
+    steps = governors.steps(run)
+    places = placements_by_page(steps, governors.story(run), [r.page for r in _of_run(pile)], pile)
+    write_text(out / "report.html", render_report(pile.results, pile.thumbnails, places, pile.problems))
+    write_summary(out, pile, places, steps, {"id": run, "status": "running"})
 
 
 def _of_run(pile: Pile) -> list[Any]:

@@ -76,5 +76,7 @@ def why_failed(instance: DagsterInstance, run_id: str) -> list[str]:
             error = getattr(event.event_specific_data, "error", None)
             interrupted = error is not None and error.cls_name == "DagsterExecutionInterruptedError"
             told = "it was interrupted" if interrupted else error.message.strip() if error else str(event.message)
-            found.append(told)
+            # The run fails for what its step failed for: told once.
+            if not any(told in reason for reason in found):
+                found.append(told)
     return found

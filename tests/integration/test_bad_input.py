@@ -106,6 +106,29 @@ def test_every_odd_page_is_named_and_the_others_are_read(tmp_path: Path) -> None
     assert [pid for pid in peaks[0].pids if psutil.pid_exists(pid)] == []
 
 
+def test_a_pile_without_a_single_good_page_still_tells_why_and_leaves_the_book_alone(tmp_path: Path) -> None:
+    pile, out = tmp_path / "pile", tmp_path / "out"
+    pile.mkdir()
+    out.mkdir()
+    (out / "book.md").write_text("an earlier book")
+    (out / "run.json").write_text('{"run": {"id": "an earlier run"}, "pages": []}')
+    (pile / "words.png").write_text("not a picture but some words in a row, " * 40)
+    Image.new("L", (300, 200), 255).save(pile / "blank.png")
+    summary = run(pile, out, (), tmp_path / "home", lambda *_: None)
+    assert summary["run"]["status"] == "failed"
+    (why,) = summary["run"]["why"]
+    assert "accepted_set" in why
+    assert {page["file"]: (page["status"], bool(page["reason"])) for page in summary["pages"]} == {
+        "blank.png": ("refused", True),
+        "words.png": ("failed", True),
+    }
+    assert "left as they were" in " ".join(summary["run"]["problems"])
+    assert "not a page but" in (out / "report.html").read_text()
+    assert json.loads((out / "run.json").read_text()) == summary
+    assert sorted(path.name for path in out.iterdir()) == ["book.md", "report.html", "run.json"]
+    assert (out / "book.md").read_text() == "an earlier book"
+
+
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
