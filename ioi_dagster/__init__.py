@@ -18,6 +18,8 @@ _PUBLIC = {
     "ExchangeIOManager": "ioi_dagster.host.io_manager",
     "LocalFilesIOManager": "ioi_dagster.host.staged_io",
     "FsspecIOManager": "ioi_dagster.host.staged_io",
+    "flow": "ioi_dagster.host.flow_map",
+    "MapItemError": "ioi_dagster.host.flow_map",
     "block_op": "ioi_dagster.host.assets",
 }
 

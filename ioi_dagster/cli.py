@@ -136,9 +136,9 @@ def explain_run(
 
     from ioi_dagster.adapters.sql.ledger import Ledger
     from ioi_dagster.errors import BadInputError
-    from ioi_dagster.local.home import find_home, home_domain_of
+    from ioi_dagster.local.home import ledger_of
 
-    ledger = Ledger(home_domain_of(find_home(home)).ledger)
+    ledger = Ledger(ledger_of(home))
     try:
         known = ledger.runs("" if run == "last" else run, limit=1)
         story = ledger.story(known[0][0] if known else run, step)
@@ -165,9 +165,9 @@ def explain_run(
 def runs(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """The runs that this home's ledger knows, newest first."""
     from ioi_dagster.adapters.sql.ledger import Ledger
-    from ioi_dagster.local.home import find_home, home_domain_of
+    from ioi_dagster.local.home import ledger_of
 
-    ledger = Ledger(home_domain_of(find_home(home)).ledger)
+    ledger = Ledger(ledger_of(home))
     try:
         rows = ledger.runs()
     finally:
@@ -275,6 +275,7 @@ _COLOURS = {
     "refused": "red",
     "commit": "bold green",
     "wait": "yellow",
+    "map": "cyan",
 }
 
 

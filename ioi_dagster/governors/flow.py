@@ -35,6 +35,7 @@ from ioi_dagster.governors.flow_messages import (
     SendAward,
     StartRefused,
     StartStep,
+    StepDropped,
     StepEnded,
     StepFused,
     StepLost,
@@ -197,6 +198,8 @@ class FlowGovernor:
                 out = self._lost(event, now)
             case StepReturned():
                 out = self._returned(event, now)
+            case StepDropped(step, why):
+                out = self._dropped(step, why)
             case StartRefused():
                 out = self._start_refused(event, now)
             case ClusterLost():
@@ -379,6 +382,23 @@ class FlowGovernor:
             ReleaseLeases(lease.cluster, (lease.id,)),
             Tell(event.step, Chapter.AWARD, f"taken back from {lease.node}, where it had not started: {event.why}"),
         ]
+
+    def _dropped(self, key: str, why: str) -> list[Instruction]:
+        step = self._steps.get(key)
+        if step is None or step.state in OVER:
+            return []
+        lease = step.lease
+        behind = self._backlog.get(_kind(step.ask), {})
+        if behind.pop(key, None) is not None and not behind:
+            del self._backlog[_kind(step.ask)]
+        for cluster, open_keys in list(self._awarding.items()):
+            # A lease that is granted all the same is released when the award is answered.
+            open_keys.discard(key)
+            if not open_keys:
+                del self._awarding[cluster]
+        self._close(step, StepState.FAILED)
+        told = Tell(key, Chapter.LOSS, f"dropped: {why}")
+        return [told, ReleaseLeases(lease.cluster, (lease.id,))] if lease is not None else [told]
 
     def _start_refused(self, event: StartRefused, now: float) -> list[Instruction]:
         step = self._steps.get(event.step)

@@ -105,6 +105,14 @@ class StepReturned:
 
 
 @dataclass(frozen=True, slots=True)
+class StepDropped:
+    """Nobody waits for the step any more."""
+
+    step: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartRefused:
     """Gate 4 or the receiving domain said no to this start."""
 
@@ -141,6 +149,7 @@ Event = (
     | StepFused
     | StepLost
     | StepReturned
+    | StepDropped
     | StartRefused
     | ClusterLost
     | ClusterBack

@@ -44,7 +44,7 @@ def block_op(
         if not needs_block(value):
             return value
         payload = value.to_payload()
-        answer = invoke(block.capability, payload) if has_invoker() else _invoke_here(block, payload)
+        answer = invoke(block.capability, payload) if has_invoker() else invoke_here(block, payload)
         if isinstance(answer, Refusal):
             return on_refusal(value, answer)
         return value_type.from_payload(answer)
@@ -56,7 +56,7 @@ _here: dict[str, Any] = {}
 _here_lock = threading.Lock()
 
 
-def _invoke_here(block: BlockSpec, payload: Payload) -> Payload:
+def invoke_here(block: BlockSpec, payload: Payload) -> Payload:
     """A replica of this process, loaded once."""
     with _here_lock:
         replica = _here.get(block.entrypoint)

@@ -55,6 +55,10 @@ class Exchange:
     """Where inputs lie that were staged by the attempts that made them."""
     one_cluster: bool = False
     """The run's nodes are one cluster of its owner's: they reach each other, and its storage."""
+    origin: str = ""
+    run: str = ""
+    step: str = ""
+    """Of the step that runs here: what loads its code, its run (both in Dagster's serialisation) and its key."""
 
 
 _exchange: ContextVar[Exchange | None] = ContextVar("ioi_exchange", default=None)
@@ -139,3 +143,27 @@ def handle_text(handle: Handle) -> str:
 
 def handle_from_text(text: str) -> Handle:
     return msgspec.json.decode(text, type=Handle)
+
+
+_CHUNK = b"IOIMAP1"
+
+
+class ChunkWork(msgspec.Struct, frozen=True):
+    """One chunk of a map inside a step: what it is made of is fetched from the `worker` of the step that waits for it."""
+
+    map: str
+    index: int
+    worker: str
+    step: str
+
+
+def encode_chunk(map_id: str, index: int, worker: str, step: str) -> bytes:
+    """What a node gets instead of `StepWork`."""
+    return _CHUNK + msgspec.msgpack.encode(ChunkWork(map_id, index, worker, step))
+
+
+def decode_chunk(work: bytes) -> ChunkWork | None:
+    """None where `work` is a `StepWork`."""
+    if not work.startswith(_CHUNK):
+        return None
+    return msgspec.msgpack.decode(work[len(_CHUNK) :], type=ChunkWork)

@@ -29,6 +29,7 @@ from ioi_dagster.host.exchange import Handle, Located, StepInput, StepWork, hand
 from ioi_dagster.host.flow_driver import FlowDriver, Outcome, Work
 from ioi_dagster.host.fusion import Chains
 from ioi_dagster.host.io_manager import ObjectStore, default_folder
+from ioi_dagster.host.map_events import map_event
 from ioi_dagster.host.private import (
     ActiveExecution,
     DagsterEvent,
@@ -246,6 +247,8 @@ class _Flow:
             if self._active.is_complete:
                 return
             outcomes = self._driver.fused() or self._driver.pump(self._wait(ready))
+            for report in self._driver.reports():
+                yield map_event(self._context, self._plan, report)
             if not outcomes:
                 continue
             told: list[Outcome] = []

@@ -95,8 +95,30 @@ class Fleet(Protocol):
 
     def close(self) -> None: ...
 
+    def listen(self, topic: str, take: Callable[[Any], None]) -> None:
+        """From now on, and after a reconnection, what nodes tell under `topic` goes to `take`, from any thread."""
+        ...
 
-class _Negotiating:
+    def tell(self, worker: str, function: Callable[..., Any], *arguments: Any) -> None:
+        """Have the worker at the address `worker` call `function`. Does not wait; nothing is said of one that is gone."""
+        ...
+
+    def waits(self, lease: Lease, waits: bool) -> None:
+        """What runs under `lease` waits for others, so its node may take one start more; or it goes on."""
+        ...
+
+
+class _NoMaps:
+    """Maps inside steps are refused in a federation, so nobody tells of one."""
+
+    def listen(self, topic: str, take: Callable[[Any], None]) -> None: ...
+
+    def tell(self, worker: str, function: Callable[..., Any], *arguments: Any) -> None: ...
+
+    def waits(self, lease: Lease, waits: bool) -> None: ...
+
+
+class _Negotiating(_NoMaps):
     """What both kinds share: negotiation through the domain's gateway."""
 
     def __init__(self, domain: str, cluster: str, gateway: GatewayClient) -> None:
@@ -223,8 +245,10 @@ class _Queue:
     moved: float = 0.0
     seconds: float | None = None
     slots: int = 1
-    """How many starts the governor lets it have, and `wanted`, how many it should."""
+    """How many starts the governor lets it have, and `wanted`, how many it should, beside those in `waiting`."""
     wanted: int = 1
+    waiting: set[str] = field(default_factory=set)
+    """Starts that wait for others and leave their slot to them."""
 
     def learn(self, seconds: float) -> None:
         self.seconds = seconds if self.seconds is None else 0.7 * self.seconds + 0.3 * seconds
@@ -271,6 +295,7 @@ class _AloneFleet(ABC):
 
         def done(its: Start, answer: StartAnswer | None, why: str | None) -> None:
             with self._queueing:
+                queue.waiting.discard(its.key)
                 if queue.started.pop(its.key, None) is None:
                     return
                 queue.moved = self._clock.monotonic()
@@ -284,7 +309,7 @@ class _AloneFleet(ABC):
         """Take back what waits behind a long step while there is another node that could run it."""
         with self._queueing:
             for node, queue in self._queues.items():
-                waiting = len(queue.started) > queue.threads
+                waiting = len(queue.started) > queue.threads + len(queue.waiting)
                 patience = max(TAKE_BACK_AFTER_S, 4 * (queue.seconds or 0.0))
                 if waiting and len(self._queues) > 1 and now - queue.moved > patience and node not in self._taking_back:
                     self._taking_back.add(node)
@@ -305,9 +330,25 @@ class _AloneFleet(ABC):
     def _resize(self, now: float) -> None:
         with self._queueing:
             for node, queue in self._queues.items():
-                if queue.wanted != queue.slots:
-                    queue.slots = queue.wanted
+                if queue.wanted + len(queue.waiting) != queue.slots:
+                    queue.slots = queue.wanted + len(queue.waiting)
                     self._governor.handle(NodeResized(node, queue.slots), now)
+
+    def listen(self, topic: str, take: Callable[[Any], None]) -> None:
+        self._dask.listen(topic, take)
+
+    def tell(self, worker: str, function: Callable[..., Any], *arguments: Any) -> None:
+        self._dask.tell(worker, function, *arguments)
+
+    def waits(self, lease: Lease, waits: bool) -> None:
+        with self._queueing:
+            queue = self._queues.get(lease.node)
+            if queue is None:
+                return
+            if waits and lease.key in queue.started:
+                queue.waiting.add(lease.key)
+            else:
+                queue.waiting.discard(lease.key)
 
     alive = DaskFleet.alive
     recover = DaskFleet.recover

@@ -24,9 +24,11 @@ from ioi_dagster.errors import RetryableError
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.mapping import Report
 from ioi_dagster.host.exchange import Handle, Staged, StepResult, handle_text
 from ioi_dagster.host.fleets import TAKEN_BACK, Fleet, Start, run_shell
 from ioi_dagster.host.io_manager import ObjectStore, asset_name, run_name
+from ioi_dagster.host.map_desk import Heard, MapDesk
 from ioi_dagster.host.staged import from_reference, publish, reference, tidy
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
@@ -91,6 +93,8 @@ class Work:
     fused: bytes | None = None
     timeout_s: float = 0.0
     """Seconds that the step may run at its node; 0: no limit."""
+    chunk: bool = False
+    """It is a chunk of a map inside a step; Dagster knows nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,8 @@ class Outcome:
     fused_after: str = ""
     """The step that began the task in which this one ran too."""
     failure: str | None = None
+    chunk: bool = False
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +177,10 @@ class FlowDriver:
         self._deaths: dict[str, _Death] = {}
         self._staged: dict[str, list[Staged]] = {}
         self._stores: dict[str, StoreSpec] = {}
+        self._maps = MapDesk(run, self)
+        if network.shares_storage:
+            for fleet in network.fleets():
+                self._maps.listen(fleet)
 
     # For the executor -------------------------------------------------------------------------------------------
 
@@ -233,6 +243,39 @@ class FlowDriver:
             staged for staged in map(from_reference, self.references.values()) if staged and staged.handle[0] == step
         )
 
+    # For the maps inside steps -----------------------------------------------------------------------------------
+
+    def reports(self) -> list[Report]:
+        """Of the maps inside steps that are over since the last call."""
+        return self._maps.reports()
+
+    def post(self, event: Any) -> None:
+        """From any thread."""
+        self._inbox.put(event)
+
+    def lease(self, step: str) -> Lease | None:
+        return self._governor.lease(step)
+
+    def work(self, step: str) -> Work | None:
+        return self._work.get(step)
+
+    def fleet(self, cluster: str) -> Fleet:
+        return self._network.fleet(cluster)
+
+    def drop(self, step: str) -> None:
+        """Nobody waits for `step` any more."""
+        lease = self._governor.lease(step)
+        self._work.pop(step, None)
+        for instruction in self._governor.handle(
+            flow.StepDropped(step, "nobody waits for it"), self._clock.monotonic()
+        ):
+            self._perform(instruction)
+        if lease is not None:
+            # It may take seconds until what runs has stopped.
+            self._pool.submit(self._network.fleet(lease.cluster).cancel, [lease.key])
+
+    # For the executor again -------------------------------------------------------------------------------------
+
     def read(self, name: str) -> bytes | None:
         return self._objects.get(name)
 
@@ -275,8 +318,12 @@ class FlowDriver:
             return events
 
     def _take(self, event: Any) -> None:
+        if isinstance(event, Heard):
+            return self._maps.heard(event)
         if isinstance(event, _Done):
+            lease = event.start.lease
             event = self._ended(event)
+            self._maps.ended(lease)
         if isinstance(event, _Shell):
             return self._shell_ended(event)
         for instruction in self._governor.handle(event, self._clock.monotonic()):
@@ -319,7 +366,8 @@ class FlowDriver:
         death = self._deaths.get(node)
         if death is None or start.key not in death.there:
             sent = self._sent.get(node, {})
-            order = sorted(sent, key=lambda key: -sent[key].priority)
+            waiting = self._maps.waiting
+            order = sorted((key for key in sent if key not in waiting), key=lambda key: -sent[key].priority)
             running = order[: self._network.fleet(start.lease.cluster).at_once(node)]
             death = self._deaths[node] = _Death(frozenset(sent), frozenset(running))
         return start.key in death.running
@@ -505,13 +553,15 @@ class FlowDriver:
             data_class=work.ask.data_class,
             failure=decoded.failure,
             fused_after=fused_after,
+            chunk=work.chunk,
+            seconds=ended - started,
         )
         self._commits.append((commit, outcome, links))
 
     def _refuse(self, step: str, refusal: Refusal) -> None:
         work = self._work[step]
         if work.payload is None:
-            self._outcomes.append(Outcome(step, refusal=refusal))
+            self._outcomes.append(Outcome(step, refusal=refusal, chunk=work.chunk))
             return
 
         def run() -> None:
@@ -562,7 +612,7 @@ class FlowDriver:
         outcomes, self._outcomes = self._outcomes, []
         for outcome in outcomes:
             self._told(outcome)
-        return outcomes
+        return [outcome for outcome in outcomes if not self._maps.took(outcome)]
 
     def _told(self, outcome: Outcome) -> None:
         self._work.pop(outcome.step, None)

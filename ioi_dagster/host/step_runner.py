@@ -15,7 +15,8 @@ import msgspec
 from dagster import DagsterExecutionInterruptedError
 
 from ioi_dagster.errors import RetryableError
-from ioi_dagster.host.exchange import Exchange, Handle, StepOutput, StepResult, StepWork, exchanging
+from ioi_dagster.host.exchange import Exchange, Handle, StepOutput, StepResult, StepWork, decode_chunk, exchanging
+from ioi_dagster.host.flow_map import run_chunk
 from ioi_dagster.host.node_instance import NodeInstance, node_instance
 from ioi_dagster.host.private import (
     DagsterRun,
@@ -44,6 +45,9 @@ FUSED_S = 0.1
 def run(work: bytes) -> bytes:
     """`StepWork` in, `StepResult` out (both msgpack). Errors of user code are events, and what Dagster raises around it is
     the result's `failure`. Raises `RetryableError` where this node is to blame."""
+    chunk = decode_chunk(work)
+    if chunk is not None:
+        return run_chunk(chunk, _load_code)
     task = msgspec.msgpack.decode(work, type=StepWork)
     result, made = _run(task, {}, {})
     until = result.started + FUSED_S
@@ -76,7 +80,14 @@ def _run(task: StepWork, values: dict[Handle, bytes], references: dict[Handle, s
         handle: values[handle] for handle in task.takes if handle in values
     }
     located = {item.handle: item.reference for item in task.located} | references
-    exchange = Exchange(inputs=inputs, references=located, one_cluster=task.one_cluster)
+    exchange = Exchange(
+        inputs=inputs,
+        references=located,
+        one_cluster=task.one_cluster,
+        origin=task.origin,
+        run=task.run,
+        step=task.step,
+    )
     instance = node_instance(task.instance)
     failure = None
     with instance.collecting(dagster_run.run_id) as collected:
@@ -150,6 +161,11 @@ _warm = threading.local()
 
 def _load_data(text: str | None) -> RepositoryLoadData | None:
     return deserialize_value(text, RepositoryLoadData) if text else None
+
+
+def _load_code(origin: str, run: str) -> None:
+    """Import what a step of that job would."""
+    _job(origin, _selection(deserialize_value(run, DagsterRun)))
 
 
 _Selection = tuple[frozenset[str] | None, frozenset | None, frozenset | None]

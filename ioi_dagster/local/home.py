@@ -64,3 +64,12 @@ def home_domain_of(home: Path) -> DomainHome:
         if domain.config().home == domain.name:
             return domain
     raise BadInputError("no federation was ever started here", where=str(home), todo="run `ioi up` or `make run`")
+
+
+def ledger_of(home: Path | None) -> Path:
+    """Where the ledger of one's runs is: of the federation in `home`, or of runs alone in `$DAGSTER_HOME`."""
+    found, dagster = find_home(home), os.environ.get("DAGSTER_HOME")
+    alone = Path(dagster) / "storage" / "ioi" / "ledger.sqlite" if dagster else None
+    if home is None and not (found / "domains").is_dir() and alone is not None and alone.exists():
+        return alone
+    return home_domain_of(found).ledger

@@ -17,6 +17,7 @@ class Chapter(StrEnum):
     AWARD = "award"
     WAIT = "wait"
     START = "start"
+    MAP = "map"
     LOSS = "loss"
     COMMIT = "commit"
     REFUSED = "refused"

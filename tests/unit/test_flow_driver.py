@@ -47,6 +47,8 @@ class OneNode:
 
     def look_after(self, now): ...
 
+    def listen(self, topic, take): ...
+
     def alive(self):
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -79,6 +80,7 @@ class DaskFleetClient:
         self._alive = False
         self._missed: dict[str, str] = {}
         self._outstanding: dict[str, tuple[Future | None, OnDone, str]] = {}
+        self._topics: dict[str, Callable[[Any], None]] = {}
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name=f"dask {scheduler}", daemon=True).start()
         self.reconnect()
@@ -101,6 +103,29 @@ class DaskFleetClient:
     def reconnect(self) -> bool:
         """A fresh connection; False when the scheduler is not there."""
         return bool(self._call(self._reconnect(), CONNECT_S + 2.0))
+
+    def listen(self, topic: str, take: Callable[[Any], None]) -> None:
+        """What workers log under `topic` goes to `take`, in this client's thread; after a reconnection too."""
+        self._topics[topic] = take
+        self._loop.call_soon_threadsafe(self._subscribe, topic)
+
+    def tell(self, worker: str, function: Callable[..., Any], *arguments: Any) -> None:
+        """Have one worker call `function`, which must be importable there. Nothing is said of one that is gone."""
+        asyncio.run_coroutine_threadsafe(self._tell(worker, function, arguments), self._loop)
+
+    def _subscribe(self, topic: str) -> None:
+        if self._client is not None:
+            take = self._topics[topic]
+            self._client.subscribe_topic(topic, lambda event: take(event[1]))
+
+    async def _tell(self, worker: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        if self._client is None:
+            return
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(
+                _awaited(self._client.run(function, *arguments, workers=[worker], on_error="ignore")),  # pyright: ignore
+                CONNECT_S,
+            )
 
     def become_nodes(self, step_runner: str) -> None:
         """Make every worker of the cluster, and each that joins later, a node. Raises `UnreachableError`."""
@@ -149,6 +174,8 @@ class DaskFleetClient:
         except UnreachableError:
             return False
         self._alive = True
+        for topic in self._topics:
+            self._subscribe(topic)
         self._watch = asyncio.ensure_future(self._watch_connection(self._client))
         return True
 

@@ -290,3 +290,35 @@ def test_places_are_looked_up_again_though_an_award_overtook_the_answer(story):
     story.event(flow.StepLost("s", 1, "n1", "the worker died"))
     story.event(flow.Tick(), later=10.0)
     assert len(story.wanted(flow.FindPlaces)) > asked
+
+
+def test_a_dropped_step_gives_back_what_it_holds():
+    story = Story()
+    story.ready(ask("waits"), ask("runs"))
+    story.event(flow.StepDropped("waits", "nobody waits"))
+    story.bid("a", 2)
+    lease = story.grant().requests[0]
+    assert [request.step for request in story.last(flow.SendAward).award.requests] == ["runs"]
+    dropped = story.event(flow.StepDropped("runs", "nobody waits"))
+    assert [type(one) for one in dropped] == [flow.Tell, flow.ReleaseLeases]
+    assert story.event(flow.StepLost("runs", lease.fence, "n1", "cancelled")) == []
+    assert story.governor.snapshot().counts == {"failed": 2}
+
+
+def test_a_step_dropped_while_it_is_awarded_releases_what_it_is_granted():
+    story = Story()
+    story.ready(ask("s"))
+    story.bid("a")
+    story.event(flow.StepDropped("s", "nobody waits"))
+    story.grant()
+    assert story.wanted(flow.StartStep) == []
+    assert len(story.wanted(flow.ReleaseLeases)) == 1
+
+
+def test_steps_behind_the_window_can_be_dropped():
+    story = Story()
+    for number in range(flow.WINDOW + 2):
+        story.event(flow.StepReady(ask(f"s{number}")))
+    for number in range(flow.WINDOW + 2):
+        story.event(flow.StepDropped(f"s{number}", "nobody waits"))
+    assert story.governor.snapshot().counts == {"failed": flow.WINDOW + 2}
