@@ -17,6 +17,7 @@ _PUBLIC = {
     "RASResource": "ioi_dagster.host.resources",
     "ExchangeIOManager": "ioi_dagster.host.io_manager",
     "LocalFilesIOManager": "ioi_dagster.host.staged_io",
+    "MemoryIOManager": "ioi_dagster.host.memory_io",
     "FsspecIOManager": "ioi_dagster.host.staged_io",
     "flow": "ioi_dagster.host.flow_map",
     "MapItemError": "ioi_dagster.host.flow_map",

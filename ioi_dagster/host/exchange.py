@@ -7,6 +7,7 @@ attempt's outputs stay unseen until the flow governor has committed it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -51,6 +52,10 @@ class Exchange:
     """By the name under which later runs find it, where one output is several partitions of an asset."""
     staged: list[Staged] = field(default_factory=list)
     """Outputs that are in a store already, under the attempt's name."""
+    writes: list[Future[None]] = field(default_factory=list)
+    """Durable copies that are being written; a step's result says nothing before they are there."""
+    holder: str = ""
+    """The address of this worker, where it keeps outputs in memory."""
     references: dict[Handle, str] = field(default_factory=dict)
     """Where inputs lie that were staged by the attempts that made them."""
     one_cluster: bool = False

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ioi_dagster.adapters.dask.client import DaskFleetClient
+from ioi_dagster.adapters.dask.held import drop_run
 from ioi_dagster.adapters.dask.local_cluster import start_local_cluster
 from ioi_dagster.adapters.dask.node_plugin import CLUSTER
 from ioi_dagster.adapters.http.client import GatewayClient
@@ -103,13 +104,19 @@ class Fleet(Protocol):
         """Have the worker at the address `worker` call `function`. Does not wait; nothing is said of one that is gone."""
         ...
 
+    def forget(self, run: str) -> None:
+        """Drop the values of a run from its nodes' memory: it has ended."""
+        ...
+
     def waits(self, lease: Lease, waits: bool) -> None:
         """What runs under `lease` waits for others, so its node may take one start more; or it goes on."""
         ...
 
 
 class _NoMaps:
-    """Maps inside steps are refused in a federation, so nobody tells of one."""
+    """Maps inside steps and values in memory are refused in a federation, so nobody tells of one."""
+
+    def forget(self, run: str) -> None: ...
 
     def listen(self, topic: str, take: Callable[[Any], None]) -> None: ...
 
@@ -340,6 +347,9 @@ class _AloneFleet(ABC):
     def tell(self, worker: str, function: Callable[..., Any], *arguments: Any) -> None:
         self._dask.tell(worker, function, *arguments)
 
+    def forget(self, run: str) -> None:
+        self._dask.tell_all(drop_run, run)
+
     def waits(self, lease: Lease, waits: bool) -> None:
         with self._queueing:
             queue = self._queues.get(lease.node)
@@ -420,6 +430,9 @@ class AddressFleet(_AloneFleet):
 
 class EmbeddedFleet(_AloneFleet):
     """A Dask cluster of this run's own."""
+
+    def forget(self, run: str) -> None:
+        """Its processes end with the run."""
 
     def __init__(self, workers: int, folder: str) -> None:
         super().__init__()

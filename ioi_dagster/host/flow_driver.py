@@ -303,6 +303,9 @@ class FlowDriver:
         if self._story or self._published:
             self._ledger.write(self._run, self._epoch, [], [], self._story, self._published)
             self._story, self._published = [], []
+        for fleet in self._network.fleets():
+            # Of attempts that were never committed too.
+            fleet.forget(self._run)
         tidy(self._run, filter(None, map(from_reference, self.references.values())), self._stores)
         self._pool.shutdown(wait=False, cancel_futures=True)
 

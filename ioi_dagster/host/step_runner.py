@@ -99,6 +99,13 @@ def _run(task: StepWork, values: dict[Handle, bytes], references: dict[Handle, s
             # As in Dagster's own executors: it fails the step, with the user's error as it was, and uses up no node.
             raised = getattr(error, "original_exc_info", None) or sys.exc_info()
             failure = serialize_value(serializable_error_info_from_exc_info(raised))
+    for write in exchange.writes:
+        try:
+            write.result()
+        except OSError as error:
+            raise RetryableError(
+                f"the durable copy of an output of step {task.step!r} was not written: {error}"
+            ) from error
     events = [serialize_value(entry) for entry in collected]
     outputs = [
         StepOutput(

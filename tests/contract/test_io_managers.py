@@ -32,9 +32,9 @@ from dagster import (
     op,
 )
 
-from ioi_dagster import ExchangeIOManager, FsspecIOManager, LocalFilesIOManager
+from ioi_dagster import ExchangeIOManager, FsspecIOManager, LocalFilesIOManager, MemoryIOManager
+from ioi_dagster.adapters.dask.held import Held
 from ioi_dagster.adapters.files.store import FsspecStore, LocalStore, StoreSpec, open_store
-from ioi_dagster.compound.attempt import Attempt, attempting
 from ioi_dagster.errors import FinalError
 from ioi_dagster.host.exchange import Exchange, Staged, exchanging
 from ioi_dagster.host.staged import from_reference, publish, reference, tidy
@@ -43,6 +43,7 @@ Make = Callable[[Path], ConfigurableIOManager]
 STAGING: dict[str, Make] = {
     "local files": lambda folder: LocalFilesIOManager(folder=str(folder)),
     "fsspec file": lambda folder: FsspecIOManager(url=f"file://{folder}/store"),
+    "memory": lambda folder: MemoryIOManager(folder=str(folder)),
 }
 ALL: dict[str, Make] = {
     **STAGING,
@@ -208,9 +209,11 @@ def test_what_is_missing_is_named(manager):
 
 def _attempt(manager: ConfigurableIOManager, run: str, value: Any) -> Staged:
     out = build_output_context(step_key="s", name="result", run_id=run, asset_key=["x"])
-    exchange = Exchange(inputs={})
-    with exchanging(exchange), attempting(Attempt()):
+    exchange = Exchange(inputs={}, one_cluster=True)
+    with exchanging(exchange):
         manager.handle_output(out, value)
+    for write in exchange.writes:
+        write.result()
     (staged,) = exchange.staged
     return staged
 
@@ -310,6 +313,31 @@ def test_publishing_works_without_hard_links(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError):
         store.publish("staged/r/none", "assets/x.value")
     assert sorted(path.name for path in (tmp_path / "assets").iterdir()) == ["x.value"]
+
+
+def test_what_is_held_in_memory_is_bounded_and_dropped_with_its_run():
+    held = Held()
+    for name in "abc":
+        held.put("r", name, b"x" * 40, limit=100)
+    assert (held.get("r", "a"), held.sizes()) == (None, {"r": 80})
+    assert held.get("r", "b") is not None
+    held.put("other", "d", b"x" * 30, limit=100)
+    assert (held.get("r", "c"), held.sizes()) == (None, {"r": 40, "other": 30})
+    held.put("r", "too large", b"x" * 101, limit=100)
+    assert held.sizes() == {}
+    held.put("r", "e", b"x", limit=100)
+    held.put("other", "f", b"xx", limit=100)
+    held.drop_run("r")
+    assert held.sizes() == {"other": 2}
+
+
+def test_values_in_memory_are_refused_in_a_federation(tmp_path):
+    out = build_output_context(step_key="s", name="result", run_id=str(uuid.uuid4()))
+    with (
+        exchanging(Exchange(inputs={})),
+        pytest.raises(FinalError, match="this run is on a federation — use ExchangeIOManager"),
+    ):
+        MemoryIOManager(folder=str(tmp_path)).handle_output(out, 1)
 
 
 def test_a_pointer_to_nothing_is_not_made():

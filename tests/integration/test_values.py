@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dagster import (
     DynamicOut,
     DynamicOutput,
     EnvVar,
+    Out,
     Output,
     StaticPartitionsDefinition,
     asset,
@@ -23,8 +25,10 @@ from dagster import (
     op,
     reconstructable,
 )
+from distributed import Client, LocalCluster
 
-from ioi_dagster import ExchangeIOManager, FsspecIOManager, LocalFilesIOManager, governed_executor
+from ioi_dagster import ExchangeIOManager, FsspecIOManager, LocalFilesIOManager, MemoryIOManager, governed_executor
+from ioi_dagster.adapters.dask.held import held
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -75,6 +79,74 @@ def in_files():
 )
 def behind_a_url():
     _graph()
+
+
+@job(
+    executor_def=governed_executor,
+    resource_defs={"io_manager": MemoryIOManager(folder=EnvVar("IOI_TEST_STORE"))},
+)
+def in_memory():
+    _graph()
+
+
+@op
+def large() -> bytes:
+    return bytes([7]) * 8_000_000
+
+
+@op(tags={"dagster/priority": "1"})
+def removes_the_files(large: bytes) -> bool:
+    """What is read after this comes from memory."""
+    folder = Path(os.environ["IOI_TEST_STORE"])
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_size > 1_000_000:
+            path.unlink()
+    return True
+
+
+@op
+def measures(large: bytes, after: bool) -> int:
+    return len(large)
+
+
+@op
+def sizes(measured: list[int]) -> None:
+    Path(os.environ["IOI_TEST_RESULT"]).write_text(" ".join(map(str, measured)))
+
+
+@job(
+    executor_def=governed_executor,
+    resource_defs={"io_manager": MemoryIOManager(folder=EnvVar("IOI_TEST_STORE"))},
+)
+def only_in_memory():
+    value = large()
+    after = removes_the_files(value)
+    sizes([measures.alias(f"measures_{number}")(value, after) for number in range(4)])
+
+
+@op(out={"value": Out(bytes), "pid": Out(int)})
+def large_and_where():
+    yield Output(bytes([7]) * 8_000_000, "value")
+    yield Output(os.getpid(), "pid")
+
+
+@op(tags={"dagster/priority": "1"})
+def kills(pid: int) -> bool:
+    """The worker that has the value in memory; it may be this one, which then dies once."""
+    marker = Path(os.environ["IOI_TEST_MARKER"])
+    if not marker.exists():
+        marker.touch()
+        os.kill(pid, signal.SIGKILL)
+    return True
+
+
+@job(
+    executor_def=governed_executor,
+    resource_defs={"io_manager": MemoryIOManager(folder=EnvVar("IOI_TEST_STORE"))},
+)
+def holder_dies():
+    value, pid = large_and_where()
+    sizes([measures(value, kills(pid))])
 
 
 ABC = StaticPartitionsDefinition(["a", "b", "c"])
@@ -142,16 +214,16 @@ def store(tmp_path, monkeypatch, clean_environment) -> Path:
 WORKERS = {"execution": {"config": {"workers": 2}}}
 
 
-def _execute(factory: Any, **more: Any) -> Any:
+def _execute(factory: Any, run_config: Any = WORKERS, **more: Any) -> Any:
     with (
         DagsterInstance.local_temp(os.environ["DAGSTER_HOME"]) as instance,
-        execute_job(reconstructable(factory), instance, run_config=WORKERS, **more) as result,
+        execute_job(reconstructable(factory), instance, run_config=run_config, **more) as result,
     ):
         assert result.success
         return result.run_id
 
 
-@pytest.mark.parametrize("factory", [in_files, behind_a_url])
+@pytest.mark.parametrize("factory", [in_files, behind_a_url, in_memory])
 def test_a_killed_attempt_leaves_nothing(store, tmp_path, factory):
     (tmp_path / "home").mkdir()
     run = _execute(factory)
@@ -160,6 +232,28 @@ def test_a_killed_attempt_leaves_nothing(store, tmp_path, factory):
     published = [path for path in (store / "runs" / run).rglob("*") if path.is_file()]
     # dies_after_its_output, three words, three shouts, a sentence; nothing of the attempt that was killed.
     assert (len(staged), len(published)) == (8, 8)
+
+
+def test_values_go_from_worker_to_worker_and_are_dropped_with_the_run(store, tmp_path):
+    (tmp_path / "home").mkdir()
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,  # pyright: ignore
+        Client(cluster) as client,
+    ):
+        _execute(only_in_memory, run_config={"execution": {"config": {"address": cluster.scheduler_address}}})
+        assert (tmp_path / "result").read_text() == " ".join(["8000000"] * 4)
+        assert set(client.run(held_sizes).values()) == {()}
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file() and path.stat().st_size > 8_000_000]
+
+
+def held_sizes() -> tuple[str, ...]:
+    return tuple(held.sizes())
+
+
+def test_a_worker_that_dies_loses_no_committed_value(store, tmp_path):
+    (tmp_path / "home").mkdir()
+    _execute(holder_dies)
+    assert (tmp_path / "result").read_text() == "8000000"
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,8 @@ class OneNode:
 
     def listen(self, topic, take): ...
 
+    def forget(self, run): ...
+
     def alive(self):
         return True
 

@@ -113,17 +113,23 @@ class DaskFleetClient:
         """Have one worker call `function`, which must be importable there. Nothing is said of one that is gone."""
         asyncio.run_coroutine_threadsafe(self._tell(worker, function, arguments), self._loop)
 
+    def tell_all(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Have every worker call `function`; waits until they did, for `CONNECT_S` seconds at most."""
+        self._call(self._tell(None, function, arguments), CONNECT_S)
+
     def _subscribe(self, topic: str) -> None:
         if self._client is not None:
             take = self._topics[topic]
             self._client.subscribe_topic(topic, lambda event: take(event[1]))
 
-    async def _tell(self, worker: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    async def _tell(self, worker: str | None, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         if self._client is None:
             return
         with contextlib.suppress(Exception):
             await asyncio.wait_for(
-                _awaited(self._client.run(function, *arguments, workers=[worker], on_error="ignore")),  # pyright: ignore
+                _awaited(
+                    self._client.run(function, *arguments, workers=[worker] if worker else None, on_error="ignore")
+                ),  # pyright: ignore
                 CONNECT_S,
             )
 
