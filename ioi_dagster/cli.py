@@ -19,7 +19,12 @@ from rich.text import Text
 
 from ioi_dagster.errors import IoiError
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
+HELP = """Run one AI workload over the machines of many owners, and see why each step ran where it did. Begin with
+`ioi run documents`, then `ioi explain run last` and `ioi up`.
+
+Exit codes: 0 done; 1 no (a failed run, nothing found, something to mend); 2 impossible; 130 interrupted."""
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=HELP)
 run_app = typer.Typer(no_args_is_help=True, help="Run a graph over the federation.")
 policy_app = typer.Typer(no_args_is_help=True, help="Build and check policies.")
 explain_app = typer.Typer(no_args_is_help=True, help="Ask why.")
@@ -35,6 +40,23 @@ err = Console(stderr=True)
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="The federation's folder; default $IOI_HOME or .ioi")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output")]
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"ioi_dagster {version('ioi_dagster')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and stop")
+    ] = False,
+) -> None:
+    """Options of every command; `_say_version` has acted on its own."""
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ def render(status: dict[str, Any]) -> RenderableType:
     leases = Table("cluster", "node", "run", "step", "fence", show_edge=False, title="leases", title_justify="left")
     blocks = Table("block", "version", "offered by", show_edge=False, title="blocks", title_justify="left")
     offered: dict[tuple[str, str], list[str]] = {}
+    silent: list[str] = []
     for domain, facts in status.items():
         for block in facts.get("blocks", ()):
             offered.setdefault((block["urn"].rpartition(":")[2], block["version"]), []).append(domain)
@@ -48,7 +49,7 @@ def render(status: dict[str, Any]) -> RenderableType:
         blocks.add_row(Text(name), Text(version), ", ".join(domains))
     for domain, facts in status.items():
         if "error" in facts:
-            nodes.add_row(domain, Text(facts["error"], "red"))
+            silent.append(domain)
             continue
         restarts = {row["name"]: row["restarts"] for row in facts["processes"]}
         for cluster, snapshot in facts["clusters"].items():
@@ -69,4 +70,7 @@ def render(status: dict[str, Any]) -> RenderableType:
                 )
             for lease in snapshot["leases"]:
                 leases.add_row(cluster, lease["node"], lease["run"][:8], Text(lease["step"]), str(lease["fence"]))
-    return Group(nodes, *(table for table in (blocks, leases) if table.row_count))
+    notes = [Text(status[domain]["error"], "red") for domain in silent]
+    if silent and len(silent) == len(status):
+        notes.append(Text("no domain answers: `ioi up` starts them; `ioi run` does while it runs"))
+    return Group(*(table for table in (nodes, blocks, leases) if table.row_count), *notes)

@@ -39,7 +39,12 @@ def over_pages(names: list[str]) -> RunConfig:
     return RunConfig(ops={"inventory": Selection(pages=names)})
 
 
-@sensor(job=documents, minimum_interval_seconds=30, default_status=DefaultSensorStatus.STOPPED)
+@sensor(
+    job=documents,
+    description="Reads again exactly the pages whose node was lost, or that a better block may now read.",
+    minimum_interval_seconds=30,
+    default_status=DefaultSensorStatus.STOPPED,
+)
 def read_again(context: SensorEvaluationContext, folders: Folders, registry: RASResource) -> SensorResult | SkipReason:
     """Reads exactly those pages again whose node was lost, or whose quality was refused before a better block came."""
     items = [
@@ -67,7 +72,12 @@ def read_again(context: SensorEvaluationContext, folders: Folders, registry: RAS
     return SensorResult(run_requests=[request], cursor=text)
 
 
-@schedule(job=documents, cron_schedule="*/15 * * * *", default_status=DefaultScheduleStatus.STOPPED)
+@schedule(
+    job=documents,
+    description="Takes in pages that are new in the folder or changed.",
+    cron_schedule="*/15 * * * *",
+    default_status=DefaultScheduleStatus.STOPPED,
+)
 def take_in_new_pages(context: ScheduleEvaluationContext, folders: Folders) -> RunRequest | SkipReason:
     """Every quarter of an hour: pages that are new in the folder, or changed, and only these."""
     try:

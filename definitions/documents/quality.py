@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from typing import Any
+from unicodedata import combining, normalize
 
 from definitions.documents.values import Page
 
+_VOWELS = "aeiouyæœøıə"
+_HEAP = re.compile(rf"(.)\1\1|[^{_VOWELS}]{{5}}|[{_VOWELS}]{{4}}")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 _FUNCTION_WORDS = """
@@ -32,15 +35,18 @@ sed est non qui quae quod cum per atque enim etiam eius esse sunt hoc haec ille 
 
 
 def look(page: Page) -> dict[str, Any]:
-    """One row: `page`, `chars`, `letters`, `confidence` (0..1), `languages`, `word_share` (0..1), `script_share` (0..1).
+    """One row: `page`, `chars`, `letters`, `confidence`, `language`, `word_share`, `shape_share`, `script_share` (0..1).
 
     `word_share` is the part of the letters (in words of three or more) that belongs to known words of the languages
-    that the model can read; `script_share` the part of all letters that is of their script.
+    that the model can read; `shape_share` the part of all letters that is in words of the shape that words of nearly
+    all languages have, for names, lists and languages that are not known here; `script_share` the part of all letters
+    that is of their script.
     """
     letters = [character for character in page.text if character.isalpha()]
     words = _WORD.findall(page.text)
     in_words = sum(len(word) for word in words)
     known = sum(len(word) for word in words if word.lower() in _lexicon())
+    shaped = sum(len(word) for word in words if _word_shaped(word))
     return {
         "page": page.ref.id,
         "chars": len(page.text),
@@ -48,8 +54,20 @@ def look(page: Page) -> dict[str, Any]:
         "confidence": round(page.confidence, 4),
         "language": page.languages[0][0] if page.languages else None,
         "word_share": round(known / in_words, 4) if in_words else 0.0,
+        "shape_share": round(shaped / len(letters), 4) if letters else 0.0,
         "script_share": round(sum(map(_latin, letters)) / len(letters), 4) if letters else 0.0,
     }
+
+
+def _word_shaped(word: str) -> bool:
+    """Small or capitalised, with vowels among its letters, no letter thrice and no heap of consonants or of vowels.
+
+    Capitals alone prove nothing: a script that cannot be read comes out as capitals, more often than not.
+    """
+    plain = "".join(c for c in normalize("NFD", word.lower()) if not combining(c))
+    vowels = sum(letter in _VOWELS for letter in plain) / len(plain) if plain else 0.0
+    small = word[1:].islower()
+    return small and 0.2 <= vowels <= 0.75 and not _HEAP.search(plain)
 
 
 def _latin(character: str) -> bool:

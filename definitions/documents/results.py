@@ -15,7 +15,7 @@ from definitions.documents.values import Page
 from ioi_dagster.model.block import Payload
 from ioi_dagster.quality.outcomes import Judgement
 
-COLUMNS = ("page", "chars", "letters", "confidence", "language", "word_share", "script_share")
+COLUMNS = ("page", "chars", "letters", "confidence", "language", "word_share", "shape_share", "script_share")
 PHRASES = 8
 
 

@@ -150,6 +150,21 @@ def test_a_whole_run_shows_checks_and_results(dagster_url: str, pile: Path, tmp_
     expect(page.get_by_text("accepted_set").first).to_be_visible()
 
 
+def test_assets_schedule_and_sensor_say_what_they_are(dagster_url: str, page: Page) -> None:
+    page.goto(f"{dagster_url}/assets/pages")
+    for words in ("Dask", "library", "Every page read: set upright, read, facing page left out"):
+        expect(page.get_by_text(words).first).to_be_visible()
+    page.goto(f"{dagster_url}/automation")
+    for name in ("read_again", "take_in_new_pages"):
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
+    page.goto(f"{dagster_url}/locations/definitions.documents.defs/sensors/read_again")
+    expect(page.get_by_text("Reads again exactly the pages whose node was lost").first).to_be_visible()
+    expect(page.get_by_role("link", name="documents").first).to_be_visible()
+    page.goto(f"{dagster_url}/locations/definitions.documents.defs/schedules/take_in_new_pages")
+    expect(page.get_by_text("Takes in pages that are new in the folder").first).to_be_visible()
+    expect(page.get_by_text("Every 15 minutes").first).to_be_visible()
+
+
 def test_a_denied_launch_ends_with_its_reasons_in_the_log(
     dagster_url: str, pile: Path, tmp_path: Path, page: Page
 ) -> None:

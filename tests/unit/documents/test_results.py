@@ -36,12 +36,18 @@ READABLE = {
     "german": "Der schnelle braune Fuchs springt über den faulen Hund und läuft dann in den Wald",
     "french": "Le renard brun et rapide saute par-dessus le chien qui est dans la maison avec nous",
     "spanish": "El zorro marrón salta sobre el perro que está muy cansado pero no se mueve de la casa",
+    "polish": "Wszyscy ludzie rodzą się wolni i równi pod względem swej godności i swych praw",
+    "turkish": "Bütün insanlar hür, haysiyet ve haklar bakımından eşit doğarlar",
+    "names": "Anna Schmidt\nPeter Kowalski\nMaria Dubois\nCarlos Fernandez",
+    "recipe": "200 g flour\n2 eggs\n1 tsp salt\n150 ml milk\nbutter\nvanilla",
     "title": "THE ROYAL FAMILY. ONE ENTIRE PACK OF CARDS. RULES.",
 }
 UNREADABLE = {
     "hebrew": "SGLELUX UU LEL ULL ALE L C LUN L AULNCEL LGCTUX AC LEULLU LAN ALLL LAU",
     "devanagari": "CDAC-GISTYogesh Gargi 3市 JanaHindi 333市 Kalimati R市1",
     "georgian": "dbsmgrogob bbogo gsgogob ogmbo 8dgbs gogdb",
+    "armenian": "n ηh ını  q\nni hup hpg upnnıjp\nn1 hpuni&p&tpnų",
+    "capitals": "XQZR TKLW PVBN MSDF GHJK QWRT ZXCV NMLK THE RTPL KJHG",
     "noise": "l|I.,;: '' -- ~ rn ii .:",
     "nothing": "",
 }
