@@ -6,6 +6,7 @@ and who waits for them. No I/O, no clock.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from ioi_dagster.model.refusal import Refusal
@@ -39,6 +40,13 @@ class ChunkCommitted:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkLost:
+    """Its node went away while it ran there, and it may be why."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkRefused:
     step: str
     refusal: Refusal
@@ -59,7 +67,7 @@ class ParentOver:
     fence: int
 
 
-Event = MapAsked | ChunkCommitted | ChunkRefused | MapOver | ParentOver
+Event = MapAsked | ChunkCommitted | ChunkLost | ChunkRefused | MapOver | ParentOver
 
 # Instructions -------------------------------------------------------------------------------------------------------
 
@@ -125,6 +133,8 @@ class HoldSlot:
 
 Instruction = PlaceChunk | Deliver | DropChunk | Report | HoldSlot
 
+MAX_LOSSES = 5
+
 # State --------------------------------------------------------------------------------------------------------------
 
 
@@ -142,11 +152,12 @@ class _Map:
 
 
 class MapGovernor:
-    """See the module."""
+    """See the module. Losses of a chunk are counted over all attempts of the step that asks for it."""
 
     def __init__(self) -> None:
         self._maps: dict[str, _Map] = {}
         self._of_chunk: dict[str, str] = {}
+        self._losses: dict[str, int] = {}
 
     def handle(self, event: Event) -> list[Instruction]:
         match event:
@@ -154,6 +165,9 @@ class MapGovernor:
                 return self._asked(event)
             case ChunkCommitted():
                 return self._committed(event)
+            case ChunkLost(step):
+                self._losses[_identity(step)] = self._losses.get(_identity(step), 0) + 1
+                return []
             case ChunkRefused(step, refusal):
                 return self._refused(step, refusal)
             case MapOver(map_id):
@@ -180,8 +194,14 @@ class MapGovernor:
             step = f"{event.parent}#{event.fence}.{event.number}/{index}"
             one.chunks[step] = _Chunk(index, ChunkRow(step, first, first + size - 1, "", 0, "", 0.0, "dropped"))
             self._of_chunk[step] = event.map
-            out.append(PlaceChunk(step, event.parent, event.map, index, event.worker))
             first += size
+            losses = self._losses.get(_identity(step), 0)
+            if losses < MAX_LOSSES:
+                out.append(PlaceChunk(step, event.parent, event.map, index, event.worker))
+                continue
+            # The node that it took down was its step's own each time or some times, so the step began again and again.
+            text = f"nodes were lost {losses} times while it ran there"
+            out += self._refused(step, Refusal("flow.poison_chunk", text, "flow governor"))
         return out
 
     def _committed(self, event: ChunkCommitted) -> list[Instruction]:
@@ -226,3 +246,8 @@ class MapGovernor:
                 out.append(DropChunk(step))
         rows = tuple(chunk.row for chunk in one.chunks.values())
         return [*out, Report(map_id, asked.parent, asked.label, asked.number, rows)]
+
+
+def _identity(step: str) -> str:
+    """The chunk whatever attempts of its steps it was asked by: `fan#2.1/0` without the fence."""
+    return re.sub(r"#\d+\.", "#", step)

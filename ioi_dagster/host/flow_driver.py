@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ioi_dagster.adapters.dask.client import NEVER_THERE
 from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.files.store import StoreSpec
 from ioi_dagster.adapters.sql.ledger import Commit, Ledger, Started
@@ -326,6 +327,8 @@ class FlowDriver:
         if isinstance(event, _Done):
             lease = event.start.lease
             event = self._ended(event)
+            if isinstance(event, flow.StepLost) and event.node:
+                self._maps.lost(event.step)
             self._maps.ended(lease)
         if isinstance(event, _Shell):
             return self._shell_ended(event)
@@ -347,7 +350,9 @@ class FlowDriver:
                     lease.step, lease.fence, lease.node, f"it ran longer than {limit:g} s", again=False
                 )
             # A lost scheduler says nothing about the node, so the node is not blamed.
-            node = "" if "scheduler" in why or not self._may_have_caused(done.start) else lease.node
+            node = (
+                "" if why == NEVER_THERE or "scheduler" in why or not self._may_have_caused(done.start) else lease.node
+            )
             self._sent.get(lease.node, {}).pop(done.start.key, None)
             return flow.StepLost(lease.step, lease.fence, node, why)
         self._sent.get(lease.node, {}).pop(done.start.key, None)

@@ -94,6 +94,11 @@ class MapDesk:
         if (lease.step, lease.fence) in self._waiting:
             self._perform(self._governor.handle(mapping.ParentOver(lease.step, lease.fence)))
 
+    def lost(self, step: str) -> None:
+        """A chunk, or any other step, was lost with its node and may be why."""
+        if "#" in step:
+            self._governor.handle(mapping.ChunkLost(step))
+
     def took(self, outcome: Outcome) -> bool:
         """Was it a chunk's outcome? Then it is told to the step that waits, not to Dagster."""
         step = outcome.step

@@ -128,6 +128,23 @@ def failing():
     fails_by_its_item()
 
 
+def dies_on_zero(number: int) -> int:
+    if number == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@op
+def has_a_poison_item() -> None:
+    answers = flow.map(dies_on_zero, range(5), chunk=1, on_error="return")
+    _say([answer.kind if isinstance(answer, MapItemError) else answer for answer in answers])
+
+
+@job(executor_def=governed_executor, resource_defs=RESOURCES)
+def poisoned():
+    has_a_poison_item()
+
+
 class Loud:
     def load(self) -> None: ...
 
@@ -206,6 +223,13 @@ def test_a_lost_node_costs_only_its_chunks(result, tmp_path):
     if len(events) == 1:
         ran = sorted(int(line) for line in (tmp_path / "ran").read_text().split())
         assert ran == list(range(8))
+
+
+def test_an_item_that_kills_every_node_is_an_error_in_the_end(result):
+    _execute(poisoned)
+    answers = json.loads(result.read_text())
+    assert answers.pop(0) in ("flow.poison_step", "flow.poison_chunk")
+    assert answers == [1, 2, 3, 4]
 
 
 def test_a_failing_item_is_named(result):

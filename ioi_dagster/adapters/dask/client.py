@@ -20,6 +20,8 @@ CONNECT_S = 3.0
 PROBE_S = 0.1
 ANSWER_S = 0.5
 SILENT_AFTER = 3
+NEVER_THERE = "its node was not there, as one that still starts"
+"""Nothing ran, so nothing of it can be blamed."""
 
 OnDone = Callable[[str, bytes | None, str | None], None]
 
@@ -79,6 +81,8 @@ class DaskFleetClient:
         self._client: Client | None = None
         self._alive = False
         self._missed: dict[str, str] = {}
+        self._seen: set[str] = set()
+        """Keys whose node was there after they were sent."""
         self._outstanding: dict[str, tuple[Future | None, OnDone, str]] = {}
         self._topics: dict[str, Callable[[Any], None]] = {}
         self._loop = asyncio.new_event_loop()
@@ -197,10 +201,11 @@ class DaskFleetClient:
 
     async def _lose_gone(self, there: dict[str, int]) -> None:
         """What was sent to a node that is not there any more is lost, also where Dask keeps it for that node's return."""
+        self._seen |= {key for key, (_, _, node) in self._outstanding.items() if node in there}
         gone = {key: node for key, (_, _, node) in self._outstanding.items() if node not in there}
         for key in [key for key, node in gone.items() if self._missed.get(key) == node]:
             await self._cancel([key])
-            self._finish(key, None, "the worker died")
+            self._finish(key, None, "the worker died" if key in self._seen else NEVER_THERE)
         # Once is not enough: a node that has just joined may be awarded before it is seen here.
         self._missed = {key: node for key, node in gone.items() if key in self._outstanding}
 
@@ -226,6 +231,7 @@ class DaskFleetClient:
 
     def _finish(self, key: str, answer: bytes | None, why: str | None) -> None:
         known = self._outstanding.pop(key, None)
+        self._seen.discard(key)
         if known is not None:
             future, on_done, _ = known
             if future is not None:

@@ -67,6 +67,19 @@ def test_an_attempt_that_ended_takes_its_chunks_with_it_and_no_others():
     ]
 
 
+def test_a_chunk_that_takes_its_steps_node_down_each_time_is_refused_in_the_end():
+    governor = MapGovernor()
+    for fence in range(1, 6):
+        asked = governor.handle(MapAsked(f"m{fence}", "fan", fence, "fan", 1, "w", (1, 1)))
+        assert [one.index for one in asked if isinstance(one, PlaceChunk)] == [0, 1]
+        governor.handle(ParentOver("fan", fence))
+        governor.handle(mapping.ChunkLost(f"fan#{fence}.1/1"))
+    asked = governor.handle(MapAsked("m6", "fan", 6, "fan", 1, "w", (1, 1)))
+    assert [one.index for one in asked if isinstance(one, PlaceChunk)] == [0]
+    refusal = Refusal("flow.poison_chunk", "nodes were lost 5 times while it ran there", "flow governor")
+    assert asked[-1] == Deliver("m6", "w", ((1, "", refusal),))
+
+
 _steps = st.builds("p{}#1.{}/{}".format, st.integers(0, 2), st.integers(1, 2), st.integers(0, 2))
 _events = st.one_of(
     st.builds(
