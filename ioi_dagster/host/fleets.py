@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
 
-from ioi_dagster.adapters.dask.client import DaskFleetClient
+from ioi_dagster.adapters.dask.client import TAKEN_BACK, DaskFleetClient
 from ioi_dagster.adapters.dask.held import drop_run
 from ioi_dagster.adapters.dask.local_cluster import start_local_cluster
 from ioi_dagster.adapters.dask.node_plugin import CLUSTER
@@ -35,7 +35,9 @@ MAX_AHEAD = 16
 """Starts for a thread at most."""
 TAKE_BACK_AFTER_S = 0.3
 """What waits behind a step that runs longer than this is given to another node."""
-TAKEN_BACK = "taken back"
+SHARED_S = 0.1
+MAX_SHARED = 8
+"""Starts that share a task take so long at most, and are so many."""
 MANY = 1_000_000
 INVOKE_S = 600.0
 """How long a foreign call may take where its step sets no limit."""
@@ -54,6 +56,8 @@ class Start:
     payload: Payload | None
     priority: int = 0
     timeout_s: float = 0.0
+    brief_s: float = 0.0
+    """Seconds that it is known to take where those are few, so that it may share a task with others; 0: not known."""
 
 
 OnDone = Callable[[Start, StartAnswer | None, str | None], None]
@@ -80,7 +84,7 @@ class Fleet(Protocol):
 
     def release(self, release: ReleaseRequest) -> None: ...
 
-    def start(self, start: Start, on_done: OnDone) -> None: ...
+    def start(self, starts: Sequence[Start], on_done: OnDone) -> None: ...
 
     def alive(self) -> bool: ...
 
@@ -160,20 +164,9 @@ class DaskFleet(_Negotiating):
         super().__init__(domain, cluster, gateway)
         self._dask = DaskFleetClient(scheduler)
 
-    def start(self, start: Start, on_done: OnDone) -> None:
-        request = StartRequest(
-            kind="step",
-            lease=start.lease,
-            permit=msgspec.to_builtins(start.permit) if start.permit else None,
-            capability=start.capability,
-            payload=start.work,
-            timeout_s=start.timeout_s,
-        )
-
-        def done(_key: str, answer: bytes | None, why: str | None) -> None:
-            on_done(start, msgspec.msgpack.decode(answer, type=StartAnswer) if answer is not None else None, why)
-
-        self._dask.submit(start.key, msgspec.msgpack.encode(request), start.lease.node, start.priority, done)
+    def start(self, starts: Sequence[Start], on_done: OnDone) -> None:
+        for start in starts:
+            submit(self._dask, [start], on_done)
 
     def alive(self) -> bool:
         return self._dask.alive()
@@ -188,6 +181,32 @@ class DaskFleet(_Negotiating):
         self._dask.close()
 
 
+def submit(dask: DaskFleetClient, starts: Sequence[Start], on_done: OnDone) -> None:
+    """Send starts of one node and one priority to Dask, in one task."""
+    by_key = {start.key: start for start in starts}
+    requests = {key: msgspec.msgpack.encode(_request(start)) for key, start in by_key.items()}
+    first = starts[0]
+
+    def done(key: str, answer: bytes | None, why: str | None) -> None:
+        on_done(by_key[key], msgspec.msgpack.decode(answer, type=StartAnswer) if answer is not None else None, why)
+
+    if len(starts) == 1:
+        dask.submit(first.key, requests[first.key], first.lease.node, first.priority, done)
+    else:
+        dask.submit_batch(requests, first.lease.node, first.priority, done)
+
+
+def _request(start: Start) -> StartRequest:
+    return StartRequest(
+        kind="step",
+        lease=start.lease,
+        permit=msgspec.to_builtins(start.permit) if start.permit else None,
+        capability=start.capability,
+        payload=start.work,
+        timeout_s=start.timeout_s,
+    )
+
+
 class InvokeFleet(_Negotiating):
     """A foreign domain: its gateway takes a block invocation with typed data, never our code.
 
@@ -200,8 +219,9 @@ class InvokeFleet(_Negotiating):
         super().__init__(domain, cluster, gateway)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"invoke-{cluster}")
 
-    def start(self, start: Start, on_done: OnDone) -> None:
-        self._pool.submit(self._invoke, start, on_done)
+    def start(self, starts: Sequence[Start], on_done: OnDone) -> None:
+        for start in starts:
+            self._pool.submit(self._invoke, start, on_done)
 
     def _invoke(self, start: Start, on_done: OnDone) -> None:
         try:
@@ -241,6 +261,23 @@ def run_shell(work: bytes, answer: Payload | Refusal) -> bytes:
     """Run a Dagster step here whose block call is already answered."""
     with answering(lambda _capability, _payload: answer):
         return step_runner.run(work)
+
+
+def tasks_of(starts: Sequence[Start], at_once: Callable[[str], int]) -> list[list[Start]]:
+    """Which of `starts` go into one Dask task. Brief ones of one node and one priority share some, and there are at least as
+    many tasks as the node runs `at_once`."""
+    groups: dict[tuple[str, int], list[Start]] = {}
+    tasks: list[list[Start]] = []
+    for start in starts:
+        if start.brief_s > 0:
+            groups.setdefault((start.lease.node, start.priority), []).append(start)
+        else:
+            tasks.append([start])
+    for (node, _), members in groups.items():
+        longest = max(start.brief_s for start in members)
+        size = min(MAX_SHARED, int(SHARED_S / longest), -(-len(members) // at_once(node)))
+        tasks += [members[begin : begin + max(1, size)] for begin in range(0, len(members), max(1, size))]
+    return tasks
 
 
 @dataclass(slots=True)
@@ -292,13 +329,18 @@ class _AloneFleet(ABC):
     def release(self, release: ReleaseRequest) -> None:
         self._ask(release)
 
-    def start(self, start: Start, on_done: OnDone) -> None:
-        node = start.lease.node
+    def start(self, starts: Sequence[Start], on_done: OnDone) -> None:
+        for task in tasks_of(starts, self.at_once):
+            submit(self._dask, task, self._queue(task, on_done))
+
+    def _queue(self, task: Sequence[Start], on_done: OnDone) -> OnDone:
+        """Keep count of the starts of one node; returns what is to be called with their answers."""
+        node = task[0].lease.node
         with self._queueing:
             queue = self._queues.setdefault(node, _Queue(self.at_once(node)))
             if not queue.started:
                 queue.moved = self._clock.monotonic()
-            queue.started[start.key] = (start, on_done)
+            queue.started |= {start.key: (start, on_done) for start in task}
 
         def done(its: Start, answer: StartAnswer | None, why: str | None) -> None:
             with self._queueing:
@@ -310,7 +352,7 @@ class _AloneFleet(ABC):
                     queue.learn(answer.ended - answer.started)
             on_done(its, answer, why)
 
-        DaskFleet.start(self, start, done)  # pyright: ignore[reportArgumentType]
+        return done
 
     def look_after(self, now: float) -> None:
         """Take back what waits behind a long step while there is another node that could run it."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ioi_dagster.adapters.dask.client import NEVER_THERE
+from ioi_dagster.adapters.dask.client import NEVER_THERE, TAKEN_BACK
 from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.files.store import StoreSpec
 from ioi_dagster.adapters.sql.ledger import Commit, Ledger, Started
@@ -27,13 +27,13 @@ from ioi_dagster.governors import flow
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.mapping import Report
 from ioi_dagster.host.exchange import Handle, Staged, StepResult, handle_text
-from ioi_dagster.host.fleets import TAKEN_BACK, Fleet, Start, run_shell
+from ioi_dagster.host.fleets import Fleet, Start, run_shell
 from ioi_dagster.host.io_manager import ObjectStore, asset_name, run_name
 from ioi_dagster.host.map_desk import Heard, MapDesk
 from ioi_dagster.host.staged import from_reference, publish, reference, tidy
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.negotiation import OWN_STEP, Ask, Lease, ReleaseRequest, RenewRequest
+from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect, Lease, ReleaseRequest, RenewRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer
 from ioi_dagster.model.story import Chapter, Entry
@@ -47,6 +47,8 @@ GATHER_S = 0.02
 GATHERED = 32
 """While so many starts are out, answers are gathered for so long, or until there are so many."""
 TRANSFER_BYTES_PER_S = 50e6
+BRIEF_S = 0.03
+"""A step whose like took no longer than this may share a task with others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,7 @@ class FlowDriver:
         self._ahead: dict[str, Outcome] = {}
         self._sent_at: dict[str, float] = {}
         self._deaths: dict[str, _Death] = {}
+        self._took: dict[str, float] = {}
         self._staged: dict[str, list[Staged]] = {}
         self._stores: dict[str, StoreSpec] = {}
         self._maps = MapDesk(run, self)
@@ -370,6 +373,9 @@ class FlowDriver:
         Dask runs what a worker has by priority and then in order of submission, so it is the first ones. They are told when
         the first start comes back lost, and for all that were there then; an answer from the node ends that.
         """
+        if start.brief_s:
+            # Which of a task's steps it was cannot be told. Placed again, each has a task of its own.
+            return False
         node = start.lease.node
         death = self._deaths.get(node)
         if death is None or start.key not in death.there:
@@ -487,8 +493,17 @@ class FlowDriver:
                 payload,
                 work.priority,
                 work.timeout_s,
+                self._brief(work, lease),
             )
         )
+
+    def _brief(self, work: Work, lease: Lease) -> float:
+        """See `Start.brief_s`. Never for what was lost before, or may run once only: a shared task's end names nobody."""
+        alone = work.payload is not None or work.fused is not None or work.chunk or work.timeout_s
+        if alone or lease.fence > 1 or work.ask.effect is Effect.AT_MOST_ONCE:
+            return 0.0
+        seconds = self._took.get(_like(work.ask.step), float("inf"))
+        return seconds if seconds <= BRIEF_S else 0.0
 
     def _commit(self, step: str, fence: int, attempt: str) -> None:
         answer, lease, _ = self._answers.pop((step, fence, attempt))
@@ -551,6 +566,8 @@ class FlowDriver:
             )
         if decoded.staged:
             self._staged[attempt] = decoded.staged
+        its_like = _like(step)
+        self._took[its_like] = max(ended - started, 0.8 * self._took.get(its_like, 0.0), 0.001)
         commit = Commit(step, fence, attempt, node, started, ended, references, msgspec.msgpack.encode(decoded.events))
         outcome = Outcome(
             step,
@@ -612,11 +629,14 @@ class FlowDriver:
                         self._outcomes.append(outcome)
             self._started, self._commits, self._story, self._published = [], [], [], []
         starts, self._starts = self._starts, []
+        by_cluster: dict[str, list[Start]] = {}
         for start in starts:
             self._sent.setdefault(start.lease.node, {})[start.key] = start
             if start.timeout_s:
                 self._sent_at[start.key] = self._clock.monotonic()
-            self._network.fleet(start.lease.cluster).start(start, self._on_done)
+            by_cluster.setdefault(start.lease.cluster, []).append(start)
+        for cluster, its_starts in by_cluster.items():
+            self._network.fleet(cluster).start(its_starts, self._on_done)
         outcomes, self._outcomes = self._outcomes, []
         for outcome in outcomes:
             self._told(outcome)
@@ -680,3 +700,8 @@ class FlowDriver:
         for lease in leases:
             if lease.id in renewed.lost:
                 self._inbox.put(flow.StepLost(lease.step, lease.fence, "", f"{cluster} no longer holds the lease"))
+
+
+def _like(step: str) -> str:
+    """Steps of one op, mapped over something, are taken to be alike."""
+    return step.partition("[")[0]

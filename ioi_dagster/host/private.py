@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.definitions import scoped_resources_builder
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from dagster._core.definitions.repository_definition import RepositoryLoadData
 from dagster._core.events import (
@@ -111,12 +113,29 @@ __all__ = [
     "get_retries_config",
     "make_new_run_id",
     "recon_job_from_origin",
+    "remember_resource_types",
     "remember_run_config",
     "serializable_error_info_from_exc_info",
     "serialize_value",
 ]
 
 MAX_CONFIGS = 8
+
+
+@cache
+def remember_resource_types() -> None:
+    """From now on this process makes the type of each set of resources once and not some seven times for each step.
+
+    Dagster's `ScopedResourcesBuilder.build` derives a class from a new `namedtuple` each time; that base says nothing but the
+    resources' names, so those of the same names may share one.
+    """
+    stock = collections.namedtuple
+
+    @lru_cache(maxsize=256)
+    def made(name: str, fields: tuple[str, ...]) -> Any:
+        return stock(name, fields)
+
+    scoped_resources_builder.namedtuple = lambda name, fields: made(name, tuple(fields))  # pyright: ignore
 
 
 @cache

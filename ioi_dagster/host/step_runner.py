@@ -31,6 +31,7 @@ from ioi_dagster.host.private import (
     deserialize_value,
     execute_plan_iterator,
     recon_job_from_origin,
+    remember_resource_types,
     remember_run_config,
     serializable_error_info_from_exc_info,
     serialize_value,
@@ -124,6 +125,7 @@ def _execute(
     task: StepWork, dagster_run: DagsterRun, job: ReconstructableJob, exchange: Exchange, instance: NodeInstance
 ) -> None:
     remember_run_config()
+    remember_resource_types()
     with exchanging(exchange):
         plan = _plan(task, dagster_run, job)
         for _ in execute_plan_iterator(

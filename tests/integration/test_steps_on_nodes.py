@@ -250,6 +250,60 @@ def test_short_steps_do_not_wait_behind_a_long_one(instance):
     assert len(starts) == len(set(starts)) == 41
 
 
+# Short steps in one task -------------------------------------------------------------------------------------------
+
+
+@op(out=DynamicOut(int))
+def eighty() -> Iterator[DynamicOutput[int]]:
+    for number in range(80):
+        yield DynamicOutput(number, mapping_key=f"n{number}")
+
+
+@op
+def one_of_them_kills(number: int) -> int:
+    if number == 70:
+        os._exit(1)
+    return number
+
+
+@op
+def one_of_them_waits(context, number: int) -> int:
+    """One waits until all others are told, though it shares its task with some of them."""
+    until = time.monotonic() + 60
+    while number == 70 and len(successes(context.instance, context.run_id)) < 80:
+        assert time.monotonic() < until, "the others' outcomes waited for this one"
+        time.sleep(0.05)
+    return number
+
+
+def successes(instance: DagsterInstance, run: str) -> list[str]:
+    records = instance.get_records_for_run(run, of_type=DagsterEventType.STEP_SUCCESS).records
+    return [str(record.event_log_entry.step_key) for record in records]
+
+
+@job(executor_def=governed_executor)
+def deadly_batch():
+    eighty().map(one_of_them_kills)
+
+
+@job(executor_def=governed_executor)
+def waiting_batch():
+    eighty().map(one_of_them_waits)
+
+
+def test_a_step_that_kills_its_node_costs_those_in_its_task_nothing(instance):
+    result = execute_job(reconstructable(deadly_batch), instance, raise_on_error=False, run_config=ALONE)
+    assert set(failures(result)) == {"one_of_them_kills[n70]"}
+    succeeded = [event.step_key for event in result.all_events if event.is_step_success]
+    assert sorted(succeeded) == sorted(["eighty", *(f"one_of_them_kills[n{n}]" for n in range(80) if n != 70)])
+
+
+def test_those_that_share_a_task_with_one_that_takes_long_do_not_wait_for_it(instance):
+    result = execute_job(reconstructable(waiting_batch), instance, raise_on_error=False, run_config=ALONE)
+    assert failures(result) == {}
+    assert result.success
+
+
 # Chains -------------------------------------------------------------------------------------------------------------
 
 

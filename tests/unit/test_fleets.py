@@ -6,9 +6,9 @@ import threading
 
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.governors.cluster import ClusterGovernor
-from ioi_dagster.host.fleets import LOOK_EVERY_S, AddressFleet
+from ioi_dagster.host.fleets import LOOK_EVERY_S, MAX_SHARED, AddressFleet, Start, tasks_of
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.negotiation import Award, LeaseRequest, RenewRequest
+from ioi_dagster.model.negotiation import OWN_STEP, Award, Lease, LeaseRequest, RenewRequest
 
 
 class Answers:
@@ -40,3 +40,33 @@ def test_a_scheduler_that_does_not_answer_costs_nobody_the_lease():
     assert alone.renew(RenewRequest("r", (lease.id,))).held == (lease.id,)
     clock.advance(2 * LOOK_EVERY_S)
     assert alone.renew(RenewRequest("r", (lease.id,))).lost == (lease.id,)
+
+
+def brief(step: str, node: str = "a", seconds: float = 0.005, priority: int = 0) -> Start:
+    lease = Lease(step, "r", step, 1, 0, OWN_STEP, "alone", "alone", node, 1)
+    return Start(lease.key, lease, None, OWN_STEP, b"", None, priority, brief_s=seconds)
+
+
+def shared(starts: list[Start], threads: int = 1) -> list[list[str]]:
+    return [[start.lease.step for start in task] for task in tasks_of(starts, lambda node: threads)]
+
+
+def test_short_starts_of_one_node_share_a_task():
+    assert shared([brief(str(number)) for number in range(MAX_SHARED + 2)]) == [
+        [str(number) for number in range(MAX_SHARED)],
+        [str(MAX_SHARED), str(MAX_SHARED + 1)],
+    ]
+
+
+def test_starts_of_other_nodes_other_priorities_or_unknown_length_share_none():
+    starts = [brief("1"), brief("2", node="b"), brief("3", priority=1), brief("4", seconds=0.0), brief("5")]
+    assert sorted(shared(starts)) == [["1", "5"], ["2"], ["3"], ["4"]]
+
+
+def test_a_node_with_threads_has_a_task_for_each():
+    assert shared([brief("1"), brief("2"), brief("3")], threads=2) == [["1", "2"], ["3"]]
+
+
+def test_what_shares_a_task_takes_a_tenth_of_a_second_at_most():
+    starts = [brief(str(number), seconds=0.03) for number in range(5)]
+    assert shared(starts) == [["0", "1", "2"], ["3", "4"]]

@@ -62,8 +62,8 @@ class OneNode:
 
     announce = award = renew = release = _ask
 
-    def start(self, start, on_done):
-        self.queue.append((start, on_done))
+    def start(self, starts, on_done):
+        self.queue += [(start, on_done) for start in starts]
 
     def run(self) -> None:
         """What the node does next: the first start ends well, or takes the node and all that waits there with it."""

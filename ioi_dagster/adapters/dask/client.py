@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 from distributed import Client
 from distributed.client import Future
 
+from ioi_dagster.adapters.dask.batch import Answers, Batch, answered, start_batch
 from ioi_dagster.adapters.dask.node import start, stop, take_back
 from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.errors import UnreachableError
@@ -22,6 +24,7 @@ ANSWER_S = 0.5
 SILENT_AFTER = 3
 NEVER_THERE = "its node was not there, as one that still starts"
 """Nothing ran, so nothing of it can be blamed."""
+TAKEN_BACK = "taken back"
 
 OnDone = Callable[[str, bytes | None, str | None], None]
 
@@ -84,6 +87,7 @@ class DaskFleetClient:
         self._seen: set[str] = set()
         """Keys whose node was there after they were sent."""
         self._outstanding: dict[str, tuple[Future | None, OnDone, str]] = {}
+        self._batches: dict[str, tuple[Future, set[str]]] = {}
         self._topics: dict[str, Callable[[Any], None]] = {}
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name=f"dask {scheduler}", daemon=True).start()
@@ -92,6 +96,11 @@ class DaskFleetClient:
     def submit(self, key: str, request: bytes, node: str, priority: int, on_done: OnDone) -> None:
         """Start on `node`; `on_done(key, answer, None)` or `on_done(key, None, why)` comes exactly once, from a thread."""
         asyncio.run_coroutine_threadsafe(self._submit(key, request, node, priority, on_done), self._loop)
+
+    def submit_batch(self, requests: dict[str, bytes], node: str, priority: int, on_done: OnDone) -> None:
+        """Several starts in one Dask task on `node`; `on_done` comes as from `submit`, once for each key. `TAKEN_BACK` is why
+        for one that was not begun, since those before it took too long."""
+        asyncio.run_coroutine_threadsafe(self._submit_batch(requests, node, priority, on_done), self._loop)
 
     def cancel(self, keys: list[str]) -> None:
         """Stop what runs under `keys` and drop what waits. Returns when that is done, within `GRACE_S` and a little."""
@@ -229,7 +238,42 @@ class DaskFleetClient:
         else:
             self._finish(key, answer, None)
 
+    async def _submit_batch(self, requests: dict[str, bytes], node: str, priority: int, on_done: OnDone) -> None:
+        for key in requests.keys() & self._outstanding.keys():
+            on_done(key, None, "a start under this key is under way")
+        fresh = {key: request for key, request in requests.items() if key not in self._outstanding}
+        if self._client is None or not self._alive:
+            for key in fresh:
+                on_done(key, None, "the scheduler is away")
+            return
+        entry = (None, on_done, node)
+        self._outstanding |= dict.fromkeys(fresh, entry)
+        answers: dict[str, bytes] = {}
+        why, left = TAKEN_BACK, set(fresh)
+        try:
+            future = self._client.submit(
+                start_batch,
+                msgspec.msgpack.encode(Batch(fresh)),
+                key=f"{next(iter(fresh))}+{len(fresh) - 1}",
+                resources={f"node:{node}": 1},
+                pure=False,
+                retries=0,
+                priority=priority,
+            )
+            for key in fresh:
+                self._batches[key] = (future, left)
+            answer: bytes = await future.result()  # pyright: ignore[reportGeneralTypeIssues]
+            answers = msgspec.msgpack.decode(answer, type=Answers).answers
+        except asyncio.CancelledError:
+            why = "the start was cancelled" if self._alive else "the scheduler was lost"
+        except Exception as error:
+            why = why_lost(error) if connected(self._client) else "the scheduler was lost"
+        for key in fresh:
+            if self._outstanding.get(key) is entry:
+                self._finish(key, answers.get(key), None if key in answers else why)
+
     def _finish(self, key: str, answer: bytes | None, why: str | None) -> None:
+        self._leave_batch(key)
         known = self._outstanding.pop(key, None)
         self._seen.discard(key)
         if known is not None:
@@ -237,6 +281,13 @@ class DaskFleetClient:
             if future is not None:
                 future.release()
             on_done(key, answer, why)
+
+    def _leave_batch(self, key: str) -> None:
+        future, left = self._batches.pop(key, (None, set()))
+        left.discard(key)
+        if future is not None and not left:
+            # Also cancels what still waits for its node.
+            future.release()
 
     async def _stop(self, keys: list[str]) -> None:
         by_node: dict[str, list[str]] = {}
@@ -254,7 +305,12 @@ class DaskFleetClient:
 
     async def _take_back(self, node: str, keys: list[str]) -> list[str]:
         taken = await self._ask_node(take_back, node, keys)
+        # Those of a batch that goes on have answers that need not wait for its end.
+        for key, answer in (await self._answered([key for key in keys if key in self._batches])).items():
+            self._finish(key, answer, None)
         # Forgotten first, or their cancellation would be told as a loss.
+        for key in taken:
+            self._leave_batch(key)
         known = [self._outstanding.pop(key)[0] for key in taken if key in self._outstanding]
         futures = [future for future in known if future is not None]
         if futures and self._client is not None:
@@ -274,8 +330,25 @@ class DaskFleetClient:
             return []
         return [key for its_keys in (answers or {}).values() for key in its_keys]
 
+    async def _answered(self, keys: list[str]) -> dict[str, bytes]:
+        if self._client is None or not keys:
+            return {}
+        try:
+            answers = await asyncio.wait_for(
+                _awaited(self._client.run(answered, keys, on_error="ignore")),  # pyright: ignore
+                CONNECT_S,
+            )
+        except Exception:
+            return {}
+        return {key: answer for its in (answers or {}).values() for key, answer in its.items()}
+
+    def _batches_of(self, keys: list[str]) -> list[tuple[Future, set[str]]]:
+        return [self._batches[key] for key in keys if key in self._batches]
+
     async def _cancel(self, keys: list[str]) -> None:
         futures = [self._outstanding[key][0] for key in keys if key in self._outstanding]
+        batches = {id(left): (future, left) for future, left in self._batches_of(keys) if left <= set(keys)}
+        futures += [future for future, _ in batches.values()]
         if self._client is not None and futures:
             await self._client.cancel([f for f in futures if f is not None], force=True)  # pyright: ignore[reportGeneralTypeIssues]
 

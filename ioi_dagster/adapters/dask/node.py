@@ -131,7 +131,12 @@ def stop(node: str, keys: list[str]) -> list[str]:
 
 def take_back(node: str, keys: list[str]) -> list[str]:
     """The starts under `keys` that have not begun at `node`, and now never will."""
-    return _host.running.take_back(keys) if _host is not None and _host.node == node else []
+    return take_back_here(keys) if _host is not None and _host.node == node else []
+
+
+def take_back_here(keys: list[str]) -> list[str]:
+    """The same, at the node of this process."""
+    return _host.running.take_back(keys) if _host is not None else []
 
 
 def _load(name: str) -> Callable[[bytes], bytes]:
