@@ -38,6 +38,8 @@ TAKE_BACK_AFTER_S = 0.3
 SHARED_S = 0.1
 MAX_SHARED = 8
 """Starts that share a task take so long at most, and are so many."""
+SOON_IDLE = 3
+"""With so few starts for a thread left, a node is sent what there is."""
 MANY = 1_000_000
 INVOKE_S = 600.0
 """How long a foreign call may take where its step sets no limit."""
@@ -291,6 +293,8 @@ class _Queue:
     slots: int = 1
     """How many starts the governor lets it have, and `wanted`, how many it should, beside those in `waiting`."""
     wanted: int = 1
+    held: list[tuple[Start, OnDone]] = field(default_factory=list)
+    """Brief starts that wait here for others to share a task with."""
     waiting: set[str] = field(default_factory=set)
     """Starts that wait for others and leave their slot to them."""
 
@@ -330,8 +334,36 @@ class _AloneFleet(ABC):
         self._ask(release)
 
     def start(self, starts: Sequence[Start], on_done: OnDone) -> None:
+        held: list[Start] = []
+        with self._queueing:
+            for start in starts:
+                queue = self._queues.get(start.lease.node)
+                if start.brief_s and queue is not None:
+                    queue.held.append((start, on_done))
+                else:
+                    held.append(start)
+        self._send(held, on_done)
+        self._send_held()
+
+    def _send(self, starts: Sequence[Start], on_done: OnDone) -> None:
         for task in tasks_of(starts, self.at_once):
             submit(self._dask, task, self._queue(task, on_done))
+
+    def _send_held(self) -> None:
+        """What is held for a node goes when it fills a task, or when the node would soon have nothing to do."""
+        with self._queueing:
+            due = [
+                queue
+                for queue in self._queues.values()
+                if queue.held
+                and (len(queue.held) >= MAX_SHARED * queue.threads or len(queue.started) <= SOON_IDLE * queue.threads)
+            ]
+            batches = [queue.held for queue in due]
+            for queue in due:
+                queue.held = []
+        for batch in batches:
+            # One run has one driver, so they have one `on_done`.
+            self._send([start for start, _ in batch], batch[0][1])
 
     def _queue(self, task: Sequence[Start], on_done: OnDone) -> OnDone:
         """Keep count of the starts of one node; returns what is to be called with their answers."""
@@ -356,6 +388,7 @@ class _AloneFleet(ABC):
 
     def look_after(self, now: float) -> None:
         """Take back what waits behind a long step while there is another node that could run it."""
+        self._send_held()
         with self._queueing:
             for node, queue in self._queues.items():
                 waiting = len(queue.started) > queue.threads + len(queue.waiting)
@@ -372,7 +405,8 @@ class _AloneFleet(ABC):
         with self._queueing:
             self._taking_back.discard(node)
             queue.moved = self._clock.monotonic()
-            back = [queue.started.pop(key) for key in taken if key in queue.started]
+            back = [queue.started.pop(key) for key in taken if key in queue.started] + queue.held
+            queue.held = []
         for start, on_done in back:
             on_done(start, None, TAKEN_BACK)
 
@@ -404,7 +438,12 @@ class _AloneFleet(ABC):
 
     alive = DaskFleet.alive
     recover = DaskFleet.recover
-    cancel = DaskFleet.cancel
+
+    def cancel(self, keys: list[str]) -> None:
+        with self._queueing:
+            for queue in self._queues.values():
+                queue.held = [(start, on_done) for start, on_done in queue.held if start.key not in keys]
+        self._dask.cancel(keys)
 
     @abstractmethod
     def at_once(self, node: str) -> int: ...
@@ -418,13 +457,22 @@ class _AloneFleet(ABC):
 
     def _join(self, node: str, threads: int, now: float) -> None:
         with self._queueing:
+            before = self._queues.get(node)
             self._queues[node] = _Queue(threads, slots=threads, wanted=threads)
+        self._return(before)
         self._governor.handle(NodeJoined(node, threads, EVERYTHING), now)
 
     def _leave(self, node: str, now: float) -> None:
         with self._queueing:
-            self._queues.pop(node, None)
+            queue = self._queues.pop(node, None)
         self._governor.handle(NodeLeft(node), now)
+        self._return(queue)
+
+    def _return(self, queue: _Queue | None) -> None:
+        """What was held for a node that is gone."""
+        held = queue.held if queue is not None else []
+        for start, on_done in held:
+            on_done(start, None, TAKEN_BACK)
 
     def _ask(self, message: Any) -> Any:
         with self._lock:
