@@ -25,6 +25,7 @@ from ioi_dagster.errors import FinalError
 from ioi_dagster.framing import decode_payload
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.host import tags
+from ioi_dagster.host.event_groups import grouped
 from ioi_dagster.host.exchange import Handle, Located, StepInput, StepWork, handle_from_text
 from ioi_dagster.host.flow_driver import FlowDriver, Outcome, Work
 from ioi_dagster.host.fusion import Chains
@@ -50,7 +51,6 @@ from ioi_dagster.host.private import (
     serialize_value,
 )
 from ioi_dagster.host.staged import is_reference
-from ioi_dagster.host.storage import grouped
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect
 from ioi_dagster.model.refusal import Refusal

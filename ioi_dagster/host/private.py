@@ -6,7 +6,8 @@ import collections
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import cache, lru_cache
 from typing import Any
 
@@ -41,10 +42,17 @@ from dagster._core.launcher.sync_in_memory_run_launcher import SyncInMemoryRunLa
 from dagster._core.origin import JobPythonOrigin
 from dagster._core.run_coordinator import DefaultRunCoordinator, QueuedRunCoordinator, SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.compute_log_manager import CapturedLogContext
 from dagster._core.storage.dagster_run import DagsterRun, DagsterRunStatus
 from dagster._core.storage.event_log.in_memory import InMemoryEventLogStorage
-from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.migration import ASSET_KEY_INDEX_COLS
+from dagster._core.storage.event_log.schema import (
+    AssetCheckExecutionsTable,
+    AssetKeyTable,
+    SqlEventLogStorageTable,
+)
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
@@ -61,9 +69,13 @@ from dagster_shared.error import SerializableErrorInfo
 __all__ = [
     "ASSET_CHECK_EVENTS",
     "ASSET_EVENTS",
+    "ASSET_KEY_INDEX_COLS",
     "EVENT_TYPE_TO_PIPELINE_RUN_STATUS",
     "SQLITE_BUSY_TIMEOUT_SECONDS",
     "ActiveExecution",
+    "AssetCheckExecutionRecordStatus",
+    "AssetCheckExecutionsTable",
+    "AssetKeyTable",
     "CapturedLogContext",
     "ConfigurableClassData",
     "DagsterEvent",
@@ -99,6 +111,7 @@ __all__ = [
     "RetryMode",
     "RunQueueConfig",
     "SerializableErrorInfo",
+    "SqlEventLogStorage",
     "SqlEventLogStorageTable",
     "SqliteEventLogStorage",
     "StepFailureData",
@@ -117,6 +130,7 @@ __all__ = [
     "remember_run_config",
     "serializable_error_info_from_exc_info",
     "serialize_value",
+    "wrap_planned_events",
 ]
 
 MAX_CONFIGS = 8
@@ -174,3 +188,18 @@ def remember_run_config() -> None:
         )
 
     ResolvedRunConfig.build = staticmethod(build)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def wrap_planned_events(instance: Any, around: Callable[[], AbstractContextManager[Any]]) -> None:
+    """What `instance` plans when it makes a run (an event for each asset and each check) is written within `around()`.
+
+    Dagster marks those events as a batch, but hands the batch on only where the environment sets a batch size, which would
+    hold back steps' events as well.
+    """
+    stock = instance.run_domain._log_asset_planned_events
+
+    def log(*args: Any, **kwargs: Any) -> None:
+        with around():
+            stock(*args, **kwargs)
+
+    instance.run_domain._log_asset_planned_events = log

@@ -16,7 +16,8 @@ from dagster import AssetKey, DagsterEventType, DagsterInstance, EventRecordsFil
 from dagster._core.definitions.asset_checks.asset_check_spec import AssetCheckKey
 
 from definitions.conformance.observe import INSTANCE, observe, read
-from ioi_dagster.host.storage import MAX_SHARDS, GroupCommitEventLogStorage, grouped
+from ioi_dagster.host.event_groups import grouped
+from ioi_dagster.host.storage import MAX_SHARDS, GroupCommitEventLogStorage
 from ioi_dagster.local.home import PROJECT
 from tests.conftest import eventually
 
@@ -137,7 +138,7 @@ def test_many_runs_keep_few_files_open_and_a_deleted_run_is_no_error(tmp_path, m
 _WRITER = """
 import sys
 from dagster import DagsterInstance
-from ioi_dagster.host.storage import grouped
+from ioi_dagster.host.event_groups import grouped
 with DagsterInstance.get() as instance:
     (run,) = instance.get_runs()
     number = 0

@@ -1,0 +1,107 @@
+"""Group commit for Dagster's SQL event logs: a thread's events are held back and then written together.
+
+`GroupedEventLogStorage` goes before one of Dagster's storages in a class's bases; `storage.py` and `storage_postgres.py` do so.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from dagster import DagsterInstance
+from typing_extensions import override
+
+from ioi_dagster.errors import RetryableError
+from ioi_dagster.host.private import (
+    EVENT_TYPE_TO_PIPELINE_RUN_STATUS,
+    EventLogEntry,
+    SqlEventLogStorage,
+    wrap_planned_events,
+)
+
+MAX_GROUP = 5_000
+"""Events held back at most before they are written."""
+
+
+class EventLogWriteError(RetryableError):
+    """The event log did not take what it was given; the same run may go on once the cause is gone."""
+
+
+class GroupedEventLogStorage(SqlEventLogStorage):
+    """See the module. The class it is mixed with says in `store_event_batch` how a group is written."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._groups = threading.local()
+        super().__init__(*args, **kwargs)
+
+    @override
+    def register_instance(self, instance: DagsterInstance) -> None:
+        """Also: what the instance plans when it makes a run is one group from now on."""
+        super().register_instance(instance)
+        wrap_planned_events(instance, self.group)
+
+    @contextmanager
+    def group(self) -> Iterator[dict[int, str]]:
+        """Within it this thread's events are held back; leaving it writes them, in order, before anything else happens.
+
+        What is held back is not to be read yet: gather what happened, leave, and only then act on it. A change of a run's
+        status is written at once, with all that was held back before it. Also after an exception what was gathered is
+        written, since it happened. Gives a dict for those who have an event's serialised text already, by `id(event)`: it
+        came from a node like that, and is not made a second time.
+        """
+        if getattr(self._groups, "held", None) is not None:
+            yield self._groups.texts
+            return
+        held: list[EventLogEntry] = []
+        self._groups.held, self._groups.texts = held, {}
+        try:
+            yield self._groups.texts
+        finally:
+            self._groups.held = None
+            try:
+                self.store_event_batch(held)
+            finally:
+                self._groups.texts = {}
+
+    @override
+    def store_event(self, event: EventLogEntry) -> None:
+        held = getattr(self._groups, "held", None)
+        if held is None:
+            self.store_event_batch([event])
+            return
+        held.append(event)
+        if len(held) >= MAX_GROUP or kind_of(event) in EVENT_TYPE_TO_PIPELINE_RUN_STATUS:
+            events = list(held)
+            # First: what a write refused is not to be written again when the group ends.
+            held.clear()
+            self.store_event_batch(events)
+
+    @override
+    def _event_to_row(self, event: EventLogEntry) -> dict[str, Any]:
+        text = getattr(self._groups, "texts", {}).get(id(event))
+        if text is None:
+            return super()._event_to_row(event)
+        dagster_event = event.dagster_event
+        asset_key = dagster_event.asset_key if dagster_event else None
+        return {
+            "run_id": event.run_id,
+            "event": text,
+            "dagster_event_type": dagster_event.event_type_value if dagster_event else None,
+            "timestamp": self._event_insert_timestamp(event),
+            "step_key": dagster_event.step_key if dagster_event else event.step_key,
+            "asset_key": asset_key.to_string() if asset_key else None,
+            "partition": (dagster_event.partition or None) if dagster_event else None,
+        }
+
+
+def kind_of(event: EventLogEntry) -> Any:
+    """The `DagsterEventType`; None for a line that a person's code logged."""
+    return event.dagster_event_type if event.is_dagster_event else None
+
+
+def grouped(instance: DagsterInstance) -> AbstractContextManager[dict[int, str]]:
+    """`GroupedEventLogStorage.group` where the instance has such a storage; elsewhere each event is written at once."""
+    storage = instance.event_log_storage
+    return storage.group() if isinstance(storage, GroupedEventLogStorage) else nullcontext({})
