@@ -1,0 +1,126 @@
+"""Dagster's PostgreSQL event log with a kept connection and group commit: the same rows in the same tables, written faster.
+
+Needs the extra `postgres`. Choose it in `dagster.yaml`, with Dagster's own storages beside it:
+
+    event_log_storage:
+      module: ioi_dagster.host.storage_postgres
+      class: GroupCommitPostgresEventLogStorage
+      config: {postgres_url: "postgresql://user:password@host/database"}
+
+The settings are those of `dagster_postgres.PostgresEventLogStorage`. A group is one transaction, catalogue included. Stock
+storage also sends a NOTIFY for each event, for web servers older than 2023; this one does not.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import sqlalchemy as sa
+from dagster_postgres import PostgresEventLogStorage
+from dagster_postgres.utils import create_pg_engine, get_token_provider_from_config, pg_url_from_config
+from sqlalchemy.exc import DBAPIError
+from typing_extensions import override
+
+from ioi_dagster.host.catalogue import insert_events, write_catalogue
+from ioi_dagster.host.event_groups import EventLogWriteError, GroupedEventLogStorage
+from ioi_dagster.host.private import ASSET_KEY_INDEX_COLS, ConfigurableClassData, EventLogEntry
+
+WRITERS = 0x10_1DA6_57E2
+"""The advisory lock under which event ids are given out, the same in every process of a database."""
+
+
+class GroupCommitPostgresEventLogStorage(GroupedEventLogStorage, PostgresEventLogStorage):
+    """See the module."""
+
+    def __init__(
+        self,
+        postgres_url: str,
+        should_autocreate_tables: bool = True,
+        inst_data: ConfigurableClassData | None = None,
+        token_provider: Any = None,
+    ) -> None:
+        self._mine = threading.local()
+        self._tables: set[str] = set()
+        super().__init__(postgres_url, should_autocreate_tables, inst_data, token_provider)
+        self._engine.dispose()
+        self._engine = create_pg_engine(
+            postgres_url,
+            token_provider,
+            isolation_level="AUTOCOMMIT",
+            pool_size=1,
+            max_overflow=-1,
+            pool_pre_ping=True,
+        )
+        self._process = os.getpid()
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> GroupCommitPostgresEventLogStorage:
+        return cls(
+            pg_url_from_config(config_value),
+            config_value.get("should_autocreate_tables", True),
+            inst_data,
+            get_token_provider_from_config(config_value),
+        )
+
+    @override
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        """One transaction: all of the events with what the catalogue says of them, or nothing.
+
+        Raises `EventLogWriteError` when the database does not take them.
+        """
+        if not events:
+            return
+        rows = [(event, self._event_to_row(event)) for event in events]
+        columns = self.has_secondary_index(ASSET_KEY_INDEX_COLS)
+        try:
+            with self._transaction() as connection:
+                # Readers go on after the highest id they saw. With the lock, ids become visible in the order of their numbers.
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITERS)))
+                write_catalogue(self, connection, insert_events(connection, rows), columns)
+        except DBAPIError as error:
+            runs = ", ".join(dict.fromkeys(event.run_id for event in events))
+            raise EventLogWriteError(
+                f"the event log of run {runs} was not written: PostgreSQL at {self._engine.url.host or 'its socket'}: "
+                f"{str(error.orig).strip()} — set the database right, then resume the run"
+            ) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        with self._connect() as plain:
+            connection = plain.execution_options(isolation_level="READ COMMITTED")
+            with connection.begin():
+                self._mine.connection = connection
+                try:
+                    yield connection
+                finally:
+                    self._mine.connection = None
+
+    @override
+    def _connect(self) -> AbstractContextManager[sa.Connection]:
+        mine = getattr(self._mine, "connection", None)
+        if mine is not None:
+            # This thread is in a transaction already; what stock methods add belongs to it.
+            return nullcontext(mine)
+        if self._process != os.getpid():
+            # The connection is the parent's: it is forgotten here and not closed, which would end the parent's session.
+            self._engine.dispose(close=False)
+            self._process = os.getpid()
+        return super()._connect()
+
+    @override
+    def has_table(self, table_name: str) -> bool:
+        """A table that was there stays there."""
+        if table_name not in self._tables and super().has_table(table_name):
+            self._tables.add(table_name)
+        return table_name in self._tables
+
+    @override
+    def dispose(self) -> None:
+        super().dispose()
+        self._engine.dispose()
