@@ -33,6 +33,8 @@ test-tools: setup
 	  echo "installing opa by go install"; go install github.com/open-policy-agent/opa@v1.22.2; }
 	@command -v chromium >/dev/null || { \
 	  echo "installing chromium by apt-get"; apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { \
+	  echo "installing postgresql by apt-get"; apt-get update -qq && apt-get install -y -qq postgresql >/dev/null; }
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -5,10 +5,12 @@ Needs the extra `postgres`. Choose it in `dagster.yaml`, with Dagster's own stor
     event_log_storage:
       module: ioi_dagster.host.storage_postgres
       class: GroupCommitPostgresEventLogStorage
-      config: {postgres_url: "postgresql://user:password@host/database"}
+      config: {postgres_url: "postgresql+psycopg2://user:password@host/database"}
 
-The settings are those of `dagster_postgres.PostgresEventLogStorage`. A group is one transaction, catalogue included. Stock
-storage also sends a NOTIFY for each event, for web servers older than 2023; this one does not.
+SQLAlchemy from 2.1 takes plain `postgresql://` for psycopg 3, which dagster-postgres does not bring: here it is psycopg2 all
+the same, for Dagster's own storages it has to be said. The settings are those of `dagster_postgres.PostgresEventLogStorage`.
+A group is one transaction, catalogue included. Stock storage also sends a NOTIFY for each event, which its own watchers no
+longer listen to; this one does not.
 """
 
 from __future__ import annotations
@@ -43,8 +45,10 @@ class GroupCommitPostgresEventLogStorage(GroupedEventLogStorage, PostgresEventLo
         inst_data: ConfigurableClassData | None = None,
         token_provider: Any = None,
     ) -> None:
+        postgres_url = _with_driver(postgres_url)
         self._mine = threading.local()
         self._tables: set[str] = set()
+        self._process = os.getpid()
         super().__init__(postgres_url, should_autocreate_tables, inst_data, token_provider)
         self._engine.dispose()
         self._engine = create_pg_engine(
@@ -55,7 +59,6 @@ class GroupCommitPostgresEventLogStorage(GroupedEventLogStorage, PostgresEventLo
             max_overflow=-1,
             pool_pre_ping=True,
         )
-        self._process = os.getpid()
 
     @classmethod
     def from_config_value(
@@ -124,3 +127,10 @@ class GroupCommitPostgresEventLogStorage(GroupedEventLogStorage, PostgresEventLo
     def dispose(self) -> None:
         super().dispose()
         self._engine.dispose()
+
+
+def _with_driver(postgres_url: str) -> str:
+    url = sa.make_url(postgres_url)
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg2")
+    return url.render_as_string(hide_password=False)
