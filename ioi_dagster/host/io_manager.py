@@ -10,7 +10,7 @@ from typing import Any
 
 from dagster import ConfigurableIOManager, InputContext, OutputContext
 
-from ioi_dagster.compound.codec import decode_value, encode_value
+from ioi_dagster.compound.codec import MIB, decode_value, encode_value
 from ioi_dagster.domain import home_domain
 from ioi_dagster.errors import FinalError
 from ioi_dagster.host.exchange import Handle, current_exchange
@@ -21,16 +21,18 @@ class ExchangeIOManager(ConfigurableIOManager):
     """Stores step values in `folder` (default: the home domain's `objects`, else `$DAGSTER_HOME/storage/ioi`).
 
     Under the governed executor a step's inputs come with it and its outputs go back with its result; the run process
-    publishes them when it commits the attempt. Raises `FinalError` when a value that should be there is not.
+    publishes them when it commits the attempt, so they are in memory at both ends: `max_mib` MiB each at most. Raises
+    `FinalError` when a value is larger, or one that should be there is not.
     """
 
     folder: str = ""
+    max_mib: float = 512.0
 
     def handle_output(self, context: OutputContext, obj: Any) -> None:
         handle: Handle = (context.step_key, context.name, context.mapping_key or "")
-        data = encode_value(obj)
-        assets = _stored_assets(context, obj, data) if context.has_asset_key else {}
         exchange = current_exchange()
+        data = encode_value(obj, int(self.max_mib * MIB) if exchange is not None else None)
+        assets = _stored_assets(context, obj, data) if context.has_asset_key else {}
         if exchange is not None:
             exchange.outputs[handle] = data
             stated = getattr(obj, "data_class", None)
