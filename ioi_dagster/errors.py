@@ -42,6 +42,19 @@ class StepTimeoutError(FinalError):
         return super().__str__() or "the step ran longer than its tag ioi/timeout_s allows"
 
 
+class StepMemoryError(FinalError):
+    """A step held more memory than its node has. To Dagster it is an error of user code."""
+
+    def __str__(self) -> str:
+        return super().__str__() or (
+            "the step held more memory than its node has — work on less at a time, raise `memory_limit`, or run fewer `workers`"
+        )
+
+
+class StepCrashedError(FinalError):
+    """The process that a step had for itself ended before the step did."""
+
+
 class StepStoppedError(BaseException):
     """Raised in a step whose run was interrupted or lost its claim; not an `Exception`, so that user code lets it pass."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, POISON, POISON_TODO, RULES, Cause
 from ioi_dagster.governors.flow_messages import (
     AwardAnswered,
     AwardMissed,
@@ -353,19 +354,21 @@ class FlowGovernor:
                 {"node": lease.node, "cluster": lease.cluster, "domain": lease.domain, "fence": event.fence},
             ),
         ]
+        rule = RULES[event.cause]
         step.returned += 1
-        if event.node:
+        if event.node and rule.blames:
             step.losses += 1
             step.lost_on = tuple(dict.fromkeys((*step.lost_on, event.node)))
-        if not event.again:
-            return [*out, *self._fail(step, "flow.timeout", event.why)]
-        if step.ask.effect is Effect.AT_MOST_ONCE:
-            return [*out, *self._fail(step, "flow.at_most_once", "it may run once only and its outcome is unknown")]
+        if step.ask.effect is Effect.AT_MOST_ONCE and rule.cause is not Cause.NOT_STARTED:
+            text = f"it may run once only and its outcome is unknown: {event.why}"
+            return [*out, *self._fail(step, AT_MOST_ONCE, text, AT_MOST_ONCE_TODO)]
+        if not rule.again:
+            return [*out, *self._fail(step, f"flow.{rule.cause}", event.why, rule.todo)]
         poison = len(step.lost_on) >= MAX_NODES_LOST or step.losses >= MAX_LOSSES
         if poison or step.returned >= MAX_RETURNED:
             nodes = ", ".join(step.lost_on) or "no node that can be named"
             text = f"it was lost {step.returned} times, on {nodes}; last: {event.why}"
-            return [*out, *self._fail(step, "flow.poison_step", text)]
+            return [*out, *self._fail(step, POISON, text, POISON_TODO)]
         self._wait(step, "to be placed again")
         self._next_round_at = now
         return out
@@ -425,7 +428,7 @@ class FlowGovernor:
         for step in list(self._steps.values()):
             if step.lease is not None and step.lease.cluster == event.cluster:
                 # The node is not to blame for its scheduler's death, so it is not counted against the step.
-                out += self._lost(StepLost(step.ask.step, step.fence, "", event.why), now)
+                out += self._lost(StepLost(step.ask.step, step.fence, "", event.why, Cause.SCHEDULER_LOST), now)
         if self._round is not None and event.cluster in self._round.expected:
             out += self._bid_missed(BidMissed(event.cluster, self._round.number, event.why), now)
         return out
@@ -471,9 +474,9 @@ class FlowGovernor:
             why |= dict.fromkeys(behind, f"{WINDOW} of its kind are before it")
         return why
 
-    def _fail(self, step: _Step, code: str, text: str) -> list[Instruction]:
+    def _fail(self, step: _Step, code: str, text: str, todo: str) -> list[Instruction]:
         self._close(step, StepState.FAILED)
-        refusal = Refusal(code, text, BY)
+        refusal = Refusal(code, text, BY, todo)
         return [Tell(step.ask.step, Chapter.REFUSED, str(refusal)), FailStep(step.ask.step, refusal)]
 
     # Rounds -----------------------------------------------------------------------------------------------------

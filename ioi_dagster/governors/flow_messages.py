@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ioi_dagster.governors.failures import Cause
 from ioi_dagster.model.negotiation import Announce, Ask, Award, Awarded, Bid, Lease
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
@@ -85,14 +86,13 @@ class StepFused:
 
 @dataclass(frozen=True, slots=True)
 class StepLost:
-    """The machinery failed, not the step: `node` is empty when it is not known to have been on one. `again` is False when
-    another try would end the same way."""
+    """A start ended without a result of the step, on `node` (empty when it is not known to have been on one)."""
 
     step: str
     fence: int
     node: str
     why: str
-    again: bool = True
+    cause: Cause = Cause.NODE_LOST
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from ioi_dagster.compound.codec import block_payload
 from ioi_dagster.domain import home_domain
 from ioi_dagster.errors import FinalError
 from ioi_dagster.framing import decode_payload
+from ioi_dagster.governors.failures import USERS_RETRY
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.host import tags
 from ioi_dagster.host.event_groups import grouped
@@ -74,6 +75,11 @@ MAX_WAIT_S = 0.2
             StringSource, is_required=False, description="Alone: a Dask scheduler to use, as tcp://host:port."
         ),
         "workers": Field(int, is_required=False, description="Alone: Dask workers to start; default: one per core."),
+        "memory_limit": Field(
+            StringSource,
+            is_required=False,
+            description="Alone: what a worker may hold, as '4 GiB'; default: what the machine has.",
+        ),
     },
 )
 def governed_executor(init_context: InitExecutorContext) -> Executor:
@@ -86,6 +92,7 @@ def governed_executor(init_context: InitExecutorContext) -> Executor:
         objective=str(config["objective"]),
         workers=config.get("workers"),  # pyright: ignore[reportArgumentType]
         address=config.get("address"),  # pyright: ignore[reportArgumentType]
+        memory_limit=config.get("memory_limit"),  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -100,12 +107,13 @@ class GovernedExecutor(Executor):
         objective: str,
         workers: int | None,
         address: str | None,
+        memory_limit: str | None = None,
     ) -> None:
         self._retries = retries
         self._max_concurrent = max_concurrent
         self._tag_concurrency_limits = tag_concurrency_limits
         self._objective = objective
-        self._workers, self._address = workers, address
+        self._workers, self._address, self._memory_limit = workers, address, memory_limit
 
     @property
     def limited(self) -> bool:
@@ -124,7 +132,7 @@ class GovernedExecutor(Executor):
         run = plan_context.dagster_run
         clock = SystemClock()
         with ExitStack() as stack:
-            opened = open_network(run, self._workers, self._address)
+            opened = open_network(run, self._workers, self._address, self._memory_limit)
             if isinstance(opened, Refusal):
                 yield _refused(plan_context, opened)
                 raise FinalError(f"gate 3: {opened}")
@@ -273,8 +281,13 @@ class _Flow:
         # Once a batch: each makes a new value out of all that is known.
         known = self._active.get_known_state()
         for step in ready:
-            if not self._driver.take_fused(step.key):
+            if self._driver.take_fused(step.key):
+                continue
+            try:
                 self._driver.submit(self._work(step, known))
+            except FinalError as error:
+                # Its tags or inputs are unfit: that is the failure of this step, and of no other.
+                self._driver.refuse(step.key, Refusal("flow.unfit_step", str(error), "flow governor"))
         return True
 
     def _wait(self, just_vended: bool) -> float:
@@ -314,7 +327,7 @@ class _Flow:
             # Materialised by an earlier run: Dagster names no output of this run that it depends on.
             classes.append(DataClass.RESTRICTED)
         if tags.DATA_CLASS in step.tags:
-            classes.append(DataClass(step.tags[tags.DATA_CLASS]))
+            classes.append(tags.one_of(DataClass, step.tags, tags.DATA_CLASS, DataClass.INTERNAL))
         capability = step.tags.get(tags.CAPABILITY, OWN_STEP)
         work = StepWork(
             origin=self._origin,
@@ -334,7 +347,9 @@ class _Flow:
             step=step.key,
             capability=capability,
             data_class=DataClass.highest(classes) if classes else DataClass.INTERNAL,
-            effect=Effect(step.tags.get(tags.EFFECT, Effect.PURE if capability != OWN_STEP else Effect.IDEMPOTENT)),
+            effect=tags.one_of(
+                Effect, step.tags, tags.EFFECT, Effect.PURE if capability != OWN_STEP else Effect.IDEMPOTENT
+            ),
             tenant=self._context.dagster_run.tags.get(tags.TENANT, "default"),
             priority=_integer(step.tags.get("dagster/priority", "0")),
             input_bytes=sum(len(value) for value in data.values()),
@@ -346,7 +361,7 @@ class _Flow:
             payload=_payload_of(capability, data),
             priority=ask.priority,
             assigns_class=step.tags.get(tags.ASSIGNS_CLASS) == "true",
-            timeout_s=_seconds(step.tags.get(tags.TIMEOUT, ""), step.key),
+            timeout_s=tags.seconds(step.tags, tags.TIMEOUT),
         )
         return placed, work
 
@@ -361,9 +376,7 @@ class _Flow:
         step_context = self._context.for_step(step)
         if outcome.refusal is not None:
             error = SerializableErrorInfo(str(outcome.refusal), [], outcome.refusal.code)
-            event = DagsterEvent.step_failure_event(step_context, StepFailureData(error=error, user_failure_data=None))
-            self._active.handle_event(event)
-            yield event
+            yield self._failed(step_context, error, outcome.refusal.code in USERS_RETRY)
             return
         if outcome.lease is not None:
             yield DagsterEvent.engine_event(
@@ -385,11 +398,20 @@ class _Flow:
                 self._active.handle_event(event)
             yield event
         if outcome.failure is not None:
-            error = deserialize_value(outcome.failure, SerializableErrorInfo)
-            event = DagsterEvent.step_failure_event(step_context, StepFailureData(error=error, user_failure_data=None))
-            self._active.handle_event(event)
-            yield event
+            # As in Dagster's own executors the user's retry policy has a say in it.
+            yield self._failed(step_context, deserialize_value(outcome.failure, SerializableErrorInfo), True)
         self._active.verify_complete(self._context, outcome.step)
+
+    def _failed(self, step_context: Any, error: SerializableErrorInfo, retries: bool) -> DagsterEvent:
+        """The step's failure, or where `retries` the next try that its retry policy allows."""
+        if retries:
+            event = self._owner.log_failure_or_retry_event_after_error(
+                step_context, error, self._active.get_known_state()
+            )
+        else:
+            event = DagsterEvent.step_failure_event(step_context, StepFailureData(error=error, user_failure_data=None))
+        self._active.handle_event(event)
+        return event
 
 
 def _identity(entry: EventLogEntry) -> tuple[float, str, str]:
@@ -476,17 +498,6 @@ def _mappings_for(mappings: Any, step: ExecutionStep) -> Any:
 
 def _encode(work: StepWork) -> bytes:
     return msgspec.msgpack.encode(work)
-
-
-def _seconds(text: str, step: str) -> float:
-    """0 where the tag is not set: no limit."""
-    try:
-        seconds = float(text or 0.0)
-    except ValueError:
-        seconds = -1.0
-    if not 0.0 <= seconds < float("inf"):
-        raise FinalError(f"step {step!r}: the tag {tags.TIMEOUT} says {text!r} — give a number of seconds, as in '90'")
-    return seconds
 
 
 def _integer(text: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ioi_dagster.adapters.dask.client import TAKEN_BACK, DaskFleetClient
+from ioi_dagster.adapters.dask.client import TAKEN_BACK, WORKER_DIED, DaskFleetClient
 from ioi_dagster.adapters.dask.held import drop_run
 from ioi_dagster.adapters.dask.local_cluster import start_local_cluster
 from ioi_dagster.adapters.dask.node_plugin import CLUSTER
@@ -28,6 +28,7 @@ from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.signing import Signed
 
 LOOK_EVERY_S = 0.5
+MEMORY_EVERY_S = 0.2
 AHEAD_S = 0.2
 """Alone, a node is given starts for this many seconds, by how long the last ones took: the next begins while the last one's
 outcome travels."""
@@ -60,6 +61,7 @@ class Start:
     timeout_s: float = 0.0
     brief_s: float = 0.0
     """Seconds that it is known to take where those are few, so that it may share a task with others; 0: not known."""
+    own_process: bool = False
 
 
 OnDone = Callable[[Start, StartAnswer | None, str | None], None]
@@ -206,6 +208,7 @@ def _request(start: Start) -> StartRequest:
         capability=start.capability,
         payload=start.work,
         timeout_s=start.timeout_s,
+        own_process=start.own_process,
     )
 
 
@@ -382,7 +385,7 @@ class _AloneFleet(ABC):
                 queue.moved = self._clock.monotonic()
                 if answer is not None and answer.result is not None:
                     queue.learn(answer.ended - answer.started)
-            on_done(its, answer, why)
+            on_done(its, answer, why and self._told(node, why))
 
         return done
 
@@ -444,6 +447,10 @@ class _AloneFleet(ABC):
             for queue in self._queues.values():
                 queue.held = [(start, on_done) for start, on_done in queue.held if start.key not in keys]
         self._dask.cancel(keys)
+
+    def _told(self, node: str, why: str) -> str:
+        """Why something was lost at `node`, as precisely as this fleet knows."""
+        return why
 
     @abstractmethod
     def at_once(self, node: str) -> int: ...
@@ -524,9 +531,10 @@ class EmbeddedFleet(_AloneFleet):
     def forget(self, run: str) -> None:
         """Its processes end with the run."""
 
-    def __init__(self, workers: int, folder: str) -> None:
+    def __init__(self, workers: int, folder: str, memory_limit: int = 0) -> None:
         super().__init__()
-        self._dask_cluster = start_local_cluster(workers, folder)
+        self._memory_looked = 0.0
+        self._dask_cluster = start_local_cluster(workers, folder, memory_limit)
         for node in self._dask_cluster.workers:
             self._join(node, 1, self._clock.monotonic())
         self._dask = DaskFleetClient(self._dask_cluster.address)
@@ -538,6 +546,18 @@ class EmbeddedFleet(_AloneFleet):
         self._dask.close()
         with self._lock:
             self._dask_cluster.close()
+
+    def look_after(self, now: float) -> None:
+        if now - self._memory_looked > MEMORY_EVERY_S and self._lock.acquire(blocking=False):
+            self._memory_looked = now
+            try:
+                self._dask_cluster.end_too_large()
+            finally:
+                self._lock.release()
+        super().look_after(now)
+
+    def _told(self, node: str, why: str) -> str:
+        return f"{why} {self._dask_cluster.how_it_ended(node)}".strip() if why == WORKER_DIED else why
 
     def recover(self) -> bool:
         """The scheduler is this run's own: nobody else starts it again."""

@@ -17,18 +17,19 @@ from typing import Any, Protocol
 import msgspec
 
 from ioi_dagster.adapters.dask.client import NEVER_THERE, TAKEN_BACK
-from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.files.store import StoreSpec
 from ioi_dagster.adapters.sql.ledger import Commit, Ledger, Started
 from ioi_dagster.clock import Clock
 from ioi_dagster.errors import RetryableError
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors import flow
+from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.mapping import Report
 from ioi_dagster.host.exchange import Handle, Staged, StepResult, handle_text
 from ioi_dagster.host.fleets import Fleet, Start, run_shell
 from ioi_dagster.host.io_manager import ObjectStore, asset_name, run_name
+from ioi_dagster.host.losses import Turns, cause_of_loss
 from ioi_dagster.host.map_desk import Heard, MapDesk
 from ioi_dagster.host.staged import from_reference, publish, reference, tidy
 from ioi_dagster.model.block import Payload
@@ -176,6 +177,7 @@ class FlowDriver:
         self._published: list[tuple[str, str]] = []
         self._sent: dict[str, dict[str, Start]] = {}
         self._ahead: dict[str, Outcome] = {}
+        self._turns = Turns(self._sent)
         self._sent_at: dict[str, float] = {}
         self._deaths: dict[str, _Death] = {}
         self._took: dict[str, float] = {}
@@ -199,6 +201,10 @@ class FlowDriver:
         if outcome is not None:
             self._outcomes.append(outcome)
         return outcome is not None
+
+    def refuse(self, step: str, refusal: Refusal) -> None:
+        """The step cannot be placed as it is: its `Outcome` is the refusal."""
+        self._outcomes.append(Outcome(step, refusal=refusal))
 
     def fused(self) -> list[Outcome]:
         """Outcomes of ready steps that had run already, in one task with the step before them."""
@@ -345,25 +351,21 @@ class FlowDriver:
             if why == TAKEN_BACK:
                 self._sent.get(lease.node, {}).pop(done.start.key, None)
                 return flow.StepReturned(lease.step, lease.fence, "it waited behind a long step")
-            limit = done.start.timeout_s
-            if limit and self._clock.monotonic() - self._sent_at.pop(done.start.key, float("inf")) >= limit + GRACE_S:
-                # Its node ended the process, since the step did not stop by itself.
-                self._sent.get(lease.node, {}).pop(done.start.key, None)
-                return flow.StepLost(
-                    lease.step, lease.fence, lease.node, f"it ran longer than {limit:g} s", again=False
-                )
-            # A lost scheduler says nothing about the node, so the node is not blamed.
-            node = (
-                "" if why == NEVER_THERE or "scheduler" in why or not self._may_have_caused(done.start) else lease.node
-            )
+            ran_s = self._clock.monotonic() - self._sent_at.pop(done.start.key, float("inf"))
+            ran = why != NEVER_THERE and self._may_have_caused(done.start)
+            cause = cause_of_loss(why, ran, done.start.timeout_s, ran_s)
             self._sent.get(lease.node, {}).pop(done.start.key, None)
-            return flow.StepLost(lease.step, lease.fence, node, why)
+            for start in self._turns.drop(node=lease.node):
+                self._inbox.put(flow.StepReturned(start.lease.step, start.lease.fence, f"its node was lost: {why}"))
+            return flow.StepLost(lease.step, lease.fence, lease.node, why, cause)
         self._sent.get(lease.node, {}).pop(done.start.key, None)
         self._deaths.pop(lease.node, None)
         if answer.refusal is not None:
             return flow.StartRefused(lease.step, lease.fence, lease.node, answer.refusal)
         if answer.error is not None or answer.result is None:
-            return flow.StepLost(lease.step, lease.fence, lease.node, answer.error or "the node returned nothing")
+            cause = Cause(answer.cause or Cause.NODE_ERROR)
+            error = answer.error or "the node returned nothing"
+            return flow.StepLost(lease.step, lease.fence, lease.node, error, cause)
         self._answers[lease.step, lease.fence, answer.attempt] = (answer, lease, done.start.key)
         return flow.StepEnded(lease.step, lease.fence, answer.attempt, max(0.0, answer.ended - answer.started))
 
@@ -494,6 +496,7 @@ class FlowDriver:
                 work.priority,
                 work.timeout_s,
                 self._brief(work, lease),
+                ask.effect is Effect.AT_MOST_ONCE and ask.capability == OWN_STEP,
             )
         )
 
@@ -631,6 +634,10 @@ class FlowDriver:
         starts, self._starts = self._starts, []
         by_cluster: dict[str, list[Start]] = {}
         for start in starts:
+            self._turns.add(start)
+        for start in self._turns.take():
+            if self._governor.lease(start.lease.step) is not start.lease:
+                continue
             self._sent.setdefault(start.lease.node, {})[start.key] = start
             if start.timeout_s:
                 self._sent_at[start.key] = self._clock.monotonic()
@@ -659,6 +666,8 @@ class FlowDriver:
             cluster = fleet.cluster
             if cluster not in self._away and not fleet.alive():
                 self._away[cluster] = now
+                for start in self._turns.drop(cluster=cluster):
+                    self._take(flow.StepReturned(start.lease.step, start.lease.fence, "its Dask scheduler went away"))
                 self._take(flow.ClusterLost(cluster, "its Dask scheduler went away"))
             elif cluster not in self._recovering and now >= self._away.get(cluster, now + 1.0):
                 self._recovering.add(cluster)
@@ -699,7 +708,9 @@ class FlowDriver:
             self._network.fleet(cluster).cancel([lease.key for lease in lost])
         for lease in leases:
             if lease.id in renewed.lost:
-                self._inbox.put(flow.StepLost(lease.step, lease.fence, "", f"{cluster} no longer holds the lease"))
+                self._inbox.put(
+                    flow.StepLost(lease.step, lease.fence, "", f"{cluster} no longer holds the lease", Cause.LEASE_LOST)
+                )
 
 
 def _like(step: str) -> str:

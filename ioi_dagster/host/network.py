@@ -10,6 +10,7 @@ from typing import Any
 
 from dagster import MetadataValue
 
+from ioi_dagster.adapters.dask.memory import bytes_of
 from ioi_dagster.adapters.dask.node_plugin import CLUSTER
 from ioi_dagster.adapters.http.client import FederatedRegistry
 from ioi_dagster.clock import SystemClock
@@ -33,12 +34,12 @@ STEP_PERMIT_S = 3600.0
 
 
 def open_network(
-    run: DagsterRun, workers: int | None, address: str | None
+    run: DagsterRun, workers: int | None, address: str | None, memory_limit: str | None = None
 ) -> FederatedNetwork | AloneNetwork | Refusal:
     """Gate 3: where a policy root is configured, a run without a good permit gets no network at all."""
     home = home_domain()
     if home is None:
-        return AloneNetwork(address) if address else EmbeddedNetwork(workers or os.cpu_count() or 2)
+        return AloneNetwork(address) if address else EmbeddedNetwork(workers or os.cpu_count() or 2, memory_limit)
     checked = check_permit(home, run)
     return checked if isinstance(checked, Refusal) else FederatedNetwork(home, checked)
 
@@ -232,10 +233,11 @@ class AloneNetwork:
 class EmbeddedNetwork(AloneNetwork):
     """Alone on a Dask cluster that is started for this run and ends with it."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, memory_limit: str | None = None) -> None:
+        limit = bytes_of(memory_limit) if memory_limit else 0
         self._folder = tempfile.TemporaryDirectory(prefix="ioi-dask-")
         self._where = f"{workers} Dask workers started for this run"
-        self._fleet = EmbeddedFleet(workers, self._folder.name)
+        self._fleet = EmbeddedFleet(workers, self._folder.name, limit)
 
     def close(self) -> None:
         super().close()

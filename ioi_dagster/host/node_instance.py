@@ -16,6 +16,7 @@ from typing import Any
 
 from dagster import DagsterInstance
 
+from ioi_dagster.adapters.dask.forks import end_if_forked
 from ioi_dagster.host.capture import captured
 from ioi_dagster.host.private import (
     CapturedLogContext,
@@ -60,6 +61,9 @@ class NodeInstance:
             self._run = ""
 
     def _take(self, event: EventLogEntry) -> None:
+        if event.dagster_event is not None:
+            # A copy of this process that has come back from the step's code goes no further: its output is not the step's.
+            end_if_forked()
         if event.run_id == self._run:
             self._collected.append(event)
         else:

@@ -12,9 +12,10 @@ from collections import OrderedDict
 from functools import lru_cache
 
 import msgspec
-from dagster import DagsterExecutionInterruptedError
 
-from ioi_dagster.errors import RetryableError
+from ioi_dagster.adapters.dask.forks import end_if_forked
+from ioi_dagster.adapters.dask.running import code_begins, raise_if_stopped
+from ioi_dagster.errors import RetryableError, StepStoppedError
 from ioi_dagster.host.exchange import Exchange, Handle, StepOutput, StepResult, StepWork, decode_chunk, exchanging
 from ioi_dagster.host.flow_map import run_chunk
 from ioi_dagster.host.node_instance import NodeInstance, node_instance
@@ -94,12 +95,14 @@ def _run(task: StepWork, values: dict[Handle, bytes], references: dict[Handle, s
     with instance.collecting(dagster_run.run_id) as collected:
         try:
             _execute(task, dagster_run, job, exchange, instance)
-        except RetryableError:
+        except (RetryableError, StepStoppedError):
             raise
-        except (Exception, DagsterExecutionInterruptedError) as error:
+        except BaseException as error:  # with SystemExit, which a step's process is not to follow
             # As in Dagster's own executors: it fails the step, with the user's error as it was, and uses up no node.
             raised = getattr(error, "original_exc_info", None) or sys.exc_info()
             failure = serialize_value(serializable_error_info_from_exc_info(raised))
+        finally:
+            end_if_forked()
     for write in exchange.writes:
         try:
             write.result()
@@ -116,6 +119,8 @@ def _run(task: StepWork, values: dict[Handle, bytes], references: dict[Handle, s
     ]
     told = [entry.dagster_event for entry in collected if entry.dagster_event is not None]
     succeeded = failure is None and any(event.is_step_success for event in told)
+    if succeeded:
+        raise_if_stopped()
     made = {event.step_output_data.step_output_handle for event in told if event.is_successful_output}
     result = StepResult(events, outputs, failure, succeeded, started, time.time(), [], exchange.staged)
     return result, {(handle.step_key, handle.output_name, handle.mapping_key or "") for handle in made}
@@ -128,6 +133,7 @@ def _execute(
     remember_resource_types()
     with exchanging(exchange):
         plan = _plan(task, dagster_run, job)
+        code_begins()
         for _ in execute_plan_iterator(
             plan,
             job,

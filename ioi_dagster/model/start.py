@@ -12,7 +12,8 @@ from ioi_dagster.model.refusal import Refusal
 @dataclass(frozen=True, slots=True)
 class StartRequest:
     """`kind` is `step` (opaque bytes for the step runner) or `block` (a framed payload). `permit` is a `Signed` as a
-    plain object, None only where no policy root is configured. `timeout_s`: how long a step may run, 0 for no limit."""
+    plain object, None only where no policy root is configured. `timeout_s`: how long a step may run, 0 for no limit.
+    `own_process`: the step is run in a process that nobody shares."""
 
     kind: str
     lease: Lease
@@ -20,11 +21,13 @@ class StartRequest:
     capability: str
     payload: bytes
     timeout_s: float = 0.0
+    own_process: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StartAnswer:
-    """`attempt` is drawn at start; `started` and `ended` are Unix seconds. Exactly one of the last three is set."""
+    """`attempt` is drawn at start; `started` and `ended` are Unix seconds. Exactly one of `result`, `refusal` and `error` is
+    set; `cause` says what kind of error it is, in a word of `governors.failures.Cause`."""
 
     attempt: str
     node: str
@@ -33,3 +36,4 @@ class StartAnswer:
     result: bytes | None = None
     refusal: Refusal | None = None
     error: str | None = None
+    cause: str = ""

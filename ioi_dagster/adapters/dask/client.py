@@ -16,6 +16,7 @@ from distributed.client import Future
 from ioi_dagster.adapters.dask.batch import Answers, Batch, answered, start_batch
 from ioi_dagster.adapters.dask.node import start, stop, take_back
 from ioi_dagster.adapters.dask.running import GRACE_S
+from ioi_dagster.adapters.dask.versions import EXACT, check_versions
 from ioi_dagster.errors import UnreachableError
 
 CONNECT_S = 3.0
@@ -25,6 +26,7 @@ SILENT_AFTER = 3
 NEVER_THERE = "its node was not there, as one that still starts"
 """Nothing ran, so nothing of it can be blamed."""
 TAKEN_BACK = "taken back"
+WORKER_DIED = "the worker died"
 
 OnDone = Callable[[str, bytes | None, str | None], None]
 
@@ -147,17 +149,28 @@ class DaskFleetClient:
             )
 
     def become_nodes(self, step_runner: str) -> None:
-        """Make every worker of the cluster, and each that joins later, a node. Raises `UnreachableError`."""
+        """Make every worker of the cluster, and each that joins later, a node.
+
+        Raises `UnreachableError`, and `FinalError` where the cluster has other versions than this process."""
         from ioi_dagster.adapters.dask.node_plugin import NodePlugin
 
         client = self._client
         if client is None:
             raise UnreachableError(self._scheduler, "no Dask scheduler answers")
+        self._check_versions(client)
         future = asyncio.run_coroutine_threadsafe(_register(client, NodePlugin(step_runner)), self._loop)
         try:
             future.result(CONNECT_S * 10)
         except Exception as error:
             raise UnreachableError(self._scheduler, f"its workers cannot be made nodes: {error}") from error
+
+    def _check_versions(self, client: Client) -> None:
+        asked = _awaited(client.get_versions(packages=EXACT))
+        try:
+            answer = asyncio.run_coroutine_threadsafe(asked, self._loop).result(CONNECT_S * 10)
+        except Exception as error:
+            raise UnreachableError(self._scheduler, f"it does not say its versions: {error}") from error
+        check_versions(self._scheduler, answer)
 
     def nodes(self) -> dict[str, int] | None:
         """Name → threads of every worker that is a node now; None when the scheduler does not answer."""
@@ -214,7 +227,7 @@ class DaskFleetClient:
         gone = {key: node for key, (_, _, node) in self._outstanding.items() if node not in there}
         for key in [key for key, node in gone.items() if self._missed.get(key) == node]:
             await self._cancel([key])
-            self._finish(key, None, "the worker died" if key in self._seen else NEVER_THERE)
+            self._finish(key, None, WORKER_DIED if key in self._seen else NEVER_THERE)
         # Once is not enough: a node that has just joined may be awarded before it is seen here.
         self._missed = {key: node for key, node in gone.items() if key in self._outstanding}
 
@@ -426,7 +439,7 @@ async def _close(client: Client) -> None:
 def why_lost(error: BaseException) -> str:
     """A sentence for what Dask raised."""
     name = type(error).__name__
-    known = {"KilledWorker": "the worker died", "FutureCancelledError": "the start was cancelled"}
+    known = {"KilledWorker": WORKER_DIED, "FutureCancelledError": "the start was cancelled"}
     if name in known:
         return known[name]
     return f"{name}: {str(error).splitlines()[0] if str(error) else 'no further word'}"

@@ -11,10 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from ioi_dagster.adapters.dask.apart import ended_how
+from ioi_dagster.adapters.dask.memory import too_large
+from ioi_dagster.adapters.dask.running import MEMORY_STATUS
 from ioi_dagster.errors import UnreachableError
+
+MEMORY = "for its memory"
+"""So begins what `how_it_ended` says of a worker that was ended by `end_too_large`."""
 
 
 @dataclass(slots=True)
@@ -26,7 +32,29 @@ class LocalCluster:
     workers: dict[str, subprocess.Popen[bytes]]
     start_worker: Callable[[str], subprocess.Popen[bytes]]
     start_scheduler: Callable[[], subprocess.Popen[bytes]]
+    memory_limit: int = 0
+    """Bytes that a worker may hold; 0: what the machine has."""
     closed: bool = False
+    _ends: dict[str, str] = field(default_factory=dict)
+
+    def how_it_ended(self, node: str) -> str:
+        """How the last process of that name ended that has; empty where none has."""
+        process = self.workers.get(node)
+        if process is not None:
+            # Its connection is closed a little before it has ended.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = process.wait(0.2)
+                how = f"{MEMORY}: it did not stop" if status == MEMORY_STATUS else ended_how(status)
+                self._ends.setdefault(f"{node} {process.pid}", how)
+        mine = [how for key, how in self._ends.items() if key.startswith(f"{node} ")]
+        return mine[-1] if mine else ""
+
+    def end_too_large(self) -> None:
+        """End workers that hold too much memory."""
+        living = {name: process.pid for name, process in self.workers.items() if process.poll() is None}
+        for name, why in too_large(living, self.memory_limit).items():
+            self._ends[f"{name} {living[name]}"] = f"{MEMORY}: {why}"
+            _kill(self.workers[name])
 
     def revive(self) -> list[str]:
         """Start a dead scheduler and dead workers again, under their names; returns which they were. None once it is closed."""
@@ -36,10 +64,11 @@ class LocalCluster:
             self.scheduler = self.start_scheduler()
             for process in self.workers.values():
                 # They would notice by themselves, but later, and come back as others.
-                process.kill()
-                process.wait()
+                _kill(process)
         dead = [name for name, process in self.workers.items() if process.poll() is not None]
         for name in dead:
+            self.how_it_ended(name)
+            _kill(self.workers[name])
             self.workers[name] = self.start_worker(name)
         return dead
 
@@ -47,19 +76,24 @@ class LocalCluster:
         """Kill every process: the cluster served one run, which is over, so there is nothing to wind down."""
         self.closed = True
         for process in (*self.workers.values(), self.scheduler):
-            process.kill()
-            process.wait()
+            _kill(process)
 
 
-def start_local_cluster(workers: int, folder: str) -> LocalCluster:
-    """Start `workers` single-threaded workers under one scheduler; they take steps of the run that started them."""
+def start_local_cluster(workers: int, folder: str, memory_limit: int = 0) -> LocalCluster:
+    """Start `workers` single-threaded workers under one scheduler; they take steps of the run that started them.
+
+    `memory_limit`: bytes that each may hold, 0 for what the machine has.
+    """
     port = _free_port()
     address = f"tcp://127.0.0.1:{port}"
     environment = {
         **os.environ,
         "IOI_STEP_RUNNER": "ioi_dagster.host.step_runner:run",
         "IOI_CLUSTER": "alone",
+        "IOI_MEMORY_LIMIT": str(memory_limit),
         "OMP_NUM_THREADS": "1",
+        # The stack of a crash in native code goes to the step's own log.
+        "PYTHONFAULTHANDLER": "1",
         "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
         "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path])),
     }
@@ -93,7 +127,7 @@ def start_local_cluster(workers: int, folder: str) -> LocalCluster:
 
     names = [f"alone-{number + 1}" for number in range(workers)]
     cluster = LocalCluster(
-        address, scheduler, {name: start_worker(name) for name in names}, start_worker, start_scheduler
+        address, scheduler, {name: start_worker(name) for name in names}, start_worker, start_scheduler, memory_limit
     )
     try:
         _wait(port, [scheduler, *cluster.workers.values()])
@@ -112,7 +146,15 @@ def _start(command: list[str], environment: dict[str, str], folder: str, name: s
             stdout=log,
             stderr=subprocess.STDOUT,
             preexec_fn=_die_with_parent,
+            start_new_session=True,
         )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """The process, and what its steps started and left behind."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _die_with_parent() -> None:

@@ -12,13 +12,22 @@ from importlib import import_module
 
 import msgspec
 
+from ioi_dagster.adapters.dask.apart import run_apart
+from ioi_dagster.adapters.dask.forks import end_if_forked
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.adapters.dask.running import Running
 from ioi_dagster.clock import Clock
 from ioi_dagster.compound.attempt import Attempt, attempting
 from ioi_dagster.compound.invocation import answering
-from ioi_dagster.errors import RetryableError, StepStoppedError
+from ioi_dagster.errors import (
+    RetryableError,
+    StepCrashedError,
+    StepMemoryError,
+    StepStoppedError,
+    StepTimeoutError,
+)
 from ioi_dagster.framing import decode_payload, encode_payload
+from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.node import Admit, NodeGovernor, Refuse, StartAsked
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.permit import StepPermit
@@ -47,7 +56,7 @@ class NodeHost:
     def start(self, data: bytes) -> bytes:
         """`StartRequest` in, `StartAnswer` out. Only a defect of this code raises."""
         attempt, started = uuid.uuid4().hex, self.clock.wall()
-        result, refusal, error = None, None, None
+        result, refusal, error, cause = None, None, None, ""
         try:
             request = msgspec.msgpack.decode(data, type=StartRequest)
             permit, memory = self.check_permit(request), self._make_room()
@@ -60,6 +69,7 @@ class NodeHost:
                 try:
                     result = self._run(decision, attempt)
                 finally:
+                    end_if_forked()
                     with self._deciding:
                         self._running -= 1
         except msgspec.MsgspecError as problem:
@@ -68,12 +78,14 @@ class NodeHost:
             refusal = Refusal("node.block_refused", str(problem), f"node {self.node}", "place it elsewhere")
         except StepStoppedError:
             error = "the run stopped it"
+        except (StepTimeoutError, StepMemoryError, StepCrashedError) as problem:
+            error, cause = str(problem), _CAUSES[type(problem)]
         except Exception as problem:  # a broken block or runner is an answer, never a pickled exception
             last = traceback.extract_tb(problem.__traceback__)[-1]
             where = f"{os.path.basename(last.filename)}:{last.lineno}"
             error = f"{type(problem).__name__} at {where}: {problem}"
         return msgspec.msgpack.encode(
-            StartAnswer(attempt, self.node, started, self.clock.wall(), result, refusal, error)
+            StartAnswer(attempt, self.node, started, self.clock.wall(), result, refusal, error, cause)
         )
 
     @property
@@ -93,10 +105,12 @@ class NodeHost:
             return encode_payload(self.replicas.invoke(request.capability, decode_payload(request.payload)))
         if not self.step_runner:
             raise RetryableError("this node takes blocks only, not steps")
-        run_step = _load(self.step_runner)
         lease = request.lease
         its = Attempt(attempt, lease.run, lease.step, lease.fence, lease.key, self.node)
         with self.running.step(lease.key, request.timeout_s), attempting(its):
+            if request.own_process:
+                return run_apart(self.step_runner, request.payload, its)
+            run_step = _load(self.step_runner)
             if not self.replicas.offers:
                 # Alone: nobody was told of any block, and the step has its own.
                 return run_step(request.payload)
@@ -106,6 +120,12 @@ class NodeHost:
     def _answer(self, capability: str, payload: Payload) -> Payload:
         return self.replicas.invoke(capability, payload)
 
+
+_CAUSES = {
+    StepTimeoutError: Cause.TIMEOUT,
+    StepMemoryError: Cause.MEMORY,
+    StepCrashedError: Cause.OWN_PROCESS,
+}
 
 _host: NodeHost | None = None
 _runners: dict[str, Callable[[bytes], bytes]] = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from ioi_dagster.adapters.dask.forks import guard_forks, ports_of
+from ioi_dagster.adapters.dask.memory import watch_memory
 from ioi_dagster.adapters.dask.node import NodeHost, install
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.clock import SystemClock
@@ -13,6 +15,7 @@ from ioi_dagster.governors.node import NodeGovernor
 
 CLUSTER = "alone"
 NAME = "ioi-node"
+MEMORY = 0.9
 
 
 class NodePlugin(WorkerPlugin):
@@ -31,7 +34,13 @@ class NodePlugin(WorkerPlugin):
         node, clock = node_name(worker.name, worker.address), SystemClock()
         governor = NodeGovernor(node, CLUSTER, EVERYTHING, governed=False)
         replicas = ReplicaHost([], node, clock)
-        install(NodeHost(node, governor, replicas, lambda request: None, clock, self._step_runner))
+        host = NodeHost(node, governor, replicas, lambda request: None, clock, self._step_runner)
+        install(host)
+        guard_forks(lambda: ports_of(worker))
+        limit = worker.memory_manager.memory_limit
+        if limit:
+            # Before its nanny ends it (at 95 %), which would tell nobody which step it was.
+            watch_memory(host.running, int(MEMORY * limit))
         await worker.set_resources(**{f"node:{node}": worker.state.nthreads})
 
 

@@ -11,16 +11,70 @@ import os
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ioi_dagster.errors import RetryableError, StepTimeoutError
+from ioi_dagster.errors import RetryableError, StepMemoryError, StepTimeoutError
 
 GRACE_S = 5.0
 """From the exception to the end of the process."""
-EXIT_STATUS = 70
+EXIT_STATUS, MEMORY_STATUS = 70, 71
 REMEMBERED = 10_000
+
+LOADING_S = 120.0
+"""What a step's code may take to load, besides its own limit."""
+
+_asked: dict[int, type[BaseException]] = {}
+_limits: dict[int, _Limit] = {}
+
+
+def code_begins() -> None:
+    """Called by the thread of a step when its code is loaded: its limit counts from now."""
+    limit = _limits.get(threading.get_ident())
+    if limit is not None:
+        limit.begin()
+
+
+def when_code_begins(then: Callable[[], object]) -> None:
+    """Have `then` called when the code of the calling thread's step begins; for a process that has no limits of its own."""
+    _limits[threading.get_ident()] = _Limit(then, 0.0, then)
+
+
+def ask_to_stop(thread: int, error: type[BaseException]) -> None:
+    """Remember that the step in `thread` was asked to stop, by whatever raises `error` there."""
+    _asked[thread] = error
+
+
+def raise_if_stopped() -> None:
+    """Where a step has ended well: raise what should have stopped it, and was swallowed."""
+    error = _asked.get(threading.get_ident())
+    if error is not None:
+        raise error
+
+
+class _Limit:
+    """Calls `over` when time is up; `seconds` 0: never. `then` is called when the time begins."""
+
+    def __init__(self, over: Callable[[], object], seconds: float, then: Callable[[], object] = lambda: None) -> None:
+        self._seconds = seconds
+        self._over, self._then = over, then
+        self._timer: threading.Timer | None = None
+
+    def begin(self) -> None:
+        self.cancel()
+        self.start(self._seconds)
+        self._then()
+
+    def start(self, seconds: float) -> None:
+        if self._seconds > 0:
+            self._timer = threading.Timer(seconds, self._over)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 @dataclass(slots=True)
@@ -44,16 +98,17 @@ class Running:
                 raise RetryableError("the start was taken back before it ran")
             _remember(self._begun, key)
             self._threads[key] = me
-        limit = threading.Timer(timeout_s, self.stop, ([key], StepTimeoutError))
-        limit.daemon = True
+        limit = _Limit(lambda: self.stop([key], StepTimeoutError), timeout_s)
+        _limits[me] = limit
         try:
-            if timeout_s > 0:
-                limit.start()
+            limit.start(LOADING_S + timeout_s)
             yield
         finally:
             limit.cancel()
+            _limits.pop(me, None)
             with self._lock:
                 self._threads.pop(key, None)
+                _asked.pop(me, None)
                 # An exception that was on its way here must not reach what this thread does next.
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(me), None)
 
@@ -68,12 +123,18 @@ class Running:
                     _remember(self._taken_back, key)
             ran = {key: self._threads[key] for key in keys if key in self._threads}
             for thread in ran.values():
+                ask_to_stop(thread, error)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
         if ran:
             late = threading.Timer(GRACE_S, self._end, (ran, error))
             late.daemon = True
             late.start()
         return list(ran)
+
+    def only(self) -> str | None:
+        """The key of the step that runs here, where it is one."""
+        with self._lock:
+            return next(iter(self._threads)) if len(self._threads) == 1 else None
 
     def take_back(self, keys: list[str]) -> list[str]:
         """Those of `keys` that have not begun here, and now never will."""
@@ -91,7 +152,7 @@ class Running:
                 f"{error.__name__}: {', '.join(still)} did not stop within {GRACE_S:g} s; ending the process\n"
             )
             sys.stderr.flush()
-            os._exit(EXIT_STATUS)
+            os._exit(MEMORY_STATUS if error is StepMemoryError else EXIT_STATUS)
 
 
 def _remember(keys: OrderedDict[str, None], key: str) -> None:

@@ -1,12 +1,11 @@
 """`dask worker --preload`: puts a node governor and warm replicas into a worker.
 
-Environment: `IOI_DOMAIN_HOME` (absent: alone, ungoverned), `IOI_CLUSTER`, `IOI_NODE`, `IOI_STEP_RUNNER`.
+Environment: `IOI_DOMAIN_HOME` (absent: alone, ungoverned), `IOI_CLUSTER`, `IOI_NODE`, `IOI_STEP_RUNNER`,
+`IOI_MEMORY_LIMIT` (bytes; absent: none).
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
 import os
 from collections.abc import Callable
@@ -18,6 +17,8 @@ import psutil
 from distributed import Worker
 from tornado.ioloop import PeriodicCallback
 
+from ioi_dagster.adapters.dask.forks import guard_forks, ports_of
+from ioi_dagster.adapters.dask.memory import trim, watch_memory
 from ioi_dagster.adapters.dask.node import NodeHost, install
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.clock import SystemClock
@@ -56,6 +57,10 @@ def dask_setup(worker: Worker) -> None:
         memory=_memory_of(worker),
     )
     install(host)
+    guard_forks(lambda: ports_of(worker))
+    limit = int(os.environ.get("IOI_MEMORY_LIMIT", "0"))
+    if limit:
+        watch_memory(host.running, limit)
     beat = PeriodicCallback(lambda: _relieve(worker, host), RELIEVE_MS)
     worker.loop.add_callback(beat.start)
 
@@ -80,16 +85,10 @@ async def _relieve(worker: Worker, host: NodeHost) -> None:
         return
     while host.replicas.free_memory():
         continue
-    _trim()
+    trim()
     if host.idle and host.memory() > host.governor.max_memory:
         log.warning("memory is full with nothing running: the worker ends and is started anew")
         await worker.close(reason="ioi-memory")
-
-
-def _trim() -> None:
-    """Give freed pages back (glibc's malloc_trim(3)); elsewhere there is nothing to call."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def read_blocks(home: DomainHome | None) -> list[BlockSpec]:

@@ -1,0 +1,73 @@
+"""What can end a start of a step without a result of the step: whom it is laid to, what is counted, what happens next.
+
+Errors that user code raises are not here: they are the step's own events, and the user's `RetryPolicy` and `RetryRequested`
+have decided about them at the node already. `docs/concepts/failures.md` says the same for users.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """Why a start ended without a result. Part of the wire: a node says it in its answer."""
+
+    NOT_STARTED = "not_started"
+    NODE_LOST = "node_lost"
+    NEIGHBOUR = "neighbour"
+    SCHEDULER_LOST = "scheduler_lost"
+    LEASE_LOST = "lease_lost"
+    NODE_ERROR = "node_error"
+    OWN_PROCESS = "own_process"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`blames`: the loss counts against the step, on that node. `again`: it is placed anew under the next fence; where not,
+    the step fails with the code `flow.<cause>`, and `retries` says whether that is a try of the user's `RetryPolicy`."""
+
+    cause: Cause
+    blames: bool
+    again: bool
+    retries: bool
+    why: str
+    todo: str = ""
+
+
+RULES = {
+    rule.cause: rule
+    for rule in (
+        Rule(Cause.NOT_STARTED, False, True, False, "none of its code ran, so it is placed again even at most once"),
+        Rule(Cause.NODE_LOST, True, True, False, "it ran on a node that died: the machine's fault, until it is the third"),
+        Rule(Cause.NEIGHBOUR, False, True, False, "it waited on a node that died of what ran there"),
+        Rule(Cause.SCHEDULER_LOST, False, True, False, "a scheduler's death says nothing about a step"),
+        Rule(Cause.LEASE_LOST, False, True, False, "its slot went to somebody else; its task was cancelled"),
+        Rule(Cause.NODE_ERROR, True, True, False, "the node's own machinery failed; another node may do better"),
+        Rule(
+            Cause.OWN_PROCESS, True, False, False,
+            "it had a process of its own, which ended: nobody else can have been the cause",
+            "look for os._exit, a crash in native code or the kernel's out-of-memory killer",
+        ),
+        Rule(
+            Cause.TIMEOUT, False, False, True,
+            "it would take as long elsewhere: it ran longer than its tag allows and did not stop when it was asked to",
+            "raise its tag ioi/timeout_s, or let the code come back to Python now and then",
+        ),
+        Rule(
+            Cause.MEMORY, False, False, True,
+            "it would take as much elsewhere: it held more memory than a node has",
+            "work on less at a time, raise `memory_limit`, or run fewer `workers`",
+        ),
+    )
+}  # fmt: skip
+
+POISON = "flow.poison_step"
+AT_MOST_ONCE = "flow.at_most_once"
+POISON_TODO = "look for os._exit, a crash in native code or memory that runs out; then re-execute the run from failure"
+AT_MOST_ONCE_TODO = "find out whether it took effect; then re-execute the run from failure, or clear it by hand"
+
+USERS_RETRY = frozenset(f"flow.{rule.cause}" for rule in RULES.values() if rule.retries)
+"""Failures that are a try of the user's retry policy. A poison step is none: it has had its three nodes."""

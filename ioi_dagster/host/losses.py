@@ -1,0 +1,69 @@
+"""What a start that came back without a result was: the cause, from the words of its node or of its fleet."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from ioi_dagster.adapters.dask.local_cluster import MEMORY
+from ioi_dagster.adapters.dask.running import GRACE_S
+from ioi_dagster.governors.failures import Cause
+from ioi_dagster.host.fleets import Start
+
+_SAID = (
+    ("scheduler", Cause.SCHEDULER_LOST),
+    (MEMORY, Cause.MEMORY),
+)
+"""Words of a fleet → cause; first match wins."""
+
+
+def cause_of_loss(why: str, ran: bool, limit_s: float, ran_s: float) -> Cause:
+    """The cause of a loss that a fleet told: `ran` is whether the step can have been running, `ran_s` for how long."""
+    said = next((cause for words, cause in _SAID if words in why), Cause.NODE_LOST)
+    if said is Cause.SCHEDULER_LOST:
+        return said
+    if limit_s and ran_s >= limit_s + GRACE_S:
+        # Its node ended the process, since the step did not stop by itself.
+        return Cause.TIMEOUT
+    return said if ran else Cause.NEIGHBOUR
+
+
+class Turns:
+    """Starts in the order in which they are sent to their nodes.
+
+    A step with a process of its own has, among the steps of its run, the node to itself while it is there: what another step
+    does to the node costs it nothing, and before it is sent it has certainly not begun. `sent`: node → key → start, kept by
+    the caller.
+    """
+
+    def __init__(self, sent: dict[str, dict[str, Start]]) -> None:
+        self._sent = sent
+        self._waiting: dict[str, deque[Start]] = {}
+
+    def add(self, start: Start) -> None:
+        self._waiting.setdefault(start.lease.node, deque()).append(start)
+
+    def take(self) -> Iterator[Start]:
+        """Those whose turn it is; the caller enters each into `sent` before it asks for the next."""
+        for node in list(self._waiting):
+            waiting = self._waiting[node]
+            while waiting and self._free(node, waiting[0]):
+                yield waiting.popleft()
+            if not waiting:
+                del self._waiting[node]
+
+    def drop(self, node: str = "", cluster: str = "") -> list[Start]:
+        """Forget what waits for `node`, or for any node of `cluster`; returns it."""
+        dropped = [
+            start
+            for waiting in self._waiting.values()
+            for start in waiting
+            if start.lease.node == node or start.lease.cluster == cluster
+        ]
+        for start in dropped:
+            self._waiting[start.lease.node].remove(start)
+        return dropped
+
+    def _free(self, node: str, start: Start) -> bool:
+        there = self._sent.get(node)
+        return not there or not (start.own_process or any(other.own_process for other in there.values()))
