@@ -353,7 +353,9 @@ class FlowDriver:
                 return flow.StepReturned(lease.step, lease.fence, "it waited behind a long step")
             ran_s = self._clock.monotonic() - self._sent_at.pop(done.start.key, float("inf"))
             ran = why != NEVER_THERE and self._may_have_caused(done.start)
-            cause = cause_of_loss(why, ran, done.start.timeout_s, ran_s)
+            death = self._deaths.get(lease.node)
+            alone = death is not None and len(death.there) == 1
+            cause = cause_of_loss(why, ran, alone, done.start.timeout_s, ran_s)
             self._sent.get(lease.node, {}).pop(done.start.key, None)
             for start in self._turns.drop(node=lease.node):
                 self._inbox.put(flow.StepReturned(start.lease.step, start.lease.fence, f"its node was lost: {why}"))

@@ -17,15 +17,19 @@ _SAID = (
 """Words of a fleet → cause; first match wins."""
 
 
-def cause_of_loss(why: str, ran: bool, limit_s: float, ran_s: float) -> Cause:
-    """The cause of a loss that a fleet told: `ran` is whether the step can have been running, `ran_s` for how long."""
+def cause_of_loss(why: str, ran: bool, alone: bool, limit_s: float, ran_s: float) -> Cause:
+    """The cause of a loss that a fleet told: `ran` is whether the step can have been running, `ran_s` for how long, and
+    `alone` whether it was the only one there."""
     said = next((cause for words, cause in _SAID if words in why), Cause.NODE_LOST)
     if said is Cause.SCHEDULER_LOST:
         return said
     if limit_s and ran_s >= limit_s + GRACE_S:
         # Its node ended the process, since the step did not stop by itself.
         return Cause.TIMEOUT
-    return said if ran else Cause.NEIGHBOUR
+    if not ran:
+        return Cause.NEIGHBOUR
+    # Which one ran is a guess where there were several, and too weak for an end without another try.
+    return said if alone else Cause.NODE_LOST
 
 
 class Turns:

@@ -111,10 +111,8 @@ def test_a_step_that_leaks_is_stopped_and_named(instance, happened):
         failed = failures(result)
         assert failed.keys() == {"leaks", "leaks_and_will_not_stop"}
         assert "held more memory than its node has" in failed["leaks"]
-        assert "[flow.memory]" in failed["leaks_and_will_not_stop"]
         assert "its limit is 0.49 GiB" in failed["leaks_and_will_not_stop"]
         assert succeeded(result) == EIGHT
-    assert (happened()["leaks"], happened()["will-not-stop"]) == (1, 1)
 
 
 @pytest.mark.parametrize("mib", [10, pytest.param(100, marks=pytest.mark.slow)])

@@ -165,7 +165,7 @@ class DaskFleetClient:
             raise UnreachableError(self._scheduler, f"its workers cannot be made nodes: {error}") from error
 
     def _check_versions(self, client: Client) -> None:
-        asked = _awaited(client.get_versions(packages=EXACT))
+        asked = _versions(client)
         try:
             answer = asyncio.run_coroutine_threadsafe(asked, self._loop).result(CONNECT_S * 10)
         except Exception as error:
@@ -383,6 +383,10 @@ async def _register(client: Client, plugin: Any) -> None:
     failed = [answer for answer in (answers or {}).values() if answer.get("status") != "OK"]
     if failed:
         raise failed[0].get("exception") or RuntimeError("a worker did not take the plugin")
+
+
+async def _versions(client: Client) -> Any:
+    return await client.get_versions(packages=list(EXACT))  # pyright: ignore[reportGeneralTypeIssues]
 
 
 async def _result(future: Future) -> bytes:
