@@ -34,12 +34,13 @@ def collect(home: Path) -> dict[str, Any]:
 
 
 def render(status: dict[str, Any]) -> RenderableType:
-    """Three tables: nodes with their load, blocks with who offers them, and leases."""
+    """Four tables: nodes with their load, blocks with who offers them, what blocks do on nodes, and leases."""
     nodes = Table(
         "domain", "handles", "cluster", "node", "slots", "free", "memory", "warm", "restarts", show_edge=False
     )
     leases = Table("cluster", "node", "run", "step", "fence", show_edge=False, title="leases", title_justify="left")
     blocks = Table("block", "version", "offered by", show_edge=False, title="blocks", title_justify="left")
+    replicas = _replicas_table()
     offered: dict[tuple[str, str], list[str]] = {}
     silent: list[str] = []
     for domain, facts in status.items():
@@ -68,9 +69,33 @@ def render(status: dict[str, Any]) -> RenderableType:
                     ", ".join(node["warm"]) or "–",
                     str(restarts.get(name, 0)),
                 )
+                for block in node.get("blocks", ()):
+                    replicas.add_row(name, *_replicas_row(block))
             for lease in snapshot["leases"]:
                 leases.add_row(cluster, lease["node"], lease["run"][:8], Text(lease["step"]), str(lease["fence"]))
     notes = [Text(status[domain]["error"], "red") for domain in silent]
     if silent and len(silent) == len(status):
         notes.append(Text("no domain answers: `ioi up` starts them; `ioi run` does while it runs"))
-    return Group(*(table for table in (nodes, blocks, leases) if table.row_count), *notes)
+    return Group(*(table for table in (nodes, blocks, replicas, leases) if table.row_count), *notes)
+
+
+def _replicas_table() -> Table:
+    columns = ("node", "block", "version", "", "replicas", "running", "waiting", "circuit")
+    return Table(*columns, show_edge=False, title="replicas", title_justify="left")
+
+
+def _replicas_row(block: dict[str, Any]) -> list[Text]:
+    """A version of a block on one node, as its governor reported it."""
+    replicas = ", ".join(f"{count} {state}" for state, count in sorted(block["replicas"].items())) or "–"
+    circuit = (
+        block["breaker"] if block["breaker"] == "closed" else f"{block['breaker']} after {block['failures']} failures"
+    )
+    return [
+        Text(block["block"]),
+        Text(block["version"]),
+        Text(block["state"]),
+        Text(replicas),
+        Text(str(block["running"])),
+        Text(str(block["queue"])),
+        Text(circuit, "" if block["breaker"] == "closed" else "red"),
+    ]

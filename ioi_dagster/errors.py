@@ -59,5 +59,16 @@ class StepStoppedError(BaseException):
     """Raised in a step whose run was interrupted or lost its claim; not an `Exception`, so that user code lets it pass."""
 
 
+class NodeUnableError(BaseException):
+    """Raised in a step whose node could not answer its block call: no failure of the step, which starts again elsewhere.
+
+    Not an `Exception`, so that user code lets it pass. `cause` says what the node lacked.
+    """
+
+    def __init__(self, cause: RetryableError) -> None:
+        self.cause = cause
+        super().__init__(str(cause))
+
+
 class SignatureError(FinalError):
     """A signed document does not verify: unknown key, altered content, expired or wrong audience."""

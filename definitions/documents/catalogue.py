@@ -27,6 +27,7 @@ def _block(
     examples: tuple[str, ...],
     model: str,
     licence: str,
+    memory_mb: int,
 ) -> BlockSpec:
     contract = Contract(
         id=capability,
@@ -45,7 +46,7 @@ def _block(
         contract=contract,
         model=model,
         licence=licence,
-        memory=700 * 2**20,
+        memory_mb=memory_mb,
     )
 
 
@@ -58,6 +59,7 @@ UPRIGHT = _block(
     ("turn this scan the right way up", "the photograph lies on its side"),
     "PP-OCRv6 small (RapidOCR)",
     "Apache-2.0",
+    700,
 )
 READ = _block(
     "page-ocr",
@@ -68,6 +70,7 @@ READ = _block(
     ("what is written on this page", "OCR this scan"),
     "PP-OCRv6 small (RapidOCR)",
     "Apache-2.0",
+    300,
 )
 TRIM = _block(
     "page-trim",
@@ -78,6 +81,7 @@ TRIM = _block(
     ("remove the text of the other page",),
     "geometry",
     "Apache-2.0",
+    50,
 )
 LANGUAGE = _block(
     "text-language",
@@ -88,5 +92,6 @@ LANGUAGE = _block(
     ("which language is this in",),
     "lingua 2",
     "Apache-2.0",
+    300,
 )
 BLOCKS = (UPRIGHT, READ, TRIM, LANGUAGE)

@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from ioi_dagster.errors import FinalError
+from ioi_dagster.errors import FinalError, NodeUnableError
 from ioi_dagster.model.block import Payload
+from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.refusal import Refusal
 
-Invoker = Callable[[str, Payload], Payload | Refusal]
-"""(capability, payload) → result, or the refusal that a person will read."""
+Invoker = Callable[[BlockSpec, Payload], Payload | Refusal]
+"""(block, payload) → result, or the refusal that a person will read. The block is what the graph's author has of it: where
+somebody else offers its capability, that one's is called."""
 
 _invoker: ContextVar[Invoker | None] = ContextVar("ioi_invoker", default=None)
+_unable: ContextVar[list[NodeUnableError]] = ContextVar("ioi_unable")
 
 
 @contextmanager
@@ -27,12 +30,30 @@ def answering(invoker: Invoker) -> Iterator[None]:
         _invoker.reset(token)
 
 
-def invoke(capability: str, payload: Payload) -> Payload | Refusal:
-    """Call the block that offers `capability`, wherever the step was placed."""
+@contextmanager
+def noting_inability() -> Iterator[list[NodeUnableError]]:
+    """What calls inside this context found their node unable to do. Dagster tells it as the step's failure, which it is not."""
+    noted: list[NodeUnableError] = []
+    token = _unable.set(noted)
+    try:
+        yield noted
+    finally:
+        _unable.reset(token)
+
+
+def invoke(block: BlockSpec, payload: Payload) -> Payload | Refusal:
+    """Call the block, or another one of its capability, wherever the step was placed.
+
+    Raises `NodeUnableError` where that is a node which cannot do it now, and what the block raises.
+    """
     invoker = _invoker.get()
     if invoker is None:
-        raise FinalError(f"nobody answers for capability {capability!r}: the step was started outside a node")
-    return invoker(capability, payload)
+        raise FinalError(f"nobody answers for capability {block.capability!r}: the step was started outside a node")
+    try:
+        return invoker(block, payload)
+    except NodeUnableError as error:
+        _unable.get([]).append(error)
+        raise
 
 
 def has_invoker() -> bool:

@@ -61,11 +61,12 @@ class NodeLeft:
 
 @dataclass(frozen=True, slots=True)
 class NodeReported:
-    """From the node's heartbeat: what is warm there and how full its memory is (0..1)."""
+    """From the node's heartbeat: what is warm there, how full its memory is (0..1), and how its blocks do, for people."""
 
     node: str
     warm: frozenset[str]
     memory: float = 0.0
+    blocks: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class _Node:
     capabilities: frozenset[str]
     warm: frozenset[str] = frozenset()
     memory: float = 0.0
+    blocks: tuple[dict[str, Any], ...] = ()
     used: set[str] = field(default_factory=set)
 
     @property
@@ -168,9 +170,10 @@ class ClusterGovernor:
                 return ended
             case NodeLeft(node):
                 return [*ended, *self._drop_node(node, "its node left")]
-            case NodeReported(node, warm, memory):
+            case NodeReported(node, warm, memory, blocks):
                 if node in self._nodes:
-                    self._nodes[node].warm, self._nodes[node].memory = warm, memory
+                    known = self._nodes[node]
+                    known.warm, known.memory, known.blocks = warm, memory, blocks
                 return ended
             case Announce():
                 return [*ended, Reply(self._bid(event))]
@@ -199,6 +202,7 @@ class ClusterGovernor:
                     "memory": round(node.memory, 3),
                     "warm": sorted(node.warm),
                     "capabilities": sorted(node.capabilities),
+                    "blocks": list(node.blocks),
                 }
                 for name, node in sorted(self._nodes.items())
             },

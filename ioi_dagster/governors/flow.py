@@ -69,6 +69,11 @@ MAX_RETURNED = 50
 """Losses that nobody is blamed for (a scheduler's, a neighbour's) are not counted against a step, but do not go on for ever."""
 
 
+PASSING = frozenset({"block.circuit_open", "block.queue_full"})
+"""Refusals of a start that pass by themselves: the step waits longer from time to time, and is refused after `MAX_PASSING`."""
+MAX_PASSING = 20
+MAX_PAUSE_S = 3.0
+
 WINDOW = 512
 """Waiting steps of one kind that are negotiated for at a time; the others come after them anyway, and a round's cost must
 not grow with a run's size."""
@@ -122,6 +127,8 @@ class _Step:
     returned: int = 0
     refused_on: tuple[str, ...] = ()
     rejections: int = 0
+    passing: int = 0
+    not_before: float = float("-inf")
     waiting_for: str = ""
 
 
@@ -410,12 +417,16 @@ class FlowGovernor:
         lease = step.lease
         assert lease is not None
         step.refused_on = (*step.refused_on, lease.node)
-        step.rejections += 1
+        if event.refusal.code in PASSING:
+            step.passing += 1
+            step.not_before = now + min(self._again_s * 2**step.passing, MAX_PAUSE_S)
+        else:
+            step.rejections += 1
         out: list[Instruction] = [
             ReleaseLeases(lease.cluster, (lease.id,)),
             Tell(event.step, Chapter.REFUSED, f"{lease.node} refused the start: {event.refusal}"),
         ]
-        if step.rejections >= MAX_NODES_LOST:
+        if step.rejections >= MAX_NODES_LOST or step.passing >= MAX_PASSING:
             self._close(step, StepState.REFUSED)
             return [*out, RefuseStep(event.step, event.refusal)]
         self._wait(step, f"refused by {lease.node}: {event.refusal.text}")
@@ -499,7 +510,7 @@ class FlowGovernor:
     def _open_round(self, now: float) -> list[Instruction]:
         groups: dict[str, dict[tuple, int]] = {}
         for step in self._waiting.values():
-            for place in step.places:
+            for place in step.places if now >= step.not_before else ():
                 if place.cluster in self._suspects:
                     step.waiting_for = f"{place.cluster} is away: {self._suspects[place.cluster]}"
                     continue
@@ -554,6 +565,8 @@ class FlowGovernor:
                 # Why each of the others waits is worked out when somebody asks.
                 self._no_room = round_.bids
                 break
+            if now < step.not_before:
+                continue
             choice, considered = self._choose(step, offers)
             if choice is None:
                 step.waiting_for = _why_no_slot(step, round_.bids)

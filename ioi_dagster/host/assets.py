@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
 from dagster import In, OpDefinition, Out, op
 
+from ioi_dagster.adapters.dask.replicas import ReplicaHost
+from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.invocation import has_invoker, invoke
 from ioi_dagster.host import tags as tag_names
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.capability import BlockSpec
+from ioi_dagster.model.negotiation import Effect
 from ioi_dagster.model.refusal import Refusal
 
 
@@ -38,13 +40,17 @@ def block_op(
         description=description or block.contract.description,
         ins={"value": In()},
         out=Out(),
-        tags={tag_names.CAPABILITY: block.capability, tag_names.EFFECT: block.contract.effect, **(tags or {})},
+        tags={
+            tag_names.CAPABILITY: block.capability,
+            tag_names.EFFECT: Effect(block.contract.effect).value,
+            **(tags or {}),
+        },
     )
     def _call(value: Any) -> Any:
         if not needs_block(value):
             return value
         payload = value.to_payload()
-        answer = invoke(block.capability, payload) if has_invoker() else invoke_here(block, payload)
+        answer = invoke(block, payload) if has_invoker() else invoke_here(block, payload)
         if isinstance(answer, Refusal):
             return on_refusal(value, answer)
         return value_type.from_payload(answer)
@@ -52,17 +58,13 @@ def block_op(
     return _call
 
 
-_here: dict[str, Any] = {}
+_here: list[ReplicaHost] = []
 _here_lock = threading.Lock()
 
 
 def invoke_here(block: BlockSpec, payload: Payload) -> Payload:
-    """A replica of this process, loaded once."""
+    """By a replica of this process, as a node would."""
     with _here_lock:
-        replica = _here.get(block.entrypoint)
-        if replica is None:
-            module, _, name = block.entrypoint.partition(":")
-            replica = getattr(import_module(module), name)()
-            replica.load()
-            _here[block.entrypoint] = replica
-        return replica.invoke([payload])[0]
+        if not _here:
+            _here.append(ReplicaHost([], "this process", SystemClock()))
+    return _here[0].invoke_own(block, payload)

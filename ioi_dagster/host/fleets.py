@@ -264,7 +264,7 @@ class InvokeFleet(_Negotiating):
 
 def run_shell(work: bytes, answer: Payload | Refusal) -> bytes:
     """Run a Dagster step here whose block call is already answered."""
-    with answering(lambda _capability, _payload: answer):
+    with answering(lambda _block, _payload: answer):
         return step_runner.run(work)
 
 

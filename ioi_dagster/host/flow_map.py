@@ -100,8 +100,7 @@ class _CallBlock:
 
     def __call__(self, item: Any) -> Any:
         payload = item if isinstance(item, Payload) else item.to_payload()
-        capability = self.block.capability
-        answer = invoke(capability, payload) if has_invoker() else invoke_here(self.block, payload)
+        answer = invoke(self.block, payload) if has_invoker() else invoke_here(self.block, payload)
         if isinstance(answer, Refusal):
             raise FinalError(str(answer))
         return answer if isinstance(item, Payload) else type(item).from_payload(answer)

@@ -15,6 +15,7 @@ import msgspec
 
 from ioi_dagster.adapters.dask.forks import end_if_forked
 from ioi_dagster.adapters.dask.running import code_begins, raise_if_stopped
+from ioi_dagster.compound.invocation import noting_inability
 from ioi_dagster.errors import RetryableError, StepStoppedError
 from ioi_dagster.host.exchange import Exchange, Handle, StepOutput, StepResult, StepWork, decode_chunk, exchanging
 from ioi_dagster.host.flow_map import run_chunk
@@ -46,7 +47,7 @@ FUSED_S = 0.1
 
 def run(work: bytes) -> bytes:
     """`StepWork` in, `StepResult` out (both msgpack). Errors of user code are events, and what Dagster raises around it is
-    the result's `failure`. Raises `RetryableError` where this node is to blame."""
+    the result's `failure`. Raises `RetryableError` or `NodeUnableError` where this node is to blame."""
     chunk = decode_chunk(work)
     if chunk is not None:
         return run_chunk(chunk, _load_code)
@@ -92,7 +93,7 @@ def _run(task: StepWork, values: dict[Handle, bytes], references: dict[Handle, s
     )
     instance = node_instance(task.instance)
     failure = None
-    with instance.collecting(dagster_run.run_id) as collected:
+    with instance.collecting(dagster_run.run_id) as collected, noting_inability() as unable:
         try:
             _execute(task, dagster_run, job, exchange, instance)
         except (RetryableError, StepStoppedError):
@@ -121,6 +122,8 @@ def _run(task: StepWork, values: dict[Handle, bytes], references: dict[Handle, s
     succeeded = failure is None and any(event.is_step_success for event in told)
     if succeeded:
         raise_if_stopped()
+    if unable and not succeeded:
+        raise unable[-1]
     made = {event.step_output_data.step_output_handle for event in told if event.is_successful_output}
     result = StepResult(events, outputs, failure, succeeded, started, time.time(), [], exchange.staged)
     return result, {(handle.step_key, handle.output_name, handle.mapping_key or "") for handle in made}

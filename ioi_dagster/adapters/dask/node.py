@@ -14,12 +14,14 @@ import msgspec
 
 from ioi_dagster.adapters.dask.apart import run_apart
 from ioi_dagster.adapters.dask.forks import end_if_forked
-from ioi_dagster.adapters.dask.replicas import ReplicaHost
+from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError
+from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
 from ioi_dagster.adapters.dask.running import Running
 from ioi_dagster.clock import Clock
 from ioi_dagster.compound.attempt import Attempt, attempting
 from ioi_dagster.compound.invocation import answering
 from ioi_dagster.errors import (
+    NodeUnableError,
     RetryableError,
     StepCrashedError,
     StepMemoryError,
@@ -30,6 +32,7 @@ from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.node import Admit, NodeGovernor, Refuse, StartAsked
 from ioi_dagster.model.block import Payload
+from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer, StartRequest
@@ -74,8 +77,15 @@ class NodeHost:
                         self._running -= 1
         except msgspec.MsgspecError as problem:
             refusal = Refusal("node.malformed", f"the start request cannot be read: {problem}", f"node {self.node}")
-        except RetryableError as problem:
-            refusal = Refusal("node.block_refused", str(problem), f"node {self.node}", "place it elsewhere")
+        except (RetryableError, NodeUnableError) as problem:
+            lacked = problem.cause if isinstance(problem, NodeUnableError) else problem
+            if isinstance(lacked, BlockRefusedError):
+                refusal = lacked.refusal
+            elif isinstance(lacked, ReplicaLostError):
+                # The call may have had its effect, so it counts as a loss.
+                error = str(lacked)
+            else:
+                refusal = Refusal("node.block_refused", str(lacked), f"node {self.node}", "place it elsewhere")
         except StepStoppedError:
             error = "the run stopped it"
         except (StepTimeoutError, StepMemoryError, StepCrashedError) as problem:
@@ -104,21 +114,26 @@ class NodeHost:
         if request.kind == "block":
             return encode_payload(self.replicas.invoke(request.capability, decode_payload(request.payload)))
         if not self.step_runner:
-            raise RetryableError("this node takes blocks only, not steps")
+            raise BlockRefusedError(
+                Refusal("node.blocks_only", "this node takes blocks only, not steps", f"node {self.node}")
+            )
         lease = request.lease
         its = Attempt(attempt, lease.run, lease.step, lease.fence, lease.key, self.node)
         with self.running.step(lease.key, request.timeout_s), attempting(its):
             if request.own_process:
                 return run_apart(self.step_runner, request.payload, its)
-            run_step = _load(self.step_runner)
-            if not self.replicas.offers:
-                # Alone: nobody was told of any block, and the step has its own.
-                return run_step(request.payload)
             with answering(self._answer):
-                return run_step(request.payload)
+                return _load(self.step_runner)(request.payload)
 
-    def _answer(self, capability: str, payload: Payload) -> Payload:
-        return self.replicas.invoke(capability, payload)
+    def _answer(self, block: BlockSpec, payload: Payload) -> Payload:
+        """A governed node has blocks of its owner's; alone, the step brings its own."""
+        try:
+            if self.governor.governed:
+                return self.replicas.invoke(block.capability, payload)
+            return self.replicas.invoke_own(block, payload)
+        except RetryableError as error:
+            # What the node cannot do is no failure of the step's.
+            raise NodeUnableError(error) from error
 
 
 _CAUSES = {
@@ -135,6 +150,11 @@ def install(host: NodeHost) -> None:
     """Called once by the worker's preload."""
     global _host
     _host = host
+
+
+def installed() -> NodeHost | None:
+    """The node that this process is, if it is one already."""
+    return _host
 
 
 def start(data: bytes) -> bytes:

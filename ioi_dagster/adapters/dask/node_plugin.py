@@ -7,7 +7,8 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from ioi_dagster.adapters.dask.forks import guard_forks, ports_of
 from ioi_dagster.adapters.dask.memory import watch_memory
-from ioi_dagster.adapters.dask.node import NodeHost, install
+from ioi_dagster.adapters.dask.node import NodeHost, install, installed
+from ioi_dagster.adapters.dask.node_beat import look_after, replica_memory
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.governors.cluster import EVERYTHING
@@ -32,15 +33,21 @@ class NodePlugin(WorkerPlugin):
 
     async def setup(self, worker: Worker) -> None:
         node, clock = node_name(worker.name, worker.address), SystemClock()
-        governor = NodeGovernor(node, CLUSTER, EVERYTHING, governed=False)
-        replicas = ReplicaHost([], node, clock)
-        host = NodeHost(node, governor, replicas, lambda request: None, clock, self._step_runner)
-        install(host)
-        guard_forks(lambda: ports_of(worker))
-        limit = worker.memory_manager.memory_limit
-        if limit:
-            # Before its nanny ends it (at 95 %), which would tell nobody which step it was.
-            watch_memory(host.running, int(MEMORY * limit))
+        before = installed()
+        if before is None or before.node != node:
+            governor = NodeGovernor(node, CLUSTER, EVERYTHING, governed=False)
+            replicas = ReplicaHost([], node, clock, replica_memory(worker))
+            host = NodeHost(node, governor, replicas, lambda request: None, clock, self._step_runner)
+            install(host)
+            look_after(worker, host)
+            guard_forks(lambda: ports_of(worker))
+            limit = worker.memory_manager.memory_limit
+            if limit:
+                # Before its nanny ends it (at 95 %), which would tell nobody which step it was.
+                watch_memory(host.running, int(MEMORY * limit))
+        else:
+            # Another run made it a node: its replicas stay warm, and the steps that run here stay known.
+            before.step_runner = self._step_runner
         await worker.set_resources(**{f"node:{node}": worker.state.nthreads})
 
 

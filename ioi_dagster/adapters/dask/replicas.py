@@ -1,88 +1,238 @@
-"""Warm instances of AI blocks in one worker, under the block governor's rules."""
+"""Warm replicas of AI blocks in one process, under the block governor's rules.
+
+One thread owns the governor: an exception that stops a step in its own thread can then never reach the books.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import logging
+import queue
 import threading
 from collections.abc import Sequence
-from importlib import import_module
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
+import msgspec
+
+from ioi_dagster.adapters.dask.replica_thread import Ran, ReplicaThread
 from ioi_dagster.clock import Clock
 from ioi_dagster.errors import RetryableError
-from ioi_dagster.governors.block import (
-    BlockGovernor,
-    Call,
+from ioi_dagster.governors.block import BlockGovernor
+from ioi_dagster.governors.block_messages import (
+    Answer,
+    BatchEnded,
+    BlockReport,
     CallAsked,
-    CallEnded,
+    CallGivenUp,
     Load,
     LoadFailed,
     MemoryShort,
+    Offered,
     RefuseCall,
+    ReplicaUnloaded,
+    RunBatch,
+    StopBatch,
+    StopLoad,
+    Tick,
     Unload,
 )
-from ioi_dagster.model.block import Block, Payload
+from ioi_dagster.model.block import Payload
 from ioi_dagster.model.capability import BlockSpec
+from ioi_dagster.model.refusal import Refusal
+
+log = logging.getLogger("ioi.blocks")
+LOOK_S = 0.2
+"""A caller comes back to the interpreter so often, to be stopped if somebody wants that."""
+FREE_S = 30.0
+
+
+class BlockRefusedError(RetryableError):
+    """The call has not run: this node does not take it now. `refusal` says why."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        super().__init__(str(refusal))
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    number: int
+    block: str
+    payload: Payload
+    answer: queue.SimpleQueue[Payload | BaseException] = field(default_factory=queue.SimpleQueue)
+
+
+@dataclass(frozen=True, slots=True)
+class _Freeing:
+    answer: queue.SimpleQueue[bool] = field(default_factory=queue.SimpleQueue)
 
 
 class ReplicaHost:
-    """Loads each block once, calls it one batch at a time."""
+    """One per process, with which its replicas go. `memory`: bytes that they may take together, by their specs (0: no limit).
+    Thread-safe."""
 
-    def __init__(self, blocks: Sequence[BlockSpec], node: str, clock: Clock) -> None:
-        self._specs = {block.capability: block for block in blocks}
-        self._governor = BlockGovernor(frozenset(self._specs), node)
+    def __init__(self, blocks: Sequence[BlockSpec], node: str, clock: Clock, memory: int = 0) -> None:
         self._clock = clock
-        self._replicas: dict[str, Block] = {}
-        self._locks = {capability: threading.Lock() for capability in self._specs}
-        self._state = threading.Lock()
+        self._governor = BlockGovernor(node, memory)
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, _Call] = {}
+        self._batches: dict[int, tuple[int, ...]] = {}
+        self._ran: dict[int, Ran] = {}
+        self._replicas: dict[str, ReplicaThread] = {}
+        self._freeing: dict[str, _Freeing] = {}
+        self._own: set[str] = set()
+        self._report: tuple[BlockReport, ...] = ()
+        self._warm: frozenset[str] = frozenset()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        for block in blocks:
+            self.offer(block)
 
-    @property
-    def offers(self) -> frozenset[str]:
-        return frozenset(self._specs)
+    def offer(self, spec: BlockSpec) -> None:
+        """From now on calls of its capability go to this version; those in flight end on the one before."""
+        self._inbox.put(Offered(spec.capability, spec))
 
     def invoke(self, capability: str, payload: Payload) -> Payload:
-        """Call the block; raises `RetryableError` when the governor refuses, and whatever the block raises."""
-        wanted = self._ask(CallAsked(capability))
-        for instruction in wanted:
-            if isinstance(instruction, RefuseCall):
-                raise RetryableError(str(instruction.refusal))
-        failed = True
-        try:
-            with self._locks[capability]:
-                replica = self._replica(capability)
-                result = replica.invoke([payload])[0]
-            failed = False
-            return result
-        finally:
-            self._ask(CallEnded(capability, failed))
+        """Call the block that this node offers for `capability`.
+
+        Raises `BlockRefusedError` when the governor refuses, `ReplicaLostError` when the replica was lost during the call,
+        and whatever the block raises (from a process of its own as `BlockFailedError`).
+        """
+        return self._invoke(capability, payload)
+
+    def invoke_own(self, spec: BlockSpec, payload: Payload) -> Payload:
+        """Call exactly this version of a block, which nobody registered here. As `invoke`."""
+        name = f"{spec.capability} {hashlib.sha256(msgspec.json.encode(spec)).hexdigest()[:16]}"
+        if name not in self._own:
+            self._own.add(name)
+            self._inbox.put(Offered(name, spec))
+        return self._invoke(name, payload)
 
     def free_memory(self) -> bool:
         """Unload the least recently used idle replica; False when none is idle."""
-        freed = False
-        for instruction in self._ask(MemoryShort()):
-            if isinstance(instruction, Unload):
-                with self._locks[instruction.capability]:
-                    replica = self._replicas.pop(instruction.capability, None)
-                    if replica is not None:
-                        replica.unload()
-                        freed = True
-        return freed
+        if self._thread is None:
+            return False
+        freeing = _Freeing()
+        self._inbox.put(freeing)
+        try:
+            return freeing.answer.get(timeout=FREE_S)
+        except queue.Empty:
+            return False
 
     def warm(self) -> frozenset[str]:
-        with self._state:
-            return self._governor.warm()
+        """The capabilities of which a replica is loaded."""
+        return self._warm
 
-    def _ask(self, event: CallAsked | CallEnded | LoadFailed | MemoryShort) -> list[Load | Call | Unload | RefuseCall]:
-        with self._state:
-            return self._governor.handle(event, self._clock.monotonic())
+    def report(self) -> list[dict[str, Any]]:
+        """Each version of each block: replicas by state, queue, breaker."""
+        return [asdict(one) for one in self._report]
 
-    def _replica(self, capability: str) -> Block:
-        replica = self._replicas.get(capability)
-        if replica is None:
-            module, _, name = self._specs[capability].entrypoint.partition(":")
-            replica = getattr(import_module(module), name)()
+    def _invoke(self, block: str, payload: Payload) -> Payload:
+        call = _Call(next(self._numbers), block, payload)
+        self._start()
+        self._inbox.put(call)
+        try:
+            answer = _wait(call.answer)
+        except BaseException:
+            self._inbox.put(CallGivenUp(call.number))
+            raise
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def _start(self) -> None:
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._decide, name="block governor", daemon=True)
+                    self._thread.start()
+
+    # In the governor's thread -----------------------------------------------------------------------------------
+
+    def _decide(self) -> None:
+        while True:
+            now = self._clock.monotonic()
+            due = self._governor.next_wake(now)
             try:
-                replica.load()
-            except BaseException:
-                self._ask(LoadFailed(capability))
-                raise
-            self._replicas[capability] = replica
-        return replica
+                item = self._inbox.get(timeout=None if due is None else max(0.001, due - now))
+            except queue.Empty:
+                item = Tick()
+            try:
+                self._take(item)
+            except Exception:
+                # A defect of this code. Nobody may wait for ever because of it.
+                log.exception("the block governor failed at %r", type(item).__name__)
+                for call in list(self._calls.values()):
+                    call.answer.put(RetryableError("the node's block governor failed; see its log"))
+
+    def _take(self, item: Any) -> None:
+        match item:
+            case _Call():
+                self._calls[item.number] = item
+                event = CallAsked(item.number, item.block)
+            case Ran():
+                self._ran[item.batch] = item
+                event = BatchEnded(item.batch, item.end)
+            case _Freeing():
+                event = MemoryShort()
+            case _:
+                event = item
+        if isinstance(event, LoadFailed | ReplicaUnloaded):
+            self._replicas.pop(event.replica, None)
+        if isinstance(event, CallGivenUp):
+            self._calls.pop(event.call, None)
+        instructions = self._governor.handle(event, self._clock.monotonic())
+        self._report, self._warm = self._governor.snapshot(), self._governor.warm()
+        for instruction in instructions:
+            self._perform(instruction)
+        if isinstance(item, _Freeing):
+            self._promise(item, instructions)
+        elif isinstance(item, ReplicaUnloaded) and item.replica in self._freeing:
+            self._freeing.pop(item.replica).answer.put(True)
+        elif isinstance(item, Ran):
+            self._ran.pop(item.batch, None)
+            self._batches.pop(item.batch, None)
+
+    def _promise(self, freeing: _Freeing, instructions: list[Any]) -> None:
+        """Memory is free when the replica that the governor chose has unloaded."""
+        for instruction in instructions:
+            if isinstance(instruction, Unload):
+                self._freeing[instruction.replica] = freeing
+                return
+        freeing.answer.put(False)
+
+    def _perform(self, instruction: Any) -> None:
+        match instruction:
+            case Load(name, spec):
+                self._replicas[name] = ReplicaThread(name, spec, self._inbox.put)
+            case Unload(name):
+                self._replicas[name].unload()
+            case RunBatch(batch, name, calls):
+                self._batches[batch] = calls
+                self._replicas[name].run(batch, [self._calls[call].payload for call in calls])
+            case StopBatch(batch, name, why):
+                self._replicas[name].stop(batch, why)
+            case StopLoad(name, why):
+                self._replicas[name].stop(None, why)
+            case Answer(call, batch):
+                ran = self._ran[batch]
+                at = self._batches[batch].index(call)
+                self._answer(call, ran.error if ran.error is not None else ran.results[at])
+            case RefuseCall(call, refusal):
+                self._answer(call, BlockRefusedError(refusal))
+
+    def _answer(self, number: int, answer: Payload | BaseException) -> None:
+        call = self._calls.pop(number, None)
+        if call is not None:
+            call.answer.put(answer)
+
+
+def _wait(answer: queue.SimpleQueue[Any]) -> Any:
+    while True:
+        try:
+            return answer.get(timeout=LOOK_S)
+        except queue.Empty:
+            continue

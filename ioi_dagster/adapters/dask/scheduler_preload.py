@@ -117,10 +117,11 @@ class ClusterPlugin(SchedulerPlugin):
         now = self._clock.monotonic()
         try:
             for address, state in self._scheduler.workers.items():
-                warm = (state.metrics.get("ioi") or {}).get("warm", ())
+                told = state.metrics.get("ioi") or {}
                 limit = state.memory_limit or 1
                 memory = state.metrics.get("memory", 0) / limit
-                reported = NodeReported(self._names.get(address, str(state.name)), frozenset(warm), memory)
+                name, warm = self._names.get(address, str(state.name)), frozenset(told.get("warm", ()))
+                reported = NodeReported(name, warm, memory, tuple(told.get("blocks", ())))
                 self.perform(self.governor.handle(reported, now))
             self.perform(self.governor.handle(Tick(), now))
             await AsyncHTTPClient().fetch(

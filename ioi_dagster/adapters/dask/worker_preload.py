@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 from distributed import Worker
-from tornado.ioloop import PeriodicCallback
 
 from ioi_dagster.adapters.dask.forks import guard_forks, ports_of
-from ioi_dagster.adapters.dask.memory import trim, watch_memory
+from ioi_dagster.adapters.dask.memory import watch_memory
 from ioi_dagster.adapters.dask.node import NodeHost, install
+from ioi_dagster.adapters.dask.node_beat import look_after, memory_of, replica_memory
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome
+from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.cluster import EVERYTHING
 from ioi_dagster.governors.node import NodeGovernor
 from ioi_dagster.model.capability import BlockSpec
@@ -34,7 +33,6 @@ from ioi_dagster.policy.permits import check_step_permit, from_plain
 from ioi_dagster.signing import digest_bytes
 
 log = logging.getLogger("ioi.node")
-RELIEVE_MS = 1_000
 
 
 def dask_setup(worker: Worker) -> None:
@@ -50,45 +48,18 @@ def dask_setup(worker: Worker) -> None:
     host = NodeHost(
         node=node,
         governor=NodeGovernor(node, cluster, EVERYTHING if home is None else offers, governed=home is not None),
-        replicas=ReplicaHost(blocks, node, clock),
+        replicas=ReplicaHost(blocks, node, clock, replica_memory(worker)),
         check_permit=_permit_check(home) if home is not None else lambda request: None,
         clock=clock,
         step_runner=runner,
-        memory=_memory_of(worker),
+        memory=memory_of(worker),
     )
     install(host)
     guard_forks(lambda: ports_of(worker))
     limit = int(os.environ.get("IOI_MEMORY_LIMIT", "0"))
     if limit:
         watch_memory(host.running, limit)
-    beat = PeriodicCallback(lambda: _relieve(worker, host), RELIEVE_MS)
-    worker.loop.add_callback(beat.start)
-
-    async def report(_worker: Worker) -> dict[str, Any]:
-        return {"warm": sorted(host.replicas.warm())}
-
-    worker.metrics["ioi"] = report
-
-
-def _memory_of(worker: Worker) -> Callable[[], float]:
-    """Resident memory over the worker's limit; 0 where it has none."""
-    process, limit = psutil.Process(), worker.memory_manager.memory_limit
-    return (lambda: process.memory_info().rss / limit) if limit else lambda: 0.0
-
-
-async def _relieve(worker: Worker, host: NodeHost) -> None:
-    """An idle node that is too full for any start empties itself, and when that does not help makes way for a new process.
-
-    The supervisor starts it again; leaked memory would otherwise keep the node out of work for good.
-    """
-    if not host.idle or host.memory() <= host.governor.max_memory:
-        return
-    while host.replicas.free_memory():
-        continue
-    trim()
-    if host.idle and host.memory() > host.governor.max_memory:
-        log.warning("memory is full with nothing running: the worker ends and is started anew")
-        await worker.close(reason="ioi-memory")
+    look_after(worker, host, newer=NewerBlocks(home, blocks) if home is not None else list)
 
 
 def read_blocks(home: DomainHome | None) -> list[BlockSpec]:
@@ -97,6 +68,33 @@ def read_blocks(home: DomainHome | None) -> list[BlockSpec]:
         return []
     path = home.root / "blocks.json"
     return msgspec.json.decode(path.read_bytes(), type=list[BlockSpec]) if path.exists() else []
+
+
+class NewerBlocks:
+    """What the domain's owner has written into `blocks.json` since the node last looked."""
+
+    def __init__(self, home: DomainHome, known: list[BlockSpec]) -> None:
+        self._home, self._known, self._seen = home, {block.capability: block for block in known}, _changed_at(home)
+
+    def __call__(self) -> list[BlockSpec]:
+        """New versions of blocks that were offered here before; a file that is being written, or is wrong, changes nothing."""
+        changed_at = _changed_at(self._home)
+        if changed_at == self._seen:
+            return []
+        self._seen = changed_at
+        try:
+            blocks = read_blocks(self._home)
+        except (msgspec.MsgspecError, BadInputError, OSError) as error:
+            log.warning("blocks.json is not taken: %s", error)
+            return []
+        newer = [block for block in blocks if self._known.get(block.capability) not in (None, block)]
+        self._known |= {block.capability: block for block in newer}
+        return newer
+
+
+def _changed_at(home: DomainHome) -> int:
+    path = home.root / "blocks.json"
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _permit_check(home: DomainHome) -> Any:

@@ -8,24 +8,16 @@ import msgspec
 import pytest
 
 from ioi_dagster.adapters.dask.node import NodeHost
-from ioi_dagster.adapters.dask.replicas import ReplicaHost
+from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.framing import decode_payload, encode_payload
-from ioi_dagster.governors.block import (
-    FAILURES_TO_OPEN,
-    OPEN_S,
-    BlockGovernor,
-    CallAsked,
-    CallEnded,
-    MemoryShort,
-    RefuseCall,
-)
 from ioi_dagster.governors.node import NodeGovernor
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.capability import BlockSpec, Contract
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Lease
 from ioi_dagster.model.permit import StepPermit
+from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.policy.permits import check_step_permit, from_plain, issue
 from ioi_dagster.signing import Signed, SigningKey, TrustedKeys, digest_bytes
@@ -171,27 +163,6 @@ def test_a_broken_block_is_an_answer_and_rubbish_is_a_refusal():
     assert rubbish.refusal.code == "node.malformed"
 
 
-def test_a_block_that_keeps_failing_gets_a_rest_and_another_chance():
-    governor = BlockGovernor(frozenset({"echo"}), "n")
-    for _ in range(FAILURES_TO_OPEN):
-        governor.handle(CallAsked("echo"), 0.0)
-        governor.handle(CallEnded("echo", failed=True), 0.0)
-    (refused,) = governor.handle(CallAsked("echo"), OPEN_S - 1)
-    assert isinstance(refused, RefuseCall)
-    assert refused.refusal.code == "block.circuit_open"
-    assert not isinstance(governor.handle(CallAsked("echo"), OPEN_S + 1)[0], RefuseCall)
-
-
-def test_the_least_recently_used_idle_replica_goes_first():
-    governor = BlockGovernor(frozenset({"a", "b", "c"}), "n")
-    for now, name in enumerate("abc"):
-        governor.handle(CallAsked(name), float(now))
-    for name in "bc":
-        governor.handle(CallEnded(name, failed=False), 4.0)
-    assert [item.capability for item in governor.handle(MemoryShort(), 5.0)] == ["b"]
-    assert governor.warm() == {"a", "c"}
-
-
 def test_a_lease_of_an_older_epoch_starts_nothing():
     node = host()
     newer = replace(LEASE, epoch=2)
@@ -218,17 +189,20 @@ def test_a_full_node_unloads_what_is_idle_and_refuses_only_when_that_does_not_he
     assert node.idle
 
 
-def test_a_block_that_does_not_load_is_not_warm():
+def test_a_block_that_does_not_load_is_not_warm_and_its_calls_are_refused():
     class Broken(Echo):
         def load(self) -> None:
             raise OSError("no weights")
 
-    spec = BlockSpec("echo", "1", "echo", "unused:unused", Contract("echo", "echo"))
-    replicas = ReplicaHost([spec], "n", ManualClock())
-    with pytest.raises(ModuleNotFoundError):
-        replicas.invoke("echo", Payload({}))
     globals()["Broken"] = Broken
-    replicas = ReplicaHost([replace(spec, entrypoint=f"{__name__}:Broken")], "n", ManualClock())
-    with pytest.raises(OSError, match="no weights"):
-        replicas.invoke("echo", Payload({}))
-    assert replicas.warm() == frozenset()
+    for entrypoint, why in (
+        ("unused:unused", "ModuleNotFoundError: No module named 'unused'"),
+        (f"{__name__}:Broken", "OSError: no weights"),
+    ):
+        spec = BlockSpec("echo", "1", "echo", entrypoint, Contract("echo", "echo"))
+        replicas = ReplicaHost([spec], "n", ManualClock())
+        with pytest.raises(BlockRefusedError) as refused:
+            replicas.invoke("echo", Payload({}))
+        text = f"echo 1 did not load: {why}"
+        assert refused.value.refusal == Refusal("block.not_loaded", text, "node n", "place it elsewhere")
+        assert replicas.warm() == frozenset()
