@@ -16,9 +16,9 @@ from tests.integration.block_project import Word, notes
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """One worker with four threads, which all tests share as runs would; and the folder in which its blocks leave notes."""
+    """One worker with four threads, and the folder in which its blocks leave notes. Anew for each test: replicas stay warm."""
     folder = tmp_path_factory.mktemp("notes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IOI_TEST_FOLDER", str(folder))
