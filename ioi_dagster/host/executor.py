@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,6 @@ from dagster import (
 
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.codec import block_payload
-from ioi_dagster.domain import home_domain
 from ioi_dagster.errors import FinalError
 from ioi_dagster.framing import decode_payload
 from ioi_dagster.governors.failures import USERS_RETRY
@@ -30,7 +29,7 @@ from ioi_dagster.host.event_groups import grouped
 from ioi_dagster.host.exchange import Handle, Located, StepInput, StepWork, handle_from_text
 from ioi_dagster.host.flow_driver import FlowDriver, Outcome, Work
 from ioi_dagster.host.fusion import Chains
-from ioi_dagster.host.io_manager import ObjectStore, default_folder
+from ioi_dagster.host.io_manager import ObjectStore, default_folder, ledger_path
 from ioi_dagster.host.map_events import map_event
 from ioi_dagster.host.private import (
     ActiveExecution,
@@ -126,8 +125,9 @@ class GovernedExecutor(Executor):
 
     def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
         """Yield the run's events; they are in the log already when they are yielded."""
-        from ioi_dagster.adapters.sql.ledger import Ledger
+        from ioi_dagster.adapters.sql.ledger import Ledger, LedgerAwayError
         from ioi_dagster.host.network import open_network
+        from ioi_dagster.host.resume import owned, resume
 
         run = plan_context.dagster_run
         clock = SystemClock()
@@ -137,19 +137,20 @@ class GovernedExecutor(Executor):
                 yield _refused(plan_context, opened)
                 raise FinalError(f"gate 3: {opened}")
             stack.callback(opened.close)
-            home = home_domain()
-            folder = default_folder()
-            ledger = Ledger(home.ledger if home else folder / "ledger.sqlite")
+            ledger = Ledger(ledger_path())
             stack.callback(ledger.close)
             epoch = ledger.take_over(run.run_id, run.job_name, clock.wall())
             governor = FlowGovernor(run.run_id, opened.home, run.tags.get(tags.OBJECTIVE, self._objective))
             governor.resume(ledger.fences(run.run_id))
-            driver = FlowDriver(run.run_id, epoch, opened, governor, ledger, ObjectStore(folder), clock)
+            driver = FlowDriver(run.run_id, epoch, opened, governor, ledger, ObjectStore(default_folder()), clock)
             driver.tell(Chapter.TRIGGER, opened.trigger(run))
             for reference, name in ledger.outputs(run.run_id).items():
                 driver.references[handle_from_text(reference)] = name
-            yield DagsterEvent.engine_event(plan_context, opened.banner(), EngineEventData(metadata=opened.metadata()))
+            if not plan_context.resume_from_failure:
+                data = EngineEventData(metadata=opened.metadata())
+                yield DagsterEvent.engine_event(plan_context, opened.banner(), data)
             pools = stack.enter_context(InstanceConcurrencyContext(plan_context.instance, run))
+            stack.enter_context(owned(plan_context.instance, run.run_id, epoch, ledger, pools))
             active = stack.enter_context(
                 ActiveExecution(
                     execution_plan,
@@ -162,7 +163,7 @@ class GovernedExecutor(Executor):
             )
             flow = _Flow(self, plan_context, execution_plan, active, driver)
             if plan_context.resume_from_failure:
-                yield from flow.resume(ledger.pending(run.run_id))
+                yield from resume(plan_context, active, driver, ledger)
             interrupted = False
             try:
                 for event in flow.run():
@@ -173,7 +174,8 @@ class GovernedExecutor(Executor):
             finally:
                 driver.tell(Chapter.DONE, "interrupted" if interrupted else "the run process ended")
                 driver.close(interrupted or not active.is_complete)
-                ledger.end(run.run_id, epoch, clock.wall())
+                with suppress(LedgerAwayError):
+                    ledger.end(run.run_id, epoch, clock.wall())
             if interrupted:
                 active.mark_interrupted()
                 yield DagsterEvent.engine_event(
@@ -207,40 +209,6 @@ class _Flow:
         self._instance = (
             serialize_value(instance.get_ref()) if driver.shares_storage and instance.is_persistent else None
         )
-
-    def resume(self, pending: list[tuple[str, str, bytes]]) -> Iterator[DagsterEvent]:
-        """Go on where an earlier process of this run ended.
-
-        Commits whose events did not reach the log are told there first, once each; then Dagster's plan is led through all
-        that the log says. What was in flight then is placed again under a new fence: it never committed.
-        """
-        instance, run_id = self._context.instance, self._context.run_id
-        for step, _, _ in pending:
-            self._driver.publish_again(step)
-        known = {_identity(entry) for entry in instance.all_logs(run_id)}
-        with grouped(instance):
-            for _, _, events in pending:
-                for text in msgspec.msgpack.decode(events, type=list[str]):
-                    entry = deserialize_value(text, EventLogEntry)
-                    if _identity(entry) not in known:
-                        instance.handle_new_event(entry)
-        for step, attempt, _ in pending:
-            self._driver.published(step, attempt)
-        told = [entry.dagster_event for entry in instance.all_logs(run_id)]
-        events = [event for event in told if event is not None and event.step_key is not None]
-        for event in events:
-            if event.is_successful_output:
-                handle = _handle(event.step_output_data.step_output_handle)
-                self._driver.classes.setdefault(handle, DataClass.RESTRICTED)
-        in_flight = self._active.rebuild_from_events(events)
-        yield DagsterEvent.engine_event(
-            self._context,
-            f"Resumed: {len(pending)} commits told again, {len(in_flight)} steps placed again",
-            EngineEventData(),
-        )
-        known_state = self._active.get_known_state()
-        for step in in_flight:
-            self._driver.submit(self._work(step, known_state))
 
     def run(self) -> Iterator[DagsterEvent | None]:
         """Yields events; None when a person or the machine interrupted the run."""
@@ -412,12 +380,6 @@ class _Flow:
             event = DagsterEvent.step_failure_event(step_context, StepFailureData(error=error, user_failure_data=None))
         self._active.handle_event(event)
         return event
-
-
-def _identity(entry: EventLogEntry) -> tuple[float, str, str]:
-    """What tells an event from the others of its run: a node's clock has read each of these times once."""
-    event = entry.dagster_event
-    return entry.timestamp, entry.step_key or "", event.event_type_value if event else entry.user_message
 
 
 def _placement(outcome: Outcome) -> dict[str, Any]:

@@ -18,9 +18,9 @@ import msgspec
 
 from ioi_dagster.adapters.dask.client import NEVER_THERE, TAKEN_BACK
 from ioi_dagster.adapters.files.store import StoreSpec
-from ioi_dagster.adapters.sql.ledger import Commit, Ledger, Started
+from ioi_dagster.adapters.sql.ledger import Commit, FencedError, Ledger, LedgerAwayError, Started
 from ioi_dagster.clock import Clock
-from ioi_dagster.errors import RetryableError
+from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.failures import Cause
@@ -42,6 +42,8 @@ from ioi_dagster.signing import Signed, digest_bytes
 
 RENEW_EVERY_S = 8.0
 RECOVER_EVERY_S = 1.0
+LEDGER_PATIENCE_S = 60.0
+"""So long commits are held back when the ledger cannot be written; then the run ends with the reason."""
 TURNS = 10
 BUSY = 12
 GATHER_S = 0.02
@@ -187,12 +189,23 @@ class FlowDriver:
         if network.shares_storage:
             for fleet in network.fleets():
                 self._maps.listen(fleet)
+        self._unwritten_since: float | None = None
+        self._fenced = False
+        self.in_doubt: set[str] = set()
+        """Steps that an earlier process of this run had in flight: whether they ran is not known."""
 
     # For the executor -------------------------------------------------------------------------------------------
 
     def submit(self, work: Work) -> None:
         """A step is ready: place it, run it, commit it; its `Outcome` comes from a later `pump`."""
-        self._work[work.ask.step] = work
+        step = work.ask.step
+        self._work[step] = work
+        if step in self.in_doubt:
+            self.in_doubt.discard(step)
+            if work.ask.effect is Effect.AT_MOST_ONCE:
+                text = "it may run once only, and was in flight when an earlier process of the run ended"
+                self._refuse(step, Refusal("flow.at_most_once", text, flow.BY))
+                return
         self._inbox.put(flow.StepReady(work.ask))
 
     def take_fused(self, step: str) -> bool:
@@ -300,7 +313,24 @@ class FlowDriver:
         return self._governor.snapshot()
 
     def close(self, interrupted: bool) -> None:
-        """Give back what is held. After an interruption running steps are cancelled first."""
+        """Give back what is held. After an interruption running steps are cancelled first.
+
+        Raises `FencedError` where another process has the run by now: then nothing is given back, since it is that one's.
+        """
+        try:
+            if not self._fenced:
+                self._last_words()
+                self._give_back(interrupted)
+        finally:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _last_words(self) -> None:
+        # What could not be written by now is owed still: the events of its commits are told when the run is resumed.
+        with contextlib.suppress(LedgerAwayError):
+            self._ledger.write(self._run, self._epoch, [], [], self._story, self._published)
+            self._story, self._published = [], []
+
+    def _give_back(self, interrupted: bool) -> None:
         leases = self._governor.leases()
         for cluster in {lease.cluster for lease in leases}:
             mine = [lease for lease in leases if lease.cluster == cluster]
@@ -310,14 +340,10 @@ class FlowDriver:
             # Where nobody answers, the lease expires by itself.
             with contextlib.suppress(RetryableError):
                 fleet.release(ReleaseRequest(self._run, tuple(lease.id for lease in mine)))
-        if self._story or self._published:
-            self._ledger.write(self._run, self._epoch, [], [], self._story, self._published)
-            self._story, self._published = [], []
         for fleet in self._network.fleets():
             # Of attempts that were never committed too.
             fleet.forget(self._run)
         tidy(self._run, filter(None, map(from_reference, self.references.values())), self._stores)
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     # Events in --------------------------------------------------------------------------------------------------
 
@@ -620,7 +646,9 @@ class FlowDriver:
         """One transaction; only then starts and outcomes."""
         if self._started or self._commits or self._story:
             commits = [commit for commit, _, _ in self._commits]
-            committed = self._ledger.write(self._run, self._epoch, self._started, commits, self._story, self._published)
+            committed = self._write(commits)
+            if committed is None:
+                return []
             for commit, outcome, links in self._commits:
                 staged = self._staged.pop(commit.attempt, [])
                 if commit.attempt in committed:
@@ -650,6 +678,22 @@ class FlowDriver:
         for outcome in outcomes:
             self._told(outcome)
         return [outcome for outcome in outcomes if not self._maps.took(outcome)]
+
+    def _write(self, commits: list[Commit]) -> set[str] | None:
+        """The attempts that were committed; None when the ledger cannot be written now: all is kept for the next turn."""
+        now = self._clock.monotonic()
+        try:
+            committed = self._ledger.write(self._run, self._epoch, self._started, commits, self._story, self._published)
+        except FencedError:
+            self._fenced = True
+            raise
+        except LedgerAwayError as error:
+            self._unwritten_since = now if self._unwritten_since is None else self._unwritten_since
+            if now - self._unwritten_since > LEDGER_PATIENCE_S:
+                raise FinalError(f"for {LEDGER_PATIENCE_S:g} s {error}") from error
+            return None
+        self._unwritten_since = None
+        return committed
 
     def _told(self, outcome: Outcome) -> None:
         self._work.pop(outcome.step, None)

@@ -172,6 +172,12 @@ def default_folder() -> Path:
     return Path(os.environ.get("DAGSTER_HOME", ".")) / "storage" / "ioi"
 
 
+def ledger_path() -> Path:
+    """The ledger of the runs that are started here."""
+    home = home_domain()
+    return home.ledger if home is not None else default_folder() / "ledger.sqlite"
+
+
 def run_name(run: str, handle: Handle, attempt: str = "") -> str:
     """Where a step's output lies: hashed, since step and mapping keys may be long or odd."""
     digest = hashlib.sha256("\x00".join((*handle, attempt)).encode()).hexdigest()[:32]

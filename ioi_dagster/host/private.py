@@ -123,11 +123,13 @@ __all__ = [
     "execute_plan_iterator",
     "execute_run",
     "execute_run_iterator",
+    "forget_claims",
     "get_retries_config",
     "make_new_run_id",
     "recon_job_from_origin",
     "remember_resource_types",
     "remember_run_config",
+    "replay_step",
     "serializable_error_info_from_exc_info",
     "serialize_value",
     "wrap_planned_events",
@@ -203,3 +205,31 @@ def wrap_planned_events(instance: Any, around: Callable[[], AbstractContextManag
             stock(*args, **kwargs)
 
     instance.run_domain._log_asset_planned_events = log
+
+
+def replay_step(active: ActiveExecution, key: str) -> str:
+    """Hand over the step `key` as an earlier process did, whatever limits say now, and none besides it.
+
+    Returns what it is then: `running`, `skipped` or (when the plan does not know it as ready) nothing.
+    """
+    active._update()
+    step = active.get_step_by_key(key)
+    if key in active._in_flight:
+        return "running"
+    if key in active._executable:
+        active._executable.remove(key)
+        active._in_flight.add(key)
+        active._prep_for_dynamic_outputs(step)
+        return "running"
+    if key in active._pending_skip:
+        active._pending_skip.remove(key)
+        active._in_flight.add(key)
+        active._skip_for_dynamic_outputs(step)
+        active.mark_skipped(key)
+        return "skipped"
+    return ""
+
+
+def forget_claims(pools: InstanceConcurrencyContext) -> None:
+    """What this process waits for in pools is another's by now: leaving must not give it up."""
+    pools._pending_claims.clear()

@@ -20,6 +20,11 @@ SHAPES = {
     "ActiveExecution.check_for_interrupts": set(),
     "ActiveExecution.get_known_state": set(),
     "ActiveExecution.get_step_by_key": {"step_key"},
+    "ActiveExecution.mark_up_for_retry": {"step_key", "at_time"},
+    "ActiveExecution.mark_skipped": {"step_key"},
+    "ActiveExecution._update": set(),
+    "ActiveExecution._prep_for_dynamic_outputs": {"step"},
+    "ActiveExecution._skip_for_dynamic_outputs": {"step"},
     "InstanceConcurrencyContext.__init__": {"instance", "dagster_run"},
     "KnownExecutionState.__new__": {
         "previous_retry_attempts",

@@ -7,16 +7,21 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterRun
 from distributed import LocalCluster
 
+from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.host.io_manager import default_folder
 from ioi_dagster.host.private import execute_run_iterator
 from ioi_dagster.host.runs import job_of
 from ioi_dagster.local.home import PROJECT
+from tests.conftest import eventually
+from tests.integration.resume_defs import FREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 STEPS = 60
@@ -24,7 +29,7 @@ STEPS = 60
 _RUN = """
 import os, sys
 from pathlib import Path
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterRun
 from ioi_dagster.host import storage
 from ioi_dagster.host.private import execute_run
 from ioi_dagster.host.runs import job_of
@@ -46,6 +51,18 @@ storage.GroupCommitEventLogStorage.store_event_batch = dying
 job = job_of("benchmarks.executor_defs", "fan_out__governed", Path.cwd())
 with DagsterInstance.get() as instance:
     execute_run(job, instance.get_run_by_id(sys.argv[1]), instance)
+"""
+
+_WAITING = """
+import sys
+from pathlib import Path
+from dagster import DagsterInstance, DagsterRun
+from ioi_dagster.host.private import execute_run
+from ioi_dagster.host.runs import job_of
+
+job = job_of("tests.integration.resume_defs", sys.argv[2], Path.cwd())
+with DagsterInstance.get() as instance:
+    execute_run(job, instance.get_run_by_id(sys.argv[1]), instance, raise_on_error=False)
 """
 
 
@@ -94,6 +111,145 @@ def test_a_killed_run_is_resumed(where: str, instance: DagsterInstance) -> None:
     assert run.status.value == "SUCCESS"
 
 
+Start = Callable[[str, dict[str, Any]], tuple[DagsterRun, "subprocess.Popen[bytes]"]]
+
+
+@pytest.fixture
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:  # pyright: ignore[reportArgumentType]
+        yield cluster
+
+
+@pytest.fixture
+def start(instance: DagsterInstance, cluster: LocalCluster) -> Iterator[Start]:
+    """Starts a run of a job of `resume_defs` in a process of its own."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, ops: dict[str, Any]) -> tuple[DagsterRun, subprocess.Popen[bytes]]:
+        job = job_of("tests.integration.resume_defs", name, PROJECT)
+        config = {"ops": ops, "execution": {"config": {"address": cluster.scheduler_address}}}
+        run = instance.create_run_for_job(
+            job.get_definition(), run_config=config, job_code_origin=job.get_python_origin()
+        )
+        command = [sys.executable, "-c", _WAITING, run.run_id, name]
+        processes.append(subprocess.Popen(command, cwd=PROJECT, env={**os.environ}))
+        return run, processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def go_on(instance: DagsterInstance, name: str, run_id: str) -> DagsterRun:
+    job = job_of("tests.integration.resume_defs", name, PROJECT)
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    for _ in execute_run_iterator(job, run, instance, resume_from_failure=True):
+        pass
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    return run
+
+
+def gated_config(folder: Path) -> dict[str, Any]:
+    where = {"config": {"folder": str(folder)}}
+    return {"some": where, "same": where}
+
+
+def commits(run_id: str) -> dict[str, int]:
+    ledger = Ledger(default_folder() / "ledger.sqlite")
+    try:
+        return {row.step: row.commits for row in ledger.steps(run_id)}
+    finally:
+        ledger.close()
+
+
+GATED = {"some", "total", *(f"same[n{number}]" for number in range(8))}
+
+
+def test_a_frozen_process_that_wakes_after_a_takeover_falls_silent(
+    start: Start, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    run, old = start("gated", gated_config(tmp_path))
+    eventually(lambda: len(_keys(instance, run.run_id, "STEP_SUCCESS")) == 1 + FREE, what="the steps that do not wait")
+    eventually(lambda: all(list(tmp_path.glob(f"same?n{n}? *")) for n in (FREE, FREE + 1)), what="two steps that wait")
+    old.send_signal(signal.SIGSTOP)
+    (tmp_path / "go").touch()
+    assert go_on(instance, "gated", run.run_id).status.value == "SUCCESS"
+    told = [(entry.timestamp, entry.user_message) for entry in instance.all_logs(run.run_id)]
+    old.send_signal(signal.SIGCONT)
+    assert old.wait(60) == 0
+    assert [(entry.timestamp, entry.user_message) for entry in instance.all_logs(run.run_id)] == told
+    assert Counter(_keys(instance, run.run_id, "STEP_START")) == Counter(GATED)
+    assert Counter(_keys(instance, run.run_id, "STEP_SUCCESS")) == Counter(GATED)
+    assert commits(run.run_id) == dict.fromkeys(GATED, 1)
+    for number in range(FREE):
+        assert len(list(tmp_path.glob(f"same?n{number}? *"))) == 1, "what was done is done once"
+
+
+def test_of_two_processes_that_run_at_once_the_older_one_falls_silent(
+    start: Start, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    run, old = start("gated", gated_config(tmp_path))
+    eventually(lambda: len(_keys(instance, run.run_id, "STEP_SUCCESS")) == 1 + FREE, what="the steps that do not wait")
+    eventually(lambda: all(list(tmp_path.glob(f"same?n{n}? *")) for n in (FREE, FREE + 1)), what="two steps that wait")
+    resumed = instance.get_run_by_id(run.run_id)
+    assert resumed is not None
+    job = job_of("tests.integration.resume_defs", "gated", PROJECT)
+    for event in execute_run_iterator(job, resumed, instance, resume_from_failure=True):
+        if event.message and event.message.startswith("Resumed"):
+            (tmp_path / "go").touch()
+    assert old.wait(60) == 0
+    assert Counter(_keys(instance, run.run_id, "STEP_SUCCESS")) == Counter(GATED)
+    assert Counter(_keys(instance, run.run_id, "STEP_START")) == Counter(GATED)
+    assert commits(run.run_id) == dict.fromkeys(GATED, 1)
+    assert len(_events(instance, run.run_id, "PIPELINE_SUCCESS")) == 1
+    assert _events(instance, run.run_id, "PIPELINE_FAILURE") == []
+
+
+def test_skips_retries_and_failures_of_an_earlier_process_are_not_told_again(
+    start: Start, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    run, old = start("odd", {"again_later": {"config": {"folder": str(tmp_path)}}})
+    wanted = {"again_at_once", "again_later"}
+    eventually(lambda: set(_keys(instance, run.run_id, "STEP_UP_FOR_RETRY")) == wanted, what="two retries")
+    old.kill()
+    old.wait()
+    assert go_on(instance, "odd", run.run_id).status.value == "FAILURE"
+    told = {
+        kind: Counter(_keys(instance, run.run_id, kind))
+        for kind in ("STEP_SKIPPED", "STEP_UP_FOR_RETRY", "STEP_RESTARTED", "STEP_SUCCESS", "STEP_FAILURE")
+    }
+    assert told == {
+        "STEP_SKIPPED": Counter(["skipped", "skipped_first"]),
+        "STEP_UP_FOR_RETRY": Counter(["again_at_once", "again_later"]),
+        "STEP_RESTARTED": Counter(["again_at_once", "again_later"]),
+        "STEP_SUCCESS": Counter(["one_of_two", "again_at_once", "again_later"]),
+        "STEP_FAILURE": Counter(["fails"]),
+    }
+    assert len(list(tmp_path.glob("again_later *"))) == 2
+    (failed,) = _events(instance, run.run_id, "PIPELINE_FAILURE")
+    assert failed.message.endswith("Steps failed: ['fails'].")
+
+
+def test_what_may_run_once_is_not_started_again(start: Start, instance: DagsterInstance, tmp_path: Path) -> None:
+    run, old = start("careful", {"once": {"config": {"folder": str(tmp_path)}}})
+    eventually(lambda: list(tmp_path.glob("once *")), what="the step")
+    old.kill()
+    old.wait()
+    (tmp_path / "go").touch()
+    assert go_on(instance, "careful", run.run_id).status.value == "FAILURE"
+    assert len(list(tmp_path.glob("once *"))) == 1
+    (failed,) = _events(instance, run.run_id, "STEP_FAILURE")
+    assert "flow.at_most_once" in failed.step_failure_data.error.message
+
+
+def _events(instance: DagsterInstance, run_id: str, kind: str) -> list[Any]:
+    events = [entry.dagster_event for entry in instance.all_logs(run_id)]
+    return [event for event in events if event is not None and event.event_type_value == kind]
+
+
 def _successes(instance: DagsterInstance, run_id: str) -> Counter[str]:
     return Counter(_keys(instance, run_id, "STEP_SUCCESS"))
 
@@ -105,8 +261,6 @@ def _keys(instance: DagsterInstance, run_id: str, kind: str) -> list[str]:
 
 def test_what_the_log_did_not_take_stays_owed(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log cannot be written (a full disk): the run ends, and its commits are still there to be told."""
-    from ioi_dagster.adapters.sql.ledger import Ledger
-    from ioi_dagster.host.io_manager import default_folder
     from ioi_dagster.host.private import execute_run
     from ioi_dagster.host.storage import GroupCommitEventLogStorage
 

@@ -6,14 +6,17 @@ A step's row moves RUN → DONE once per fence: `UPDATE … WHERE fence = ? AND 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import OperationalError
 
 from ioi_dagster.adapters.sql.sqlite import open_sqlite
+from ioi_dagster.errors import RetryableError
 from ioi_dagster.model.story import Chapter, Entry
 
 _meta = sa.MetaData()
@@ -106,8 +109,18 @@ class StepRow:
     ended: float | None
 
 
+BUSY_S = 1.0
+
+
 class FencedError(Exception):
     """A newer process of this run has taken over: this one must stop without writing anything more."""
+
+
+class LedgerAwayError(RetryableError):
+    """The ledger cannot be written now (locked by another process, a full disk, a lost folder). Nothing was written."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"the ledger {where} cannot be written: {why} — free the disk, or end what holds the file")
 
 
 class Ledger:
@@ -120,9 +133,18 @@ class Ledger:
     def close(self) -> None:
         self._engine.dispose()
 
+    @contextmanager
+    def _begin(self) -> Iterator[sa.Connection]:
+        """One transaction, or none of it. Raises `LedgerAwayError`."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            raise LedgerAwayError(str(self._engine.url.database), str(error.orig)) from error
+
     def take_over(self, run: str, job: str, now: float) -> int:
         """Become the run's process: a higher epoch fences every older one. Returns the epoch."""
-        with self._engine.begin() as connection:
+        with self._begin() as connection:
             statement = sqlite_insert(_run).values(run=run, epoch=1, job=job, started=now)
             connection.execute(
                 statement.on_conflict_do_update(
@@ -132,7 +154,7 @@ class Ledger:
             return int(connection.execute(sa.select(_run.c.epoch).where(_run.c.run == run)).scalar_one())
 
     def end(self, run: str, epoch: int, now: float) -> None:
-        with self._engine.begin() as connection:
+        with self._begin() as connection:
             connection.execute(sa.update(_run).where(_run.c.run == run, _run.c.epoch == epoch).values(ended=now))
 
     def fences(self, run: str) -> dict[str, int]:
@@ -152,10 +174,13 @@ class Ledger:
         """One transaction for a batch; returns the attempts that were committed. `published` names (step, attempt) whose
         events Dagster's log holds by now.
 
-        Raises `FencedError` (and writes nothing) when another process has taken the run over.
+        Raises `FencedError` (and writes nothing) when another process has taken the run over, and `LedgerAwayError` (likewise)
+        when the file cannot be written within `BUSY_S`; the same call may then be made again.
         """
         committed: set[str] = set()
-        with self._engine.begin() as connection:
+        with self._begin() as connection:
+            # Who waits here does not renew leases meanwhile, so it is the caller who waits longer.
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={int(BUSY_S * 1000)}")
             # A write, so that the lock is taken before the epoch is read: a takeover comes before or after all of this.
             mine = sa.update(_run).where(_run.c.run == run, _run.c.epoch == epoch).values(epoch=epoch)
             if connection.execute(mine).rowcount != 1:
@@ -199,7 +224,7 @@ class Ledger:
                         commits=_step.c.commits + 1,
                     )
                 )
-                if result.rowcount == 1:
+                if result.rowcount == 1 or _has(connection, run, commit):
                     committed.add(commit.attempt)
             rows = [
                 {
@@ -215,6 +240,13 @@ class Ledger:
             if rows:
                 connection.execute(sa.insert(_story), rows)
         return committed
+
+    def check(self, run: str, epoch: int) -> None:
+        """Raises `FencedError` when another process has taken the run over."""
+        with self._engine.connect() as connection:
+            current = connection.execute(sa.select(_run.c.epoch).where(_run.c.run == run)).scalar_one_or_none()
+        if current != epoch:
+            raise FencedError(f"run {run} was taken over: its epoch is {current}, this process has {epoch}")
 
     def pending(self, run: str) -> list[tuple[str, str, bytes]]:
         """(step, attempt, events) of commits whose events are not known to be in Dagster's log: the outbox."""
@@ -240,7 +272,7 @@ class Ledger:
             for e in entries
         ]
         if rows:
-            with self._engine.begin() as connection:
+            with self._begin() as connection:
                 connection.execute(sa.insert(_story), rows)
 
     def steps(self, run: str) -> list[StepRow]:
@@ -289,3 +321,10 @@ class Ledger:
                 (row.seq, Entry(row.run, row.step, Chapter(row.chapter), row.text, row.at, json.loads(row.facts)))
                 for row in connection.execute(query)
             ]
+
+
+def _has(connection: sa.Connection, run: str, commit: Commit) -> bool:
+    """This very attempt is committed: the call is made again after an answer that did not come."""
+    its = (_step.c.run == run, _step.c.step == commit.step, _step.c.fence == commit.fence)
+    row = connection.execute(sa.select(_step.c.state, _step.c.attempt).where(*its)).one_or_none()
+    return row is not None and tuple(row) == ("DONE", commit.attempt)

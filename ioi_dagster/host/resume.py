@@ -1,0 +1,171 @@
+"""A run goes on in another process: what was done is told, what was in flight is placed again, the older one falls silent.
+
+The ledger's epoch says whose the run is. A process that finds another's epoch there stops, and writes nothing any more: no
+events, no status, no leases given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+from dagster import DagsterInstance
+
+from ioi_dagster.adapters.sql.ledger import FencedError, Ledger
+from ioi_dagster.errors import FinalError
+from ioi_dagster.host.event_groups import grouped
+from ioi_dagster.host.flow_driver import FlowDriver
+from ioi_dagster.host.private import (
+    ActiveExecution,
+    DagsterEvent,
+    DagsterEventType,
+    EngineEventData,
+    EventLogEntry,
+    InstanceConcurrencyContext,
+    PlanOrchestrationContext,
+    deserialize_value,
+    forget_claims,
+    replay_step,
+)
+from ioi_dagster.host.storage import GroupCommitEventLogStorage
+from ioi_dagster.model.data_class import DataClass
+
+
+def resume(
+    context: PlanOrchestrationContext, active: ActiveExecution, driver: FlowDriver, ledger: Ledger
+) -> Iterator[DagsterEvent]:
+    """Go on where an earlier process of this run ended.
+
+    Commits whose events did not reach the log are told there first, once each; then Dagster's plan is led through all that
+    the log says. What was in flight then never committed: it is handed over anew, under a new fence. Only a step that may
+    run once is not, since nobody knows whether it did.
+    """
+    instance, run = context.instance, context.run_id
+    _settle(instance, run)
+    pending = ledger.pending(run)
+    for step, _, _ in pending:
+        driver.publish_again(step)
+    known = {_identity(entry) for entry in instance.all_logs(run)}
+    with grouped(instance):
+        for _, _, events in pending:
+            for text in msgspec.msgpack.decode(events, type=list[str]):
+                entry = deserialize_value(text, EventLogEntry)
+                if _identity(entry) not in known:
+                    instance.handle_new_event(entry)
+    for step, attempt, _ in pending:
+        driver.published(step, attempt)
+    entries = [entry for entry in instance.all_logs(run) if entry.dagster_event and entry.dagster_event.step_key]
+    for event in (entry.get_dagster_event() for entry in entries):
+        if event.is_successful_output:
+            output = event.step_output_data.step_output_handle
+            handle = (output.step_key, output.output_name, output.mapping_key or "")
+            # Its class is not in the log; it is taken as the highest.
+            driver.classes.setdefault(handle, DataClass.RESTRICTED)
+    replay(active, entries)
+    # Dagster tells a run's end from the failures that it is handed; they are in the log, and are not written again.
+    yield from (event for event in (entry.get_dagster_event() for entry in entries) if event.is_step_failure)
+    driver.in_doubt = {row.step for row in ledger.steps(run) if row.state == "RUN"}
+    yield DagsterEvent.engine_event(
+        context,
+        f"Resumed: {len(pending)} commits told again, {len(driver.in_doubt)} steps were in flight",
+        EngineEventData(),
+    )
+
+
+def replay(active: ActiveExecution, entries: Iterable[EventLogEntry]) -> None:
+    """Lead Dagster's plan through the log of an earlier process. Raises `FinalError` where they do not go together."""
+    entries = list(entries)
+    last = {entry.get_dagster_event().step_key: number for number, entry in enumerate(entries)}
+    for number, entry in enumerate(entries):
+        event = entry.get_dagster_event()
+        if event.event_type not in _MOVES:
+            continue
+        step = str(event.step_key)
+        state = replay_step(active, step)
+        if state == "skipped":
+            continue
+        if state != "running":
+            raise FinalError(f"step {step!r}: the log says {event.event_type_value}, but the plan has it not as ready")
+        if event.is_step_up_for_retry:
+            # Where the log goes on with it, its pause is over; else it goes on from when the log says.
+            pause = event.step_retry_data.seconds_to_wait
+            over = number < last[step] or not pause
+            active.mark_up_for_retry(step, None if over else entry.timestamp + float(pause or 0.0))
+        else:
+            active.handle_event(event)
+
+
+class Quiet:
+    """Stands in for `instance.handle_new_event`: drops the events of runs that other processes have taken over."""
+
+    def __init__(self, instance: DagsterInstance) -> None:
+        self._handle = instance.handle_new_event
+        self.silent: set[str] = set()
+
+    def __call__(self, event: EventLogEntry, **more: Any) -> None:
+        if event.run_id in self.silent:
+            return
+        try:
+            self._handle(event, **more)
+        except FencedError:
+            # Nothing was written. The run's loop learns of it with its next write to the ledger.
+            self.silent.add(event.run_id)
+
+
+def quiet(instance: DagsterInstance) -> Quiet:
+    """The one `Quiet` of an instance, put in place when it is first asked for.
+
+    Dagster itself tells how a run ended after its executor did, so the executor cannot hold that back in another way.
+    """
+    current: Callable[..., Any] = instance.handle_new_event
+    if not isinstance(current, Quiet):
+        current = Quiet(instance)
+        instance.handle_new_event = current  # pyright: ignore[reportAttributeAccessIssue]
+    return current
+
+
+@contextmanager
+def owned(
+    instance: DagsterInstance, run: str, epoch: int, ledger: Ledger, pools: InstanceConcurrencyContext
+) -> Iterator[None]:
+    """Within it, and for what Dagster tells of the run afterwards, events are written only while this process owns the run.
+
+    With `GroupCommitEventLogStorage` that is asked within each transaction; with stock storage a process that was frozen
+    between its last commit in the ledger and the writing of its events still writes those.
+    """
+    silence = quiet(instance)
+    silence.silent.discard(run)
+    storage = instance.event_log_storage
+    if isinstance(storage, GroupCommitEventLogStorage):
+        storage.guard(run, lambda: ledger.check(run, epoch))
+    try:
+        yield
+    except FencedError:
+        silence.silent.add(run)
+        forget_claims(pools)
+        raise
+
+
+def _settle(instance: DagsterInstance, run: str) -> None:
+    """After this, what an older process still writes to the log is refused: what is read now is all there will be."""
+    storage = instance.event_log_storage
+    if isinstance(storage, GroupCommitEventLogStorage):
+        storage.settle(run)
+
+
+def _identity(entry: EventLogEntry) -> tuple[float, str, str]:
+    """What tells an event from the others of its run: a node's clock has read each of these times once."""
+    event = entry.dagster_event
+    return entry.timestamp, entry.step_key or "", event.event_type_value if event else entry.user_message
+
+
+_MOVES = frozenset(
+    {
+        *(DagsterEventType.STEP_START, DagsterEventType.STEP_RESTARTED, DagsterEventType.STEP_OUTPUT),
+        *(DagsterEventType.STEP_SUCCESS, DagsterEventType.STEP_FAILURE, DagsterEventType.STEP_SKIPPED),
+        DagsterEventType.STEP_UP_FOR_RETRY,
+    }
+)
+"""The events that move a step through the plan; the others only tell."""
