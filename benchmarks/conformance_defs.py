@@ -2,7 +2,7 @@
 
 from dagster_dask import dask_executor
 
+from definitions.conformance.cases import build
 from definitions.conformance.defs import EXECUTORS
-from definitions.conformance.jobs import build
 
 defs = build({**EXECUTORS, "dask": dask_executor})

@@ -184,13 +184,22 @@ def explain_run(
 
 
 @app.command()
-def runs(home: HomeOption = None, as_json: JsonOption = False) -> None:
+def runs(
+    watch: Annotated[bool, typer.Option("--watch", help="Those in progress: how far, and why they wait")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """The runs that this home's ledger knows, newest first."""
     from ioi_dagster.adapters.sql.ledger import Ledger
     from ioi_dagster.local.home import ledger_of
 
     ledger = Ledger(ledger_of(home))
     try:
+        if watch and not as_json:
+            from ioi_dagster.cli_runs import watch as watch_runs
+
+            watch_runs(ledger, out)
+            return
         rows = ledger.runs()
     finally:
         ledger.close()
@@ -310,7 +319,7 @@ class _progress:  # noqa: N801 -- used as a function
         self._tasks: dict[str, Any] = {}
         self._last = ""
 
-    def __enter__(self) -> Callable[[str, int, int], None]:
+    def __enter__(self) -> Callable[..., None]:
         if not self._quiet and err.is_terminal:
             from rich.progress import (
                 BarColumn,
@@ -324,6 +333,7 @@ class _progress:  # noqa: N801 -- used as a function
             self._bar = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
+                TextColumn("[dim]{task.fields[more]}[/]"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
@@ -336,15 +346,15 @@ class _progress:  # noqa: N801 -- used as a function
         if self._bar is not None:
             self._bar.stop()
 
-    def _show(self, what: str, done: int, of: int) -> None:
+    def _show(self, what: str, done: int, of: int, more: str = "") -> None:
         if self._quiet:
             return
         if self._bar is not None:
             if what not in self._tasks:
-                self._tasks[what] = self._bar.add_task(what, total=of)
-            self._bar.update(self._tasks[what], completed=done, total=of)
+                self._tasks[what] = self._bar.add_task(what, total=of, more="")
+            self._bar.update(self._tasks[what], completed=done, total=of, more=escape(more))
             return
-        text = f"{what}: {done} of {of}"
+        text = f"{what}: {done} of {of}" + (f", {more}" if more else "")
         # A log gets a line for each tenth step, not one for each.
         if text != self._last and (done == of or done % 10 == 0):
             self._last = text

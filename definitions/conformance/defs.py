@@ -2,7 +2,7 @@
 
 from dagster import in_process_executor, multiprocess_executor
 
-from definitions.conformance.jobs import build
+from definitions.conformance.cases import build
 from ioi_dagster import governed_executor
 
 EXECUTORS = {"governed": governed_executor, "multiprocess": multiprocess_executor, "in_process": in_process_executor}

@@ -17,14 +17,15 @@ from definitions.documents.inventory import take_inventory
 from definitions.documents.placements import steps_for_json, write_summary
 from definitions.documents.results import Pile
 from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.cli_runs import progress_in
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.local.home import PROJECT, TOPOLOGY, open_federation, prepare_dagster
 
 READY_S = 90.0
 SHIPPED = Path(__file__).parent / "input"
 
-Progress = Callable[[str, int, int], None]
-"""(what, done, of)"""
+Progress = Callable[..., None]
+"""(what, done, of, in other words)"""
 
 
 def check_input(folder: Path, only: tuple[str, ...]) -> None:
@@ -125,9 +126,10 @@ def _watch(home: DomainHome, run_id: str, progress: Progress, stop: threading.Ev
     ledger = Ledger(home.ledger)
     try:
         while not stop.wait(0.5):
-            steps = ledger.steps(run_id)
-            done = sum(step.state == "DONE" for step in steps)
-            progress("running the graph", done, max(len(steps), done))
+            seen, _ = progress_in(ledger, run_id, time.time())
+            of = seen.done + seen.running + seen.waiting
+            waiting = f", {seen.waiting} waiting: {seen.why()}" if seen.waiting else ""
+            progress("running the graph", seen.done, of, f"{seen.running} running{waiting}")
     except Exception as error:  # a display must never end a run
         print(f"progress is not shown: {error}", file=sys.stderr)
     finally:

@@ -85,10 +85,10 @@ def main() -> int:
 
     last = [0.0]
 
-    def progress(what: str, done: int, of: int) -> None:
+    def progress(what: str, done: int, of: int, more: str = "") -> None:
         if time.monotonic() - last[0] > 5 or done == of:
             last[0] = time.monotonic()
-            console.print(f"{what}: {done} of {of}", highlight=False)
+            console.print(f"{what}: {done} of {of}" + (f", {more}" if more else ""), highlight=False)
 
     try:
         summary = run(SHIPPED, out, (), home, progress, started=disturb)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
-from dagster import MetadataValue
+from dagster import Field, MetadataValue
 from typing_extensions import override
 
 from ioi_dagster.domain import home_domain
@@ -12,15 +13,20 @@ from ioi_dagster.errors import IoiError
 from ioi_dagster.host import tags
 from ioi_dagster.host.governance import gate_one, open_gate
 from ioi_dagster.host.private import (
+    ConfigurableClassData,
     DagsterRun,
     DagsterRunStatus,
     EngineEventData,
     QueuedRunCoordinator,
     RunQueueConfig,
     SubmitRunContext,
+    UserConfigSchema,
 )
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.policy.gate import Gate
+
+DEQUEUE_S = 0.5
+"""Dagster's own daemon waits in steps of so long, so less would be none. Its queue waits 5 s, in whole seconds only."""
 
 
 class GovernedRunCoordinator(QueuedRunCoordinator):
@@ -28,6 +34,25 @@ class GovernedRunCoordinator(QueuedRunCoordinator):
     it carries `ioi/held`; deny → ended, with the reasons in its log. Never raises for a policy's sake."""
 
     _gate: Gate | None = None
+    _interval_s = DEQUEUE_S
+
+    @classmethod
+    @override
+    def config_type(cls) -> UserConfigSchema:
+        interval = Field(float, default_value=DEQUEUE_S, description="Seconds between two looks at the queue.")
+        return {**super().config_type(), "dequeue_interval_seconds": interval}  # pyright: ignore[reportGeneralTypeIssues]
+
+    @classmethod
+    @override
+    def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> Self:
+        made = super().from_config_value(inst_data, {**config_value, "dequeue_interval_seconds": None})
+        made._interval_s = float(config_value.get("dequeue_interval_seconds", DEQUEUE_S))
+        return made
+
+    @property
+    @override
+    def dequeue_interval_seconds(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._interval_s
 
     @override
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:

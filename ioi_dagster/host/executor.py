@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from dagster import (
+    DagsterExecutionInterruptedError,
     Executor,
     Field,
     InitExecutorContext,
@@ -44,17 +45,23 @@ from ioi_dagster.host.private import (
     PlanOrchestrationContext,
     RetryMode,
     SerializableErrorInfo,
+    StepDependencyConfig,
     StepFailureData,
     StepOutputHandle,
     deserialize_value,
     get_retries_config,
+    get_step_dependency_config_field,
     serialize_value,
 )
+from ioi_dagster.host.progress import ProgressTeller
 from ioi_dagster.host.staged import is_reference
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
+
+BEGAN = frozenset({"flow.poison_step", "flow.timeout", "flow.at_most_once"})
+"""Why a step failed that had begun: its own events were lost with its process."""
 
 MAX_WAIT_S = 0.2
 """Interrupts, retries and pools are only seen by looking."""
@@ -69,6 +76,7 @@ MAX_WAIT_S = 0.2
             int, is_required=False, description="Steps in flight at most; 0, the default: no limit."
         ),
         "tag_concurrency_limits": Field(list, is_required=False, description="As in Dagster's own executors."),
+        "step_dependency_config": get_step_dependency_config_field(),
         "objective": Field(str, default_value="balanced", description="fastest, balanced or cheapest"),
         "address": Field(
             StringSource, is_required=False, description="Alone: a Dask scheduler to use, as tcp://host:port."
@@ -88,6 +96,7 @@ def governed_executor(init_context: InitExecutorContext) -> Executor:
         retries=RetryMode.from_config(config["retries"]),  # pyright: ignore[reportArgumentType]
         max_concurrent=config.get("max_concurrent") or None,  # pyright: ignore[reportArgumentType]
         tag_concurrency_limits=config.get("tag_concurrency_limits"),  # pyright: ignore[reportArgumentType]
+        step_dependency_config=StepDependencyConfig.from_config(config.get("step_dependency_config")),  # pyright: ignore[reportArgumentType]
         objective=str(config["objective"]),
         workers=config.get("workers"),  # pyright: ignore[reportArgumentType]
         address=config.get("address"),  # pyright: ignore[reportArgumentType]
@@ -103,6 +112,7 @@ class GovernedExecutor(Executor):
         retries: RetryMode,
         max_concurrent: int | None,
         tag_concurrency_limits: list[dict[str, Any]] | None,
+        step_dependency_config: StepDependencyConfig,
         objective: str,
         workers: int | None,
         address: str | None,
@@ -111,6 +121,7 @@ class GovernedExecutor(Executor):
         self._retries = retries
         self._max_concurrent = max_concurrent
         self._tag_concurrency_limits = tag_concurrency_limits
+        self._step_dependency_config = step_dependency_config
         self._objective = objective
         self._workers, self._address, self._memory_limit = workers, address, memory_limit
 
@@ -122,6 +133,10 @@ class GovernedExecutor(Executor):
     @property
     def retries(self) -> RetryMode:
         return self._retries
+
+    @property
+    def step_dependency_config(self) -> StepDependencyConfig:
+        return self._step_dependency_config
 
     def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
         """Yield the run's events; they are in the log already when they are yielded."""
@@ -161,14 +176,14 @@ class GovernedExecutor(Executor):
                     step_dependency_config=self.step_dependency_config,
                 )
             )
-            flow = _Flow(self, plan_context, execution_plan, active, driver)
+            flow = _Flow(self, plan_context, execution_plan, active, driver, ProgressTeller(driver, clock))
             if plan_context.resume_from_failure:
                 yield from resume(plan_context, active, driver, ledger)
-            interrupted = False
+            interrupted, running = False, []
             try:
                 for event in flow.run():
                     if event is None:
-                        interrupted = True
+                        interrupted, running = True, driver.running()
                         break
                     yield event
             finally:
@@ -178,6 +193,7 @@ class GovernedExecutor(Executor):
                     ledger.end(run.run_id, epoch, clock.wall())
             if interrupted:
                 active.mark_interrupted()
+                yield from flow.end(running)
                 yield DagsterEvent.engine_event(
                     plan_context, "Interrupted: running steps were cancelled, leases released", EngineEventData()
                 )
@@ -193,7 +209,9 @@ class _Flow:
         plan: ExecutionPlan,
         active: ActiveExecution,
         driver: FlowDriver,
+        progress: ProgressTeller,
     ) -> None:
+        self._progress = progress
         self._owner, self._context, self._plan = owner, plan_context, plan
         self._active, self._driver = active, driver
         self._run = serialize_value(plan_context.dagster_run)
@@ -225,6 +243,7 @@ class _Flow:
             outcomes = self._driver.fused() or self._driver.pump(self._wait(ready))
             for report in self._driver.reports():
                 yield map_event(self._context, self._plan, report)
+            yield from self._progress.tell(self._context)
             if not outcomes:
                 continue
             told: list[Outcome] = []
@@ -339,10 +358,30 @@ class _Flow:
             raise FinalError(f"the stored value {name} of this run is gone")
         return data
 
+    def _began(self, step: ExecutionStep) -> DagsterEvent:
+        """The beginning of an attempt that did not live to tell it."""
+        attempts = self._active.get_known_state().get_retry_state().get_attempt_count(step.key)
+        step_context = self._context.for_step(step)
+        if attempts:
+            return DagsterEvent.step_restarted_event(step_context, attempts)
+        return DagsterEvent.step_start_event(step_context)
+
+    def end(self, running: list[str]) -> Iterator[DagsterEvent]:
+        """Interrupted: `running` were under way and end with the run."""
+        for key in running:
+            step = self._active.get_step_by_key(key)
+            yield self._began(step)
+            error = SerializableErrorInfo("the run was interrupted", [], DagsterExecutionInterruptedError.__name__)
+            yield DagsterEvent.step_failure_event(
+                self._context.for_step(step), StepFailureData(error=error, user_failure_data=None)
+            )
+
     def _finish(self, outcome: Outcome, texts: dict[int, str]) -> Iterator[DagsterEvent]:
         step = self._active.get_step_by_key(outcome.step)
         step_context = self._context.for_step(step)
         if outcome.refusal is not None:
+            if outcome.refusal.code in BEGAN:
+                yield self._began(step)
             error = SerializableErrorInfo(str(outcome.refusal), [], outcome.refusal.code)
             yield self._failed(step_context, error, outcome.refusal.code in USERS_RETRY)
             return

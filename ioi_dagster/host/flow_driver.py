@@ -312,6 +312,10 @@ class FlowDriver:
     def snapshot(self) -> flow.FlowSnapshot:
         return self._governor.snapshot()
 
+    def running(self) -> list[str]:
+        """Steps that nodes run now, as far as can be told from here; what waits at a node is not among them."""
+        return [self._sent[node][key].lease.step for node in self._sent for key in self._first(node)]
+
     def close(self, interrupted: bool) -> None:
         """Give back what is held. After an interruption running steps are cancelled first.
 
@@ -410,11 +414,14 @@ class FlowDriver:
         death = self._deaths.get(node)
         if death is None or start.key not in death.there:
             sent = self._sent.get(node, {})
-            waiting = self._maps.waiting
-            order = sorted((key for key in sent if key not in waiting), key=lambda key: -sent[key].priority)
-            running = order[: self._network.fleet(start.lease.cluster).at_once(node)]
-            death = self._deaths[node] = _Death(frozenset(sent), frozenset(running))
+            death = self._deaths[node] = _Death(frozenset(sent), frozenset(self._first(node)))
         return start.key in death.running
+
+    def _first(self, node: str) -> list[str]:
+        """The keys of the starts that a node runs now, as far as can be told from here."""
+        sent, waiting = self._sent.get(node, {}), self._maps.waiting
+        order = sorted((key for key in sent if key not in waiting), key=lambda key: -sent[key].priority)
+        return order[: self._network.fleet(next(iter(sent.values())).lease.cluster).at_once(node)] if sent else []
 
     # Instructions out -------------------------------------------------------------------------------------------
 

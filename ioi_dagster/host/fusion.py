@@ -34,7 +34,7 @@ class Chains:
 
     def after(self, step: ExecutionStep) -> list[ExecutionStep]:
         """The steps that may run in one task after `step`, in order."""
-        if not _fusable(step):
+        if not _fusable(step) or _is_looked_for(step):
             return []
         self._look()
         chain: list[ExecutionStep] = []
@@ -44,6 +44,8 @@ class Chains:
             if not isinstance(follower, ExecutionStep) or not _fusable(follower):
                 break
             chain.append(follower)
+            if _is_looked_for(follower):
+                break
             key = self._next.get(key)
         return chain
 
@@ -63,6 +65,11 @@ class Chains:
             for key, followers in needed_by.items()
             if len(followers) == 1 and followers[0] not in waits_for_many
         }
+
+
+def _is_looked_for(step: ExecutionStep) -> bool:
+    """It makes an asset: what depends on it finds the asset's version, and a check what it judges, in the event log."""
+    return any(output.properties.asset_key is not None for output in step.step_outputs)
 
 
 def _fusable(step: ExecutionStep) -> bool:

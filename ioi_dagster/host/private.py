@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from functools import cache, lru_cache
 from typing import Any
 
+from dagster._config.config_schema import UserConfigSchema
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions import scoped_resources_builder
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
@@ -35,6 +36,7 @@ from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.plan.state import KnownExecutionState
 from dagster._core.execution.plan.step import ExecutionStep
 from dagster._core.execution.retries import RetryMode, get_retries_config
+from dagster._core.execution.step_dependency_config import StepDependencyConfig, get_step_dependency_config_field
 from dagster._core.instance import InstanceRef, InstanceType
 from dagster._core.launcher import LaunchRunContext, ResumeRunContext
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
@@ -114,10 +116,12 @@ __all__ = [
     "SqlEventLogStorage",
     "SqlEventLogStorageTable",
     "SqliteEventLogStorage",
+    "StepDependencyConfig",
     "StepFailureData",
     "StepOutputHandle",
     "SubmitRunContext",
     "SyncInMemoryRunLauncher",
+    "UserConfigSchema",
     "create_execution_plan",
     "deserialize_value",
     "execute_plan_iterator",
@@ -125,6 +129,7 @@ __all__ = [
     "execute_run_iterator",
     "forget_claims",
     "get_retries_config",
+    "get_step_dependency_config_field",
     "make_new_run_id",
     "recon_job_from_origin",
     "remember_resource_types",

@@ -16,6 +16,7 @@ class Chapter(StrEnum):
     BID = "bid"
     AWARD = "award"
     WAIT = "wait"
+    PROGRESS = "progress"
     START = "start"
     MAP = "map"
     LOSS = "loss"

@@ -35,6 +35,8 @@ SHAPES = {
     },
     "QueuedRunCoordinator.submit_run": {"context"},
     "QueuedRunCoordinator.get_run_queue_config": set(),
+    "QueuedRunCoordinator.from_config_value": {"inst_data", "config_value"},
+    "StepDependencyConfig.from_config": {"config_value"},
     "DefaultRunLauncher.launch_run": {"context"},
     "InMemoryEventLogStorage.store_event": {"event"},
     "SqlEventLogStorage._get_asset_entry_values": {"event", "event_id", "has_asset_key_index_cols"},

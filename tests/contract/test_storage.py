@@ -15,7 +15,8 @@ import pytest
 from dagster import AssetKey, DagsterEventType, DagsterInstance, EventRecordsFilter, RunsFilter
 from dagster._core.definitions.asset_checks.asset_check_spec import AssetCheckKey
 
-from definitions.conformance.observe import INSTANCE, observe, read
+from definitions.conformance.observe import read
+from definitions.conformance.ways import INSTANCE, Where, observe
 from ioi_dagster.host.event_groups import grouped
 from ioi_dagster.host.storage import MAX_SHARDS, GroupCommitEventLogStorage
 from ioi_dagster.local.home import PROJECT
@@ -46,7 +47,7 @@ def answers(instance: DagsterInstance) -> dict[str, Any]:
     checks = [AssetCheckKey(AssetKey(["watched"]), name) for name in ("watched_blocks", "watched_warns")]
     return {
         "runs": sorted((run.job_name, run.status.value) for run in runs),
-        "events": {run.job_name: read(instance, run.run_id) for run in runs},
+        "events": {run.job_name: read(instance, [run.run_id], ()) for run in runs},
         "stats": sorted((s.steps_succeeded, s.steps_failed, s.materializations) for r in runs
                         if (s := instance.get_run_stats(r.run_id))),
         "steps": sorted((r.job_name, s.step_key, str(s.status), s.attempts) for r in runs
@@ -74,7 +75,7 @@ def test_both_storages_answer_alike(tmp_path, monkeypatch):
             with grouped(instance):
                 assert (getattr(instance.event_log_storage, "_groups", None) is not None) is ours
             for case in CASES:
-                observe(case, "in_process", instance, PROJECT)
+                observe(case, Where("in_process", instance, PROJECT))
             found[ours] = answers(instance)
     assert found[True] == found[False]
     assert found[True]["partitions"] == {"2026-01-02"}
@@ -84,16 +85,16 @@ def test_each_opens_what_the_other_wrote(tmp_path, monkeypatch):
     for first, second in ((True, False), (False, True)):
         folder = tmp_path / f"{first}"
         with instance_in(folder, monkeypatch, first) as instance:
-            observe("assets", "in_process", instance, PROJECT)
+            observe("assets", Where("in_process", instance, PROJECT))
             before = answers(instance)
         with instance_in(folder, monkeypatch, second) as instance:
             assert answers(instance) == before
-            observe("assets", "in_process", instance, PROJECT)
+            observe("assets", Where("in_process", instance, PROJECT))
 
 
 def test_a_group_is_written_in_order_when_it_ends_and_also_after_an_exception(tmp_path, monkeypatch):
     with instance_in(tmp_path / "i", monkeypatch, True) as instance:
-        observe("assets", "in_process", instance, PROJECT)
+        observe("assets", Where("in_process", instance, PROJECT))
         (run,) = instance.get_runs()
 
         def said() -> list[str]:
@@ -174,7 +175,7 @@ def test_a_writer_killed_at_any_moment_loses_nothing_that_it_finished(tmp_path, 
 def _job() -> Any:
     from dagster import in_process_executor
 
-    from definitions.conformance.jobs import build
+    from definitions.conformance.cases import build
 
     return build({"in_process": in_process_executor}).resolve_job_def("long_step_keys__in_process")
 

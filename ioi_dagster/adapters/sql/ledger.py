@@ -308,6 +308,24 @@ class Ledger:
         with self._engine.connect() as connection:
             return [(r[0], r[1], r[2], r[3]) for r in connection.execute(query.limit(limit))]
 
+    def counts(self, run: str) -> dict[str, int]:
+        """How many steps of a run are in which state."""
+        query = sa.select(_step.c.state, sa.func.count()).where(_step.c.run == run).group_by(_step.c.state)
+        with self._engine.connect() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def last_progress(self, run: str) -> Entry | None:
+        """What the run process said last of how far it is."""
+        query = (
+            sa.select(_story)
+            .where(_story.c.run == run, _story.c.chapter == str(Chapter.PROGRESS))
+            .order_by(_story.c.seq.desc())
+            .limit(1)
+        )
+        with self._engine.connect() as connection:
+            row = connection.execute(query).first()
+        return Entry(row.run, row.step, Chapter.PROGRESS, row.text, row.at, json.loads(row.facts)) if row else None
+
     def losses(self, after: int, limit: int = 500) -> list[tuple[int, Entry]]:
         """Story entries about losses and refusals after a cursor, for sensors."""
         query = (

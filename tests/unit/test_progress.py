@@ -1,0 +1,67 @@
+"""What a run says of its progress, and what `ioi runs --watch` makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from ioi_dagster.adapters.sql.ledger import Commit, Ledger, Started
+from ioi_dagster.cli_runs import Watched, render, watched
+from ioi_dagster.governors.flow import FlowSnapshot
+from ioi_dagster.host.progress import _metadata, progress_of
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.progress import Progress
+from ioi_dagster.model.story import Chapter, Entry
+
+SNAPSHOT = FlowSnapshot(
+    round=3,
+    counts={"done": 4, "running": 2, "waiting": 3, "awarding": 1, "failed": 1, "refused": 1},
+    waiting={"a": "lab has no free slot", "b": "lab has no free slot", "c": "to be placed again"},
+    suspects={},
+)
+PROGRESS = Progress(
+    4, 2, 4, 2, (("lab has no free slot", 2), ("an award is being answered", 1), ("to be placed again", 1))
+)
+
+
+def test_a_snapshot_is_told_by_what_its_steps_do():
+    assert progress_of(SNAPSHOT) == PROGRESS
+
+
+def test_the_event_of_the_log_has_a_row_a_reason():
+    table = _metadata(PROGRESS)["ioi/progress"].value
+    assert [record.data for record in table.records] == [
+        {"steps": "done", "count": 4, "why": ""},
+        {"steps": "running", "count": 2, "why": ""},
+        {"steps": "waiting", "count": 2, "why": "lab has no free slot"},
+        {"steps": "waiting", "count": 1, "why": "an award is being answered"},
+        {"steps": "waiting", "count": 1, "why": "to be placed again"},
+        {"steps": "failed or refused", "count": 2, "why": ""},
+    ]
+
+
+def test_runs_in_progress_are_watched_out_of_the_ledger(tmp_path: Path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ended = ledger.take_over("ended", "job", 50.0)
+    ledger.end("ended", ended, 60.0)
+    epoch = ledger.take_over("runs", "pages", 100.0)
+    started = [Started(step, 1, "d", "lab", "n", "own", DataClass.PUBLIC) for step in ("x", "y")]
+    told = [
+        Entry("runs", "", Chapter.PROGRESS, "", at, Progress(waiting=n).facts()) for at, n in ((101.0, 9), (103.0, 7))
+    ]
+    ledger.write("runs", epoch, started, [], told, [])
+    ledger.write("runs", epoch, [], [Commit("x", 1, "attempt", "n", 1.0, 2.0, {}, b"")], [], [])
+    assert watched(ledger, 110.0) == [Watched("runs", "pages", 10.0, Progress(done=1, running=1, waiting=7), 7.0)]
+    ledger.close()
+
+
+def test_what_is_shown_names_the_reasons():
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(render([Watched("0123456789", "pages", 12.0, PROGRESS, 1.0)]))
+    assert "2 × lab has no free slot" in captured.get()
+    assert "01234567" in captured.get()
+    with console.capture() as captured:
+        console.print(render([]))
+    assert captured.get().strip() == "no run is in progress"
