@@ -161,6 +161,58 @@ def _cluster(home: Path) -> Iterator[str]:
             process.wait()
 
 
+PARTS = {
+    "placement: asks, bids, awards": ("ioi_dagster.host.flow_driver", "FlowDriver._take"),
+    "ledger: starts and commits, one transaction a turn": ("ioi_dagster.adapters.sql.ledger", "Ledger.write"),
+    "submit: requests to Dask": ("ioi_dagster.host.fleets", "submit"),
+    "events read: of the answers": ("ioi_dagster.host.executor", "deserialize_value"),
+    "event log: written in groups": ("ioi_dagster.host.storage", "GroupCommitEventLogStorage.store_event_batch"),
+    "work: what is sent with a step": ("ioi_dagster.host.executor", "_Flow._work"),
+}
+"""What the run process does for a step → the function in whose calls it does it. None of them calls another one here."""
+
+
+def breakdown(address: str, count: int) -> int:
+    """A table of milliseconds a step, by part of the run process, beside the whole; nodes work meanwhile."""
+    from importlib import import_module
+
+    from rich.console import Console
+    from rich.table import Table
+
+    spent = dict.fromkeys(PARTS, 0.0)
+
+    def timed(part: str, function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[part] += time.perf_counter() - started
+
+        return call
+
+    seconds_of("governed", "fan_out", 3, address)
+    for part, (module, path) in PARTS.items():
+        *owners, name = path.split(".")
+        owner: Any = import_module(module)
+        for one in owners:
+            owner = getattr(owner, one)
+        setattr(owner, name, timed(part, getattr(owner, name)))
+    whole = seconds_of("governed", "fan_out", count, address)
+    table = Table("part", "ms a step", title=f"the run process, fan-out of {count}", show_edge=False)
+    for part, seconds in spent.items():
+        table.add_row(part, f"{1_000 * seconds / count:.2f}")
+    table.add_row(
+        "rest: waiting for nodes, start and end of the run", f"{1_000 * (whole - sum(spent.values())) / count:.2f}"
+    )
+    table.add_row("whole", f"{1_000 * whole / count:.2f}")
+    Console(stderr=True, width=100).print(table)
+    report = Report("executor.breakdown")
+    report.figures = {part.partition(":")[0] + "_ms": 1_000 * seconds / count for part, seconds in spent.items()}
+    report.figures["whole_ms"] = 1_000 * whole / count
+    return report.finish()
+
+
 def main() -> int:
     warnings.simplefilter("ignore")
     shape = sys.argv[sys.argv.index("--shape") + 1] if "--shape" in sys.argv else "fan_out"
@@ -172,6 +224,8 @@ def main() -> int:
     os.environ["DAGSTER_HOME"] = str(home)
     found: dict[str, list[float]] = {}
     with _cluster(home) as address:
+        if "--breakdown" in sys.argv:
+            return breakdown(address, sizes["governed"])
         names = [name for name in ("governed", "in_process", "dask", "multiprocess") if only is None or name in only]
         for name in names:
             if name != "multiprocess":
