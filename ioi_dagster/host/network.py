@@ -38,6 +38,13 @@ def open_network(
 ) -> FederatedNetwork | AloneNetwork | Refusal:
     """Gate 3: where a policy root is configured, a run without a good permit gets no network at all."""
     home = home_domain()
+    if home is None and os.environ.get("IOI_HOME"):
+        return Refusal(
+            "permit.no_domain",
+            "IOI_HOME names a policy root, but IOI_DOMAIN does not say whose run this is",
+            "gate 3",
+            "set IOI_DOMAIN, or unset IOI_HOME to run alone",
+        )
     if home is None:
         return AloneNetwork(address) if address else EmbeddedNetwork(workers or os.cpu_count() or 2, memory_limit)
     checked = check_permit(home, run)

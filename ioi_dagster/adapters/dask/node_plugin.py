@@ -34,6 +34,10 @@ class NodePlugin(WorkerPlugin):
     async def setup(self, worker: Worker) -> None:
         node, clock = node_name(worker.name, worker.address), SystemClock()
         before = installed()
+        if before is not None and before.governor.governed:
+            raise RuntimeError(
+                f"{before.node} is a node of a domain: it takes steps with permits only, of governed runs"
+            )
         if before is None or before.node != node:
             governor = NodeGovernor(node, CLUSTER, EVERYTHING, governed=False)
             replicas = ReplicaHost([], node, clock, replica_memory(worker))
