@@ -23,6 +23,7 @@ CONNECT_S = 3.0
 PROBE_S = 0.1
 ANSWER_S = 0.5
 SILENT_AFTER = 3
+TRIES = 6
 NEVER_THERE = "its node was not there, as one that still starts"
 """Nothing ran, so nothing of it can be blamed."""
 TAKEN_BACK = "taken back"
@@ -157,20 +158,21 @@ class DaskFleetClient:
         client = self._client
         if client is None:
             raise UnreachableError(self._scheduler, "no Dask scheduler answers")
-        self._check_versions(client)
-        future = asyncio.run_coroutine_threadsafe(_register(client, NodePlugin(step_runner)), self._loop)
-        try:
-            future.result(CONNECT_S * 10)
-        except Exception as error:
-            raise UnreachableError(self._scheduler, f"its workers cannot be made nodes: {error}") from error
-
-    def _check_versions(self, client: Client) -> None:
-        asked = _versions(client)
-        try:
-            answer = asyncio.run_coroutine_threadsafe(asked, self._loop).result(CONNECT_S * 10)
-        except Exception as error:
-            raise UnreachableError(self._scheduler, f"it does not say its versions: {error}") from error
+        answer = self._patiently(lambda: _versions(client), "it does not say its versions")
         check_versions(self._scheduler, answer)
+        self._patiently(lambda: _register(client, NodePlugin(step_runner)), "its workers cannot be made nodes")
+
+    def _patiently(self, question: Callable[[], Coroutine[Any, Any, Any]], what: str) -> Any:
+        """The answer of all workers. One that dies or starts just then fails the whole question, so it is asked again."""
+        for left in reversed(range(TRIES)):
+            future = asyncio.run_coroutine_threadsafe(question(), self._loop)
+            try:
+                return future.result(CONNECT_S * 3)
+            except Exception as error:
+                future.cancel()
+                if not left:
+                    raise UnreachableError(self._scheduler, f"{what}: {error or type(error).__name__}") from error
+                time.sleep(PROBE_S * 5)
 
     def nodes(self) -> dict[str, int] | None:
         """Name → threads of every worker that is a node now; None when the scheduler does not answer."""
