@@ -8,17 +8,31 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from definitions.documents.load import any_size
 from definitions.documents.values import Inventory, PageRef, SourceFile
 
 IMAGES = frozenset({"jpeg", "png", "tiff", "bmp", "webp", "gif", "jp2"})
-_SEVERAL = frozenset({"tiff", "gif", "webp"})
+_SEVERAL = frozenset({"tiff", "gif", "webp", "png"})
+"""Kinds whose frames are pages, as a PDF's pages are."""
+_ALBUM = "jpeg"
+"""A camera's JPEG may carry a preview or a second view behind its picture: no page of its own, and the report says so."""
 MAX_PAGES = 5_000
 
 
 def name_types(inventory: Inventory) -> Inventory:
-    """Each file's kind and page count; what is not a page gets a problem that says what it is instead."""
+    """Each file's kind and page count; what is not a page gets a problem that says what it is instead.
+
+    Each frame of a TIFF, GIF, WebP or PNG is a page. Of a JPEG with several pictures the first is read, and the
+    inventory's problems say so.
+    """
     folder = Path(inventory.folder)
-    return replace(inventory, files=tuple(_typed(folder, file) for file in inventory.files))
+    files = tuple(_typed(folder, file) for file in inventory.files)
+    more = [
+        f"{file.file!r} holds {count} pictures: the first is read"
+        for file in files
+        if (count := _album(folder, file)) > 1
+    ]
+    return replace(inventory, files=files, problems=(*inventory.problems, *more))
 
 
 def page_refs(inventory: Inventory) -> Iterator[PageRef]:
@@ -77,16 +91,30 @@ def _pdf(path: Path, file: SourceFile) -> SourceFile:
 
 
 def _frames(path: Path, file: SourceFile) -> SourceFile:
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
-            count = getattr(image, "n_frames", 1)
+        count = _pictures_in(path)
     except Exception as error:  # a damaged file makes the decoder raise nearly anything
         return replace(file, problem=f"the image cannot be opened: {error}")
     if count > MAX_PAGES:
         return replace(file, problem=f"the image has {count} frames; at most {MAX_PAGES} are taken")
     return replace(file, pages=count)
+
+
+def _album(folder: Path, file: SourceFile) -> int:
+    """How many pictures a JPEG holds; 0 for other files and for one that cannot be opened, which its page will say."""
+    if file.kind != _ALBUM or file.problem:
+        return 0
+    try:
+        return _pictures_in(folder / file.file)
+    except Exception:
+        return 0
+
+
+def _pictures_in(path: Path) -> int:
+    from PIL import Image
+
+    with any_size(), Image.open(path) as image:
+        return getattr(image, "n_frames", 1)
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,7 @@
 """The graph of the pile: each node names a capability or is the library's own code; no node names a machine."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from definitions.documents.results import COLUMNS, Pile, decide, expectations, k
 from definitions.documents.values import Inventory, Page, PageRef
 from ioi_dagster import GovernorsResource, block_op
 from ioi_dagster.host import tags
+from ioi_dagster.quality.outcomes import Judgement
 
 GROUP = "documents"
 HOME = {tags.PLACE_IN: "home"}
@@ -180,12 +181,7 @@ def judged_pages(
             "left_out": _table(("page", "status", "reason"), refused),
         },
     )
-    yield AssetCheckResult(
-        check_name="each_page",
-        passed=judgement.passed,
-        severity=AssetCheckSeverity.WARN,
-        metadata={"refused": _table(("page", "status", "reason"), refused)},
-    )
+    yield each_page_check(len(judged), judgement, refused)
     accepted = {result.page for result in pile.accepted()}
     rows = rows_of([page for page in readable if page.ref.id in accepted])
     whole = judge(rows, COLUMNS, [*suites["accepted_set"], *suites["each_page"]])
@@ -205,6 +201,26 @@ def judged_pages(
         },
     )
     context.log.info(f"{len(accepted)} of {len(pages)} pages accepted")
+
+
+def each_page_check(judged: int, judgement: Judgement, left_out: Sequence[tuple[str, str, str]]) -> AssetCheckResult:
+    """The check on single pages. Where there was none to judge it warns: that no page was bad says nothing then.
+
+    `left_out`: (page, status, reason) of every page that is not accepted, also of those that never came to be judged.
+    """
+    refused = len(judgement.reasons())
+    text = f"{judged} judged, {refused} refused" if judged else "no page was judged: none could be read"
+    return AssetCheckResult(
+        check_name="each_page",
+        passed=bool(judged) and judgement.passed,
+        severity=AssetCheckSeverity.WARN,
+        description=text,
+        metadata={
+            "judged": judged,
+            "refused": refused,
+            "left_out": _table(("page", "status", "reason"), list(left_out)),
+        },
+    )
 
 
 @asset(group_name=GROUP, kinds={"markdown"}, owners=["team:library"], op_tags=OWN)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,20 @@ def thumbnail(image: Any) -> bytes:
     return encode_jpeg(small, 70)
 
 
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Opening a picture of any size raises nothing: its size is for the caller to judge, from the header."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        previous, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = previous
+
+
 class _TooLargeError(Exception):
     pass
 
@@ -59,21 +75,15 @@ class _TooLargeError(Exception):
 def _open(path: Path, number: int) -> Any:
     from PIL import Image, ImageOps
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        previous, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            with Image.open(path) as image:
-                # The header tells the size; nothing of an oversized picture is ever decoded.
-                _check(image.width, image.height)
-                if number > 1:
-                    image.seek(number - 1)
-                    _check(image.width, image.height)
-                image.load()
-                upright = ImageOps.exif_transpose(image) or image
-                return _flat(upright)
-        finally:
-            Image.MAX_IMAGE_PIXELS = previous
+    with any_size(), Image.open(path) as image:
+        # The header tells the size; nothing of an oversized picture is ever decoded.
+        _check(image.width, image.height)
+        if number > 1:
+            image.seek(number - 1)
+            _check(image.width, image.height)
+        image.load()
+        upright = ImageOps.exif_transpose(image) or image
+        return _flat(upright)
 
 
 def _flat(image: Any) -> Any:

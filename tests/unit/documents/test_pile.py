@@ -185,10 +185,24 @@ def test_deep_grey_pictures_are_neither_black_nor_white(tmp_path, mode, values, 
     assert found == pytest.approx(expected, abs=3)
 
 
-def test_each_frame_of_a_moving_picture_is_a_page(tmp_path):
-    frames = [Image.new("L", (40, 40), grey) for grey in (0, 128, 255)]
-    frames[0].save(tmp_path / "three.gif", save_all=True, append_images=frames[1:])
-    assert list(pages_of(tmp_path)) == [f"three.gif#page={number}" for number in (1, 2, 3)]
+@pytest.mark.parametrize("kind", ["gif", "png", "tiff", "webp"])
+def test_each_frame_of_a_moving_picture_is_a_page(tmp_path, kind):
+    frames = [Image.new("RGB", (40, 40), (grey, grey, grey)) for grey in (0, 128, 255)]
+    frames[0].save(tmp_path / f"three.{kind}", save_all=True, append_images=frames[1:])
+    found = pages_of(tmp_path)
+    assert list(found) == [f"three.{kind}#page={number}" for number in (1, 2, 3)]
+    greys = [Image.open(io.BytesIO(page.image)).convert("L").getpixel((20, 20)) for page in found.values()]
+    assert greys == pytest.approx([0, 128, 255], abs=3)
+
+
+def test_a_photograph_with_a_second_picture_behind_it_is_one_page_and_the_report_says_so(tmp_path):
+    frames = [Image.open(PHOTO).convert("RGB"), Image.new("RGB", (60, 40), "white")]
+    frames[0].save(tmp_path / "album.jpg", "MPO", save_all=True, append_images=frames[1:])
+    (tmp_path / "manifest.yaml").write_text("pages: {album.jpg: public}")
+    inventory = name_types(take_inventory(tmp_path))
+    assert inventory.problems == ("'album.jpg' holds 2 pictures: the first is read",)
+    ((name, page),) = pages_of(tmp_path).items()
+    assert (name, page.width, page.height) == ("album.jpg", *frames[0].size)
 
 
 def test_a_folder_within_that_cannot_be_read_is_a_page_that_says_so(tmp_path, monkeypatch):

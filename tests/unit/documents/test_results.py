@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from dagster import AssetCheckSeverity
 from hypothesis import given
 from hypothesis import strategies as st
 
 from definitions.documents import index as index_module
 from definitions.documents.book import assemble
+from definitions.documents.graph import each_page_check
 from definitions.documents.index import find, read_pile, write_index
 from definitions.documents.quality import look
 from definitions.documents.report import render_report, run_summary
@@ -73,6 +75,26 @@ def test_the_accepted_set_must_be_something_and_unique(pile):
     assert not judge(rows * 2, COLUMNS, suite).passed
     with pytest.raises(BadInputError):
         judge(rows, COLUMNS, [{"type": "expect_miracles", "kwargs": {}}])
+
+
+@pytest.mark.parametrize(
+    ("texts", "passed", "judged", "words"),
+    [
+        (["english", "german"], True, 2, "2 judged, 0 refused"),
+        (["english", "noise"], False, 2, "2 judged, 1 refused"),
+        ([], False, 0, "no page was judged: none could be read"),
+    ],
+)
+def test_the_check_on_single_pages_says_how_many_were_judged(texts, passed, judged, words):
+    rows = [look(page(name, {**READABLE, **UNREADABLE}[name])) for name in texts]
+    left_out = [("a.txt", "failed", "it is not a page")]
+    check = each_page_check(len(rows), judge(rows, COLUMNS, expectations()["each_page"]), left_out)
+    assert (check.passed, check.severity, check.description) == (passed, AssetCheckSeverity.WARN, words)
+    assert check.metadata["judged"].value == judged
+    table = check.metadata["left_out"].value
+    assert [record.data for record in table.records] == [
+        {"page": "a.txt", "status": "failed", "reason": "it is not a page"}
+    ]
 
 
 def result(name: str, *lines: str, status: str = "indexed", number: int = 1) -> PageResult:
