@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,8 @@ def render(status: dict[str, Any]) -> RenderableType:
         "domain", "handles", "cluster", "node", "slots", "free", "memory", "warm", "restarts", show_edge=False
     )
     leases = Table("cluster", "node", "run", "step", "fence", show_edge=False, title="leases", title_justify="left")
-    blocks = Table("block", "version", "offered by", show_edge=False, title="blocks", title_justify="left")
     replicas = _replicas_table()
-    offered: dict[tuple[str, str], list[str]] = {}
     silent: list[str] = []
-    for domain, facts in status.items():
-        for block in facts.get("blocks", ()):
-            offered.setdefault((block["urn"].rpartition(":")[2], block["version"]), []).append(domain)
-    for (name, version), domains in sorted(offered.items()):
-        blocks.add_row(Text(name), Text(version), ", ".join(domains))
     for domain, facts in status.items():
         if "error" in facts:
             silent.append(domain)
@@ -76,7 +70,46 @@ def render(status: dict[str, Any]) -> RenderableType:
     notes = [Text(status[domain]["error"], "red") for domain in silent]
     if silent and len(silent) == len(status):
         notes.append(Text("no domain answers: `ioi up` starts them; `ioi run` does while it runs"))
-    return Group(*(table for table in (nodes, blocks, replicas, leases) if table.row_count), *notes)
+    return Group(*(table for table in (nodes, _blocks_table(status), replicas, leases) if table.row_count), *notes)
+
+
+def _blocks_table(status: dict[str, Any]) -> Table:
+    """A row a block, with everybody who offers it. The version is named once where all have the same.
+
+    Replicas and calls (running, waiting) are those of all nodes that report. `handles`: each owner's limit for it.
+    """
+    columns = ("block", "version", "offered by", "replicas", "running", "waiting")
+    table = Table(*columns, show_edge=False, title="blocks", title_justify="left")
+    offers: dict[str, list[tuple[str, str, str]]] = {}
+    for domain, facts in status.items():
+        for block in facts.get("blocks", ()):
+            offer = (domain, block.get("of", block["version"]), block.get("handles", ""))
+            offers.setdefault(block["urn"].rpartition(":")[2], []).append(offer)
+    live = [row for facts in status.values() for row in _live_blocks(facts)]
+    for name, its in sorted(offers.items()):
+        versions = dict.fromkeys(version for _, version, _ in its)
+        told = [_offer(domain, version if len(versions) > 1 else "", handles) for domain, version, handles in its]
+        mine = [row for row in live if row["block"] == name]
+        replicas, running, waiting = (
+            sum(sum(row["replicas"].values()) for row in mine),
+            sum(row["running"] for row in mine),
+            sum(row["queue"] for row in mine),
+        )
+        counts = (str(replicas), str(running), str(waiting)) if mine else ("–", "–", "–")
+        table.add_row(Text(name), Text("\n".join(versions)), Text(", ".join(told)), *counts)
+    return table
+
+
+def _offer(domain: str, version: str, handles: str) -> str:
+    more = ", ".join(filter(None, (version, f"up to {handles}" if handles else "")))
+    return f"{domain} ({more})" if more else domain
+
+
+def _live_blocks(facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What the domain's nodes report of their blocks."""
+    for snapshot in facts.get("clusters", {}).values():
+        for node in snapshot.get("nodes", {}).values():
+            yield from node.get("blocks", ())
 
 
 def _replicas_table() -> Table:

@@ -202,7 +202,10 @@ class _Gateway:
             "spec": self._c.config.spec,
             "clusters": clusters,
             "peers": self._governor.snapshot(now),
-            "blocks": [{"urn": r.urn, "version": r.version} for r in self._c.store.records(Kind.BLOCK)],
+            "blocks": [
+                {"urn": r.urn, "version": r.version, "of": r.spec.get("version"), "handles": r.spec.get("handles")}
+                for r in self._c.store.records(Kind.BLOCK)
+            ],
         }
 
     async def _records(self, request: Request) -> Any:

@@ -42,6 +42,7 @@ READABLE = {
     "turkish": "Bütün insanlar hür, haysiyet ve haklar bakımından eşit doğarlar",
     "names": "Anna Schmidt\nPeter Kowalski\nMaria Dubois\nCarlos Fernandez",
     "recipe": "200 g flour\n2 eggs\n1 tsp salt\n150 ml milk\nbutter\nvanilla",
+    "title page": "THE FOUNDATION OF SOLITAIRE",
     "title": "THE ROYAL FAMILY. ONE ENTIRE PACK OF CARDS. RULES.",
 }
 UNREADABLE = {

@@ -1,0 +1,63 @@
+"""What `ioi status` makes of what gateways answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from ioi_dagster.cli_status import render
+
+
+def domain(name: str, handles: str, of: str = "1.0.0+c0de", blocks: tuple[str, ...] = ("page-ocr",)) -> dict[str, Any]:
+    running = {"block": "page-ocr", "version": of, "state": "current", "replicas": {"idle": 1, "busy": 1}}
+    node = {"slots": 2, "free": 1, "memory": 0.5, "warm": ["page.ocr"]}
+    return {
+        "spec": {"handles": handles},
+        "processes": [],
+        "clusters": {
+            f"{name}-c": {
+                "leases": [],
+                "nodes": {
+                    f"{name}-n": {
+                        **node,
+                        "blocks": [{**running, "running": 1, "queue": 3, "breaker": "closed", "failures": 0}],
+                    }
+                },
+            }
+        },
+        "blocks": [
+            {"urn": f"urn:aigr:{name}:block:{b}", "version": f"{of}.{name}", "of": of, "handles": handles}
+            for b in blocks
+        ],
+    }
+
+
+def blocks_table(status: dict[str, Any]) -> list[str]:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(render(status))
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    start = lines.index("blocks")
+    end = next(n for n, line in enumerate(lines) if n > start and line.startswith("replicas"))
+    return [" ".join(line.replace("│", " ").split()) for line in lines[start + 3 : end]]
+
+
+def test_a_block_has_one_row_whoever_offers_it():
+    status = {
+        "lab": domain("lab", "internal", blocks=("page-ocr", "page-trim")),
+        "cloud": domain("cloud", "public"),
+        "away": {"error": "it does not answer", "processes": []},
+    }
+    assert blocks_table(status) == [
+        "page-ocr 1.0.0+c0de lab (up to internal), cloud (up to public) 4 2 6",
+        "page-trim 1.0.0+c0de lab (up to internal) – – –",
+    ]
+
+
+def test_who_offers_another_version_is_told():
+    status = {"lab": domain("lab", "internal"), "cloud": domain("cloud", "public", of="2.0.0+fa11")}
+    assert blocks_table(status) == [
+        "page-ocr 1.0.0+c0de lab (1.0.0+c0de, up to internal), cloud (2.0.0+fa11, up to public) 4 2 6",
+        "2.0.0+fa11",
+    ]
