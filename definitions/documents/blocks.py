@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from definitions.documents import language, reading
+from definitions.documents import facing_page, language, model, reading, upright
 from definitions.documents.values import Page
 from ioi_dagster.model.block import Payload
 
@@ -15,7 +15,7 @@ class _PageBlock:
     work: Callable[[Page], Page]
 
     def load(self) -> None:
-        reading.warm_up()
+        model.warm_up()
 
     def unload(self) -> None:
         """The models are shared by the blocks of a process and go with it."""
@@ -34,7 +34,7 @@ class _PageBlock:
 
 
 class SetUpright(_PageBlock):
-    work = staticmethod(reading.set_upright)
+    work = staticmethod(upright.set_upright)
 
 
 class ReadLines(_PageBlock):
@@ -42,7 +42,7 @@ class ReadLines(_PageBlock):
 
 
 class TrimFacingPage(_PageBlock):
-    work = staticmethod(reading.trim_facing_page)
+    work = staticmethod(facing_page.trim_facing_page)
 
     def load(self) -> None:
         """Geometry only."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ioi_dagster.compound.version import version_of
 from ioi_dagster.model.capability import BlockSpec, Contract
 
+_OCR = ("rapidocr", "onnxruntime", "pillow")
 _PAGE: dict[str, Any] = {
     "type": "object",
     "required": ["ref", "lines", "status"],
@@ -28,7 +30,10 @@ def _block(
     model: str,
     licence: str,
     memory_mb: int,
+    module: str,
+    distributions: tuple[str, ...] = (),
 ) -> BlockSpec:
+    """`module` of this folder does the work; it and `distributions` decide the result, and so make the version."""
     contract = Contract(
         id=capability,
         name=title,
@@ -40,7 +45,7 @@ def _block(
     )
     return BlockSpec(
         name=name,
-        version="1.0.0",
+        version=version_of("1.0.0", f"definitions.documents.{module}", distributions),
         capability=capability,
         entrypoint=f"definitions.documents.blocks:{entrypoint}",
         contract=contract,
@@ -60,6 +65,8 @@ UPRIGHT = _block(
     "PP-OCRv6 small (RapidOCR)",
     "Apache-2.0",
     700,
+    "upright",
+    _OCR,
 )
 READ = _block(
     "page-ocr",
@@ -71,6 +78,8 @@ READ = _block(
     "PP-OCRv6 small (RapidOCR)",
     "Apache-2.0",
     300,
+    "reading",
+    _OCR,
 )
 TRIM = _block(
     "page-trim",
@@ -82,6 +91,7 @@ TRIM = _block(
     "geometry",
     "Apache-2.0",
     50,
+    "facing_page",
 )
 LANGUAGE = _block(
     "text-language",
@@ -93,5 +103,7 @@ LANGUAGE = _block(
     "lingua 2",
     "Apache-2.0",
     300,
+    "language",
+    ("lingua-language-detector",),
 )
 BLOCKS = (UPRIGHT, READ, TRIM, LANGUAGE)

@@ -58,7 +58,7 @@ def read_again(context: SensorEvaluationContext, folders: Folders, registry: RAS
     ]
     try:
         records = registry.records("block")
-        versions = {str(record["spec"]["capability"]): str(record["version"]) for record in records}
+        versions = {str(record["spec"]["capability"]): str(record["spec"]["version"]) for record in records}
     except IoiError as error:
         context.log.warning(f"the registry does not answer: {error}")
         versions = {}

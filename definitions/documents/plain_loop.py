@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from definitions.documents.facing_page import trim_facing_page
 from definitions.documents.file_type import name_types, page_refs
 from definitions.documents.inventory import take_inventory
 from definitions.documents.language import name_languages
 from definitions.documents.load import load_page
-from definitions.documents.reading import read_lines, set_upright, trim_facing_page
+from definitions.documents.reading import read_lines
 from definitions.documents.results import COLUMNS, Pile, decide, expectations, key_phrases, rows_of
+from definitions.documents.upright import set_upright
 from definitions.documents.values import Page
 from ioi_dagster.adapters.gx.suite import judge
 

@@ -96,9 +96,14 @@ def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revi
             put(Kind.NODE, f"{cluster.name}:{node.name}", {"slots": node.slots, "memory": node.memory})
     for block in read_blocks(home):
         spec = msgspec.to_builtins(block)
-        put(Kind.BLOCK, block.name, spec, f"{block.version}+{digest(spec)[7:15]}")
+        put(Kind.BLOCK, block.name, spec, record_version(block.version, digest(spec)))
     # What the owner no longer offers, or offers otherwise, is not found any more.
     store.keep_only(current)
+
+
+def record_version(version: str, digest: str) -> str:
+    """The block's version and the digest of its whole spec, in the one local part that PEP 440 allows."""
+    return f"{version}{'.' if '+' in version else '+'}{digest[7:15]}"
 
 
 if __name__ == "__main__":

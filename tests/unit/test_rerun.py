@@ -64,12 +64,15 @@ def result(page: str, status: str, reason: str) -> PageResult:
 
 class Registry:
     def __init__(self, version: str | None) -> None:
-        self.version = version
+        self.version, self.asked = version, 0
 
     def records(self, kind: str) -> list[dict]:
         if self.version is None:
             raise UnreachableError("gateway", "away")
-        return [{"spec": {"capability": "page.ocr"}, "version": self.version}]
+        # The record's own version also tells what the domain may be given: a change of that makes no block better.
+        self.asked += 1
+        spec = {"capability": "page.ocr", "version": self.version}
+        return [{"spec": spec, "version": f"{self.version}.{self.asked}"}]
 
 
 @pytest.fixture

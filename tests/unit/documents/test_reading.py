@@ -7,8 +7,9 @@ import math
 import pytest
 
 from definitions.documents.command import SHIPPED
+from definitions.documents.facing_page import trim_facing_page
 from definitions.documents.load import decode, load_page
-from definitions.documents.reading import find_turn, trim_facing_page
+from definitions.documents.upright import find_turn
 from definitions.documents.values import Line, Page, PageRef
 from ioi_dagster.model.data_class import DataClass
 
