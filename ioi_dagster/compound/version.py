@@ -16,8 +16,9 @@ DIGITS = 8
 def version_of(base: str, module: str, distributions: Sequence[str] = ()) -> str:
     """`base` with a digest, e.g. `1.0.0+3f2a9c1d` (PEP 440): another result may be expected where it differs.
 
-    It covers the source of `module` and of every module of the same package that it imports, directly or through others,
-    and of each of `distributions` the version and the digests of what it installed besides Python code: its models.
+    It covers the source of `module` and of every module of the same package (not of one within or above it) that it
+    imports, directly or through others, and of each of `distributions` the version and the digests of what it installed
+    besides Python code: its models.
     Nothing is imported but the package itself. Other packages' code, settings and data are not covered: name the
     distribution, or raise `base`. Raises `BadInputError` for a module without source.
     """
@@ -28,9 +29,7 @@ def version_of(base: str, module: str, distributions: Sequence[str] = ()) -> str
         name = todo.pop()
         if name not in sources:
             source = sources[name] = _source(name)
-            todo += [
-                found for found in _imported(source, name) if found.startswith(f"{package}.") and _is_module(found)
-            ]
+            todo += _imported(source, name, package)
     whole = hashlib.sha256()
     for part in (*(f"{name}\0{sources[name]}" for name in sorted(sources)), *map(_installed, sorted(distributions))):
         whole.update(hashlib.sha256(part.encode()).digest())
@@ -45,22 +44,18 @@ def _source(name: str) -> str:
     return source
 
 
-def _imported(source: str, name: str) -> Iterator[str]:
-    """Names of what `source` imports that may be modules."""
+def _imported(source: str, name: str, package: str) -> Iterator[str]:
+    """Modules of `package` that `source` imports."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             start = resolve_name("." * node.level + (node.module or ""), name.rpartition(".")[0])
-            yield start
-            yield from (f"{start}.{alias.name}" for alias in node.names)
-
-
-def _is_module(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:  # its parent is no package: it is a name within a module
-        return False
+            found = [start, *(f"{start}.{alias.name}" for alias in node.names)] if start == package else [start]
+        else:
+            continue
+        # Of a package one level deep: what is asked for deeper is asked of a module, which would be imported for it.
+        yield from (one for one in found if one.rpartition(".")[0] == package and find_spec(one) is not None)
 
 
 def _installed(distribution: str) -> str:

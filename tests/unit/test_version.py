@@ -46,6 +46,7 @@ def test_a_version_changes_with_the_code_behind_a_block_and_with_no_other(packag
     after = version_of("1.0.0", "abook.block")
     assert (after != before) is raised
     assert after.startswith("1.0.0+")
+    assert not any(name.startswith("abook.") for name in sys.modules), "a module was imported to be looked at"
 
 
 def test_a_version_changes_with_the_models_that_a_distribution_brings(package, monkeypatch):
