@@ -23,9 +23,13 @@ import msgspec
 from ioi_dagster.adapters.http.client import own_gateway
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, RetryableError, UnreachableError
+from ioi_dagster.local.readiness import Missing, Readiness, Seen, nodes_of
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.topology import DomainSpec, Topology
 from ioi_dagster.signing import SigningKey
+
+START_S = 5.0
+"""So long a gateway may take for an answer while everything starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,29 +152,33 @@ class Federation:
         progress: Callable[[int, int], None] | None = None,
         stopped: Callable[[], object] = lambda: False,
     ) -> None:
-        """Until every gateway answers and every node has joined, or `stopped()`; raises `UnreachableError` naming what is
-        missing."""
-        wanted = {
-            (spec.name, cluster.name, node.name)
-            for spec in self._topology.domains
-            for cluster in spec.clusters
-            for node in cluster.nodes
-        }
-        until = time.monotonic() + timeout_s
+        """Until every gateway answers and every node has joined, or `stopped()`. Raises `UnreachableError` naming what is
+        missing when nothing new has appeared for `timeout_s` seconds."""
+        readiness = Readiness(nodes_of(self._topology), timeout_s, time.monotonic())
         while True:
-            there = self._joined()
+            seen = self._seen()
             if progress is not None:
-                progress(len(there & wanted), len(wanted))
-            if wanted <= there or stopped():
+                progress(len(seen.nodes & readiness.wanted), len(readiness.wanted))
+            if readiness.ready(seen) or stopped():
                 return
             dead = self.dead()
             if dead:
                 raise UnreachableError(f"supervisor of {dead[0]}", f"it ended; see {self.domain(dead[0]).root}")
-            if time.monotonic() > until:
-                domain, _, node = min(wanted - there)
-                log = self.domain(domain).logs / f"{node}.log"
-                raise UnreachableError(f"{node} of {domain}", f"not there after {timeout_s:g} s; see {log}")
+            if readiness.given_up(seen, time.monotonic()):
+                raise self._not_there(readiness.missing(seen), timeout_s)
             time.sleep(0.1)
+
+    def _not_there(self, missing: Missing, timeout_s: float) -> UnreachableError:
+        log = self.domain(missing.domain).logs / f"{missing.process}.log"
+        rows = {row["name"]: row for row in read_supervisor(self.domain(missing.domain))}
+        ended = rows.get(missing.process, {}).get("restarts", 0)
+        told = [f"nothing has joined for {timeout_s:g} s"]
+        told += [f"it ended {ended} times"] if ended else []
+        told += [f"its log {log} ends with: {last}"] if (last := last_line(log)) else []
+        load, cores = os.getloadavg()[0], os.cpu_count() or 1
+        busy = f"the machine is busy ({load:.0f} processes for {cores} cores): try again when it has less to do"
+        todo = busy if load > 2 * cores else "`ioi doctor` tells what is missing"
+        return UnreachableError(missing.what, f"{'; '.join(told)} — {todo}")
 
     def processes(self) -> list[ProcessInfo]:
         """What runs now, from the supervisors' own reports."""
@@ -210,20 +218,23 @@ class Federation:
                     for path in home.root.glob(name):
                         path.unlink()
 
-    def _joined(self) -> set[tuple[str, str, str]]:
-        there = set()
+    def _seen(self) -> Seen:
+        gateways, clusters, nodes = set(), set(), set()
         for spec in self._topology.domains:
             client = own_gateway(self.domain(spec.name))
+            # Who is not there yet refuses at once. Who is there, on a busy machine, is given the time to say so.
             with contextlib.suppress(RetryableError, IoiError):
-                state = client.state()
+                state = client.state(START_S)
+                gateways.add(spec.name)
                 living = {key.removeprefix("cluster/") for key in state if key.startswith("cluster/")}
+                clusters |= {(spec.name, cluster) for cluster in living}
                 for key in state:
                     kind, _, rest = key.partition("/")
                     cluster, _, node = rest.partition("/")
                     if kind == "node" and cluster in living:
-                        there.add((spec.name, cluster, node))
+                        nodes.add((spec.name, cluster, node))
             client.close()
-        return there
+        return Seen(frozenset(gateways), frozenset(clusters), frozenset(nodes))
 
     def _prepare_keys(self, home: DomainHome) -> SigningKey:
         for folder in (home.root, home.root / "keys", home.trust, home.logs, home.work):
@@ -248,6 +259,17 @@ class Federation:
                 "another federation runs on this home", where=str(self._home), todo="stop it, or give another --home"
             ) from None
         self._lock = lock
+
+
+def last_line(log: Path, most: int = 200) -> str:
+    """The last line that says something; empty where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 8192))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip()[:most] for line in reversed(lines) if line.strip()), "")
 
 
 def read_supervisor(home: DomainHome) -> list[dict[str, Any]]:

@@ -175,7 +175,7 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
                 *(python, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--host", "127.0.0.1"),
                 *("--nthreads", str(node["slots"]), "--name", node["name"], "--no-dashboard"),
                 *("--resources", f"node:{node['name']}={node['slots']}", "--memory-limit", str(node["memory"])),
-                *("--local-directory", str(folder / "work" / node["name"]), "--death-timeout", "20"),
+                *("--local-directory", str(folder / "work" / node["name"]), "--death-timeout", "60"),
                 *("--preload", "ioi_dagster.adapters.dask.worker_preload"),
             )
             environment = {**common, **MALLOC, **MEMORY, "IOI_CLUSTER": name, "IOI_NODE": node["name"]}

@@ -130,8 +130,9 @@ class ClusterPlugin(SchedulerPlugin):
                     method="POST",
                     headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
                     body=json.dumps(self._leases()),
-                    request_timeout=0.9,
-                    connect_timeout=0.5,
+                    # Longer than the beat: on a busy machine a late report is better than none, and the lease outlasts it.
+                    request_timeout=3.0,
+                    connect_timeout=2.0,
                 )
             )
         except Exception as error:  # the beat goes on: a gateway away, or a worker leaving meanwhile

@@ -32,6 +32,8 @@ from ioi_dagster.ras.selection import Candidate, Discovery, Query, Rejected
 from ioi_dagster.signing import Signed, SigningKey, digest_bytes
 
 T = TypeVar("T")
+DISCOVER_S = 2.0
+"""A registry that answers later than this counts as unreachable for now; it is asked again."""
 MAX_ANSWER = 16 * 2**20
 _PERMITTED = frozenset({"announce", "award", "renew", "release", "invoke"})
 """The doors that ask for the run permit; nobody else gets to see it."""
@@ -75,11 +77,11 @@ class GatewayClient:
     def records(self, kind: str | None = None) -> list[Signed]:
         return self._get(f"registry/records{'?kind=' + kind if kind else ''}", list[Signed], 3.0)
 
-    def state(self) -> dict[str, Any]:
-        return self._get("registry/state", dict, 1.0)
+    def state(self, timeout: float = 1.0) -> dict[str, Any]:
+        return self._get("registry/state", dict, timeout)
 
     def discover(self, query: Query) -> Discovery:
-        return self._post("registry/discover", query, Discovery, 1.0)
+        return self._post("registry/discover", query, Discovery, DISCOVER_S)
 
     def announce(self, cluster: str, announce: Announce, timeout: float = 1.0) -> Bid:
         return self._post("announce", {"cluster": cluster, "announce": announce}, Bid, timeout)
@@ -145,7 +147,10 @@ class GatewayClient:
             )
         try:
             status, data = _on_loop(self._exchange(method, path, content, headers, max_bytes), timeout)
-        except (httpx.HTTPError, OSError, TimeoutError) as error:
+        except TimeoutError as error:
+            why = f"no answer within {timeout:g} s: it has stopped, or its machine is too busy"
+            raise UnreachableError(f"gateway of {self.domain}", why) from error
+        except (httpx.HTTPError, OSError) as error:
             raise UnreachableError(f"gateway of {self.domain}", type(error).__name__) from error
         if status == 200:
             return data
