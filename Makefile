@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.synced
 
-.PHONY: setup run up test test-tools lint demo-failure bench docs lock policy
+.PHONY: setup run up test test-tools lint demo-failure bench crash-loop docs lock policy
 
 setup: $(STAMP)
 
@@ -47,6 +47,10 @@ test: test-tools lint
 
 bench: setup
 	@$(BIN)/python -m benchmarks.documents --quick
+
+crash-loop: test-tools
+	@$(BIN)/python -W ignore -m tests.crash --kills 200
+	@$(BIN)/python -W ignore -m tests.crash --kills 40 --storage postgres
 
 docs: setup
 	@$(BIN)/mkdocs build --strict --quiet

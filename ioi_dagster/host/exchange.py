@@ -141,6 +141,15 @@ class StepResult(msgspec.Struct, frozen=True):
     staged: list[Staged] = []
 
 
+class Owed(msgspec.Struct, frozen=True):
+    """What a commit owes to the world, kept in the ledger until it is done: `links` are the names (of a stored value, and one
+    more for it), `events` and `failure` those of `StepResult`."""
+
+    events: list[str]
+    links: list[tuple[str, str]] = []
+    failure: str | None = None
+
+
 def handle_text(handle: Handle) -> str:
     """A handle as one string, for the ledger."""
     return msgspec.json.encode(handle).decode()

@@ -178,7 +178,7 @@ class GovernedExecutor(Executor):
             )
             flow = _Flow(self, plan_context, execution_plan, active, driver, ProgressTeller(driver, clock))
             if plan_context.resume_from_failure:
-                yield from resume(plan_context, active, driver, ledger)
+                yield from resume(plan_context, active, driver, ledger, flow.fail)
             interrupted, running = False, []
             try:
                 for event in flow.run():
@@ -405,9 +405,14 @@ class _Flow:
                 self._active.handle_event(event)
             yield event
         if outcome.failure is not None:
-            # As in Dagster's own executors the user's retry policy has a say in it.
-            yield self._failed(step_context, deserialize_value(outcome.failure, SerializableErrorInfo), True)
+            yield self.fail(outcome.step, outcome.failure)
         self._active.verify_complete(self._context, outcome.step)
+
+    def fail(self, step: str, failure: str) -> DagsterEvent:
+        """What became of `step`, whose error Dagster raised around it."""
+        error = deserialize_value(failure, SerializableErrorInfo)
+        # As in Dagster's own executors the user's retry policy has a say in it.
+        return self._failed(self._context.for_step(self._active.get_step_by_key(step)), error, True)
 
     def _failed(self, step_context: Any, error: SerializableErrorInfo, retries: bool) -> DagsterEvent:
         """The step's failure, or where `retries` the next try that its retry policy allows."""

@@ -26,7 +26,7 @@ from ioi_dagster.governors import flow
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.mapping import Report
-from ioi_dagster.host.exchange import Handle, Staged, StepResult, handle_text
+from ioi_dagster.host.exchange import Handle, Owed, Staged, StepResult, handle_text
 from ioi_dagster.host.fleets import Fleet, Start, run_shell
 from ioi_dagster.host.io_manager import ObjectStore, asset_name, run_name
 from ioi_dagster.host.losses import Turns, cause_of_loss
@@ -260,8 +260,10 @@ class FlowDriver:
     def shares_storage(self) -> bool:
         return self._network.shares_storage
 
-    def publish_again(self, step: str) -> None:
+    def publish_again(self, step: str, owed: Owed) -> None:
         """What an earlier process of this run committed and may not have published."""
+        for source, name in owed.links:
+            self._objects.link(source, name)
         publish(
             staged for staged in map(from_reference, self.references.values()) if staged and staged.handle[0] == step
         )
@@ -582,7 +584,8 @@ class FlowDriver:
     ) -> None:
         """Outputs are stored under the attempt's name; the commit row makes them the step's outputs."""
         work = self._work[step]
-        references, links = {}, []
+        references: dict[str, str] = {}
+        links: list[tuple[str, str]] = []
         for output in decoded.outputs:
             name = self._objects.put(run_name(self._run, output.handle, attempt), output.data)
             references[handle_text(output.handle)] = name
@@ -606,7 +609,8 @@ class FlowDriver:
             self._staged[attempt] = decoded.staged
         its_like = _like(step)
         self._took[its_like] = max(ended - started, 0.8 * self._took.get(its_like, 0.0), 0.001)
-        commit = Commit(step, fence, attempt, node, started, ended, references, msgspec.msgpack.encode(decoded.events))
+        owed = Owed(decoded.events, links, None if work.chunk else decoded.failure)
+        commit = Commit(step, fence, attempt, node, started, ended, references, msgspec.msgpack.encode(owed))
         outcome = Outcome(
             step,
             events=decoded.events,

@@ -7,15 +7,16 @@ events, no status, no leases given back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import msgspec
-from dagster import DagsterInstance
+from dagster import DagsterInstance, MetadataValue
 
 from ioi_dagster.adapters.sql.ledger import FencedError, Ledger
 from ioi_dagster.errors import FinalError
-from ioi_dagster.host.event_groups import grouped
+from ioi_dagster.host.event_groups import grouped, kind_of
+from ioi_dagster.host.exchange import Owed
 from ioi_dagster.host.flow_driver import FlowDriver
 from ioi_dagster.host.private import (
     ActiveExecution,
@@ -32,31 +33,30 @@ from ioi_dagster.host.private import (
 from ioi_dagster.host.storage import GroupCommitEventLogStorage
 from ioi_dagster.model.data_class import DataClass
 
+Fail = Callable[[str, str], DagsterEvent]
+"""(step, serialised error) → the event that was written: its failure, or the next try that its retry policy allows."""
+
 
 def resume(
-    context: PlanOrchestrationContext, active: ActiveExecution, driver: FlowDriver, ledger: Ledger
+    context: PlanOrchestrationContext, active: ActiveExecution, driver: FlowDriver, ledger: Ledger, fail: Fail
 ) -> Iterator[DagsterEvent]:
     """Go on where an earlier process of this run ended.
 
-    Commits whose events did not reach the log are told there first, once each; then Dagster's plan is led through all that
-    the log says. What was in flight then never committed: it is handed over anew, under a new fence. Only a step that may
-    run once is not, since nobody knows whether it did.
+    Commits whose events did not reach the log are published and told there first, once each; then Dagster's plan is led
+    through all that the log says. What was in flight then never committed: it is handed over anew, under a new fence. Only a
+    step that may run once is not, since nobody knows whether it did.
     """
     instance, run = context.instance, context.run_id
     _settle(instance, run)
-    pending = ledger.pending(run)
-    for step, _, _ in pending:
-        driver.publish_again(step)
-    known = {_identity(entry) for entry in instance.all_logs(run)}
-    with grouped(instance):
-        for _, _, events in pending:
-            for text in msgspec.msgpack.decode(events, type=list[str]):
-                entry = deserialize_value(text, EventLogEntry)
-                if _identity(entry) not in known:
-                    instance.handle_new_event(entry)
-    for step, attempt, _ in pending:
-        driver.published(step, attempt)
-    entries = [entry for entry in instance.all_logs(run) if entry.dagster_event and entry.dagster_event.step_key]
+    pending = [(step, attempt, msgspec.msgpack.decode(owed, type=Owed)) for step, attempt, owed in ledger.pending(run)]
+    entries = list(instance.all_logs(run))
+    _tell_owed(instance, driver, pending, entries)
+    open_ends = [
+        (step, owed.failure) for step, attempt, owed in pending if owed.failure and not _over(entries, step, attempt)
+    ]
+    entries = list(instance.all_logs(run))
+    quiet(instance).ended[run] = {kind_of(entry) for entry in entries} & _ENDS
+    entries = [entry for entry in entries if entry.dagster_event and entry.dagster_event.step_key]
     for event in (entry.get_dagster_event() for entry in entries):
         if event.is_successful_output:
             output = event.step_output_data.step_output_handle
@@ -66,12 +66,49 @@ def resume(
     replay(active, entries)
     # Dagster tells a run's end from the failures that it is handed; they are in the log, and are not written again.
     yield from (event for event in (entry.get_dagster_event() for entry in entries) if event.is_step_failure)
+    for step, failure in open_ends:
+        if replay_step(active, step) == "running":
+            yield fail(step, failure)
+    for step, attempt, _ in pending:
+        driver.published(step, attempt)
     driver.in_doubt = {row.step for row in ledger.steps(run) if row.state == "RUN"}
     yield DagsterEvent.engine_event(
         context,
         f"Resumed: {len(pending)} commits told again, {len(driver.in_doubt)} steps were in flight",
         EngineEventData(),
     )
+
+
+def _tell_owed(
+    instance: DagsterInstance,
+    driver: FlowDriver,
+    pending: Iterable[tuple[str, str, Owed]],
+    entries: Iterable[EventLogEntry],
+) -> None:
+    known = {_identity(entry) for entry in entries}
+    with grouped(instance):
+        for step, _, owed in pending:
+            its = [deserialize_value(text, EventLogEntry) for text in owed.events]
+            missing = [entry for entry in its if _identity(entry) not in known]
+            if missing or not its:
+                # Before they are told: who sees a success may read its outputs.
+                driver.publish_again(step, owed)
+            for entry in missing:
+                instance.handle_new_event(entry)
+
+
+def _over(entries: Iterable[EventLogEntry], step: str, attempt: str) -> bool:
+    """The log says where this attempt ran, and after that how it ended."""
+    placed = False
+    for entry in entries:
+        event = entry.dagster_event
+        if event is None or event.step_key != step:
+            continue
+        if event.is_engine_event:
+            placed = placed or event.engine_event_data.metadata.get(_ATTEMPT) == MetadataValue.text(attempt)
+        elif placed and (event.is_step_failure or event.is_step_up_for_retry):
+            return True
+    return False
 
 
 def replay(active: ActiveExecution, entries: Iterable[EventLogEntry]) -> None:
@@ -98,20 +135,34 @@ def replay(active: ActiveExecution, entries: Iterable[EventLogEntry]) -> None:
 
 
 class Quiet:
-    """Stands in for `instance.handle_new_event`: drops the events of runs that other processes have taken over."""
+    """Stands in for `instance.handle_new_event`: drops the events of runs that other processes have taken over, and what an
+    earlier process has told of a run's end."""
 
     def __init__(self, instance: DagsterInstance) -> None:
-        self._handle = instance.handle_new_event
+        self._handle, self._storage = instance.handle_new_event, instance.event_log_storage
         self.silent: set[str] = set()
+        self.ended: dict[str, set[Any]] = {}
+        """By run, the ends that its log tells already: an earlier process was killed before the run's status said so too."""
 
     def __call__(self, event: EventLogEntry, **more: Any) -> None:
         if event.run_id in self.silent:
             return
         try:
-            self._handle(event, **more)
+            with self._unwritten() if kind_of(event) in self.ended.get(event.run_id, ()) else nullcontext():
+                self._handle(event, **more)
         except FencedError:
             # Nothing was written. The run's loop learns of it with its next write to the ledger.
             self.silent.add(event.run_id)
+
+    @contextmanager
+    def _unwritten(self) -> Iterator[None]:
+        """What else follows from an event that is in the log: the run's status, and who wants to know of it."""
+        store = self._storage.store_event
+        self._storage.store_event = lambda event: None  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            yield
+        finally:
+            self._storage.store_event = store  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def quiet(instance: DagsterInstance) -> Quiet:
@@ -169,3 +220,8 @@ _MOVES = frozenset(
     }
 )
 """The events that move a step through the plan; the others only tell."""
+
+_ENDS = frozenset({DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED})
+
+_ATTEMPT = "ioi/attempt"
+"""In the metadata of the event that says where an attempt ran."""
