@@ -23,6 +23,7 @@ import msgspec
 from ioi_dagster.adapters.http.client import own_gateway
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, RetryableError, UnreachableError
+from ioi_dagster.local.keeper import Keeper
 from ioi_dagster.local.readiness import Missing, Readiness, Seen, nodes_of
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.topology import DomainSpec, Topology
@@ -50,7 +51,7 @@ class Federation:
     def __init__(self, topology: Topology, home: Path, policies: Path, blocks: Sequence[BlockSpec]) -> None:
         self._topology, self._home = topology, home.resolve()
         self._policies, self._blocks = policies.resolve(), blocks
-        self._supervisors: dict[str, subprocess.Popen[bytes]] = {}
+        self._keeper: Keeper | None = None
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Federation:
@@ -128,23 +129,31 @@ class Federation:
                 path.unlink()
 
     def start(self) -> None:
-        """One supervisor a domain; each starts and restarts its own processes."""
+        """One supervisor a domain; each starts and restarts its own processes, and is itself started again when it dies."""
         for spec in self._topology.domains:
-            root = self.domain(spec.name).root
-            (root / "supervisor.json").unlink(missing_ok=True)
-            with (root / "supervisor.log").open("ab") as log:
-                self._supervisors[spec.name] = subprocess.Popen(
-                    [sys.executable, "-m", "ioi_dagster.local.supervisor", str(root), str(os.getpid())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, "PYTHONPATH": _python_path()},
-                    start_new_session=True,
-                )
+            (self.domain(spec.name).root / "supervisor.json").unlink(missing_ok=True)
+        self._keeper = Keeper([spec.name for spec in self._topology.domains], self._start_supervisor)
+        self._keeper.open()
+
+    def _start_supervisor(self, domain: str) -> subprocess.Popen[bytes]:
+        root = self.domain(domain).root
+        with (root / "supervisor.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "ioi_dagster.local.supervisor", str(root), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": _python_path()},
+                start_new_session=True,
+            )
+
+    def supervisors(self) -> dict[str, int]:
+        """Domain → its supervisor's process; empty before the start."""
+        return self._keeper.pids() if self._keeper is not None else {}
 
     def dead(self) -> list[str]:
-        """Domains whose supervisor has ended by itself: nobody restarts what dies there."""
-        return [name for name, process in self._supervisors.items() if process.poll() is not None]
+        """Domains whose supervisor ends again and again: nobody restarts what dies there."""
+        return self._keeper.dead() if self._keeper is not None else []
 
     def wait_ready(
         self,
@@ -190,15 +199,9 @@ class Federation:
 
     def stop(self) -> None:
         """End every supervisor (and so its children); then domains that retain nothing are swept."""
-        for process in self._supervisors.values():
-            process.terminate()
-        for process in self._supervisors.values():
-            try:
-                process.wait(10.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._supervisors.clear()
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
         self.sweep()
         if self._lock is not None:
             self._lock.close()

@@ -25,6 +25,8 @@ GRACE_S = 3.0
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 5.0)
 CRASH_WINDOW_S = 60.0
 CRASH_LOOP = 5
+STILL_S = 1.0
+"""A process that has been stopped (SIGSTOP) for so long is ended: what it holds goes to others."""
 MAX_LOG = 20 * 2**20
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "536870912"}
 """Models allocate and free the same large tensors on each call. Kept in the heap instead of mapped anew each time (mallopt(3)),
@@ -54,6 +56,7 @@ class _Child:
     crashes: list[float] = field(default_factory=list)
     restarts: int = 0
     last_exit: int | None = None
+    still_since: float | None = None
 
 
 class Supervisor:
@@ -71,6 +74,8 @@ class Supervisor:
             if child.process is not None and child.process.poll() is not None:
                 changed = True
                 self._died(child, now)
+            elif child.process is not None:
+                self._end_if_still(child, child.process, now)
         for child in self._children.values():
             if child.process is None and now >= child.due:
                 changed = True
@@ -102,6 +107,18 @@ class Supervisor:
         for child in self._children.values():
             child.process = None
         self._write()
+
+    def _end_if_still(self, child: _Child, process: subprocess.Popen[bytes], now: float) -> None:
+        """Dask takes minutes to give up a worker whose sockets are open, and one that is busy looks the same to it. The
+        kernel knows the difference."""
+        if not is_stopped(process.pid):
+            child.still_since = None
+        elif child.still_since is None:
+            child.still_since = now
+        elif now - child.still_since >= STILL_S:
+            child.still_since = None
+            print(f"{child.spec.name} stood still for {STILL_S:g} s and is ended", file=sys.stderr, flush=True)
+            process.kill()
 
     def _died(self, child: _Child, now: float) -> None:
         assert child.process is not None
@@ -181,6 +198,15 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
             environment = {**common, **MALLOC, **MEMORY, "IOI_CLUSTER": name, "IOI_NODE": node["name"]}
             found.append(ProcessSpec(node["name"], "worker", worker, environment, after=f"scheduler-{name}"))
     return found
+
+
+def is_stopped(pid: int) -> bool:
+    """Is the process stopped by a signal (proc(5): state T)? One under a debugger (state t) is not meant. False where the
+    system has no /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (OSError, IndexError):
+        return False
 
 
 def _die_with_parent() -> None:
