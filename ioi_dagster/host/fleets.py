@@ -192,10 +192,15 @@ def submit(dask: DaskFleetClient, starts: Sequence[Start], on_done: OnDone) -> N
     first = starts[0]
 
     def done(key: str, answer: bytes | None, why: str | None) -> None:
-        on_done(by_key[key], msgspec.msgpack.decode(answer, type=StartAnswer) if answer is not None else None, why)
+        told = None
+        try:
+            told = msgspec.msgpack.decode(answer, type=StartAnswer) if answer is not None else None
+        except msgspec.MsgspecError as error:
+            why = f"its answer cannot be read: {error}"
+        on_done(by_key[key], told, why)
 
     if len(starts) == 1:
-        dask.submit(first.key, requests[first.key], first.lease.node, first.priority, done)
+        dask.submit(first.key, requests[first.key], first.lease.node, first.priority, done, first.own_process)
     else:
         dask.submit_batch(requests, first.lease.node, first.priority, done)
 
@@ -404,12 +409,13 @@ class _AloneFleet(ABC):
                     ).start()
 
     def _take_back(self, node: str, queue: _Queue, keys: list[str]) -> None:
-        taken = self._dask.take_back(node, keys)
-        with self._queueing:
-            self._taking_back.discard(node)
-            queue.moved = self._clock.monotonic()
-            back = [queue.started.pop(key) for key in taken if key in queue.started] + queue.held
-            queue.held = []
+        try:
+            self._dask.take_back(node, keys)
+        finally:
+            with self._queueing:
+                self._taking_back.discard(node)
+                queue.moved = self._clock.monotonic()
+                back, queue.held = queue.held, []
         for start, on_done in back:
             on_done(start, None, TAKEN_BACK)
 
@@ -444,8 +450,11 @@ class _AloneFleet(ABC):
 
     def cancel(self, keys: list[str]) -> None:
         with self._queueing:
+            held = [item for queue in self._queues.values() for item in queue.held if item[0].key in keys]
             for queue in self._queues.values():
                 queue.held = [(start, on_done) for start, on_done in queue.held if start.key not in keys]
+        for start, on_done in held:
+            on_done(start, None, TAKEN_BACK)
         self._dask.cancel(keys)
 
     def _told(self, node: str, why: str) -> str:

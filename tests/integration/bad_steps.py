@@ -351,6 +351,11 @@ def at_most_once():
     eight().map(harmless)
 
 
+@job(executor_def=governed_executor, resource_defs=VALUES)
+def only_once():
+    once()
+
+
 # Interrupts ---------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from dagster import DagsterEventType, DagsterInstance, execute_job, reconstructable
 
+from ioi_dagster.adapters.dask import local_cluster
 from tests.integration import bad_steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(170)]
@@ -174,3 +175,17 @@ def test_a_step_that_may_run_once_does_so_whatever_its_neighbours_do(instance, h
     marks = happened()
     once = ("once", "once-and-crashes", "once-more", "once-and-never-returns")
     assert {name: marks[name] for name in once} == {**dict.fromkeys(once, 1), "once-more": 2}
+
+
+def test_a_step_that_may_run_once_waits_for_a_node_that_starts_slowly(instance, happened, monkeypatch):
+    """As on a machine under load. It is sent when its node is there, so that nobody has to ask whether it ran."""
+    at_once = local_cluster._start
+
+    def later(command, environment, folder, name):
+        slow = command if name == "scheduler" else ["sh", "-c", 'sleep 4; exec "$@"', "worker", *command]
+        return at_once(slow, environment, folder, name)
+
+    monkeypatch.setattr(local_cluster, "_start", later)
+    with execute_job(reconstructable(bad_steps.only_once), instance, run_config=alone(1)) as result:
+        assert result.success, failures(result)
+    assert happened()["once"] == 1

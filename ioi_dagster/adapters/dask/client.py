@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -24,10 +25,13 @@ PROBE_S = 0.1
 ANSWER_S = 0.5
 SILENT_AFTER = 3
 TRIES = 6
+COMES_S = 5.0
 NEVER_THERE = "its node was not there, as one that still starts"
 """Nothing ran, so nothing of it can be blamed."""
 TAKEN_BACK = "taken back"
 WORKER_DIED = "the worker died"
+
+log = logging.getLogger("ioi.dask")
 
 OnDone = Callable[[str, bytes | None, str | None], None]
 
@@ -96,9 +100,12 @@ class DaskFleetClient:
         threading.Thread(target=self._loop.run_forever, name=f"dask {scheduler}", daemon=True).start()
         self.reconnect()
 
-    def submit(self, key: str, request: bytes, node: str, priority: int, on_done: OnDone) -> None:
-        """Start on `node`; `on_done(key, answer, None)` or `on_done(key, None, why)` comes exactly once, from a thread."""
-        asyncio.run_coroutine_threadsafe(self._submit(key, request, node, priority, on_done), self._loop)
+    def submit(self, key: str, request: bytes, node: str, priority: int, on_done: OnDone, once: bool = False) -> None:
+        """Start on `node`; `on_done(key, answer, None)` or `on_done(key, None, why)` comes exactly once, from a thread.
+
+        `once`: not sent before its node is there, so that of one that does not come nothing can have run: `TAKEN_BACK`.
+        """
+        asyncio.run_coroutine_threadsafe(self._submit(key, request, node, priority, on_done, once), self._loop)
 
     def submit_batch(self, requests: dict[str, bytes], node: str, priority: int, on_done: OnDone) -> None:
         """Several starts in one Dask task on `node`; `on_done` comes as from `submit`, once for each key. `TAKEN_BACK` is why
@@ -109,9 +116,10 @@ class DaskFleetClient:
         """Stop what runs under `keys` and drop what waits. Returns when that is done, within `GRACE_S` and a little."""
         self._call(self._stop(keys), GRACE_S + CONNECT_S)
 
-    def take_back(self, node: str, keys: list[str]) -> list[str]:
-        """Those of `keys` that had not begun at `node`, and now never will."""
-        return self._call(self._take_back(node, keys), CONNECT_S) or []
+    def take_back(self, node: str, keys: list[str]) -> None:
+        """Those of `keys` that have not begun at `node`, and now never will, are done with `TAKEN_BACK`. Returns when that has
+        been told, or when the node has had its time."""
+        self._call(self._take_back(node, keys), 3 * CONNECT_S)
 
     def alive(self) -> bool:
         return self._alive
@@ -233,7 +241,11 @@ class DaskFleetClient:
         # Once is not enough: a node that has just joined may be awarded before it is seen here.
         self._missed = {key: node for key, node in gone.items() if key in self._outstanding}
 
-    async def _submit(self, key: str, request: bytes, node: str, priority: int, on_done: OnDone) -> None:
+    async def _submit(
+        self, key: str, request: bytes, node: str, priority: int, on_done: OnDone, once: bool = False
+    ) -> None:
+        if once and not await self._comes(node):
+            return on_done(key, None, TAKEN_BACK)
         if self._client is None or not self._alive:
             return on_done(key, None, "the scheduler is away")
         if key in self._outstanding:
@@ -252,6 +264,16 @@ class DaskFleetClient:
             self._finish(key, None, why_lost(error) if connected(self._client) else "the scheduler was lost")
         else:
             self._finish(key, answer, None)
+
+    async def _comes(self, node: str) -> bool:
+        """Wait for a node that may be starting."""
+        until = time.monotonic() + COMES_S
+        while self._alive and time.monotonic() < until:
+            with contextlib.suppress(Exception):
+                if node in await asyncio.wait_for(self._nodes(), ANSWER_S):
+                    return True
+            await asyncio.sleep(PROBE_S)
+        return False
 
     async def _submit_batch(self, requests: dict[str, bytes], node: str, priority: int, on_done: OnDone) -> None:
         for key in requests.keys() & self._outstanding.keys():
@@ -295,7 +317,11 @@ class DaskFleetClient:
             future, on_done, _ = known
             if future is not None:
                 future.release()
-            on_done(key, answer, why)
+            try:
+                on_done(key, answer, why)
+            except Exception:
+                # One caller's defect must not keep the others' answers from them.
+                log.exception("the answer of %s was not taken", key)
 
     def _leave_batch(self, key: str) -> None:
         future, left = self._batches.pop(key, (None, set()))
@@ -318,19 +344,17 @@ class DaskFleetClient:
             await asyncio.sleep(PROBE_S / 2)
         await self._cancel(keys)
 
-    async def _take_back(self, node: str, keys: list[str]) -> list[str]:
+    async def _take_back(self, node: str, keys: list[str]) -> None:
         taken = await self._ask_node(take_back, node, keys)
         # Those of a batch that goes on have answers that need not wait for its end.
         for key, answer in (await self._answered([key for key in keys if key in self._batches])).items():
             self._finish(key, answer, None)
-        # Forgotten first, or their cancellation would be told as a loss.
+        futures = [future for key in taken if (future := self._outstanding.get(key, (None,))[0]) is not None]
+        # Told first, and without a pause: a cancellation would be told as a loss, and what is told after a pause may never be.
         for key in taken:
-            self._leave_batch(key)
-        known = [self._outstanding.pop(key)[0] for key in taken if key in self._outstanding]
-        futures = [future for future in known if future is not None]
+            self._finish(key, None, TAKEN_BACK)
         if futures and self._client is not None:
             await self._client.cancel(futures, force=True)  # pyright: ignore[reportGeneralTypeIssues]
-        return taken
 
     async def _ask_node(self, question: Callable[[str, list[str]], list[str]], node: str, keys: list[str]) -> list[str]:
         """Ask every worker, since only it knows which node it is; one that does not answer has nothing to say."""

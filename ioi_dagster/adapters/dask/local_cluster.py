@@ -46,7 +46,8 @@ class LocalCluster:
                 status = process.wait(0.2)
                 how = f"{MEMORY}: it did not stop" if status == MEMORY_STATUS else ended_how(status)
                 self._ends.setdefault(f"{node} {process.pid}", how)
-        mine = [how for key, how in self._ends.items() if key.startswith(f"{node} ")]
+        # Asked in the client's thread while the run's own looks after the processes.
+        mine = [how for key, how in list(self._ends.items()) if key.startswith(f"{node} ")]
         return mine[-1] if mine else ""
 
     def end_too_large(self) -> None:

@@ -52,7 +52,9 @@ class NodePlugin(WorkerPlugin):
         else:
             # Another run made it a node: its replicas stay warm, and the steps that run here stay known.
             before.step_runner = self._step_runner
-        await worker.set_resources(**{f"node:{node}": worker.state.nthreads})
+        if f"node:{node}" not in worker.state.total_resources:
+            # Not again: the scheduler would forget which of them are in use.
+            await worker.set_resources(**{f"node:{node}": worker.state.nthreads})
 
 
 def node_name(worker_name: object, address: str) -> str:

@@ -1,0 +1,80 @@
+"""Every start that was sent to Dask is answered once, however slow or odd the other side is."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from distributed import LocalCluster
+
+from ioi_dagster.adapters.dask import client as module
+from ioi_dagster.adapters.dask.client import TAKEN_BACK, DaskFleetClient
+from ioi_dagster.host.fleets import Start, submit
+from ioi_dagster.model.negotiation import Lease
+from tests.conftest import eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:  # pyright: ignore
+        yield cluster.scheduler_address
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[DaskFleetClient]:
+    client = DaskFleetClient(address)
+    yield client
+    client.close()
+
+
+def test_what_a_node_gave_back_is_told_though_its_cancellation_takes_long(
+    client: DaskFleetClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine under load: the node has answered, and the scheduler takes its time with the rest."""
+    answers: list[tuple[str, bytes | None, str | None]] = []
+    for key in ("one", "two"):
+        client.submit(key, b"", "absent", 0, lambda *answer: answers.append(answer))
+    eventually(lambda: len(client._outstanding) == 2, what="two starts that are out")
+
+    async def gives_back(*_: object) -> list[str]:
+        return ["one", "two"]
+
+    async def for_ever(*_: object, **__: object) -> None:
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(module, "CONNECT_S", 0.1)
+    monkeypatch.setattr(client, "_ask_node", gives_back)
+    monkeypatch.setattr(client._client, "cancel", for_ever)
+    client.take_back("absent", ["one", "two"])
+    assert sorted(answers) == [("one", None, TAKEN_BACK), ("two", None, TAKEN_BACK)]
+
+
+def test_one_callers_defect_keeps_no_other_from_its_answer(client: DaskFleetClient) -> None:
+    told = threading.Event()
+
+    def breaks(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    client.submit("breaks", b"", "absent", 0, breaks)
+    client.submit("works", b"", "absent", 0, lambda *_: told.set())
+    assert told.wait(30), "both were sent to a node that never comes"
+
+
+def test_an_answer_that_cannot_be_read_is_a_loss_and_not_a_silence() -> None:
+    class Garbage:
+        def submit(self, key: str, request: bytes, node: str, priority: int, on_done, once: bool) -> None:
+            on_done(key, msgspec.msgpack.encode("garbage"), None)
+
+    answers: list[tuple] = []
+    start = Start(
+        "key", Lease("lease", "run", "step", 1, 0, "own", "alone", "alone", "absent", 1), None, "own", b"", None
+    )
+    submit(Garbage(), [start], lambda *answer: answers.append(answer))  # pyright: ignore[reportArgumentType]
+    ((its, answer, why),) = answers
+    assert (its, answer) == (start, None)
+    assert "its answer cannot be read" in str(why)
