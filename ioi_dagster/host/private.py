@@ -132,6 +132,7 @@ __all__ = [
     "get_step_dependency_config_field",
     "make_new_run_id",
     "recon_job_from_origin",
+    "release_claims",
     "remember_resource_types",
     "remember_run_config",
     "replay_step",
@@ -238,3 +239,10 @@ def replay_step(active: ActiveExecution, key: str) -> str:
 def forget_claims(pools: InstanceConcurrencyContext) -> None:
     """What this process waits for in pools is another's by now: leaving must not give it up."""
     pools._pending_claims.clear()
+
+
+def release_claims(pools: InstanceConcurrencyContext) -> None:
+    """Give back every slot that this process holds in a pool. Dagster gives back a step's when the step ends, which those of
+    a run that was interrupted or ended with an error never do."""
+    for step in list(pools._claims):
+        pools.free_step(step)

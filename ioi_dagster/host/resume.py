@@ -6,6 +6,7 @@ events, no status, no leases given back.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -28,10 +29,13 @@ from ioi_dagster.host.private import (
     PlanOrchestrationContext,
     deserialize_value,
     forget_claims,
+    release_claims,
     replay_step,
 )
 from ioi_dagster.host.storage import GroupCommitEventLogStorage
 from ioi_dagster.model.data_class import DataClass
+
+log = logging.getLogger("ioi.resume")
 
 Fail = Callable[[str, str], DagsterEvent]
 """(step, serialised error) → the event that was written: its failure, or the next try that its retry policy allows."""
@@ -182,6 +186,7 @@ def owned(
     instance: DagsterInstance, run: str, epoch: int, ledger: Ledger, pools: InstanceConcurrencyContext
 ) -> Iterator[None]:
     """Within it, and for what Dagster tells of the run afterwards, events are written only while this process owns the run.
+    Slots that it holds in pools at the end are given back then.
 
     With `GroupCommitEventLogStorage` that is asked within each transaction; with stock storage a process that was frozen
     between its last commit in the ledger and the writing of its events still writes those.
@@ -197,6 +202,17 @@ def owned(
         silence.silent.add(run)
         forget_claims(pools)
         raise
+    except BaseException:
+        _release(pools)
+        raise
+    _release(pools)
+
+
+def _release(pools: InstanceConcurrencyContext) -> None:
+    try:
+        release_claims(pools)
+    except Exception as error:  # each storage has errors of its own
+        log.warning("slots of this run stay claimed until Dagster's daemon frees them: %s", error)
 
 
 def _settle(instance: DagsterInstance, run: str) -> None:

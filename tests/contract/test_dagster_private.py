@@ -26,6 +26,7 @@ SHAPES = {
     "ActiveExecution._prep_for_dynamic_outputs": {"step"},
     "ActiveExecution._skip_for_dynamic_outputs": {"step"},
     "InstanceConcurrencyContext.__init__": {"instance", "dagster_run"},
+    "InstanceConcurrencyContext.free_step": {"step_key"},
     "KnownExecutionState.__new__": {
         "previous_retry_attempts",
         "dynamic_mappings",

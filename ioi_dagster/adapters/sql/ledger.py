@@ -242,8 +242,8 @@ class Ledger:
         return committed
 
     def check(self, run: str, epoch: int) -> None:
-        """Raises `FencedError` when another process has taken the run over."""
-        with self._engine.connect() as connection:
+        """Raises `FencedError` when another process has taken the run over, and `LedgerAwayError`."""
+        with self._begin() as connection:
             current = connection.execute(sa.select(_run.c.epoch).where(_run.c.run == run)).scalar_one_or_none()
         if current != epoch:
             raise FencedError(f"run {run} was taken over: its epoch is {current}, this process has {epoch}")
