@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from ioi_dagster.adapters.dask.profiling import can_freeze
 from ioi_dagster.errors import IoiError
 from ioi_dagster.local.home import DAGSTER_YAML, POLICIES, TOPOLOGY
 
@@ -33,8 +34,12 @@ def examine(home: Path) -> list[Finding]:
 
 def _python(_home: Path) -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
-    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    return Finding("Python", "ok" if good else "mend", version, "" if good else "use Python 3.11 to 3.13")
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Finding("Python", "mend", version, "use Python 3.11 to 3.13")
+    if can_freeze():
+        found = f"{version}: Dask's profiler can freeze a worker under it, so ours are not profiled"
+        return Finding("Python", "note", found, "use 3.11.9 or later where workers are started by others")
+    return Finding("Python", "ok", version)
 
 
 def _package(name: str, extra: str) -> Callable[[Path], Finding]:

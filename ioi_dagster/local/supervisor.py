@@ -20,6 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ioi_dagster.adapters.dask.profiling import WITHOUT_PROFILE
+
 POLL_S = 0.1
 GRACE_S = 3.0
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 5.0)
@@ -185,6 +187,7 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
             **common,
             "IOI_CLUSTER": name,
             "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+            **WITHOUT_PROFILE,
         }
         found.append(ProcessSpec(f"scheduler-{name}", "scheduler", scheduler, environment))
         for node in cluster["nodes"]:

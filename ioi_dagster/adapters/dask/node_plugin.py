@@ -9,6 +9,7 @@ from ioi_dagster.adapters.dask.forks import guard_forks, ports_of
 from ioi_dagster.adapters.dask.memory import watch_memory
 from ioi_dagster.adapters.dask.node import NodeHost, install, installed
 from ioi_dagster.adapters.dask.node_beat import look_after, replica_memory
+from ioi_dagster.adapters.dask.profiling import can_freeze, stop_profile
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.governors.cluster import EVERYTHING
@@ -45,6 +46,8 @@ class NodePlugin(WorkerPlugin):
             install(host)
             look_after(worker, host)
             guard_forks(lambda: ports_of(worker))
+            if can_freeze():
+                stop_profile(worker)
             limit = worker.memory_manager.memory_limit
             if limit:
                 # Before its nanny ends it (at 95 %), which would tell nobody which step it was.

@@ -108,9 +108,9 @@ class Running:
             _limits.pop(me, None)
             with self._lock:
                 self._threads.pop(key, None)
-                _asked.pop(me, None)
-                # An exception that was on its way here must not reach what this thread does next.
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(me), None)
+                if _asked.pop(me, None) is not None:
+                    # An exception that was on its way here must not reach what this thread does next.
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(me), None)
 
     def stop(self, keys: list[str], error: type[BaseException]) -> list[str]:
         """Raise `error` in those of `keys` that run here, and end the process if they still run after `GRACE_S` seconds.
