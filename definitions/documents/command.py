@@ -19,6 +19,7 @@ from definitions.documents.results import Pile
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.cli_runs import progress_in
 from ioi_dagster.domain import DomainHome
+from ioi_dagster.errors import BadInputError
 from ioi_dagster.local.home import PROJECT, TOPOLOGY, open_federation, prepare_dagster
 
 READY_S = 90.0
@@ -30,7 +31,9 @@ Progress = Callable[..., None]
 
 def check_input(folder: Path, only: tuple[str, ...]) -> None:
     """Refuse at once what no run can mend. Raises `BadInputError`."""
-    take_inventory(folder, only)
+    if not take_inventory(folder, only).files:
+        asked = ", ".join(map(repr, only))
+        raise BadInputError(f"none of the pages asked for is there: {asked}", where=str(folder), todo="name others")
 
 
 def run(

@@ -101,6 +101,8 @@ def test_a_name_may_be_anything(tmp_path, name):
         ("pages: {? [a] : public}", "manifest.yaml:1: a name and a class are expected here"),
         ("pages: {a.tif: public}\npages: {b.tif: restricted}", "manifest.yaml:2: 'pages' is given twice"),
         ("pages: {a", "manifest.yaml:1: the manifest is not YAML"),
+        ("pages: " + "[" * 20_000, "manifest.yaml: the manifest is nested too deeply"),
+        ("pages: {a.tif: public\x00}", "manifest.yaml: the manifest is not YAML"),
     ],
 )
 def test_a_manifest_that_cannot_be_meant_is_refused_with_its_line(tmp_path, text, expected):
