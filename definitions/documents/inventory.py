@@ -79,9 +79,7 @@ def read_manifest(path: Path) -> tuple[dict[str, DataClass], bool]:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except RecursionError:
-        raise BadInputError(
-            "the manifest is nested too deeply", where=str(path), todo="pages: {name: class}"
-        ) from None
+        raise BadInputError("the manifest is nested too deeply", where=str(path), todo="pages: {name: class}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

@@ -30,6 +30,8 @@ MAX_CONNECTIONS = 256
 def main() -> None:
     """Serve until told to stop."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # It writes a line for each request that is passed on to a cluster.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     home = DomainHome(Path(os.environ["IOI_DOMAIN_HOME"]))
     config, clock = home.config(), SystemClock()
     bundle = Path(config.policies) / "bundle" / "bundle.tar.gz"

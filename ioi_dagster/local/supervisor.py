@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -94,12 +95,12 @@ class Supervisor:
             with contextlib.suppress(OSError):  # a full disk ends no process; the next change is written
                 self._write()
 
-    def stop(self) -> None:
-        """SIGTERM all, SIGKILL what is left after the grace; nothing of ours stays."""
+    def stop(self, grace_s: float = GRACE_S) -> None:
+        """SIGTERM all, SIGKILL what is left after `grace_s` seconds; nothing of ours stays."""
         running = [child.process for child in self._children.values() if child.process is not None]
         for process in running:
             process.terminate()
-        until = time.monotonic() + GRACE_S
+        until = time.monotonic() + grace_s
         for process in running:
             try:
                 process.wait(max(0.0, until - time.monotonic()))
@@ -219,13 +220,27 @@ def _die_with_parent() -> None:
 
 
 def serve(supervisor: Supervisor, alive: Callable[[], bool]) -> None:
-    """Tick until `alive` says no, then stop everything."""
-    try:
+    """Tick until `alive` says no."""
+    while alive():
+        supervisor.tick(time.monotonic())
+        time.sleep(POLL_S)
+
+
+@contextlib.contextmanager
+def alone(folder: Path, alive: Callable[[], bool]) -> Iterator[None]:
+    """One supervisor a domain: one that still ends, since its parent was killed, is waited for while `alive` says so."""
+    with (folder / "supervisor.lock").open("w") as lock:
+        said = False
         while alive():
-            supervisor.tick(time.monotonic())
-            time.sleep(POLL_S)
-    finally:
-        supervisor.stop()
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if not said:
+                    print("another supervisor of this domain is waited for", file=sys.stderr, flush=True)
+                said = True
+                time.sleep(POLL_S)
+        yield
 
 
 def main() -> None:
@@ -236,9 +251,20 @@ def main() -> None:
     def stop(number: int, _frame: FrameType | None) -> None:
         told.append(number)
 
+    def alive() -> bool:
+        return not told and os.getppid() == parent
+
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serve(Supervisor(specs_of(folder), folder), lambda: not told and os.getppid() == parent)
+    with alone(folder, alive):
+        if not alive():
+            return
+        supervisor = Supervisor(specs_of(folder), folder)
+        try:
+            serve(supervisor, alive)
+        finally:
+            # Where the parent was killed, nobody waits for what is still being done.
+            supervisor.stop(GRACE_S if told else 0.0)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def test_a_folder_that_cannot_be_meant_is_refused_before_anything_starts(tmp_pat
 def test_a_run_over_pages_none_of_which_is_there_is_refused_before_anything_starts(tmp_path):
     (tmp_path / "pile").mkdir()
     shutil.copy(GOOD, tmp_path / "pile" / "there.tif")
-    with pytest.raises(BadInputError, match="none of the pages asked for is there: 'absent.tif'"):
+    with pytest.raises(BadInputError, match=r"none of the pages asked for is there: 'absent\.tif'"):
         run(tmp_path / "pile", tmp_path / "out", ("absent.tif",), tmp_path / "home", lambda *_: None)
     assert not (tmp_path / "home").exists()
     assert not (tmp_path / "out").exists()

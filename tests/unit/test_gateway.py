@@ -15,6 +15,7 @@ import pytest
 
 from ioi_dagster.adapters.http.client import GatewayClient, believed
 from ioi_dagster.adapters.http.gateway import MAX_GROUPS, PERMIT_HEADER, GatewayContext, create_app
+from ioi_dagster.adapters.http.refusals import QUIET_S
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig
 from ioi_dagster.errors import UnreachableError
@@ -193,6 +194,24 @@ def test_a_request_cannot_be_passed_on_or_changed():
     assert code(proof(now=now - 301)) == "proof.stale"
     assert code(proof(), RELEASE + b" ") == "proof.body_mismatch"
     assert lab.forwarded == []
+
+
+def test_what_is_refused_is_logged_by_door_and_code_and_a_flood_is_counted(caplog):
+    lab = Lab()
+    for _ in range(3):
+        lab.ask("GET", "/v1/state-secret", authorization="Bearer guessed")
+        lab.ask("GET", "/v1/registry/state", authorization="Bearer guessed")
+    proof = prove(HOME, audience="lab", method="POST", path="/v1/award", body=digest_bytes(b"{}"), now=lab.clock.wall())
+    assert code_of(lab.ask("POST", "/v1/award", b"{}", **{HEADER: proof})) == "permit.missing"
+    invoke(lab, payload=digest_bytes(b"another"))
+    lab.clock.advance(QUIET_S)
+    lab.ask("GET", "/v1/registry/state")
+    assert [record.getMessage() for record in caplog.records if record.name == "ioi.gateway"] == [
+        "refused at /v1/registry/state: proof.missing",
+        "refused at /v1/award: permit.missing",
+        "refused at /v1/invoke: permit.payload_mismatch",
+        "refused at /v1/registry/state: proof.missing, and 2 times since it was told last",
+    ]
 
 
 @pytest.mark.parametrize("path", ["/v1/status", "/v1/registry/state"])

@@ -76,16 +76,44 @@ def test_workers_go_with_their_scheduler_and_come_back(make, tmp_path):
     eventually(renewed, 30, "both again")
 
 
-def test_a_supervisor_whose_parent_is_gone_before_it_looks_ends(tmp_path):
+def start_supervisor(folder: Path, parent: int, log: str = "log") -> subprocess.Popen[bytes]:
     config = {
         "spec": {"authority": "x", "clusters": []},
         "authorities": {"a": "x"},
         "home": "a",
         "clusters": [],
     }
-    (tmp_path / "domain.json").write_text(json.dumps(config))
+    (folder / "domain.json").write_text(json.dumps(config))
+    with (folder / log).open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ioi_dagster.local.supervisor", str(folder), str(parent)],
+            env={**os.environ, "IOI_DOMAIN_HOME": str(folder)},
+            stderr=output,
+        )
+
+
+def test_a_supervisor_whose_parent_is_gone_before_it_looks_ends(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
-    command = [sys.executable, "-m", "ioi_dagster.local.supervisor", str(tmp_path), str(gone.pid)]
-    supervisor = subprocess.Popen(command, env={**os.environ, "IOI_DOMAIN_HOME": str(tmp_path)})
-    assert supervisor.wait(30) == 0
+    assert start_supervisor(tmp_path, gone.pid).wait(30) == 0
+
+
+def test_a_supervisor_waits_for_the_one_before_it(tmp_path):
+    def reported() -> int:
+        path = tmp_path / "supervisor.json"
+        return json.loads(path.read_text())["pid"] if path.exists() else 0
+
+    first = start_supervisor(tmp_path, os.getpid())
+    eventually(lambda: reported() == first.pid, 30, "the first one's report")
+    second = start_supervisor(tmp_path, os.getpid(), "second")
+    third = start_supervisor(tmp_path, os.getpid(), "third")
+    for name in ("second", "third"):
+        eventually(lambda name=name: "is waited for" in (tmp_path / name).read_text(), 30, f"the {name} one")
+    third.terminate()
+    assert third.wait(30) == 0
+    assert reported() == first.pid
+    first.terminate()
+    first.wait(30)
+    eventually(lambda: reported() == second.pid, 30, "the second one's report")
+    second.terminate()
+    second.wait(30)

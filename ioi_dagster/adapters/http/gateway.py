@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ioi_dagster.adapters.http.refusals import RefusalLog
 from ioi_dagster.clock import Clock
 from ioi_dagster.domain import DomainConfig
 from ioi_dagster.errors import BadInputError, FinalError, UnreachableError
@@ -52,7 +52,6 @@ from ioi_dagster.ras.selection import Query, discover
 from ioi_dagster.ras.store import RecordStore
 from ioi_dagster.signing import TrustedKeys, digest_bytes
 
-log = logging.getLogger("ioi.gateway")
 MAX_JSON = 2**20
 MAX_INVOKE = 64 * 2**20
 MAX_GROUPS = 64
@@ -148,6 +147,7 @@ class _Gateway:
         self._governor = NetworkGovernor(context.config.spec.name, context.config.peers)
         self._addresses = {cluster.name: cluster.governor for cluster in context.config.clusters}
         self._probes: set[asyncio.Task[None]] = set()
+        self._refusals = RefusalLog()
 
     def doors(self) -> list[tuple[str, str, Callable[[Request], Any]]]:
         return [
@@ -170,6 +170,7 @@ class _Gateway:
             try:
                 value = await handler(request)
             except _Problem as problem:
+                self._refusals.refused(request.url.path, problem.code, self._c.clock.monotonic())
                 body = {"error": {"code": problem.code, "text": problem.text, "remedy": problem.remedy}}
                 return Response(msgspec.json.encode(body), problem.status, media_type="application/json")
             if isinstance(value, bytes):
@@ -302,7 +303,7 @@ class _Gateway:
         self._for_run(run_permit, lease.run)
         runner = self._c.runners.get(lease.cluster)
         if lease.domain != name or runner is None:
-            return _refusal(Refusal("gateway.not_ours", f"the lease is not one of {name}'s", name))
+            return self._refusal(Refusal("gateway.not_ours", f"the lease is not one of {name}'s", name))
         payload = encode_payload(Payload(body.payload, frame.parts))
         signed = from_plain(body.permit)
         permit = (
@@ -318,17 +319,21 @@ class _Gateway:
             )
         )
         if isinstance(permit, Refusal):
-            return _refusal(permit)
+            return self._refusal(permit)
         if permit.issuer != run_permit.issuer:
-            return _refusal(Refusal("gateway.other_issuer", "the step permit is not of the run's own domain", name))
+            return self._refusal(
+                Refusal("gateway.other_issuer", "the step permit is not of the run's own domain", name)
+            )
         if permit.capability != body.capability:
-            return _refusal(Refusal("gateway.other_capability", f"the permit is for {permit.capability}", name))
+            return self._refusal(Refusal("gateway.other_capability", f"the permit is for {permit.capability}", name))
         refusal = (await self._verdicts(run_permit, {(body.capability, permit.data_class)})).popitem()[1]
         if refusal is not None:
-            return _refusal(refusal)
+            return self._refusal(refusal)
         held = await self._forward(lease.cluster, "verify", VerifyRequest(lease), Renewed)
         if lease.id not in held.held:
-            return _refusal(Refusal("gateway.no_lease", f"{lease.cluster} granted no such lease", name, "ask again"))
+            return self._refusal(
+                Refusal("gateway.no_lease", f"{lease.cluster} granted no such lease", name, "ask again")
+            )
         timeout_s = min(max(body.timeout_s, 1.0), MAX_INVOKE_S)
         start = StartRequest("block", lease, body.permit, body.capability, payload, timeout_s)
         # The nonce makes the key the caller's own: under a key in flight Dask hands out the first caller's result.
@@ -337,7 +342,8 @@ class _Gateway:
             data = await runner.run(msgspec.msgpack.encode(start), key, lease.node, timeout_s)
         except UnreachableError as error:
             return encode_payload(Payload({"ok": False, "error": str(error), "infrastructure": True}))
-        return _answer(msgspec.msgpack.decode(data, type=StartAnswer))
+        answer = msgspec.msgpack.decode(data, type=StartAnswer)
+        return self._refusal(answer.refusal) if answer.refusal is not None else _answer(answer)
 
     # Peers ------------------------------------------------------------------------------------------------------
 
@@ -362,6 +368,11 @@ class _Gateway:
 
     # Shared -----------------------------------------------------------------------------------------------------
 
+    def _refusal(self, refusal: Refusal) -> bytes:
+        """The answer to an invocation that is not run."""
+        self._refusals.refused("/v1/invoke", refusal.code, self._c.clock.monotonic())
+        return encode_payload(Payload({"ok": False, "refusal": msgspec.to_builtins(refusal)}))
+
     def _is_own(self, request: Request) -> bool:
         given = request.headers.get("authorization", "")
         return hmac.compare_digest(given.encode(), f"Bearer {self._c.token}".encode())
@@ -383,7 +394,10 @@ class _Gateway:
     def _permitted(self, request: Request) -> tuple[RunPermit, Caller]:
         """The run permit, sent by its own issuer, for this domain. Checked before a byte of the body is read."""
         caller = self._caller(request)
-        signed = decode(request.headers.get(PERMIT_HEADER, ""))
+        text = request.headers.get(PERMIT_HEADER)
+        if not text:
+            raise _Problem(403, "permit.missing", "the request shows no run permit", f"send it as {PERMIT_HEADER!r}")
+        signed = decode(text)
         permit = (
             signed
             if isinstance(signed, Refusal)
@@ -461,13 +475,7 @@ class _Gateway:
         return data
 
 
-def _refusal(refusal: Refusal) -> bytes:
-    return encode_payload(Payload({"ok": False, "refusal": msgspec.to_builtins(refusal)}))
-
-
 def _answer(answer: StartAnswer) -> bytes:
-    if answer.refusal is not None:
-        return _refusal(answer.refusal)
     if answer.result is None:
         return encode_payload(
             Payload({"ok": False, "error": answer.error or "the node returned nothing", "infrastructure": False})

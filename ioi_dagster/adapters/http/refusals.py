@@ -1,0 +1,29 @@
+"""What a gateway refused, in its log: door and code, never what was sent; a flood of refusals is a few lines."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+log = logging.getLogger("ioi.gateway")
+QUIET_S = 10.0
+MAX_KINDS = 500
+
+
+@dataclass(slots=True)
+class RefusalLog:
+    """The first refusal of a kind (door, code) is told at once, those of the next `QUIET_S` seconds as a number with the
+    next one told. Of more than `MAX_KINDS` kinds the rest counts as one."""
+
+    _told: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
+
+    def refused(self, door: str, code: str, now: float) -> None:
+        """`now`: monotonic seconds."""
+        kind = (door, code) if (door, code) in self._told or len(self._told) < MAX_KINDS else ("", "")
+        at, more = self._told.get(kind, (float("-inf"), 0))
+        if now - at < QUIET_S:
+            self._told[kind] = (at, more + 1)
+            return
+        self._told[kind] = (now, 0)
+        since = f", and {more} times since it was told last" if more else ""
+        log.warning("refused at %s: %s%s", door, code, since)
