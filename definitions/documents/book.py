@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from definitions.documents.folder import written_whole
 from definitions.documents.results import PageResult
 
 
@@ -19,19 +19,9 @@ def assemble(results: Sequence[PageResult]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The whole file or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    """The whole file or none of it. Raises `OSError` naming it."""
+    with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        # A write that fails for want of room does not say of itself which file it was.
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _flow(lines: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from definitions.documents.book import write_text
 from definitions.documents.catalogue import BLOCKS
+from definitions.documents.folder import reserved
 from definitions.documents.inventory import take_inventory
 from definitions.documents.placements import steps_for_json, write_summary
 from definitions.documents.results import Pile
@@ -55,9 +56,8 @@ def run(
 
     begun = time.monotonic()
     check_input(source, only)
-    out.mkdir(parents=True, exist_ok=True)
     federation = open_federation(home, topology, BLOCKS)
-    with federation:
+    with reserved(out), federation:
         environment = {**federation.environment(), "DAGSTER_HOME": str(prepare_dagster(home))}
         os.environ.update(environment)
         job = job_of("definitions.documents.defs", "documents", PROJECT)

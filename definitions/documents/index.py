@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import os
 import sqlite3
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from definitions.documents.folder import written_whole
 from definitions.documents.results import Pile, result_from
 from ioi_dagster.errors import BadInputError
 
@@ -28,42 +29,41 @@ class Hit:
 
 def write_index(folder: Path, pile: Pile) -> Path:
     """Write the whole index beside the old one and swap: readers see the old or the new, never half of one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{NAME}.{os.getpid()}"
-    temporary.unlink(missing_ok=True)
-    try:
-        with closing(sqlite3.connect(temporary)) as connection, connection:
-            connection.execute("PRAGMA journal_mode=OFF")
-            connection.execute(
-                "CREATE TABLE page (page TEXT PRIMARY KEY, status TEXT NOT NULL, result TEXT NOT NULL, thumbnail BLOB)"
-            )
-            connection.execute(
-                "CREATE VIRTUAL TABLE line USING fts5(text, page UNINDEXED, number UNINDEXED, "
-                "tokenize='porter unicode61 remove_diacritics 2')"
-            )
-            connection.executemany(
-                "INSERT INTO page VALUES (?, ?, ?, ?)",
-                [
-                    (result.page, result.status, json.dumps(asdict(result)), pile.thumbnails.get(result.page))
-                    for result in pile.results
-                ],
-            )
-            connection.executemany(
-                "INSERT INTO line VALUES (?, ?, ?)",
-                [
-                    (text, result.page, number)
-                    for result in pile.results
-                    if result.status == "indexed"
-                    for number, text in enumerate(result.lines, start=1)
-                ],
-            )
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(folder / NAME)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with written_whole(folder / NAME) as temporary:
+        try:
+            _write(temporary, pile)
+        except sqlite3.OperationalError as error:  # it says no more than "disk is full" or "disk I/O error"
+            raise OSError(errno.EIO, str(error)) from error
     return folder / NAME
+
+
+def _write(path: Path, pile: Pile) -> None:
+    path.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA journal_mode=OFF")
+        connection.execute(
+            "CREATE TABLE page (page TEXT PRIMARY KEY, status TEXT NOT NULL, result TEXT NOT NULL, thumbnail BLOB)"
+        )
+        connection.execute(
+            "CREATE VIRTUAL TABLE line USING fts5(text, page UNINDEXED, number UNINDEXED, "
+            "tokenize='porter unicode61 remove_diacritics 2')"
+        )
+        connection.executemany(
+            "INSERT INTO page VALUES (?, ?, ?, ?)",
+            [
+                (result.page, result.status, json.dumps(asdict(result)), pile.thumbnails.get(result.page))
+                for result in pile.results
+            ],
+        )
+        connection.executemany(
+            "INSERT INTO line VALUES (?, ?, ?)",
+            [
+                (text, result.page, number)
+                for result in pile.results
+                if result.status == "indexed"
+                for number, text in enumerate(result.lines, start=1)
+            ],
+        )
 
 
 def read_pile(folder: Path) -> Pile:

@@ -71,6 +71,9 @@ def why_failed(instance: DagsterInstance, run_id: str) -> list[str]:
         event = record.event_log_entry.dagster_event
         if event is not None and event.is_step_failure:
             error = event.step_failure_data.error
+            if error is not None and error.cls_name == "DagsterExecutionStepExecutionError" and error.cause is not None:
+                # It only wraps what the step's own code raised.
+                error = error.cause
             found.append(f"{event.step_key}: {error.message.strip() if error else event.message}")
         elif event is not None and event.is_failure:
             error = getattr(event.event_specific_data, "error", None)

@@ -12,7 +12,7 @@ from dagster import AssetCheckSeverity
 from hypothesis import given
 from hypothesis import strategies as st
 
-from definitions.documents import index as index_module
+from definitions.documents import folder as folder_module
 from definitions.documents.book import assemble
 from definitions.documents.graph import each_page_check
 from definitions.documents.index import find, read_pile, write_index
@@ -125,7 +125,7 @@ def test_an_index_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(index_module.os, "fsync", full)
+    monkeypatch.setattr(folder_module.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_index(tmp_path, Pile((result("a", "new"),), {}))
     assert [hit.page for hit in find(tmp_path, "old")] == ["a"]
