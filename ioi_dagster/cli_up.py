@@ -1,4 +1,4 @@
-"""`ioi up`: the web UI, the daemon and the federation as children of one process, ended together."""
+"""`ioi up`: the web UI, the daemon and the federation as children of one process, ended together with the runs' processes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import PROJECT, prepare_dagster
 
 READY_S = 60.0
+RUN_GRACE_S = 15.0
 
 
 def serve(federation: Federation, home: Path, port: int, say: Callable[[str], None]) -> None:
@@ -64,9 +65,12 @@ def serve(federation: Federation, home: Path, port: int, say: Callable[[str], No
                     raise UnreachableError(f"supervisor of {name}", f"it ended; see {federation.domain(name).root}")
         finally:
             _end(children)
+            # They are in sessions of their own. Nobody is left who would resume them before the next `ioi up`.
+            subprocess.run([sys.executable, "-c", _END_RUNS], cwd=PROJECT, env=environment, capture_output=True)
     say("stopped")
 
 
+_END_RUNS = f"from ioi_dagster.host.launcher import end_run_processes as end; end({RUN_GRACE_S})"
 _STORAGE = (
     "from dagster import DagsterInstance as D; i = D.get(); i.get_runs(limit=1);"
     "i.all_instigator_state(); i.get_asset_keys()"

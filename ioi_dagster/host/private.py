@@ -38,15 +38,14 @@ from dagster._core.execution.plan.step import ExecutionStep
 from dagster._core.execution.retries import RetryMode, get_retries_config
 from dagster._core.execution.step_dependency_config import StepDependencyConfig, get_step_dependency_config_field
 from dagster._core.instance import InstanceRef, InstanceType
-from dagster._core.launcher import LaunchRunContext, ResumeRunContext
-from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, ResumeRunContext, RunLauncher, WorkerStatus
 from dagster._core.launcher.sync_in_memory_run_launcher import SyncInMemoryRunLauncher
-from dagster._core.origin import JobPythonOrigin
+from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, get_python_environment_entry_point
 from dagster._core.run_coordinator import DefaultRunCoordinator, QueuedRunCoordinator, SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.compute_log_manager import CapturedLogContext
-from dagster._core.storage.dagster_run import DagsterRun, DagsterRunStatus
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.storage.event_log.in_memory import InMemoryEventLogStorage
 from dagster._core.storage.event_log.migration import ASSET_KEY_INDEX_COLS
 from dagster._core.storage.event_log.schema import (
@@ -63,7 +62,8 @@ from dagster._core.storage.runs import InMemoryRunStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.system_config.objects import ResolvedRunConfig
 from dagster._core.utils import make_new_run_id
-from dagster._serdes import ConfigurableClassData, deserialize_value, serialize_value
+from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
+from dagster._serdes import ConfigurableClass, ConfigurableClassData, deserialize_value, serialize_value
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.hosted_user_process import recon_job_from_origin
 from dagster_shared.error import SerializableErrorInfo
@@ -72,22 +72,26 @@ __all__ = [
     "ASSET_CHECK_EVENTS",
     "ASSET_EVENTS",
     "ASSET_KEY_INDEX_COLS",
+    "DEFAULT_DAGSTER_ENTRY_POINT",
     "EVENT_TYPE_TO_PIPELINE_RUN_STATUS",
+    "IN_PROGRESS_RUN_STATUSES",
     "SQLITE_BUSY_TIMEOUT_SECONDS",
     "ActiveExecution",
     "AssetCheckExecutionRecordStatus",
     "AssetCheckExecutionsTable",
     "AssetKeyTable",
     "CapturedLogContext",
+    "CheckRunHealthResult",
+    "ConfigurableClass",
     "ConfigurableClassData",
     "DagsterEvent",
     "DagsterEventType",
     "DagsterRun",
     "DagsterRunStatus",
     "DefaultRunCoordinator",
-    "DefaultRunLauncher",
     "EngineEventData",
     "EventLogEntry",
+    "ExecuteRunArgs",
     "ExecutionPlan",
     "ExecutionStep",
     "FromLoadableAsset",
@@ -109,9 +113,12 @@ __all__ = [
     "ReconstructableRepository",
     "RepositoryLoadData",
     "ResolvedRunConfig",
+    "ResumeRunArgs",
     "ResumeRunContext",
     "RetryMode",
+    "RunLauncher",
     "RunQueueConfig",
+    "RunsFilter",
     "SerializableErrorInfo",
     "SqlEventLogStorage",
     "SqlEventLogStorageTable",
@@ -122,12 +129,14 @@ __all__ = [
     "SubmitRunContext",
     "SyncInMemoryRunLauncher",
     "UserConfigSchema",
+    "WorkerStatus",
     "create_execution_plan",
     "deserialize_value",
     "execute_plan_iterator",
     "execute_run",
     "execute_run_iterator",
     "forget_claims",
+    "get_python_environment_entry_point",
     "get_retries_config",
     "get_step_dependency_config_field",
     "make_new_run_id",
