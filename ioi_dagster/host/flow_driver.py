@@ -610,7 +610,12 @@ class FlowDriver:
         its_like = _like(step)
         self._took[its_like] = max(ended - started, 0.8 * self._took.get(its_like, 0.0), 0.001)
         owed = Owed(decoded.events, links, None if work.chunk else decoded.failure)
-        commit = Commit(step, fence, attempt, node, started, ended, references, msgspec.msgpack.encode(owed))
+        stated = {
+            handle_text(made.handle): str(self.classes[made.handle])
+            for made in (*decoded.outputs, *decoded.staged)
+            if self.classes[made.handle] != work.ask.data_class
+        }
+        commit = Commit(step, fence, attempt, node, started, ended, references, msgspec.msgpack.encode(owed), stated)
         outcome = Outcome(
             step,
             events=decoded.events,

@@ -17,7 +17,7 @@ from dagster import DagsterInstance, MetadataValue
 from ioi_dagster.adapters.sql.ledger import FencedError, Ledger
 from ioi_dagster.errors import FinalError
 from ioi_dagster.host.event_groups import grouped, kind_of
-from ioi_dagster.host.exchange import Owed
+from ioi_dagster.host.exchange import Owed, handle_text
 from ioi_dagster.host.flow_driver import FlowDriver
 from ioi_dagster.host.private import (
     ActiveExecution,
@@ -61,12 +61,7 @@ def resume(
     entries = list(instance.all_logs(run))
     quiet(instance).ended[run] = {kind_of(entry) for entry in entries} & _ENDS
     entries = [entry for entry in entries if entry.dagster_event and entry.dagster_event.step_key]
-    for event in (entry.get_dagster_event() for entry in entries):
-        if event.is_successful_output:
-            output = event.step_output_data.step_output_handle
-            handle = (output.step_key, output.output_name, output.mapping_key or "")
-            # Its class is not in the log; it is taken as the highest.
-            driver.classes.setdefault(handle, DataClass.RESTRICTED)
+    _remember_classes(driver, ledger, run, entries)
     replay(active, entries)
     # Dagster tells a run's end from the failures that it is handed; they are in the log, and are not written again.
     yield from (event for event in (entry.get_dagster_event() for entry in entries) if event.is_step_failure)
@@ -81,6 +76,17 @@ def resume(
         f"Resumed: {len(pending)} commits told again, {len(driver.in_doubt)} steps were in flight",
         EngineEventData(),
     )
+
+
+def _remember_classes(driver: FlowDriver, ledger: Ledger, run: str, entries: Iterable[EventLogEntry]) -> None:
+    """Of every output that the log knows. One whose step the ledger does not know has the highest."""
+    steps, stated = {row.step: row.data_class for row in ledger.steps(run)}, ledger.stated_classes(run)
+    for event in (entry.get_dagster_event() for entry in entries):
+        if event.is_successful_output:
+            output = event.step_output_data.step_output_handle
+            handle = (output.step_key, output.output_name, output.mapping_key or "")
+            known = stated.get(handle_text(handle)) or steps.get(output.step_key)
+            driver.classes.setdefault(handle, DataClass(known) if known else DataClass.RESTRICTED)
 
 
 def _tell_owed(

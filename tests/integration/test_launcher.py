@@ -95,6 +95,12 @@ class Dev:
         events = [entry.dagster_event for entry in self.instance.all_logs(run_id)]
         return Counter(str(event.step_key) for event in events if event and event.event_type_value == kind)
 
+    def classes(self, run_id: str) -> dict[str, str]:
+        """The data class of each step, by the event that says where it ran."""
+        events = [entry.dagster_event for entry in self.instance.all_logs(run_id)]
+        placed = [event for event in events if event and event.step_key and event.is_engine_event]
+        return {str(event.step_key): event.engine_event_data.metadata["ioi/data_class"].text for event in placed}
+
     def commits(self, run_id: str) -> dict[str, int]:
         ledger = Ledger(self.home / "storage" / "ioi" / "ledger.sqlite")
         try:
@@ -169,6 +175,7 @@ def test_a_run_whose_process_is_killed_goes_on(dev: Dev, tmp_path: Path) -> None
         assert len(list(tmp_path.glob(f"same?n{number}? *"))) == 1, "what was done is done once"
     assert dev.commits(run_id) == dict.fromkeys(STEPS, 1)
     assert dev.steps(run_id, "STEP_START") == dev.steps(run_id, "STEP_SUCCESS") == Counter(STEPS)
+    assert dev.classes(run_id) == dict.fromkeys(STEPS, "internal"), "what outputs are is known in the new process"
 
 
 def test_an_older_process_that_was_only_frozen_is_fenced(dev: Dev, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,18 @@ def test_the_first_complete_attempt_under_the_current_fence_commits(ledger):
     (row,) = ledger.steps("r")
     assert (row.state, row.fence, row.attempt, row.commits, row.node) == ("DONE", 2, "first", 1, "n1")
     assert ledger.outputs("r") == {"out": "ref-first"}
+
+
+def test_the_classes_that_outputs_have_are_those_of_the_attempt_that_committed(ledger):
+    epoch = ledger.take_over("r", "job", 1.0)
+    ledger.write("r", epoch, [started(1)], [replace(commit(1, "a"), classes={"out": "internal", "x": "public"})], [])
+    assert ledger.stated_classes("r") == {"out": "internal", "x": "public"}
+    late = replace(commit(1, "late"), classes={"out": "restricted"})
+    assert ledger.write("r", epoch, [started(2)], [late], []) == set()
+    assert ledger.stated_classes("r") == {}, "the step is under way again"
+    ledger.write("r", epoch, [], [replace(commit(2, "b"), classes={"out": "restricted"})], [])
+    assert ledger.stated_classes("r") == {"out": "restricted"}
+    assert ledger.stated_classes("other") == {}
 
 
 def test_an_older_fence_never_comes_back(ledger):

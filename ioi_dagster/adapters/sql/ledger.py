@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -50,6 +50,16 @@ _run = sa.Table(
     sa.Column("started", sa.Float),
     sa.Column("ended", sa.Float),
 )
+_class = sa.Table(
+    "stated_class",
+    _meta,
+    sa.Column("run", sa.Text, primary_key=True),
+    sa.Column("step", sa.Text, primary_key=True),
+    sa.Column("attempt", sa.Text, primary_key=True),
+    sa.Column("output", sa.Text, primary_key=True),
+    sa.Column("data_class", sa.Text, nullable=False),
+)
+"""Of outputs that have another class than their step, see `Commit.classes`; most have not."""
 _story = sa.Table(
     "story",
     _meta,
@@ -78,7 +88,8 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """An attempt's outcome: `outputs` maps output handles to object references, `events` are owed to Dagster."""
+    """An attempt's outcome: `outputs` maps output handles to object references, `events` are owed to Dagster. `classes` are
+    the data classes of outputs that have another one than `Started.data_class`, by handle."""
 
     step: str
     fence: int
@@ -88,6 +99,7 @@ class Commit:
     ended: float
     outputs: dict[str, str]
     events: bytes
+    classes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +236,8 @@ class Ledger:
                         commits=_step.c.commits + 1,
                     )
                 )
+                if result.rowcount == 1:
+                    _state_classes(connection, run, commit)
                 if result.rowcount == 1 or _has(connection, run, commit):
                     committed.add(commit.attempt)
             rows = [
@@ -290,6 +304,15 @@ class Ledger:
             )
             return {handle: reference for (text,) in rows for handle, reference in json.loads(text).items()}
 
+    def stated_classes(self, run: str) -> dict[str, str]:
+        """Data classes of committed outputs that have another one than their step, by output handle."""
+        its = (_step.c.run == _class.c.run, _step.c.step == _class.c.step, _step.c.attempt == _class.c.attempt)
+        query = sa.select(_class.c.output, _class.c.data_class).where(
+            _class.c.run == run, _step.c.state == "DONE", *its
+        )
+        with self._engine.connect() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
     def story(self, run: str, step: str | None = None) -> list[Entry]:
         query = sa.select(_story).where(_story.c.run == run).order_by(_story.c.seq)
         if step is not None:
@@ -339,6 +362,15 @@ class Ledger:
                 (row.seq, Entry(row.run, row.step, Chapter(row.chapter), row.text, row.at, json.loads(row.facts)))
                 for row in connection.execute(query)
             ]
+
+
+def _state_classes(connection: sa.Connection, run: str, commit: Commit) -> None:
+    rows = [
+        {"run": run, "step": commit.step, "attempt": commit.attempt, "output": output, "data_class": data_class}
+        for output, data_class in commit.classes.items()
+    ]
+    if rows:
+        connection.execute(sa.insert(_class), rows)
 
 
 def _has(connection: sa.Connection, run: str, commit: Commit) -> bool:
