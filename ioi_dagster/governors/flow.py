@@ -16,6 +16,7 @@ from typing import Any
 
 from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, POISON, POISON_TODO, RULES, Cause
 from ioi_dagster.governors.flow_messages import (
+    AdoptStep,
     AwardAnswered,
     AwardMissed,
     BidMissed,
@@ -38,6 +39,7 @@ from ioi_dagster.governors.flow_messages import (
     StartStep,
     StepDropped,
     StepEnded,
+    StepFound,
     StepFused,
     StepLost,
     StepReady,
@@ -202,6 +204,8 @@ class FlowGovernor:
                 out = self._ended(event, now)
             case StepFused():
                 out = self._fused(event)
+            case StepFound(ask, lease):
+                out = self._found(ask, lease, now)
             case StepLost():
                 out = self._lost(event, now)
             case StepReturned():
@@ -345,6 +349,16 @@ class FlowGovernor:
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": fence}
         text = f"ran in one task after {lease.step} on {lease.node} of {lease.cluster}"
         return [Tell(ask.step, Chapter.AWARD, text, facts), CommitStep(ask.step, fence, event.attempt)]
+
+    def _found(self, ask: Ask, lease: Lease, now: float) -> list[Instruction]:
+        if ask.step in self._steps or self._fences.get(ask.step, 0) != lease.fence:
+            # A newer start of it is wanted by now.
+            return [ReleaseLeases(lease.cluster, (lease.id,)), *self._ready(ask, now)]
+        self._order += 1
+        self._steps[ask.step] = _Step(ask, self._order, StepState.RUNNING, lease.fence, lease=lease)
+        facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
+        text = f"runs on {lease.node} of {lease.cluster} since an earlier process of the run: its answer is waited for"
+        return [Tell(ask.step, Chapter.AWARD, text, facts), AdoptStep(ask, lease)]
 
     def _lost(self, event: StepLost, now: float) -> list[Instruction]:
         step = self._steps.get(event.step)

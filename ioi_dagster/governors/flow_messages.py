@@ -85,6 +85,14 @@ class StepFused:
 
 
 @dataclass(frozen=True, slots=True)
+class StepFound:
+    """A step is ready that an earlier process of the run started under `lease`, and that is under way still."""
+
+    ask: Ask
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
 class StepLost:
     """A start ended without a result of the step, on `node` (empty when it is not known to have been on one)."""
 
@@ -147,6 +155,7 @@ Event = (
     | AwardMissed
     | StepEnded
     | StepFused
+    | StepFound
     | StepLost
     | StepReturned
     | StepDropped
@@ -180,6 +189,14 @@ class SendAward:
 
 @dataclass(frozen=True, slots=True)
 class StartStep:
+    ask: Ask
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptStep:
+    """Wait for the answer of a start that an earlier process of the run sent."""
+
     ask: Ask
     lease: Lease
 
@@ -236,6 +253,7 @@ Instruction = (
     | SendAnnounce
     | SendAward
     | StartStep
+    | AdoptStep
     | ReleaseLeases
     | CommitStep
     | DiscardAttempt

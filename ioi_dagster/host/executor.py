@@ -179,7 +179,7 @@ class GovernedExecutor(Executor):
             flow = _Flow(self, plan_context, execution_plan, active, driver, ProgressTeller(driver, clock))
             if plan_context.resume_from_failure or epoch > 1:
                 # Also where two processes were started for one run: what the first has done is not done again.
-                yield from resume(plan_context, active, driver, ledger, flow.fail)
+                yield from resume(plan_context, active, driver, opened, ledger, flow.fail)
             interrupted, running = False, []
             try:
                 for event in flow.run():

@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -22,7 +22,17 @@ from ioi_dagster.errors import IoiError, RetryableError
 from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, NodeLeft, NodeResized, Reply
 from ioi_dagster.host import step_runner
 from ioi_dagster.model.block import Payload
-from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
+from ioi_dagster.model.negotiation import (
+    Announce,
+    Award,
+    Awarded,
+    Bid,
+    Lease,
+    LeaseRequest,
+    ReleaseRequest,
+    Renewed,
+    RenewRequest,
+)
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.signing import Signed
@@ -68,6 +78,19 @@ OnDone = Callable[[Start, StartAnswer | None, str | None], None]
 """(start, answer, None) or (start, None, why it was lost). Called once, from any thread."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A start that an earlier process of the run had sent to `node`."""
+
+    request: LeaseRequest
+    node: str
+
+    @property
+    def key(self) -> str:
+        request = self.request
+        return f"{request.run}/{request.step}/{request.fence}/{request.copy}"
+
+
 class Fleet(Protocol):
     """One cluster. Calls block and raise `RetryableError` when the other side does not answer in time."""
 
@@ -89,6 +112,14 @@ class Fleet(Protocol):
     def release(self, release: ReleaseRequest) -> None: ...
 
     def start(self, starts: Sequence[Start], on_done: OnDone) -> None: ...
+
+    def find(self, wanted: Sequence[Wanted]) -> list[Lease]:
+        """Leases of those of `wanted` that are under way still and may be adopted; what else of them runs is stopped."""
+        ...
+
+    def adopt(self, start: Start, on_done: OnDone) -> None:
+        """As `start`, for what was found."""
+        ...
 
     def alive(self) -> bool: ...
 
@@ -172,6 +203,12 @@ class DaskFleet(_Negotiating):
         for start in starts:
             submit(self._dask, [start], on_done)
 
+    def find(self, wanted: Sequence[Wanted]) -> list[Lease]:
+        return _found(self._dask, self, wanted)
+
+    def adopt(self, start: Start, on_done: OnDone) -> None:
+        adopt(self._dask, start, on_done)
+
     def alive(self) -> bool:
         return self._dask.alive()
 
@@ -203,6 +240,33 @@ def submit(dask: DaskFleetClient, starts: Sequence[Start], on_done: OnDone) -> N
         dask.submit(first.key, requests[first.key], first.lease.node, first.priority, done, first.own_process)
     else:
         dask.submit_batch(requests, first.lease.node, first.priority, done)
+
+
+def adopt(dask: DaskFleetClient, start: Start, on_done: OnDone) -> None:
+    """Take the answer of a start that another process has sent."""
+
+    def done(_key: str, answer: bytes | None, why: str | None) -> None:
+        on_done(start, msgspec.msgpack.decode(answer, type=StartAnswer) if answer is not None else None, why)
+
+    dask.adopt(start.key, start.lease.node, done)
+
+
+def _found(dask: DaskFleetClient, fleet: Fleet, wanted: Sequence[Wanted]) -> list[Lease]:
+    """An award is answered with the lease that is held under its fence already. Where that has expired, or is for another node,
+    somebody else may have the slot: then the step is not adopted."""
+    there = set(dask.claim([one.key for one in wanted]))
+    claimed = {one.request.step: one for one in wanted if one.key in there}
+    if not claimed:
+        return []
+    run = wanted[0].request.run
+    requests = tuple(one.request for one in claimed.values())
+    leases = fleet.award(Award(fleet.cluster, run, 0, fleet.domain, requests)).leases
+    good = [lease for lease in leases if lease.node == claimed[lease.step].node]
+    fleet.release(ReleaseRequest(run, tuple(lease.id for lease in leases if lease not in good)))
+    for one in claimed.values():
+        if one.request.step not in {lease.step for lease in good}:
+            dask.end(one.node, [one.key])
+    return good
 
 
 def _request(start: Start) -> StartRequest:
@@ -253,6 +317,13 @@ class InvokeFleet(_Negotiating):
         except BaseException as error:  # an answer is owed, or the step would be in flight for ever
             return on_done(start, None, f"{type(error).__name__}: {error}")
         on_done(start, StartAnswer(meta.attempt, meta.node, meta.started, meta.ended, result=result), None)
+
+    def find(self, wanted: Sequence[Wanted]) -> list[Lease]:
+        """A foreign call is the connection of who made it."""
+        return []
+
+    def adopt(self, start: Start, on_done: OnDone) -> None:
+        raise NotImplementedError("nothing was found here")
 
     def alive(self) -> bool:
         return True
@@ -352,6 +423,24 @@ class _AloneFleet(ABC):
                     held.append(start)
         self._send(held, on_done)
         self._send_held()
+
+    def find(self, wanted: Sequence[Wanted]) -> list[Lease]:
+        """This process has given out no lease yet, so each is given the one node where it runs."""
+        nodes = self._nodes()
+        pinned = [
+            replace(one, request=replace(one.request, avoid=tuple(node for node in nodes if node != one.node)))
+            for one in wanted
+            if one.node in nodes
+        ]
+        return _found(self._dask, self, pinned) if pinned else []
+
+    def adopt(self, start: Start, on_done: OnDone) -> None:
+        adopt(self._dask, start, self._queue([start], on_done))
+
+    def _nodes(self) -> list[str]:
+        with self._lock:
+            self._look(self._clock.monotonic())
+            return list(self._queues)
 
     def _send(self, starts: Sequence[Start], on_done: OnDone) -> None:
         for task in tasks_of(starts, self.at_once):

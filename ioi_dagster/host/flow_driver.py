@@ -54,6 +54,9 @@ BRIEF_S = 0.03
 """A step whose like took no longer than this may share a task with others."""
 
 
+ADOPTED = "as it was started by an earlier process of the run"
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """The places for one kind of ask, and who was rejected why. `may_change`: see `flow.PlacesFound`."""
@@ -193,6 +196,8 @@ class FlowDriver:
         self._fenced = False
         self.in_doubt: set[str] = set()
         """Steps that an earlier process of this run had in flight: whether they ran is not known."""
+        self.found: dict[str, Lease] = {}
+        """Those of them that are under way still, see `adoption`."""
 
     # For the executor -------------------------------------------------------------------------------------------
 
@@ -200,6 +205,13 @@ class FlowDriver:
         """A step is ready: place it, run it, commit it; its `Outcome` comes from a later `pump`."""
         step = work.ask.step
         self._work[step] = work
+        found = self.found.pop(step, None)
+        if found is not None:
+            self.in_doubt.discard(step)
+            # What else may have run in its task is not known here.
+            self._work[step] = replace(work, then=(), fused=None)
+            self._inbox.put(flow.StepFound(work.ask, found))
+            return
         if step in self.in_doubt:
             self.in_doubt.discard(step)
             if work.ask.effect is Effect.AT_MOST_ONCE:
@@ -442,6 +454,8 @@ class FlowDriver:
                            lambda why: flow.AwardMissed(award.cluster, steps, why))  # fmt: skip
             case flow.StartStep(ask, lease):
                 self._start(ask, lease)
+            case flow.AdoptStep(ask, lease):
+                self._adopt(ask, lease)
             case flow.ReleaseLeases(cluster, leases):
                 release = ReleaseRequest(self._run, leases)
                 self._post(lambda: self._network.fleet(cluster).release(release), lambda why: None)
@@ -536,6 +550,13 @@ class FlowDriver:
                 ask.effect is Effect.AT_MOST_ONCE and ask.capability == OWN_STEP,
             )
         )
+
+    def _adopt(self, ask: Ask, lease: Lease) -> None:
+        work = self._work[ask.step]
+        self._permits[ask.step] = ADOPTED
+        start = Start(lease.key, lease, None, ask.capability, work.work, None, work.priority)
+        self._sent.setdefault(lease.node, {})[start.key] = start
+        self._network.fleet(lease.cluster).adopt(start, self._on_done)
 
     def _brief(self, work: Work, lease: Lease) -> float:
         """See `Start.brief_s`. Never for what was lost before, or may run once only: a shared task's end names nobody."""

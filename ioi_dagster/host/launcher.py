@@ -23,6 +23,7 @@ from typing_extensions import override
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import home_domain
 from ioi_dagster.errors import FinalError
+from ioi_dagster.host import tags
 from ioi_dagster.host.governance import check_permit
 from ioi_dagster.host.io_manager import ledger_path
 from ioi_dagster.host.private import (
@@ -46,7 +47,7 @@ from ioi_dagster.host.private import (
     WorkerStatus,
     get_python_environment_entry_point,
 )
-from ioi_dagster.host.run_process import TAG, RunProcess, last_words, log_of, start_run_process
+from ioi_dagster.host.run_process import RunProcess, last_words, log_of, start_run_process
 from ioi_dagster.model.refusal import Refusal
 
 GRACE_S = 30.0
@@ -161,7 +162,7 @@ class GovernedRunLauncher(RunLauncher, ConfigurableClass):
         ref, log = self._instance.get_ref(), self._log(run.run_id)
         child = start_run_process(_command(kind(run.job_code_origin, run.run_id, ref)), log, os.environ)
         process = RunProcess.of(child.pid)
-        self._instance.add_run_tags(run.run_id, {TAG: process.text()})
+        self._instance.add_run_tags(run.run_id, {tags.RUN_PROCESS: process.text()})
         text = f"Started process {child.pid} on {process.host}; what it prints goes to {log}"
         self._instance.report_engine_event(text, run, EngineEventData(), cls=self.__class__)
         args = (child, process, ref, run.run_id, log)
@@ -173,7 +174,7 @@ class GovernedRunLauncher(RunLauncher, ConfigurableClass):
 
 def process_of(run: DagsterRun) -> RunProcess | None:
     """The newest process of a run; None where it never had one."""
-    return RunProcess.parse(run.tags.get(TAG, ""))
+    return RunProcess.parse(run.tags.get(tags.RUN_PROCESS, ""))
 
 
 def end_run_processes(grace_s: float = GRACE_S) -> list[str]:

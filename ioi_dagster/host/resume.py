@@ -16,9 +16,10 @@ from dagster import DagsterInstance, MetadataValue
 
 from ioi_dagster.adapters.sql.ledger import FencedError, Ledger
 from ioi_dagster.errors import FinalError
+from ioi_dagster.host.adoption import find_under_way
 from ioi_dagster.host.event_groups import grouped, kind_of
 from ioi_dagster.host.exchange import Owed, handle_text
-from ioi_dagster.host.flow_driver import FlowDriver
+from ioi_dagster.host.flow_driver import FlowDriver, Network
 from ioi_dagster.host.private import (
     ActiveExecution,
     DagsterEvent,
@@ -42,13 +43,18 @@ Fail = Callable[[str, str], DagsterEvent]
 
 
 def resume(
-    context: PlanOrchestrationContext, active: ActiveExecution, driver: FlowDriver, ledger: Ledger, fail: Fail
+    context: PlanOrchestrationContext,
+    active: ActiveExecution,
+    driver: FlowDriver,
+    network: Network,
+    ledger: Ledger,
+    fail: Fail,
 ) -> Iterator[DagsterEvent]:
     """Go on where an earlier process of this run ended.
 
     Commits whose events did not reach the log are published and told there first, once each; then Dagster's plan is led
-    through all that the log says. What was in flight then never committed: it is handed over anew, under a new fence. Only a
-    step that may run once is not, since nobody knows whether it did.
+    through all that the log says. What was in flight then never committed. Where it is under way still, its answer is waited
+    for; else it is handed over anew, under a new fence. Only a step that may run once is not, since nobody knows whether it did.
     """
     instance, run = context.instance, context.run_id
     _settle(instance, run)
@@ -70,10 +76,13 @@ def resume(
             yield fail(step, failure)
     for step, attempt, _ in pending:
         driver.published(step, attempt)
-    driver.in_doubt = {row.step for row in ledger.steps(run) if row.state == "RUN"}
+    rows = ledger.steps(run)
+    driver.in_doubt = {row.step for row in rows if row.state == "RUN"}
+    driver.found = find_under_way(network, run, rows)
     yield DagsterEvent.engine_event(
         context,
-        f"Resumed: {len(pending)} commits told again, {len(driver.in_doubt)} steps were in flight",
+        f"Resumed: {len(pending)} commits told again, {len(driver.in_doubt)} steps were in flight, "
+        f"{len(driver.found)} of them are so still",
         EngineEventData(),
     )
 

@@ -17,9 +17,6 @@ from typing import Self
 
 import msgspec
 
-TAG = "ioi/run_process"
-"""On a run: its newest process, see `RunProcess.text`."""
-
 
 @dataclass(frozen=True, slots=True)
 class RunProcess:

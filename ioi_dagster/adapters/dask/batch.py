@@ -37,7 +37,7 @@ def start_batch(data: bytes) -> bytes:
             if time.monotonic() > until:
                 node.take_back_here([key])
                 continue
-            answer = node.start(request)
+            answer = node.start_here(request)
             with _lock:
                 _answered[key] = answer
         with _lock:

@@ -14,8 +14,9 @@ import msgspec
 from distributed import Client
 from distributed.client import Future
 
+from ioi_dagster.adapters.dask.adopted import Adopted
 from ioi_dagster.adapters.dask.batch import Answers, Batch, answered, start_batch
-from ioi_dagster.adapters.dask.node import start, stop, take_back
+from ioi_dagster.adapters.dask.node import start, start_here, stop, take_back
 from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.dask.versions import EXACT, check_versions
 from ioi_dagster.errors import UnreachableError
@@ -47,7 +48,7 @@ class DaskRunner:
     async def run(self, request: bytes, key: str, node: str, timeout_s: float) -> bytes:
         """The answer's bytes; raises `UnreachableError` when the worker or the scheduler is lost, or time is up."""
         client = await self._connected()
-        future = client.submit(start, request, key=key, resources={f"node:{node}": 1}, pure=False, retries=0)
+        future = client.submit(start_here, request, key=key, resources={f"node:{node}": 1}, pure=False, retries=0)
         waiting = asyncio.ensure_future(_result(future))
         deadline = time.monotonic() + timeout_s
         try:
@@ -96,6 +97,7 @@ class DaskFleetClient:
         self._outstanding: dict[str, tuple[Future | None, OnDone, str]] = {}
         self._batches: dict[str, tuple[Future, set[str]]] = {}
         self._topics: dict[str, Callable[[Any], None]] = {}
+        self._adopted = Adopted(lambda: self._client, self._outstanding, self._finish)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name=f"dask {scheduler}", daemon=True).start()
         self.reconnect()
@@ -120,6 +122,18 @@ class DaskFleetClient:
         """Those of `keys` that have not begun at `node`, and now never will, are done with `TAKEN_BACK`. Returns when that has
         been told, or when the node has had its time."""
         self._call(self._take_back(node, keys), 3 * CONNECT_S)
+
+    def claim(self, keys: list[str]) -> list[str]:
+        """Those of `keys` that an earlier client sent and that are under way at a node, or ended there unheard."""
+        return self._call(self._adopted.claim(keys), CONNECT_S) or []
+
+    def adopt(self, key: str, node: str, on_done: OnDone) -> None:
+        """Wait for the answer of what was claimed; `on_done` comes as from `submit`."""
+        asyncio.run_coroutine_threadsafe(self._adopted.wait(key, node, on_done), self._loop)
+
+    def end(self, node: str, keys: list[str]) -> None:
+        """Stop what an earlier client sent to `node` and nobody wants any more."""
+        self._call(self._ask_node(stop, node, keys), CONNECT_S)
 
     def alive(self) -> bool:
         return self._alive

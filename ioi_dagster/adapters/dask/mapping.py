@@ -16,6 +16,7 @@ from typing import Any
 from distributed import Worker, get_worker
 from distributed.worker import secede
 
+from ioi_dagster.adapters.dask.flights import flights
 from ioi_dagster.adapters.dask.shelf import POLL_S, on_loop, serve, shelf
 from ioi_dagster.compound.attempt import Attempt
 from ioi_dagster.errors import RetryableError
@@ -105,6 +106,7 @@ def deliver(map_id: str, answers: list[Answer]) -> bool:
 @contextmanager
 def _slot_given_back(worker: Worker, attempt: Attempt) -> Iterator[None]:
     """Dask frees a seceded task's thread and not its resource `node:<name>`, so there is one more of it in the meantime."""
+    flights.depend(attempt.key)
     on_loop(worker, _resize(worker, attempt.node, 1), SLOT_S)
     try:
         with _lock:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 
 import msgspec
+from dask.context import thread_state
 
 from ioi_dagster.adapters.dask.apart import run_apart
+from ioi_dagster.adapters.dask.flights import awaited, flights
 from ioi_dagster.adapters.dask.forks import end_if_forked
 from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError
 from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
@@ -158,7 +160,19 @@ def installed() -> NodeHost | None:
 
 
 def start(data: bytes) -> bytes:
-    """The one function that Dask runs for us."""
+    """What Dask runs for a run process: another process of the run may take over what is under way."""
+    key = thread_state.key
+    flights.begin(key)
+    answer = b""
+    try:
+        answer = start_here(data)
+        return answer
+    finally:
+        flights.end(key, answer, awaited())
+
+
+def start_here(data: bytes) -> bytes:
+    """The same, for who waits for it by himself."""
     if _host is None:
         raise RuntimeError("this worker has no node governor: start it with our preload")
     return _host.start(data)

@@ -322,3 +322,34 @@ def test_steps_behind_the_window_can_be_dropped():
     for number in range(flow.WINDOW + 2):
         story.event(flow.StepDropped(f"s{number}", "nobody waits"))
     assert story.governor.snapshot().counts == {"failed": flow.WINDOW + 2}
+
+
+def test_a_step_that_is_under_way_since_an_earlier_process_is_waited_for_under_its_fence():
+    story = Story()
+    story.governor.resume({"s": 3})
+    lease = Lease("a/1/1", "r", "s", 3, 0, "ocr", "a", "a", "n1", 1)
+    story.event(flow.StepFound(ask(), lease))
+    assert story.wanted(flow.AdoptStep) == [flow.AdoptStep(ask(), lease)]
+    assert story.wanted(flow.StartStep) == []
+    story.event(flow.StepEnded("s", 3, "a1", 1.0))
+    assert story.last(flow.CommitStep) == flow.CommitStep("s", 3, "a1")
+    assert story.wanted(flow.ReleaseLeases) == [flow.ReleaseLeases("a", ("a/1/1",))]
+
+
+def test_what_was_adopted_and_is_lost_is_placed_again_under_a_newer_fence():
+    story = Story()
+    story.governor.resume({"s": 3})
+    story.event(flow.StepFound(ask(), Lease("a/1/1", "r", "s", 3, 0, "ocr", "a", "a", "n1", 1)))
+    story.event(flow.StepLost("s", 3, "n1", "the worker died"))
+    story.event(flow.PlacesFound("s", (Place("a", "a"),), (), False))
+    story.bid("a")
+    assert [request.fence for request in story.last(flow.SendAward).award.requests] == [4]
+
+
+def test_a_start_of_an_older_fence_is_not_adopted():
+    story = Story()
+    story.governor.resume({"s": 4})
+    story.event(flow.StepFound(ask(), Lease("a/1/1", "r", "s", 3, 0, "ocr", "a", "a", "n1", 1)))
+    assert story.wanted(flow.AdoptStep) == []
+    assert story.wanted(flow.ReleaseLeases) == [flow.ReleaseLeases("a", ("a/1/1",))]
+    assert story.wanted(flow.FindPlaces) == [flow.FindPlaces((ask(),))]
