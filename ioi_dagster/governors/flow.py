@@ -47,6 +47,7 @@ from ioi_dagster.governors.flow_messages import (
     Tell,
     Tick,
 )
+from ioi_dagster.governors.flow_texts import bids_text, candidates_text, remedy, why_no_slot, why_nobody, why_silent
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
     Announce,
@@ -75,6 +76,9 @@ PASSING = frozenset({"block.circuit_open", "block.queue_full"})
 """Refusals of a start that pass by themselves: the step waits longer from time to time, and is refused after `MAX_PASSING`."""
 MAX_PASSING = 20
 MAX_PAUSE_S = 3.0
+
+TOLD_WAIT_S = 1.0
+"""A wait for room that was shorter is no part of a step's story."""
 
 WINDOW = 512
 """Waiting steps of one kind that are negotiated for at a time; the others come after them anyway, and a round's cost must
@@ -132,6 +136,8 @@ class _Step:
     passing: int = 0
     not_before: float = float("-inf")
     waiting_for: str = ""
+    since: float = 0.0
+    """When its wait for a place began."""
 
 
 @dataclass(slots=True)
@@ -273,7 +279,7 @@ class FlowGovernor:
         if known is not None and known.state not in OVER:
             return []
         self._order += 1
-        step = _Step(ask, self._order, fence=self._fences.get(ask.step, 0))
+        step = _Step(ask, self._order, fence=self._fences.get(ask.step, 0), since=now)
         self._steps[ask.step] = step
         kind = _kind(ask)
         if self._in_window.get(kind, 0) < WINDOW:
@@ -293,7 +299,7 @@ class FlowGovernor:
         told = Tell(
             event.step,
             Chapter.CANDIDATES,
-            _candidates_text(event),
+            candidates_text(event),
             {
                 "places": [place.cluster for place in event.places],
                 "rejected": [
@@ -305,15 +311,15 @@ class FlowGovernor:
             self._next_round_at = min(self._next_round_at, now)
             return [told] if changed else []
         if event.may_change:
-            reason = _why_nobody(event.rejected)
+            reason = why_nobody(event.rejected)
             first = step.waiting_for != reason
             step.waiting_for = reason
             return [told, Tell(event.step, Chapter.WAIT, f"waits: {reason}")] if first else []
         refusal = Refusal(
             "flow.no_place",
-            f"no place may take it: {_why_nobody(event.rejected)}",
+            f"no place may take it: {why_nobody(event.rejected)}",
             BY,
-            _remedy(event.rejected),
+            remedy(event.rejected),
         )
         self._close(step, StepState.REFUSED)
         return [told, Tell(event.step, Chapter.REFUSED, str(refusal)), RefuseStep(event.step, refusal)]
@@ -390,7 +396,7 @@ class FlowGovernor:
             nodes = ", ".join(step.lost_on) or "no node that can be named"
             text = f"it was lost {step.returned} times, on {nodes}; last: {event.why}"
             return [*out, *self._fail(step, POISON, text, POISON_TODO)]
-        self._wait(step, "to be placed again")
+        self._wait(step, "to be placed again", now)
         self._next_round_at = now
         return out
 
@@ -400,7 +406,7 @@ class FlowGovernor:
             return []
         lease = step.lease
         assert lease is not None
-        self._wait(step, event.why)
+        self._wait(step, event.why, now)
         self._next_round_at = now
         return [
             ReleaseLeases(lease.cluster, (lease.id,)),
@@ -443,7 +449,7 @@ class FlowGovernor:
         if step.rejections >= MAX_NODES_LOST or step.passing >= MAX_PASSING:
             self._close(step, StepState.REFUSED)
             return [*out, RefuseStep(event.step, event.refusal)]
-        self._wait(step, f"refused by {lease.node}: {event.refusal.text}")
+        self._wait(step, f"refused by {lease.node}: {event.refusal.text}", now)
         self._next_round_at = now + self._again_s
         return out
 
@@ -458,7 +464,9 @@ class FlowGovernor:
             out += self._bid_missed(BidMissed(event.cluster, self._round.number, event.why), now)
         return out
 
-    def _wait(self, step: _Step, why: str) -> None:
+    def _wait(self, step: _Step, why: str, now: float) -> None:
+        if step.state is StepState.RUNNING:
+            step.since = now
         step.state, step.lease, step.waiting_for = StepState.WAITING, None, why
         # An answer that is still under way is taken when it comes; it is not waited for.
         step.looked_at, step.looking = float("-inf"), False
@@ -489,15 +497,15 @@ class FlowGovernor:
             del self._in_window[kind]
 
     def _why_each_waits(self) -> dict[str, str]:
-        why = {
-            key: _why_no_slot(step, self._no_room)
-            if self._no_room is not None and any(place.cluster in self._no_room for place in step.places)
-            else step.waiting_for
-            for key, step in self._waiting.items()
-        }
+        why = {key: self._why_waits(step, self._no_room) for key, step in self._waiting.items()}
         for behind in self._backlog.values():
             why |= dict.fromkeys(behind, f"{WINDOW} of its kind are before it")
         return why
+
+    def _why_waits(self, step: _Step, no_room: dict[str, Bid] | None) -> str:
+        """`no_room`: the bids of the last round that did not come to every step."""
+        asked = no_room is not None and any(place.cluster in no_room for place in step.places)
+        return why_no_slot(step.ask, step.places, no_room) if asked and no_room is not None else step.waiting_for
 
     def _fail(self, step: _Step, code: str, text: str, todo: str) -> list[Instruction]:
         self._close(step, StepState.FAILED)
@@ -573,7 +581,7 @@ class FlowGovernor:
         offers = _Offers(round_.bids.values())
         awards: dict[str, list[LeaseRequest]] = {}
         out: list[Instruction] = []
-        self._no_room = None
+        no_room, self._no_room = self._no_room, None
         for step in sorted(self._waiting.values(), key=_matching_order):
             if offers.exhausted:
                 # Why each of the others waits is worked out when somebody asks.
@@ -583,8 +591,10 @@ class FlowGovernor:
                 continue
             choice, considered = self._choose(step, offers)
             if choice is None:
-                step.waiting_for = _why_no_slot(step, round_.bids)
+                step.waiting_for = why_no_slot(step.ask, step.places, round_.bids)
                 continue
+            silent = self._silent(step, round_.bids, considered)
+            out += self._told_wait(step, no_room, now)
             offers.take(choice.cluster, step.ask)
             key = step.ask.step
             step.fence = self._fences[key] = self._fences.get(key, 0) + 1
@@ -602,7 +612,8 @@ class FlowGovernor:
                     avoid=(*step.lost_on, *step.refused_on),
                 )
             )
-            out.append(Tell(key, Chapter.BID, _bids_text(considered), {"round": round_.number, "offers": considered}))
+            facts = {"round": round_.number, "offers": considered, "silent": silent, "taken": choice.cluster}
+            out.append(Tell(key, Chapter.BID, bids_text(facts), facts))
         for cluster, requests in sorted(awards.items()):
             out.append(SendAward(Award(cluster, self._run, round_.number, self._origin, tuple(requests))))
         self._next_round_at = now + self._again_s
@@ -622,6 +633,27 @@ class FlowGovernor:
                 best, choice = (score, place.cluster), place
         return choice, considered
 
+    def _told_wait(self, step: _Step, no_room: dict[str, Bid] | None, now: float) -> list[Instruction]:
+        """How long the step has waited for room, once it has it."""
+        waited = now - step.since
+        if waited < TOLD_WAIT_S:
+            return []
+        why = self._why_waits(step, no_room) or "its places were being looked up"
+        text = f"waited {waited:.1f} s for a place: {why}"
+        return [Tell(step.ask.step, Chapter.WAIT, text, {"seconds": round(waited, 3), "why": why})]
+
+    def _silent(self, step: _Step, bids: dict[str, Bid], offers: list[dict[str, Any]]) -> list[dict[str, str]]:
+        """Of the places that may take the step: those without an offer to it, and why."""
+        offered = {offer["cluster"] for offer in offers}
+        return [
+            {
+                "cluster": place.cluster,
+                "why": self._suspects.get(place.cluster) or why_silent(step.ask, place.cluster, bids),
+            }
+            for place in step.places
+            if place.cluster not in offered
+        ]
+
     def _awarded(self, awarded: Awarded, now: float) -> list[Instruction]:
         out: list[Instruction] = []
         open_keys = self._awarding.get(awarded.cluster, set())
@@ -640,7 +672,7 @@ class FlowGovernor:
             if step is None or rejected.step not in open_keys or step.fence != rejected.fence:
                 continue
             open_keys.discard(rejected.step)
-            self._wait(step, rejected.refusal.text)
+            self._wait(step, rejected.refusal.text, now)
             out.append(Tell(rejected.step, Chapter.AWARD, f"not awarded: {rejected.refusal}"))
         if not open_keys:
             self._awarding.pop(awarded.cluster, None)
@@ -651,7 +683,7 @@ class FlowGovernor:
         for key in event.steps:
             if key in open_keys:
                 open_keys.discard(key)
-                self._wait(self._steps[key], f"{event.cluster} did not answer the award: {event.why}")
+                self._wait(self._steps[key], f"{event.cluster} did not answer the award: {event.why}", now)
         if not open_keys:
             self._awarding.pop(event.cluster, None)
         # A lease that was granted all the same is not leaked: it expires, and a newer fence replaces it.
@@ -705,35 +737,3 @@ def _kind(ask: Ask) -> _Kind:
 def _matching_order(step: _Step) -> tuple[int, int, int]:
     """Priority first; then who has the fewest places, lest others take their only one; then age."""
     return (-step.ask.priority, len(step.places), step.order)
-
-
-def _candidates_text(event: PlacesFound) -> str:
-    may = ", ".join(place.cluster for place in event.places) or "nobody"
-    not_ = "; ".join(f"{who}: {refusal.text} [{refusal.code}]" for who, refusal in event.rejected)
-    return f"may go to {may}" + (f"; rejected: {not_}" if not_ else "")
-
-
-def _why_nobody(rejected: tuple[tuple[str, Refusal], ...]) -> str:
-    return "; ".join(f"{who}: {refusal.text}" for who, refusal in rejected) or "no registry knows this capability"
-
-
-def _remedy(rejected: tuple[tuple[str, Refusal], ...]) -> str:
-    remedies = dict.fromkeys(refusal.remedy for _, refusal in rejected if refusal.remedy)
-    return "; ".join(remedies)
-
-
-def _bids_text(considered: list[dict[str, Any]]) -> str:
-    return "offers: " + ", ".join(f"{o['cluster']} at {o['price']:g} in {o['seconds']:g} s" for o in considered)
-
-
-def _why_no_slot(step: _Step, bids: dict[str, Bid]) -> str:
-    reasons = []
-    for place in step.places:
-        bid = bids.get(place.cluster)
-        if bid is None:
-            reasons.append(f"{place.cluster} made no bid")
-        elif bid.refusals and not any(p.capability == step.ask.capability for p in bid.points):
-            reasons.append(f"{place.cluster}: {bid.refusals[0].text}")
-        else:
-            reasons.append(f"{place.cluster} has no free slot")
-    return "; ".join(reasons) or "its places are being looked up"

@@ -11,6 +11,7 @@ from ioi_dagster.governors.flow import FlowGovernor, Place
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Ask, Award, Awarded, Bid, Effect, Lease, RejectedRequest, SupplyPoint
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.story import Chapter
 
 AWAY = Refusal("ras.no_live_instance", "no living node", "registry")
 FORBIDDEN = Refusal("policy.data_class", "may handle public only", "cloud.example", "lower the class")
@@ -214,6 +215,64 @@ def test_a_rejected_request_waits_with_the_reason(story):
     full = Refusal("cluster.full", "no free slot", "a")
     story.event(flow.AwardAnswered(Awarded("a", (), (RejectedRequest("s", request.fence, full),))))
     assert story.governor.snapshot().waiting == {"s": "no free slot"}
+
+
+def told(story: Story, chapter: Chapter) -> list[flow.Tell]:
+    return [item for item in story.wanted(flow.Tell) if item.chapter is chapter]
+
+
+def test_why_a_cheaper_place_made_no_offer_is_told_with_those_that_did(story):
+    story.event(flow.StepReady(ask()))
+    places = (Place("near", "near"), Place("cheap", "cheap"), Place("mute", "mute"))
+    story.event(flow.PlacesFound("s", places, (("cloud.example", FORBIDDEN),), False))
+    (candidates,) = told(story, Chapter.CANDIDATES)
+    assert candidates.text == (
+        "may go to near, cheap, mute; rejected: cloud.example: may handle public only [policy.data_class]"
+    )
+    busy = Refusal("cluster.full", "all 2 nodes are busy", "cheap", "it is asked again")
+    story.event(flow.BidReceived(Bid("cheap", "cheap", "r", 1, 1, (), (busy,))))
+    story.bid("near")
+    story.event(flow.Tick(), later=1.1)
+    (bid,) = told(story, Chapter.BID)
+    assert bid.text == ("offers: near at 1 in 1 s; no offer: cheap: all 2 nodes are busy; mute: it made no bid in time")
+    assert bid.facts["silent"] == [
+        {"cluster": "cheap", "why": "all 2 nodes are busy"},
+        {"cluster": "mute", "why": "it made no bid in time"},
+    ]
+    assert bid.facts["taken"] == "near"
+
+
+def test_a_wait_for_room_is_told_with_its_length_when_it_is_over(story):
+    story.ready(ask())
+    full = Refusal("cluster.full", "all 1 nodes are busy", "a", "it is asked again")
+    for _ in range(3):
+        announce = story.last(flow.SendAnnounce).announce
+        story.event(flow.BidReceived(Bid("a", "a", "r", announce.round, 1, (), (full,))))
+        assert story.governor.snapshot().waiting == {"s": "a: all 1 nodes are busy"}
+        story.event(flow.Tick(), later=4.0)
+        story.event(flow.PlacesFound("s", (Place("a", "a"),), (), False))
+    assert told(story, Chapter.WAIT) == []
+    story.bid("a")
+    assert told(story, Chapter.WAIT) == [
+        flow.Tell(
+            "s",
+            Chapter.WAIT,
+            "waited 12.0 s for a place: a: all 1 nodes are busy",
+            {"seconds": 12.0, "why": "a: all 1 nodes are busy"},
+        )
+    ]
+    chapters = [item.chapter for item in story.wanted(flow.Tell) if item.step == "s"]
+    assert chapters == [Chapter.CANDIDATES, Chapter.WAIT, Chapter.BID]
+
+
+def test_a_step_that_is_placed_at_once_has_not_waited_and_the_wait_begins_anew_after_a_loss(story):
+    story.ready(ask())
+    story.bid("a")
+    story.grant()
+    assert told(story, Chapter.WAIT) == []
+    story.event(flow.StepLost("s", 1, "n1", "killed"), later=60.0)
+    story.run_once("n2")
+    assert [entry.facts["seconds"] for entry in told(story, Chapter.WAIT)] == [1.0]
 
 
 def test_a_resumed_run_continues_above_the_fences_of_the_older_process(story):

@@ -1,0 +1,45 @@
+"""What the flow governor says of places, bids and waits, in words for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ioi_dagster.governors.flow_messages import Place, PlacesFound
+from ioi_dagster.model.negotiation import Ask, Bid
+from ioi_dagster.model.refusal import Refusal
+
+
+def candidates_text(event: PlacesFound) -> str:
+    may = ", ".join(place.cluster for place in event.places) or "nobody"
+    not_ = "; ".join(f"{who}: {refusal.text} [{refusal.code}]" for who, refusal in event.rejected)
+    return f"may go to {may}" + (f"; rejected: {not_}" if not_ else "")
+
+
+def why_nobody(rejected: tuple[tuple[str, Refusal], ...]) -> str:
+    return "; ".join(f"{who}: {refusal.text}" for who, refusal in rejected) or "no registry knows this capability"
+
+
+def remedy(rejected: tuple[tuple[str, Refusal], ...]) -> str:
+    remedies = dict.fromkeys(refusal.remedy for _, refusal in rejected if refusal.remedy)
+    return "; ".join(remedies)
+
+
+def bids_text(facts: dict[str, Any]) -> str:
+    offers = [f"{o['cluster']} at {o['price']:g} in {o['seconds']:g} s" for o in facts["offers"]]
+    silent = [f"{o['cluster']}: {o['why']}" for o in facts["silent"]]
+    taken = f"; taken: {facts['taken']}" if len(offers) > 1 else ""
+    return f"offers: {', '.join(offers)}{taken}" + (f"; no offer: {'; '.join(silent)}" if silent else "")
+
+
+def why_no_slot(ask: Ask, places: tuple[Place, ...], bids: dict[str, Bid]) -> str:
+    reasons = [f"{place.cluster}: {why_silent(ask, place.cluster, bids)}" for place in places]
+    return "; ".join(reasons) or "its places are being looked up"
+
+
+def why_silent(ask: Ask, cluster: str, bids: dict[str, Bid]) -> str:
+    bid, capability = bids.get(cluster), ask.capability
+    if bid is None:
+        return "it made no bid in time"
+    if any(point.capability == capability for point in bid.points):
+        return "what it had free went to steps before this one"
+    return bid.refusals[0].text if bid.refusals else "it has no free slot"
