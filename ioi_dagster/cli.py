@@ -153,34 +153,28 @@ def explain_run(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Trigger → policy → candidates → bids → award → node → attempts → commit, as it happened."""
+    """Trigger → policy → candidates → wait → bids → award → node and attempts → commit."""
     from dataclasses import asdict
 
     from ioi_dagster.adapters.sql.ledger import Ledger
+    from ioi_dagster.cli_explain import collect, table
     from ioi_dagster.errors import BadInputError
     from ioi_dagster.local.home import ledger_of
 
     ledger = Ledger(ledger_of(home))
     try:
         known = ledger.runs("" if run == "last" else run, limit=1)
-        story = ledger.story(known[0][0] if known else run, step)
+        story = collect(ledger, known[0][0] if known else run, step, time.time())
     finally:
         ledger.close()
-    if not story or (step and not any(entry.step == step for entry in story)):
+    if not story:
         raise BadInputError(
             f"nothing is known of {step or 'run'} {run if not step else ''}".strip(), todo="see `ioi runs`"
         )
     if as_json:
         print(json.dumps([{**asdict(entry), "chapter": str(entry.chapter)} for entry in story]))
         return
-    table = Table(title=f"run {story[0].run}", title_justify="left", show_edge=False, pad_edge=False)
-    for column in ("time", *(() if step else ("step",)), "chapter", "what happened"):
-        table.add_column(column, overflow="fold")
-    for entry in story:
-        clock = time.strftime("%H:%M:%S", time.localtime(entry.at)) + f".{int(entry.at % 1 * 1000):03d}"
-        middle = () if step else (escape(entry.step),)
-        table.add_row(clock, *middle, f"[{_COLOURS.get(entry.chapter, 'white')}]{entry.chapter}[/]", escape(entry.text))
-    out.print(table)
+    out.print(table(story, step))
 
 
 @app.command()
@@ -295,19 +289,6 @@ def policy_check(policies: Annotated[Path, typer.Argument()] = Path("policies"))
         err.print("[red]the bundle is stale[/] — run `ioi policy build`")
         raise typer.Exit(1)
     out.print("the bundle is current")
-
-
-_COLOURS = {
-    "policy": "magenta",
-    "candidates": "blue",
-    "bid": "cyan",
-    "award": "green",
-    "loss": "bold red",
-    "refused": "red",
-    "commit": "bold green",
-    "wait": "yellow",
-    "map": "cyan",
-}
 
 
 class _progress:  # noqa: N801 -- used as a function

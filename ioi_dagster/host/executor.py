@@ -158,7 +158,7 @@ class GovernedExecutor(Executor):
             governor = FlowGovernor(run.run_id, opened.home, run.tags.get(tags.OBJECTIVE, self._objective))
             governor.resume(ledger.fences(run.run_id))
             driver = FlowDriver(run.run_id, epoch, opened, governor, ledger, ObjectStore(default_folder()), clock)
-            driver.tell(Chapter.TRIGGER, opened.trigger(run))
+            driver.tell(*opened.opening(run))
             for reference, name in ledger.outputs(run.run_id).items():
                 driver.references[handle_from_text(reference)] = name
             if not plan_context.resume_from_failure:

@@ -148,7 +148,7 @@ def gate_one(home: DomainHome, gate: Gate, run: DagsterRun, steps: int) -> tuple
     """Decide, tell the story, and give the permit as tag text (empty when not allowed)."""
     decision = decide_launch(home, gate, run, steps)
     reasons = "; ".join(str(refusal) for refusal in decision.refusals)
-    text = f"launch {decision.verdict}" + (f": {reasons}" if reasons else "")
+    text = f"gate 1: launch {decision.verdict}" + (f": {reasons}" if reasons else "")
     facts: dict[str, Any] = {
         "decision": decision.id,
         "verdict": str(decision.verdict),
@@ -157,11 +157,18 @@ def gate_one(home: DomainHome, gate: Gate, run: DagsterRun, steps: int) -> tuple
     }
     ledger = Ledger(home.ledger)
     try:
-        ledger.tell([Entry(run.run_id, "", Chapter.POLICY, text, SystemClock().wall(), facts)])
+        now = SystemClock().wall()
+        trigger = Entry(run.run_id, "", Chapter.TRIGGER, started_by(run), now)
+        ledger.tell([trigger, Entry(run.run_id, "", Chapter.POLICY, text, now, facts)])
     finally:
         ledger.close()
     permit = encode(permit_for(home, run, decision)) if decision.verdict is Verdict.ALLOW else ""
     return decision, permit
+
+
+def started_by(run: DagsterRun) -> str:
+    """Trigger and subject, in words."""
+    return f"started by {trigger_of(run.tags)}, subject {run.tags.get(tags.SUBJECT) or _me()}"
 
 
 def trigger_of(run_tags: Mapping[str, str]) -> str:

@@ -24,6 +24,7 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Lease
 from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.story import Chapter
 from ioi_dagster.policy.documents import placement_document, step_document
 from ioi_dagster.policy.permits import issue
 from ioi_dagster.ras.selection import MAY_CHANGE, Candidate, Query
@@ -113,8 +114,10 @@ class FederatedNetwork:
         )
         return issue(self._key, permit)
 
-    def trigger(self, run: DagsterRun) -> str:
-        return f"started by {trigger_of(run.tags)}, subject {self._checked.permit.subject or 'unknown'}"
+    def opening(self, run: DagsterRun) -> tuple[Chapter, str]:
+        """The run process's first word in the story. Who started the run was told at gate 1."""
+        decisions = ", ".join(self._checked.permit.decision_ids)
+        return Chapter.POLICY, f"gate 3: the permit of decision {decisions} is for this run and still good"
 
     def banner(self) -> str:
         return f"Governed by {self.home}: {len(self._config.authorities)} domains, gate 3 passed"
@@ -224,8 +227,9 @@ class AloneNetwork:
     def step_permit(self, lease: Lease, data_class: DataClass, payload_digest: str) -> Signed | None:
         return None
 
-    def trigger(self, run: DagsterRun) -> str:
-        return f"started by {trigger_of(run.tags)}"
+    def opening(self, run: DagsterRun) -> tuple[Chapter, str]:
+        """The run process's first word in the story."""
+        return Chapter.TRIGGER, f"started by {trigger_of(run.tags)}"
 
     def banner(self) -> str:
         return f"Running alone on {self._where}. No policy root is configured (IOI_HOME), so no permits are asked for."
