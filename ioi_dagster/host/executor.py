@@ -32,6 +32,7 @@ from ioi_dagster.host.flow_driver import FlowDriver, Outcome, Work
 from ioi_dagster.host.fusion import Chains
 from ioi_dagster.host.io_manager import ObjectStore, default_folder, ledger_path
 from ioi_dagster.host.map_events import map_event
+from ioi_dagster.host.placement_event import placement_event
 from ioi_dagster.host.private import (
     ActiveExecution,
     DagsterEvent,
@@ -162,7 +163,7 @@ class GovernedExecutor(Executor):
             for reference, name in ledger.outputs(run.run_id).items():
                 driver.references[handle_from_text(reference)] = name
             if not plan_context.resume_from_failure:
-                data = EngineEventData(metadata=opened.metadata())
+                data = EngineEventData(metadata=opened.metadata(run))
                 yield DagsterEvent.engine_event(plan_context, opened.banner(), data)
             pools = stack.enter_context(InstanceConcurrencyContext(plan_context.instance, run))
             stack.enter_context(owned(plan_context.instance, run.run_id, epoch, ledger, pools))
@@ -380,18 +381,15 @@ class _Flow:
     def _finish(self, outcome: Outcome, texts: dict[int, str]) -> Iterator[DagsterEvent]:
         step = self._active.get_step_by_key(outcome.step)
         step_context = self._context.for_step(step)
+        placed = placement_event(step_context, outcome)
+        if placed is not None:
+            yield placed
         if outcome.refusal is not None:
             if outcome.refusal.code in BEGAN:
                 yield self._began(step)
             error = SerializableErrorInfo(str(outcome.refusal), [], outcome.refusal.code)
             yield self._failed(step_context, error, outcome.refusal.code in USERS_RETRY)
             return
-        if outcome.lease is not None:
-            yield DagsterEvent.engine_event(
-                step_context,
-                f"Ran on {outcome.lease.node} of {outcome.lease.cluster} ({outcome.lease.domain})",
-                EngineEventData(metadata=_placement(outcome)),
-            )
         for text in outcome.events:
             entry = deserialize_value(text, EventLogEntry)
             texts[id(entry)] = text
@@ -425,24 +423,6 @@ class _Flow:
             event = DagsterEvent.step_failure_event(step_context, StepFailureData(error=error, user_failure_data=None))
         self._active.handle_event(event)
         return event
-
-
-def _placement(outcome: Outcome) -> dict[str, Any]:
-    lease = outcome.lease
-    assert lease is not None
-    return {
-        "ioi/domain": MetadataValue.text(lease.domain),
-        "ioi/cluster": MetadataValue.text(lease.cluster),
-        "ioi/node": MetadataValue.text(lease.node),
-        "ioi/capability": MetadataValue.text(lease.capability),
-        "ioi/data_class": MetadataValue.text(str(outcome.data_class)),
-        "ioi/lease": MetadataValue.text(lease.id),
-        "ioi/fence": MetadataValue.int(lease.fence),
-        "ioi/attempt": MetadataValue.text(outcome.attempt),
-        "ioi/permit": MetadataValue.text(outcome.permit or "none: no policy root is configured"),
-        **({"ioi/fused_after": MetadataValue.text(outcome.fused_after)} if outcome.fused_after else {}),
-        "ioi/explain": MetadataValue.text(f"ioi explain run {lease.run} '{lease.step}'"),
-    }
 
 
 def _refused(plan_context: PlanOrchestrationContext, refusal: Refusal) -> DagsterEvent:

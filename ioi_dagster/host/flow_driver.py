@@ -122,6 +122,8 @@ class Outcome:
     failure: str | None = None
     chunk: bool = False
     seconds: float = 0.0
+    story: tuple[Entry, ...] = ()
+    """What was told of the step since it was ready, up to its commit or refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,7 @@ class FlowDriver:
         self.classes: dict[Handle, DataClass] = {}
         self.references: dict[Handle, str] = {}
         self._story: list[Entry] = []
+        self._stories: dict[str, list[Entry]] = {}
         self._started: list[Started] = []
         self._commits: list[tuple[Commit, Outcome, list[tuple[str, str]]]] = []
         self._outcomes: list[Outcome] = []
@@ -257,7 +260,10 @@ class FlowDriver:
         return self._flush()
 
     def tell(self, chapter: Chapter, text: str, facts: Mapping[str, Any] | None = None, step: str = "") -> None:
-        self._story.append(Entry(self._run, step, chapter, text, self._clock.wall(), dict(facts or {})))
+        entry = Entry(self._run, step, chapter, text, self._clock.wall(), dict(facts or {}))
+        self._story.append(entry)
+        if step in self._work:
+            self._stories.setdefault(step, []).append(entry)
 
     def published(self, step: str, attempt: str) -> None:
         """The events of a commit are in Dagster's log; the ledger learns of it with its next write."""
@@ -303,6 +309,7 @@ class FlowDriver:
         """Nobody waits for `step` any more."""
         lease = self._governor.lease(step)
         self._work.pop(step, None)
+        self._stories.pop(step, None)
         for instruction in self._governor.handle(
             flow.StepDropped(step, "nobody waits for it"), self._clock.monotonic()
         ):
@@ -648,13 +655,14 @@ class FlowDriver:
             fused_after=fused_after,
             chunk=work.chunk,
             seconds=ended - started,
+            story=tuple(self._stories.pop(step, ())),
         )
         self._commits.append((commit, outcome, links))
 
     def _refuse(self, step: str, refusal: Refusal) -> None:
         work = self._work[step]
         if work.payload is None:
-            self._outcomes.append(Outcome(step, refusal=refusal, chunk=work.chunk))
+            self._outcomes.append(self._refused(step, refusal, work.chunk))
             return
 
         def run() -> None:
@@ -665,9 +673,12 @@ class FlowDriver:
 
         self._pool.submit(run)
 
+    def _refused(self, step: str, refusal: Refusal, chunk: bool = False) -> Outcome:
+        return Outcome(step, refusal=refusal, chunk=chunk, story=tuple(self._stories.pop(step, ())))
+
     def _shell_ended(self, event: _Shell) -> None:
         if event.result is None:
-            self._outcomes.append(Outcome(event.step, refusal=event.refusal))
+            self._outcomes.append(self._refused(event.step, event.refusal))
             return
         ask = self._work[event.step].ask
         fence = self._governor.fence(event.step) + 1

@@ -18,7 +18,7 @@ from ioi_dagster.domain import DomainHome, home_domain
 from ioi_dagster.governors.flow import Place
 from ioi_dagster.host.fleets import RUNNER, AddressFleet, DaskFleet, EmbeddedFleet, Fleet, InvokeFleet
 from ioi_dagster.host.flow_driver import Found
-from ioi_dagster.host.governance import Checked, check_permit, open_gate, trigger_of
+from ioi_dagster.host.governance import Checked, check_permit, open_gate, started_by, trigger_of
 from ioi_dagster.host.private import DagsterRun
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Lease
@@ -122,9 +122,10 @@ class FederatedNetwork:
     def banner(self) -> str:
         return f"Governed by {self.home}: {len(self._config.authorities)} domains, gate 3 passed"
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self, run: DagsterRun) -> dict[str, Any]:
         permit = self._checked.permit
         return {
+            "ioi/trigger": MetadataValue.text(started_by(run)),
             "ioi/permit": MetadataValue.text(f"{self._checked.signed.key_id} {permit.nonce}"),
             "ioi/decision": MetadataValue.text(", ".join(permit.decision_ids)),
             "ioi/policy_revision": MetadataValue.text(permit.revision),
@@ -234,8 +235,8 @@ class AloneNetwork:
     def banner(self) -> str:
         return f"Running alone on {self._where}. No policy root is configured (IOI_HOME), so no permits are asked for."
 
-    def metadata(self) -> dict[str, Any]:
-        return {"ioi/cluster": MetadataValue.text(self._where)}
+    def metadata(self, run: DagsterRun) -> dict[str, Any]:
+        return {"ioi/trigger": MetadataValue.text(trigger_of(run.tags)), "ioi/cluster": MetadataValue.text(self._where)}
 
     def close(self) -> None:
         self._fleet.close()

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from definitions.documents.command import run
 from definitions.documents.index import find, read_pile
 from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.cli_explain import collect
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.local.federation import Federation
 from ioi_dagster.model.story import Chapter
@@ -126,6 +127,8 @@ def test_the_whole_story(small_pile: Path, tmp_path: Path) -> None:
     assert {step.domain for step in steps if step.data_class == "internal"} <= {"library.example", "lab.example"}
     assert [step for step in steps if step.commits != 1 or step.state != "DONE"] == []
 
+    check_explanation(seen["federation"], summary["run"]["id"])
+
     assert [hit.page for hit in find(out, CANARY)] == ["canary.png"]
     leaked = [
         path
@@ -153,6 +156,38 @@ def test_the_whole_story(small_pile: Path, tmp_path: Path) -> None:
     assert set(after) == set(before)
     assert {name for name in after if after[name] != before[name]} - {"eurotext.tif"} == set()
     assert "another text" in " ".join(after["eurotext.tif"].lines)
+
+
+def check_explanation(federation: Federation, run_id: str) -> None:
+    """A step that the cloud might have had more cheaply: the same facts in order on the command line and in Dagster."""
+    from dagster import DagsterInstance
+
+    step = "pages.read_lines[p00000]"
+    ledger = Ledger(federation.home_domain.ledger)
+    told = collect(ledger, run_id, step, time.time())
+    ledger.close()
+    chapters = [entry.chapter for entry in told if entry.chapter is not Chapter.WAIT]
+    assert list(dict.fromkeys(chapters)) == [
+        *(
+            Chapter.TRIGGER,
+            Chapter.POLICY,
+            Chapter.CANDIDATES,
+            Chapter.BID,
+            Chapter.AWARD,
+            Chapter.START,
+            Chapter.COMMIT,
+        )
+    ]
+    texts = {entry.chapter: entry.text for entry in told}
+    assert texts[Chapter.TRIGGER].startswith("started by ioi run documents, subject ")
+    assert "cloud.example: the domain handles public at most" in texts[Chapter.CANDIDATES]
+    with DagsterInstance.get() as instance:
+        events = [record.event_log_entry.dagster_event for record in instance.get_records_for_run(run_id).records]
+    ran = next(e for e in events if e and e.step_key == step and (e.message or "").startswith("Ran on "))
+    metadata = {key: value.value for key, value in ran.engine_event_data.metadata.items()}
+    assert metadata["ioi/candidates"] == texts[Chapter.CANDIDATES]
+    assert metadata["ioi/bids"] == texts[Chapter.BID]
+    assert str(metadata["ioi/attempt"]) in texts[Chapter.COMMIT]
 
 
 def kill_when(federation: Federation, domain: str, role: str, killed: list[str]) -> None:

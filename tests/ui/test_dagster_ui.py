@@ -136,6 +136,8 @@ def test_an_asset_is_materialised_by_click(dagster_url: str, page: Page) -> None
     page.get_by_placeholder("Filter…").fill("Ran on library")
     expect(page.get_by_role("row", name="ioi/node").first).to_contain_text("library-")
     expect(page.get_by_role("row", name="ioi/permit").first).to_contain_text("library.example#")
+    expect(page.get_by_role("row", name="ioi/candidates").first).to_contain_text("rejected: cloud.example: ")
+    expect(page.get_by_role("row", name="ioi/bids").first).to_contain_text("offers: library")
 
 
 def test_a_whole_run_shows_checks_and_results(dagster_url: str, pile: Path, tmp_path: Path, page: Page) -> None:
