@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
+from PIL import Image
 
+from definitions.documents import upright
 from definitions.documents.command import SHIPPED
 from definitions.documents.facing_page import trim_facing_page
 from definitions.documents.load import decode, load_page
@@ -47,8 +50,26 @@ def test_a_facing_page_is_left_out_and_a_second_column_is_not(others, kept):
     assert set(trimmed.trimmed) == (set() if kept else set(others))
 
 
+def picture(file: str) -> Any:
+    return decode(load_page(PageRef("p", file, 1, "jpeg", "d", DataClass.PUBLIC, True), SHIPPED))
+
+
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
-def test_a_real_page_is_set_upright_from_any_side(turn):
-    ref = PageRef("p", "pages/phototest.tif", 1, "tiff", "d", DataClass.PUBLIC, True)
-    image = decode(load_page(ref, SHIPPED)).rotate(turn, expand=True)
-    assert find_turn(image) == (360 - turn) % 360
+@pytest.mark.parametrize(("file", "lies"), [("pages/phototest.tif", 0), ("book/0003.jpg", 270)])
+def test_a_real_page_is_set_upright_from_any_side_at_a_quick_look(file, lies, turn, monkeypatch):
+    monkeypatch.setattr(upright, "_thorough_look", lambda image: pytest.fail("a quick look was not enough"))
+    assert find_turn(picture(file).rotate(turn, expand=True)) == (lies - turn) % 360
+
+
+def test_a_page_whose_middle_tells_nothing_is_looked_at_as_a_whole():
+    page = Image.new("RGB", (900, 1200), "white")
+    text = picture("pages/phototest.tif").resize((800, 600)).crop((0, 0, 800, 260))
+    page.paste(text, (50, 10))
+    assert upright._quick_look(page) is None
+    assert find_turn(page) == 0
+    assert find_turn(page.rotate(90, expand=True)) == 270
+
+
+def test_a_page_without_text_stays_as_it_is():
+    assert find_turn(Image.new("RGB", (900, 1200), "white")) == 0
+    assert find_turn(Image.new("RGB", (3, 2), "white")) == 0
