@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -25,8 +27,20 @@ MAX_GROUP = 5_000
 """Events held back at most before they are written."""
 
 
+PATIENCE_S = 60.0
+"""So long a run process waits for an event log that cannot be written; then it ends with the reason, and may be resumed."""
+PAUSE_S = 0.2
+
+log = logging.getLogger("ioi.log")
+
+
 class EventLogWriteError(RetryableError):
-    """The event log did not take what it was given; the same run may go on once the cause is gone."""
+    """The event log did not take what it was given; the same run may go on once the cause is gone. `passing`: the cause may
+    be gone by itself in a while."""
+
+    def __init__(self, text: str, passing: bool = True) -> None:
+        self.passing = passing
+        super().__init__(text)
 
 
 class GroupedEventLogStorage(SqlEventLogStorage):
@@ -34,7 +48,24 @@ class GroupedEventLogStorage(SqlEventLogStorage):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._groups = threading.local()
+        self._patience_s = 0.0
+        self._meanwhile: Callable[[], None] = lambda: None
+        self._waits: list[str] = []
         super().__init__(*args, **kwargs)
+
+    def wait_for(self, patience_s: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """From now on what cannot be written is tried again for `patience_s` seconds, and `meanwhile` is called again and
+        again. Used up once, there is no patience any more."""
+        self._patience_s, self._meanwhile = patience_s, meanwhile
+
+    def wait_alone(self) -> None:
+        """Patience stays as it is; there is nothing to do meanwhile."""
+        self._meanwhile = lambda: None
+
+    def waits(self) -> list[str]:
+        """What was waited for since the last call, a sentence each."""
+        waits, self._waits = self._waits, []
+        return waits
 
     @override
     def register_instance(self, instance: DagsterInstance) -> None:
@@ -61,7 +92,7 @@ class GroupedEventLogStorage(SqlEventLogStorage):
         finally:
             self._groups.held = None
             try:
-                self.store_event_batch(held)
+                self._store(held)
             finally:
                 self._groups.texts = {}
 
@@ -69,14 +100,36 @@ class GroupedEventLogStorage(SqlEventLogStorage):
     def store_event(self, event: EventLogEntry) -> None:
         held = getattr(self._groups, "held", None)
         if held is None:
-            self.store_event_batch([event])
+            self._store([event])
             return
         held.append(event)
         if len(held) >= MAX_GROUP or kind_of(event) in EVENT_TYPE_TO_PIPELINE_RUN_STATUS:
             events = list(held)
             # First: what a write refused is not to be written again when the group ends.
             held.clear()
-            self.store_event_batch(events)
+            self._store(events)
+
+    def _store(self, events: list[EventLogEntry]) -> None:
+        began, why = time.monotonic(), ""
+        while True:
+            try:
+                self.store_event_batch(events)
+            except EventLogWriteError as error:
+                if not error.passing or time.monotonic() - began >= self._patience_s:
+                    if self._patience_s:
+                        # Also here, since Dagster may end with an error of its own, from a storage that is away as well.
+                        log.error("%s", error)
+                    self._patience_s = 0.0
+                    raise
+                if not why:
+                    why = str(error)
+                    log.warning("%s; it is tried again for %g s", why, self._patience_s)
+                self._meanwhile()
+                time.sleep(PAUSE_S)
+            else:
+                if why:
+                    self._waits.append(f"Waited {time.monotonic() - began:.0f} s for the event log: {why}")
+                return
 
     @override
     def _event_to_row(self, event: EventLogEntry) -> dict[str, Any]:
@@ -105,3 +158,24 @@ def grouped(instance: DagsterInstance) -> AbstractContextManager[dict[int, str]]
     """`GroupedEventLogStorage.group` where the instance has such a storage; elsewhere each event is written at once."""
     storage = instance.event_log_storage
     return storage.group() if isinstance(storage, GroupedEventLogStorage) else nullcontext({})
+
+
+@contextmanager
+def patient(instance: DagsterInstance, meanwhile: Callable[[], None]) -> Iterator[None]:
+    """`GroupedEventLogStorage.wait_for`, for `PATIENCE_S` seconds, where the instance has such a storage. After it the process
+    is as patient: the run's end is told then."""
+    storage = instance.event_log_storage
+    if not isinstance(storage, GroupedEventLogStorage):
+        yield
+        return
+    storage.wait_for(PATIENCE_S, meanwhile)
+    try:
+        yield
+    finally:
+        storage.wait_alone()
+
+
+def waits_for_log(instance: DagsterInstance) -> list[str]:
+    """`GroupedEventLogStorage.waits`."""
+    storage = instance.event_log_storage
+    return storage.waits() if isinstance(storage, GroupedEventLogStorage) else []

@@ -26,7 +26,7 @@ from ioi_dagster.framing import decode_payload
 from ioi_dagster.governors.failures import AT_MOST_ONCE, POISON, RULES, USERS_RETRY
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.host import tags
-from ioi_dagster.host.event_groups import grouped
+from ioi_dagster.host.event_groups import grouped, patient, waits_for_log
 from ioi_dagster.host.exchange import Handle, Located, StepInput, StepWork, handle_from_text
 from ioi_dagster.host.flow_driver import FlowDriver, Outcome, Work
 from ioi_dagster.host.fusion import Chains
@@ -177,6 +177,7 @@ class GovernedExecutor(Executor):
                     step_dependency_config=self.step_dependency_config,
                 )
             )
+            stack.enter_context(patient(plan_context.instance, driver.renew))
             flow = _Flow(self, plan_context, execution_plan, active, driver, ProgressTeller(driver, clock))
             if plan_context.resume_from_failure or epoch > 1:
                 # Also where two processes were started for one run: what the first has done is not done again.
@@ -260,6 +261,8 @@ class _Flow:
             for outcome in told:
                 if outcome.attempt:
                     self._driver.published(outcome.step, outcome.attempt)
+            for text in waits_for_log(self._context.instance):
+                yield DagsterEvent.engine_event(self._context, text, EngineEventData())
             yield from happened
 
     def _vend(self) -> bool:

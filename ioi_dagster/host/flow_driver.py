@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -40,10 +41,13 @@ from ioi_dagster.model.start import StartAnswer
 from ioi_dagster.model.story import Chapter, Entry
 from ioi_dagster.signing import Signed, digest_bytes
 
+T = TypeVar("T")
+
 RENEW_EVERY_S = 8.0
 RECOVER_EVERY_S = 1.0
-LEDGER_PATIENCE_S = 60.0
-"""So long commits are held back when the ledger cannot be written; then the run ends with the reason."""
+PATIENCE_S = 60.0
+"""So long commits are held back when the ledger or outputs cannot be written; then the run ends with the reason."""
+PAUSE_S = 0.2
 TURNS = 10
 BUSY = 12
 GATHER_S = 0.02
@@ -256,7 +260,7 @@ class FlowDriver:
                 break
             for event in self._drain(0.0):
                 self._take(event)
-        self._renew()
+        self.renew()
         return self._flush()
 
     def tell(self, chapter: Chapter, text: str, facts: Mapping[str, Any] | None = None, step: str = "") -> None:
@@ -280,11 +284,8 @@ class FlowDriver:
 
     def publish_again(self, step: str, owed: Owed) -> None:
         """What an earlier process of this run committed and may not have published."""
-        for source, name in owed.links:
-            self._objects.link(source, name)
-        publish(
-            staged for staged in map(from_reference, self.references.values()) if staged and staged.handle[0] == step
-        )
+        staged = [output for output in map(from_reference, self.references.values()) if output]
+        self._publish([output for output in staged if output.handle[0] == step], owed.links)
 
     # For the maps inside steps -----------------------------------------------------------------------------------
 
@@ -615,7 +616,7 @@ class FlowDriver:
         references: dict[str, str] = {}
         links: list[tuple[str, str]] = []
         for output in decoded.outputs:
-            name = self._objects.put(run_name(self._run, output.handle, attempt), output.data)
+            name = self._store(run_name(self._run, output.handle, attempt), output.data)
             references[handle_text(output.handle)] = name
             stated = output.data_class if work.assigns_class else None
             self.classes[output.handle] = stated or work.ask.data_class
@@ -625,7 +626,7 @@ class FlowDriver:
             if output.asset is not None:
                 links.append((name, asset_name(output.asset)))
             for asset, data in output.partitions.items():
-                part = self._objects.put(run_name(self._run, output.handle, f"{attempt}\x00{asset}"), data)
+                part = self._store(run_name(self._run, output.handle, f"{attempt}\x00{asset}"), data)
                 links.append((part, asset_name(asset)))
         for staged in decoded.staged:
             self._stores[staged.store.url] = staged.store
@@ -700,9 +701,7 @@ class FlowDriver:
             for commit, outcome, links in self._commits:
                 staged = self._staged.pop(commit.attempt, [])
                 if commit.attempt in committed:
-                    publish(staged)
-                    for source, name in links:
-                        self._objects.link(source, name)
+                    self._patiently(lambda its=staged, names=links: self._publish(its, names))
                     if outcome.fused_after:
                         self._ahead[outcome.step] = outcome
                         self._told(outcome)
@@ -737,11 +736,35 @@ class FlowDriver:
             raise
         except LedgerAwayError as error:
             self._unwritten_since = now if self._unwritten_since is None else self._unwritten_since
-            if now - self._unwritten_since > LEDGER_PATIENCE_S:
-                raise FinalError(f"for {LEDGER_PATIENCE_S:g} s {error}") from error
+            if now - self._unwritten_since > PATIENCE_S:
+                raise FinalError(f"for {PATIENCE_S:g} s {error}") from error
             return None
         self._unwritten_since = None
         return committed
+
+    def _store(self, name: str, data: bytes) -> str:
+        return self._patiently(lambda: self._objects.put(name, data))
+
+    def _publish(self, staged: Iterable[Staged], links: Iterable[tuple[str, str]]) -> None:
+        """Give a commit's outputs the names under which others find them; doing it again changes nothing."""
+        publish(staged)
+        for source, name in links:
+            self._objects.link(source, name)
+
+    def _patiently(self, write: Callable[[], T]) -> T:
+        """A disk may be full for a while; leases are renewed meanwhile."""
+        until = self._clock.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return write()
+            except (OSError, RetryableError) as error:
+                if self._clock.monotonic() > until:
+                    raise FinalError(
+                        f"for {PATIENCE_S:g} s the outputs of this run could not be stored: {error} — free the disk, then "
+                        "re-execute the run from failure"
+                    ) from error
+                self.renew()
+                time.sleep(PAUSE_S)
 
     def _told(self, outcome: Outcome) -> None:
         self._work.pop(outcome.step, None)
@@ -781,7 +804,8 @@ class FlowDriver:
                 self._away[fleet.cluster] = self._clock.monotonic() + RECOVER_EVERY_S
             self._recovering.discard(fleet.cluster)
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Renew the leases that are due; called again and again, also by who keeps `pump` waiting."""
         now = self._clock.monotonic()
         if now - self._renewed_at < RENEW_EVERY_S:
             return

@@ -45,6 +45,7 @@ from ioi_dagster.host.private import (
 MAX_SHARDS = 32
 """Open databases kept: a web server looks into many runs, each in a file of its own."""
 MAX_KNOWN_RUNS = 10_000
+BUSY_S = 1.0
 INDEX = "index"
 _MIRRORED = frozenset({*ASSET_EVENTS, *ASSET_CHECK_EVENTS, *EVENT_TYPE_TO_PIPELINE_RUN_STATUS})
 
@@ -158,6 +159,9 @@ class GroupCommitEventLogStorage(GroupedEventLogStorage, SqliteEventLogStorage):
     def _writing(self, shard: str, runs: Sequence[str]) -> Iterator[sa.Connection]:
         try:
             with self._connect(shard) as connection:
+                if self._patience_s:
+                    # Who waits in here does nothing else meanwhile, so it is the caller who waits longer.
+                    connection.exec_driver_sql(f"PRAGMA busy_timeout={int(BUSY_S * 1000)}")
                 yield connection
         except OperationalError as error:
             raise EventLogWriteError(

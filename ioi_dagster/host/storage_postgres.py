@@ -23,13 +23,25 @@ from typing import Any
 
 import sqlalchemy as sa
 from dagster_postgres import PostgresEventLogStorage
-from dagster_postgres.utils import create_pg_engine, get_token_provider_from_config, pg_url_from_config
-from sqlalchemy.exc import DBAPIError
+from dagster_postgres.utils import (
+    DagsterPostgresException,
+    create_pg_engine,
+    get_token_provider_from_config,
+    pg_url_from_config,
+)
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from typing_extensions import override
 
 from ioi_dagster.host.catalogue import insert_events, write_catalogue
 from ioi_dagster.host.event_groups import EventLogWriteError, GroupedEventLogStorage
-from ioi_dagster.host.private import ASSET_KEY_INDEX_COLS, ConfigurableClassData, EventLogEntry
+from ioi_dagster.host.private import (
+    ASSET_KEY_INDEX_COLS,
+    ConfigurableClassData,
+    EventLogEntry,
+    SqlEventLogStorageTable,
+)
+
+_Row = tuple[EventLogEntry, dict[str, Any]]
 
 WRITERS = 0x10_1DA6_57E2
 """The advisory lock under which event ids are given out, the same in every process of a database."""
@@ -47,6 +59,8 @@ class GroupCommitPostgresEventLogStorage(GroupedEventLogStorage, PostgresEventLo
     ) -> None:
         postgres_url = _with_driver(postgres_url)
         self._mine = threading.local()
+        self._doubtful: dict[int, EventLogEntry] = {}
+        """Events of which it is not known whether they are there: the connection was lost while they were committed."""
         self._tables: set[str] = set()
         self._process = os.getpid()
         super().__init__(postgres_url, should_autocreate_tables, inst_data, token_provider)
@@ -85,13 +99,28 @@ class GroupCommitPostgresEventLogStorage(GroupedEventLogStorage, PostgresEventLo
             with self._transaction() as connection:
                 # Readers go on after the highest id they saw. With the lock, ids become visible in the order of their numbers.
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITERS)))
+                rows = self._without_those_there(connection, rows)
                 write_catalogue(self, connection, insert_events(connection, rows), columns)
-        except DBAPIError as error:
+        except (DBAPIError, DagsterPostgresException) as error:
+            self._doubtful.update({id(event): event for event in events})
             runs = ", ".join(dict.fromkeys(event.run_id for event in events))
             raise EventLogWriteError(
                 f"the event log of run {runs} was not written: PostgreSQL at {self._engine.url.host or 'its socket'}: "
-                f"{str(error.orig).strip()} — set the database right, then resume the run"
+                f"{str(getattr(error, 'orig', error)).strip()} — set the database right, then resume the run",
+                passing=isinstance(error, (OperationalError, InterfaceError, DagsterPostgresException)),
             ) from error
+        for event in events:
+            self._doubtful.pop(id(event), None)
+
+    def _without_those_there(self, connection: sa.Connection, rows: list[_Row]) -> list[_Row]:
+        doubtful = [row["event"] for event, row in rows if id(event) in self._doubtful]
+        if not doubtful:
+            return rows
+        table = SqlEventLogStorageTable.c
+        runs = {row["run_id"] for _, row in rows}
+        query = sa.select(table.event).where(table.run_id.in_(runs), table.event.in_(doubtful))
+        there = set(connection.execute(query).scalars())
+        return [(event, row) for event, row in rows if row["event"] not in there]
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:

@@ -22,21 +22,29 @@ def server() -> Iterator[Path]:
     # Not below pytest's folder: a socket's path has to be shorter than 108 bytes, and the user postgres has to get there.
     folder = Path(tempfile.mkdtemp(prefix="pg"))
     try:
-        as_user: list[str] = []
-        if os.geteuid() == 0:
-            # The server refuses to be run by root.
+        as_user = _as_user()
+        if as_user:
             shutil.chown(folder, "postgres", "postgres")
-            as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         data, log = folder / "data", folder / "log"
         _run([*as_user, programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"])
-        options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c max_connections=40"
-        _run([*as_user, programs / "pg_ctl", "start", "-w", "-D", data, "-l", log, "-o", options])
+        _run([*as_user, programs / "pg_ctl", "start", "-w", "-D", data, "-l", log, "-o", _options(folder)])
         try:
             yield folder
         finally:
             _run([*as_user, programs / "pg_ctl", "stop", "-w", "-m", "immediate", "-D", data])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def restart(socket: Path) -> Iterator[None]:
+    """The server is down within it, ended as by a crash, and up again after it."""
+    control = [*_as_user(), _programs() / "pg_ctl"]
+    _run([*control, "stop", "-w", "-m", "immediate", "-D", socket / "data"])
+    try:
+        yield
+    finally:
+        _run([*control, "start", "-w", "-D", socket / "data", "-l", socket / "log", "-o", _options(socket)])
 
 
 def new_database(socket: Path, name: str) -> str:
@@ -47,6 +55,15 @@ def new_database(socket: Path, name: str) -> str:
         cursor.execute(f'CREATE DATABASE "{name}"')
     connection.close()
     return f"postgresql+psycopg2://postgres@/{name}?host={socket}"
+
+
+def _as_user() -> list[str]:
+    """The server refuses to be run by root."""
+    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+
+
+def _options(folder: Path) -> str:
+    return f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c max_connections=40"
 
 
 def _programs() -> Path:
