@@ -37,6 +37,9 @@ MAX_KEPT = 4
 """Instances kept by a thread: one a run owner, and a cluster has few."""
 
 
+LONG_LOG_NAME = 200
+
+
 class NodeInstance:
     """One a thread, kept warm: making a Dagster instance costs more than a small step."""
 
@@ -79,10 +82,10 @@ class NodeInstance:
     def _captured_logs(self, log_key: Sequence[str]) -> Iterator[Any]:
         manager = self.dagster.compute_log_manager
         if isinstance(manager, LocalComputeLogManager):
-            out, err = (manager.get_captured_local_path(log_key, kind) for kind in ("out", "err"))
+            out, err, complete = _log_files(manager, log_key)
             with captured(out, err):
                 yield CapturedLogContext(log_key)
-            Path(manager.complete_artifact_path(log_key)).touch()
+            Path(complete).touch()
             return
         # Managers of other kinds point the process's descriptors somewhere: one step at a time.
         alone = _others.acquire(blocking=False)
@@ -92,6 +95,16 @@ class NodeInstance:
         finally:
             if alone:
                 _others.release()
+
+
+def _log_files(manager: LocalComputeLogManager, log_key: Sequence[str]) -> tuple[str, str, str]:
+    """Where the captured stdout and stderr of a step lie, and the mark that they are complete: one name with three endings."""
+    out = manager.get_captured_local_path(log_key, "out")
+    if len(log_key[-1]) > LONG_LOG_NAME:
+        # Dagster shortens what is too long with its ending.
+        return out, manager.get_captured_local_path(log_key, "err"), manager.complete_artifact_path(log_key)
+    base = out.removesuffix("out")
+    return out, f"{base}err", f"{base}complete"
 
 
 _others = threading.Lock()

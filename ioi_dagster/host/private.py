@@ -34,7 +34,11 @@ from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.execution.plan.outputs import StepOutputHandle
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.plan.state import KnownExecutionState
-from dagster._core.execution.plan.step import ExecutionStep
+from dagster._core.execution.plan.step import (
+    ExecutionStep,
+    UnresolvedCollectExecutionStep,
+    UnresolvedMappedExecutionStep,
+)
 from dagster._core.execution.retries import RetryMode, get_retries_config
 from dagster._core.execution.step_dependency_config import StepDependencyConfig, get_step_dependency_config_field
 from dagster._core.instance import InstanceRef, InstanceType
@@ -140,6 +144,7 @@ __all__ = [
     "get_retries_config",
     "get_step_dependency_config_field",
     "make_new_run_id",
+    "plan_of_step",
     "recon_job_from_origin",
     "release_claims",
     "remember_resource_types",
@@ -205,6 +210,28 @@ def remember_run_config() -> None:
         )
 
     ResolvedRunConfig.build = staticmethod(build)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def plan_of_step(
+    whole: ExecutionPlan, key: str, known: KnownExecutionState, job_def: Any, config: ResolvedRunConfig
+) -> ExecutionPlan:
+    """The plan of the one step `key`, out of that of the whole job, which stays as it is.
+
+    Steps that dynamic outputs make are put into it by what `known` says of those outputs, as Dagster does where it builds the
+    plan of the whole job anew.
+    """
+    mappings, made = known.dynamic_mappings, []
+    for step in whole.step_dict.values() if mappings else ():
+        if isinstance(step, UnresolvedMappedExecutionStep) and step.resolved_by_step_keys <= mappings.keys():
+            made += step.resolve(mappings)
+        elif isinstance(step, UnresolvedCollectExecutionStep) and step.resolved_by_step_keys <= mappings.keys():
+            made.append(step.resolve(mappings))
+    if made:
+        whole = whole._replace(
+            step_dict=whole.step_dict | {step.handle: step for step in made},
+            step_dict_by_key=whole.step_dict_by_key | {step.key: step for step in made},
+        )
+    return whole._replace(known_state=known).build_subset_plan([key], job_def, config)
 
 
 def wrap_planned_events(instance: Any, around: Callable[[], AbstractContextManager[Any]]) -> None:

@@ -32,6 +32,7 @@ from ioi_dagster.host.private import (
     create_execution_plan,
     deserialize_value,
     execute_plan_iterator,
+    plan_of_step,
     recon_job_from_origin,
     remember_resource_types,
     remember_run_config,
@@ -77,7 +78,7 @@ def _run(task: StepWork, values: dict[Handle, bytes], references: dict[Handle, s
     """The result, and the outputs that the step made, wherever its IO managers put them. `values` and `references`: what the
     step before it in its chain left in the exchange."""
     started = time.time()
-    dagster_run = deserialize_value(task.run, DagsterRun)
+    dagster_run = _read_run(task.run)
     job = _job(task.origin, _selection(dagster_run))
     inputs = {item.handle: item.data for item in task.inputs} | {
         handle: values[handle] for handle in task.takes if handle in values
@@ -152,14 +153,6 @@ def _plan(task: StepWork, dagster_run: DagsterRun, job: ReconstructableJob) -> E
     """The plan of this step. That of the whole job stays warm, since making it takes longer the more steps there are."""
     known = deserialize_value(task.known_state, KnownExecutionState)
     load_data = _load_data(task.repository_load_data)
-    if known.dynamic_mappings:
-        return create_execution_plan(
-            job,
-            run_config=dagster_run.run_config,
-            step_keys_to_execute=[task.step],
-            known_state=known,
-            repository_load_data=load_data,
-        )
     key = (id(job), dagster_run.run_id, task.repository_load_data or "")
     plans: OrderedDict[tuple[int, str, str], ExecutionPlan] = _warm.__dict__.setdefault("plans", OrderedDict())
     whole = plans.get(key)
@@ -171,10 +164,16 @@ def _plan(task: StepWork, dagster_run: DagsterRun, job: ReconstructableJob) -> E
             plans.popitem(last=False)
     definition = job.with_repository_load_data(load_data).get_definition() if load_data else job.get_definition()
     config = ResolvedRunConfig.build(definition, dagster_run.run_config)
-    return whole._replace(known_state=known).build_subset_plan([task.step], definition, config)
+    return plan_of_step(whole, task.step, known, definition, config)
 
 
 _warm = threading.local()
+
+
+@lru_cache(maxsize=MAX_PLANS)
+def _read_run(text: str) -> DagsterRun:
+    """One value for all steps of a run here, as in Dagster's in-process executor."""
+    return deserialize_value(text, DagsterRun)
 
 
 def _load_data(text: str | None) -> RepositoryLoadData | None:
@@ -183,7 +182,7 @@ def _load_data(text: str | None) -> RepositoryLoadData | None:
 
 def _load_code(origin: str, run: str) -> None:
     """Import what a step of that job would."""
-    _job(origin, _selection(deserialize_value(run, DagsterRun)))
+    _job(origin, _selection(_read_run(run)))
 
 
 _Selection = tuple[frozenset[str] | None, frozenset | None, frozenset | None]

@@ -6,6 +6,7 @@ import inspect
 from importlib.metadata import version
 
 import pytest
+from dagster import DynamicOut, DynamicOutput, in_process_executor, job, op
 
 from ioi_dagster.host import private
 
@@ -77,3 +78,43 @@ def test_a_signature_is_what_we_call(path: str):
         found = getattr(found, part)
     parameters = set(inspect.signature(found).parameters)
     assert SHAPES[path] <= parameters, parameters
+
+
+@op(out=DynamicOut())
+def some():
+    yield DynamicOutput(1, "a")
+
+
+@op
+def same(value):
+    return value
+
+
+@op
+def last(values):
+    return values
+
+
+@job(executor_def=in_process_executor)
+def two_stages():
+    last(some().map(same).map(same.alias("again")).collect())
+
+
+@pytest.mark.parametrize(
+    ("key", "keys"),
+    [
+        ("some", {}),
+        ("same[a]", {"some": {"result": ["a"]}}),
+        ("again[b]", {"some": {"result": ["b"]}}),
+        ("last", {"some": {"result": ["a", "b"]}}),
+        ("last", {"some": {"result": []}}),
+    ],
+)
+def test_the_plan_of_one_step_is_what_dagster_builds_of_the_whole_job(key: str, keys: dict):
+    whole = private.create_execution_plan(two_stages)
+    before = (dict(whole.step_dict), dict(whole.step_dict_by_key))
+    known = private.KnownExecutionState(dynamic_mappings=keys)
+    config = private.ResolvedRunConfig.build(two_stages, {})
+    made = private.plan_of_step(whole, key, known, two_stages, config)
+    assert made == private.create_execution_plan(two_stages, step_keys_to_execute=[key], known_state=known)
+    assert (whole.step_dict, whole.step_dict_by_key) == before
