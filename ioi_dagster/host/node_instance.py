@@ -7,6 +7,7 @@ output. Elsewhere a step sees an empty instance, since a node of another owner h
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -108,6 +109,7 @@ def _log_files(manager: LocalComputeLogManager, log_key: Sequence[str]) -> tuple
 
 
 _others = threading.Lock()
+_opening = threading.Lock()
 _kept = threading.local()
 
 
@@ -128,9 +130,23 @@ def _opened(ref: str | None) -> DagsterInstance | None:
         return None
     value = deserialize_value(ref, InstanceRef)
     folder = value.local_artifact_storage_data.config_dict.get("base_dir")
-    if folder and not Path(folder).is_dir():
-        return None
-    return DagsterInstance.from_ref(value)
+    if not folder:
+        return DagsterInstance.from_ref(value)
+    return _opened_at(value, folder) if Path(folder).is_dir() else None
+
+
+def _opened_at(ref: InstanceRef, folder: str) -> DagsterInstance:
+    """What the owner's dagster.yaml leaves to the environment is his, not that of whoever started this worker."""
+    with _opening:
+        before = os.environ.get("DAGSTER_HOME")
+        os.environ["DAGSTER_HOME"] = folder
+        try:
+            return DagsterInstance.from_ref(ref)
+        finally:
+            if before is None:
+                del os.environ["DAGSTER_HOME"]
+            else:
+                os.environ["DAGSTER_HOME"] = before
 
 
 def _empty() -> DagsterInstance:

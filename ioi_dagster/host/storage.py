@@ -28,6 +28,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import StaticPool
 from typing_extensions import override
 
+from ioi_dagster.errors import BadInputError
 from ioi_dagster.host.catalogue import insert_events, write_catalogue
 from ioi_dagster.host.event_groups import EventLogWriteError, GroupedEventLogStorage, kind_of
 from ioi_dagster.host.mirror import missing
@@ -74,8 +75,13 @@ class GroupCommitEventLogStorage(GroupedEventLogStorage, SqliteEventLogStorage):
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> GroupCommitEventLogStorage:
-        stock = Path(os.environ.get("DAGSTER_HOME", ".")) / "history" / "runs"
-        return cls(config_value.get("base_dir") or str(stock), inst_data)
+        home, folder = os.environ.get("DAGSTER_HOME"), config_value.get("base_dir")
+        if not (home or folder):
+            raise BadInputError(
+                "the event log storage has no folder: neither base_dir nor $DAGSTER_HOME is set",
+                todo="set DAGSTER_HOME, or base_dir in the config of event_log_storage in dagster.yaml",
+            )
+        return cls(folder or str(Path(str(home)) / "history" / "runs"), inst_data)
 
     # Writing ----------------------------------------------------------------------------------------------------
 
