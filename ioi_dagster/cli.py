@@ -6,7 +6,6 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -94,10 +93,11 @@ def run_documents(
     """Turn a pile of photographs, scans and PDFs into a searchable book."""
     from importlib import import_module
 
+    from ioi_dagster.cli_progress import ProgressDisplay
     from ioi_dagster.local.home import TOPOLOGY, find_home
 
     command = import_module("definitions.documents.command")
-    with _progress(as_json) as progress:
+    with ProgressDisplay(err, quiet=as_json) as progress:
         summary = command.run(
             source or command.SHIPPED,
             results,
@@ -289,57 +289,6 @@ def policy_check(policies: Annotated[Path, typer.Argument()] = Path("policies"))
         err.print("[red]the bundle is stale[/] — run `ioi policy build`")
         raise typer.Exit(1)
     out.print("the bundle is current")
-
-
-class _progress:  # noqa: N801 -- used as a function
-    """A progress bar on a terminal, plain lines elsewhere, nothing with --json."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._bar: Any = None
-        self._tasks: dict[str, Any] = {}
-        self._last = ""
-
-    def __enter__(self) -> Callable[..., None]:
-        if not self._quiet and err.is_terminal:
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                SpinnerColumn,
-                TextColumn,
-                TimeElapsedColumn,
-            )
-
-            self._bar = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                TextColumn("[dim]{task.fields[more]}[/]"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                console=err,
-            )
-            self._bar.start()
-        return self._show
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def _show(self, what: str, done: int, of: int, more: str = "") -> None:
-        if self._quiet:
-            return
-        if self._bar is not None:
-            if what not in self._tasks:
-                self._tasks[what] = self._bar.add_task(what, total=of, more="")
-            self._bar.update(self._tasks[what], completed=done, total=of, more=escape(more))
-            return
-        text = f"{what}: {done} of {of}" + (f", {more}" if more else "")
-        # A log gets a line for each tenth step, not one for each.
-        if text != self._last and (done == of or done % 10 == 0):
-            self._last = text
-            err.print(text, highlight=False)
 
 
 def _show_run(summary: dict[str, Any], results: Path) -> None:

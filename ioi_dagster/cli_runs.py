@@ -44,6 +44,8 @@ def progress_in(ledger: Ledger, run: str, now: float) -> tuple[Progress, float |
         waiting=said.waiting,
         failed=said.failed,
         reasons=said.reasons,
+        of=said.of,
+        more=said.more,
     )
     return progress, (now - last.at if last else None)
 
@@ -59,7 +61,7 @@ def render(runs: list[Watched]) -> RenderableType:
             row.run[:8],
             Text(row.job),
             f"{row.seconds:.0f}",
-            str(progress.done),
+            progress.count() + (", more to come" if progress.more else ""),
             str(progress.running),
             str(progress.waiting),
             why if progress.waiting else "–",

@@ -24,10 +24,13 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.local.home import PROJECT, TOPOLOGY, open_federation, prepare_dagster
 
 READY_S = 90.0
+LISTS_PAGES, ENDS_PAGE = "pages.list_pages", "pages.name_languages"
+STEPS_WIDE = 72
+"""Characters for what the steps do, beside the pages, in a line of a hundred."""
 SHIPPED = Path(__file__).parent / "input"
 
 Progress = Callable[..., None]
-"""(what, done, of, in other words)"""
+"""(what, done, of (0: not known yet), in other words)"""
 
 
 def check_input(folder: Path, only: tuple[str, ...]) -> None:
@@ -125,14 +128,17 @@ def _left_by(run_id: str, path: Path) -> dict[str, Any] | None:
 
 
 def _watch(home: DomainHome, run_id: str, progress: Progress, stop: threading.Event) -> None:
-    """Progress out of the ledger, twice a second."""
+    """Progress out of the ledger, twice a second: the pages that are through, and the steps behind them in few words.
+
+    How many pages there are is known when they have been listed; until then there is no total, and none is made up.
+    """
     ledger = Ledger(home.ledger)
     try:
         while not stop.wait(0.5):
-            seen, _ = progress_in(ledger, run_id, time.time())
-            of = seen.done + seen.running + seen.waiting
-            waiting = f", {seen.waiting} waiting: {seen.why()}" if seen.waiting else ""
-            progress("running the graph", seen.done, of, f"{seen.running} running{waiting}")
+            steps, _ = progress_in(ledger, run_id, time.time())
+            pages = ledger.outputs_of(run_id, LISTS_PAGES)
+            through = ledger.done_of(run_id, ENDS_PAGE) if pages else 0
+            progress("pages", through, pages or 0, steps.brief(STEPS_WIDE))
     except Exception as error:  # a display must never end a run
         print(f"progress is not shown: {error}", file=sys.stderr)
     finally:

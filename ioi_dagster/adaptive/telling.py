@@ -32,7 +32,8 @@ class Telling:
         if not self.due(now) or progress == self._last:
             return False
         long_ago = now - max(self._at, self.begun) >= self.quiet_s
-        if not long_ago and _kinds(progress) == (_kinds(self._last) if self._last else frozenset()):
+        same_extent = self._last is None or progress.of == self._last.of
+        if not long_ago and same_extent and _kinds(progress) == (_kinds(self._last) if self._last else frozenset()):
             return False
         self._last, self._at = progress, now
         return True

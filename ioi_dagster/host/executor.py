@@ -178,7 +178,9 @@ class GovernedExecutor(Executor):
                 )
             )
             stack.enter_context(patient(plan_context.instance, driver.renew))
-            flow = _Flow(self, plan_context, execution_plan, active, driver, ProgressTeller(driver, clock))
+            flow = _Flow(
+                self, plan_context, execution_plan, active, driver, ProgressTeller(driver, clock, execution_plan)
+            )
             if plan_context.resume_from_failure or epoch > 1:
                 # Also where two processes were started for one run: what the first has done is not done again.
                 yield from resume(plan_context, active, driver, opened, ledger, flow.fail)
@@ -246,7 +248,7 @@ class _Flow:
             outcomes = self._driver.fused() or self._driver.pump(self._wait(ready))
             for report in self._driver.reports():
                 yield map_event(self._context, self._plan, report)
-            yield from self._progress.tell(self._context)
+            yield from self._progress.tell(self._context, lambda: self._active.get_known_state().dynamic_mappings)
             if not outcomes:
                 continue
             told: list[Outcome] = []

@@ -293,6 +293,11 @@ class FlowDriver:
         """Of the maps inside steps that are over since the last call."""
         return self._maps.reports()
 
+    @property
+    def maps(self) -> bool:
+        """Do steps of this run make chunks, of which nobody knows how many come?"""
+        return self._maps.any
+
     def post(self, event: Any) -> None:
         """From any thread."""
         self._inbox.put(event)

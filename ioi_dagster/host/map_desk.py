@@ -51,6 +51,8 @@ class MapDesk:
         self._clusters: dict[str, str] = {}
         self._waiting: dict[tuple[str, int], tuple[Lease, int]] = {}
         self._reports: list[mapping.Report] = []
+        self.any = False
+        """Has a step of this run asked for a map?"""
 
     def listen(self, fleet: Fleet) -> None:
         """Hear the requests of the nodes of `fleet`."""
@@ -133,6 +135,7 @@ class MapDesk:
         return self._driver.fleet(self._clusters[map_id])
 
     def _place(self, chunk: mapping.PlaceChunk) -> None:
+        self.any = True
         parent = self._driver.work(chunk.parent)
         assert parent is not None, "a step with a lease has its work"
         ask = replace(

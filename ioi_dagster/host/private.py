@@ -132,6 +132,7 @@ __all__ = [
     "StepOutputHandle",
     "SubmitRunContext",
     "SyncInMemoryRunLauncher",
+    "UnresolvedMappedExecutionStep",
     "UserConfigSchema",
     "WorkerStatus",
     "create_execution_plan",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from dagster import MetadataValue, TableColumn, TableRecord, TableSchema
 
 from ioi_dagster.adaptive.telling import Telling
 from ioi_dagster.clock import Clock
 from ioi_dagster.governors.flow import FlowSnapshot, StepState
+from ioi_dagster.host.extent import Extent, Mappings
 from ioi_dagster.host.flow_driver import FlowDriver
-from ioi_dagster.host.private import DagsterEvent, EngineEventData, PlanOrchestrationContext
+from ioi_dagster.host.private import DagsterEvent, EngineEventData, ExecutionPlan, PlanOrchestrationContext
 from ioi_dagster.model.progress import Progress, commonest
 from ioi_dagster.model.story import Chapter
 
@@ -18,25 +19,27 @@ from ioi_dagster.model.story import Chapter
 class ProgressTeller:
     """One a run process; asked once a turn, and looks when it may be time to say something."""
 
-    def __init__(self, driver: FlowDriver, clock: Clock) -> None:
+    def __init__(self, driver: FlowDriver, clock: Clock, plan: ExecutionPlan) -> None:
         now = clock.monotonic()
-        self._driver, self._clock = driver, clock
+        self._driver, self._clock, self._extent = driver, clock, Extent(plan)
         self._log = Telling(now)
-        self._ledger = Telling(now, first_s=1.0, apart_s=2.0, quiet_s=10.0)
+        self._ledger = Telling(now, first_s=1.0, apart_s=2.0, quiet_s=4.0)
 
-    def tell(self, plan_context: PlanOrchestrationContext) -> Iterator[DagsterEvent]:
+    def tell(self, plan_context: PlanOrchestrationContext, mappings: Callable[[], Mappings]) -> Iterator[DagsterEvent]:
+        """`mappings`: what is known by now of what steps map over."""
         now = self._clock.monotonic()
         if not (self._ledger.due(now) or self._log.due(now)):
             return
-        progress = progress_of(self._driver.snapshot())
+        of = None if self._driver.maps else self._extent.steps(mappings())
+        progress = progress_of(self._driver.snapshot(), of)
         if self._ledger.worth(progress, now):
             self._driver.tell(Chapter.PROGRESS, str(progress), progress.facts())
         if self._log.worth(progress, now):
             yield DagsterEvent.engine_event(plan_context, str(progress), EngineEventData(metadata=_metadata(progress)))
 
 
-def progress_of(snapshot: FlowSnapshot) -> Progress:
-    """Steps that are being negotiated for count as waiting; those that are at a node count as running."""
+def progress_of(snapshot: FlowSnapshot, of: int | None) -> Progress:
+    """Steps that are being negotiated for count as waiting; those that are at a node count as running. `of`: see `Extent`."""
     counts = snapshot.counts
     awarding = counts.get(StepState.AWARDING, 0)
     why = [*snapshot.waiting.values(), *["an award is being answered"] * awarding]
@@ -46,6 +49,8 @@ def progress_of(snapshot: FlowSnapshot) -> Progress:
         waiting=counts.get(StepState.WAITING, 0) + awarding,
         failed=counts.get(StepState.FAILED, 0) + counts.get(StepState.REFUSED, 0),
         reasons=commonest(why),
+        of=of or 0,
+        more=of is None,
     )
 
 

@@ -60,6 +60,8 @@ SHAPES = {
     "recon_job_from_origin": {"origin"},
     "RunQueueConfig.__new__": {"tag_concurrency_limits", "max_concurrent_runs"},
     "RetryMode.for_inner_plan": set(),
+    "ExecutionPlan.get_step": {"handle"},
+    "UnresolvedMappedExecutionStep.__new__": {"handle", "job_name", "step_inputs", "step_outputs"},
 }
 
 

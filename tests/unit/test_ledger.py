@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ioi_dagster.adapters.sql.ledger import Commit, FencedError, Ledger, Started
+from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.story import Chapter, Entry
 
 
@@ -83,6 +84,19 @@ def test_of_many_processes_that_commit_at_once_one_succeeds(tmp_path):
         thread.join()
     assert len(won) == 1
     assert first.steps("r")[0].attempt == won[0]
+
+
+def test_what_is_mapped_is_counted_by_what_its_step_made_and_what_is_through(ledger):
+    epoch = ledger.take_over("m", "job", 1.0)
+    steps = ("list", "read[a]", "read[b]", "reader[a]")
+    ledger.write("m", epoch, [Started(step, 1, "d", "c", "n", "own", DataClass.PUBLIC) for step in steps], [], [])
+    assert (ledger.outputs_of("m", "list"), ledger.done_of("m", "read")) == (None, 0)
+    made = {"list result a": "1", "list result b": "2"}
+    commits = [Commit(step, 1, step, "n", 1.0, 2.0, made if step == "list" else {}, b"") for step in steps[:2]]
+    ledger.write("m", epoch, [], commits, [])
+    assert (ledger.outputs_of("m", "list"), ledger.done_of("m", "read")) == (2, 1)
+    ledger.write("m", epoch, [], [Commit("reader[a]", 1, "x", "n", 1.0, 2.0, {}, b"")], [])
+    assert ledger.done_of("m", "read") == 1
 
 
 def test_the_story_is_told_in_order_and_by_step(ledger):

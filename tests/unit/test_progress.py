@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -26,7 +27,8 @@ PROGRESS = Progress(
 
 
 def test_a_snapshot_is_told_by_what_its_steps_do():
-    assert progress_of(SNAPSHOT) == PROGRESS
+    assert progress_of(SNAPSHOT, None) == replace(PROGRESS, more=True)
+    assert progress_of(SNAPSHOT, 20) == replace(PROGRESS, of=20)
 
 
 def test_the_event_of_the_log_has_a_row_a_reason():

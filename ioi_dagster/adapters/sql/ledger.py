@@ -337,6 +337,20 @@ class Ledger:
         with self._engine.connect() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
+    def done_of(self, run: str, op: str) -> int:
+        """How many steps that are mapped from `op` are done."""
+        mapped = _step.c.step.startswith(f"{op}[", autoescape=True)
+        query = sa.select(sa.func.count()).where(_step.c.run == run, _step.c.state == "DONE", mapped)
+        with self._engine.connect() as connection:
+            return connection.execute(query).scalar_one()
+
+    def outputs_of(self, run: str, step: str) -> int | None:
+        """How many outputs a step has made; None where it is not done."""
+        query = sa.select(_step.c.outputs).where(_step.c.run == run, _step.c.step == step, _step.c.state == "DONE")
+        with self._engine.connect() as connection:
+            text = connection.execute(query).scalar_one_or_none()
+        return len(json.loads(text)) if text else None
+
     def last_progress(self, run: str) -> Entry | None:
         """What the run process said last of how far it is."""
         query = (

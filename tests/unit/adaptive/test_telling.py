@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +36,11 @@ def test_another_number_is_no_other_reason():
     assert told((6.0, first), (30.0, second)) == [6.0]
 
 
+def test_how_many_steps_there_are_is_told_when_it_is_known():
+    known = replace(BUSY, of=20)
+    assert told((6.0, BUSY), (30.0, known), (60.0, known)) == [6.0, 30.0]
+
+
 def test_two_changes_are_told_apart():
     assert told((6.0, BUSY), (7.0, AWAY), (27.0, AWAY)) == [6.0, 27.0]
 
@@ -60,7 +66,7 @@ def test_never_more_often_than_it_may(looks: list[tuple[float, Progress]]):
 
 def test_progress_in_words_and_as_facts():
     progress = Progress(4, 2, 7, 1, commonest(["b"] * 3 + ["a"] * 3 + [""]))
-    assert str(progress) == "4 done, 2 running, 7 waiting, 1 failed (3 × a; 3 × b; 1 for other reasons)"
+    assert str(progress) == "4 done, 2 running, 7 waiting (3 × a; 3 × b; 1 for other reasons), 1 failed"
     assert of_facts(progress.facts()) == progress
     assert commonest([""]) == (("its places are being looked up", 1),)
     assert str(Progress(done=2)) == "2 done, 0 running, 0 waiting"
