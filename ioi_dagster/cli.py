@@ -71,9 +71,10 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         err.print(f"[bold red]error[/] {escape(where)}{escape(error.strerror or str(error))}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("stopped")
-        sys.exit(130)
+    except SystemExit as end:  # Typer makes one of Ctrl-C
+        if end.code in (130, 143):
+            err.print("stopped")
+        raise
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
@@ -106,13 +107,13 @@ def run_documents(
             progress,
             topology or TOPOLOGY,
         )
-    ok = summary["run"]["status"] == "success"
     if as_json:
         print(json.dumps(summary))
     else:
         _show_run(summary, results)
-    if not ok:
-        raise typer.Exit(1)
+    code = {"success": 0, "interrupted": 130}.get(summary["run"]["status"], 1)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -308,6 +309,9 @@ def _show_run(summary: dict[str, Any], results: Path) -> None:
     for problem in summary["run"].get("problems", []):
         out.print(f"[yellow]note[/] {escape(problem)}")
     run = summary["run"]
+    if run["status"] == "interrupted":
+        out.print(f"run {run['id']} was interrupted; what it had not written yet is as it was")
+        return
     if run["status"] != "success":
         out.print(f"[bold red]run {run['id']} failed[/]: {escape('; '.join(why[:300] for why in run.get('why', ())))}")
         out.print(f"Why: [bold]ioi explain run {run['id'][:8]}[/]")

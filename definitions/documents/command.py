@@ -55,7 +55,14 @@ def run(
     """
     from dagster import DagsterInstance
 
-    from ioi_dagster.host.runs import create_governed_run, execute_governed_run, job_of, why_failed
+    from ioi_dagster.host.runs import (
+        create_governed_run,
+        execute_governed_run,
+        give_up,
+        job_of,
+        was_interrupted,
+        why_failed,
+    )
 
     begun = time.monotonic()
     check_input(source, only)
@@ -67,7 +74,11 @@ def run(
         config = _config(source, out, only)
         with DagsterInstance.get() as instance:
             run_id, _ = create_governed_run(instance, job, config, {"ioi/trigger": "ioi run documents"})
-            federation.wait_ready(READY_S, lambda done, of: progress("starting the domains' clusters", done, of))
+            try:
+                federation.wait_ready(READY_S, lambda done, of: progress("starting the domains' clusters", done, of))
+            except BaseException as error:
+                give_up(instance, run_id, error)
+                raise
             ready = time.monotonic()
             started(federation)
             stop = threading.Event()
@@ -80,9 +91,10 @@ def run(
             finally:
                 stop.set()
                 watcher.join(2.0)
-            reasons = [] if success else why_failed(instance, run_id)
+            status = "success" if success else "interrupted" if was_interrupted(instance, run_id) else "failed"
+            reasons = why_failed(instance, run_id) if status == "failed" else []
         ended = time.monotonic()
-        summary = _summarise(federation.home_domain, out, run_id, success, only)
+        summary = _summarise(federation.home_domain, out, run_id, status, only)
     summary["run"] |= {
         "seconds": round(ended - begun, 2),
         "start_seconds": round(ready - begun, 2),
@@ -102,14 +114,14 @@ def _config(source: Path, out: Path, only: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _summarise(home: DomainHome, out: Path, run_id: str, success: bool, only: tuple[str, ...]) -> dict[str, Any]:
+def _summarise(home: DomainHome, out: Path, run_id: str, status: str, only: tuple[str, ...]) -> dict[str, Any]:
     """`run.json` as the run left it, with its end; one without pages when the run never came to its report."""
     ledger = Ledger(home.ledger)
     try:
         steps = ledger.steps(run_id)
     finally:
         ledger.close()
-    run = {"id": run_id, "status": "success" if success else "failed", "pages_asked": list(only)}
+    run = {"id": run_id, "status": status, "pages_asked": list(only)}
     summary = _left_by(run_id, out / "run.json")
     if summary is None:
         return write_summary(out, Pile((), {}), {}, steps, run)

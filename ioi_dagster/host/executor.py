@@ -192,7 +192,8 @@ class GovernedExecutor(Executor):
                         break
                     yield event
             finally:
-                driver.tell(Chapter.DONE, "interrupted" if interrupted else "the run process ended")
+                text = "interrupted" if interrupted else "the run process ended"
+                driver.tell(Chapter.DONE, text, {"interrupted": interrupted})
                 driver.close(interrupted or not active.is_complete)
                 with suppress(LedgerAwayError):
                     ledger.end(run.run_id, epoch, clock.wall())

@@ -8,12 +8,15 @@ from typing import Any
 
 from dagster import DagsterInstance
 
+from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import home_domain
 from ioi_dagster.errors import FinalError
 from ioi_dagster.host import tags
 from ioi_dagster.host.governance import gate_one, open_gate
+from ioi_dagster.host.io_manager import ledger_path
 from ioi_dagster.host.private import (
     DagsterEventType,
+    DagsterRun,
     DagsterRunStatus,
     ModuleCodePointer,
     ReconstructableJob,
@@ -21,6 +24,7 @@ from ioi_dagster.host.private import (
     execute_run,
 )
 from ioi_dagster.model.decision import Decision, Verdict
+from ioi_dagster.model.story import Chapter
 
 
 def job_of(module: str, job: str, folder: Path) -> ReconstructableJob:
@@ -39,9 +43,17 @@ def create_governed_run(
         tags=dict(run_tags),
         job_code_origin=job.get_python_origin(),
     )
+    try:
+        return run.run_id, _pass_gate_one(instance, run)
+    except BaseException as error:
+        give_up(instance, run.run_id, error)
+        raise
+
+
+def _pass_gate_one(instance: DagsterInstance, run: DagsterRun) -> Decision | None:
     home = home_domain()
     if home is None:
-        return run.run_id, None
+        return None
     snapshot = run.execution_plan_snapshot_id
     steps = len(instance.get_execution_plan_snapshot(snapshot).step_keys_to_execute) if snapshot else 0
     decision, permit = gate_one(home, open_gate(home), run, steps)
@@ -50,7 +62,7 @@ def create_governed_run(
     else:
         reasons = "; ".join(str(refusal) for refusal in decision.refusals)
         instance.report_run_failed(run, f"Gate 1 says {decision.verdict}: {reasons}")
-    return run.run_id, decision
+    return decision
 
 
 def execute_governed_run(instance: DagsterInstance, job: ReconstructableJob, run_id: str) -> bool:
@@ -60,7 +72,43 @@ def execute_governed_run(instance: DagsterInstance, job: ReconstructableJob, run
         raise FinalError(f"run {run_id} does not exist")
     if run.status is DagsterRunStatus.FAILURE:
         return False
-    return execute_run(job, run, instance, raise_on_error=False).success
+    success = execute_run(job, run, instance, raise_on_error=False).success
+    if not success:
+        _end_if_interrupted(instance, run_id)
+    return success
+
+
+def give_up(instance: DagsterInstance, run_id: str, error: BaseException) -> None:
+    """End a run that was created and will never begin, for `error`."""
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.is_finished:
+        return
+    if isinstance(error, Exception):
+        instance.report_run_failed(run, f"It was not begun: {error}")
+    else:
+        instance.report_run_canceled(run, "It was interrupted before it began")
+
+
+def was_interrupted(instance: DagsterInstance, run_id: str) -> bool:
+    """Did somebody end the run, rather than a failure?"""
+    run = instance.get_run_by_id(run_id)
+    return run is not None and run.status is DagsterRunStatus.CANCELED
+
+
+def _end_if_interrupted(instance: DagsterInstance, run_id: str) -> None:
+    """Whoever stops a command wants its run to be over. Dagster leaves one open that a monitoring daemon might resume, and so
+    the next `ioi up` would go on with it."""
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.is_finished:
+        return
+    ledger = Ledger(ledger_path())
+    try:
+        # A process that another one has overtaken says no last word.
+        ends = [entry for entry in ledger.story(run_id, "") if entry.chapter is Chapter.DONE]
+    finally:
+        ledger.close()
+    if ends and ends[-1].facts.get("interrupted"):
+        instance.report_run_canceled(run, "The command that ran it was interrupted")
 
 
 def why_failed(instance: DagsterInstance, run_id: str) -> list[str]:

@@ -8,11 +8,13 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -198,7 +200,12 @@ class Federation:
         return found
 
     def stop(self) -> None:
-        """End every supervisor (and so its children); then domains that retain nothing are swept."""
+        """End every supervisor (and so its children); then domains that retain nothing are swept. An impatient second Ctrl-C
+        waits for that."""
+        with _undisturbed():
+            self._stop()
+
+    def _stop(self) -> None:
         if self._keeper is not None:
             self._keeper.close()
             self._keeper = None
@@ -273,6 +280,22 @@ def last_line(log: Path, most: int = 200) -> str:
     except OSError:
         return ""
     return next((line.strip()[:most] for line in reversed(lines) if line.strip()), "")
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals that ask this process to end are ignored; only the main thread can do so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def read_supervisor(home: DomainHome) -> list[dict[str, Any]]:
