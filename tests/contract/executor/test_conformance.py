@@ -22,11 +22,19 @@ from definitions.conformance.cases import CASES
 from definitions.conformance.observe import Observed
 from definitions.conformance.ways import INSTANCE, Where, observe, undisturbed
 from ioi_dagster.local.home import PROJECT
+from tests.contract.postgres import new_database, server
+from tests.crash.loop import postgres
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 LONG = ("fan_out_of_1000",)
 """A minute and more on a busy machine, most of it in the stock event log."""
+
+IN_POSTGRES = frozenset(
+    {"fan_out", "retry_requested", "skipped_branch", "pools", "interrupt", "resume", "again_from_failure"}
+    | {"asset_with_everything", "blocking_check_apart", "data_versions", "partitions"}
+)
+"""One of each kind that the log has a part in; all of them are run with `-m slow`."""
 
 
 def expected() -> dict[str, Observed]:
@@ -72,6 +80,32 @@ def test_every_case_has_its_expectation():
 )
 def test_the_governed_executor_does_what_is_right(name: str, cluster: str, instance: DagsterInstance) -> None:
     where = Where("governed", instance, PROJECT, settings={"address": cluster})
+    assert observe(name, where) == expected()[name]
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Path]:
+    with server() as socket:
+        yield socket
+
+
+@pytest.fixture
+def instance_in_postgres(
+    tmp_path: Path, database: Path, clean_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DagsterInstance]:
+    """Runs and events lie in PostgreSQL."""
+    (tmp_path / "dagster.yaml").write_text(INSTANCE + postgres(new_database(database, tmp_path.name)))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with DagsterInstance.get() as instance:
+        yield instance
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in IN_POSTGRES else pytest.param(name, marks=pytest.mark.slow) for name in CASES if name not in LONG],
+)
+def test_it_does_the_same_with_postgresql(name: str, cluster: str, instance_in_postgres: DagsterInstance) -> None:
+    where = Where("governed", instance_in_postgres, PROJECT, settings={"address": cluster})
     assert observe(name, where) == expected()[name]
 
 
