@@ -599,7 +599,11 @@ class AddressFleet(_AloneFleet):
     def __init__(self, scheduler: str, runner: str) -> None:
         super().__init__()
         self._dask = DaskFleetClient(scheduler)
-        self._dask.become_nodes(runner)
+        try:
+            self._dask.become_nodes(runner)
+        except BaseException:
+            self._dask.close()
+            raise
         self._known: dict[str, int] = {}
         self._looked = float("-inf")
 

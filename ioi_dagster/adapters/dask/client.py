@@ -18,7 +18,7 @@ from ioi_dagster.adapters.dask.adopted import Adopted
 from ioi_dagster.adapters.dask.batch import Answers, Batch, answered, start_batch
 from ioi_dagster.adapters.dask.node import start, start_here, stop, take_back
 from ioi_dagster.adapters.dask.running import GRACE_S
-from ioi_dagster.adapters.dask.versions import EXACT, check_versions
+from ioi_dagster.adapters.dask.versions import EXACT, check_versions, plain_versions
 from ioi_dagster.errors import UnreachableError
 
 CONNECT_S = 3.0
@@ -27,6 +27,7 @@ ANSWER_S = 0.5
 SILENT_AFTER = 3
 TRIES = 6
 COMES_S = 5.0
+NOBODY = "no Dask scheduler answers"
 NEVER_THERE = "its node was not there, as one that still starts"
 """Nothing ran, so nothing of it can be blamed."""
 TAKEN_BACK = "taken back"
@@ -179,7 +180,11 @@ class DaskFleetClient:
 
         client = self._client
         if client is None:
-            raise UnreachableError(self._scheduler, "no Dask scheduler answers")
+            # A scheduler of another version answers too, but not what a client of this one asks first.
+            answer = self._call(plain_versions(self._scheduler), CONNECT_S * 2)
+            if answer is not None:
+                check_versions(self._scheduler, answer)
+            raise UnreachableError(self._scheduler, NOBODY)
         answer = self._patiently(lambda: _versions(client), "it does not say its versions")
         check_versions(self._scheduler, answer)
         self._patiently(lambda: _register(client, NodePlugin(step_runner)), "its workers cannot be made nodes")
@@ -413,9 +418,9 @@ async def connect(scheduler: str) -> Client:
     )
     try:
         return await asyncio.wait_for(_awaited(client), CONNECT_S + 1)
-    except (OSError, TimeoutError) as error:
+    except Exception as error:  # what a scheduler of another version makes of the first question is anybody's guess
         await _close(client)
-        raise UnreachableError(scheduler, f"no Dask scheduler answers: {error}") from error
+        raise UnreachableError(scheduler, f"{NOBODY}: {error}") from error
 
 
 async def _register(client: Client, plugin: Any) -> None:

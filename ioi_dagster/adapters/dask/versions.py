@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
+
+from distributed.core import rpc
+from distributed.versions import get_versions
 
 from ioi_dagster.errors import FinalError
 
@@ -10,8 +14,17 @@ EXACT = ("dask", "distributed", "cloudpickle", "msgpack", "dagster", "ioi-dagste
 """What travels is made by one of these and read by another: Dask's messages, Dagster's serialised values, our own."""
 MINOR = ("python",)
 """Here a third number makes no difference to what is sent."""
+ANSWER_S = 3.0
 ON_NODES_ONLY = frozenset({"dagster", "ioi-dagster", "cloudpickle"})
 """A scheduler passes these by."""
+
+
+async def plain_versions(scheduler: str) -> dict[str, Any]:
+    """What `check_versions` takes, of the scheduler alone and without a client: every version of it answers that. Raises
+    `OSError` where nobody does."""
+    async with rpc(scheduler, timeout=ANSWER_S) as remote:
+        answer = await asyncio.wait_for(remote.versions(packages=list(EXACT)), ANSWER_S)
+    return {"client": get_versions(packages=list(EXACT)), "scheduler": answer, "workers": {}}
 
 
 def check_versions(where: str, answer: Any) -> None:
