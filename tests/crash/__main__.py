@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -47,14 +48,18 @@ def main() -> int:
             more = f"{tally.runs} runs, {len(tally.violations)} violations"
             bar.update(task, completed=tally.kills, more=more)
 
-        tally = loop.run(given.kills, told=told)
-    _tell(tally, given.storage, time.monotonic() - begun)
-    return 1 if tally.violations else 0
+        # Who ends it early is told what there is.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with suppress(KeyboardInterrupt):
+            loop.run(given.kills, told=told)
+    tally = loop.tally
+    _tell(tally, given.kills, given.storage, time.monotonic() - begun)
+    return 1 if tally.violations or tally.kills < given.kills else 0
 
 
-def _tell(tally: Tally, storage: str, seconds: float) -> None:
+def _tell(tally: Tally, wanted: int, storage: str, seconds: float) -> None:
     table = Table(title=f"kill -9 of run processes on {storage}, seed {tally.seed}", show_header=False)
-    table.add_row("kills", f"{tally.kills}")
+    table.add_row("kills", f"{tally.kills}" if tally.kills >= wanted else f"{tally.kills} of {wanted}: ended early")
     table.add_row("runs", f"{tally.runs} ({', '.join(f'{count} {job}' for job, count in tally.by_job.items())})")
     table.add_row("run processes", f"{tally.processes}")
     table.add_row("most kills in one run", f"{tally.most}")

@@ -4,4 +4,4 @@ from dagster import Definitions
 
 from tests.integration import bad_steps
 
-defs = Definitions(jobs=[bad_steps.endless, bad_steps.sharing])
+defs = Definitions(jobs=[bad_steps.endless, bad_steps.sharing, bad_steps.stubborn])

@@ -24,7 +24,7 @@ from dagster import (
     resource,
 )
 
-from ioi_dagster import ExchangeIOManager, governed_executor
+from ioi_dagster import ExchangeIOManager, LocalFilesIOManager, governed_executor
 
 VALUES = {"io_manager": ExchangeIOManager()}
 SMALL_VALUES = {"io_manager": ExchangeIOManager(max_mib=1)}
@@ -215,6 +215,12 @@ def making():
     eight().map(harmless)
 
 
+@job(executor_def=governed_executor, resource_defs={"io_manager": LocalFilesIOManager()})
+def making_files():
+    measures(makes())
+    eight().map(harmless)
+
+
 # Time and tags ------------------------------------------------------------------------------------------------------
 
 
@@ -380,6 +386,27 @@ def waits_for_ever() -> None:
 def endless():
     waits_for_ever()
     waits_for_ever.alias("too")()
+
+
+@op
+def returns_after_it_was_cancelled() -> str:
+    mark("began")
+    try:
+        while True:
+            time.sleep(0.01)
+    except BaseException:
+        mark("cancelled")
+        return "as if nothing had been"
+
+
+@op
+def comes_after(text: str) -> None:
+    mark("came-after")
+
+
+@job(executor_def=governed_executor, resource_defs=VALUES)
+def stubborn():
+    comes_after(returns_after_it_was_cancelled())
 
 
 # Two runs -----------------------------------------------------------------------------------------------------------

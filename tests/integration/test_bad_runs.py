@@ -133,6 +133,23 @@ def test_an_interrupted_run_tears_down_and_gives_its_pool_slots_back(
     assert status(instance, run) == "FAILURE"
 
 
+def test_a_step_that_returns_after_it_was_cancelled_is_not_committed(
+    instance: DagsterInstance, start: Start, tmp_path: Path
+) -> None:
+    run = create(instance, "stubborn", execution={"config": {"workers": 1}})
+    process = start(run)
+    go(process)
+    eventually(lambda: happened(tmp_path)["began"], what="the step")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    marks = happened(tmp_path)
+    assert (marks["began"], marks["cancelled"], marks["came-after"]) == (1, 1, 0)
+    told = kinds(instance, run)
+    assert told["STEP_FAILURE", "returns_after_it_was_cancelled"] == 1
+    assert not [step for kind, step in told if kind == "STEP_SUCCESS"]
+    assert commits(run) == {"returns_after_it_was_cancelled": 0}
+
+
 def test_a_run_that_ends_with_an_error_of_its_own_gives_its_pool_slots_back(
     instance: DagsterInstance, start: Start, tmp_path: Path
 ) -> None:

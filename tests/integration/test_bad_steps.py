@@ -116,6 +116,26 @@ def test_a_step_that_leaks_is_stopped_and_named(instance, happened):
         assert succeeded(result) == EIGHT
 
 
+@pytest.mark.parametrize("mib", [64, pytest.param(2048, marks=pytest.mark.slow)])
+def test_a_large_output_arrives_by_files(instance, mib):
+    config = {**alone(), "ops": {"makes": {"config": {"mib": mib}}}}
+    with execute_job(reconstructable(bad_steps.making_files), instance, run_config=config) as result:
+        assert result.success, failures(result)
+        assert result.output_for_node("measures") == mib * 2**20
+        assert succeeded(result) == EIGHT | {"makes", "measures"}
+
+
+@pytest.mark.slow
+def test_a_very_large_output_does_not_travel_with_the_step(instance):
+    config = {**alone(), "ops": {"makes": {"config": {"mib": 2048}}}}
+    with execute_job(reconstructable(bad_steps.making), instance, run_config=config) as result:
+        failed = failures(result)
+        assert failed.keys() == {"makes"}
+        assert "2,048.0 MiB" in failed["makes"] or "2048.0 MiB" in failed["makes"]
+        assert "FilesystemIOManager" in failed["makes"]
+        assert succeeded(result) == EIGHT
+
+
 @pytest.mark.parametrize("mib", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_what_a_step_prints_goes_to_its_file_and_not_to_memory(instance, mib):
     config = {**alone(1), "ops": {"prints": {"config": {"mib": mib}}}}
