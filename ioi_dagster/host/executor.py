@@ -32,6 +32,7 @@ from ioi_dagster.host.flow_driver import FlowDriver, Outcome, Work
 from ioi_dagster.host.fusion import Chains
 from ioi_dagster.host.io_manager import ObjectStore, default_folder, ledger_path
 from ioi_dagster.host.map_events import map_event
+from ioi_dagster.host.outage import OutageTeller
 from ioi_dagster.host.placement_event import placement_event
 from ioi_dagster.host.private import (
     ActiveExecution,
@@ -217,7 +218,7 @@ class _Flow:
         driver: FlowDriver,
         progress: ProgressTeller,
     ) -> None:
-        self._progress = progress
+        self._progress, self._outage = progress, OutageTeller(driver)
         self._owner, self._context, self._plan = owner, plan_context, plan
         self._active, self._driver = active, driver
         self._run = serialize_value(plan_context.dagster_run)
@@ -250,6 +251,7 @@ class _Flow:
             for report in self._driver.reports():
                 yield map_event(self._context, self._plan, report)
             yield from self._progress.tell(self._context, lambda: self._active.get_known_state().dynamic_mappings)
+            yield from self._outage.tell(self._context)
             if not outcomes:
                 continue
             told: list[Outcome] = []

@@ -200,6 +200,8 @@ class FlowDriver:
             for fleet in network.fleets():
                 self._maps.listen(fleet)
         self._unwritten_since: float | None = None
+        self.ledger_away = ""
+        """Why the ledger cannot be written now."""
         self._fenced = False
         self.in_doubt: set[str] = set()
         """Steps that an earlier process of this run had in flight: whether they ran is not known."""
@@ -741,10 +743,11 @@ class FlowDriver:
             raise
         except LedgerAwayError as error:
             self._unwritten_since = now if self._unwritten_since is None else self._unwritten_since
+            self.ledger_away = str(error)
             if now - self._unwritten_since > PATIENCE_S:
                 raise FinalError(f"for {PATIENCE_S:g} s {error}") from error
             return None
-        self._unwritten_since = None
+        self._unwritten_since, self.ledger_away = None, ""
         return committed
 
     def _store(self, name: str, data: bytes) -> str:

@@ -136,11 +136,14 @@ class LedgerAwayError(RetryableError):
 
 
 class Ledger:
-    """See the module. One per process; `path` is a SQLite file."""
+    """See the module. One per process; `path` is a SQLite file. Raises `LedgerAwayError` where that cannot be opened, and
+    `OSError` where its folder cannot be made."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._engine = open_sqlite(path, _meta, synchronous="FULL")
+        try:
+            self._engine = open_sqlite(path, _meta, synchronous="FULL")
+        except OperationalError as error:
+            raise LedgerAwayError(str(path), str(error.orig)) from error
 
     def close(self) -> None:
         self._engine.dispose()
