@@ -15,7 +15,7 @@ from ioi_dagster.governors.node import NodeGovernor
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.capability import BlockSpec, Contract
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.negotiation import Lease
+from ioi_dagster.model.negotiation import OWN_STEP, Lease
 from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer, StartRequest
@@ -88,6 +88,22 @@ def host() -> NodeHost:
     return NodeHost("lab-1", governor, ReplicaHost([spec], "lab-1", clock), check, clock)
 
 
+ran: list[bytes] = []
+
+
+def run_step(work: bytes) -> bytes:
+    ran.append(work)
+    return b"done"
+
+
+def steps_host() -> NodeHost:
+    """A governed node that runs its owner's steps."""
+    node = host()
+    node.governor = NodeGovernor("lab-1", "lab-main", frozenset({OWN_STEP}), governed=True)
+    node.step_runner = f"{__name__}:run_step"
+    return node
+
+
 def start(
     node: NodeHost, lease: Lease = LEASE, permit: dict | None = None, payload: bytes = PAYLOAD, kind: str = "block"
 ):
@@ -123,6 +139,26 @@ def test_everything_else_is_refused_by_its_own_code_and_loads_nothing(lease, per
     assert answer.refusal is not None
     assert answer.refusal.code == code
     assert (answer.result, Echo.loads) == (None, before)
+
+
+STEP_LEASE = replace(LEASE, capability=OWN_STEP)
+
+
+@pytest.mark.parametrize(
+    ("permit", "code"),
+    [
+        (None, "node.no_permit"),
+        (permit_for(STEP_LEASE, step="another"), "permit.step_mismatch"),
+        (permit_for(STEP_LEASE, run="another"), "permit.run_mismatch"),
+        (permit_for(STEP_LEASE, payload=b"another"), "permit.payload_mismatch"),
+        (permit_for(STEP_LEASE, expires=1.0), "permit.expired"),
+        (permit_for(STEP_LEASE), None),
+    ],
+)
+def test_each_step_needs_its_own_permit_or_none_of_its_code_runs(permit, code):
+    ran.clear()
+    answer = start(steps_host(), STEP_LEASE, permit, kind="step")
+    assert (answer.refusal.code if answer.refusal else None, ran) == (code, [] if code else [PAYLOAD])
 
 
 def test_a_permit_for_one_capability_starts_no_other():
