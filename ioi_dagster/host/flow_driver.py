@@ -586,7 +586,10 @@ class FlowDriver:
         assert answer.result is not None
         result = msgspec.msgpack.decode(answer.result, type=StepResult)
         work = self._work[step]
-        self._stage(step, fence, attempt, result, lease, answer.node, result.started, result.ended or answer.ended)
+        abroad = work.payload is not None and self._network.fleet(lease.cluster).accepts == "block"
+        # What ran here of a foreign block's call is its step around the answer.
+        ran = (answer.started, answer.ended) if abroad else (result.started, result.ended or answer.ended)
+        self._stage(step, fence, attempt, result, lease, answer.node, *ran)
         for follower, its_result in zip(work.then, result.then, strict=False):
             self._stage_fused(follower, its_result, lease, answer.node)
 

@@ -14,6 +14,7 @@ from ioi_dagster.governors.flow import MAX_LOSSES, FlowGovernor, Place
 from ioi_dagster.host.exchange import StepResult
 from ioi_dagster.host.flow_driver import FlowDriver, Found, Outcome, Work
 from ioi_dagster.host.io_manager import ObjectStore
+from ioi_dagster.model.block import Payload
 from ioi_dagster.model.negotiation import Ask
 from ioi_dagster.model.start import StartAnswer
 
@@ -70,7 +71,7 @@ class OneNode:
         first, on_done = self.queue[0]
         if first.lease.step != "poison":
             self.queue.pop(0)
-            result = msgspec.msgpack.encode(StepResult([], []))
+            result = msgspec.msgpack.encode(StepResult([], [], started=8.0, ended=8.5))
             return on_done(first, StartAnswer(f"a{first.lease.step}", "n", 1.0, 2.0, result=result), None)
         self.deaths += 1
         lost, self.queue = self.queue, []
@@ -112,3 +113,24 @@ def test_what_waited_behind_a_step_that_kills_its_node_is_not_blamed(tmp_path: P
     assert set(ended) == set(names)
     assert node.deaths == MAX_LOSSES, "each was laid to the one that caused it"
     assert node.deaths == 5
+
+
+@pytest.mark.parametrize(("accepts", "ran"), [("step", (8.0, 8.5)), ("block", (1.0, 2.0))])
+def test_a_call_of_a_foreign_block_took_as_long_as_it_ran_there(tmp_path: Path, accepts: str, ran: tuple) -> None:
+    """Its step, which is run here with the answer, takes no time."""
+    clock, node, ledger = ManualClock(), OneNode(), Ledger(tmp_path / "ledger.sqlite")
+    node.accepts = accepts
+    epoch = ledger.take_over("r", "j", 1.0)
+    driver = FlowDriver("r", epoch, node, FlowGovernor("r", "alone"), ledger, ObjectStore(tmp_path), clock)  # pyright: ignore[reportArgumentType]
+    driver.submit(Work(Ask("r", "s", "ocr"), b"", lambda: Payload({}), 0, False))
+    outcomes: list[Outcome] = []
+    for _ in range(6):
+        clock.advance(1.0)
+        outcomes += driver.pump(0.0)
+        if node.queue:
+            node.run()
+    driver.close(False)
+    (row,) = ledger.steps("r")
+    ledger.close()
+    assert (row.started, row.ended) == ran
+    assert [outcome.seconds for outcome in outcomes] == [ran[1] - ran[0]]
