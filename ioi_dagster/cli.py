@@ -71,6 +71,15 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         err.print(f"[bold red]error[/] {escape(where)}{escape(error.strerror or str(error))}")
         sys.exit(2)
+    except Exception as error:
+        # Only a command that uses databases has imported this.
+        databases = sys.modules.get("sqlalchemy.exc")
+        if databases is None or not isinstance(error, databases.DatabaseError):
+            raise
+        orig = getattr(error, "orig", error)
+        todo = "make room on the disk of the home folder, or give another --home"
+        err.print(f"[bold red]error[/] a database of the home folder cannot be used: {escape(str(orig))} — {todo}")
+        sys.exit(2)
     except SystemExit as end:  # Typer makes one of Ctrl-C
         if end.code in (130, 143):
             err.print("stopped")
