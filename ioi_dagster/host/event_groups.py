@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -23,6 +24,7 @@ from ioi_dagster.host.private import (
     wrap_planned_events,
 )
 
+MAX_GUARDS = 32
 MAX_GROUP = 5_000
 """Events held back at most before they are written."""
 
@@ -48,10 +50,28 @@ class GroupedEventLogStorage(SqlEventLogStorage):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._groups = threading.local()
+        self._guards: OrderedDict[str, Callable[[], None]] = OrderedDict()
         self._patience_s = 0.0
         self._meanwhile: Callable[[], None] = lambda: None
         self._waits: list[str] = []
         super().__init__(*args, **kwargs)
+
+    def guard(self, run: str, check: Callable[[], None]) -> None:
+        """`check` is called within each transaction that writes events of `run`; what it raises undoes the transaction."""
+        self._guards[run] = check
+        while len(self._guards) > MAX_GUARDS:
+            self._guards.popitem(last=False)
+
+    def settle(self, run: str) -> None:
+        """Returns when no transaction that writes events of `run` is under way. A guard that was made to refuse before this is
+        called lets none through after it."""
+        raise NotImplementedError
+
+    def _ask_guard(self, run: str) -> None:
+        """To be called within the transaction, and under the lock that `settle` waits for."""
+        guard = self._guards.get(run)
+        if guard is not None:
+            guard()
 
     def wait_for(self, patience_s: float, meanwhile: Callable[[], None] = lambda: None) -> None:
         """From now on what cannot be written is tried again for `patience_s` seconds, and `meanwhile` is called again and

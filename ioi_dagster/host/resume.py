@@ -17,7 +17,7 @@ from dagster import DagsterInstance, MetadataValue
 from ioi_dagster.adapters.sql.ledger import FencedError, Ledger
 from ioi_dagster.errors import FinalError
 from ioi_dagster.host.adoption import find_under_way
-from ioi_dagster.host.event_groups import grouped, kind_of
+from ioi_dagster.host.event_groups import GroupedEventLogStorage, grouped, kind_of
 from ioi_dagster.host.exchange import Owed, handle_text
 from ioi_dagster.host.flow_driver import FlowDriver, Network
 from ioi_dagster.host.private import (
@@ -33,7 +33,6 @@ from ioi_dagster.host.private import (
     release_claims,
     replay_step,
 )
-from ioi_dagster.host.storage import GroupCommitEventLogStorage
 from ioi_dagster.model.data_class import DataClass
 
 log = logging.getLogger("ioi.resume")
@@ -203,13 +202,13 @@ def owned(
     """Within it, and for what Dagster tells of the run afterwards, events are written only while this process owns the run.
     Slots that it holds in pools at the end are given back then.
 
-    With `GroupCommitEventLogStorage` that is asked within each transaction; with stock storage a process that was frozen
+    With the storages of this package that is asked within each transaction; with stock storage a process that was frozen
     between its last commit in the ledger and the writing of its events still writes those.
     """
     silence = quiet(instance)
     silence.silent.discard(run)
     storage = instance.event_log_storage
-    if isinstance(storage, GroupCommitEventLogStorage):
+    if isinstance(storage, GroupedEventLogStorage):
         storage.guard(run, lambda: ledger.check(run, epoch))
     try:
         yield
@@ -233,7 +232,7 @@ def _release(pools: InstanceConcurrencyContext) -> None:
 def _settle(instance: DagsterInstance, run: str) -> None:
     """After this, what an older process still writes to the log is refused: what is read now is all there will be."""
     storage = instance.event_log_storage
-    if isinstance(storage, GroupCommitEventLogStorage):
+    if isinstance(storage, GroupedEventLogStorage):
         storage.settle(run)
 
 

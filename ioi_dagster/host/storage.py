@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,6 @@ class GroupCommitEventLogStorage(GroupedEventLogStorage, SqliteEventLogStorage):
         self._schema: list[str] = []
         self._complete: set[str] = set()
         self._in_run_only: dict[int, EventLogEntry] = {}
-        self._guards: OrderedDict[str, Callable[[], None]] = OrderedDict()
         super().__init__(base_dir, inst_data)
 
     @classmethod
@@ -144,20 +143,11 @@ class GroupCommitEventLogStorage(GroupedEventLogStorage, SqliteEventLogStorage):
             return
         with self._writing(run_id, [run_id]) as run:
             run.execute(SqlEventLogStorageTable.insert(), its)
-            guard = self._guards.get(run_id)
-            if guard is not None:
-                # Asked while the file is locked; see `settle`.
-                guard()
+            # Asked while the file is locked; see `settle`.
+            self._ask_guard(run_id)
 
-    def guard(self, run: str, check: Callable[[], None]) -> None:
-        """`check` is called within each transaction that writes events of `run`; what it raises undoes the transaction."""
-        self._guards[run] = check
-        while len(self._guards) > MAX_SHARDS:
-            self._guards.popitem(last=False)
-
+    @override
     def settle(self, run: str) -> None:
-        """Returns when no transaction that writes events of `run` is under way. A guard that was made to refuse before this is
-        called lets none through after it."""
         with self.run_connection(run) as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 

@@ -99,6 +99,8 @@ class GroupCommitPostgresEventLogStorage(GroupedEventLogStorage, PostgresEventLo
             with self._transaction() as connection:
                 # Readers go on after the highest id they saw. With the lock, ids become visible in the order of their numbers.
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITERS)))
+                for run in dict.fromkeys(event.run_id for event in events):
+                    self._ask_guard(run)
                 rows = self._without_those_there(connection, rows)
                 write_catalogue(self, connection, insert_events(connection, rows), columns)
         except (DBAPIError, DagsterPostgresException) as error:
@@ -111,6 +113,11 @@ class GroupCommitPostgresEventLogStorage(GroupedEventLogStorage, PostgresEventLo
             ) from error
         for event in events:
             self._doubtful.pop(id(event), None)
+
+    @override
+    def settle(self, run: str) -> None:
+        with self._transaction() as connection:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITERS)))
 
     def _without_those_there(self, connection: sa.Connection, rows: list[_Row]) -> list[_Row]:
         doubtful = [row["event"] for event, row in rows if id(event) in self._doubtful]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -88,6 +89,12 @@ class Gated:
 
     def ended(self) -> int:
         return self._processes[-1].wait(120)
+
+    def freeze(self) -> None:
+        self._processes[-1].send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._processes[-1].send_signal(signal.SIGCONT)
 
     def resume(self) -> None:
         run = self.instance.get_run_by_id(self.run.run_id)
@@ -279,6 +286,24 @@ def test_a_server_that_is_started_again_is_waited_for(tmp_path: Path, gated: Cal
             its.all_is_there_once()
             its.no_step_ran_twice()
             assert any(text.startswith("Waited ") for text in its.messages())
+        finally:
+            its.close()
+
+
+def test_a_frozen_process_writes_nothing_after_a_takeover(tmp_path: Path, gated: Callable[..., Gated]) -> None:
+    with server() as socket:
+        its = gated(_folder(tmp_path), postgres(new_database(socket, "frozen")))
+        try:
+            its.start(LONG)
+            its.freeze()
+            its.go()
+            its.resume()
+            its.all_is_there_once()
+            told = its.messages()
+            its.thaw()
+            its.ended()
+            assert its.messages() == told
+            its.all_is_there_once()
         finally:
             its.close()
 
