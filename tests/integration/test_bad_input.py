@@ -24,6 +24,12 @@ ODD_NAME = "a \"page\",\n with 'quotes' & 📖.tif"
 MEMORY = 2 * 2**30
 
 
+def high_water(pid: int) -> int:
+    """The most bytes that a process ever held (VmHWM of proc(5)), so that no short peak goes unseen; 0 for one that ends."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
 class Peak(threading.Thread):
     """The most memory that any process of a federation held, by its role, and every process that there was."""
 
@@ -41,8 +47,8 @@ class Peak(threading.Thread):
                     continue
                 self.pids.add(process.pid)
                 try:
-                    held = psutil.Process(process.pid).memory_info().rss
-                except psutil.NoSuchProcess:
+                    held = high_water(process.pid)
+                except OSError:
                     continue
                 self.by_role[process.role] = max(held, self.by_role.get(process.role, 0))
 
