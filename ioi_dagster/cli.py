@@ -265,6 +265,34 @@ def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def gc(
+    older_than: Annotated[str, typer.Option(help="Only what was not touched for so long: 30d, 12h, 90m")] = "30d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what runs left that are over: values that no commit names, rows of the ledger, output of run processes. Committed
+    outputs stay, and so does all of a run that may still go on."""
+    from dataclasses import asdict
+
+    from dagster import DagsterInstance
+
+    from ioi_dagster.cli_gc import use_home
+    from ioi_dagster.governors.tidying import seconds_of
+    from ioi_dagster.host.tidying import describe, sweep
+
+    seconds = seconds_of(older_than)
+    use_home(home)
+    with DagsterInstance.get() as instance:
+        swept = sweep(instance, seconds, dry_run)
+    if as_json:
+        print(json.dumps({**asdict(swept), "dry_run": dry_run}))
+    else:
+        for line in describe(swept, dry_run):
+            out.print(line, highlight=False)
+
+
+@app.command()
 def up(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the web UI; 0 takes a free one")] = 3000,
     home: HomeOption = None,

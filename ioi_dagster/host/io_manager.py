@@ -158,6 +158,14 @@ class ObjectStore:
     def has(self, name: str) -> bool:
         return (self._folder / name).exists()
 
+    def sweep(self, folder: str, keep: set[str], dry_run: bool = False) -> int:
+        """Remove what lies in `folder` and is not in `keep`; returns how many went (or would)."""
+        there = (self._folder / folder).glob("*")
+        gone = [path for path in there if f"{folder}/{path.name}" not in keep]
+        for path in gone if not dry_run else []:
+            path.unlink(missing_ok=True)
+        return len(gone)
+
     def get(self, name: str) -> bytes | None:
         try:
             return (self._folder / name).read_bytes()

@@ -334,6 +334,21 @@ class Ledger:
         with self._engine.connect() as connection:
             return [(r[0], r[1], r[2], r[3]) for r in connection.execute(query.limit(limit))]
 
+    def touched(self) -> list[tuple[str, bool, float]]:
+        """(run, whether its process said that it ends, last sign of life) of every run. Unix seconds."""
+        told = sa.select(_story.c.run, sa.func.max(_story.c.at).label("at")).group_by(_story.c.run).subquery()
+        query = sa.select(_run.c.run, _run.c.started, _run.c.ended, told.c.at).outerjoin(told, told.c.run == _run.c.run)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+        return [(row[0], row[2] is not None, max(row[1] or 0.0, row[2] or 0.0, row[3] or 0.0)) for row in rows]
+
+    def forget(self, runs: Iterable[str]) -> None:
+        """Remove all rows of `runs`, of each at once or not at all. Raises `LedgerAwayError`."""
+        for run in runs:
+            with self._begin() as connection:
+                for table in (_story, _class, _step, _run):
+                    connection.execute(sa.delete(table).where(table.c.run == run))
+
     def counts(self, run: str) -> dict[str, int]:
         """How many steps of a run are in which state."""
         query = sa.select(_step.c.state, sa.func.count()).where(_step.c.run == run).group_by(_step.c.state)
