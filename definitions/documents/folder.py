@@ -50,6 +50,32 @@ def reserved(folder: Path) -> Iterator[None]:
         os.close(place)
 
 
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Waits until no other run reads results in `folder` to write them anew; a process that dies lets go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".merge.lock"
+    while True:
+        file = path.open("w")
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if _is_at(file.fileno(), path):
+            break
+        file.close()  # whoever held it has removed it: this is a lock on nothing
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
+
+
 def _clear(path: Path) -> None:
     """Remove what a process that was killed had begun to write."""
     for begun in path.parent.glob(f".{path.name}.*"):

@@ -31,7 +31,8 @@ from dagster import (
 from definitions.documents import catalogue
 from definitions.documents.book import assemble, write_text
 from definitions.documents.file_type import name_types, page_refs
-from definitions.documents.index import read_pile, write_index
+from definitions.documents.folder import one_at_a_time
+from definitions.documents.index import NAME, read_pile, write_index
 from definitions.documents.inventory import take_inventory
 from definitions.documents.load import load_page
 from definitions.documents.placements import placements_by_page, write_summary
@@ -239,11 +240,21 @@ def book(context: AssetExecutionContext, judged_pages: Pile, folders: Folders) -
 @asset(group_name=GROUP, kinds={"sqlite"}, owners=["team:library"], op_tags=OWN)
 def index(context: AssetExecutionContext, book: Pile, folders: Folders) -> Pile:
     """`index.sqlite`: full text of the accepted pages; `ioi find` searches it."""
-    path = write_index(folders.out_path(), book)
-    context.add_output_metadata(
-        {"path": MetadataValue.path(str(path)), "lines": sum(len(result.lines) for result in book.accepted())}
-    )
-    return book
+    out = folders.out_path()
+    pile = take_in(out, book)
+    lines = sum(len(result.lines) for result in pile.accepted())
+    context.add_output_metadata({"path": MetadataValue.path(str(out / NAME)), "lines": lines})
+    return pile
+
+
+def take_in(out: Path, book: Pile) -> Pile:
+    """Write the index. What another run has written since this one read the old results is kept, in the book too."""
+    with one_at_a_time(out):
+        pile = merged(read_pile(out), replace(book, results=tuple(_of_run(book))))
+        if pile.results != book.results:
+            write_text(out / "book.md", assemble(pile.results))
+        write_index(out, pile)
+    return pile
 
 
 @asset(group_name=GROUP, kinds={"html"}, owners=["team:library"], op_tags=OWN)

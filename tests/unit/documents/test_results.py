@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from definitions.documents import folder as folder_module
 from definitions.documents.book import assemble
-from definitions.documents.graph import each_page_check
+from definitions.documents.graph import each_page_check, take_in
 from definitions.documents.index import find, read_pile, write_index
 from definitions.documents.quality import look
 from definitions.documents.report import render_report, run_summary
@@ -188,3 +189,26 @@ def test_the_summary_is_what_machines_are_promised(tmp_path: Path):
     )
     assert summary["refusals"] == [{"file": "b", "reason": "no words"}]
     assert summary["timings"] == {"page.ocr": {"steps": 1, "seconds": 2.5}}
+
+
+def test_two_runs_over_some_pages_that_read_the_same_old_results_keep_each_others_pages(tmp_path):
+    write_index(tmp_path, Pile((result("a", "old"), result("b", "old"), result("c", "old")), {}))
+    old = read_pile(tmp_path)
+    first = merged(old, Pile((result("a", "new"),), {}, (), ("a",)))
+    second = merged(old, Pile((result("b", "newer"),), {}, (), ("b",)))
+    take_in(tmp_path, first)
+    taken = take_in(tmp_path, second)
+    assert [(page.page, page.lines) for page in taken.results] == [("a", ("new",)), ("b", ("newer",)), ("c", ("old",))]
+    assert read_pile(tmp_path).results == taken.results
+    assert "newer" in (tmp_path / "book.md").read_text() and "new" in (tmp_path / "book.md").read_text().split()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["book.md", "index.sqlite"]
+
+
+def test_runs_that_end_at_once_take_turns(tmp_path):
+    names = [f"p{number}" for number in range(8)]
+    write_index(tmp_path, Pile(tuple(result(name, "old") for name in names), {}))
+    old = read_pile(tmp_path)
+    piles = [merged(old, Pile((result(name, "new"),), {}, (), (name,))) for name in names]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda pile: take_in(tmp_path, pile), piles))
+    assert [page.lines for page in read_pile(tmp_path).results] == [("new",)] * 8
