@@ -186,7 +186,7 @@ def _execute(factory: Any, **config: Any) -> tuple[str, list[Any]]:
         return done.run_id, [event for event in done.all_events if event.message and "flow.map" in event.message]
 
 
-def test_results_in_order_and_told_in_the_log(result):
+def test_results_in_order_and_told_in_the_log(result, tmp_path):
     run, events = _execute(mapped)
     assert json.loads(result.read_text()) == [[10, 11, 14, 19, 26, 35, 46], [], ["1"]]
     assert [event.message for event in events] == [
@@ -204,7 +204,8 @@ def test_results_in_order_and_told_in_the_log(result):
     assert re.match(
         r"squares_and_nothing#\d\.1/0: items 0–1 done on alone-\d in [\d.]+ s, fence \d, attempt \w+", told[1]
     )
-    shown = CliRunner().invoke(app, ["explain", "run", run, "squares_and_nothing"])
+    # Elsewhere than in the project's folder, where a federation may have been started before.
+    shown = CliRunner().invoke(app, ["explain", "run", run, "squares_and_nothing"], env={"IOI_HOME": str(tmp_path)})
     assert "map 1 of 7 items in 4 chunks" in shown.output
 
 

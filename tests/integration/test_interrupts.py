@@ -93,7 +93,7 @@ def command(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("phase", "times"), [(starts, 2), (permitted, 1), (reads, 2)])
-def test_ctrl_c_ends_it_cleanly(command, tmp_path, phase: Callable[[Path], bool], times: int):
+def test_ctrl_c_ends_it_cleanly(command, tmp_path, monkeypatch, phase: Callable[[Path], bool], times: int):
     home = tmp_path / "home"
     eventually(lambda: phase(home), 120, "the moment to interrupt it")
     for _ in range(times):
@@ -105,7 +105,8 @@ def test_ctrl_c_ends_it_cleanly(command, tmp_path, phase: Callable[[Path], bool]
     assert "Traceback" not in log
     if phase is reads:
         assert json.loads((tmp_path / "out" / "run.json").read_text())["run"]["status"] == "interrupted"
-    with DagsterInstance.from_config(str(home / "dagster")) as instance:
+    monkeypatch.setenv("DAGSTER_HOME", str(home / "dagster"))
+    with DagsterInstance.get() as instance:
         statuses = [run.status for run in instance.get_runs()]
     assert statuses == [DagsterRunStatus.CANCELED] or (phase is starts and statuses == [])
 
