@@ -171,7 +171,7 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
     """The processes of the domain in `folder`, from its `domain.json`."""
     config: dict[str, Any] = json.loads((folder / "domain.json").read_text())
     spec, python = config["spec"], sys.executable
-    common = {"IOI_DOMAIN_HOME": str(folder), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    common = {"IOI_DOMAIN_HOME": str(folder), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **WITHOUT_PROFILE}
     # Only where the authority is the home's may the run's own code go.
     if spec["authority"] == config["authorities"][config["home"]]:
         common["IOI_STEP_RUNNER"] = "ioi_dagster.host.step_runner:run"
@@ -188,7 +188,6 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
             **common,
             "IOI_CLUSTER": name,
             "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
-            **WITHOUT_PROFILE,
         }
         found.append(ProcessSpec(f"scheduler-{name}", "scheduler", scheduler, environment))
         for node in cluster["nodes"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from distributed import Client, LocalCluster
 
+from ioi_dagster.adapters.dask import local_cluster
 from ioi_dagster.adapters.dask.local_cluster import start_local_cluster
 from ioi_dagster.adapters.dask.profiling import can_freeze, stop_profile
 
@@ -39,6 +40,17 @@ def test_workers_of_our_own_are_not_profiled(tmp_path: Path):
         with Client(cluster.address, set_as_default=False) as client:
             client.wait_for_workers(1)
             assert list(client.run(profiled).values()) == [False]
+    finally:
+        cluster.close()
+
+
+def test_a_worker_that_our_preload_makes_a_node_is_not_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(local_cluster, "WITHOUT_PROFILE", {})
+    cluster = start_local_cluster(1, str(tmp_path))
+    try:
+        with Client(cluster.address, set_as_default=False) as client:
+            client.wait_for_workers(1)
+            assert list(client.run(profiled).values()) == [not can_freeze()]
     finally:
         cluster.close()
 

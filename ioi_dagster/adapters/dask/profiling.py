@@ -23,9 +23,10 @@ def can_freeze(version: tuple[int, ...] = sys.version_info[:3]) -> bool:
 
 
 def stop_profile(worker: Worker) -> None:
-    """End the profiling of a worker that somebody else started. (Under 3.11 Dask itself starts no thread that watches its event
-    loops, for the same reason.)"""
+    """End the profiling of a worker that somebody else started or starts. (Under 3.11 Dask itself starts no thread that watches
+    its event loops, for the same reason.)"""
     for name in ("profile", "profile-cycle"):
-        callback = worker.periodic_callbacks.get(name)
+        # Out of the list, or a worker that is still starting would begin it later.
+        callback = worker.periodic_callbacks.pop(name, None)
         if callback is not None:
             callback.stop()

@@ -18,6 +18,7 @@ from ioi_dagster.adapters.dask.forks import guard_forks, ports_of
 from ioi_dagster.adapters.dask.memory import watch_memory
 from ioi_dagster.adapters.dask.node import NodeHost, install
 from ioi_dagster.adapters.dask.node_beat import look_after, memory_of, replica_memory
+from ioi_dagster.adapters.dask.profiling import can_freeze, stop_profile
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome
@@ -56,6 +57,8 @@ def dask_setup(worker: Worker) -> None:
     )
     install(host)
     guard_forks(lambda: ports_of(worker))
+    if can_freeze():
+        stop_profile(worker)
     limit = int(os.environ.get("IOI_MEMORY_LIMIT", "0"))
     if limit:
         watch_memory(host.running, limit)
