@@ -15,7 +15,7 @@ from rich.table import Table
 
 from definitions.documents.command import SHIPPED, run
 from ioi_dagster.adapters.sql.ledger import Ledger, StepRow
-from ioi_dagster.cli_progress import progress_line
+from ioi_dagster.cli_progress import ProgressDisplay
 from ioi_dagster.errors import IoiError
 from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import find_home
@@ -84,15 +84,9 @@ def main() -> int:
         saboteurs.append(Saboteur(federation, (("lab.example", "worker"), ("lab.example", "scheduler"))))
         saboteurs[0].start()
 
-    last = [0.0]
-
-    def progress(what: str, done: int, of: int, more: str = "") -> None:
-        if time.monotonic() - last[0] > 5 or 0 < of == done:
-            last[0] = time.monotonic()
-            console.print(progress_line(what, done, of, more), highlight=False)
-
     try:
-        summary = run(SHIPPED, out, (), home, progress, started=disturb)
+        with ProgressDisplay(console) as progress:
+            summary = run(SHIPPED, out, (), home, progress, started=disturb)
     except IoiError as error:
         console.print(f"[red]{error}[/]")
         return 2

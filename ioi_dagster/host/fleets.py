@@ -229,12 +229,7 @@ def submit(dask: DaskFleetClient, starts: Sequence[Start], on_done: OnDone) -> N
     first = starts[0]
 
     def done(key: str, answer: bytes | None, why: str | None) -> None:
-        told = None
-        try:
-            told = msgspec.msgpack.decode(answer, type=StartAnswer) if answer is not None else None
-        except msgspec.MsgspecError as error:
-            why = f"its answer cannot be read: {error}"
-        on_done(by_key[key], told, why)
+        on_done(by_key[key], *_read(answer, why))
 
     if len(starts) == 1:
         dask.submit(first.key, requests[first.key], first.lease.node, first.priority, done, first.own_process)
@@ -246,9 +241,19 @@ def adopt(dask: DaskFleetClient, start: Start, on_done: OnDone) -> None:
     """Take the answer of a start that another process has sent."""
 
     def done(_key: str, answer: bytes | None, why: str | None) -> None:
-        on_done(start, msgspec.msgpack.decode(answer, type=StartAnswer) if answer is not None else None, why)
+        on_done(start, *_read(answer, why))
 
     dask.adopt(start.key, start.lease.node, done)
+
+
+def _read(answer: bytes | None, why: str | None) -> tuple[StartAnswer | None, str | None]:
+    """One that cannot be read is a loss: nobody may wait for it for ever."""
+    if answer is None:
+        return None, why
+    try:
+        return msgspec.msgpack.decode(answer, type=StartAnswer), None
+    except msgspec.MsgspecError as error:
+        return None, f"its answer cannot be read: {error}"
 
 
 def _found(dask: DaskFleetClient, fleet: Fleet, wanted: Sequence[Wanted]) -> list[Lease]:

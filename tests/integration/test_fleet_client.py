@@ -12,7 +12,8 @@ from distributed import LocalCluster
 
 from ioi_dagster.adapters.dask import client as module
 from ioi_dagster.adapters.dask.client import TAKEN_BACK, DaskFleetClient
-from ioi_dagster.host.fleets import Start, submit
+from ioi_dagster.adapters.dask.local_cluster import start_local_cluster
+from ioi_dagster.host.fleets import Start, adopt, submit
 from ioi_dagster.model.negotiation import Lease
 from tests.conftest import eventually
 
@@ -65,16 +66,38 @@ def test_one_callers_defect_keeps_no_other_from_its_answer(client: DaskFleetClie
     assert told.wait(30), "both were sent to a node that never comes"
 
 
-def test_an_answer_that_cannot_be_read_is_a_loss_and_not_a_silence() -> None:
-    class Garbage:
-        def submit(self, key: str, request: bytes, node: str, priority: int, on_done, once: bool) -> None:
-            on_done(key, msgspec.msgpack.encode("garbage"), None)
+START = Start("key", Lease("lease", "run", "step", 1, 0, "own", "alone", "alone", "absent", 1), None, "own", b"", None)
 
+
+class Garbage:
+    """A client whose every answer is of no use."""
+
+    def submit(self, key: str, request: bytes, node: str, priority: int, on_done, once: bool) -> None:
+        on_done(key, msgspec.msgpack.encode("garbage"), None)
+
+    def adopt(self, key: str, node: str, on_done) -> None:
+        on_done(key, msgspec.msgpack.encode("garbage"), None)
+
+
+@pytest.mark.parametrize(
+    "send", [lambda dask, on_done: submit(dask, [START], on_done), lambda dask, on_done: adopt(dask, START, on_done)]
+)
+def test_an_answer_that_cannot_be_read_is_a_loss_and_not_a_silence(send) -> None:
     answers: list[tuple] = []
-    start = Start(
-        "key", Lease("lease", "run", "step", 1, 0, "own", "alone", "alone", "absent", 1), None, "own", b"", None
-    )
-    submit(Garbage(), [start], lambda *answer: answers.append(answer))  # pyright: ignore[reportArgumentType]
+    send(Garbage(), lambda *answer: answers.append(answer))
     ((its, answer, why),) = answers
-    assert (its, answer) == (start, None)
+    assert (its, answer) == (START, None)
     assert "its answer cannot be read" in str(why)
+
+
+def test_a_scheduler_that_dies_is_told_by_us_and_not_by_a_stack_of_dasks(tmp_path, caplog) -> None:
+    cluster = start_local_cluster(0, str(tmp_path))
+    client = DaskFleetClient(cluster.address)
+    try:
+        cluster.scheduler.kill()
+        eventually(lambda: not client.alive(), what="the loss of the scheduler")
+        assert not client.reconnect()
+    finally:
+        client.close()
+        cluster.close()
+    assert [record for record in caplog.records if record.name == "distributed.client"] == []

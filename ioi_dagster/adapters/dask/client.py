@@ -34,6 +34,17 @@ TAKEN_BACK = "taken back"
 WORKER_DIED = "the worker died"
 
 log = logging.getLogger("ioi.dask")
+THREAD = "ioi-dask"
+
+
+class _NotOurs(logging.Filter):
+    """Drops what Dask logs, with a stack, of the connections of our own clients: what became of one is told by who uses it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.threadName).startswith(THREAD)
+
+
+logging.getLogger("distributed.client").addFilter(_NotOurs())
 
 OnDone = Callable[[str, bytes | None, str | None], None]
 
@@ -100,7 +111,7 @@ class DaskFleetClient:
         self._topics: dict[str, Callable[[Any], None]] = {}
         self._adopted = Adopted(lambda: self._client, self._outstanding, self._finish)
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name=f"dask {scheduler}", daemon=True).start()
+        threading.Thread(target=self._loop.run_forever, name=f"{THREAD} {scheduler}", daemon=True).start()
         self.reconnect()
 
     def submit(self, key: str, request: bytes, node: str, priority: int, on_done: OnDone, once: bool = False) -> None:
