@@ -38,9 +38,7 @@ def empty() -> None:
 
 
 @pytest.fixture
-def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
-    for name in ("IOI_HOME", "IOI_DOMAIN", "IOI_DOMAIN_HOME"):
-        monkeypatch.delenv(name, raising=False)
+def instance(tmp_path: Path, clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     (tmp_path / "dagster.yaml").write_text(YAML)
     with DagsterInstance.get() as instance:
