@@ -101,3 +101,39 @@ def test_a_scheduler_that_dies_is_told_by_us_and_not_by_a_stack_of_dasks(tmp_pat
         client.close()
         cluster.close()
     assert [record for record in caplog.records if record.name == "distributed.client"] == []
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["its process is gone", "its process stands still"])
+def test_of_steps_in_one_task_those_are_adopted_that_began_and_the_rest_never_begins(
+    address: str, client: DaskFleetClient, monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    """The workers are threads of this process, so what they call can be replaced."""
+    began: list[bytes] = []
+    go_on = threading.Event()
+
+    def waits(request: bytes) -> bytes:
+        began.append(request)
+        assert go_on.wait(60)
+        return b"answer to " + request
+
+    older = DaskFleetClient(address)
+    older.become_nodes("tests.integration.test_fleet_client:waits")
+    monkeypatch.setattr("ioi_dagster.adapters.dask.node.start_here", waits)
+    monkeypatch.setattr("ioi_dagster.adapters.dask.batch.BATCH_S", 3600.0)
+    nodes = older.nodes()
+    assert nodes is not None
+    (node,) = nodes
+    keys = [f"{frozen}.one", f"{frozen}.two"]
+    older.submit_batch({key: key.encode() for key in keys}, node, 0, lambda *_: None)
+    eventually(lambda: began, what="the first of the two")
+    if not frozen:
+        older.close()
+    answers: list[tuple[str, bytes | None, str | None]] = []
+    assert client.claim(keys) == keys[:1]
+    client.adopt(keys[0], node, lambda *answer: answers.append(answer))
+    go_on.set()
+    eventually(lambda: answers, what="the answer")
+    assert answers == [(keys[0], b"answer to " + keys[0].encode(), None)]
+    eventually(lambda: client.claim(keys) == [], what="the end of both")
+    assert began == [keys[0].encode()]
+    older.close()

@@ -14,6 +14,8 @@ from ioi_dagster.adapters.dask import flights
 
 LOOK_EVERY_S = 0.25
 ANSWER_S = 3.0
+CLAIM_S = 15.0
+"""A worker whose code holds the interpreter, or whose machine is busy, answers late; to run its step anew costs more."""
 MISSED = 3
 """So often no worker knows of a start before it is told as lost: an answer may be on its way from one look to the next."""
 GONE = "the worker no longer knows of it"
@@ -36,7 +38,7 @@ class Adopted:
         self._looking: asyncio.Task[None] | None = None
 
     async def claim(self, keys: list[str]) -> list[str]:
-        found = await self._ask(flights.claim, keys)
+        found = await self._ask(flights.claim, keys, CLAIM_S)
         return [key for its in (found or {}).values() for key in its]
 
     async def wait(self, key: str, node: str, on_done: OnDone) -> None:
@@ -65,13 +67,15 @@ class Adopted:
                 await self._ask(flights.drop, taken)
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _ask(self, question: Callable[[list[str]], Any], keys: list[str]) -> dict[str, Any] | None:
+    async def _ask(
+        self, question: Callable[[list[str]], Any], keys: list[str], patience_s: float = ANSWER_S
+    ) -> dict[str, Any] | None:
         """The answers of all workers that answer, by address; None where that cannot be said now."""
         client = self._client()
         if client is None:
             return None
         try:
-            return await asyncio.wait_for(_run(client, question, keys), ANSWER_S)
+            return await asyncio.wait_for(_run(client, question, keys), patience_s)
         except Exception:  # a scheduler or a worker that goes away just then: asked again
             return None
 

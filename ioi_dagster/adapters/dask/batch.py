@@ -1,7 +1,8 @@
 """Several short starts in one Dask task, one after the other: a task costs Dask more than a short step does.
 
 Each start keeps its own request, permit, admission and answer; only the way there and back is shared. What was not begun after
-`BATCH_S` seconds is given back, and who asks for the answers that are there already gets them while the batch goes on.
+`BATCH_S` seconds is given back, and who asks for the answers that are there already gets them while the batch goes on. When
+another process of the run takes over, it gets what was begun, and the rest never begins: it is placed anew.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 import msgspec
 
 from ioi_dagster.adapters.dask import node
+from ioi_dagster.adapters.dask.flights import awaited, flights
 
 BATCH_S = 0.2
 
@@ -34,12 +36,13 @@ def start_batch(data: bytes) -> bytes:
     until = time.monotonic() + BATCH_S
     try:
         for key, request in batch.starts.items():
-            if time.monotonic() > until:
+            if time.monotonic() > until or not awaited() or flights.any_claimed(batch.starts):
                 node.take_back_here([key])
                 continue
-            answer = node.start_here(request)
+            with flights.flight(key) as flight:
+                flight.answer = node.start_here(request)
             with _lock:
-                _answered[key] = answer
+                _answered[key] = flight.answer
         with _lock:
             there = {key: _answered[key] for key in batch.starts if key in _answered}
         return msgspec.msgpack.encode(Answers(there))

@@ -14,7 +14,7 @@ import msgspec
 from distributed import Client
 from distributed.client import Future
 
-from ioi_dagster.adapters.dask.adopted import Adopted
+from ioi_dagster.adapters.dask.adopted import CLAIM_S, Adopted
 from ioi_dagster.adapters.dask.batch import Answers, Batch, answered, start_batch
 from ioi_dagster.adapters.dask.node import start, start_here, stop, take_back
 from ioi_dagster.adapters.dask.running import GRACE_S
@@ -137,7 +137,7 @@ class DaskFleetClient:
 
     def claim(self, keys: list[str]) -> list[str]:
         """Those of `keys` that an earlier client sent and that are under way at a node, or ended there unheard."""
-        return self._call(self._adopted.claim(keys), CONNECT_S) or []
+        return self._call(self._adopted.claim(keys), CLAIM_S + 1) or []
 
     def adopt(self, key: str, node: str, on_done: OnDone) -> None:
         """Wait for the answer of what was claimed; `on_done` comes as from `submit`."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from dask.context import thread_state
@@ -21,6 +22,13 @@ MAX_KEPT = 512 * 2**20
 
 
 @dataclass(slots=True)
+class Flight:
+    """A start that is under way, and its answer once there is one."""
+
+    answer: bytes = b""
+
+
+@dataclass(slots=True)
 class Flights:
     """One per worker process. Thread-safe. `clock`: monotonic seconds."""
 
@@ -29,6 +37,16 @@ class Flights:
     _claimed: set[str] = field(default_factory=set)
     _kept: OrderedDict[str, tuple[bytes, float]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def flight(self, key: str) -> Iterator[Flight]:
+        """The calling thread, which runs a task of Dask's, runs the start under `key` within this."""
+        flight = Flight()
+        self.begin(key)
+        try:
+            yield flight
+        finally:
+            self.end(key, flight.answer, awaited())
 
     def begin(self, key: str) -> None:
         """The start under `key` is under way."""
@@ -55,6 +73,10 @@ class Flights:
             found = [key for key in keys if key in self._under_way or key in self._kept]
             self._claimed.update(found)
             return found
+
+    def any_claimed(self, keys: Iterable[str]) -> bool:
+        with self._lock:
+            return not self._claimed.isdisjoint(keys)
 
     def answers(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The answers of `keys`, empty for those that are under way still; what is not known here has none."""

@@ -14,7 +14,7 @@ import msgspec
 from dask.context import thread_state
 
 from ioi_dagster.adapters.dask.apart import run_apart
-from ioi_dagster.adapters.dask.flights import awaited, flights
+from ioi_dagster.adapters.dask.flights import flights
 from ioi_dagster.adapters.dask.forks import end_if_forked
 from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError
 from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
@@ -161,14 +161,9 @@ def installed() -> NodeHost | None:
 
 def start(data: bytes) -> bytes:
     """What Dask runs for a run process: another process of the run may take over what is under way."""
-    key = thread_state.key
-    flights.begin(key)
-    answer = b""
-    try:
-        answer = start_here(data)
-        return answer
-    finally:
-        flights.end(key, answer, awaited())
+    with flights.flight(thread_state.key) as flight:
+        flight.answer = start_here(data)
+    return flight.answer
 
 
 def start_here(data: bytes) -> bytes:
