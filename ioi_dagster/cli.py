@@ -27,9 +27,11 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 run_app = typer.Typer(no_args_is_help=True, help="Run a graph over the federation.")
 policy_app = typer.Typer(no_args_is_help=True, help="Build and check policies.")
 explain_app = typer.Typer(no_args_is_help=True, help="Ask why.")
+protocol_app = typer.Typer(no_args_is_help=True, help="What domains say to each other.")
 app.add_typer(run_app, name="run")
 app.add_typer(policy_app, name="policy")
 app.add_typer(explain_app, name="explain")
+app.add_typer(protocol_app, name="protocol")
 
 _WIDE = None if sys.stdout.isatty() else 160
 """A log or a pipe has no width of its own; tables need one."""
@@ -327,6 +329,51 @@ def policy_check(policies: Annotated[Path, typer.Argument()] = Path("policies"))
         err.print("[red]the bundle is stale[/] — run `ioi policy build`")
         raise typer.Exit(1)
     out.print("the bundle is current")
+
+
+@protocol_app.command("show")
+def protocol_show(as_json: JsonOption = False) -> None:
+    """The doors of a gateway; with --json the whole schema."""
+    import msgspec
+
+    from ioi_dagster.adapters.http.protocol import schema
+
+    told = schema()
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(told)).decode())
+        return
+    table = Table("door", "for", "what", show_edge=False)
+    for door in told["doors"]:
+        table.add_row(f"{door['method']} {door['path']}", door["for"], door["text"])
+    out.print(table)
+
+
+@protocol_app.command("check")
+def protocol_check(
+    domain: Annotated[str, typer.Argument(help="A domain of this federation, of whatever implementation")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a domain's gateway whether it keeps to the protocol. Takes what is free in one of its clusters for a moment."""
+    from ioi_dagster.adapters.http.conformance import check
+    from ioi_dagster.cli_protocol import subject
+    from ioi_dagster.local.home import find_home
+
+    with subject(find_home(home), domain) as its:
+        outcomes = list(check(its))
+    broken = [outcome for outcome in outcomes if not outcome.holds]
+    if as_json:
+        print(json.dumps([{"rule": o.rule, "holds": o.holds, "found": o.found} for o in outcomes]))
+    else:
+        table = Table("", "rule", "found instead", show_edge=False)
+        for outcome in outcomes:
+            table.add_row("[green]holds[/]" if outcome.holds else "[red]broken[/]", outcome.rule, escape(outcome.found))
+        out.print(table)
+        out.print(
+            f"{len(outcomes) - len(broken)} of {len(outcomes)} rules hold for {domain}, asked for {its.capability}"
+        )
+    if broken:
+        raise typer.Exit(1)
 
 
 def _show_run(summary: dict[str, Any], results: Path) -> None:

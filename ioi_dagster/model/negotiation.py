@@ -1,18 +1,34 @@
 """The values of the contract net: ask, announcement, bid (supply curve), award, lease.
 
-All are plain frozen dataclasses: msgspec encodes and decodes them on the wire as they stand.
+All are plain frozen dataclasses: msgspec encodes and decodes them on the wire as they stand, and refuses what is beyond the
+bounds that stand at the fields.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta
 
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.refusal import Refusal
 
 OWN_STEP = "dagster.step"
 """The capability of running the project's own code: offered only inside one certificate authority."""
+
+
+MAX_GROUPS, MAX_REQUESTS, MAX_LEASES = 64, 1_000, 10_000
+
+Name = Annotated[str, Meta(min_length=1, max_length=500)]
+StepKey = Annotated[str, Meta(min_length=1, max_length=4_000)]
+Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+"""Of a round, a fence, an epoch, a copy: JSON's numbers are exact up to there (RFC 8259, section 6)."""
+Slots = Annotated[int, Meta(ge=0, le=10_000_000)]
+Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+Credits = Annotated[float, Meta(ge=0, le=1e12)]
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
 
 class Effect(StrEnum):
@@ -43,87 +59,87 @@ class Ask:
 class AskGroup:
     """Asks that are the same to a bidder: how many of one capability at one data class."""
 
-    capability: str
+    capability: Name
     data_class: DataClass
-    count: int
-    tenant: str = "default"
-    priority: int = 0
+    count: Slots
+    tenant: Name = "default"
+    priority: Priority = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Announce:
     """Round `round` of run `run`: what is wanted, answered within `deadline_s` seconds."""
 
-    run: str
-    round: int
-    origin: str
-    groups: tuple[AskGroup, ...]
-    deadline_s: float = 0.5
+    run: Name
+    round: Number
+    origin: Name
+    groups: Annotated[tuple[AskGroup, ...], Meta(max_length=MAX_GROUPS)]
+    deadline_s: Seconds = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class SupplyPoint:
     """`slots` more steps of `capability` can start now at `price` credits each; `warm` of them on warm replicas."""
 
-    capability: str
+    capability: Name
     data_class: DataClass
-    slots: int
-    price: float
-    warm: int = 0
+    slots: Slots
+    price: Credits
+    warm: Slots = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Bid:
     """A cluster's supply curve for a round; not binding. What it will not do stands in `refusals`."""
 
-    cluster: str
-    domain: str
-    run: str
-    round: int
-    epoch: int
-    points: tuple[SupplyPoint, ...] = ()
+    cluster: Name
+    domain: Name
+    run: Name
+    round: Number
+    epoch: Number
+    points: Annotated[tuple[SupplyPoint, ...], Meta(max_length=MAX_GROUPS * 16)] = ()
     refusals: tuple[Refusal, ...] = ()
-    expires_s: float = 2.0
+    expires_s: Seconds = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
     """One step of an award. Idempotent by (run, step, fence, copy). `avoid`: nodes that already failed this step."""
 
-    run: str
-    step: str
-    fence: int
-    capability: str
+    run: Name
+    step: StepKey
+    fence: Number
+    capability: Name
     data_class: DataClass
-    copy: int = 0
-    tenant: str = "default"
-    avoid: tuple[str, ...] = ()
+    copy: Number = 0
+    tenant: Name = "default"
+    avoid: Annotated[tuple[Name, ...], Meta(max_length=MAX_REQUESTS)] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Award:
-    cluster: str
-    run: str
-    round: int
-    origin: str
-    requests: tuple[LeaseRequest, ...]
+    cluster: Name
+    run: Name
+    round: Number
+    origin: Name
+    requests: Annotated[tuple[LeaseRequest, ...], Meta(max_length=MAX_REQUESTS)]
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
     """Capacity granted for `ttl_s` seconds, counted by the receiver on its own monotonic clock from receipt."""
 
-    id: str
-    run: str
-    step: str
-    fence: int
-    copy: int
-    capability: str
-    cluster: str
-    domain: str
-    node: str
-    epoch: int
-    ttl_s: float = 30.0
+    id: Name
+    run: Name
+    step: StepKey
+    fence: Number
+    copy: Number
+    capability: Name
+    cluster: Name
+    domain: Name
+    node: Name
+    epoch: Number
+    ttl_s: Seconds = 30.0
 
     @property
     def key(self) -> str:
@@ -133,8 +149,8 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRequest:
-    step: str
-    fence: int
+    step: StepKey
+    fence: Number
     refusal: Refusal
 
 
@@ -142,15 +158,15 @@ class RejectedRequest:
 class Awarded:
     """The answer to an award: what was leased and what was not, with reasons."""
 
-    cluster: str
+    cluster: Name
     leases: tuple[Lease, ...] = ()
     rejected: tuple[RejectedRequest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RenewRequest:
-    run: str
-    leases: tuple[str, ...] = ()
+    run: Name
+    leases: Annotated[tuple[Name, ...], Meta(max_length=MAX_LEASES)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +181,8 @@ class Renewed:
 class ReleaseRequest:
     """Ended leases. An unknown id is no error: releasing twice is safe."""
 
-    run: str
-    leases: tuple[str, ...] = field(default=())
+    run: Name
+    leases: Annotated[tuple[Name, ...], Meta(max_length=MAX_LEASES)] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)

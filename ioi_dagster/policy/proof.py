@@ -13,7 +13,6 @@ from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.policy.permits import decode, encode
 from ioi_dagster.signing import SigningKey, TrustedKeys
 
-HEADER = "ioi-proof"
 VALID_S = 300.0
 """Clocks of owners differ; what a proof allows is idempotent or fenced."""
 _KIND = "request/1"

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,10 @@ import httpx
 import msgspec
 import pytest
 
+from ioi_dagster.adapters.http import gateway as module
 from ioi_dagster.adapters.http.client import GatewayClient, believed
-from ioi_dagster.adapters.http.gateway import MAX_GROUPS, PERMIT_HEADER, GatewayContext, create_app
+from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
+from ioi_dagster.adapters.http.protocol import PERMIT_HEADER, PROOF_HEADER
 from ioi_dagster.adapters.http.refusals import QUIET_S
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig
@@ -23,12 +26,12 @@ from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision, Verdict
-from ioi_dagster.model.negotiation import Announce, AskGroup, Lease, ReleaseRequest, Renewed, RenewRequest
+from ioi_dagster.model.negotiation import MAX_GROUPS, Announce, AskGroup, Lease, ReleaseRequest, Renewed, RenewRequest
 from ioi_dagster.model.permit import RunPermit, StepPermit
 from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
 from ioi_dagster.policy.permits import encode, issue
-from ioi_dagster.policy.proof import HEADER, prove
+from ioi_dagster.policy.proof import prove
 from ioi_dagster.ras.selection import Candidate, Discovery, Query
 from ioi_dagster.signing import SigningKey, TrustedKeys, digest_bytes
 
@@ -106,19 +109,19 @@ class Runner:
 class Lab:
     """A gateway in this process; its cluster governor is a stand-in that holds `LEASE` alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: DomainConfig = CONFIG, elsewhere: Callable[..., httpx.Response] | None = None) -> None:
         self.clock, self.runner = ManualClock(), Runner()
         self.forwarded: list[str] = []
         self.decided = 0
         context = GatewayContext(
-            config=CONFIG,
+            config=config,
             token="own",
             trusted=TRUSTED,
             store=None,  # pyright: ignore[reportArgumentType]
             decide=self._decide,
             runners={"lab-c": self.runner},
             clock=self.clock,
-            http=httpx.AsyncClient(transport=httpx.MockTransport(self._governor)),
+            http=httpx.AsyncClient(transport=httpx.MockTransport(elsewhere or self._governor)),
         )
         self._app = create_app(context)
 
@@ -130,9 +133,22 @@ class Lab:
 
         return asyncio.run(send())
 
+    def member(self, peer: str, state: str) -> dict[str, Any]:
+        """What is said of `peer` once it is `state`."""
+
+        async def probed() -> dict[str, Any]:
+            async with self._app.router.lifespan_context(self._app), asyncio.timeout(20):
+                transport = httpx.ASGITransport(self._app)
+                async with httpx.AsyncClient(transport=transport, base_url="http://lab") as client:
+                    while (found := (await client.get("/v1/members")).json()[peer])["state"] != state:
+                        await asyncio.sleep(0.01)
+            return found
+
+        return asyncio.run(probed())
+
     def signed(self, method: str, path: str, body: bytes = b"", key: SigningKey = HOME, permit: str | None = None):
         proof = prove(key, audience="lab", method=method, path=path, body=digest_bytes(body), now=self.clock.wall())
-        return self.ask(method, path, body, **{HEADER: proof, PERMIT_HEADER: permit or run_permit()})
+        return self.ask(method, path, body, **{PROOF_HEADER: proof, PERMIT_HEADER: permit or run_permit()})
 
     def _decide(self, *_: Any) -> Decision:
         self.decided += 1
@@ -186,7 +202,7 @@ def test_a_request_cannot_be_passed_on_or_changed():
         return prove(HOME, **{**asked, **change})
 
     def code(text: str, body: bytes = RELEASE) -> str:
-        return code_of(lab.ask("POST", "/v1/release", body, **{HEADER: text, PERMIT_HEADER: run_permit()}))
+        return code_of(lab.ask("POST", "/v1/release", body, **{PROOF_HEADER: text, PERMIT_HEADER: run_permit()}))
 
     assert code("") == "proof.missing"
     assert code(proof(audience="cloud")) == "proof.audience_mismatch"
@@ -199,10 +215,9 @@ def test_a_request_cannot_be_passed_on_or_changed():
 def test_what_is_refused_is_logged_by_door_and_code_and_a_flood_is_counted(caplog):
     lab = Lab()
     for _ in range(3):
-        lab.ask("GET", "/v1/state-secret", authorization="Bearer guessed")
         lab.ask("GET", "/v1/registry/state", authorization="Bearer guessed")
     proof = prove(HOME, audience="lab", method="POST", path="/v1/award", body=digest_bytes(b"{}"), now=lab.clock.wall())
-    assert code_of(lab.ask("POST", "/v1/award", b"{}", **{HEADER: proof})) == "permit.missing"
+    assert code_of(lab.ask("POST", "/v1/award", b"{}", **{PROOF_HEADER: proof})) == "permit.missing"
     invoke(lab, payload=digest_bytes(b"another"))
     lab.clock.advance(QUIET_S)
     lab.ask("GET", "/v1/registry/state")
@@ -228,7 +243,7 @@ def test_an_announcement_is_bounded_and_each_kind_decided_once():
         body = msgspec.json.encode({"cluster": "lab-c", "announce": Announce("r", 1, "library", groups)})
         return lab.signed("POST", "/v1/announce", body)
 
-    assert code_of(announce(MAX_GROUPS + 1)) == "gateway.too_many_groups"
+    assert code_of(announce(MAX_GROUPS + 1)) == "gateway.malformed"
     assert lab.decided == 0
     announce(MAX_GROUPS)
     assert lab.decided == 1
@@ -322,3 +337,37 @@ def test_a_peer_that_drips_costs_its_deadline_and_no_more():
 def test_a_renewal_goes_to_the_cluster_that_is_named():
     body = msgspec.json.encode({"cluster": "elsewhere", "renew": RenewRequest("r", ())})
     assert code_of(Lab().signed("POST", "/v1/renew", body)) == "gateway.no_cluster"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "protocol.version"),
+        ("POST", "/v2/announce", 404, "protocol.version"),
+        ("GET", "/v1/secrets", 404, "protocol.no_door"),
+        ("GET", "/v1/award", 405, "protocol.method"),
+        ("DELETE", "/v1/registry/records", 405, "protocol.method"),
+    ],
+)
+def test_what_is_asked_of_no_door_is_refused_by_name_and_counted_together(caplog, method, path, status, code):
+    answer = Lab().ask(method, path)
+    assert (answer.status_code, code_of(answer)) == (status, code)
+    place = path if status == 405 else "no door"
+    assert [r.getMessage() for r in caplog.records if r.name == "ioi.gateway"] == [f"refused at {place}: {code}"]
+
+
+@pytest.mark.parametrize(
+    ("health", "state", "why"),
+    [
+        ({"protocols": [1]}, "alive", ""),
+        ({"protocols": [1, 2]}, "alive", ""),
+        ({"protocols": [2, 3]}, "suspect", "it speaks version 2, 3 of the protocol, not 1"),
+        ({"epoch": "many"}, "suspect", "ValidationError"),
+    ],
+)
+def test_a_peer_of_another_version_is_told_apart_from_one_that_is_away(monkeypatch, health, state, why):
+    body = {"domain": "cloud", "epoch": 3, "ready": True, **health}
+    config = replace(CONFIG, peers={"cloud": "http://cloud"})
+    monkeypatch.setattr(module, "PROBE_S", 0.05)
+    member = Lab(config, lambda _request: httpx.Response(200, json=body)).member("cloud", state)
+    assert member["why"] == why

@@ -17,7 +17,16 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
-from ioi_dagster.adapters.http.gateway import MAX_INVOKE, PERMIT_HEADER
+from ioi_dagster.adapters.http.protocol import (
+    DOORS,
+    MAX_INVOKE,
+    PERMIT_HEADER,
+    PREFIX,
+    PROOF_HEADER,
+    For,
+    Invocation,
+    Invoked,
+)
 from ioi_dagster.domain import DomainConfig, DomainHome
 from ioi_dagster.errors import FinalError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
@@ -26,7 +35,6 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.policy.permits import encode
-from ioi_dagster.policy.proof import HEADER as PROOF_HEADER
 from ioi_dagster.policy.proof import prove
 from ioi_dagster.ras.selection import Candidate, Discovery, Query, Rejected
 from ioi_dagster.signing import Signed, SigningKey, digest_bytes
@@ -35,17 +43,8 @@ T = TypeVar("T")
 DISCOVER_S = 2.0
 """A registry that answers later than this counts as unreachable for now; it is asked again."""
 MAX_ANSWER = 16 * 2**20
-_PERMITTED = frozenset({"announce", "award", "renew", "release", "invoke"})
+_PERMITTED = frozenset(door.path for door in DOORS if door.who is For.RUN)
 """The doors that ask for the run permit; nobody else gets to see it."""
-
-
-class InvokeMeta(msgspec.Struct, frozen=True):
-    """Where and when a foreign block ran; `started` and `ended` in Unix seconds of that domain's clock."""
-
-    attempt: str
-    node: str
-    started: float
-    ended: float
 
 
 class GatewayClient:
@@ -97,28 +96,21 @@ class GatewayClient:
 
     def invoke(
         self, lease: Lease, permit: Signed, capability: str, payload: Payload, *, timeout: float
-    ) -> tuple[Payload, InvokeMeta] | Refusal:
+    ) -> tuple[Payload, Invoked] | Refusal:
         """Run a block there. Loss of its node or cluster is a `RetryableError`, an error of the block a `FinalError`."""
-        document = {
-            "lease": msgspec.to_builtins(lease),
-            "permit": msgspec.to_builtins(permit),
-            "capability": capability,
-            "payload": payload.document,
-            "timeout_s": timeout,
-        }
-        request = encode_payload(Payload(document, payload.parts))
+        invocation = Invocation(lease, msgspec.to_builtins(permit), capability, payload.document, timeout)
+        request = encode_payload(Payload(msgspec.to_builtins(invocation), payload.parts))
         frame = decode_payload(self._send("POST", "invoke", request, timeout + 5.0, MAX_INVOKE))
-        answer = frame.document
         try:
-            if answer.get("ok"):
-                result = msgspec.convert(answer["payload"], dict[str, Any])
-                return Payload(result, frame.parts), msgspec.convert(answer, InvokeMeta)
-            if "refusal" in answer:
-                return msgspec.convert(answer["refusal"], Refusal)
-        except (msgspec.MsgspecError, KeyError) as error:
+            answer = msgspec.convert(frame.document, Invoked)
+        except msgspec.MsgspecError as error:
             raise FinalError(f"{self.domain} answered a call with something else: {error}") from error
-        text = f"{self.domain}: {answer.get('error', 'no further word')}"
-        raise RetryableError(text) if answer.get("infrastructure") else FinalError(text)
+        if answer.refusal is not None:
+            return answer.refusal
+        if answer.ok and answer.payload is not None:
+            return Payload(answer.payload, frame.parts), answer
+        text = f"{self.domain}: {answer.error or 'no further word'}"
+        raise RetryableError(text) if answer.infrastructure else FinalError(text)
 
     def _get(self, path: str, kind: type[T], timeout: float) -> T:
         return self._decode(self._send("GET", path, None, timeout), kind)
@@ -141,7 +133,7 @@ class GatewayClient:
                 self._key,
                 audience=self.domain,
                 method=method,
-                path=f"/v1/{path.partition('?')[0]}",
+                path=PREFIX + path.partition("?")[0],
                 body=digest_bytes(content or b""),
                 now=time.time(),
             )
@@ -164,7 +156,7 @@ class GatewayClient:
     async def _exchange(
         self, method: str, path: str, content: bytes | None, headers: dict[str, str], max_bytes: int
     ) -> tuple[int, bytes]:
-        async with self._http.stream(method, f"/v1/{path}", content=content, headers=headers) as answer:
+        async with self._http.stream(method, PREFIX + path, content=content, headers=headers) as answer:
             parts, size = [], 0
             async for part in answer.aiter_bytes():
                 size += len(part)

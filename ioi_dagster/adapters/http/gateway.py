@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -19,6 +19,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ioi_dagster.adapters.http.protocol import (
+    BY_PATH,
+    DOORS,
+    MAX_JSON,
+    PERMIT_HEADER,
+    PREFIX,
+    PROOF_HEADER,
+    VERSION,
+    AnnounceTo,
+    Door,
+    Health,
+    Invocation,
+    Invoked,
+    Problem,
+    ProblemAnswer,
+    ReleaseAt,
+    RenewAt,
+    StateEntry,
+)
 from ioi_dagster.adapters.http.refusals import RefusalLog
 from ioi_dagster.clock import Clock
 from ioi_dagster.domain import DomainConfig
@@ -29,22 +48,17 @@ from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision
 from ioi_dagster.model.negotiation import (
-    Announce,
     Award,
     Awarded,
     Bid,
-    Lease,
     RejectedRequest,
-    ReleaseRequest,
     Renewed,
-    RenewRequest,
     VerifyRequest,
 )
 from ioi_dagster.model.permit import RunPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.policy.permits import check_step_permit, decode, from_plain, read_run_permit
-from ioi_dagster.policy.proof import HEADER as PROOF_HEADER
 from ioi_dagster.policy.proof import Caller, check_proof
 from ioi_dagster.ras.leases import LeasedState
 from ioi_dagster.ras.record import Kind
@@ -52,13 +66,8 @@ from ioi_dagster.ras.selection import Query, discover
 from ioi_dagster.ras.store import RecordStore
 from ioi_dagster.signing import TrustedKeys, digest_bytes
 
-MAX_JSON = 2**20
-MAX_INVOKE = 64 * 2**20
-MAX_GROUPS = 64
-MAX_REQUESTS = 1_000
 MAX_INVOKE_S = 3_600.0
 PROBE_S = 1.0
-PERMIT_HEADER = "ioi-permit"
 
 
 class BlockRunner(Protocol):
@@ -87,35 +96,6 @@ class GatewayContext:
     epoch: int = 1
 
 
-class _LeaseEntry(msgspec.Struct):
-    key: str
-    value: dict[str, Any]
-    ttl_s: float
-
-
-class _AnnounceBody(msgspec.Struct):
-    cluster: str
-    announce: Announce
-
-
-class _RenewBody(msgspec.Struct):
-    cluster: str
-    renew: RenewRequest
-
-
-class _ReleaseBody(msgspec.Struct):
-    cluster: str
-    release: ReleaseRequest
-
-
-class _InvokeBody(msgspec.Struct):
-    lease: Lease
-    permit: dict[str, Any]
-    capability: str
-    payload: dict[str, Any]
-    timeout_s: float = 600.0
-
-
 class _Problem(Exception):
     """An error answer."""
 
@@ -135,10 +115,16 @@ def create_app(context: GatewayContext) -> Starlette:
         task.cancel()
         await context.http.aclose()
 
-    routes = [
-        Route(f"/v1/{path}", gateway.door(handler), methods=[method]) for method, path, handler in gateway.doors()
-    ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    routes = [Route(PREFIX + door.path, gateway.answer_at(door), methods=[door.method]) for door in DOORS]
+    return Starlette(routes=[*routes, Route("/{path:path}", gateway.nowhere, methods=_METHODS)], lifespan=lifespan)
+
+
+class _OtherVersionError(Exception):
+    def __init__(self, spoken: tuple[int, ...]) -> None:
+        super().__init__(f"it speaks version {', '.join(map(str, spoken))} of the protocol, not {VERSION}")
+
+
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 class _Gateway:
@@ -149,40 +135,45 @@ class _Gateway:
         self._probes: set[asyncio.Task[None]] = set()
         self._refusals = RefusalLog()
 
-    def doors(self) -> list[tuple[str, str, Callable[[Request], Any]]]:
-        return [
-            ("GET", "health", self._health),
-            ("GET", "members", self._members),
-            ("GET", "status", self._status),
-            ("GET", "registry/records", self._records),
-            ("GET", "registry/state", self._state),
-            ("POST", "registry/discover", self._discover),
-            ("POST", "registry/lease", self._lease),
-            ("POST", "announce", self._announce),
-            ("POST", "award", self._award),
-            ("POST", "renew", self._renew),
-            ("POST", "release", self._release),
-            ("POST", "invoke", self._invoke),
-        ]
+    def answer_at(self, door: Door) -> Callable[[Request], Any]:
+        """The handler of a door is the method of its name."""
+        handler = getattr(self, "_" + door.path.rpartition("/")[2])
 
-    def door(self, handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
             try:
                 value = await handler(request)
             except _Problem as problem:
-                self._refusals.refused(request.url.path, problem.code, self._c.clock.monotonic())
-                body = {"error": {"code": problem.code, "text": problem.text, "remedy": problem.remedy}}
-                return Response(msgspec.json.encode(body), problem.status, media_type="application/json")
+                return self._problem(request, problem)
             if isinstance(value, bytes):
                 return Response(value, media_type="application/octet-stream")
             return Response(msgspec.json.encode(value), media_type="application/json")
 
         return answer
 
+    async def nowhere(self, request: Request) -> Response:
+        """What was asked of no door."""
+        path = request.url.path
+        if not path.startswith(PREFIX):
+            text, todo = f"this gateway speaks version {VERSION} of the protocol", f"ask below {PREFIX}"
+            problem = _Problem(404, "protocol.version", text, todo)
+        elif path.removeprefix(PREFIX) in BY_PATH:
+            method = BY_PATH[path.removeprefix(PREFIX)].method
+            problem = _Problem(405, "protocol.method", f"this door takes {method}", f"send it by {method}")
+        else:
+            problem = _Problem(404, "protocol.no_door", "there is no such door", "see the protocol's schema")
+        return self._problem(request, problem)
+
+    def _problem(self, request: Request, problem: _Problem) -> Response:
+        where = request.url.path
+        known = where.startswith(PREFIX) and where.removeprefix(PREFIX) in BY_PATH
+        self._refusals.refused(where if known else "no door", problem.code, self._c.clock.monotonic())
+        body = ProblemAnswer(Problem(problem.code, problem.text, problem.remedy))
+        return Response(msgspec.json.encode(body), problem.status, media_type="application/json")
+
     # Reading ----------------------------------------------------------------------------------------------------
 
     async def _health(self, _request: Request) -> Any:
-        return {"domain": self._c.config.spec.name, "epoch": self._c.epoch, "ready": True}
+        return Health(self._c.config.spec.name, self._c.epoch, True, (VERSION,))
 
     async def _members(self, _request: Request) -> Any:
         return self._governor.snapshot(self._c.clock.monotonic())
@@ -234,7 +225,7 @@ class _Gateway:
         if not self._is_own(request):
             raise _Problem(401, "gateway.unauthorised", "run-time state is written by the domain's own processes only")
         now = self._c.clock.monotonic()
-        for entry in await self._read(request, list[_LeaseEntry], None):
+        for entry in await self._read(request, list[StateEntry], None):
             self._c.state.put(entry.key, entry.value, min(max(entry.ttl_s, 0.1), 60.0), now)
         return {}
 
@@ -242,10 +233,8 @@ class _Gateway:
 
     async def _announce(self, request: Request) -> Any:
         permit, caller = self._permitted(request)
-        body = await self._read(request, _AnnounceBody, caller)
+        body = await self._read(request, AnnounceTo, caller)
         self._for_run(permit, body.announce.run)
-        if len(body.announce.groups) > MAX_GROUPS:
-            raise _Problem(400, "gateway.too_many_groups", f"an announcement has {MAX_GROUPS} groups at most")
         verdicts = await self._verdicts(permit, {(g.capability, g.data_class) for g in body.announce.groups})
         allowed, refusals = [], []
         for group in body.announce.groups:
@@ -264,8 +253,6 @@ class _Gateway:
         permit, caller = self._permitted(request)
         award = await self._read(request, Award, caller)
         self._for_run(permit, award.run)
-        if len(award.requests) > MAX_REQUESTS:
-            raise _Problem(400, "gateway.too_many_requests", f"an award has {MAX_REQUESTS} requests at most")
         verdicts = await self._verdicts(permit, {(r.capability, r.data_class) for r in award.requests})
         asked, rejected = [], []
         for item in award.requests:
@@ -282,21 +269,21 @@ class _Gateway:
 
     async def _renew(self, request: Request) -> Any:
         permit, caller = self._permitted(request)
-        body = await self._read(request, _RenewBody, caller)
+        body = await self._read(request, RenewAt, caller)
         self._for_run(permit, body.renew.run)
         return await self._forward(body.cluster, "renew", body.renew, Renewed)
 
     async def _release(self, request: Request) -> Any:
         permit, caller = self._permitted(request)
-        body = await self._read(request, _ReleaseBody, caller)
+        body = await self._read(request, ReleaseAt, caller)
         self._for_run(permit, body.release.run)
         return await self._forward(body.cluster, "release", body.release, dict)
 
     async def _invoke(self, request: Request) -> bytes:
         run_permit, caller = self._permitted(request)
         try:
-            frame = decode_payload(await self._body(request, MAX_INVOKE, caller))
-            body = msgspec.convert(frame.document, _InvokeBody)
+            frame = decode_payload(await self._body(request, BY_PATH["invoke"].limit, caller))
+            body = msgspec.convert(frame.document, Invocation)
         except (BadInputError, msgspec.MsgspecError) as error:
             raise _Problem(400, "gateway.malformed", str(error)) from error
         lease, name = body.lease, self._c.config.spec.name
@@ -341,7 +328,7 @@ class _Gateway:
         try:
             data = await runner.run(msgspec.msgpack.encode(start), key, lease.node, timeout_s)
         except UnreachableError as error:
-            return encode_payload(Payload({"ok": False, "error": str(error), "infrastructure": True}))
+            return _frame(Invoked(False, error=str(error), infrastructure=True))
         answer = msgspec.msgpack.decode(data, type=StartAnswer)
         return self._refusal(answer.refusal) if answer.refusal is not None else _answer(answer)
 
@@ -359,11 +346,14 @@ class _Gateway:
     async def _probe(self, peer: str) -> None:
         event: ProbeAnswered | ProbeMissed
         try:
-            url = f"{self._c.config.peers[peer]}/v1/health"
+            url = f"{self._c.config.peers[peer]}{PREFIX}health"
             answer = await asyncio.wait_for(self._c.http.get(url, timeout=PROBE_S), PROBE_S)
-            event = ProbeAnswered(peer, int(answer.json()["epoch"]))
+            health = msgspec.json.decode(answer.content, type=Health)
+            if health.protocols and VERSION not in health.protocols:
+                raise _OtherVersionError(health.protocols)
+            event = ProbeAnswered(peer, health.epoch)
         except Exception as error:  # whatever a peer sends, the answer to the governor is owed
-            event = ProbeMissed(peer, type(error).__name__)
+            event = ProbeMissed(peer, str(error) if isinstance(error, _OtherVersionError) else type(error).__name__)
         self._governor.handle(event, self._c.clock.monotonic())
 
     # Shared -----------------------------------------------------------------------------------------------------
@@ -371,7 +361,7 @@ class _Gateway:
     def _refusal(self, refusal: Refusal) -> bytes:
         """The answer to an invocation that is not run."""
         self._refusals.refused("/v1/invoke", refusal.code, self._c.clock.monotonic())
-        return encode_payload(Payload({"ok": False, "refusal": msgspec.to_builtins(refusal)}))
+        return _frame(Invoked(False, refusal=refusal))
 
     def _is_own(self, request: Request) -> bool:
         given = request.headers.get("authorization", "")
@@ -441,10 +431,10 @@ class _Gateway:
         headers = {"Authorization": f"Bearer {self._c.token}"}
         try:
             if message is None:
-                answer = await self._c.http.get(f"{address}/v1/{door}", headers=headers, timeout=1.0)
+                answer = await self._c.http.get(f"{address}{PREFIX}{door}", headers=headers, timeout=1.0)
             else:
                 answer = await self._c.http.post(
-                    f"{address}/v1/{door}", content=msgspec.json.encode(message), headers=headers, timeout=1.0
+                    f"{address}{PREFIX}{door}", content=msgspec.json.encode(message), headers=headers, timeout=1.0
                 )
         except httpx.HTTPError as error:
             raise _Problem(503, "cluster.unreachable", f"{cluster} does not answer: {type(error).__name__}") from error
@@ -477,12 +467,14 @@ class _Gateway:
 
 def _answer(answer: StartAnswer) -> bytes:
     if answer.result is None:
-        return encode_payload(
-            Payload({"ok": False, "error": answer.error or "the node returned nothing", "infrastructure": False})
-        )
+        return _frame(Invoked(False, error=answer.error or "the node returned nothing"))
     try:
         result = decode_payload(answer.result)
     except FinalError as error:
-        return encode_payload(Payload({"ok": False, "error": str(error), "infrastructure": False}))
-    meta = {"node": answer.node, "attempt": answer.attempt, "started": answer.started, "ended": answer.ended}
-    return encode_payload(Payload({"ok": True, "payload": result.document, **meta}, result.parts))
+        return _frame(Invoked(False, error=str(error)))
+    where = {"node": answer.node, "attempt": answer.attempt, "started": answer.started, "ended": answer.ended}
+    return _frame(Invoked(True, result.document, **where), result.parts)
+
+
+def _frame(answer: Invoked, parts: Mapping[str, bytes] | None = None) -> bytes:
+    return encode_payload(Payload(msgspec.to_builtins(answer), parts or {}))

@@ -1,0 +1,181 @@
+"""The wire protocol between domains: which doors a gateway has, what each takes, answers and asks for.
+
+HTTP with JSON bodies below `/v1/`. What a version means does not change but by fields that are added: who does not know a field
+leaves it out, and who gets one that he does not know ignores it. Anything else is a new version, below another path; a gateway
+says at `health` which it speaks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.ras.selection import Discovery, Query
+from ioi_dagster.signing import Signed
+
+VERSION = 1
+PREFIX = f"/v{VERSION}/"
+PERMIT_HEADER, PROOF_HEADER = "ioi-permit", "ioi-proof"
+MAX_JSON = 2**20
+MAX_INVOKE = 64 * 2**20
+
+
+class For(StrEnum):
+    """Who may use a door."""
+
+    ANYONE = "anyone"
+    DOMAIN = "a known domain, by a proof"
+    RUN = "a run's own domain, by a proof and the run's permit"
+    OWN = "the domain's own processes, by its token"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`epoch` rises with each start of the gateway; `protocols` are the versions that it speaks."""
+
+    domain: str
+    epoch: int
+    ready: bool
+    protocols: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceTo:
+    cluster: str
+    announce: Announce
+
+
+@dataclass(frozen=True, slots=True)
+class RenewAt:
+    cluster: str
+    renew: RenewRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseAt:
+    cluster: str
+    release: ReleaseRequest
+
+
+@dataclass(frozen=True, slots=True)
+class StateEntry:
+    """Run-time state of the domain's own, forgotten after `ttl_s` seconds."""
+
+    key: str
+    value: dict[str, Any]
+    ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """A block's call under a lease. `permit` is the signed step permit; binary parts of the payload stand in the frame around."""
+
+    lease: Lease
+    permit: dict[str, Any]
+    capability: str
+    payload: dict[str, Any]
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Invoked:
+    """`ok`: `payload`, where and when it ran (`started`, `ended`: Unix seconds of that domain's clock). Else `refusal`, or
+    `error`, of which `infrastructure` says whether another place may do better."""
+
+    ok: bool
+    payload: dict[str, Any] | None = None
+    node: str = ""
+    attempt: str = ""
+    started: float = 0.0
+    ended: float = 0.0
+    refusal: Refusal | None = None
+    error: str = ""
+    infrastructure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    code: str
+    text: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemAnswer:
+    """The body of every answer whose status is not 200."""
+
+    error: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """`asks` is None where there is no body. `framed`: both bodies are frames (magic, header, parts) around that JSON."""
+
+    method: str
+    path: str
+    who: For
+    asks: Any
+    answers: Any
+    text: str
+    framed: bool = False
+
+    @property
+    def limit(self) -> int:
+        """Bytes that a request's body may have."""
+        return MAX_INVOKE if self.framed else MAX_JSON
+
+
+DOORS = (
+    Door("GET", "health", For.ANYONE, None, Health, "is it there, and which versions does it speak"),
+    Door("GET", "members", For.ANYONE, None, dict[str, dict[str, Any]], "its peers, as it sees them"),
+    Door("GET", "status", For.DOMAIN, None, dict[str, Any], "clusters, nodes, leases and blocks, for people"),
+    Door("GET", "registry/records", For.ANYONE, None, list[Signed], "signed records; `?kind=` leaves out the others"),
+    Door("GET", "registry/state", For.DOMAIN, None, dict[str, Any], "run-time state that has not expired"),
+    Door("POST", "registry/discover", For.DOMAIN, Query, Discovery, "who here can do it, and why others cannot"),
+    Door("POST", "registry/lease", For.OWN, list[StateEntry], dict[str, Any], "state that holds for some seconds"),
+    Door("POST", "announce", For.RUN, AnnounceTo, Bid, "what is wanted; the bid binds nobody"),
+    Door(
+        "POST",
+        "award",
+        For.RUN,
+        Award,
+        Awarded,
+        "leases, as many as there is room for; once by (run, step, fence, copy)",
+    ),
+    Door("POST", "renew", For.RUN, RenewAt, Renewed, "leases hold again for their whole time"),
+    Door("POST", "release", For.RUN, ReleaseAt, dict[str, Any], "leases end; what is not held is no error"),
+    Door("POST", "invoke", For.RUN, Invocation, Invoked, "run a block under a lease", framed=True),
+)
+BY_PATH = {door.path: door for door in DOORS}
+
+
+def schema() -> dict[str, Any]:
+    """The protocol as JSON: its doors, and JSON Schema 2020-12 of all that goes through them."""
+    kinds = [kind for door in DOORS for kind in (door.asks, door.answers) if kind is not None]
+    of, components = msgspec.json.schema_components([*kinds, ProblemAnswer], ref_template="#/$defs/{name}")
+    its = iter(of)
+    doors = [
+        {
+            "method": door.method,
+            "path": PREFIX + door.path,
+            "for": str(door.who),
+            "text": door.text,
+            "framed": door.framed,
+            "max_bytes": door.limit,
+            "asks": None if door.asks is None else next(its),
+            "answers": next(its),
+        }
+        for door in DOORS
+    ]
+    return {
+        "protocol": VERSION,
+        "headers": {"proof": PROOF_HEADER, "permit": PERMIT_HEADER},
+        "doors": doors,
+        "problem": next(its),
+        "$defs": {name: components[name] for name in sorted(components)},
+    }
