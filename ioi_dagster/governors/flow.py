@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, POISON, POISON_TODO, RULES, Cause
 from ioi_dagster.governors.flow_messages import (
     AdoptStep,
@@ -48,6 +49,7 @@ from ioi_dagster.governors.flow_messages import (
     Tick,
 )
 from ioi_dagster.governors.flow_texts import bids_text, candidates_text, remedy, why_no_slot, why_nobody, why_silent
+from ioi_dagster.governors.reputation import Reputation
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
     Announce,
@@ -71,6 +73,11 @@ MAX_LOSSES = 5
 MAX_RETURNED = 50
 """Losses that nobody is blamed for (a scheduler's, a neighbour's) are not counted against a step, but do not go on for ever."""
 
+
+OLD_ROUNDS = 100
+"""A bid of a round that is longer ago is not looked at."""
+SUSPECT_PATIENCE = 4
+STALE_FENCE = "cluster.stale_fence"
 
 PASSING = frozenset({"block.circuit_open", "block.queue_full"})
 """Refusals of a start that pass by themselves: the step waits longer from time to time, and is refused after `MAX_PASSING`."""
@@ -136,6 +143,9 @@ class _Step:
     passing: int = 0
     not_before: float = float("-inf")
     waiting_for: str = ""
+    turned_down_by: str = ""
+    """The cluster that did not keep its bid when this step was awarded to it last."""
+    price: float = 0.0
     since: float = 0.0
     """When its wait for a place began."""
 
@@ -145,22 +155,26 @@ class _Round:
     number: int
     open_until: float
     expected: set[str]
+    """Those whose bids are waited for."""
     bids: dict[str, Bid] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class FlowSnapshot:
-    """Counts by state, and for each waiting step why it waits."""
+    """Counts by state, for each waiting step why it waits, credits that were spent, and what is thought of clusters."""
 
     round: int
     counts: dict[str, int]
     waiting: dict[str, str]
     suspects: dict[str, str]
+    spent: float
+    reputation: dict[str, dict[str, object]]
 
 
 class FlowGovernor:
     """See the module. `patience_s`: how long a place list stays good; `deadline_s`: how long a round waits for bids;
-    `again_s`: pause before asking again when nobody had room."""
+    `again_s`: pause before asking again when nobody had room; `budget`: credits that the run may spend, None for any number.
+    Raises `BadInputError` for an objective that is not known."""
 
     def __init__(
         self,
@@ -171,9 +185,17 @@ class FlowGovernor:
         patience_s: float = 2.0,
         deadline_s: float = 1.0,
         again_s: float = 0.2,
+        budget: float | None = None,
     ) -> None:
+        if objective not in OBJECTIVES:
+            raise BadInputError(f"no objective {objective!r}", todo=f"take one of {', '.join(OBJECTIVES)}")
         self._run, self._origin = run, origin
         self._weights = OBJECTIVES[objective]
+        self._budget, self._spent = budget, 0.0
+        self._reputation = Reputation()
+        self._asked: dict[str, int] = {}
+        self._late: dict[str, tuple[Bid, float]] = {}
+        """Bids that came when their round was over, and until when they are good: they count in the next."""
         self._patience_s, self._deadline_s, self._again_s = patience_s, deadline_s, again_s
         self._steps: dict[str, _Step] = {}
         self._waiting: dict[str, _Step] = {}
@@ -224,15 +246,17 @@ class FlowGovernor:
                 out = self._cluster_lost(event, now)
             case ClusterBack(cluster):
                 self._suspects.pop(cluster, None)
+                self._reputation.answered(cluster)
                 self._next_round_at = now
                 out = []
             case Tick():
                 out = []
         return [*out, *self._advance(now)]
 
-    def resume(self, fences: dict[str, int]) -> None:
-        """Start from the fences of an earlier process of this run, so that it is fenced off."""
+    def resume(self, fences: dict[str, int], spent: float = 0.0) -> None:
+        """Start from the fences of an earlier process of this run, so that it is fenced off, and from what it had spent."""
         self._fences.update(fences)
+        self._spent = spent
 
     def fence(self, step: str) -> int:
         return self._fences.get(step, 0)
@@ -254,6 +278,8 @@ class FlowGovernor:
             counts=counts,
             waiting=self._why_each_waits(),
             suspects=dict(self._suspects),
+            spent=self._spent,
+            reputation=self._reputation.snapshot(),
         )
 
     def validate(self) -> None:
@@ -442,9 +468,11 @@ class FlowGovernor:
             step.not_before = now + min(self._again_s * 2**step.passing, MAX_PAUSE_S)
         else:
             step.rejections += 1
+        back = {"price": -step.price} if step.price else {}
+        self._take_back_price(step)
         out: list[Instruction] = [
             ReleaseLeases(lease.cluster, (lease.id,)),
-            Tell(event.step, Chapter.REFUSED, f"{lease.node} refused the start: {event.refusal}"),
+            Tell(event.step, Chapter.REFUSED, f"{lease.node} refused the start: {event.refusal}", back),
         ]
         if step.rejections >= MAX_NODES_LOST or step.passing >= MAX_PASSING:
             self._close(step, StepState.REFUSED)
@@ -460,8 +488,9 @@ class FlowGovernor:
             if step.lease is not None and step.lease.cluster == event.cluster:
                 # The node is not to blame for its scheduler's death, so it is not counted against the step.
                 out += self._lost(StepLost(step.ask.step, step.fence, "", event.why, Cause.SCHEDULER_LOST), now)
-        if self._round is not None and event.cluster in self._round.expected:
-            out += self._bid_missed(BidMissed(event.cluster, self._round.number, event.why), now)
+        if event.cluster in self._asked:
+            out += self._bid_missed(BidMissed(event.cluster, self._asked[event.cluster], event.why), now)
+        self._late.pop(event.cluster, None)
         return out
 
     def _wait(self, step: _Step, why: str, now: float) -> None:
@@ -527,24 +556,39 @@ class FlowGovernor:
             for step in stale:
                 step.looking = True
             out.append(FindPlaces(tuple(step.ask for step in stale)))
-        return [*out, *self._open_round(now)]
+        out += self._open_round(now)
+        if self._round is not None and not self._round.expected:
+            out += self._close_round(now)
+        return out
 
     def _open_round(self, now: float) -> list[Instruction]:
         groups: dict[str, dict[tuple, int]] = {}
+        late, self._late = {name: bid for name, (bid, until) in self._late.items() if until > now}, {}
+        chosen: dict[tuple[Place, ...], frozenset[str]] = {}
         for step in self._waiting.values():
-            for place in step.places if now >= step.not_before else ():
+            if now < step.not_before:
+                continue
+            if step.places not in chosen:
+                chosen[step.places] = self._whom_to_ask(step.places, now)
+            for place in step.places:
                 if place.cluster in self._suspects:
                     step.waiting_for = f"{place.cluster} is away: {self._suspects[place.cluster]}"
+                elif place.cluster in late:
                     continue
-                ask = step.ask
-                key = (ask.capability, ask.data_class, ask.tenant, ask.priority)
-                counts = groups.setdefault(place.cluster, {})
-                counts[key] = counts.get(key, 0) + 1
-        if not groups:
+                elif self._silent_now(place.cluster, now):
+                    step.waiting_for = f"{place.cluster} does not answer: {self._reputation.suspect(place.cluster)}"
+                elif place.cluster in chosen[step.places]:
+                    ask = step.ask
+                    key = (ask.capability, ask.data_class, ask.tenant, ask.priority)
+                    counts = groups.setdefault(place.cluster, {})
+                    counts[key] = counts.get(key, 0) + 1
+        if not groups and not late:
             self._next_round_at = now + self._again_s
             return []
         self._round_number += 1
-        self._round = _Round(self._round_number, now + self._deadline_s, set(groups))
+        expected = {cluster for cluster in groups if not self._reputation.suspect(cluster)}
+        self._round = _Round(self._round_number, now + self._deadline_s, expected, late)
+        self._asked |= dict.fromkeys(groups, self._round_number)
         return [
             SendAnnounce(
                 cluster,
@@ -556,28 +600,49 @@ class FlowGovernor:
                         AskGroup(capability, data_class, count, tenant, priority)
                         for (capability, data_class, tenant, priority), count in counts.items()
                     ),
-                    deadline_s=self._deadline_s,
+                    # Nobody waits for a suspect, so it may take its time.
+                    deadline_s=self._deadline_s * (1 if cluster in expected else SUSPECT_PATIENCE),
                 ),
             )
             for cluster, counts in sorted(groups.items())
         ]
 
+    def _whom_to_ask(self, places: tuple[Place, ...], now: float) -> frozenset[str]:
+        seed = f"{self._run}/{self._round_number + 1}"
+        return self._reputation.ask_whom((place.cluster for place in places), now, seed)
+
+    def _silent_now(self, cluster: str, now: float) -> bool:
+        """It is not asked: it rests after having been silent, or what it was asked last is open still."""
+        return self._reputation.rests(cluster, now) or cluster in self._asked
+
     def _bid(self, bid: Bid, now: float) -> list[Instruction]:
+        self._reputation.answered(bid.cluster)
+        if self._asked.get(bid.cluster) == bid.round:
+            del self._asked[bid.cluster]
         if self._round is None or bid.round != self._round.number:
+            if self._round_number - bid.round < OLD_ROUNDS:
+                self._late[bid.cluster] = (bid, now + bid.expires_s)
+                self._next_round_at = min(self._next_round_at, now)
             return []
         self._round.expected.discard(bid.cluster)
         self._round.bids[bid.cluster] = bid
         return []
 
     def _bid_missed(self, event: BidMissed, now: float) -> list[Instruction]:
-        if self._round is None or event.round != self._round.number:
+        if self._asked.get(event.cluster) != event.round:
             return []
-        self._round.expected.discard(event.cluster)
+        del self._asked[event.cluster]
+        self._reputation.missed(event.cluster, event.why, now)
+        if self._round is not None and event.round == self._round.number:
+            self._round.expected.discard(event.cluster)
         return [Tell("", Chapter.BID, f"no bid from {event.cluster}: {event.why}", {"cluster": event.cluster})]
 
     def _close_round(self, now: float) -> list[Instruction]:
         round_, self._round = self._round, None
         assert round_ is not None
+        for cluster in round_.expected:
+            # Its answer is taken when it comes; it is not waited for any more.
+            self._reputation.missed(cluster, f"no bid within {self._deadline_s:g} s", now)
         offers = _Offers(round_.bids.values())
         awards: dict[str, list[LeaseRequest]] = {}
         out: list[Instruction] = []
@@ -589,14 +654,16 @@ class FlowGovernor:
                 break
             if now < step.not_before:
                 continue
-            choice, considered = self._choose(step, offers)
+            choice, considered = self._choose(step, offers, now)
             if choice is None:
-                step.waiting_for = why_no_slot(step.ask, step.places, round_.bids)
+                out += self._not_chosen(step, considered, round_.bids)
                 continue
             silent = self._silent(step, round_.bids, considered)
             out += self._told_wait(step, no_room, now)
             offers.take(choice.cluster, step.ask)
             key = step.ask.step
+            step.price = next(offer["price"] for offer in considered if offer["cluster"] == choice.cluster)
+            self._spent += step.price
             step.fence = self._fences[key] = self._fences.get(key, 0) + 1
             step.state = StepState.AWARDING
             self._leave(step)
@@ -619,19 +686,42 @@ class FlowGovernor:
         self._next_round_at = now + self._again_s
         return out
 
-    def _choose(self, step: _Step, offers: _Offers) -> tuple[Place | None, list[dict[str, Any]]]:
-        best: tuple[float, str] | None = None
+    def _choose(self, step: _Step, offers: _Offers, now: float) -> tuple[Place | None, list[dict[str, Any]]]:
+        """The place with the least expected cost, of those that can be paid; and all that was offered."""
+        best: tuple[bool, float, str] | None = None
         choice, considered = None, []
         for place in step.places:
             offer = offers.find(place.cluster, step.ask)
             if offer is None:
                 continue
+            price, trust = offer[1], self._reputation.trust(place.cluster, now)
             seconds = self._expect(step.ask.capability, place.cluster) + place.transfer_s
-            score = self._weights.second * seconds + self._weights.credit * offer[1]
-            considered.append({"cluster": place.cluster, "price": round(offer[1], 3), "seconds": round(seconds, 3)})
-            if best is None or (score, place.cluster) < best:
-                best, choice = (score, place.cluster), place
+            considered.append(
+                {"cluster": place.cluster, "price": price, "seconds": round(seconds, 3), "trust": round(trust, 3)}
+            )
+            # A bid that is not kept costs a round, so what is offered is worth as much of it as is kept.
+            cost = (self._weights.second * seconds + self._weights.credit * price) / trust
+            rank = (place.cluster == step.turned_down_by, cost, place.cluster)
+            if self._can_pay(price) and (best is None or rank < best):
+                best, choice = rank, place
         return choice, considered
+
+    def _can_pay(self, price: float) -> bool:
+        return self._budget is None or self._spent + price <= self._budget
+
+    def _not_chosen(self, step: _Step, offers: list[dict[str, Any]], bids: dict[str, Bid]) -> list[Instruction]:
+        if not offers:
+            step.waiting_for = why_no_slot(step.ask, step.places, bids)
+            return []
+        least = min(offer["price"] for offer in offers)
+        text = f"the run may spend {self._budget:g} credits and has spent {self._spent:g}; the least offer is {least:g}"
+        if len(offers) < len(step.places):
+            # A cheaper one may have room later.
+            step.waiting_for = text
+            return []
+        refusal = Refusal("flow.budget", text, BY, "raise the run's budget, or let it run where it is cheaper")
+        self._close(step, StepState.REFUSED)
+        return [Tell(step.ask.step, Chapter.REFUSED, str(refusal)), RefuseStep(step.ask.step, refusal)]
 
     def _told_wait(self, step: _Step, no_room: dict[str, Bid] | None, now: float) -> list[Instruction]:
         """How long the step has waited for room, once it has it."""
@@ -656,6 +746,8 @@ class FlowGovernor:
 
     def _awarded(self, awarded: Awarded, now: float) -> list[Instruction]:
         out: list[Instruction] = []
+        broken = [item for item in awarded.rejected if item.refusal.code != STALE_FENCE]
+        self._reputation.observe(awarded.cluster, len(awarded.leases), len(broken), now)
         open_keys = self._awarding.get(awarded.cluster, set())
         for lease in awarded.leases:
             step = self._steps.get(lease.step)
@@ -663,8 +755,9 @@ class FlowGovernor:
                 out.append(ReleaseLeases(awarded.cluster, (lease.id,)))
                 continue
             open_keys.discard(lease.step)
-            step.state, step.lease = StepState.RUNNING, lease
+            step.state, step.lease, step.turned_down_by = StepState.RUNNING, lease, ""
             facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
+            facts |= {"price": step.price} if step.price else {}
             out.append(Tell(lease.step, Chapter.AWARD, f"awarded to {lease.node} of {lease.cluster}", facts))
             out.append(StartStep(step.ask, lease))
         for rejected in awarded.rejected:
@@ -672,6 +765,8 @@ class FlowGovernor:
             if step is None or rejected.step not in open_keys or step.fence != rejected.fence:
                 continue
             open_keys.discard(rejected.step)
+            step.turned_down_by = awarded.cluster
+            self._take_back_price(step)
             self._wait(step, rejected.refusal.text, now)
             out.append(Tell(rejected.step, Chapter.AWARD, f"not awarded: {rejected.refusal}"))
         if not open_keys:
@@ -680,14 +775,20 @@ class FlowGovernor:
 
     def _award_missed(self, event: AwardMissed, now: float) -> list[Instruction]:
         open_keys = self._awarding.get(event.cluster, set())
+        self._reputation.missed(event.cluster, event.why, now)
         for key in event.steps:
             if key in open_keys:
                 open_keys.discard(key)
+                self._take_back_price(self._steps[key])
                 self._wait(self._steps[key], f"{event.cluster} did not answer the award: {event.why}", now)
         if not open_keys:
             self._awarding.pop(event.cluster, None)
         # A lease that was granted all the same is not leaked: it expires, and a newer fence replaces it.
         return [Tell("", Chapter.AWARD, f"award to {event.cluster} not answered: {event.why}")]
+
+    def _take_back_price(self, step: _Step) -> None:
+        """What nobody granted, or no node began, costs nothing. What was begun is paid, also where it is lost."""
+        self._spent, step.price = self._spent - step.price, 0.0
 
     # What was learnt --------------------------------------------------------------------------------------------
 

@@ -25,10 +25,15 @@ def remedy(rejected: tuple[tuple[str, Refusal], ...]) -> str:
 
 
 def bids_text(facts: dict[str, Any]) -> str:
-    offers = [f"{o['cluster']} at {o['price']:g} in {o['seconds']:g} s" for o in facts["offers"]]
+    offers = [_offer_text(offer) for offer in facts["offers"]]
     silent = [f"{o['cluster']}: {o['why']}" for o in facts["silent"]]
     taken = f"; taken: {facts['taken']}" if len(offers) > 1 else ""
     return f"offers: {', '.join(offers)}{taken}" + (f"; no offer: {'; '.join(silent)}" if silent else "")
+
+
+def _offer_text(offer: dict[str, Any]) -> str:
+    kept = f", keeps {offer['trust']:.0%} of its bids" if offer["trust"] < 1 else ""
+    return f"{offer['cluster']} at {offer['price']:g} in {offer['seconds']:g} s{kept}"
 
 
 def why_no_slot(ask: Ask, places: tuple[Place, ...], bids: dict[str, Bid]) -> str:

@@ -157,8 +157,9 @@ class GovernedExecutor(Executor):
             ledger = Ledger(ledger_path())
             stack.callback(ledger.close)
             epoch = ledger.take_over(run.run_id, run.job_name, clock.wall())
-            governor = FlowGovernor(run.run_id, opened.home, run.tags.get(tags.OBJECTIVE, self._objective))
-            governor.resume(ledger.fences(run.run_id))
+            objective, budget = run.tags.get(tags.OBJECTIVE, self._objective), tags.credits_of(run.tags, tags.BUDGET)
+            governor = FlowGovernor(run.run_id, opened.home, objective, budget=budget)
+            governor.resume(ledger.fences(run.run_id), 0.0 if budget is None else ledger.spent(run.run_id))
             driver = FlowDriver(run.run_id, epoch, opened, governor, ledger, ObjectStore(default_folder()), clock)
             driver.tell(*opened.opening(run))
             for reference, name in ledger.outputs(run.run_id).items():

@@ -24,6 +24,8 @@ RUN_PROCESS = "ioi/run_process"
 """On a run: its newest process, see `run_process.RunProcess.text`."""
 HELD = "ioi/held"
 OBJECTIVE = "ioi/objective"
+BUDGET = "ioi/budget"
+"""On a run: credits that its steps may cost together."""
 TENANT = "ioi/tenant"
 HIGHEST = "ioi/highest"
 """On a run: the highest data class that it may touch."""
@@ -35,13 +37,24 @@ SUBJECT = "ioi/subject"
 
 def seconds(tags: Mapping[str, str], name: str) -> float:
     """The tag's seconds, 0 where it is not set. Raises `BadInputError`."""
+    return _amount(tags, name, "seconds") or 0.0
+
+
+def credits_of(tags: Mapping[str, str], name: str) -> float | None:
+    """The tag's credits, None where it is not set. Raises `BadInputError`."""
+    return _amount(tags, name, "credits")
+
+
+def _amount(tags: Mapping[str, str], name: str, unit: str) -> float | None:
     text = tags.get(name, "")
+    if not text:
+        return None
     try:
-        value = float(text or 0.0)
+        value = float(text)
     except ValueError:
         value = -1.0
     if not 0.0 <= value < float("inf"):
-        raise BadInputError(f"the tag {name} says {text!r}", todo="give a number of seconds, as in '90'")
+        raise BadInputError(f"the tag {name} says {text!r}", todo=f"give a number of {unit}, as in '90'")
     return value
 
 

@@ -148,3 +148,18 @@ def test_many_may_open_a_new_ledger_at_once(tmp_path):
         for thread in threads:
             thread.join()
         assert failures == []
+
+
+def test_what_a_run_has_spent_is_what_its_awards_cost_less_what_was_given_back(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    epoch = ledger.take_over("r", "job", 0.0)
+    entries = [
+        Entry("r", "a", Chapter.AWARD, "awarded", 1.0, {"node": "n", "price": 0.5}),
+        Entry("r", "b", Chapter.AWARD, "awarded", 1.0, {"node": "n", "price": 0.25}),
+        Entry("r", "b", Chapter.REFUSED, "refused the start", 2.0, {"price": -0.25}),
+        Entry("r", "c", Chapter.AWARD, "awarded for nothing", 2.0, {"node": "n"}),
+        Entry("r", "c", Chapter.BID, "offers", 2.0, {"offers": [{"price": 9.0}], "price": 9.0}),
+    ]
+    ledger.write("r", epoch, [], [], entries)
+    assert (ledger.spent("r"), ledger.spent("other")) == (0.5, 0)
+    ledger.close()

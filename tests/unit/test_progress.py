@@ -20,6 +20,8 @@ SNAPSHOT = FlowSnapshot(
     counts={"done": 4, "running": 2, "waiting": 3, "awarding": 1, "failed": 1, "refused": 1},
     waiting={"a": "lab has no free slot", "b": "lab has no free slot", "c": "to be placed again"},
     suspects={},
+    spent=4.0,
+    reputation={},
 )
 PROGRESS = Progress(
     4, 2, 4, 2, (("lab has no free slot", 2), ("an award is being answered", 1), ("to be placed again", 1))

@@ -316,6 +316,15 @@ class Ledger:
         with self._engine.connect() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
+    def spent(self, run: str) -> float:
+        """Credits that the run's awards cost, as its story tells."""
+        chapters = (str(Chapter.AWARD), str(Chapter.REFUSED))
+        query = sa.select(_story.c.facts).where(
+            _story.c.run == run, _story.c.chapter.in_(chapters), _story.c.facts.contains('"price"')
+        )
+        with self._engine.connect() as connection:
+            return sum(json.loads(facts).get("price", 0.0) for (facts,) in connection.execute(query))
+
     def story(self, run: str, step: str | None = None) -> list[Entry]:
         query = sa.select(_story).where(_story.c.run == run).order_by(_story.c.seq)
         if step is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
+from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.flow import FlowGovernor, Place
 from ioi_dagster.model.data_class import DataClass
@@ -117,6 +119,8 @@ def test_a_step_with_one_place_goes_before_one_with_two(story):
     story.event(flow.StepReady(ask("bound", data_class=DataClass.RESTRICTED)))
     story.event(flow.PlacesFound("free", (Place("a", "a"), Place("b", "b")), (), False))
     story.event(flow.PlacesFound("bound", (Place("a", "a"),), (), False))
+    story.bid("a", slots=0)
+    story.bid("b", slots=0)
     story.event(flow.Tick(), later=1.1)
     story.event(flow.Tick(), later=0.3)
     story.event(flow.BidMissed("b", 2, "frozen"))
@@ -200,12 +204,103 @@ def test_nobody_there_now_is_a_wait_that_is_explained_and_looked_at_again(story)
     assert story.wanted(flow.SendAward)
 
 
-def test_a_silent_cluster_costs_the_deadline_once(story):
-    story.ready(ask(), places=("a", "b"))
+def test_a_silent_cluster_costs_the_deadline_once_and_its_late_bid_is_taken(story):
+    story.ready(ask("s1"), ask("s2"), places=("a", "mute"))
     story.bid("a")
     assert not story.wanted(flow.SendAward)
     story.event(flow.Tick(), later=1.1)
-    assert story.last(flow.SendAward).award.cluster == "a"
+    assert [request.step for request in story.last(flow.SendAward).award.requests] == ["s1"]
+    story.grant()
+    story.event(flow.Tick(), later=1.0)
+    asked = [item.cluster for item in story.wanted(flow.SendAnnounce)]
+    assert asked.count("mute") == 1, "what it was asked is open still"
+    story.bid("a", slots=0)
+    assert story.governor.snapshot().reputation["mute"] == {"trust": 1.0, "suspect": "no bid within 1 s"}
+    story.bid("mute")
+    story.bid("a", slots=0)
+    assert [request.step for request in story.last(flow.SendAward).award.requests] == ["s2"]
+    assert story.last(flow.SendAward).award.cluster == "mute"
+    assert story.governor.snapshot().reputation["mute"]["suspect"] == ""
+
+
+def test_a_cluster_that_is_silent_again_and_again_is_asked_ever_less_and_nobody_waits_for_it(story):
+    story.ready(ask(), places=("mute",))
+    asked_at = []
+    for _ in range(600):
+        for item in story.wanted(flow.SendAnnounce):
+            asked_at.append(story.now)
+            story.event(flow.BidMissed(item.cluster, item.announce.round, "no answer"))
+        story.done = [item for item in story.done if not isinstance(item, flow.SendAnnounce)]
+        story.event(flow.PlacesFound("s", (Place("mute", "mute"),), (), False), later=0.1)
+    pauses = [round(later - before, 1) for before, later in pairwise(asked_at)]
+    assert pauses == pytest.approx([0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0], abs=0.31)
+    assert story.governor.snapshot().waiting == {"s": "mute does not answer: no answer"}
+
+
+def test_who_does_not_keep_his_bids_loses_the_step_in_the_next_round_and_those_after_it(story):
+    """The liar is cheap, and what he awards is nothing."""
+    story.ready(ask("s1"), places=("honest", "liar"))
+    nothing = Refusal("cluster.full", "no free slot", "liar")
+
+    def round_(winner: str) -> None:
+        story.bid("liar", price=0.1)
+        story.bid("honest", price=0.8)
+        award = story.last(flow.SendAward).award
+        assert award.cluster == winner
+        if winner == "honest":
+            story.grant()
+            return
+        rejected = tuple(RejectedRequest(r.step, r.fence, nothing) for r in award.requests)
+        story.event(flow.AwardAnswered(Awarded("liar", (), rejected)))
+        story.event(flow.PlacesFound("s1", (Place("honest", "honest"), Place("liar", "liar")), (), False), later=0.3)
+
+    round_("liar")
+    round_("honest")
+    (_, second) = told(story, Chapter.BID)
+    assert second.text == "offers: honest at 0.8 in 1 s, liar at 0.1 in 1 s, keeps 50% of its bids; taken: honest"
+    story.ready(ask("s2"), places=("honest", "liar"))
+    story.event(flow.Tick(), later=0.3)
+    round_("honest")
+
+
+def test_a_run_spends_its_budget_and_no_more(story):
+    story.governor = FlowGovernor("r", "home", budget=2.0)
+    story.ready(*(ask(f"s{number}") for number in range(4)), places=("a",))
+    story.bid("a", slots=4, price=0.9)
+    award = story.last(flow.SendAward).award
+    assert [request.step for request in award.requests] == ["s0", "s1"]
+    assert [item.step for item in story.wanted(flow.RefuseStep)] == ["s2", "s3"]
+    refusal = story.last(flow.RefuseStep).refusal
+    assert (refusal.code, refusal.text) == (
+        "flow.budget",
+        "the run may spend 2 credits and has spent 1.8; the least offer is 0.9",
+    )
+    assert story.governor.snapshot().spent == 1.8
+    (first, second) = award.requests
+    nothing = Refusal("cluster.full", "no free slot", "a")
+    lease = lease_for(award, first, "n1")
+    story.event(flow.AwardAnswered(Awarded("a", (lease,), (RejectedRequest(second.step, second.fence, nothing),))))
+    assert story.governor.snapshot().spent == 0.9
+
+
+def test_what_is_too_dear_waits_while_a_cheaper_place_may_have_room_later(story):
+    story.governor = FlowGovernor("r", "home", budget=1.0)
+    story.ready(ask(), places=("cheap", "dear"))
+    story.bid("cheap", slots=0)
+    story.bid("dear", price=5.0)
+    assert story.wanted(flow.RefuseStep) == []
+    assert story.governor.snapshot().waiting == {
+        "s": "the run may spend 1 credits and has spent 0; the least offer is 5"
+    }
+    story.event(flow.Tick(), later=0.3)
+    story.bid("dear", price=5.0)
+    story.bid("cheap", price=0.5)
+    assert story.last(flow.SendAward).award.cluster == "cheap"
+
+
+def test_an_objective_that_is_not_known_is_named():
+    with pytest.raises(BadInputError, match=r"no objective 'fast'.*fastest, balanced, cheapest"):
+        FlowGovernor("r", "home", "fast")
 
 
 def test_a_rejected_request_waits_with_the_reason(story):

@@ -1,0 +1,92 @@
+"""What one run has come to think of the clusters that it deals with: who keeps his bids, and who answers at all.
+
+Soft state: it fades, and may be lost. A bid that was kept or broken counts as one observation of a Beta distribution with a
+prior of one kept bid (A. Jøsang, R. Ismail, "The Beta Reputation System", 2002), and half of what was seen is forgotten in
+`HALF_LIFE_S` seconds, since a bid may be broken in good faith: between a bid and its award another run takes the slot.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+HALF_LIFE_S = 60.0
+FIRST_REST_S, LONGEST_REST_S = 0.5, 10.0
+"""Who did not answer is asked again after this, doubled each time."""
+MANY, BEST, SAMPLED = 50, 2, 3
+"""Of more clusters than `MANY`, so many of the best and so many others are asked: load is spread, and nobody is forgotten."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    kept: float = 0.0
+    broken: float = 0.0
+    at: float = 0.0
+    silent: int = 0
+    why: str = ""
+    rests_until: float = float("-inf")
+
+
+class Reputation:
+    """All times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, _Seen] = {}
+
+    def observe(self, cluster: str, kept: int, broken: int, now: float) -> None:
+        """An award was answered: so many of the requests that the bid had room for were leased, so many were not."""
+        if not kept + broken:
+            return
+        seen = self._faded(cluster, now)
+        seen.kept += kept / (kept + broken)
+        seen.broken += broken / (kept + broken)
+
+    def trust(self, cluster: str, now: float) -> float:
+        """The part of its bids that it is expected to keep, 0 < trust ≤ 1; 1 for who is not known."""
+        if cluster not in self._seen:
+            return 1.0
+        seen = self._faded(cluster, now)
+        return (seen.kept + 1.0) / (seen.kept + seen.broken + 1.0)
+
+    def missed(self, cluster: str, why: str, now: float) -> None:
+        """It did not answer in time."""
+        seen = self._faded(cluster, now)
+        seen.rests_until = now + min(FIRST_REST_S * 2.0**seen.silent, LONGEST_REST_S)
+        seen.silent, seen.why = min(seen.silent + 1, 30), why
+
+    def answered(self, cluster: str) -> None:
+        """It did, though perhaps late."""
+        if cluster in self._seen:
+            seen = self._seen[cluster]
+            seen.silent, seen.why, seen.rests_until = 0, "", float("-inf")
+
+    def suspect(self, cluster: str) -> str:
+        """Why it is not waited for; empty for one that answered when it was last asked."""
+        return self._seen[cluster].why if cluster in self._seen else ""
+
+    def rests(self, cluster: str, now: float) -> bool:
+        """It is not asked now."""
+        return cluster in self._seen and now < self._seen[cluster].rests_until
+
+    def ask_whom(self, clusters: Iterable[str], now: float, seed: str) -> frozenset[str]:
+        """Of many clusters the best and a sample of the others, drawn by `seed`; of few all."""
+        names = sorted(set(clusters))
+        if len(names) <= MANY:
+            return frozenset(names)
+        best = sorted(names, key=lambda name: (bool(self.suspect(name)), -self.trust(name, now), name))[:BEST]
+        others = [name for name in names if name not in best]
+        return frozenset([*best, *random.Random(seed).sample(others, SAMPLED)])
+
+    def snapshot(self) -> dict[str, dict[str, object]]:
+        """Of those of whom there is something to say, as it was when each was last dealt with."""
+        return {
+            name: {"trust": round(self.trust(name, seen.at), 3), "suspect": seen.why}
+            for name, seen in sorted(self._seen.items())
+        }
+
+    def _faded(self, cluster: str, now: float) -> _Seen:
+        seen = self._seen.setdefault(cluster, _Seen(at=now))
+        left = 0.5 ** (max(0.0, now - seen.at) / HALF_LIFE_S)
+        seen.kept, seen.broken, seen.at = seen.kept * left, seen.broken * left, max(now, seen.at)
+        return seen
