@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ioi_dagster.adapters.files.store import StoreSpec
+from ioi_dagster.host.upstream import UpstreamAsset
 from ioi_dagster.model.data_class import DataClass
 
 Handle = tuple[str, str, str]
@@ -98,8 +99,9 @@ class Located(msgspec.Struct, frozen=True):
 class StepWork(msgspec.Struct, frozen=True):
     """Everything a node needs to run one step of Dagster. Dagster's own values are in its JSON serialisation.
 
-    `instance` names the storage of the run's owner, where the node may open it. `then`: steps of a chain that the node goes
-    on with; each `takes` outputs of the one before it.
+    `instance` names the storage of the run's owner, where the node may open it; elsewhere `upstream` says what it would find
+    there on the assets that the step depends on. `then`: steps of a chain that the node goes on with; each `takes` outputs of
+    the one before it.
     """
 
     origin: str
@@ -113,6 +115,7 @@ class StepWork(msgspec.Struct, frozen=True):
     one_cluster: bool = False
     takes: list[Handle] = []
     instance: str | None = None
+    upstream: list[UpstreamAsset] = []
     then: list[StepWork] = []
 
 

@@ -57,6 +57,7 @@ from ioi_dagster.host.private import (
 )
 from ioi_dagster.host.progress import ProgressTeller
 from ioi_dagster.host.staged import is_reference
+from ioi_dagster.host.upstream import UpstreamAsset, upstream_of
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect
 from ioi_dagster.model.refusal import Refusal
@@ -235,6 +236,7 @@ class _Flow:
         self._instance = (
             serialize_value(instance.get_ref()) if driver.shares_storage and instance.is_persistent else None
         )
+        self._layer = plan_context.reconstructable_job.get_definition().asset_layer if not self._instance else None
 
     def run(self) -> Iterator[DagsterEvent | None]:
         """Yields events; None when a person or the machine interrupted the run."""
@@ -262,6 +264,8 @@ class _Flow:
                 while outcomes:
                     happened += [event for outcome in outcomes for event in self._finish(outcome, texts)]
                     told += outcomes
+                    if self._chains is None:
+                        break  # what is ready is vended after it is written: it may be looked for in the log
                     self._vend()
                     outcomes = self._driver.fused()
             for outcome in told:
@@ -338,6 +342,7 @@ class _Flow:
             located=located,
             one_cluster=self._driver.shares_storage,
             instance=self._instance,
+            upstream=self._upstream(step),
             takes=[_handle(source) for source in takes],
         )
         ask = Ask(
@@ -362,6 +367,10 @@ class _Flow:
             timeout_s=tags.seconds(step.tags, tags.TIMEOUT),
         )
         return placed, work
+
+    def _upstream(self, step: ExecutionStep) -> list[UpstreamAsset]:
+        """What the step is sent of the log of the run's owner, where it may not look itself."""
+        return upstream_of(step, self._layer, self._context.instance) if self._layer is not None else []
 
     def _get(self, name: str) -> bytes:
         data = self._driver.read(name)

@@ -2,7 +2,8 @@
 
 Where the run owner's storage may be opened from the node (alone: the nodes are the owner's, as with Dagster's own
 executors) everything else is real: partitions, earlier materialisations, what user code reports about other runs, captured
-output. Elsewhere a step sees an empty instance, since a node of another owner has no access to that storage.
+output. Elsewhere a step sees an empty instance, since a node of another owner has no access to that storage; of the assets
+that it depends on it is sent the versions (`upstream`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from ioi_dagster.host.private import (
     CapturedLogContext,
     DefaultRunCoordinator,
     EventLogEntry,
-    InMemoryEventLogStorage,
     InMemoryRunStorage,
     InstanceRef,
     InstanceType,
@@ -33,6 +33,7 @@ from ioi_dagster.host.private import (
     SyncInMemoryRunLauncher,
     deserialize_value,
 )
+from ioi_dagster.host.upstream import SentEventLogStorage, UpstreamAsset
 
 MAX_KEPT = 4
 """Instances kept by a thread: one a run owner, and a cluster has few."""
@@ -56,9 +57,13 @@ class NodeInstance:
         manager.capture_logs = self._captured_logs  # pyright: ignore[reportAttributeAccessIssue]
 
     @contextmanager
-    def collecting(self, run: str) -> Iterator[list[EventLogEntry]]:
-        """Within it the events of `run` go to the list that it gives."""
+    def collecting(self, run: str, upstream: Sequence[UpstreamAsset] = ()) -> Iterator[list[EventLogEntry]]:
+        """Within it the events of `run` go to the list that it gives; `upstream` is what there is of assets where the instance
+        is an empty one."""
         self._run, self._collected = run, []
+        storage = self.dagster.event_log_storage
+        if isinstance(storage, SentEventLogStorage):
+            storage.take(upstream)
         try:
             yield self._collected
         finally:
@@ -154,7 +159,7 @@ def _empty() -> DagsterInstance:
         instance_type=InstanceType.EPHEMERAL,
         local_artifact_storage=LocalArtifactStorage(tempfile.gettempdir()),
         run_storage=InMemoryRunStorage(),
-        event_storage=InMemoryEventLogStorage(),
+        event_storage=SentEventLogStorage(),
         compute_log_manager=NoOpComputeLogManager(),
         run_coordinator=DefaultRunCoordinator(),
         run_launcher=SyncInMemoryRunLauncher(),

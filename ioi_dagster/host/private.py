@@ -14,15 +14,18 @@ from typing import Any
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions import scoped_resources_builder
+from dagster._core.definitions.data_version import DATA_VERSION_TAG, extract_data_version_from_entry
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from dagster._core.definitions.repository_definition import RepositoryLoadData
 from dagster._core.events import (
     ASSET_CHECK_EVENTS,
     ASSET_EVENTS,
     EVENT_TYPE_TO_PIPELINE_RUN_STATUS,
+    AssetObservationData,
     DagsterEvent,
     DagsterEventType,
     EngineEventData,
+    StepMaterializationData,
 )
 from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.api import create_execution_plan, execute_plan_iterator, execute_run, execute_run_iterator
@@ -50,6 +53,7 @@ from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.compute_log_manager import CapturedLogContext
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.storage.event_log.base import AssetEntry, AssetRecord
 from dagster._core.storage.event_log.in_memory import InMemoryEventLogStorage
 from dagster._core.storage.event_log.migration import ASSET_KEY_INDEX_COLS
 from dagster._core.storage.event_log.schema import (
@@ -76,6 +80,7 @@ __all__ = [
     "ASSET_CHECK_EVENTS",
     "ASSET_EVENTS",
     "ASSET_KEY_INDEX_COLS",
+    "DATA_VERSION_TAG",
     "DEFAULT_DAGSTER_ENTRY_POINT",
     "EVENT_TYPE_TO_PIPELINE_RUN_STATUS",
     "IN_PROGRESS_RUN_STATUSES",
@@ -83,7 +88,10 @@ __all__ = [
     "ActiveExecution",
     "AssetCheckExecutionRecordStatus",
     "AssetCheckExecutionsTable",
+    "AssetEntry",
     "AssetKeyTable",
+    "AssetObservationData",
+    "AssetRecord",
     "CapturedLogContext",
     "CheckRunHealthResult",
     "ConfigurableClass",
@@ -129,6 +137,7 @@ __all__ = [
     "SqliteEventLogStorage",
     "StepDependencyConfig",
     "StepFailureData",
+    "StepMaterializationData",
     "StepOutputHandle",
     "SubmitRunContext",
     "SyncInMemoryRunLauncher",
@@ -140,6 +149,7 @@ __all__ = [
     "execute_plan_iterator",
     "execute_run",
     "execute_run_iterator",
+    "extract_data_version_from_entry",
     "forget_claims",
     "get_python_environment_entry_point",
     "get_retries_config",

@@ -94,7 +94,7 @@ def _run(task: StepWork, values: dict[Handle, bytes], references: dict[Handle, s
     )
     instance = node_instance(task.instance)
     failure = None
-    with instance.collecting(dagster_run.run_id) as collected, noting_inability() as unable:
+    with instance.collecting(dagster_run.run_id, task.upstream) as collected, noting_inability() as unable:
         try:
             _execute(task, dagster_run, job, exchange, instance)
         except (RetryableError, StepStoppedError):
