@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from subprocess import Popen
 from typing import Any, Self
 
 from dagster import DagsterInstance, Field
@@ -48,6 +47,7 @@ from ioi_dagster.host.private import (
     get_python_environment_entry_point,
 )
 from ioi_dagster.host.run_process import RunProcess, last_words, log_of, start_run_process
+from ioi_dagster.host.warm import Child, Forked, Warmth
 from ioi_dagster.model.refusal import Refusal
 
 GRACE_S = 30.0
@@ -62,8 +62,11 @@ class GovernedRunLauncher(RunLauncher, ConfigurableClass):
     Dagster's other executors would start it all over, so there it fails.
     """
 
-    def __init__(self, inst_data: ConfigurableClassData | None = None, grace_s: float = GRACE_S) -> None:
+    def __init__(
+        self, inst_data: ConfigurableClassData | None = None, grace_s: float = GRACE_S, warm: bool = True
+    ) -> None:
         self._inst_data, self._grace_s = inst_data, grace_s
+        self._warmth = Warmth() if warm else None
         super().__init__()
 
     @property
@@ -74,13 +77,23 @@ class GovernedRunLauncher(RunLauncher, ConfigurableClass):
     @classmethod
     @override
     def config_type(cls) -> UserConfigSchema:
-        about = "Seconds from the request to end a run to the end of its process by force."
-        return {"terminate_grace_seconds": Field(float, default_value=GRACE_S, description=about)}
+        grace = "Seconds from the request to end a run to the end of its process by force."
+        warm = "Fork run processes of one that has imported Dagster already, where there is one that fits."
+        return {
+            "terminate_grace_seconds": Field(float, default_value=GRACE_S, description=grace),
+            "warm_processes": Field(bool, default_value=True, description=warm),
+        }
 
     @classmethod
     @override
     def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> Self:
-        return cls(inst_data, float(config_value.get("terminate_grace_seconds", GRACE_S)))
+        grace_s = float(config_value.get("terminate_grace_seconds", GRACE_S))
+        return cls(inst_data, grace_s, bool(config_value.get("warm_processes", True)))
+
+    @override
+    def dispose(self) -> None:
+        if self._warmth is not None:
+            self._warmth.close()
 
     @override
     def launch_run(self, context: LaunchRunContext) -> None:
@@ -160,8 +173,11 @@ class GovernedRunLauncher(RunLauncher, ConfigurableClass):
         if run.job_code_origin is None:
             raise FinalError("the run does not say where its code is — launch it from a code location")
         ref, log = self._instance.get_ref(), self._log(run.run_id)
-        child = start_run_process(_command(kind(run.job_code_origin, run.run_id, ref)), log, os.environ)
-        process = RunProcess.of(child.pid)
+        command = _command(kind(run.job_code_origin, run.run_id, ref))
+        child: Child | None = self._warmth.start(command, log) if self._warmth is not None else None
+        if child is None:
+            child = start_run_process(command, log, os.environ)
+        process = child.process if isinstance(child, Forked) else RunProcess.of(child.pid)
         self._instance.add_run_tags(run.run_id, {tags.RUN_PROCESS: process.text()})
         text = f"Started process {child.pid} on {process.host}; what it prints goes to {log}"
         self._instance.report_engine_event(text, run, EngineEventData(), cls=self.__class__)
@@ -213,7 +229,7 @@ def _can_go_on(instance: DagsterInstance, run: DagsterRun) -> bool:
     return known or not instance.get_records_for_run(run.run_id, of_type=began, limit=1).records
 
 
-def _wait_for(child: Popen[bytes], process: RunProcess, ref: InstanceRef, run_id: str, log: Path) -> None:
+def _wait_for(child: Child, process: RunProcess, ref: InstanceRef, run_id: str, log: Path) -> None:
     """Tell of a process that ended before its run did, where run monitoring is not the one to find out."""
     code = child.wait()
     with DagsterInstance.from_ref(ref) as instance:
@@ -222,10 +238,16 @@ def _wait_for(child: Popen[bytes], process: RunProcess, ref: InstanceRef, run_id
             return
         starting = run.status in (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING)
         if starting or (run.status is DagsterRunStatus.STARTED and not instance.run_monitoring_enabled):
-            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            how = _how(code)
             words = last_words(log)
             text = f"The run's process {child.pid} ended ({how}) before the run did. The end of {log}:\n{words}"
             instance.report_run_failed(run, text)
+
+
+def _how(code: int | None) -> str:
+    if code is None:
+        return "nobody saw how"
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _see_it_end(ref: InstanceRef, run_id: str, process: RunProcess, grace_s: float) -> None:
