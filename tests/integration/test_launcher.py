@@ -175,7 +175,8 @@ def test_a_run_whose_process_is_killed_goes_on(dev: Dev, tmp_path: Path) -> None
     for number in range(8):
         assert len(list(tmp_path.glob(f"same?n{number}? *"))) == 1, "what was done or under way is done once"
     assert dev.commits(run_id) == dict.fromkeys(STEPS, 1)
-    assert any(text.endswith("2 steps were in flight, 2 of them are so still") for text in dev.told(run_id))
+    # More than the two may have been sent ahead; of those none had begun.
+    assert any(re.search(r"\d steps were in flight, 2 of them are so still", text) for text in dev.told(run_id))
     assert dev.steps(run_id, "STEP_START") == dev.steps(run_id, "STEP_SUCCESS") == Counter(STEPS)
     assert dev.classes(run_id) == dict.fromkeys(STEPS, "internal"), "what outputs are is known in the new process"
 

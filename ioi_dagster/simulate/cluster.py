@@ -1,0 +1,188 @@
+"""A simulated cluster: the real cluster and node governors before nodes that run nothing but time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, NodeLeft, NodeReported, Reply, Tick
+from ioi_dagster.governors.node import NodeGovernor, Refuse, StartAsked
+from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, RejectedRequest, SupplyPoint
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.start import StartRequest
+from ioi_dagster.model.topology import ClusterSpec, NodeSpec
+from ioi_dagster.simulate.engine import Engine
+
+BEAT_S = 1.0
+
+Ended = Callable[[str, float, Refusal | None], None]
+"""(attempt, seconds, the node's refusal) of a start that was answered."""
+
+
+@dataclass(slots=True)
+class _Running:
+    lease: Lease
+    attempt: str
+    seconds: float
+    since: float
+    ended: Ended
+    lost: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class SimNode:
+    """One worker. `life` counts its processes: what was to end in an earlier one does not."""
+
+    spec: NodeSpec
+    cluster: str
+    offers: frozenset[str]
+    life: int = 0
+    there: bool = False
+    frozen: int = 0
+    running: dict[str, _Running] = field(default_factory=dict)
+    governor: NodeGovernor | None = None
+    attempts: int = 0
+    busy_s: float = 0.0
+
+    def begin(self) -> None:
+        self.life, self.there, self.frozen = self.life + 1, True, 0
+        self.governor = NodeGovernor(self.spec.name, self.cluster, self.offers, governed=False)
+
+
+class SimCluster:
+    """Times are seconds of the simulation."""
+
+    def __init__(
+        self, engine: Engine, rng: random.Random, domain: str, spec: ClusterSpec, offers: frozenset[str]
+    ) -> None:
+        self._engine, self._rng, self.domain, self.spec = engine, rng, domain, spec
+        self.name, self._offers = spec.name, offers
+        self.governor: ClusterGovernor | None = None
+        self.epoch = 0
+        self.nodes = {node.name: SimNode(node, spec.name, offers) for node in spec.nodes}
+        self.mute = self.liar = 0
+        self.late_s = 0.0
+        self.check: Callable[[ClusterGovernor], None] = lambda _: None
+        self.told_of_loss: Callable[[SimCluster], None] = lambda _: None
+        self.told_of_return: Callable[[SimCluster], None] = lambda _: None
+
+    @property
+    def slots(self) -> int:
+        return sum(node.spec.slots for node in self.nodes.values())
+
+    # Its life ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.epoch += 1
+        self.governor = ClusterGovernor(self.domain, self.name, self.epoch, self.spec.price)
+        for name in self.nodes:
+            self.start_node(name)
+        self._engine.after(BEAT_S, self._beat, self.epoch)
+        self.told_of_return(self)
+
+    def kill(self) -> None:
+        """The scheduler with all its workers, as a supervisor does it: a worker without its scheduler is of no use."""
+        if self.governor is None:
+            return
+        self.governor = None
+        for node in self.nodes.values():
+            node.running.clear()
+            node.there = False
+            node.life += 1
+        self.told_of_loss(self)
+
+    def start_node(self, name: str) -> None:
+        node = self.nodes[name]
+        if self.governor is None or node.there:
+            return
+        node.begin()
+        self.governor.handle(NodeJoined(name, node.spec.slots, self._offers), self._engine.now)
+
+    def kill_node(self, name: str) -> None:
+        node = self.nodes[name]
+        if not node.there:
+            return
+        running, node.running, node.there = node.running, {}, False
+        node.life += 1
+        if self.governor is not None:
+            self.governor.handle(NodeLeft(name), self._engine.now)
+        for its in running.values():
+            self._engine.after(self._rng.uniform(0.02, 0.2), its.lost, "its worker died")
+
+    def freeze_node(self, name: str) -> None:
+        self.nodes[name].frozen += 1
+
+    def thaw_node(self, name: str) -> None:
+        node = self.nodes[name]
+        node.frozen = max(0, node.frozen - 1)
+        if not node.frozen:
+            for key, its in list(node.running.items()):
+                # What it had left when it stood still cannot be less than nothing.
+                left = max(0.0, its.since + its.seconds - self._engine.now)
+                self._engine.after(left, self._end, node, node.life, key, its)
+
+    def _beat(self, epoch: int) -> None:
+        if self.governor is None or epoch != self.epoch:
+            return
+        now = self._engine.now
+        for name, node in self.nodes.items():
+            if node.there:
+                self.governor.handle(NodeReported(name, self._offers, len(node.running) / (2.0 * node.spec.slots)), now)
+        self.governor.handle(Tick(), now)
+        self._engine.after(BEAT_S, self._beat, epoch)
+
+    # What is asked of it ----------------------------------------------------------------------------------------
+
+    def asked(self, message: Any, answer: Callable[[Any], None]) -> None:
+        """A message has come; `answer` is called when its answer leaves, and not at all where none does."""
+        if self.governor is None or self.mute:
+            return
+        replies = [item.answer for item in self.governor.handle(message, self._engine.now) if isinstance(item, Reply)]
+        self.check(self.governor)
+        told = replies[0] if replies else None
+        if self.liar:
+            told = self._lie(message, told)
+        if self.late_s:
+            self._engine.after(self.late_s, answer, told)
+        else:
+            answer(told)
+
+    def _lie(self, message: Any, honest: Any) -> Any:
+        """Everything is free and for nothing, and none of it is given."""
+        if isinstance(message, Announce) and isinstance(honest, Bid):
+            points = tuple(SupplyPoint(g.capability, g.data_class, g.count, 0.0, g.count) for g in message.groups)
+            return replace(honest, points=points, refusals=())
+        if isinstance(message, Award) and isinstance(honest, Awarded):
+            no = Refusal("cluster.full", "not today", self.name)
+            return Awarded(self.name, (), tuple(RejectedRequest(r.step, r.fence, no) for r in message.requests))
+        return honest
+
+    def start_step(self, lease: Lease, seconds: float, ended: Ended, lost: Callable[[str], None]) -> None:
+        """A start has come. One of `ended` and `lost` is called, or, where nobody can know, none of them."""
+        node = self.nodes.get(lease.node)
+        if node is None or not node.there or self.governor is None:
+            return lost("its worker was not there")
+        assert node.governor is not None
+        request = StartRequest("block", lease, None, lease.capability, b"")
+        (decision,) = node.governor.handle(StartAsked(request, None), self._engine.now)
+        if isinstance(decision, Refuse):
+            return ended("", 0.0, decision.refusal)
+        if lease.key in node.running:
+            return None  # the message came twice; Dask takes a key once
+        node.attempts += 1
+        its = _Running(lease, f"{lease.node}.{node.life}.{node.attempts}", seconds, self._engine.now, ended, lost)
+        node.running[lease.key] = its
+        self._engine.after(seconds, self._end, node, node.life, lease.key, its)
+
+    def cancel(self, node: str, key: str) -> None:
+        if node in self.nodes:
+            self.nodes[node].running.pop(key, None)
+
+    def _end(self, node: SimNode, life: int, key: str, its: _Running) -> None:
+        if node.life != life or node.frozen or node.running.get(key) is not its:
+            return
+        del node.running[key]
+        node.busy_s += its.seconds
+        its.ended(its.attempt, its.seconds, None)

@@ -1,0 +1,214 @@
+"""What a simulation is made of, as values: machines, workflows, faults and a seed. The same scenario always ends the same way."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
+
+T = TypeVar("T")
+MAX_BYTES = 512 * 2**20
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowStep:
+    """`seconds`: how long it runs; `needs`: the steps before it."""
+
+    seconds: Seconds
+    needs: tuple[str, ...] = ()
+    capability: str = "work"
+    data_class: DataClass = DataClass.PUBLIC
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """A run that a domain starts `arrives` seconds after the beginning. Without a `domain` it is the network's home."""
+
+    name: str
+    steps: dict[str, WorkflowStep]
+    arrives: Seconds = 0.0
+    tenant: str = "default"
+    domain: str = ""
+    objective: str = "balanced"
+
+
+class FaultKind(StrEnum):
+    """What `Fault.target` names stands behind each."""
+
+    NODE_KILLED = "node_killed"
+    """A node: what runs there is lost; it is back after `lasts`."""
+    NODE_FROZEN = "node_frozen"
+    """A node: it does nothing for `lasts`, then goes on where it was."""
+    SCHEDULER_KILLED = "scheduler_killed"
+    """A cluster: its governor and all its nodes start anew after `lasts`."""
+    RUN_KILLED = "run_killed"
+    """A workflow: its run process; another takes over after `lasts`."""
+    LINK_CUT = "link_cut"
+    """`one|other`: no message passes between two domains for `lasts`."""
+    MUTE = "mute"
+    """A cluster: it answers nothing for `lasts`."""
+    LATE = "late"
+    """A cluster: it answers after `amount` seconds, for `lasts`."""
+    LIAR = "liar"
+    """A cluster: it bids for everything for nothing, and grants none of it, for `lasts`."""
+    LOSS = "loss"
+    """All messages: the part `amount` is lost, for `lasts`."""
+    DOUBLING = "doubling"
+    """All messages: the part `amount` comes twice, for `lasts`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """At `at` seconds, for `lasts` seconds."""
+
+    at: Seconds
+    kind: FaultKind
+    target: str = ""
+    lasts: Seconds = 5.0
+    amount: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`noise`: steps take their seconds times a factor that is drawn from e to the power of ±`noise`."""
+
+    topology: Topology
+    workflows: tuple[Workflow, ...]
+    faults: tuple[Fault, ...] = ()
+    seed: int = 0
+    noise: Annotated[float, msgspec.Meta(ge=0, le=5)] = 0.0
+    capabilities: tuple[str, ...] = ("work",)
+    digest: str = field(default="")
+    """Of the events of a simulation of it, where it was saved after one."""
+
+
+def check(scenario: Scenario) -> None:
+    """Raises `BadInputError` with all that is wrong with it."""
+    wrong = [f"workflow {name!r} is there twice" for name in _doubles([w.name for w in scenario.workflows])]
+    domains = {domain.name for domain in scenario.topology.domains}
+    for workflow in scenario.workflows:
+        wrong += [f"{workflow.name}: {text}" for text in _wrong_in(workflow)]
+        if workflow.domain and workflow.domain not in domains:
+            wrong.append(f"{workflow.name}: no domain {workflow.domain!r}")
+    clusters = {c.name for d in scenario.topology.domains for c in d.clusters}
+    nodes = {n.name for d in scenario.topology.domains for c in d.clusters for n in c.nodes}
+    known = {
+        **dict.fromkeys((FaultKind.NODE_KILLED, FaultKind.NODE_FROZEN), nodes),
+        **dict.fromkeys((FaultKind.SCHEDULER_KILLED, FaultKind.MUTE, FaultKind.LATE, FaultKind.LIAR), clusters),
+        FaultKind.RUN_KILLED: {w.name for w in scenario.workflows},
+    }
+    for fault in scenario.faults:
+        ends = fault.target.split("|") if fault.kind is FaultKind.LINK_CUT else [fault.target]
+        among = domains if fault.kind is FaultKind.LINK_CUT else known.get(fault.kind)
+        wrong += [
+            f"{fault.kind} at {fault.at:g} s: nothing named {end!r}" for end in ends if among and end not in among
+        ]
+        if fault.kind is FaultKind.LINK_CUT and len(ends) != 2:
+            wrong.append(f"{fault.kind} at {fault.at:g} s: its target is two domains, as in 'one|other'")
+    if wrong:
+        more = f"\nand {len(wrong) - 20} more" if len(wrong) > 20 else ""
+        raise BadInputError("\n".join(wrong[:20]) + more, where="the scenario", todo="mend what is named")
+
+
+def read_workflows(path: Path) -> tuple[Workflow, ...]:
+    """From a JSON file with a list of workflows, or a folder of such files. Raises `BadInputError`."""
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    found: list[Workflow] = []
+    for file in files:
+        found += decode(file, list[Workflow])
+    if not found:
+        raise BadInputError("no workflow in it", where=str(path), todo="give a JSON file with a list of workflows")
+    return tuple(found)
+
+
+def decode(file: Path, kind: type[T]) -> T:
+    """The value in a JSON file. Raises `BadInputError`."""
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise BadInputError(f"a file of over {MAX_BYTES} bytes", where=str(file))
+        return msgspec.json.decode(file.read_bytes(), type=kind)
+    except OSError as error:
+        raise BadInputError(f"cannot be read: {error.strerror}", where=str(file)) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInputError(
+            f"not what is asked for: {error}", where=str(file), todo="see docs/guides/size-a-federation.md"
+        ) from error
+
+
+def grid(clusters: int, nodes: int, slots: int = 1) -> Topology:
+    """`clusters` domains of one cluster each, with `nodes` nodes of `slots` slots."""
+    return Topology(
+        "grid",
+        "d0",
+        tuple(
+            DomainSpec(
+                f"d{number}",
+                "one",
+                (ClusterSpec(f"c{number}", tuple(NodeSpec(f"n{number}.{n}", slots) for n in range(nodes))),),
+            )
+            for number in range(clusters)
+        ),
+    )
+
+
+def draw_faults(scenario: Scenario, rate: float, seconds: float) -> tuple[Fault, ...]:
+    """Faults of every kind, `rate` a minute within the first `seconds`, drawn by the scenario's seed."""
+    rng = random.Random(f"faults/{scenario.seed}")
+    topology = scenario.topology
+    domains = [domain.name for domain in topology.domains]
+    clusters = [cluster.name for domain in topology.domains for cluster in domain.clusters]
+    nodes = [node.name for domain in topology.domains for cluster in domain.clusters for node in cluster.nodes]
+    at, faults = rng.expovariate(rate / 60), []
+    while at < seconds:
+        kind = rng.choice([kind for kind in FaultKind if kind is not FaultKind.LINK_CUT or len(domains) > 1])
+        among = {
+            **dict.fromkeys((FaultKind.NODE_KILLED, FaultKind.NODE_FROZEN), nodes),
+            **dict.fromkeys((FaultKind.SCHEDULER_KILLED, FaultKind.MUTE, FaultKind.LATE, FaultKind.LIAR), clusters),
+            FaultKind.RUN_KILLED: [workflow.name for workflow in scenario.workflows],
+        }.get(kind)
+        target = rng.choice(among) if among else ""
+        if kind is FaultKind.LINK_CUT:
+            target = "|".join(rng.sample(domains, 2))
+        amount = {FaultKind.LATE: rng.uniform(0.5, 4.0)}.get(kind, rng.uniform(0.05, 0.5))
+        faults.append(Fault(round(at, 3), kind, target, round(rng.uniform(0.5, 15.0), 3), round(amount, 3)))
+        at += rng.expovariate(rate / 60)
+    return tuple(faults)
+
+
+def _wrong_in(workflow: Workflow) -> list[str]:
+    if not workflow.steps:
+        return ["it has no steps"]
+    unknown = [
+        f"step {key!r} needs {need!r}, which is not there"
+        for key, step in workflow.steps.items()
+        for need in step.needs
+        if need not in workflow.steps
+    ]
+    if unknown:
+        return unknown
+    left = {key: set(step.needs) for key, step in workflow.steps.items()}
+    after: dict[str, list[str]] = {}
+    for key, step in workflow.steps.items():
+        for need in step.needs:
+            after.setdefault(need, []).append(key)
+    ready = [key for key, needs in left.items() if not needs]
+    for key in ready:
+        for follower in after.get(key, ()):
+            left[follower].discard(key)
+            if not left[follower]:
+                ready.append(follower)
+    cycle = sorted(left.keys() - set(ready))
+    return [f"these steps wait for each other: {', '.join(cycle[:5])}"] if cycle else []
+
+
+def _doubles(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []

@@ -1,0 +1,307 @@
+"""A simulation: a scenario put together, run to its end, checked after each event, told as a report."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ioi_dagster.governors import flow
+from ioi_dagster.governors.flow import Place
+from ioi_dagster.model.negotiation import Ask
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.simulate.cluster import SimCluster
+from ioi_dagster.simulate.engine import Engine
+from ioi_dagster.simulate.run import SimRun
+from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, check
+from ioi_dagster.simulate.wire import Wire
+
+PROBE_S = 0.8
+"""Until a run process sees that a scheduler is gone or cannot be reached."""
+LONGEST_S = 1e7
+LEASE_S = 40.0
+"""So long after the last run nothing may be held any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantReport:
+    """`mean_wait_s`: from a step's being ready to its start. `slot_s`: of all that ran for it, also in vain."""
+
+    workflows: int
+    steps: int
+    failed: int
+    mean_wait_s: float
+    p99_wait_s: float
+    slot_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Seconds are those of the simulation. `failures`: steps by the code of why, with those that needed them. `starts` more than `done` are starts that were lost or in vain. `messages`: by kind.
+    `violations`: what must never happen and did. `digest`: of every start and commit; the same scenario has the same."""
+
+    makespan_s: float
+    done: int
+    failed: int
+    failures: dict[str, int]
+    starts: int
+    discarded: int
+    utilisation: float
+    mean_wait_s: float
+    p99_wait_s: float
+    tenants: dict[str, TenantReport]
+    workflows: dict[str, float]
+    messages: dict[str, int]
+    messages_lost: int
+    events: int
+    violations: tuple[str, ...]
+    digest: str
+
+
+def simulate(
+    scenario: Scenario, *, checked: bool = True, tell: Callable[[float, int, int], None] = lambda *_: None
+) -> Report:
+    """Run it to its end. `checked`: every governor's invariants after each event. `tell(seconds, steps done, of)` is called
+    from time to time. Raises `BadInputError` for a scenario that is none."""
+    check(scenario)
+    return World(scenario, checked, tell).run()
+
+
+class World:
+    def __init__(self, scenario: Scenario, checked: bool, tell: Callable[[float, int, int], None]) -> None:
+        self.scenario, self._checked, self._tell = scenario, checked, tell
+        self.engine = Engine()
+        self._rng = random.Random(f"world/{scenario.seed}")
+        self.wire = Wire(self.engine, random.Random(f"wire/{scenario.seed}"))
+        offers = frozenset(scenario.capabilities)
+        self._handles = {domain.name: domain.handles for domain in scenario.topology.domains}
+        self.clusters = {
+            spec.name: SimCluster(self.engine, self._rng, domain.name, spec, offers)
+            for domain in scenario.topology.domains
+            for spec in domain.clusters
+        }
+        self.runs = [SimRun(self, workflow) for workflow in scenario.workflows]
+        self._by_name = {run.name: run for run in self.runs}
+        self._open = len(self.runs)
+        self._found: list[str] = []
+        self._hash = hashlib.sha256()
+        self._commits, self._steps = 0, sum(len(workflow.steps) for workflow in scenario.workflows)
+
+    def run(self) -> Report:
+        for cluster in self.clusters.values():
+            cluster.check, cluster.told_of_loss, cluster.told_of_return = self.check, self._lost, self._back
+            cluster.start()
+        for run, workflow in zip(self.runs, self.scenario.workflows, strict=True):
+            self.engine.after(workflow.arrives, run.start)
+        for fault in self.scenario.faults:
+            begin, end = _FAULTS[fault.kind]
+            self.engine.after(fault.at, begin, self, fault)
+            self.engine.after(fault.at + fault.lasts, end, self, fault)
+        self.engine.run(LONGEST_S, lambda: not self._open)
+        makespan = self.engine.now
+        if self._open:
+            stuck = [run.name for run in self.runs if not run.over]
+            self.violated(f"{len(stuck)} workflows never ended: {', '.join(stuck[:5])}")
+        elif self._checked:
+            self._afterwards()
+        return self._report(makespan)
+
+    def _afterwards(self) -> None:
+        """Nothing that was granted is held for ever."""
+        self.engine.run(self.engine.now + LEASE_S, lambda: False)
+        for cluster in self.clusters.values():
+            if cluster.governor is not None:
+                cluster.governor.validate()
+                held = cluster.governor.snapshot().leases
+                if held:
+                    self.violated(f"{cluster.name} holds {len(held)} leases though no run is left")
+
+    # For the runs -----------------------------------------------------------------------------------------------
+
+    def find(self, ask: Ask) -> tuple[tuple[Place, ...], tuple[tuple[str, Refusal], ...]]:
+        """What the registries would answer."""
+        places, rejected = [], []
+        for cluster in self.clusters.values():
+            handles = self._handles[cluster.domain]
+            if not ask.data_class.within(handles):
+                text = f"{cluster.domain} handles {handles} at most, the data is {ask.data_class}"
+                rejected.append((cluster.name, Refusal("ras.domain_class", text, "registry")))
+            elif cluster.governor is not None:
+                places.append(Place(cluster.name, cluster.domain))
+        if ask.capability not in self.scenario.capabilities:
+            text = f"no node offers {ask.capability}"
+            return (), (("the network", Refusal("ras.no_capability", text, "registry", "register a block")),)
+        return tuple(places), tuple(rejected) if len(rejected) == len(self.clusters) else ()
+
+    def noise(self) -> float:
+        spread = self.scenario.noise
+        return math.exp(self._rng.uniform(-spread, spread)) if spread else 1.0
+
+    def check(self, governor: Any) -> None:
+        if not self._checked:
+            return
+        try:
+            governor.validate()
+        except AssertionError as error:
+            self.violated(f"{type(governor).__name__}: {error or 'an invariant is broken'}")
+
+    def violated(self, text: str) -> None:
+        self._found.append(f"at {self.engine.now:.3f} s: {text}")
+
+    def record(self, kind: str, run: str, step: str, fence: int, where: str) -> None:
+        self._hash.update(f"{self.engine.now:.6f} {kind} {run} {step} {fence} {where}\n".encode())
+        if kind != "start":
+            self._commits += 1
+            if self._commits % 1_000 == 0:
+                self._tell(self.engine.now, self._commits, self._steps)
+
+    def one_is_over(self) -> None:
+        self._open -= 1
+
+    # What runs learn of clusters --------------------------------------------------------------------------------
+
+    def _lost(self, cluster: SimCluster) -> None:
+        for run in self.runs:
+            event = flow.ClusterLost(cluster.name, "its Dask scheduler went away")
+            self.engine.after(self._rng.uniform(0.02, PROBE_S), self._tell_if, run, run.life, cluster, event, False)
+
+    def _back(self, cluster: SimCluster) -> None:
+        for run in self.runs:
+            event = flow.ClusterBack(cluster.name)
+            self.engine.after(self._rng.uniform(0.02, PROBE_S), self._tell_if, run, run.life, cluster, event, True)
+
+    def _tell_if(self, run: SimRun, life: int, cluster: SimCluster, event: flow.Event, back: bool) -> None:
+        """A probe sees what is there now, not what was there when something happened."""
+        reachable = cluster.governor is not None and not self.wire.is_cut(run.domain, cluster.domain)
+        if run.life == life and (reachable if back else True):
+            run.take(event)
+            if not back and reachable:
+                # It came back before it was missed: what ran there is lost all the same.
+                run.take(flow.ClusterBack(cluster.name))
+
+    # Faults -----------------------------------------------------------------------------------------------------
+
+    def _cluster(self, fault: Fault) -> SimCluster:
+        return self.clusters[fault.target]
+
+    def _owner(self, fault: Fault) -> SimCluster:
+        return next(cluster for cluster in self.clusters.values() if fault.target in cluster.nodes)
+
+    def _restart(self, fault: Fault) -> None:
+        cluster = self._cluster(fault)
+        if cluster.governor is None:
+            cluster.start()
+
+    def _cut(self, fault: Fault) -> None:
+        one, other = fault.target.split("|")
+        self.wire.cut(one, other)
+        for cluster in self.clusters.values():
+            for run in self.runs:
+                if {run.domain, cluster.domain} == {one, other}:
+                    event = flow.ClusterLost(cluster.name, "it cannot be reached")
+                    self.engine.after(PROBE_S, self._tell_cut, run, run.life, cluster, event)
+
+    def _tell_cut(self, run: SimRun, life: int, cluster: SimCluster, event: flow.Event) -> None:
+        if run.life == life and self.wire.is_cut(run.domain, cluster.domain):
+            run.take(event)
+
+    def _heal(self, fault: Fault) -> None:
+        one, other = fault.target.split("|")
+        self.wire.heal(one, other)
+        for cluster in self.clusters.values():
+            if cluster.domain in (one, other):
+                self._back(cluster)
+
+    def _report(self, makespan: float) -> Report:
+        waits = sorted(wait for run in self.runs for wait in run.waits)
+        busy = sum(node.busy_s for cluster in self.clusters.values() for node in cluster.nodes.values())
+        slots = sum(cluster.slots for cluster in self.clusters.values())
+        by_tenant: dict[str, list[SimRun]] = {}
+        for run, workflow in zip(self.runs, self.scenario.workflows, strict=True):
+            by_tenant.setdefault(workflow.tenant, []).append(run)
+        return Report(
+            makespan_s=round(makespan, 6),
+            done=sum(len(run.ledger.done) for run in self.runs),
+            failed=sum(len(run.ledger.failed) for run in self.runs),
+            failures=dict(Counter(refusal.code for run in self.runs for refusal in run.ledger.failed.values())),
+            starts=sum(run.starts for run in self.runs),
+            discarded=sum(run.discarded for run in self.runs),
+            utilisation=round(busy / (slots * makespan), 4) if makespan else 0.0,
+            mean_wait_s=_mean(waits),
+            p99_wait_s=_p99(waits),
+            tenants={name: _tenant(its) for name, its in sorted(by_tenant.items())},
+            workflows={run.name: round(run.ended - run.began, 6) for run in self.runs if run.over},
+            messages=dict(sorted(self.wire.sent.items())),
+            messages_lost=self.wire.lost,
+            events=self.engine.acts,
+            violations=tuple(self._found),
+            digest=self._hash.hexdigest(),
+        )
+
+
+def _tenant(runs: list[SimRun]) -> TenantReport:
+    waits = sorted(wait for run in runs for wait in run.waits)
+    return TenantReport(
+        workflows=len(runs),
+        steps=sum(len(run.ledger.done) for run in runs),
+        failed=sum(len(run.ledger.failed) for run in runs),
+        mean_wait_s=_mean(waits),
+        p99_wait_s=_p99(waits),
+        slot_s=round(sum(run.slot_s for run in runs), 3),
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 6) if values else 0.0
+
+
+def _p99(ordered: list[float]) -> float:
+    return round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], 6) if ordered else 0.0
+
+
+def _set(name: str, value: Callable[[Fault], float]) -> Callable[[World, Fault], None]:
+    return lambda world, fault: setattr(world.wire, name, value(fault))
+
+
+def _count(name: str, by: int) -> Callable[[World, Fault], None]:
+    def act(world: World, fault: Fault) -> None:
+        cluster = world._cluster(fault)
+        setattr(cluster, name, getattr(cluster, name) + by)
+
+    return act
+
+
+def _late(sign: float) -> Callable[[World, Fault], None]:
+    def act(world: World, fault: Fault) -> None:
+        cluster = world._cluster(fault)
+        cluster.late_s = max(0.0, cluster.late_s + sign * fault.amount)
+
+    return act
+
+
+_FAULTS: dict[FaultKind, tuple[Callable[[World, Fault], None], Callable[[World, Fault], None]]] = {
+    FaultKind.NODE_KILLED: (
+        lambda world, fault: world._owner(fault).kill_node(fault.target),
+        lambda world, fault: world._owner(fault).start_node(fault.target),
+    ),
+    FaultKind.NODE_FROZEN: (
+        lambda world, fault: world._owner(fault).freeze_node(fault.target),
+        lambda world, fault: world._owner(fault).thaw_node(fault.target),
+    ),
+    FaultKind.SCHEDULER_KILLED: (lambda world, fault: world._cluster(fault).kill(), World._restart),
+    FaultKind.RUN_KILLED: (
+        lambda world, fault: world._by_name[fault.target].kill(),
+        lambda world, fault: world._by_name[fault.target].resume(),
+    ),
+    FaultKind.LINK_CUT: (World._cut, World._heal),
+    FaultKind.MUTE: (_count("mute", 1), _count("mute", -1)),
+    FaultKind.LATE: (_late(1.0), _late(-1.0)),
+    FaultKind.LIAR: (_count("liar", 1), _count("liar", -1)),
+    FaultKind.LOSS: (_set("loss", lambda fault: min(0.9, fault.amount)), _set("loss", lambda _: 0.0)),
+    FaultKind.DOUBLING: (_set("doubling", lambda fault: min(0.9, fault.amount)), _set("doubling", lambda _: 0.0)),
+}
+"""How each fault begins and how it ends."""
