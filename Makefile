@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.synced
 
-.PHONY: setup run up test test-tools lint demo-failure bench crash-loop docs lock policy
+.PHONY: setup run up test test-tools lint demo-failure bench crash-loop swarm docs lock policy
 
 setup: $(STAMP)
 
@@ -47,6 +47,9 @@ test: test-tools lint
 
 bench: setup
 	@$(BIN)/python -m benchmarks.documents --quick
+
+swarm: setup
+	@$(BIN)/python -m pytest -m slow tests/scenario
 
 crash-loop: test-tools
 	@$(BIN)/python -W ignore -m tests.crash --kills 200

@@ -376,6 +376,51 @@ def protocol_check(
         raise typer.Exit(1)
 
 
+@app.command("simulate")
+def simulate_command(
+    topology: Annotated[str, typer.Argument(help="A topology file, or 100x20: clusters and nodes in each")] = "",
+    graphs: Annotated[
+        str, typer.Argument(help="A file or folder of workflows, or layers:20x500 (also bag, chain, fork-join)")
+    ] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Decides all that is drawn")] = 0,
+    noise: Annotated[float, typer.Option(min=0.0, max=5.0, help="How far durations are from what is expected")] = 0.2,
+    faults: Annotated[
+        float, typer.Option(min=0.0, max=10_000.0, help="Faults a minute: deaths, cuts, liars and more")
+    ] = 0.0,
+    save: Annotated[Path | None, typer.Option(help="Write the scenario here, to be played again")] = None,
+    replay: Annotated[Path | None, typer.Option(help="Play a saved scenario again")] = None,
+    checked: Annotated[bool, typer.Option(help="Check every governor's invariants after each event")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Run workflows on machines that are not there: the same governors on virtual time. Exit code 1 where an invariant broke."""
+    import msgspec
+
+    from ioi_dagster import cli_simulate
+    from ioi_dagster.cli_progress import ProgressDisplay
+    from ioi_dagster.errors import BadInputError
+    from ioi_dagster.simulate.world import simulate
+
+    if bool(replay) == bool(topology and graphs):
+        raise BadInputError("give a topology and workflows, or --replay", todo="try `ioi simulate 10x4 layers:20x50`")
+    scenario = cli_simulate.read_scenario(replay) if replay else None
+    scenario = scenario or cli_simulate.scenario_of(topology, graphs, seed, noise, faults)
+    with ProgressDisplay(err, quiet=as_json) as show:
+        report = simulate(
+            scenario, checked=checked, tell=lambda at, done, of: show("steps", done, of, f"{at:,.0f} s of theirs")
+        )
+    if save:
+        cli_simulate.save(scenario, report, save)
+    if as_json:
+        print(msgspec.json.encode(report).decode())
+    else:
+        out.print(cli_simulate.render(report))
+    if scenario.digest and scenario.digest != report.digest:
+        err.print("[bold red]not the same[/] as when it was saved: the code decides otherwise now")
+        raise typer.Exit(1)
+    if report.violations:
+        raise typer.Exit(1)
+
+
 def _show_run(summary: dict[str, Any], results: Path) -> None:
     table = Table("page", "class", "status", "where it was read", "confidence", "why not", show_edge=False)
     for page in summary["pages"]:

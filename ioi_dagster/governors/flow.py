@@ -207,6 +207,8 @@ class FlowGovernor:
         self._round: _Round | None = None
         self._round_number = 0
         self._next_round_at = float("-inf")
+        self._ask_again = False
+        """Something came during the round that it knew nothing of, so there is another one at once."""
         self._awarding: dict[str, set[str]] = {}
         self._suspects: dict[str, str] = {}
         self._seconds: dict[tuple[str, str], float] = {}
@@ -247,7 +249,7 @@ class FlowGovernor:
             case ClusterBack(cluster):
                 self._suspects.pop(cluster, None)
                 self._reputation.answered(cluster)
-                self._next_round_at = now
+                self._ask_soon(now)
                 out = []
             case Tick():
                 out = []
@@ -312,7 +314,7 @@ class FlowGovernor:
             self._enter(step)
         else:
             self._backlog.setdefault(kind, {})[ask.step] = step
-        self._next_round_at = min(self._next_round_at, now)
+        self._ask_soon(now)
         return []
 
     def _places(self, event: PlacesFound, now: float) -> list[Instruction]:
@@ -334,7 +336,8 @@ class FlowGovernor:
             },
         )
         if event.places:
-            self._next_round_at = min(self._next_round_at, now)
+            if changed:
+                self._ask_soon(now)
             return [told] if changed else []
         if event.may_change:
             reason = why_nobody(event.rejected)
@@ -362,7 +365,7 @@ class FlowGovernor:
         assert lease is not None
         self._learn(step.ask.capability, lease.cluster, event.seconds)
         self._close(step, StepState.DONE)
-        self._next_round_at = now
+        self._ask_soon(now)
         return [
             CommitStep(event.step, event.fence, event.attempt),
             ReleaseLeases(lease.cluster, (lease.id,)),
@@ -423,7 +426,7 @@ class FlowGovernor:
             text = f"it was lost {step.returned} times, on {nodes}; last: {event.why}"
             return [*out, *self._fail(step, POISON, text, POISON_TODO)]
         self._wait(step, "to be placed again", now)
-        self._next_round_at = now
+        self._ask_soon(now)
         return out
 
     def _returned(self, event: StepReturned, now: float) -> list[Instruction]:
@@ -433,7 +436,7 @@ class FlowGovernor:
         lease = step.lease
         assert lease is not None
         self._wait(step, event.why, now)
-        self._next_round_at = now
+        self._ask_soon(now)
         return [
             ReleaseLeases(lease.cluster, (lease.id,)),
             Tell(event.step, Chapter.AWARD, f"taken back from {lease.node}, where it had not started: {event.why}"),
@@ -561,6 +564,10 @@ class FlowGovernor:
             out += self._close_round(now)
         return out
 
+    def _ask_soon(self, now: float) -> None:
+        self._next_round_at = min(self._next_round_at, now)
+        self._ask_again = self._round is not None
+
     def _open_round(self, now: float) -> list[Instruction]:
         groups: dict[str, dict[tuple, int]] = {}
         late, self._late = {name: bid for name, (bid, until) in self._late.items() if until > now}, {}
@@ -622,7 +629,7 @@ class FlowGovernor:
         if self._round is None or bid.round != self._round.number:
             if self._round_number - bid.round < OLD_ROUNDS:
                 self._late[bid.cluster] = (bid, now + bid.expires_s)
-                self._next_round_at = min(self._next_round_at, now)
+                self._ask_soon(now)
             return []
         self._round.expected.discard(bid.cluster)
         self._round.bids[bid.cluster] = bid
@@ -683,7 +690,8 @@ class FlowGovernor:
             out.append(Tell(key, Chapter.BID, bids_text(facts), facts))
         for cluster, requests in sorted(awards.items()):
             out.append(SendAward(Award(cluster, self._run, round_.number, self._origin, tuple(requests))))
-        self._next_round_at = now + self._again_s
+        self._next_round_at = now if self._ask_again else now + self._again_s
+        self._ask_again = False
         return out
 
     def _choose(self, step: _Step, offers: _Offers, now: float) -> tuple[Place | None, list[dict[str, Any]]]:

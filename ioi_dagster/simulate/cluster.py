@@ -99,6 +99,7 @@ class SimCluster:
             return
         node.begin()
         self.governor.handle(NodeJoined(name, node.spec.slots, self._offers), self._engine.now)
+        self.governor.handle(NodeReported(name, self._offers), self._engine.now)
 
     def kill_node(self, name: str) -> None:
         node = self.nodes[name]
@@ -126,11 +127,7 @@ class SimCluster:
     def _beat(self, epoch: int) -> None:
         if self.governor is None or epoch != self.epoch:
             return
-        now = self._engine.now
-        for name, node in self.nodes.items():
-            if node.there:
-                self.governor.handle(NodeReported(name, self._offers, len(node.running) / (2.0 * node.spec.slots)), now)
-        self.governor.handle(Tick(), now)
+        self.governor.handle(Tick(), self._engine.now)
         self._engine.after(BEAT_S, self._beat, epoch)
 
     # What is asked of it ----------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ class SimRun:
         self.waits: list[float] = []
         self.starts = self.discarded = 0
         self.slot_s = 0.0
+        self._fence_of: dict[str, int] = {}
         self._ready_at: dict[str, float] = {}
         self._after: dict[str, list[str]] = {}
         for key, step in workflow.steps.items():
@@ -160,6 +161,7 @@ class SimRun:
             if refusal is not None:
                 event = flow.StartRefused(step, lease.fence, lease.node, refusal)
             self.slot_s += took
+            self._fence_of[attempt] = lease.fence
             self._world.wire.stream(cluster.domain, self.domain, "answer", self.heard, life, event)
 
         def lost(why: str) -> None:
@@ -173,6 +175,10 @@ class SimRun:
             self._world.violated(f"{self.name}/{step} was committed twice")
         if fence < self.ledger.fences.get(step, 0):
             self._world.violated(f"{self.name}/{step} was committed under fence {fence}, which is not the newest")
+        if self._fence_of[attempt] != fence:
+            self._world.violated(
+                f"{self.name}/{step}: an attempt of fence {self._fence_of[attempt]} counted for {fence}"
+            )
         self.ledger.done[step] = self._world.engine.now
         self._world.record("commit", self.name, step, fence, attempt)
         for follower in self._after.get(step, ()):

@@ -22,7 +22,8 @@ from ioi_dagster.simulate.wire import Wire
 
 PROBE_S = 0.8
 """Until a run process sees that a scheduler is gone or cannot be reached."""
-LONGEST_S = 1e7
+GRACE_S = 600.0
+"""Of a simulation that should be over: all its work three times on one slot, after the last arrival and the last fault."""
 LEASE_S = 40.0
 """So long after the last run nothing may be held any more."""
 
@@ -41,8 +42,9 @@ class TenantReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Seconds are those of the simulation. `failures`: steps by the code of why, with those that needed them. `starts` more than `done` are starts that were lost or in vain. `messages`: by kind.
-    `violations`: what must never happen and did. `digest`: of every start and commit; the same scenario has the same."""
+    """Seconds are those of the simulation. `failures`: steps by the code of why, with those that needed them. `starts` more than
+    `done` are starts that were lost or in vain. `messages`: by kind. `violations`: what must never happen and did. `digest`: of
+    every start and commit; the same scenario has the same."""
 
     makespan_s: float
     done: int
@@ -101,7 +103,7 @@ class World:
             begin, end = _FAULTS[fault.kind]
             self.engine.after(fault.at, begin, self, fault)
             self.engine.after(fault.at + fault.lasts, end, self, fault)
-        self.engine.run(LONGEST_S, lambda: not self._open)
+        self.engine.run(self._longest(), lambda: not self._open)
         makespan = self.engine.now
         if self._open:
             stuck = [run.name for run in self.runs if not run.over]
@@ -109,6 +111,12 @@ class World:
         elif self._checked:
             self._afterwards()
         return self._report(makespan)
+
+    def _longest(self) -> float:
+        its = self.scenario
+        work = sum(step.seconds for workflow in its.workflows for step in workflow.steps.values())
+        last = max(0.0, *(workflow.arrives for workflow in its.workflows), *(f.at + f.lasts for f in its.faults))
+        return last + 3 * work * math.exp(its.noise) + GRACE_S
 
     def _afterwards(self) -> None:
         """Nothing that was granted is held for ever."""

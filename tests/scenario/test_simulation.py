@@ -1,0 +1,197 @@
+"""What a simulation tells is what the governors do, the same each time, and wrong scenarios are named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from ioi_dagster.cli import app
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, Workflow, WorkflowStep, grid
+from ioi_dagster.simulate.shapes import SHAPES, draw
+from ioi_dagster.simulate.world import Report, simulate
+from tests.scenario.swarm import scenario
+
+CHAIN = Workflow("chain", {"a": WorkflowStep(1.0), "b": WorkflowStep(2.0, ("a",)), "c": WorkflowStep(3.0, ("b",))})
+
+
+def run(*workflows: Workflow, topology=None, faults: tuple[Fault, ...] = (), **more: Any) -> Report:
+    return simulate(Scenario(topology or grid(2, 1), workflows, faults, **more))
+
+
+def test_a_chain_takes_the_sum_of_its_steps_and_a_little_for_negotiation() -> None:
+    report = run(CHAIN)
+    assert (report.done, report.failed, report.starts, report.discarded, report.violations) == (3, 0, 3, 0, ())
+    assert 6.0 < report.makespan_s < 6.2
+    assert report.utilisation == pytest.approx(6.0 / (2 * report.makespan_s), abs=0.001)
+
+
+def test_a_bag_fills_all_slots_and_no_more() -> None:
+    bag = Workflow("bag", {f"s{number}": WorkflowStep(1.0) for number in range(12)})
+    report = run(bag, topology=grid(3, 2))
+    assert 2.0 < report.makespan_s < 2.2
+    assert report.workflows == {"bag": report.makespan_s}
+
+
+@pytest.mark.parametrize(
+    ("fault", "at_least", "at_most"),
+    [
+        (Fault(3.0, FaultKind.NODE_KILLED, "n0.0", 1.0), 0, 2),
+        (Fault(3.0, FaultKind.SCHEDULER_KILLED, "c0", 1.0), 0, 3),
+        (Fault(3.0, FaultKind.NODE_FROZEN, "n0.0", 5.0), 0, 0),
+        (Fault(3.0, FaultKind.RUN_KILLED, "chain", 1.0), 1, 1),
+        (Fault(3.0, FaultKind.LINK_CUT, "d0|d1", 10.0), 0, 1),
+        (Fault(0.0, FaultKind.LIAR, "c0", 1_000.0), 0, 0),
+        (Fault(0.0, FaultKind.MUTE, "c0", 1_000.0), 0, 0),
+        (Fault(0.0, FaultKind.LATE, "c0", 1_000.0, 2.0), 0, 0),
+        (Fault(0.0, FaultKind.LOSS, "", 1_000.0, 0.3), 0, 0),
+        (Fault(0.0, FaultKind.DOUBLING, "", 1_000.0, 0.5), 0, 0),
+    ],
+    ids=lambda value: str(value.kind) if isinstance(value, Fault) else "",
+)
+def test_no_fault_alone_costs_a_step_or_more_than_the_starts_that_it_hit(fault, at_least, at_most) -> None:
+    report = run(CHAIN, faults=(fault,))
+    assert (report.done, report.failed, report.violations) == (3, 0, ())
+    assert at_least <= report.starts - 3 <= at_most
+    assert report.makespan_s < 40
+
+
+def test_a_liar_loses_what_is_negotiated_after_its_first_broken_bid() -> None:
+    bag = Workflow("bag", {f"s{number}": WorkflowStep(1.0) for number in range(8)})
+    liar = (Fault(0.0, FaultKind.LIAR, "c0", 1e6),)
+    assert run(bag, faults=liar, topology=grid(2, 4)).makespan_s < 2 * run(bag, topology=grid(1, 4)).makespan_s
+
+
+def test_the_same_scenario_always_ends_the_same_way_and_another_seed_does_not() -> None:
+    first, again = simulate(scenario(7)), simulate(scenario(7))
+    assert first == again
+    assert simulate(replace(scenario(7), seed=8)).digest != first.digest
+    assert replace(simulate(scenario(7), checked=False), events=0) == replace(first, events=0)
+
+
+def test_a_step_that_nobody_may_take_fails_with_its_reason_and_takes_with_it_what_needs_it() -> None:
+    steps = {
+        "open": WorkflowStep(1.0),
+        "secret": WorkflowStep(1.0, ("open",), data_class=DataClass.RESTRICTED),
+        "last": WorkflowStep(1.0, ("secret",)),
+    }
+    report = run(Workflow("w", steps))
+    assert (report.done, report.failures, report.violations) == (1, {"flow.no_place": 2}, ())
+
+
+@pytest.mark.parametrize(
+    ("attribute", "broken", "text"),
+    [
+        ("_ended", lambda original: _deaf_to_fences(original), "an attempt of fence 1 counted for 2"),
+        ("resume", lambda _: lambda self, fences, spent=0.0: None, "which is not the newest"),
+    ],
+)
+def test_a_governor_that_is_broken_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, attribute: str, broken: Callable, text: str
+) -> None:
+    monkeypatch.setattr(FlowGovernor, attribute, broken(getattr(FlowGovernor, attribute)))
+    found = [violation for seed in range(80) for violation in simulate(scenario(seed)).violations]
+    assert any(text in violation for violation in found)
+
+
+def _deaf_to_fences(original: Callable) -> Callable:
+    def ended(self: FlowGovernor, event: Any, now: float) -> Any:
+        step = self._steps.get(event.step)
+        return original(self, replace(event, fence=step.fence) if step is not None else event, now)
+
+    return ended
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+@pytest.mark.parametrize("size", [1, 2, 3, 10, 100])
+def test_a_shape_has_the_size_that_was_asked_for_and_is_a_graph(shape: str, size: int) -> None:
+    workflow = draw(shape, size, 1)
+    assert size <= len(workflow.steps) <= size + 2
+    assert draw(shape, size, 1) == workflow
+    order = list(workflow.steps)
+    assert all(order.index(need) < order.index(key) for key, step in workflow.steps.items() for need in step.needs)
+
+
+@pytest.mark.parametrize(
+    ("scenario_", "text"),
+    [
+        (Scenario(grid(1, 1), (CHAIN, CHAIN)), "workflow 'chain' is there twice"),
+        (Scenario(grid(1, 1), (Workflow("w", {}),)), "w: it has no steps"),
+        (
+            Scenario(grid(1, 1), (Workflow("w", {"a": WorkflowStep(1.0, ("b",))}),)),
+            "step 'a' needs 'b', which is not there",
+        ),
+        (
+            Scenario(
+                grid(1, 1),
+                (
+                    Workflow(
+                        "w", {"a": WorkflowStep(1.0, ("b",)), "b": WorkflowStep(1.0, ("a",)), "c": WorkflowStep(1.0)}
+                    ),
+                ),
+            ),
+            "these steps wait for each other: a, b",
+        ),
+        (Scenario(grid(1, 1), (replace(CHAIN, domain="nowhere"),)), "chain: no domain 'nowhere'"),
+        (Scenario(grid(1, 1), (CHAIN,), (Fault(1.0, FaultKind.MUTE, "c9"),)), "mute at 1 s: nothing named 'c9'"),
+        (Scenario(grid(1, 1), (CHAIN,), (Fault(1.0, FaultKind.LINK_CUT, "d0"),)), "its target is two domains"),
+    ],
+)
+def test_a_scenario_that_is_none_is_named(scenario_: Scenario, text: str) -> None:
+    with pytest.raises(BadInputError, match=text):
+        simulate(scenario_)
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["simulate", *arguments])
+
+
+def test_a_saved_scenario_is_played_again(tmp_path: Path) -> None:
+    saved = tmp_path / "scenario.json"
+    first = invoke("4x2", "layers:3x20", "--seed", "5", "--faults", "30", "--save", str(saved), "--json")
+    assert first.exit_code == 0, first.output
+    report = json.loads(first.stdout)
+    assert report["done"] == 60
+    assert report["violations"] == []
+    again = invoke("--replay", str(saved), "--json")
+    assert json.loads(again.stdout) == report
+    told = invoke("--replay", str(saved))
+    assert told.exit_code == 0
+    assert "60 done" in told.stdout
+    changed = msgspec.json.decode(saved.read_bytes(), type=Scenario)
+    saved.write_bytes(msgspec.json.encode(replace(changed, seed=6)))
+    assert invoke("--replay", str(saved)).exit_code == 1
+
+
+def test_workflows_come_from_files_and_topologies_too(tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_bytes(msgspec.json.encode([CHAIN]))
+    (tmp_path / "two.json").write_bytes(msgspec.json.encode([replace(CHAIN, name="other", arrives=3.0)]))
+    result = invoke("deployments/local/topology.yaml", str(tmp_path), "--noise", "0", "--json")
+    assert json.loads(result.stdout)["workflows"].keys() == {"chain", "other"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((), "give a topology and workflows, or --replay"),
+        (("4x2",), "give a topology and workflows"),
+        (("0x2", "bag:1x1"), "no number of nodes"),
+        (("4x2", "bag:1"), "no number of workflows and steps"),
+        (("4x2", "bag:1x100000000"), "10,000,000 steps at most"),
+        (("4x2", "no-such-file.json"), "cannot be read: No such file"),
+        (("no-such.yaml", "bag:1x1"), "cannot be read"),
+        (("4x2", "pyproject.toml"), "not what is asked for"),
+    ],
+)
+def test_what_cannot_be_simulated_is_named(arguments: tuple[str, ...], text: str) -> None:
+    result = invoke(*arguments)
+    assert text in str(result.exception)
