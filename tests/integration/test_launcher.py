@@ -250,3 +250,20 @@ def test_a_run_of_another_executor_fails_with_its_process(dev: Dev, tmp_path: Pa
     assert dev.ends(run_id) == "FAILURE"
     assert any("cannot go on where it ended" in text for text in dev.told(run_id))
     assert len(list(tmp_path.glob("waits *"))) == 1
+
+
+def test_run_processes_are_forked_of_a_warm_one(dev: Dev, tmp_path: Path) -> None:
+    """Once there is one; what the run does, and what it prints, is as always."""
+
+    def forked() -> RunProcess | None:
+        folder = tmp_path / os.urandom(4).hex()
+        folder.mkdir()
+        run_id, process = under_way(dev, "stock", folder)
+        command = psutil.Process(process.pid).cmdline()
+        (folder / "go").touch()
+        assert dev.ends(run_id) == "SUCCESS"
+        assert "RUN_SUCCESS" in (dev.home / "run_processes" / f"{run_id}.log").read_text()
+        return process if "ioi_dagster.host.warm_main" in command else None
+
+    process = eventually(forked, 120, "a run process that was forked")
+    eventually(lambda: not process.alive, 60, "its end")
