@@ -51,6 +51,7 @@ from ioi_dagster.host.private import (
     StepFailureData,
     StepOutputHandle,
     deserialize_value,
+    events_not_collected,
     get_retries_config,
     get_step_dependency_config_field,
     serialize_value,
@@ -150,6 +151,7 @@ class GovernedExecutor(Executor):
         run = plan_context.dagster_run
         clock = SystemClock()
         with ExitStack() as stack:
+            stack.enter_context(events_not_collected())
             opened = open_network(run, self._workers, self._address, self._memory_limit)
             if isinstance(opened, Refusal):
                 yield _refused(plan_context, opened)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from importlib.metadata import version
 
 import pytest
@@ -120,3 +121,17 @@ def test_the_plan_of_one_step_is_what_dagster_builds_of_the_whole_job(key: str, 
     made = private.plan_of_step(whole, key, known, two_stages, config)
     assert made == private.create_execution_plan(two_stages, step_keys_to_execute=[key], known_state=known)
     assert (whole.step_dict, whole.step_dict_by_key) == before
+
+
+def test_what_dagsters_command_collects_of_a_run_is_read_by_nobody() -> None:
+    """So it may be nothing: see `events_not_collected`."""
+    from dagster._cli import api
+
+    command = api.execute_run_command.callback
+    assert command is not None
+    uses = [line.strip() for line in inspect.getsource(command).splitlines() if re.search(r"\bbuffer\b", line)]
+    assert uses == ["buffer = []", "buffer.append(serialize_value(event))"]
+    stock = api.serialize_value
+    with private.events_not_collected():
+        assert api.serialize_value({"an": "event"}) == ""
+    assert api.serialize_value is stock
