@@ -54,6 +54,7 @@ from ioi_dagster.host.private import (
     events_not_collected,
     get_retries_config,
     get_step_dependency_config_field,
+    moves_plan,
     serialize_value,
 )
 from ioi_dagster.host.progress import ProgressTeller
@@ -210,6 +211,10 @@ class GovernedExecutor(Executor):
                 )
 
 
+Entries = dict[int, EventLogEntry]
+"""Of an outcome's events those that move the plan, by their number."""
+
+
 class _Flow:
     """One run's loop: handle what happened, vend what is ready, until Dagster's plan is complete."""
 
@@ -261,15 +266,14 @@ class _Flow:
                 continue
             told: list[Outcome] = []
             happened: list[DagsterEvent] = []
-            # Written together, and before anything that depends on them is started.
+            # Written together, and before anything is started that may look for them in the log.
             with grouped(self._context.instance) as texts:
                 while outcomes:
-                    happened += [event for outcome in outcomes for event in self._finish(outcome, texts)]
-                    told += outcomes
-                    if self._chains is None:
-                        break  # what is ready is vended after it is written: it may be looked for in the log
-                    self._vend()
-                    outcomes = self._driver.fused()
+                    moved, more = self._move_on(outcomes)
+                    for outcome, entries in moved:
+                        happened += self._tell(outcome, entries, texts)
+                        told.append(outcome)
+                    outcomes = more
             for outcome in told:
                 if outcome.attempt:
                     self._driver.published(outcome.step, outcome.attempt)
@@ -277,11 +281,27 @@ class _Flow:
                 yield DagsterEvent.engine_event(self._context, text, EngineEventData())
             yield from happened
 
-    def _vend(self) -> bool:
+    def _move_on(self, outcomes: list[Outcome]) -> tuple[list[tuple[Outcome, Entries]], list[Outcome]]:
+        """Lead the plan through outcomes, and through those of steps that ran in one task with them. The nodes get what is next
+        while all that is written: where it could have run in that task too, it looks for nothing in the log. Returns what was
+        gone through, and what came meanwhile."""
+        moved: list[tuple[Outcome, Entries]] = []
+        vended: list[ExecutionStep] = []
+        while outcomes:
+            moved += [(outcome, self._move(outcome)) for outcome in outcomes]
+            if self._chains is None:
+                return moved, []
+            vended = self._vend()
+            outcomes = self._driver.fused()
+        if self._chains is not None and vended and all(map(self._chains.goes_on, vended)):
+            return moved, self._driver.pump(0.0)
+        return moved, []
+
+    def _vend(self) -> list[ExecutionStep]:
         """Hand over what is ready now."""
-        ready = self._active.get_steps_to_execute()
+        ready = list(self._active.get_steps_to_execute())
         if not ready:
-            return False
+            return []
         # Once a batch: each makes a new value out of all that is known.
         known = self._active.get_known_state()
         for step in ready:
@@ -292,9 +312,9 @@ class _Flow:
             except FinalError as error:
                 # Its tags or inputs are unfit: that is the failure of this step, and of no other.
                 self._driver.refuse(step.key, Refusal("flow.unfit_step", str(error), "flow governor"))
-        return True
+        return ready
 
-    def _wait(self, just_vended: bool) -> float:
+    def _wait(self, just_vended: list[ExecutionStep]) -> float:
         if just_vended:
             return 0.0
         pause = self._active.sleep_interval()
@@ -398,7 +418,24 @@ class _Flow:
                 self._context.for_step(step), StepFailureData(error=error, user_failure_data=None)
             )
 
-    def _finish(self, outcome: Outcome, texts: dict[int, str]) -> Iterator[DagsterEvent]:
+    def _move(self, outcome: Outcome) -> Entries:
+        """Lead the plan through what became of a step."""
+        entries: Entries = {}
+        for number, text in enumerate(outcome.events):
+            if not moves_plan(text):
+                continue
+            entry = entries[number] = deserialize_value(text, EventLogEntry)
+            event = entry.get_dagster_event()
+            if event.step_key != outcome.step:
+                continue
+            if event.is_successful_output:
+                handle = _handle(event.step_output_data.step_output_handle)
+                self._driver.classes.setdefault(handle, outcome.data_class)
+            self._active.handle_event(event)
+        return entries
+
+    def _tell(self, outcome: Outcome, entries: Entries, texts: dict[int, str]) -> Iterator[DagsterEvent]:
+        """Hand what happened to the log."""
         step = self._active.get_step_by_key(outcome.step)
         step_context = self._context.for_step(step)
         placed = placement_event(step_context, outcome)
@@ -410,19 +447,12 @@ class _Flow:
             error = SerializableErrorInfo(str(outcome.refusal), [], outcome.refusal.code)
             yield self._failed(step_context, error, outcome.refusal.code in USERS_RETRY)
             return
-        for text in outcome.events:
-            entry = deserialize_value(text, EventLogEntry)
+        for number, text in enumerate(outcome.events):
+            entry = entries.get(number) or deserialize_value(text, EventLogEntry)
             texts[id(entry)] = text
             self._context.instance.handle_new_event(entry)
-            event = entry.dagster_event
-            if event is None:
-                continue
-            if event.step_key == outcome.step:
-                if event.is_successful_output:
-                    handle = _handle(event.step_output_data.step_output_handle)
-                    self._driver.classes.setdefault(handle, outcome.data_class)
-                self._active.handle_event(event)
-            yield event
+            if entry.dagster_event is not None:
+                yield entry.dagster_event
         if outcome.failure is not None:
             yield self.fail(outcome.step, outcome.failure)
         self._active.verify_complete(self._context, outcome.step)

@@ -31,6 +31,7 @@ class Chains:
         self._plan = plan
         self._steps = -1
         self._next: dict[str, str] = {}
+        self._before: dict[str, str] = {}
 
     def after(self, step: ExecutionStep) -> list[ExecutionStep]:
         """The steps that may run in one task after `step`, in order."""
@@ -49,6 +50,15 @@ class Chains:
             key = self._next.get(key)
         return chain
 
+    def goes_on(self, step: ExecutionStep) -> bool:
+        """Could `step` have run in one task after the one that it depends on?"""
+        if not _fusable(step):
+            return False
+        self._look()
+        before = self._before.get(step.key)
+        first = self._plan.get_step_by_key(before) if before is not None else None
+        return isinstance(first, ExecutionStep) and _fusable(first) and not _is_looked_for(first)
+
     def _look(self) -> None:
         """From each step to the one that depends on it, where neither has another."""
         if self._steps == len(self._plan.executable_map):
@@ -65,6 +75,7 @@ class Chains:
             for key, followers in needed_by.items()
             if len(followers) == 1 and followers[0] not in waits_for_many
         }
+        self._before = {follower: key for key, follower in self._next.items()}
 
 
 def _is_looked_for(step: ExecutionStep) -> bool:
