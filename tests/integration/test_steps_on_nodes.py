@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from dagster import (
 )
 
 from ioi_dagster import governed_executor
+from ioi_dagster.host import fleets, fusion
 
 WORDS = DynamicPartitionsDefinition(name="words")
 ALONE = {"execution": {"config": {"workers": 2}}}
@@ -395,3 +397,41 @@ def test_mapped_chains_are_fused_too(instance):
         assert result.success, failures(result)
         assert result.output_for_node("twice") == {str(number): number + 2 for number in range(40)}
         assert fused(result)["twice[0]"] == "one_more[0]"
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """(`sent` or `told`, step): when tasks went to nodes, and when successes went to the log."""
+    seen: list[tuple[str, str]] = []
+    send, handle = fleets._AloneFleet._send, DagsterInstance.handle_new_event
+
+    def sending(self, starts, on_done):
+        seen.extend(("sent", start.lease.step) for start in starts)
+        send(self, starts, on_done)
+
+    def handling(self, event, **more):
+        if event.is_dagster_event and event.dagster_event_type == DagsterEventType.STEP_SUCCESS:
+            seen.append(("told", event.step_key))
+        handle(self, event, **more)
+
+    monkeypatch.setattr(fleets._AloneFleet, "_send", sending)
+    monkeypatch.setattr(DagsterInstance, "handle_new_event", handling)
+    return seen
+
+
+def test_a_chain_that_goes_on_is_sent_before_what_happened_is_told(instance, order, monkeypatch):
+    monkeypatch.setattr(fusion, "MAX_FUSED", 3)
+    with execute_job(reconstructable(chain), instance, run_config=ALONE) as result:
+        assert result.success, failures(result)
+    tasks = [step for what, step in order if what == "sent"]
+    assert 10 <= len(tasks) < 31
+    for before, after in pairwise(tasks):
+        of_before = order[order.index(("sent", before)) :]
+        assert of_before.index(("sent", after)) < of_before.index(("told", before)), (before, after)
+    assert [step for what, step in order if what == "told"][:2] == ["first", "one_more"]
+
+
+def test_what_an_asset_tells_is_in_the_log_before_what_depends_on_it_is_sent(instance, order):
+    with execute_job(reconstructable(values_job), instance, run_config=ALONE) as result:
+        assert result.success, failures(result)
+    assert order == [("sent", "root_value"), ("told", "root_value"), ("sent", "child_value"), ("told", "child_value")]
