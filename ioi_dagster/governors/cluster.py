@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ioi_dagster.governors.node_index import Counted, NodeIndex, NodeKind
 from ioi_dagster.model.negotiation import (
     Announce,
     Award,
@@ -151,9 +153,12 @@ class ClusterGovernor:
         self._domain, self._cluster, self._epoch, self._price = domain, cluster, epoch, price
         self._ttl_s, self._max_memory = ttl_s, max_memory
         self._nodes: dict[str, _Node] = {}
+        self._index = NodeIndex(f"{cluster}/{epoch}")
         self._held: dict[str, _Held] = {}
         self._by_start: dict[tuple[str, str, int], str] = {}
         self._fences: dict[tuple[str, str, int], int] = {}
+        self._ends: list[tuple[float, str]] = []
+        """A heap of (until, lease). One that was renewed or released meanwhile stands here still."""
         self._count = 0
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -163,10 +168,12 @@ class ClusterGovernor:
             case NodeJoined(node, slots, capabilities):
                 gone = self._drop_node(node, "its node was replaced")
                 self._nodes[node] = _Node(slots, capabilities)
+                self._recount(node)
                 return [*ended, *gone]
             case NodeResized(node, slots):
                 if node in self._nodes:
                     self._nodes[node].slots = slots
+                    self._recount(node)
                 return ended
             case NodeLeft(node):
                 return [*ended, *self._drop_node(node, "its node left")]
@@ -174,6 +181,7 @@ class ClusterGovernor:
                 if node in self._nodes:
                     known = self._nodes[node]
                     known.warm, known.memory, known.blocks = warm, memory, blocks
+                    self._recount(node)
                 return ended
             case Announce():
                 return [*ended, Reply(self._bid(event))]
@@ -228,21 +236,23 @@ class ClusterGovernor:
             assert identity in self._nodes[lease.node].used
             assert self._by_start[lease.run, lease.step, lease.copy] == identity
         assert len(self._by_start) == len(self._held)
+        for name, node in self._nodes.items():
+            assert self._index.kind(node.capabilities).nodes[name] == self._counted(node), name
+        assert self._index.slots == sum(node.slots for node in self._nodes.values())
 
     # Bids -------------------------------------------------------------------------------------------------------
 
     def _bid(self, announce: Announce) -> Bid:
         points, refusals = [], []
         for group in announce.groups:
-            able = [node for node in self._nodes.values() if group.capability in node.capabilities]
+            able = self._index.able(group.capability)
             if not able:
                 refusals.append(
                     Refusal("cluster.not_offered", f"no node here offers {group.capability}", self._cluster)
                 )
                 continue
-            free = [node for node in able if node.free > 0 and node.memory < self._max_memory]
-            slots = sum(node.free for node in free)
-            warm = sum(node.free for node in free if group.capability in node.warm)
+            slots = sum(kind.room for kind in able)
+            warm = sum(kind.warm[group.capability] for kind in able)
             if slots == 0:
                 refusals.append(self._full(able))
                 continue
@@ -256,8 +266,7 @@ class ClusterGovernor:
         )
 
     def _price_now(self, warm: bool) -> float:
-        slots = sum(node.slots for node in self._nodes.values()) or 1
-        busy = len(self._held) / slots
+        busy = len(self._held) / (self._index.slots or 1)
         return self._price * (1 + CONGESTION * busy) + (0.0 if warm else COLD_START)
 
     # Awards and leases ------------------------------------------------------------------------------------------
@@ -288,21 +297,28 @@ class ClusterGovernor:
 
     def _pick(self, request: LeaseRequest) -> tuple[str | None, Refusal | None]:
         """Warm nodes first, then the emptiest; a node that failed this step only when there is no other in the cluster."""
-        able = {name: node for name, node in self._nodes.items() if request.capability in node.capabilities}
+        able = self._index.able(request.capability)
         if not able:
             return None, Refusal("cluster.not_offered", f"no node here offers {request.capability}", self._cluster)
-        wanted = {name: node for name, node in able.items() if name not in request.avoid} or able
-        free = [(name, node) for name, node in wanted.items() if node.free > 0 and node.memory < self._max_memory]
-        if not free:
-            return None, self._full(list(wanted.values()))
-        best = min(free, key=lambda item: (request.capability not in item[1].warm, -item[1].free, item[0]))
-        return best[0], None
+        avoid = frozenset(request.avoid)
+        if avoid and all(name in avoid for kind in able for name in kind.nodes):
+            avoid = frozenset()
+        name = self._index.emptiest(able, request.capability, avoid, lambda node: self._nodes[node].free)
+        return (name, None) if name is not None else (None, self._full(able, avoid))
 
-    def _full(self, able: list[_Node]) -> Refusal:
-        if any(node.free > 0 for node in able):
-            text = f"what is free of {len(able)} nodes has no memory left"
+    def _full(self, able: list[NodeKind], avoid: frozenset[str] = frozenset()) -> Refusal:
+        nodes = [counted for kind in able for name, counted in kind.nodes.items() if name not in avoid]
+        if any(counted.free > 0 for counted in nodes):
+            text = f"what is free of {len(nodes)} nodes has no memory left"
             return Refusal("cluster.no_memory", text, self._cluster, "it is asked again")
-        return Refusal("cluster.full", f"all {len(able)} nodes are busy", self._cluster, "it is asked again")
+        return Refusal("cluster.full", f"all {len(nodes)} nodes are busy", self._cluster, "it is asked again")
+
+    def _recount(self, name: str) -> None:
+        node = self._nodes[name]
+        self._index.kind(node.capabilities).count(name, self._counted(node))
+
+    def _counted(self, node: _Node) -> Counted:
+        return Counted(node.free if node.memory < self._max_memory else 0, node.free, node.slots, node.warm)
 
     def _grant(self, request: LeaseRequest, node: str, now: float) -> Lease:
         self._count += 1
@@ -322,7 +338,9 @@ class ClusterGovernor:
         self._held[lease.id] = _Held(lease, now + self._ttl_s, request.tenant)
         self._by_start[lease.run, lease.step, lease.copy] = lease.id
         self._remember(lease)
+        heapq.heappush(self._ends, (now + self._ttl_s, lease.id))
         self._nodes[node].used.add(lease.id)
+        self._recount(node)
         return lease
 
     def _remember(self, lease: Lease) -> None:
@@ -339,6 +357,7 @@ class ClusterGovernor:
         held = [name for name in request.leases if name in self._held and self._held[name].lease.run == request.run]
         for name in held:
             self._held[name].until = now + self._ttl_s
+            heapq.heappush(self._ends, (now + self._ttl_s, name))
         return Renewed(tuple(held), tuple(name for name in request.leases if name not in set(held)))
 
     def _release(self, request: ReleaseRequest) -> list[Instruction]:
@@ -350,15 +369,21 @@ class ClusterGovernor:
         return out
 
     def _expire(self, now: float) -> list[Instruction]:
-        over = [name for name, held in self._held.items() if held.until <= now]
-        return [instruction for name in over for instruction in self._end(name, "expired")]
+        out: list[Instruction] = []
+        while self._ends and self._ends[0][0] <= now:
+            _, name = heapq.heappop(self._ends)
+            if name in self._held and self._held[name].until <= now:
+                out += self._end(name, "expired")
+        return out
 
     def _drop_node(self, node: str, why: str) -> list[Instruction]:
         known = self._nodes.get(node)
         out: list[Instruction] = []
         for name in list(known.used) if known else []:
             out += self._end(name, why)
-        self._nodes.pop(node, None)
+        if known:
+            self._index.kind(known.capabilities).drop(node)
+            del self._nodes[node]
         return out
 
     def _end(self, name: str, why: str) -> Iterable[Instruction]:
@@ -367,4 +392,5 @@ class ClusterGovernor:
         self._by_start.pop((lease.run, lease.step, lease.copy), None)
         if lease.node in self._nodes:
             self._nodes[lease.node].used.discard(name)
+            self._recount(lease.node)
         return [LeaseEnded(lease, why)]
