@@ -74,6 +74,7 @@ MAX_RETURNED = 50
 """Losses that nobody is blamed for (a scheduler's, a neighbour's) are not counted against a step, but do not go on for ever."""
 
 
+MAX_PLACES_SEEN = 1_000
 OLD_ROUNDS = 100
 """A bid of a round that is longer ago is not looked at."""
 SUSPECT_PATIENCE = 4
@@ -193,6 +194,7 @@ class FlowGovernor:
         self._weights = OBJECTIVES[objective]
         self._budget, self._spent = budget, 0.0
         self._reputation = Reputation()
+        self._places_seen: dict[tuple[Place, ...], tuple[Place, ...]] = {}
         self._asked: dict[str, int] = {}
         self._late: dict[str, tuple[Bid, float]] = {}
         """Bids that came when their round was over, and until when they are good: they count in the next."""
@@ -323,7 +325,10 @@ class FlowGovernor:
             return []
         step.looking, step.looked_at = False, now
         changed = step.places != event.places
-        step.places = event.places
+        # Equal ones are one object, so that a round can tell steps that have the same places without comparing them.
+        if len(self._places_seen) > MAX_PLACES_SEEN:
+            self._places_seen.clear()
+        step.places = self._places_seen.setdefault(event.places, event.places)
         told = Tell(
             event.step,
             Chapter.CANDIDATES,
@@ -571,24 +576,28 @@ class FlowGovernor:
     def _open_round(self, now: float) -> list[Instruction]:
         groups: dict[str, dict[tuple, int]] = {}
         late, self._late = {name: bid for name, (bid, until) in self._late.items() if until > now}, {}
-        chosen: dict[tuple[Place, ...], frozenset[str]] = {}
+        alike: dict[tuple[Any, ...], list[_Step]] = {}
         for step in self._waiting.values():
-            if now < step.not_before:
-                continue
-            if step.places not in chosen:
-                chosen[step.places] = self._whom_to_ask(step.places, now)
-            for place in step.places:
-                if place.cluster in self._suspects:
-                    step.waiting_for = f"{place.cluster} is away: {self._suspects[place.cluster]}"
-                elif place.cluster in late:
+            if now >= step.not_before:
+                ask = step.ask
+                key = (ask.capability, ask.data_class, ask.tenant, ask.priority)
+                alike.setdefault((key, id(step.places)), []).append(step)
+        for (key, _), steps in alike.items():
+            places, reason = steps[0].places, ""
+            chosen = self._whom_to_ask(places, now)
+            for place in places:
+                cluster = place.cluster
+                if cluster in self._suspects:
+                    reason = f"{cluster} is away: {self._suspects[cluster]}"
+                elif cluster in late:
                     continue
-                elif self._silent_now(place.cluster, now):
-                    step.waiting_for = f"{place.cluster} does not answer: {self._reputation.suspect(place.cluster)}"
-                elif place.cluster in chosen[step.places]:
-                    ask = step.ask
-                    key = (ask.capability, ask.data_class, ask.tenant, ask.priority)
-                    counts = groups.setdefault(place.cluster, {})
-                    counts[key] = counts.get(key, 0) + 1
+                elif self._silent_now(cluster, now):
+                    reason = f"{cluster} does not answer: {self._reputation.suspect(cluster)}"
+                elif cluster in chosen:
+                    counts = groups.setdefault(cluster, {})
+                    counts[key] = counts.get(key, 0) + len(steps)
+            for step in steps if reason else ():
+                step.waiting_for = reason
         if not groups and not late:
             self._next_round_at = now + self._again_s
             return []
