@@ -432,6 +432,9 @@ class _Flow:
                 handle = _handle(event.step_output_data.step_output_handle)
                 self._driver.classes.setdefault(handle, outcome.data_class)
             self._active.handle_event(event)
+        if outcome.refusal is None and outcome.failure is None:
+            # Before anything is vended: a step that is tried again at once is under way anew then.
+            self._active.verify_complete(self._context, outcome.step)
         return entries
 
     def _tell(self, outcome: Outcome, entries: Entries, texts: dict[int, str]) -> Iterator[DagsterEvent]:
@@ -455,7 +458,7 @@ class _Flow:
                 yield entry.dagster_event
         if outcome.failure is not None:
             yield self.fail(outcome.step, outcome.failure)
-        self._active.verify_complete(self._context, outcome.step)
+            self._active.verify_complete(self._context, outcome.step)
 
     def fail(self, step: str, failure: str) -> DagsterEvent:
         """What became of `step`, whose error Dagster raised around it."""
