@@ -49,7 +49,7 @@ from ioi_dagster.governors.flow_messages import (
     Tick,
 )
 from ioi_dagster.governors.flow_texts import bids_text, candidates_text, remedy, why_no_slot, why_nobody, why_silent
-from ioi_dagster.governors.reputation import Reputation
+from ioi_dagster.governors.reputation import MANY, Reputation
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
     Announce,
@@ -158,6 +158,16 @@ class _Round:
     expected: set[str]
     """Those whose bids are waited for."""
     bids: dict[str, Bid] = field(default_factory=dict)
+    asked: frozenset[str] = frozenset()
+    _near: dict[int, tuple[Place, ...]] = field(default_factory=dict)
+
+    def near(self, places: tuple[Place, ...]) -> tuple[Place, ...]:
+        """Those of a step's places that matter in this round: where they are many, those that were asked."""
+        if len(places) <= MANY:
+            return places
+        if id(places) not in self._near:
+            self._near[id(places)] = tuple(p for p in places if p.cluster in self.asked or p.cluster in self.bids)
+        return self._near[id(places)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -603,7 +613,7 @@ class FlowGovernor:
             return []
         self._round_number += 1
         expected = {cluster for cluster in groups if not self._reputation.suspect(cluster)}
-        self._round = _Round(self._round_number, now + self._deadline_s, expected, late)
+        self._round = _Round(self._round_number, now + self._deadline_s, expected, late, frozenset(groups))
         self._asked |= dict.fromkeys(groups, self._round_number)
         return [
             SendAnnounce(
@@ -670,11 +680,12 @@ class FlowGovernor:
                 break
             if now < step.not_before:
                 continue
-            choice, considered = self._choose(step, offers, now)
+            near = round_.near(step.places)
+            choice, considered = self._choose(step, near, offers, now)
             if choice is None:
-                out += self._not_chosen(step, considered, round_.bids)
+                out += self._not_chosen(step, near, considered, round_.bids)
                 continue
-            silent = self._silent(step, round_.bids, considered)
+            silent = self._silent(step, near, round_.bids, considered)
             out += self._told_wait(step, no_room, now)
             offers.take(choice.cluster, step.ask)
             key = step.ask.step
@@ -703,11 +714,13 @@ class FlowGovernor:
         self._ask_again = False
         return out
 
-    def _choose(self, step: _Step, offers: _Offers, now: float) -> tuple[Place | None, list[dict[str, Any]]]:
+    def _choose(
+        self, step: _Step, places: tuple[Place, ...], offers: _Offers, now: float
+    ) -> tuple[Place | None, list[dict[str, Any]]]:
         """The place with the least expected cost, of those that can be paid; and all that was offered."""
         best: tuple[bool, float, str] | None = None
         choice, considered = None, []
-        for place in step.places:
+        for place in places:
             offer = offers.find(place.cluster, step.ask)
             if offer is None:
                 continue
@@ -726,9 +739,11 @@ class FlowGovernor:
     def _can_pay(self, price: float) -> bool:
         return self._budget is None or self._spent + price <= self._budget
 
-    def _not_chosen(self, step: _Step, offers: list[dict[str, Any]], bids: dict[str, Bid]) -> list[Instruction]:
+    def _not_chosen(
+        self, step: _Step, near: tuple[Place, ...], offers: list[dict[str, Any]], bids: dict[str, Bid]
+    ) -> list[Instruction]:
         if not offers:
-            step.waiting_for = why_no_slot(step.ask, step.places, bids)
+            step.waiting_for = why_no_slot(step.ask, near, bids)
             return []
         least = min(offer["price"] for offer in offers)
         text = f"the run may spend {self._budget:g} credits and has spent {self._spent:g}; the least offer is {least:g}"
@@ -749,15 +764,17 @@ class FlowGovernor:
         text = f"waited {waited:.1f} s for a place: {why}"
         return [Tell(step.ask.step, Chapter.WAIT, text, {"seconds": round(waited, 3), "why": why})]
 
-    def _silent(self, step: _Step, bids: dict[str, Bid], offers: list[dict[str, Any]]) -> list[dict[str, str]]:
-        """Of the places that may take the step: those without an offer to it, and why."""
+    def _silent(
+        self, step: _Step, places: tuple[Place, ...], bids: dict[str, Bid], offers: list[dict[str, Any]]
+    ) -> list[dict[str, str]]:
+        """Of the `places` that may take the step: those without an offer to it, and why."""
         offered = {offer["cluster"] for offer in offers}
         return [
             {
                 "cluster": place.cluster,
                 "why": self._suspects.get(place.cluster) or why_silent(step.ask, place.cluster, bids),
             }
-            for place in step.places
+            for place in places
             if place.cluster not in offered
         ]
 

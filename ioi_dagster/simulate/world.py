@@ -89,6 +89,7 @@ class World:
         self.runs = [SimRun(self, workflow) for workflow in scenario.workflows]
         self._by_name = {run.name: run for run in self.runs}
         self._open = len(self.runs)
+        self._answers: dict[tuple[str, str], tuple[tuple[Place, ...], tuple[tuple[str, Refusal], ...]]] = {}
         self._found: list[str] = []
         self._hash = hashlib.sha256()
         self._commits, self._steps = 0, sum(len(workflow.steps) for workflow in scenario.workflows)
@@ -131,7 +132,13 @@ class World:
     # For the runs -----------------------------------------------------------------------------------------------
 
     def find(self, ask: Ask) -> tuple[tuple[Place, ...], tuple[tuple[str, Refusal], ...]]:
-        """What the registries would answer."""
+        """What the registries would answer; the same while no cluster comes or goes."""
+        key = (ask.capability, ask.data_class)
+        if key not in self._answers:
+            self._answers[key] = self._find(ask)
+        return self._answers[key]
+
+    def _find(self, ask: Ask) -> tuple[tuple[Place, ...], tuple[tuple[str, Refusal], ...]]:
         places, rejected = [], []
         for cluster in self.clusters.values():
             handles = self._handles[cluster.domain]
@@ -173,11 +180,13 @@ class World:
     # What runs learn of clusters --------------------------------------------------------------------------------
 
     def _lost(self, cluster: SimCluster) -> None:
+        self._answers.clear()
         for run in self.runs:
             event = flow.ClusterLost(cluster.name, "its Dask scheduler went away")
             self.engine.after(self._rng.uniform(0.02, PROBE_S), self._tell_if, run, run.life, cluster, event, False)
 
     def _back(self, cluster: SimCluster) -> None:
+        self._answers.clear()
         for run in self.runs:
             event = flow.ClusterBack(cluster.name)
             self.engine.after(self._rng.uniform(0.02, PROBE_S), self._tell_if, run, run.life, cluster, event, True)
