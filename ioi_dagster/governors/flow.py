@@ -9,7 +9,7 @@ executor performs the instructions and feeds back events.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -159,15 +159,17 @@ class _Round:
     """Those whose bids are waited for."""
     bids: dict[str, Bid] = field(default_factory=dict)
     asked: frozenset[str] = frozenset()
-    _near: dict[int, tuple[Place, ...]] = field(default_factory=dict)
+    _near: dict[int, tuple[tuple[Place, ...], tuple[Place, ...]]] = field(default_factory=dict)
+    """By the identity of places, which is theirs as long as they are kept here."""
 
     def near(self, places: tuple[Place, ...]) -> tuple[Place, ...]:
         """Those of a step's places that matter in this round: where they are many, those that were asked."""
         if len(places) <= MANY:
             return places
         if id(places) not in self._near:
-            self._near[id(places)] = tuple(p for p in places if p.cluster in self.asked or p.cluster in self.bids)
-        return self._near[id(places)]
+            near = tuple(p for p in places if p.cluster in self.asked or p.cluster in self.bids)
+            self._near[id(places)] = (near, places)
+        return self._near[id(places)][0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,8 @@ class FlowGovernor:
         self._budget, self._spent = budget, 0.0
         self._reputation = Reputation()
         self._places_seen: dict[tuple[Place, ...], tuple[Place, ...]] = {}
+        self._clusters_of: dict[int, tuple[list[str], tuple[Place, ...]]] = {}
+        """By the identity of places, which is theirs as long as they are kept here."""
         self._asked: dict[str, int] = {}
         self._late: dict[str, tuple[Bid, float]] = {}
         """Bids that came when their round was over, and until when they are good: they count in the next."""
@@ -338,6 +342,7 @@ class FlowGovernor:
         # Equal ones are one object, so that a round can tell steps that have the same places without comparing them.
         if len(self._places_seen) > MAX_PLACES_SEEN:
             self._places_seen.clear()
+            self._clusters_of.clear()
         step.places = self._places_seen.setdefault(event.places, event.places)
         told = Tell(
             event.step,
@@ -593,17 +598,15 @@ class FlowGovernor:
                 key = (ask.capability, ask.data_class, ask.tenant, ask.priority)
                 alike.setdefault((key, id(step.places)), []).append(step)
         for (key, _), steps in alike.items():
-            places, reason = steps[0].places, ""
-            chosen = self._whom_to_ask(places, now)
-            for place in places:
-                cluster = place.cluster
+            reason = ""
+            for cluster in self._whom_to_ask(steps[0].places, now):
                 if cluster in self._suspects:
                     reason = f"{cluster} is away: {self._suspects[cluster]}"
                 elif cluster in late:
                     continue
                 elif self._silent_now(cluster, now):
                     reason = f"{cluster} does not answer: {self._reputation.suspect(cluster)}"
-                elif cluster in chosen:
+                else:
                     counts = groups.setdefault(cluster, {})
                     counts[key] = counts.get(key, 0) + len(steps)
             for step in steps if reason else ():
@@ -633,9 +636,11 @@ class FlowGovernor:
             for cluster, counts in sorted(groups.items())
         ]
 
-    def _whom_to_ask(self, places: tuple[Place, ...], now: float) -> frozenset[str]:
-        seed = f"{self._run}/{self._round_number + 1}"
-        return self._reputation.ask_whom((place.cluster for place in places), now, seed)
+    def _whom_to_ask(self, places: tuple[Place, ...], now: float) -> Collection[str]:
+        if id(places) not in self._clusters_of:
+            self._clusters_of[id(places)] = (list(dict.fromkeys(place.cluster for place in places)), places)
+        clusters, _ = self._clusters_of[id(places)]
+        return self._reputation.ask_whom(clusters, now, f"{self._run}/{self._round_number + 1}")
 
     def _silent_now(self, cluster: str, now: float) -> bool:
         """It is not asked: it rests after having been silent, or what it was asked last is open still."""

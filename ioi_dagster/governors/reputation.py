@@ -8,7 +8,8 @@ prior of one kept bid (A. Jøsang, R. Ismail, "The Beta Reputation System", 2002
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 HALF_LIFE_S = 60.0
@@ -16,6 +17,8 @@ FIRST_REST_S, LONGEST_REST_S = 0.5, 10.0
 """Who did not answer is asked again after this, doubled each time."""
 MANY, BEST, SAMPLED = 50, 2, 3
 """Of more clusters than `MANY`, so many of the best and so many others are asked: load is spread, and nobody is forgotten."""
+REMEMBERED = 16
+"""The best are looked for among those that were dealt with last."""
 
 
 @dataclass(slots=True)
@@ -33,12 +36,17 @@ class Reputation:
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
+        self._last: OrderedDict[str, None] = OrderedDict()
 
     def observe(self, cluster: str, kept: int, broken: int, now: float) -> None:
         """An award was answered: so many of the requests that the bid had room for were leased, so many were not."""
         if not kept + broken:
             return
         seen = self._faded(cluster, now)
+        self._last[cluster] = None
+        self._last.move_to_end(cluster)
+        if len(self._last) > REMEMBERED:
+            self._last.popitem(last=False)
         seen.kept += kept / (kept + broken)
         seen.broken += broken / (kept + broken)
 
@@ -69,14 +77,14 @@ class Reputation:
         """It is not asked now."""
         return cluster in self._seen and now < self._seen[cluster].rests_until
 
-    def ask_whom(self, clusters: Iterable[str], now: float, seed: str) -> frozenset[str]:
-        """Of many clusters the best and a sample of the others, drawn by `seed`; of few all."""
-        names = sorted(set(clusters))
-        if len(names) <= MANY:
-            return frozenset(names)
-        best = sorted(names, key=lambda name: (bool(self.suspect(name)), -self.trust(name, now), name))[:BEST]
-        others = [name for name in names if name not in best]
-        return frozenset([*best, *random.Random(seed).sample(others, SAMPLED)])
+    def ask_whom(self, clusters: Sequence[str], now: float, seed: str) -> Collection[str]:
+        """Of many clusters the best and a sample, drawn by `seed`; of few all."""
+        if len(clusters) <= MANY:
+            return clusters
+        known = [name for name in self._last if name in clusters]
+        best = sorted(known, key=lambda name: (bool(self.suspect(name)), -self.trust(name, now), name))[:BEST]
+        drawn = random.Random(seed).sample(clusters, BEST + SAMPLED)
+        return [*best, *[name for name in drawn if name not in best][: BEST + SAMPLED - len(best)]]
 
     def snapshot(self) -> dict[str, dict[str, object]]:
         """Of those of whom there is something to say, as it was when each was last dealt with."""
