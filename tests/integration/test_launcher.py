@@ -130,6 +130,8 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
                 lambda: re.search(r"http://127\.0\.0\.1:\d+", log.read_text()) or process.poll() is not None, 120, "dev"
             )
             assert not isinstance(found, bool), log.read_text()
+            # Its log names the address a moment before it can be asked there.
+            eventually(lambda: _answers(found.group()), 60, "the web server")
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("DAGSTER_HOME", str(home))
                 with DagsterInstance.get() as instance:
@@ -148,6 +150,14 @@ def _free_port() -> int:
     with closing(socket.socket()) as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/server_info", timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
 
 
 def gated(folder: Path) -> dict[str, Any]:
