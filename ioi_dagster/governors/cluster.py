@@ -120,6 +120,11 @@ class _Node:
     def free(self) -> int:
         return max(0, self.slots - len(self.used))
 
+    @property
+    def load(self) -> float:
+        """By its own measure: one that may be given much ahead is not emptier for that."""
+        return len(self.used) / self.slots if self.slots else 1.0
+
 
 @dataclass(slots=True)
 class _Held:
@@ -303,7 +308,7 @@ class ClusterGovernor:
         avoid = frozenset(request.avoid)
         if avoid and all(name in avoid for kind in able for name in kind.nodes):
             avoid = frozenset()
-        name = self._index.emptiest(able, request.capability, avoid, lambda node: self._nodes[node].free)
+        name = self._index.emptiest(able, request.capability, avoid, lambda node: self._nodes[node].load)
         return (name, None) if name is not None else (None, self._full(able, avoid))
 
     def _full(self, able: list[NodeKind], avoid: frozenset[str] = frozenset()) -> Refusal:

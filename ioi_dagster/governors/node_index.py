@@ -113,7 +113,7 @@ class NodeIndex:
         return [kind for kind in self._kinds.values() if kind.nodes and capability in kind.capabilities]
 
     def emptiest(
-        self, kinds: Collection[NodeKind], capability: str, avoid: Collection[str], free: Callable[[str], int]
+        self, kinds: Collection[NodeKind], capability: str, avoid: Collection[str], load: Callable[[str], float]
     ) -> str | None:
         """A node with room, rather a warm one, then a rather empty one; none of `avoid`."""
         warm = [kind.open_warm[capability] for kind in kinds if capability in kind.open_warm]
@@ -123,5 +123,5 @@ class NodeIndex:
                 # It was bad luck, perhaps, to draw those alone.
                 found = {name for bag in bags for name in bag if name not in avoid}
             if found:
-                return min(found, key=lambda name: (-free(name), name))
+                return min(found, key=lambda name: (load(name), name))
         return None
