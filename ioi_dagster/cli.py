@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
@@ -26,7 +27,7 @@ Exit codes: 0 done; 1 no (a failed run, nothing found, something to mend); 2 imp
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=HELP)
 run_app = typer.Typer(no_args_is_help=True, help="Run a graph over the federation.")
 policy_app = typer.Typer(no_args_is_help=True, help="Build and check policies.")
-explain_app = typer.Typer(no_args_is_help=True, help="Ask why.")
+explain_app = typer.Typer(no_args_is_help=True, help="The story of a run: what was decided, by whom, and why.")
 protocol_app = typer.Typer(no_args_is_help=True, help="What domains say to each other.")
 app.add_typer(run_app, name="run")
 app.add_typer(policy_app, name="policy")
@@ -67,11 +68,12 @@ def main() -> None:
     try:
         app()
     except IoiError as error:
-        err.print(f"[bold red]error[/] {escape(str(error))}")
+        _say_error(str(error))
         sys.exit(2)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        err.print(f"[bold red]error[/] {escape(where)}{escape(error.strerror or str(error))}")
+        todo = _TODO.get(error.errno or 0, "")
+        _say_error(where + (error.strerror or str(error)) + (f" — {todo}" if todo else ""))
         sys.exit(2)
     except Exception as error:
         # Only a command that uses databases has imported this.
@@ -80,12 +82,28 @@ def main() -> None:
             raise
         orig = getattr(error, "orig", error)
         todo = "make room on the disk of the home folder, or give another --home"
-        err.print(f"[bold red]error[/] a database of the home folder cannot be used: {escape(str(orig))} — {todo}")
+        _say_error(f"a database of the home folder cannot be used: {orig} — {todo}")
         sys.exit(2)
     except SystemExit as end:  # Typer makes one of Ctrl-C
         if end.code in (130, 143):
             err.print("stopped")
         raise
+
+
+_NO_RIGHT = "give another folder, or yourself the right to write to this one"
+_TODO = {
+    errno.EACCES: _NO_RIGHT,
+    errno.EPERM: _NO_RIGHT,
+    errno.EROFS: _NO_RIGHT,
+    errno.EEXIST: "that is a file: give a folder",
+    errno.ENOTDIR: "that is a file: give a folder",
+    errno.ENOSPC: "make room there, or give another folder",
+}
+
+
+def _say_error(text: str) -> None:
+    """On one line, so that a log's readers find all of it."""
+    err.print(f"[bold red]error[/] {escape(text)}", soft_wrap=True)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
@@ -121,7 +139,9 @@ def run_documents(
     if as_json:
         print(json.dumps(summary))
     else:
-        _show_run(summary, results)
+        from ioi_dagster.cli_documents import show
+
+        show(summary, results, home, source is None, out)
     code = {"success": 0, "interrupted": 130}.get(summary["run"]["status"], 1)
     if code:
         raise typer.Exit(code)
@@ -161,11 +181,14 @@ def _marked(snippet: str) -> list[Any]:
 @explain_app.command("run")
 def explain_run(
     run: Annotated[str, typer.Argument(help="The run's id, or its beginning; `last` for the newest")],
-    step: Annotated[str | None, typer.Argument(help="One step, e.g. 'pages.read_lines[p00003]'")] = None,
+    step: Annotated[
+        str | None,
+        typer.Argument(help="One step; without its [key] all of that name"),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Trigger → policy → candidates → wait → bids → award → node and attempts → commit."""
+    """Why each step ran where it did: trigger, policy, candidates, wait, bids, award, attempts and commit, in this order."""
     from dataclasses import asdict
 
     from ioi_dagster.adapters.sql.ledger import Ledger
@@ -180,9 +203,11 @@ def explain_run(
     finally:
         ledger.close()
     if not story:
-        raise BadInputError(
-            f"nothing is known of {step or 'run'} {run if not step else ''}".strip(), todo="see `ioi runs`"
-        )
+        if step and known:
+            raise BadInputError(
+                f"run {known[0][0][:8]} has no step {step!r}", todo=f"see all with `ioi explain run {known[0][0][:8]}`"
+            )
+        raise BadInputError(f"nothing is known of run {run}", todo="see `ioi runs`")
     if as_json:
         print(json.dumps([{**asdict(entry), "chapter": str(entry.chapter)} for entry in story]))
         return
@@ -419,44 +444,6 @@ def simulate_command(
         raise typer.Exit(1)
     if report.violations:
         raise typer.Exit(1)
-
-
-def _show_run(summary: dict[str, Any], results: Path) -> None:
-    table = Table("page", "class", "status", "where it was read", "confidence", "why not", show_edge=False)
-    for page in summary["pages"]:
-        colour = {"indexed": "green", "refused": "yellow", "failed": "red"}[page["status"]]
-        where = f"{page['node']} ({page['domain']})" if page["node"] else "–"
-        table.add_row(
-            escape(repr(page["file"])[1:-1] if not page["file"].isprintable() else page["file"]),
-            page["class"] + ("" if page["listed"] else " (unlisted)"),
-            f"[{colour}]{page['status']}[/]",
-            where,
-            f"{page['confidence']:.2f}" if page["chars"] else "–",
-            escape(page["reason"]),
-        )
-    out.print(table)
-    for problem in summary["run"].get("problems", []):
-        out.print(f"[yellow]note[/] {escape(problem)}")
-    run = summary["run"]
-    if run["status"] == "interrupted":
-        out.print(f"run {run['id']} was interrupted; what it had not written yet is as it was")
-        return
-    if run["status"] != "success":
-        out.print(f"[bold red]run {run['id']} failed[/]: {escape('; '.join(why[:300] for why in run.get('why', ())))}")
-        out.print(f"Why: [bold]ioi explain run {run['id'][:8]}[/]")
-        return
-    domains: dict[str, int] = {}
-    for page in summary["pages"]:
-        if page["domain"]:
-            domains[page["domain"]] = domains.get(page["domain"], 0) + 1
-    places = ", ".join(f"{count} in {name}" for name, count in sorted(domains.items()))
-    out.print(f"\nread {places}; {run['seconds']:.0f} s ({run['start_seconds']:.0f} s of them to start the domains)")
-    for name in ("book.md", "index.sqlite", "report.html", "run.json"):
-        out.print(f"  {results / name}", highlight=False)
-    out.print("\nTry next:")
-    out.print(f"  ioi find foundation cards --out {results}", highlight=False)
-    out.print(escape(f"  ioi explain run {run['id'][:8]} 'pages.read_lines[p00003]'"), highlight=False)
-    out.print("  ioi up", highlight=False)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,15 @@ _COLOURS = {
 def collect(ledger: Ledger, run: str, step: str | None, now: float) -> list[Entry]:
     """The story of a run, or of one of its steps, in the order in which it is told. `now`: Unix seconds.
 
-    Empty where nothing is known. Of a run that goes on, a step that has no place yet says for how long.
+    `step` without its mapping key: all that it is mapped to. Empty where nothing is known. Of a run that goes on, a step that
+    has no place yet says for how long.
     """
     story = ledger.story(run, step)
     if step and not any(entry.step == step for entry in story):
-        return []
+        story = [e for e in ledger.story(run) if e.step.startswith(f"{step}[") or (not e.step and e.chapter in _FIRST)]
+        if not any(entry.step for entry in story):
+            return []
+        step = None
     told = in_order(story, ledger.steps(run), step)
     last, ended = ledger.last_progress(run), next((row[3] for row in ledger.runs(run, 1)), None)
     if ended is not None:
@@ -66,13 +70,15 @@ def in_order(story: Sequence[Entry], rows: Sequence[StepRow], step: str | None =
 
 
 def table(story: Sequence[Entry], step: str | None) -> Table:
+    """`step`: what was asked for; each row says which step it is about where they are several."""
+    one = all(entry.step in ("", step) for entry in story)
     title = f"run {story[0].run}" + (f", step {escape(step)}" if step else "")
     shown = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
-    for column in ("time", *(() if step else ("step",)), "chapter", "what happened"):
+    for column in ("time", *(() if one else ("step",)), "chapter", "what happened"):
         shown.add_column(column, overflow="fold")
     for entry in story:
         clock = time.strftime("%H:%M:%S", time.localtime(entry.at)) + f".{int(entry.at % 1 * 1000):03d}"
-        middle = () if step else (escape(entry.step),)
+        middle = () if one else (escape(entry.step),)
         colour = _COLOURS.get(entry.chapter, "white")
         shown.add_row(clock, *middle, f"[{colour}]{entry.chapter}[/]", escape(entry.text))
     return shown

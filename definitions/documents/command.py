@@ -25,7 +25,7 @@ from ioi_dagster.local.home import PROJECT, TOPOLOGY, open_federation, prepare_d
 
 READY_S = 90.0
 LISTS_PAGES, ENDS_PAGE = "pages.list_pages", "pages.name_languages"
-STEPS_WIDE = 72
+STEPS_WIDE = 65
 """Characters for what the steps do, beside the pages, in a line of a hundred."""
 SHIPPED = Path(__file__).parent / "input"
 
@@ -150,7 +150,7 @@ def _watch(home: DomainHome, run_id: str, progress: Progress, stop: threading.Ev
             steps, _ = progress_in(ledger, run_id, time.time())
             pages = ledger.outputs_of(run_id, LISTS_PAGES)
             through = ledger.done_of(run_id, ENDS_PAGE) if pages else 0
-            progress("pages", through, pages or 0, steps.brief(STEPS_WIDE))
+            progress("pages", through, pages or 0, f"steps: {steps.brief(STEPS_WIDE)}")
     except Exception as error:  # a display must never end a run
         print(f"progress is not shown: {error}", file=sys.stderr)
     finally:

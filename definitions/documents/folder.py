@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,8 +34,16 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def reserved(folder: Path) -> Iterator[None]:
-    """No other command fills `folder` meanwhile. Raises `BadInputError` where one does. Made when it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """No other command fills `folder` meanwhile. Made when it is not there. Raises `BadInputError` where another command does,
+    and where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise BadInputError(
+            f"results cannot be written there: {error.strerror}", where=str(folder), todo="give another --out"
+        ) from error
     place = os.open(folder, os.O_RDONLY)
     try:
         try:

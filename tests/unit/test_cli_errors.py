@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.local.home import PROJECT
 
 
@@ -27,7 +30,37 @@ def test_a_database_that_cannot_be_used_is_named_with_what_to_do(tmp_path):
     ledger.write_bytes(b"not a database " * 500)
     ended = ioi(tmp_path, "runs", DAGSTER_HOME=str(tmp_path))
     assert ended.returncode == 2
-    assert " ".join(ended.stderr.split()) == (
+    assert ended.stderr == (
         "error a database of the home folder cannot be used: file is not a database — "
-        "make room on the disk of the home folder, or give another --home"
+        "make room on the disk of the home folder, or give another --home\n"
+    )
+
+
+@pytest.mark.parametrize("out", ["/sys", "/sys/new", "file", "file/below"])
+def test_a_folder_that_takes_no_results_is_refused_before_anything_starts(tmp_path, out):
+    (tmp_path / "file").touch()
+    ended = ioi(tmp_path, "run", "documents", "--out", out)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"error {out}: results cannot be written there: ")
+    assert ended.stderr.endswith(" — give another --out\n")
+
+
+@pytest.mark.parametrize(("home", "todo"), [("/sys/new", "right to write"), ("file", "that is a file: give a folder")])
+def test_a_home_that_cannot_be_made_is_named_with_what_to_do(tmp_path, home, todo):
+    (tmp_path / "file").touch()
+    ended = ioi(tmp_path, "run", "documents", "--home", home)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"error {tmp_path / home}")
+    assert todo in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_step_that_is_not_there_is_named_with_what_to_do(tmp_path):
+    ledger = Ledger(tmp_path / "storage" / "ioi" / "ledger.sqlite")
+    ledger.take_over("b367a1f4-6703", "documents", 1.0)
+    ledger.close()
+    ended = ioi(tmp_path, "explain", "run", "last", "nowhere", DAGSTER_HOME=str(tmp_path))
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "error run b367a1f4 has no step 'nowhere' — see all with `ioi explain run b367a1f4`\n",
     )

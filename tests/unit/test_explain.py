@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ioi_dagster.adapters.sql.ledger import Commit, Ledger, Started
-from ioi_dagster.cli_explain import collect
+from ioi_dagster.cli_explain import collect, table
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.progress import Progress
 from ioi_dagster.model.story import Chapter, Entry
@@ -100,3 +100,24 @@ def test_a_step_that_waits_now_says_for_how_long_and_why_while_the_run_goes_on(l
 def test_a_step_that_nobody_knows_has_no_story(ledger):
     assert collect(ledger, "run", "none", 20.0) == []
     assert collect(ledger, "other", None, 20.0) == []
+
+
+def test_a_name_without_its_brackets_is_all_that_it_is_mapped_to(ledger):
+    mapped = [entry(f"read[{key}]", C.CANDIDATES, "may go to home", 18.0) for key in ("p1", "p2")]
+    ledger.tell([*mapped, entry("reader", C.CANDIDATES, "may go to home", 18.0)])
+    story = collect(ledger, "run", "read", 20.0)
+    assert [(e.step, str(e.chapter)) for e in story] == [
+        ("", "trigger"),
+        ("", "policy"),
+        ("read[p1]", "candidates"),
+        ("read[p1]", "wait"),
+        ("read[p2]", "candidates"),
+        ("read[p2]", "wait"),
+    ]
+    assert [str(column.header) for column in table(story, "read").columns] == [
+        "time",
+        "step",
+        "chapter",
+        "what happened",
+    ]
+    assert collect(ledger, "run", "rea", 20.0) == []
