@@ -16,7 +16,7 @@ from dagster import DagsterInstance, ReexecutionOptions, execute_job
 
 from definitions.conformance.cases import CASES, Case, job_name
 from definitions.conformance.observe import Observed, read
-from ioi_dagster.host.private import DagsterRun, execute_run, execute_run_iterator
+from ioi_dagster.host.private import DagsterRun, execute_as_launched, execute_run_iterator
 from ioi_dagster.host.runs import job_of
 
 MODULE = "definitions.conformance.defs"
@@ -52,7 +52,7 @@ def observe(name: str, where: Where) -> Observed:
     case = CASES[name]
     try:
         for job, tags in case.first:
-            _execute(_create(replace(case, job=job, config={}, selection=(), limits={}), where, tags), job, where)
+            _execute(_create(replace(case, job=job, config={}, selection=(), limits={}), where, tags), where)
         runs = WAYS[case.way](case, where)
     except Exception as error:
         return Observed(f"raises {type(error).__name__}", {})
@@ -80,7 +80,7 @@ def _once(case: Case, where: Where) -> list[str]:
     """One run for each of its tags, one after the other."""
     runs = [_create(case, where, tags) for tags in case.tags]
     for run in runs:
-        _execute(run, case.job, where)
+        _execute(run, where)
     return [run.run_id for run in runs]
 
 
@@ -96,7 +96,7 @@ def _at_once(case: Case, where: Where) -> list[str]:
 def _again(case: Case, where: Where) -> list[str]:
     """It fails, and what failed is run again with what depends on it."""
     first = _create(case, where, {})
-    _execute(first, case.job, where)
+    _execute(first, where)
     job = job_of(where.module, job_name(case.job, where.executor), where.folder)
     with execute_job(
         job,
@@ -160,11 +160,8 @@ def _create(case: Case, where: Where, tags: Mapping[str, str]) -> DagsterRun:
     )
 
 
-def _execute(run: DagsterRun, job: str, where: Where) -> None:
-    found = job_of(where.module, job_name(job, where.executor), where.folder)
-    if run.resolved_op_selection:
-        found = found.get_subset(op_selection=run.resolved_op_selection)
-    execute_run(found, run, where.instance, raise_on_error=False)
+def _execute(run: DagsterRun, where: Where) -> None:
+    execute_as_launched(run.run_id, where.instance)
 
 
 def _process(case: Case, run: DagsterRun, where: Where) -> subprocess.Popen[bytes]:

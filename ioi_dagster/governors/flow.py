@@ -231,8 +231,12 @@ class FlowGovernor:
 
     # The one way in ---------------------------------------------------------------------------------------------
 
-    def handle(self, event: Event, now: float) -> list[Instruction]:
-        """Take one event at monotonic time `now` (seconds); return what is to be done."""
+    def handle(self, event: Event, now: float, more: bool = False) -> list[Instruction]:
+        """Take one event at monotonic time `now` (seconds); return what is to be done.
+
+        `more`: another one follows at once, so no round is opened or closed yet. One round for what happened together costs
+        less than one for each event.
+        """
         match event:
             case StepReady(ask):
                 out = self._ready(ask, now)
@@ -269,7 +273,7 @@ class FlowGovernor:
                 out = []
             case Tick():
                 out = []
-        return [*out, *self._advance(now)]
+        return out if more else [*out, *self._advance(now)]
 
     def resume(self, fences: dict[str, int], spent: float = 0.0) -> None:
         """Start from the fences of an earlier process of this run, so that it is fenced off, and from what it had spent."""

@@ -11,14 +11,18 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from dagster import DagsterInstance
 from typing_extensions import override
 
 from ioi_dagster.errors import RetryableError
+from ioi_dagster.host.entry_text import entry_text
 from ioi_dagster.host.private import (
     EVENT_TYPE_TO_PIPELINE_RUN_STATUS,
+    PLAIN,
     EventLogEntry,
     SqlEventLogStorage,
     wrap_planned_events,
@@ -43,6 +47,46 @@ class EventLogWriteError(RetryableError):
     def __init__(self, text: str, passing: bool = True) -> None:
         self.passing = passing
         super().__init__(text)
+
+
+class _Kind(msgspec.Struct):
+    event_type_value: str
+    step_key: str | None = None
+
+
+class _Glance(msgspec.Struct):
+    """Of a serialised `EventLogEntry` what its row needs."""
+
+    run_id: str
+    timestamp: float
+    step_key: str | None = None
+    dagster_event: _Kind | None = None
+
+
+_glance = msgspec.json.Decoder(_Glance)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ToldEvent:
+    """An event of one of the kinds `PLAIN`, or a line that a person's code logged, as the text that it was sent as: to make an
+    `EventLogEntry` of it costs more than to write it."""
+
+    text: str
+    run_id: str
+    timestamp: float
+    kind: str | None
+    step_key: str | None
+
+
+def told_event(text: str) -> ToldEvent | None:
+    """None where more than the text of this serialised `EventLogEntry` is needed."""
+    seen = _glance.decode(text)
+    event = seen.dagster_event
+    if event is None:
+        return ToldEvent(text, seen.run_id, seen.timestamp, None, seen.step_key)
+    if event.event_type_value not in PLAIN:
+        return None
+    return ToldEvent(text, seen.run_id, seen.timestamp, event.event_type_value, event.step_key)
 
 
 class GroupedEventLogStorage(SqlEventLogStorage):
@@ -105,7 +149,7 @@ class GroupedEventLogStorage(SqlEventLogStorage):
         if getattr(self._groups, "held", None) is not None:
             yield self._groups.texts
             return
-        held: list[EventLogEntry] = []
+        held: list[EventLogEntry | ToldEvent] = []
         self._groups.held, self._groups.texts = held, {}
         try:
             yield self._groups.texts
@@ -117,7 +161,7 @@ class GroupedEventLogStorage(SqlEventLogStorage):
                 self._groups.texts = {}
 
     @override
-    def store_event(self, event: EventLogEntry) -> None:
+    def store_event(self, event: EventLogEntry | ToldEvent) -> None:
         held = getattr(self._groups, "held", None)
         if held is None:
             self._store([event])
@@ -129,11 +173,11 @@ class GroupedEventLogStorage(SqlEventLogStorage):
             held.clear()
             self._store(events)
 
-    def _store(self, events: list[EventLogEntry]) -> None:
+    def _store(self, events: list[EventLogEntry | ToldEvent]) -> None:
         began, why = time.monotonic(), ""
         while True:
             try:
-                self.store_event_batch(events)
+                self.store_event_batch(events)  # pyright: ignore[reportArgumentType]
             except EventLogWriteError as error:
                 if not error.passing or time.monotonic() - began >= self._patience_s:
                     if self._patience_s:
@@ -152,26 +196,30 @@ class GroupedEventLogStorage(SqlEventLogStorage):
                 return
 
     @override
-    def _event_to_row(self, event: EventLogEntry) -> dict[str, Any]:
-        text = getattr(self._groups, "texts", {}).get(id(event))
-        if text is None:
-            return super()._event_to_row(event)
-        dagster_event = event.dagster_event
-        asset_key = dagster_event.asset_key if dagster_event else None
+    def _event_to_row(self, event: EventLogEntry | ToldEvent) -> dict[str, Any]:
+        if isinstance(event, ToldEvent):
+            text, kind, step_key, asset_key, partition = event.text, event.kind, event.step_key, None, None
+        else:
+            of_dagster = event.dagster_event
+            text = getattr(self._groups, "texts", {}).get(id(event)) or entry_text(event)
+            kind = of_dagster.event_type_value if of_dagster else None
+            step_key = of_dagster.step_key if of_dagster else event.step_key
+            asset_key = of_dagster.asset_key if of_dagster else None
+            partition = (of_dagster.partition or None) if of_dagster else None
         return {
             "run_id": event.run_id,
             "event": text,
-            "dagster_event_type": dagster_event.event_type_value if dagster_event else None,
+            "dagster_event_type": kind,
             "timestamp": self._event_insert_timestamp(event),
-            "step_key": dagster_event.step_key if dagster_event else event.step_key,
+            "step_key": step_key,
             "asset_key": asset_key.to_string() if asset_key else None,
-            "partition": (dagster_event.partition or None) if dagster_event else None,
+            "partition": partition,
         }
 
 
-def kind_of(event: EventLogEntry) -> Any:
-    """The `DagsterEventType`; None for a line that a person's code logged."""
-    return event.dagster_event_type if event.is_dagster_event else None
+def kind_of(event: EventLogEntry | ToldEvent) -> Any:
+    """The `DagsterEventType`; None for a `ToldEvent`, and a line that a person's code logged."""
+    return event.dagster_event_type if isinstance(event, EventLogEntry) and event.is_dagster_event else None
 
 
 def grouped(instance: DagsterInstance) -> AbstractContextManager[dict[int, str]]:

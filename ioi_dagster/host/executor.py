@@ -26,7 +26,7 @@ from ioi_dagster.framing import decode_payload
 from ioi_dagster.governors.failures import AT_MOST_ONCE, POISON, RULES, USERS_RETRY
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.host import tags
-from ioi_dagster.host.event_groups import grouped, patient, waits_for_log
+from ioi_dagster.host.event_groups import GroupedEventLogStorage, grouped, patient, told_event, waits_for_log
 from ioi_dagster.host.exchange import Handle, Located, StepInput, StepWork, handle_from_text
 from ioi_dagster.host.flow_driver import FlowDriver, Outcome, Work
 from ioi_dagster.host.fusion import Chains
@@ -152,7 +152,7 @@ class GovernedExecutor(Executor):
         run = plan_context.dagster_run
         clock = SystemClock()
         with ExitStack() as stack:
-            stack.enter_context(events_not_collected())
+            unread = stack.enter_context(events_not_collected())
             opened = open_network(run, self._workers, self._address, self._memory_limit)
             if isinstance(opened, Refusal):
                 yield _refused(plan_context, opened)
@@ -185,7 +185,13 @@ class GovernedExecutor(Executor):
             )
             stack.enter_context(patient(plan_context.instance, driver.renew))
             flow = _Flow(
-                self, plan_context, execution_plan, active, driver, ProgressTeller(driver, clock, execution_plan)
+                self,
+                plan_context,
+                execution_plan,
+                active,
+                driver,
+                ProgressTeller(driver, clock, execution_plan),
+                unread,
             )
             if plan_context.resume_from_failure or epoch > 1:
                 # Also where two processes were started for one run: what the first has done is not done again.
@@ -226,6 +232,7 @@ class _Flow:
         active: ActiveExecution,
         driver: FlowDriver,
         progress: ProgressTeller,
+        unread: bool,
     ) -> None:
         self._progress, self._outage = progress, OutageTeller(driver)
         self._owner, self._context, self._plan = owner, plan_context, plan
@@ -243,6 +250,9 @@ class _Flow:
         self._instance = (
             serialize_value(instance.get_ref()) if driver.shares_storage and instance.is_persistent else None
         )
+        # Where nobody is told of events, those that lead to nothing go to the log as they came from the node.
+        storage = instance.event_log_storage
+        self._plain_log = storage if unread and isinstance(storage, GroupedEventLogStorage) else None
         self._layer = plan_context.reconstructable_job.get_definition().asset_layer if not self._instance else None
 
     def run(self) -> Iterator[DagsterEvent | None]:
@@ -451,7 +461,11 @@ class _Flow:
             yield self._failed(step_context, error, outcome.refusal.code in USERS_RETRY)
             return
         for number, text in enumerate(outcome.events):
-            entry = entries.get(number) or deserialize_value(text, EventLogEntry)
+            entry = entries.get(number)
+            if entry is None and self._plain_log is not None and (told := told_event(text)) is not None:
+                self._plain_log.store_event(told)
+                continue
+            entry = entry or deserialize_value(text, EventLogEntry)
             texts[id(entry)] = text
             self._context.instance.handle_new_event(entry)
             if entry.dagster_event is not None:

@@ -254,14 +254,12 @@ class FlowDriver:
             while (left := until - self._clock.monotonic()) > 0 and len(events) < GATHERED:
                 events += self._drain(left)
         self._watch_fleets()
-        for event in [*events, flow.Tick()]:
-            self._take(event)
+        self._take_all(events)
         for _ in range(TURNS):
             # What was answered at once is taken at once: a step goes from ready to started in one turn.
             if self._inbox.empty():
                 break
-            for event in self._drain(0.0):
-                self._take(event)
+            self._take_all(self._drain(0.0))
         self.renew()
         return self._flush()
 
@@ -389,7 +387,12 @@ class FlowDriver:
         except queue.Empty:
             return events
 
-    def _take(self, event: Any) -> None:
+    def _take_all(self, events: Iterable[Any]) -> None:
+        for event in events:
+            self._take(event, more=True)
+        self._take(flow.Tick())
+
+    def _take(self, event: Any, more: bool = False) -> None:
         if isinstance(event, Heard):
             return self._maps.heard(event)
         if isinstance(event, _Done):
@@ -400,7 +403,7 @@ class FlowDriver:
             self._maps.ended(lease)
         if isinstance(event, _Shell):
             return self._shell_ended(event)
-        for instruction in self._governor.handle(event, self._clock.monotonic()):
+        for instruction in self._governor.handle(event, self._clock.monotonic(), more):
             self._perform(instruction)
 
     def _ended(self, done: _Done) -> flow.Event:

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, lru_cache
+from types import CodeType
 from typing import Any
 
 from dagster._config.config_schema import UserConfigSchema
@@ -77,6 +78,7 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData, deserializ
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.hosted_user_process import recon_job_from_origin
 from dagster_shared.error import SerializableErrorInfo
+from dagster_shared.serdes.serdes import _WHITELIST_MAP, NamedTupleSerializer, pack_value
 
 __all__ = [
     "ASSET_CHECK_EVENTS",
@@ -86,6 +88,8 @@ __all__ = [
     "DEFAULT_DAGSTER_ENTRY_POINT",
     "EVENT_TYPE_TO_PIPELINE_RUN_STATUS",
     "IN_PROGRESS_RUN_STATUSES",
+    "PLAIN",
+    "SERIALIZERS",
     "SQLITE_BUSY_TIMEOUT_SECONDS",
     "ActiveExecution",
     "AssetCheckExecutionRecordStatus",
@@ -120,6 +124,7 @@ __all__ = [
     "LocalArtifactStorage",
     "LocalComputeLogManager",
     "ModuleCodePointer",
+    "NamedTupleSerializer",
     "NoOpComputeLogManager",
     "PlanOrchestrationContext",
     "QueuedRunCoordinator",
@@ -149,6 +154,7 @@ __all__ = [
     "create_execution_plan",
     "deserialize_value",
     "events_not_collected",
+    "execute_as_launched",
     "execute_plan_iterator",
     "execute_run",
     "execute_run_iterator",
@@ -158,6 +164,8 @@ __all__ = [
     "get_retries_config",
     "get_step_dependency_config_field",
     "make_new_run_id",
+    "pack_field",
+    "pack_value",
     "plan_of_step",
     "recon_job_from_origin",
     "release_claims",
@@ -170,6 +178,14 @@ __all__ = [
 ]
 
 MAX_CONFIGS = 8
+
+SERIALIZERS = _WHITELIST_MAP.object_serializers
+"""How a class is written, by its name."""
+
+
+def pack_field(serializer: Any, value: Any) -> Any:
+    """What a field that is written in a way of its own is written as."""
+    return serializer.pack(value, whitelist_map=_WHITELIST_MAP, descent_path="")
 
 
 @cache
@@ -261,6 +277,18 @@ def moves_plan(entry: str) -> bool:
     return _MOVES.search(entry) is not None
 
 
+PLAIN = frozenset(
+    kind.value
+    for kind in (
+        *(DagsterEventType.STEP_START, DagsterEventType.STEP_RESTARTED, DagsterEventType.STEP_INPUT),
+        *(DagsterEventType.LOADED_INPUT, DagsterEventType.HANDLED_OUTPUT, DagsterEventType.LOGS_CAPTURED),
+        *(DagsterEventType.RESOURCE_INIT_STARTED, DagsterEventType.RESOURCE_INIT_SUCCESS),
+        *(DagsterEventType.HOOK_COMPLETED, DagsterEventType.HOOK_SKIPPED),
+    )
+)
+"""Kinds of events that lead to nothing: of no asset, no status and no step that goes on. They only stand in the log."""
+
+
 def wrap_planned_events(instance: Any, around: Callable[[], AbstractContextManager[Any]]) -> None:
     """What `instance` plans when it makes a run (an event for each asset and each check) is written within `around()`.
 
@@ -300,18 +328,40 @@ def replay_step(active: ActiveExecution, key: str) -> str:
 
 
 @contextmanager
-def events_not_collected() -> Iterator[None]:
-    """Dagster's command that executes a run makes a text of each event of it, keeps them all, and reads none: 14 KB a step."""
+def events_not_collected() -> Iterator[bool]:
+    """Dagster's command that executes a run makes a text of each event of it, keeps them all, and reads none: 14 KB a step.
+
+    Gives whether the caller's run is executed by that command, which needs to be handed none of the events of steps then.
+    """
     command = sys.modules.get("dagster._cli.api")
     if command is None:
-        yield
+        yield False
         return
+    bodies = {vars(command)[name].__code__ for name in ("_execute_run_command_body", "_resume_run_command_body")}
     stock = vars(command)["serialize_value"]
     vars(command)["serialize_value"] = lambda event: ""
     try:
-        yield
+        yield _called_from(bodies)
     finally:
         vars(command)["serialize_value"] = stock
+
+
+def _called_from(bodies: set[CodeType]) -> bool:
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code in bodies:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def execute_as_launched(run_id: str, instance: Any) -> None:
+    """Execute a run that has been created in this process, as Dagster's command does in the process of a launched run."""
+    from dagster._cli import api
+
+    kept: list[str] = []
+    names = vars(api)
+    api._execute_run_command_body(run_id, instance, lambda event: kept.append(names["serialize_value"](event)), False)
 
 
 def forget_claims(pools: InstanceConcurrencyContext) -> None:

@@ -17,6 +17,7 @@ from ioi_dagster.adapters.dask.forks import end_if_forked
 from ioi_dagster.adapters.dask.running import code_begins, raise_if_stopped
 from ioi_dagster.compound.invocation import noting_inability
 from ioi_dagster.errors import RetryableError, StepStoppedError
+from ioi_dagster.host.entry_text import entry_text
 from ioi_dagster.host.exchange import Exchange, Handle, StepOutput, StepResult, StepWork, decode_chunk, exchanging
 from ioi_dagster.host.flow_map import run_chunk
 from ioi_dagster.host.node_instance import NodeInstance, node_instance
@@ -112,7 +113,7 @@ def _run(task: StepWork, values: dict[Handle, bytes], references: dict[Handle, s
             raise RetryableError(
                 f"the durable copy of an output of step {task.step!r} was not written: {error}"
             ) from error
-    events = [serialize_value(entry) for entry in collected]
+    events = [entry_text(entry) for entry in collected]
     outputs = [
         StepOutput(
             handle, data, exchange.classes.get(handle), exchange.assets.get(handle), exchange.partitions.get(handle, {})

@@ -7,7 +7,7 @@ import re
 from importlib.metadata import version
 
 import pytest
-from dagster import DynamicOut, DynamicOutput, in_process_executor, job, op
+from dagster import DagsterInstance, DynamicOut, DynamicOutput, in_process_executor, job, op, reconstructable
 
 from ioi_dagster.host import private
 
@@ -132,6 +132,38 @@ def test_what_dagsters_command_collects_of_a_run_is_read_by_nobody() -> None:
     uses = [line.strip() for line in inspect.getsource(command).splitlines() if re.search(r"\bbuffer\b", line)]
     assert uses == ["buffer = []", "buffer.append(serialize_value(event))"]
     stock = api.serialize_value
-    with private.events_not_collected():
+    with private.events_not_collected() as unread:
+        assert not unread, "no run is executed here"
         assert api.serialize_value({"an": "event"}) == ""
     assert api.serialize_value is stock
+
+
+def test_dagsters_command_asks_of_an_event_only_whether_the_run_has_failed() -> None:
+    from dagster._cli import api
+
+    for body in (api._execute_run_command_body, api._resume_run_command_body):
+        lines = [line.strip() for line in inspect.getsource(body).splitlines()]
+        assert [line for line in lines if re.search(r"\bevent\b", line) and not line.startswith("#")] == [
+            "for event in core_execute_run(",
+            "write_stream_fn(event)",
+            "if event.event_type == DagsterEventType.PIPELINE_FAILURE:",
+        ]
+
+
+def test_it_is_known_whether_a_run_is_executed_by_dagsters_command(monkeypatch) -> None:
+    from dagster._cli import api
+
+    seen = []
+
+    def look(*args, **kwargs):
+        with private.events_not_collected() as unread:
+            seen.append(unread)
+        yield from ()
+
+    monkeypatch.setattr(api, "core_execute_run", look)
+    with DagsterInstance.ephemeral() as instance:
+        origin = reconstructable(two_stages).get_python_origin()
+        run = instance.create_run_for_job(two_stages, job_code_origin=origin)
+        private.execute_as_launched(run.run_id, instance)
+    list(look())
+    assert seen == [True, False]

@@ -17,7 +17,17 @@ from dagster._core.definitions.asset_checks.asset_check_spec import AssetCheckKe
 
 from definitions.conformance.observe import read
 from definitions.conformance.ways import INSTANCE, Where, observe
-from ioi_dagster.host.event_groups import grouped
+from ioi_dagster.host.entry_text import entry_text
+from ioi_dagster.host.event_groups import grouped, told_event
+from ioi_dagster.host.private import (
+    ASSET_CHECK_EVENTS,
+    ASSET_EVENTS,
+    EVENT_TYPE_TO_PIPELINE_RUN_STATUS,
+    PLAIN,
+    SqlEventLogStorage,
+    moves_plan,
+    serialize_value,
+)
 from ioi_dagster.host.storage import MAX_SHARDS, GroupCommitEventLogStorage
 from ioi_dagster.local.home import PROJECT
 from tests.conftest import eventually
@@ -139,7 +149,17 @@ def test_many_runs_keep_few_files_open_and_a_deleted_run_is_no_error(tmp_path, m
 _WRITER = """
 import sys
 from dagster import DagsterInstance
-from ioi_dagster.host.event_groups import grouped
+from ioi_dagster.host.entry_text import entry_text
+from ioi_dagster.host.event_groups import grouped, told_event
+from ioi_dagster.host.private import (
+    ASSET_CHECK_EVENTS,
+    ASSET_EVENTS,
+    EVENT_TYPE_TO_PIPELINE_RUN_STATUS,
+    PLAIN,
+    SqlEventLogStorage,
+    moves_plan,
+    serialize_value,
+)
 with DagsterInstance.get() as instance:
     (run,) = instance.get_runs()
     number = 0
@@ -182,3 +202,34 @@ def _job() -> Any:
 
 def _is_open(name: str) -> bool:
     return os.path.islink(f"/proc/self/fd/{name}")
+
+
+ALL_SORTS = (*CASES, *("hooks", "events_of_users", "retry_policy", "fan_out_with_a_failure", "config_of_resources"))
+
+
+def test_an_event_that_leads_to_nothing_is_the_same_row_as_its_text_and_as_its_value(tmp_path, monkeypatch):
+    with instance_in(tmp_path / "i", monkeypatch, True) as instance:
+        storage = instance.event_log_storage
+        assert isinstance(storage, GroupCommitEventLogStorage)
+        for case in ALL_SORTS:
+            observe(case, Where("in_process", instance, PROJECT))
+        entries = [entry for run in instance.get_runs() for entry in instance.all_logs(run.run_id)]
+        told = {}
+        for entry in entries:
+            text = serialize_value(entry)
+            assert entry_text(entry) == text
+            row = SqlEventLogStorage._event_to_row(storage, entry)
+            assert storage._event_to_row(entry) == row
+            as_told = told_event(text)
+            assert as_told is None or storage._event_to_row(as_told) == row
+            told.setdefault(entry.dagster_event_type if entry.is_dagster_event else None, set()).add(
+                as_told is not None
+            )
+        assert None in told, "a line of a person's code"
+        assert {kind for kind, is_told in told.items() if kind is not None and True in is_told} <= {
+            DagsterEventType(kind) for kind in PLAIN
+        }
+        assert all(len(is_told) == 1 for is_told in told.values())
+        leading = {*ASSET_EVENTS, *ASSET_CHECK_EVENTS, *EVENT_TYPE_TO_PIPELINE_RUN_STATUS}
+        assert leading.isdisjoint(map(DagsterEventType, PLAIN))
+        assert not any(moves_plan(f'"event_type_value": "{kind}"') for kind in PLAIN)

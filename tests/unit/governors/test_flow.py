@@ -507,3 +507,15 @@ def test_a_start_of_an_older_fence_is_not_adopted():
     assert story.wanted(flow.AdoptStep) == []
     assert story.wanted(flow.ReleaseLeases) == [flow.ReleaseLeases("a", ("a/1/1",))]
     assert story.wanted(flow.FindPlaces) == [flow.FindPlaces((ask(),))]
+
+
+def test_what_happened_together_is_one_round():
+    governor = FlowGovernor("r", "home")
+    places = (Place("c", "home", 0.0),)
+    out: list[flow.Instruction] = []
+    for step in ("a", "b"):
+        out += governor.handle(flow.StepReady(ask(step)), 0.0, more=True)
+        out += governor.handle(flow.PlacesFound(step, places, (), False), 0.0, more=True)
+    assert not [one for one in out if isinstance(one, flow.SendAnnounce)]
+    (announced,) = [one for one in governor.handle(flow.Tick(), 0.0) if isinstance(one, flow.SendAnnounce)]
+    assert [group.count for group in announced.announce.groups] == [2]
