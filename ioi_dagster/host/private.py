@@ -204,6 +204,25 @@ def remember_resource_types() -> None:
     scoped_resources_builder.namedtuple = lambda name, fields: made(name, tuple(fields))  # pyright: ignore
 
 
+class _OwnCopies(Mapping[str, Any]):
+    """Copies of what `known` holds, each made when it is first asked for: a step looks at the config of one op, and a job may
+    have hundreds."""
+
+    def __init__(self, known: Mapping[str, Any]) -> None:
+        self._known, self._copies = known, {}
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._copies:
+            self._copies[key] = copy.deepcopy(self._known[key])
+        return self._copies[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
 @cache
 def remember_run_config() -> None:
     """From now on this process validates a run's config once and not twice for each step.
@@ -231,12 +250,7 @@ def remember_run_config() -> None:
                     known.popitem(last=False)
         config = found[1]
         return config._replace(
-            ops={
-                name: copy.deepcopy(op) if op.config or op.inputs or op.outputs else op
-                for name, op in config.ops.items()
-            },
-            resources=copy.deepcopy(config.resources),
-            inputs=copy.deepcopy(config.inputs),
+            ops=_OwnCopies(config.ops), resources=_OwnCopies(config.resources), inputs=_OwnCopies(config.inputs)
         )
 
     ResolvedRunConfig.build = staticmethod(build)  # pyright: ignore[reportAttributeAccessIssue]

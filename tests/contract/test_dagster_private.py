@@ -167,3 +167,31 @@ def test_it_is_known_whether_a_run_is_executed_by_dagsters_command(monkeypatch) 
         private.execute_as_launched(run.run_id, instance)
     list(look())
     assert seen == [True, False]
+
+
+@op(config_schema={"words": [str]})
+def reads_words(context):
+    context.op_config["words"].append("changed")
+
+
+@job(executor_def=in_process_executor)
+def two_readers():
+    reads_words()
+    reads_words.alias("again")()
+
+
+def test_a_run_config_is_validated_once_and_who_changes_it_changes_its_own_copy(monkeypatch) -> None:
+    stock = private.ResolvedRunConfig.build
+    monkeypatch.setattr(private.ResolvedRunConfig, "build", stock)
+    private.remember_run_config.__wrapped__()
+    given = {"ops": {name: {"config": {"words": ["a"]}} for name in ("reads_words", "again")}}
+    as_built = stock(two_readers, given)
+    first, second = (private.ResolvedRunConfig.build(two_readers, given) for _ in range(2))
+    first.ops["again"].config["words"].append("b")
+    assert first.ops["again"].config == {"words": ["a", "b"]}, "one value for who holds it"
+    assert dict(second.ops) == dict(as_built.ops)
+    assert dict(second.resources) == dict(as_built.resources)
+    assert second.loggers is first.loggers
+    result = two_readers.execute_in_process(run_config=given)
+    assert result.success
+    assert dict(private.ResolvedRunConfig.build(two_readers, given).ops) == dict(as_built.ops)
