@@ -37,7 +37,12 @@ QUICK = {
     "chain": {"governed": 50, "in_process": 50, "dask": 20, "multiprocess": 2, "raw": 50, "rounds": 1},
 }
 FLOORS = {
-    "fan_out": {"x_dask@1000": (12.0, "min"), "x_in_process@1000": (3.0, "min"), "x_multiprocess@1000": (100.0, "min")},
+    "fan_out": {
+        "x_dask@1000": (12.0, "min"),
+        "x_in_process@1000": (3.0, "min"),
+        "x_multiprocess@1000": (100.0, "min"),
+        "overhead_ms@1000": (6.0, "max"),
+    },
     "chain": {"x_dask@200": (15.0, "min")},
 }
 AIMS = {
