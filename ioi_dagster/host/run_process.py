@@ -29,7 +29,7 @@ class RunProcess:
 
     @classmethod
     def of(cls, pid: int) -> Self:
-        """The process that has `pid` now, which must be a child of this one that nobody has waited for."""
+        """The process that has `pid` now: this one, or a child of it that nobody has waited for."""
         return cls(socket.gethostname(), _boot(), pid, _started(pid) or 0)
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from ioi_dagster.host.private import (
     ReconstructableJob,
     ReconstructableRepository,
     execute_run,
+    make_new_run_id,
 )
+from ioi_dagster.host.run_process import RunProcess
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.story import Chapter
 
@@ -36,17 +39,22 @@ def job_of(module: str, job: str, folder: Path) -> ReconstructableJob:
 def create_governed_run(
     instance: DagsterInstance, job: ReconstructableJob, run_config: Mapping[str, Any], run_tags: Mapping[str, str]
 ) -> tuple[str, Decision | None]:
-    """Create the run and take it through gate 1. The permit is in its tags when it was allowed."""
-    run = instance.create_run_for_job(
-        job_def=job.get_definition(),
-        run_config=run_config,
-        tags=dict(run_tags),
-        job_code_origin=job.get_python_origin(),
-    )
+    """Create the run and take it through gate 1. The permit is in its tags when it was allowed.
+
+    This process is its run process: should it be killed, whoever monitors the instance next goes on with the run.
+    """
+    run_id = make_new_run_id()
     try:
-        return run.run_id, _pass_gate_one(instance, run)
+        run = instance.create_run_for_job(
+            job_def=job.get_definition(),
+            run_id=run_id,
+            run_config=run_config,
+            tags={**run_tags, tags.RUN_PROCESS: RunProcess.of(os.getpid()).text()},
+            job_code_origin=job.get_python_origin(),
+        )
+        return run_id, _pass_gate_one(instance, run)
     except BaseException as error:
-        give_up(instance, run.run_id, error)
+        give_up(instance, run_id, error)
         raise
 
 

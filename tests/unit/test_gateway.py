@@ -7,6 +7,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +16,7 @@ import httpx
 import msgspec
 import pytest
 
+from ioi_dagster.adapters.http import client as client_module
 from ioi_dagster.adapters.http import gateway as module
 from ioi_dagster.adapters.http.client import GatewayClient, believed
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
@@ -371,3 +374,22 @@ def test_a_peer_of_another_version_is_told_apart_from_one_that_is_away(monkeypat
     monkeypatch.setattr(module, "PROBE_S", 0.05)
     member = Lab(config, lambda _request: httpx.Response(200, json=body)).member("cloud", state)
     assert member["why"] == why
+
+
+def test_threads_that_ask_first_at_the_same_time_share_one_loop(monkeypatch):
+    made = []
+
+    def slowly():
+        loop = stock()
+        made.append(loop)
+        with suppress(threading.BrokenBarrierError):
+            together.wait(0.2)
+        return loop
+
+    stock, together = asyncio.new_event_loop, threading.Barrier(2)
+    monkeypatch.setattr(client_module, "_loops", [])
+    monkeypatch.setattr(client_module.asyncio, "new_event_loop", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        loops = list(pool.map(lambda _: client_module._loop(), range(4)))
+    assert set(map(id, loops)) == {id(made[0])}
+    made[0].call_soon_threadsafe(made[0].stop)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import httpx
@@ -166,12 +165,18 @@ class GatewayClient:
             return answer.status_code, b"".join(parts)
 
 
-@lru_cache(maxsize=1)
+_loops: list[asyncio.AbstractEventLoop] = []
+_making_loop = threading.Lock()
+
+
 def _loop() -> asyncio.AbstractEventLoop:
     """One loop in a thread for all clients of this process: only there does a deadline hold against a peer that drips."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="gateway clients", daemon=True).start()
-    return loop
+    with _making_loop:
+        # A connection belongs to the loop in which it was opened, so there must never be a second one.
+        if not _loops:
+            _loops.append(asyncio.new_event_loop())
+            threading.Thread(target=_loops[0].run_forever, name="gateway clients", daemon=True).start()
+        return _loops[0]
 
 
 def _on_loop(work: Coroutine[Any, Any, T], timeout: float) -> T:
