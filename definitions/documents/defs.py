@@ -22,7 +22,7 @@ from definitions.documents.graph import ASSETS, Folders, Selection
 from definitions.documents.index import read_pile
 from definitions.documents.inventory import take_inventory
 from definitions.documents.values import GAVE_UP
-from ioi_dagster import ExchangeIOManager, GovernorsResource, RASResource, governed_executor
+from ioi_dagster import ExchangeIOManager, GovernorsResource, RASResource, governed_executor, tidying_schedule
 from ioi_dagster.adaptive.rerun import Cursor, Item, recommend
 from ioi_dagster.errors import IoiError
 
@@ -102,7 +102,7 @@ defs = Definitions(
     assets=ASSETS,
     jobs=[documents],
     sensors=[read_again],
-    schedules=[take_in_new_pages],
+    schedules=[take_in_new_pages, tidying_schedule()],
     executor=governed_executor,
     resources={
         "io_manager": ExchangeIOManager(),

@@ -369,13 +369,14 @@ def _called_from(bodies: set[CodeType]) -> bool:
     return False
 
 
-def execute_as_launched(run_id: str, instance: Any) -> None:
-    """Execute a run that has been created in this process, as Dagster's command does in the process of a launched run."""
+def execute_as_launched(run_id: str, instance: Any, resume: bool = False) -> None:
+    """Execute a run that has been created, or go on with it, in this process, as Dagster's command does in the process of a
+    launched run. What is raised is told in the run's log alone."""
     from dagster._cli import api
 
-    kept: list[str] = []
-    names = vars(api)
-    api._execute_run_command_body(run_id, instance, lambda event: kept.append(names["serialize_value"](event)), False)
+    names, kept = vars(api), []
+    body = names["_resume_run_command_body" if resume else "_execute_run_command_body"]
+    body(run_id, instance, lambda event: kept.append(names["serialize_value"](event)), False)
 
 
 def forget_claims(pools: InstanceConcurrencyContext) -> None:

@@ -112,8 +112,7 @@ def _run(run_id: str, job: str, resume: bool, page: str, die_at: int, die_in: st
     """In the run process."""
     from dagster import DagsterInstance
 
-    from ioi_dagster.host.private import execute_run_iterator
-    from ioi_dagster.host.runs import job_of
+    from ioi_dagster.host.private import execute_as_launched
     from tests.crash.phases import Phases
 
     status = 1
@@ -124,10 +123,7 @@ def _run(run_id: str, job: str, resume: bool, page: str, die_at: int, die_in: st
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         with DagsterInstance.get() as instance:
             Phases(Path(page), die_at, die_in).install(instance)
-            run = instance.get_run_by_id(run_id)
-            assert run is not None
-            for _ in execute_run_iterator(job_of(MODULE, job, PROJECT), run, instance, resume_from_failure=resume):
-                pass
+            execute_as_launched(run_id, instance, resume)
         status = 0
     except BaseException:
         import traceback

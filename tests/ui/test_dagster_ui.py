@@ -97,15 +97,15 @@ def runs_of(url: str) -> set[str]:
     return {run["runId"] for run in results}
 
 
-def launch(url: str, config: dict, tags: dict[str, str]) -> str:
-    """Launch the job over the API, as the launchpad does."""
+def launch(url: str, config: dict, tags: dict[str, str], job: str = "documents") -> str:
+    """Launch a job over the API, as the launchpad does."""
     query = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
         __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
     params = {
         "selector": {
             "repositoryLocationName": "definitions.documents.defs",
             "repositoryName": "__repository__",
-            "jobName": "documents",
+            "jobName": job,
         },
         "runConfigData": config,
         "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
@@ -157,7 +157,7 @@ def test_assets_schedule_and_sensor_say_what_they_are(dagster_url: str, page: Pa
     for words in ("Dask", "library", "Every page read: set upright, read, facing page left out"):
         expect(page.get_by_text(words).first).to_be_visible()
     page.goto(f"{dagster_url}/automation")
-    for name in ("read_again", "take_in_new_pages"):
+    for name in ("read_again", "take_in_new_pages", "ioi_tidy_schedule"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
     page.goto(f"{dagster_url}/locations/definitions.documents.defs/sensors/read_again")
     expect(page.get_by_text("Reads again exactly the pages whose node was lost").first).to_be_visible()
@@ -165,6 +165,12 @@ def test_assets_schedule_and_sensor_say_what_they_are(dagster_url: str, page: Pa
     page.goto(f"{dagster_url}/locations/definitions.documents.defs/schedules/take_in_new_pages")
     expect(page.get_by_text("Takes in pages that are new in the folder").first).to_be_visible()
     expect(page.get_by_text("Every 15 minutes").first).to_be_visible()
+
+
+def test_tidying_runs_where_the_federation_is_governed(dagster_url: str) -> None:
+    run = launch(dagster_url, {}, {}, "ioi_tidy")
+    eventually(lambda: status_of(dagster_url, run) in ("SUCCESS", "FAILURE"), 60, "the run's end")
+    assert status_of(dagster_url, run) == "SUCCESS"
 
 
 def test_a_denied_launch_ends_with_its_reasons_in_the_log(
