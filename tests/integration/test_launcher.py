@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
-from dagster import DagsterInstance, DagsterRun
+from dagster import AssetKey, DagsterInstance, DagsterRun, RunsFilter
 from distributed import LocalCluster
 
 from ioi_dagster.adapters.sql.ledger import Ledger
@@ -28,6 +28,7 @@ from ioi_dagster.host.launcher import process_of
 from ioi_dagster.host.run_process import RunProcess
 from ioi_dagster.local.home import PROJECT
 from tests.conftest import eventually
+from tests.integration.launcher_defs import PARTS
 from tests.integration.resume_defs import FREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -279,3 +280,32 @@ def test_run_processes_are_forked_of_a_warm_one(dev: Dev, tmp_path: Path) -> Non
 
     process = eventually(forked, 120, "a run process that was forked")
     eventually(lambda: not process.alive, 60, "its end")
+
+
+def test_the_daemons_backfill_and_an_asset_sensor_see_what_governed_runs_made(dev: Dev) -> None:
+    query = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+        __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+    repository = {"repositoryLocationName": "tests.integration.launcher_defs", "repositoryName": "__repository__"}
+    params = {
+        "selector": {"repositorySelector": repository, "partitionSetName": "parts_partition_set"},
+        "partitionNames": list(PARTS),
+    }
+    answer = dev.ask(query, params=params)["launchPartitionBackfill"]
+    assert answer["__typename"] == "LaunchBackfillSuccess", answer
+    backfill = answer["backfillId"]
+    state = "query($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
+
+    def status() -> str:
+        return dev.ask(state, id=backfill)["partitionBackfillOrError"]["status"]
+
+    eventually(lambda: status() not in ("REQUESTED", "CANCELING"), 180, "the backfill's end")
+    assert status() == "COMPLETED_SUCCESS"
+    runs = dev.instance.get_runs(RunsFilter(tags={"dagster/backfill": backfill}))
+    assert sorted((run.tags["dagster/partition"], run.status.value) for run in runs) == sorted(
+        (name, "SUCCESS") for name in PARTS
+    )
+    assert dev.instance.get_materialized_partitions(AssetKey("part")) == set(PARTS)
+    of_sensor = RunsFilter(tags={"dagster/sensor_name": "on_part"})
+    eventually(lambda: dev.instance.get_runs(of_sensor), 60, "a run that the sensor asked for")
+    eventually(lambda: all(run.is_finished for run in dev.instance.get_runs(of_sensor)), 120, "its end")
+    assert {run.status.value for run in dev.instance.get_runs(of_sensor)} == {"SUCCESS"}
