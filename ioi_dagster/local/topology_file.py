@@ -19,6 +19,13 @@ MAX_BYTES = 1_000_000
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 """Names become folders, URNs, process names and Dask resources."""
 _RANGES: dict[str, tuple[float, float]] = {"slots": (1, 1_024), "memory": (64 * 2**20, 2**50), "price": (0, 1e9)}
+MAX_DEPTH = 30
+"""A topology needs some eight. What PyYAML takes to read a file grows with the square of its depth."""
+_OPENS = (
+    *(yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken),
+    *(yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken),
+)
+_CLOSES = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 _TODO = "see deployments/local/topology.yaml for a file that works"
 
 
@@ -31,11 +38,8 @@ def load_topology(path: Path) -> Topology:
     except (OSError, UnicodeError) as error:
         raise BadInputError(f"cannot be read: {error}", where=str(path), todo=_TODO) from error
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise BadInputError("aliases (`*name`) are not allowed", where=str(path), todo="write it out")
+        _refuse_odd(text, path)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except RecursionError:
-        raise BadInputError("it is nested too deeply", where=str(path), todo=_TODO) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -45,6 +49,17 @@ def load_topology(path: Path) -> Topology:
     if reader.errors or topology is None:
         raise BadInputError("\n".join(reader.errors) or f"{path}: nothing in it", todo=_TODO)
     return topology
+
+
+def _refuse_odd(text: str, path: Path) -> None:
+    depth = 0
+    for token in yaml.scan(text):
+        where = f"{path}:{token.start_mark.line + 1}"
+        if isinstance(token, yaml.AliasToken):
+            raise BadInputError("aliases (`*name`) are not allowed", where=where, todo="write it out")
+        depth += isinstance(token, _OPENS) - isinstance(token, _CLOSES)
+        if depth > MAX_DEPTH:
+            raise BadInputError("it is nested too deeply", where=where, todo=_TODO)
 
 
 @dataclass
