@@ -1,0 +1,283 @@
+"""Who has what: the tree of units over the nodes, booked by every start and end, and what each is entitled to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ioi_dagster.governors.fairness.entitlement import Claim, water_fill
+from ioi_dagster.governors.fairness.machines import EPSILON, Machines, Need
+from ioi_dagster.governors.fairness.tree import Entry, Leaf, Limits, Unit
+from ioi_dagster.model.quota import CohortQuota, Quota, QuotaTree, TenantQuota, guarantees
+
+ANY = "*"
+LEAST = 1e-9
+ALWAYS = 32
+"""Up to so many queues, what each is entitled to is worked out before every round; beyond, every few changes of each."""
+
+
+class Books:
+    """Raises `BadInputError` when the tree does not fit the machines."""
+
+    def __init__(self, machines: Machines, tree: QuotaTree) -> None:
+        self.machines = machines
+        self.entries: dict[str, Entry] = {}
+        self.changes = 1 << 30
+        self.plant(tree)
+
+    def plant(self, tree: QuotaTree) -> None:
+        """Grow the tree anew with nothing in it."""
+        tree.check(dict(zip(self.machines.resources, self.machines.total, strict=True)))
+        self.tree = tree
+        self.width = len(self.machines.resources)
+        self.limits = False
+        self.keeps = False
+        promised = guarantees(tree)
+        for _, tenant in tree.tenants():
+            quotas = [tenant.quota, *(one.quota for one in tenant.classes)]
+            self.limits |= any(quota.borrows or quota.lends for quota in quotas)
+        self.limits |= any(cohort.quota.borrows or cohort.quota.lends for cohort in tree.cohorts)
+        self.root = Unit("", None, 1.0, self.width, None)
+        self.leaves: dict[tuple[str, str], Leaf] = {}
+        self.tenants: dict[str, Unit] = {}
+        self.cohorts: dict[str, Unit] = {}
+        self._templates: dict[str, tuple[Unit, TenantQuota]] = {}
+        waiting = list(tree.cohorts)
+        while waiting:
+            cohort = waiting.pop(0)
+            if cohort.parent and cohort.parent not in self.cohorts:
+                waiting.append(cohort)
+                continue
+            self._grow_cohort(cohort, promised[cohort.name])
+        if self.keeps:
+            for unit in reversed(self.units()):
+                below = [sum(column) for column in zip(*(child.most for child in unit.children), strict=True)]
+                own = unit.limits.own if unit.limits is not None else unit.most
+                unit.most = [max(pair) for pair in zip(own, below or unit.most, strict=True)]
+        self.resized()
+
+    def _grow_cohort(self, cohort: CohortQuota, guarantee: Mapping[str, float]) -> None:
+        parent = self.cohorts[cohort.parent] if cohort.parent else self.root
+        quota = Quota(guarantee, cohort.quota.lends, cohort.quota.borrows)
+        unit = Unit(cohort.name, parent, cohort.weight, self.width, self._limits(quota))
+        self.cohorts[cohort.name] = unit
+        for tenant in cohort.tenants:
+            if tenant.name == ANY:
+                self._templates[ANY] = (unit, tenant)
+            else:
+                self._grow_tenant(unit, tenant, tenant.name)
+
+    def _grow_tenant(self, cohort: Unit, tenant: TenantQuota, name: str) -> None:
+        limits = self._limits(tenant.quota)
+        if not tenant.classes:
+            leaf = Leaf(name, name, cohort, tenant.weight, self.width, limits)
+            self.tenants[name] = self.leaves[name, ""] = leaf
+            return
+        unit = self.tenants[name] = Unit(name, cohort, tenant.weight, self.width, limits)
+        for one in tenant.classes:
+            limits = self._limits(one.quota)
+            self.leaves[name, one.name] = Leaf(one.name, name, unit, one.weight, self.width, limits)
+        if (name, "") not in self.leaves:
+            self.leaves[name, ""] = Leaf("", name, unit, 1.0, self.width, None)
+
+    def _limits(self, quota: Quota) -> Limits | None:
+        """Amounts by resource number. None when nothing is guaranteed or limited."""
+        if not (quota.guarantee or quota.borrows):
+            return None
+        names = self.machines.resources
+        guarantee = [float(quota.guarantee.get(name, 0.0)) for name in names]
+        cap = [have + quota.borrows.get(name, math.inf) for name, have in zip(names, guarantee, strict=True)]
+        lends = [quota.lends.get(name, have) for name, have in zip(names, guarantee, strict=True)]
+        own = [have - part for have, part in zip(guarantee, lends, strict=True)]
+        self.keeps |= any(own)
+        return Limits(guarantee, cap, own)
+
+    def resized(self) -> None:
+        """The machines have changed, or the tree: what follows from both."""
+        total = list(self.machines.total)
+        self.root.limits = Limits(total, total, [0.0] * self.width) if self.limits else None
+        self._parts(self.root)
+        if self.keeps:
+            self._keep(self.root)
+        for unit in self.units():
+            self.measure(unit)
+        self.changes = 1 << 30
+
+    def _parts(self, unit: Unit) -> None:
+        weights = sum(child.weight for child in unit.children)
+        for child in unit.children:
+            child.part = unit.part * child.weight / weights
+            self._parts(child)
+
+    def _keep(self, unit: Unit) -> list[float]:
+        below = [self._keep(child) for child in unit.children]
+        unit.kept = [sum(column, 0.0) for column in zip(*below, strict=True)] if below else [0.0] * self.width
+        return [self.reserve(unit, number) for number in range(self.width)]
+
+    def reserve(self, unit: Unit, number: int) -> float:
+        """Idle room that nobody outside `unit` may have."""
+        own = unit.limits.own[number] - unit.used[number] if unit.limits is not None else 0.0
+        return max(own, unit.kept[number], 0.0)
+
+    def units(self) -> list[Unit]:
+        found = [self.root]
+        for unit in found:
+            found += unit.children
+        return found
+
+    def leaf(self, tenant: str, block_class: str) -> Leaf | None:
+        """The queue of a tenant's class; a tenant that the tree does not name grows where it has `*`."""
+        found = self.leaves.get((tenant, block_class)) or self.leaves.get((tenant, ""))
+        if found is None and ANY in self._templates:
+            cohort, template = self._templates[ANY]
+            self._grow_tenant(cohort, template, tenant)
+            self._parts(cohort)
+            self.changes = 1 << 30
+            return self.leaf(tenant, block_class)
+        return found
+
+    # Booking ----------------------------------------------------------------------------------------------------
+
+    def measure(self, unit: Unit) -> None:
+        share = 0.0
+        for amount, inverse in zip(unit.used, self.machines.inverse, strict=True):
+            if amount * inverse > share:
+                share = amount * inverse
+        unit.share = share
+
+    def book(self, leaf: Leaf, need: Need, sign: int) -> None:
+        """`need` more (`sign` 1) or less (-1) is used by the leaf and all above it."""
+        if self.keeps:
+            self._book_kept(leaf, need, sign)
+        inverse = self.machines.inverse
+        unit: Unit | None = leaf
+        while unit is not None:
+            used = unit.used
+            for number, amount in need:
+                used[number] += sign * amount
+            share = 0.0
+            for amount, part in zip(used, inverse):  # noqa: B905 - the hottest loop, of equal lengths
+                if amount * part > share:
+                    share = amount * part
+            unit.share = share
+            unit = unit.parent
+
+    def _book_kept(self, leaf: Leaf, need: Need, sign: int) -> None:
+        """Before `used` is: what units keep for themselves changes with what they use."""
+        for number, amount in need:
+            change = 0.0
+            for unit in leaf.path():
+                own = unit.limits.own[number] - unit.used[number] if unit.limits is not None else 0.0
+                before = max(own, unit.kept[number], 0.0)
+                unit.kept[number] += change
+                change = max(own - sign * amount, unit.kept[number], 0.0) - before
+
+    def limiter(self, leaf: Leaf, need: Need) -> tuple[Unit, int] | None:
+        """The lowest unit whose limit `need` more would exceed, and the resource; None when it may have it."""
+        if not self.limits:
+            return None
+        for number, amount in need:
+            change = 0.0
+            for unit in leaf.path():
+                kept = unit.kept[number]
+                if unit.limits is not None:
+                    own = unit.limits.own[number] - unit.used[number]
+                    if unit.used[number] + amount + kept + change > unit.limits.cap[number] + EPSILON:
+                        return unit, number
+                else:
+                    own = 0.0
+                change = max(own - amount, kept + change, 0.0) - max(own, kept, 0.0)
+        return None
+
+    # Entitlement ------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> bool:
+        """Work out anew what everybody is entitled to, when enough has changed; whether it was."""
+        if self.changes <= 4 * (len(self.leaves) - ALWAYS):
+            return False
+        self.changes = 0
+        self._wants(self.root)
+        self._share_out(self.root, [1.0 if amount > 0 else 0.0 for amount in self.machines.total])
+        return True
+
+    def _wants(self, unit: Unit) -> list[float]:
+        if isinstance(unit, Leaf):
+            rows = zip(unit.used, unit.waiting_amounts, self.machines.inverse, strict=True)
+            unit.want = [max(0.0, (used + waiting) * inverse) for used, waiting, inverse in rows]
+        else:
+            unit.want = [sum(column) for column in zip(*map(self._wants, unit.children), strict=True)]
+            unit.want = unit.want or [0.0] * self.width
+        return unit.want
+
+    def _share_out(self, unit: Unit, limit: list[float]) -> None:
+        active = [child for child in unit.children if max(child.want) > LEAST]
+        claims = [self._claim(child) for child in active]
+        for child in unit.children:
+            child.entitled = max(child.part, LEAST)
+        fair = []
+        for child, claim, got in zip(active, claims, water_fill(claims, limit), strict=True):
+            child.entitled = max(got, LEAST)
+            fair.append([got * part for part in claim.mix])
+        # A unit of several has no one mix: who in it needs what the others leave idle may have that.
+        idle = [part - sum(column) for part, column in zip(limit, zip(*fair, strict=True), strict=True)] if fair else []
+        for child, its in zip(active, fair, strict=True):
+            if child.children:
+                self._share_out(child, [part + max(0.0, spare) for part, spare in zip(its, idle, strict=True)])
+
+    def _claim(self, unit: Unit) -> Claim:
+        top = max(unit.want)
+        mix = [part / top for part in unit.want]
+        cap = top
+        reach = unit.head.shape.pool.reach if isinstance(unit, Leaf) and unit.head is not None else None
+        floor = 0.0
+        for number, part in enumerate(mix):
+            if part > 0:
+                if reach:
+                    cap = min(cap, reach[number] / part)
+                if unit.limits is not None:
+                    cap = min(cap, unit.limits.cap[number] * self.machines.inverse[number] / part)
+        if unit.limits is not None:
+            rows = zip(unit.limits.guarantee, self.machines.inverse, mix, strict=True)
+            floor = min(have * inverse / part for have, inverse, part in rows if part > 0)
+        return Claim(unit.weight, mix, min(floor, cap), cap)
+
+    # Checks -----------------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Assert that everything adds up."""
+        free = [list(size) for size in self.machines.size]
+        for leaf in self.leaves.values():
+            used = [0.0] * self.width
+            for entry in leaf.running.values():
+                assert self.entries[entry.request.id] is entry and entry.leaf is leaf and entry.machines
+                for machine in entry.machines:
+                    for number, amount in entry.shape.need:
+                        used[number] += amount
+                        free[machine][number] -= amount
+            assert _same(used, leaf.used), f"{leaf.name} uses {leaf.used}, not {used}"
+            waiting = [entry for _, _, entry in leaf.queue if self.is_waiting(entry)]
+            assert leaf.waiting == len(waiting)
+            first = min((entry for entry in leaf.queue if self.is_waiting(entry[2])), default=None)
+            assert leaf.head is (first[2] if first else None)
+            sums = [sum(dict(entry.shape.total).get(n, 0.0) for entry in waiting) for n in range(self.width)]
+            assert _same(sums, leaf.waiting_amounts), leaf.name
+            assert all(self.machines.held[machine] is leaf for machine in leaf.holds)
+            assert leaf.head is not None or not leaf.holds
+        for unit in self.units():
+            if unit.children:
+                sums = [sum(column, 0.0) for column in zip(*(child.used for child in unit.children), strict=True)]
+                assert _same(sums, unit.used), unit.name
+        assert all(_same(have, books) for have, books in zip(free, self.machines.free, strict=True))
+        assert sum(len(leaf.holds) for leaf in self.leaves.values()) == len(self.machines.held)
+        live = {i for leaf in self.leaves.values() for i in leaf.running}
+        live |= {
+            entry.request.id for leaf in self.leaves.values() for _, _, entry in leaf.queue if self.is_waiting(entry)
+        }
+        assert live == set(self.entries)
+
+    def is_waiting(self, entry: Entry) -> bool:
+        return entry.machines is None and self.entries.get(entry.request.id) is entry
+
+
+def _same(left: list[float], right: list[float]) -> bool:
+    return all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-6) for a, b in zip(left, right, strict=True))

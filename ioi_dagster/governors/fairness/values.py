@@ -1,0 +1,75 @@
+"""What is told to the arbiter and what it answers: plain frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from ioi_dagster.model.quota import Amounts
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One ask for room. `amounts` is what one copy takes on one node, by resource; `nodes` are those allowed (None: any);
+    `arrived` is when it was first asked (s), which a request that comes again after an eviction keeps; of `copies` all
+    start at once or none does; `checkpointable` says that ending it loses little."""
+
+    id: str
+    tenant: str
+    amounts: Amounts
+    arrived: float = 0.0
+    nodes: Collection[str] | None = None
+    block_class: str = ""
+    priority: int = 0
+    copies: int = 1
+    checkpointable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """`aging_s`: a step of priority is worth so many seconds of waiting, and no more. `min_run_s`: what ran shorter is not
+    evicted. Of one tenant at most `evictions` requests are evicted for others in any `window_s` seconds. `seed` is of the
+    nodes that are sampled; clusters of up to `exact` nodes are searched whole, larger ones by the best of `choices`."""
+
+    aging_s: float = 60.0
+    min_run_s: float = 30.0
+    evictions: int = 8
+    window_s: float = 300.0
+    seed: int = 0
+    exact: int = 64
+    choices: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Stop `victim` (a request that runs), then say `on_finished`; what it held is kept for `tenant`."""
+
+    victim: str
+    tenant: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class TenantView:
+    """A tenant's books. `share` is its dominant share of the cluster (0..1), `entitled` what weighted fairness would give
+    it now; `lent` is the part of its guarantee that others use."""
+
+    cohort: str
+    share: float
+    entitled: float
+    used: Mapping[str, float]
+    guarantee: Mapping[str, float]
+    borrowed: Mapping[str, float]
+    lent: Mapping[str, float]
+    running: int
+    waiting: int
+    oldest_wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    capacity: Mapping[str, float]
+    used: Mapping[str, float]
+    tenants: Mapping[str, TenantView]
+    held: Mapping[str, str]
+    """Node → the tenant for whose next request it is being emptied."""
