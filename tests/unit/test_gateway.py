@@ -238,6 +238,21 @@ def test_state_is_for_those_who_are_known(path):
     assert code_of(lab.ask("GET", path)) == "proof.missing"
 
 
+@pytest.mark.parametrize("key", ["urn:ioi:library/x", "cluster/library-c", "node/other/n1", "block/lab-c", "lab-c", ""])
+def test_a_domain_states_what_is_its_own_and_nothing_else(key):
+    lab = Lab()
+
+    def state(*keys: str) -> httpx.Response:
+        body = msgspec.json.encode([{"key": name, "value": {"free": 1}, "ttl_s": 5} for name in keys])
+        return lab.ask("POST", "/v1/registry/lease", body, Authorization="Bearer own")
+
+    answer = state("cluster/lab-c", key)
+    assert (answer.status_code, code_of(answer)) == (403, "gateway.not_its_own")
+    assert lab.signed("GET", "/v1/registry/state").json() == {}, "all of a report or nothing"
+    assert state("cluster/lab-c", "node/lab-c/lab-1").status_code == 200
+    assert set(lab.signed("GET", "/v1/registry/state").json()) == {"cluster/lab-c", "node/lab-c/lab-1"}
+
+
 def test_an_announcement_is_bounded_and_each_kind_decided_once():
     lab = Lab()
 

@@ -224,8 +224,14 @@ class _Gateway:
     async def _lease(self, request: Request) -> Any:
         if not self._is_own(request):
             raise _Problem(401, "gateway.unauthorised", "run-time state is written by the domain's own processes only")
-        now = self._c.clock.monotonic()
-        for entry in await self._read(request, list[StateEntry], None):
+        now, own = self._c.clock.monotonic(), {cluster.name for cluster in self._c.config.clusters}
+        entries = await self._read(request, list[StateEntry], None)
+        for entry in entries:
+            kind, _, rest = entry.key.partition("/")
+            if kind not in ("cluster", "node") or rest.partition("/")[0] not in own:
+                text = f"{entry.key[:100]!r} is not the state of a cluster or node of {self._c.config.spec.name}"
+                raise _Problem(403, "gateway.not_its_own", text)
+        for entry in entries:
             self._c.state.put(entry.key, entry.value, min(max(entry.ttl_s, 0.1), 60.0), now)
         return {}
 
