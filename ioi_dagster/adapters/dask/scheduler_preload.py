@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,7 +20,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import PeriodicCallback
-from tornado.web import Application, RequestHandler
+from tornado.web import Application, RequestHandler, stream_request_body
 
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.clock import SystemClock
@@ -75,8 +75,7 @@ class ClusterPlugin(SchedulerPlugin):
         self._started = True
         port = urlsplit(self._address.governor).port
         assert port is not None
-        handlers = [(r"/v1/(\w+)", _Door, {"plugin": self, "token": self._token})]
-        HTTPServer(Application(handlers), max_body_size=MAX_BODY).listen(port, "127.0.0.1")
+        door_server(self, self._token).listen(port, "127.0.0.1")
         for address, state in scheduler.workers.items():
             self._join(address, state.name)
         self._beat = PeriodicCallback(self._report, 1_000)
@@ -178,14 +177,36 @@ class Journal:
             os.fdatasync(self._file.fileno())
 
 
+class Doors(Protocol):
+    """What stands behind the doors."""
+
+    governor: ClusterGovernor
+
+    def request(self, message: Any) -> Any: ...
+
+
+def door_server(plugin: Doors, token: str) -> HTTPServer:
+    """The doors of `plugin`, for who knows `token`."""
+    # The door itself refuses what is over its own limit: Tornado's refusal says nothing.
+    return HTTPServer(Application([(r"/v1/(\w+)", _Door, {"plugin": plugin, "token": token})]), max_body_size=1 << 40)
+
+
+@stream_request_body
 class _Door(RequestHandler):
-    def initialize(self, plugin: ClusterPlugin, token: str) -> None:
+    def initialize(self, plugin: Doors, token: str) -> None:
         self._plugin, self._token = plugin, token
+        self._body = bytearray()
 
     def prepare(self) -> None:
         given = self.request.headers.get("Authorization", "")
         if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
             self._fail(401, "cluster.unauthorised", "this door is for the domain's own gateway")
+        elif int(self.request.headers.get("Content-Length", "0")) > MAX_BODY:
+            self._too_large()
+
+    def data_received(self, chunk: bytes) -> None:
+        if len(self._body) <= MAX_BODY:
+            self._body += chunk
 
     def get(self, name: str) -> None:
         if name != "status":
@@ -196,12 +217,17 @@ class _Door(RequestHandler):
         kind = _DOORS.get(name)
         if kind is None:
             return self._fail(404, "cluster.unknown_door", f"no such door: {name}")
+        if len(self._body) > MAX_BODY:
+            return self._too_large()
         try:
-            message = msgspec.json.decode(self.request.body, type=kind)
+            message = msgspec.json.decode(bytes(self._body), type=kind)
         except msgspec.MsgspecError as error:
             return self._fail(400, "cluster.malformed", str(error))
         answer = self._plugin.request(message)
         self._write(answer if answer is not None else {})
+
+    def _too_large(self) -> None:
+        self._fail(413, "cluster.too_large", f"a message of more than {MAX_BODY} bytes")
 
     def _write(self, value: Any) -> None:
         self.set_header("Content-Type", "application/json")
