@@ -35,12 +35,13 @@ def collect(home: Path) -> dict[str, Any]:
 
 
 def render(status: dict[str, Any]) -> RenderableType:
-    """Four tables: nodes with their load, blocks with who offers them, what blocks do on nodes, and leases."""
+    """Tables of nodes with their load, tenants with their shares, blocks with who offers them, what blocks do on nodes, and
+    leases; of these, those that have a row."""
     nodes = Table(
         "domain", "handles", "cluster", "node", "slots", "free", "memory", "warm", "restarts", show_edge=False
     )
     leases = Table("cluster", "node", "run", "step", "fence", show_edge=False, title="leases", title_justify="left")
-    replicas = _replicas_table()
+    replicas, tenants = _replicas_table(), _tenants_table()
     silent: list[str] = []
     for domain, facts in status.items():
         if "error" in facts:
@@ -65,12 +66,17 @@ def render(status: dict[str, Any]) -> RenderableType:
                 )
                 for block in node.get("blocks", ()):
                     replicas.add_row(name, *_replicas_row(block))
+            slots = sum(node["slots"] for node in snapshot["nodes"].values())
+            for name, its in snapshot["tenants"].items():
+                tenants.add_row(cluster, Text(name), *_tenants_row(its, slots))
             for lease in snapshot["leases"]:
                 leases.add_row(cluster, lease["node"], lease["run"][:8], Text(lease["step"]), str(lease["fence"]))
     notes = [Text(status[domain]["error"], "red") for domain in silent]
     if silent and len(silent) == len(status):
         notes.append(Text("no domain answers: `ioi up` starts them; `ioi run` does while it runs"))
-    return Group(*(table for table in (nodes, _blocks_table(status), replicas, leases) if table.row_count), *notes)
+    return Group(
+        *(table for table in (nodes, tenants, _blocks_table(status), replicas, leases) if table.row_count), *notes
+    )
 
 
 def _blocks_table(status: dict[str, Any]) -> Table:
@@ -110,6 +116,19 @@ def _live_blocks(facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for snapshot in facts.get("clusters", {}).values():
         for node in snapshot.get("nodes", {}).values():
             yield from node.get("blocks", ())
+
+
+def _tenants_table() -> Table:
+    columns = ("cluster", "tenant", "weight", "slots used", "share", "waiting", "entitled to", "borrowed")
+    return Table(*columns, show_edge=False, title="tenants", title_justify="left")
+
+
+def _tenants_row(its: dict[str, Any], slots: int) -> list[str]:
+    """`borrowed`: what it uses beyond what it is entitled to now; others get it as its steps end."""
+    used, entitled = its["used"], its["entitled"]
+    share = f"{used / slots:.0%}" if slots else "–"
+    borrowed = max(0.0, used - entitled)
+    return [f"{its['weight']:g}", str(used), share, str(its["waiting"]), f"{entitled:g}", f"{borrowed:g}"]
 
 
 def _replicas_table() -> Table:

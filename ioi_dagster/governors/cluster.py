@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ioi_dagster.governors.node_index import Counted, NodeIndex, NodeKind
+from ioi_dagster.governors.turns import Part, Turns, Wanted
 from ioi_dagster.model.negotiation import (
     Announce,
     Award,
@@ -140,10 +142,13 @@ class ClusterSnapshot:
     epoch: int
     nodes: dict[str, dict[str, Any]]
     leases: tuple[dict[str, Any], ...]
+    tenants: dict[str, dict[str, Any]]
+    """Of those that use or ask for slots: weight, slots used, asked for besides, and entitled to now."""
 
 
 class ClusterGovernor:
-    """See the module. `price` is the base cost of a slot; `max_memory` the fullness above which a node gets nothing new."""
+    """See the module. `price` is the base cost of a slot; `max_memory` the fullness above which a node gets nothing new;
+    `weights` are the tenants' in their shares of the slots, 1 where none is given."""
 
     def __init__(
         self,
@@ -154,6 +159,7 @@ class ClusterGovernor:
         *,
         ttl_s: float = LEASE_TTL_S,
         max_memory: float = 0.9,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self._domain, self._cluster, self._epoch, self._price = domain, cluster, epoch, price
         self._ttl_s, self._max_memory = ttl_s, max_memory
@@ -164,10 +170,15 @@ class ClusterGovernor:
         self._fences: dict[tuple[str, str, int], int] = {}
         self._ends: list[tuple[float, str]] = []
         """A heap of (until, lease). One that was renewed or released meanwhile stands here still."""
+        self._turns = Turns(weights or {})
+        self._used: dict[int, Counter[str]] = {}
+        """By kind of node, how many slots each tenant uses."""
+        self._now = 0.0
         self._count = 0
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take one event at monotonic time `now` (seconds)."""
+        self._now = now
         ended = self._expire(now)
         match event:
             case NodeJoined(node, slots, capabilities):
@@ -189,7 +200,7 @@ class ClusterGovernor:
                     self._recount(node)
                 return ended
             case Announce():
-                return [*ended, Reply(self._bid(event))]
+                return [*ended, Reply(self._bid(event, now))]
             case Award():
                 return [*ended, *self._award(event, now)]
             case RenewRequest():
@@ -230,6 +241,15 @@ class ClusterGovernor:
                 }
                 for held in self._held.values()
             ),
+            {
+                name: {
+                    "weight": self._turns.weight(name),
+                    "used": part.used,
+                    "waiting": part.waiting,
+                    "entitled": round(part.entitled, 2),
+                }
+                for name, part in sorted(self._parts(None, self._now).items())
+            },
         )
 
     def validate(self) -> None:
@@ -244,11 +264,15 @@ class ClusterGovernor:
         for name, node in self._nodes.items():
             assert self._index.kind(node.capabilities).nodes[name] == self._counted(node), name
         assert self._index.slots == sum(node.slots for node in self._nodes.values())
+        used = Counter(held.tenant for held in self._held.values())
+        assert sum(self._used.values(), Counter()) == used
 
     # Bids -------------------------------------------------------------------------------------------------------
 
-    def _bid(self, announce: Announce) -> Bid:
+    def _bid(self, announce: Announce, now: float) -> Bid:
         points, refusals = [], []
+        asked = [Wanted(group.tenant, group.capability, group.count) for group in announce.groups]
+        self._turns.asks(announce.run, asked, now)
         for group in announce.groups:
             able = self._index.able(group.capability)
             if not able:
@@ -260,6 +284,12 @@ class ClusterGovernor:
             warm = sum(kind.warm[group.capability] for kind in able)
             if slots == 0:
                 refusals.append(self._full(able))
+                continue
+            part = self._part(group.tenant, group.capability, able, now)
+            if part is not None and part.more < slots:
+                slots = part.more
+            if part is not None and not slots:
+                refusals.append(self._not_its_turn(group.tenant, part))
                 continue
             points.append(
                 SupplyPoint(
@@ -273,6 +303,28 @@ class ClusterGovernor:
     def _price_now(self, warm: bool) -> float:
         busy = len(self._held) / (self._index.slots or 1)
         return self._price * (1 + CONGESTION * busy) + (0.0 if warm else COLD_START)
+
+    def _part(self, tenant: str, capability: str, able: list[NodeKind], now: float) -> Part | None:
+        """Its part of the slots that could take `capability`; None where nobody else asks for any of them."""
+        if self._turns.alone(tenant):
+            return None
+        offered = {one for kind in able for one in self._turns.capabilities(now) if one in kind.capabilities}
+        waiting = self._turns.waiting(offered, now)
+        if not waiting.keys() - {tenant}:
+            return None
+        return self._parts(able, now, waiting).get(tenant, Part(0, 0, 0.0, 0))
+
+    def _parts(
+        self, able: list[NodeKind] | None, now: float, waiting: Mapping[str, int] | None = None
+    ) -> dict[str, Part]:
+        kinds = self._index.kinds() if able is None else able
+        used: Counter[str] = sum((self._used.get(id(kind), Counter()) for kind in kinds), Counter())
+        asked = self._turns.waiting(None, now) if waiting is None else waiting
+        return self._turns.parts(sum(kind.slots for kind in kinds), used, asked)
+
+    def _not_its_turn(self, tenant: str, part: Part) -> Refusal:
+        text = f"{tenant} uses {part.used} slots and is entitled to {part.entitled:.3g} while other tenants wait"
+        return Refusal("cluster.not_its_turn", text, self._cluster, "it is asked again")
 
     # Awards and leases ------------------------------------------------------------------------------------------
 
@@ -290,7 +342,7 @@ class ClusterGovernor:
                 continue
             if known is not None:
                 out += self._end(known.lease.id, f"superseded by fence {request.fence}")
-            name, refusal = self._pick(request)
+            name, refusal = self._pick(request, now)
             if name is None:
                 assert refusal is not None
                 rejected.append(RejectedRequest(request.step, request.fence, refusal))
@@ -300,11 +352,14 @@ class ClusterGovernor:
             granted.append(lease)
         return [*out, Reply(Awarded(self._cluster, tuple(leases), tuple(rejected)), tuple(granted))]
 
-    def _pick(self, request: LeaseRequest) -> tuple[str | None, Refusal | None]:
+    def _pick(self, request: LeaseRequest, now: float) -> tuple[str | None, Refusal | None]:
         """Warm nodes first, then the emptiest; a node that failed this step only when there is no other in the cluster."""
         able = self._index.able(request.capability)
         if not able:
             return None, Refusal("cluster.not_offered", f"no node here offers {request.capability}", self._cluster)
+        part = self._part(request.tenant, request.capability, able, now)
+        if part is not None and not part.more:
+            return None, self._not_its_turn(request.tenant, part)
         avoid = frozenset(request.avoid)
         if avoid and all(name in avoid for kind in able for name in kind.nodes):
             avoid = frozenset()
@@ -346,7 +401,12 @@ class ClusterGovernor:
         heapq.heappush(self._ends, (now + self._ttl_s, lease.id))
         self._nodes[node].used.add(lease.id)
         self._recount(node)
+        self._of_kind(node)[request.tenant] += 1
+        self._turns.got(lease.run, request.tenant, lease.capability)
         return lease
+
+    def _of_kind(self, node: str) -> Counter[str]:
+        return self._used.setdefault(id(self._index.kind(self._nodes[node].capabilities)), Counter())
 
     def _remember(self, lease: Lease) -> None:
         """The newest fence of a step outlives its lease, or an award that was under way could bring an older one back."""
@@ -398,4 +458,8 @@ class ClusterGovernor:
         if lease.node in self._nodes:
             self._nodes[lease.node].used.discard(name)
             self._recount(lease.node)
+            used = self._of_kind(lease.node)
+            used[held.tenant] -= 1
+            if not used[held.tenant]:
+                del used[held.tenant]
         return [LeaseEnded(lease, why)]

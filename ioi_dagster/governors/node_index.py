@@ -108,6 +108,9 @@ class NodeIndex:
         # A set that holds everything equals an empty one.
         return self._kinds.setdefault((type(capabilities), capabilities), NodeKind(capabilities))
 
+    def kinds(self) -> list[NodeKind]:
+        return list(self._kinds.values())
+
     def able(self, capability: str) -> list[NodeKind]:
         """Those that offer it and have a node."""
         return [kind for kind in self._kinds.values() if kind.nodes and capability in kind.capabilities]

@@ -13,12 +13,17 @@ import yaml
 
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
+from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, TenantShare, Topology
 
 MAX_BYTES = 1_000_000
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 """Names become folders, URNs, process names and Dask resources."""
-_RANGES: dict[str, tuple[float, float]] = {"slots": (1, 1_024), "memory": (64 * 2**20, 2**50), "price": (0, 1e9)}
+_RANGES: dict[str, tuple[float, float]] = {
+    "slots": (1, 1_024),
+    "memory": (64 * 2**20, 2**50),
+    "price": (0, 1e9),
+    "weight": (0.01, 1_000),
+}
 MAX_DEPTH = 30
 """A topology needs some eight. What PyYAML takes to read a file grows with the square of its depth."""
 _OPENS = (
@@ -99,10 +104,16 @@ class _Reader:
         )
 
     def cluster(self, node: Any) -> ClusterSpec:
-        values = self.mapping(node, {"name", "price", "nodes"}, {"name", "nodes"}, "a cluster")
+        values = self.mapping(node, {"name", "price", "nodes", "tenants"}, {"name", "nodes"}, "a cluster")
         price = self.number(values, "price", float, 1.0)
         nodes = [self.node(item) for item in self.sequence(values.get("nodes"), "nodes")]
-        return ClusterSpec(self.name(values.get("name")), tuple(nodes), price)
+        self.unique(values.get("tenants"), "tenant")
+        tenants = [self.tenant(item) for item in self.sequence(values.get("tenants"), "tenants", True)]
+        return ClusterSpec(self.name(values.get("name")), tuple(nodes), price, tuple(tenants))
+
+    def tenant(self, node: Any) -> TenantShare:
+        values = self.mapping(node, {"name", "weight"}, {"name"}, "a tenant")
+        return TenantShare(self.name(values.get("name")), self.number(values, "weight", float, 1.0))
 
     def node(self, node: Any) -> NodeSpec:
         values = self.mapping(node, {"name", "slots", "memory"}, {"name"}, "a node")

@@ -17,12 +17,25 @@ class NodeSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantShare:
+    """Beside the other tenants of a cluster that want slots at the same time, this one gets `weight` times as many."""
+
+    name: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterSpec:
-    """One Dask cluster. `price` is the base cost of one slot-second, in the network's credits."""
+    """One Dask cluster. `price` is the base cost of one slot-second, in the network's credits. Tenants that are not among
+    `tenants` have weight 1."""
 
     name: str
     nodes: tuple[NodeSpec, ...]
     price: float = 1.0
+    tenants: tuple[TenantShare, ...] = ()
+
+    def weights(self) -> dict[str, float]:
+        return {tenant.name: tenant.weight for tenant in self.tenants}
 
 
 @dataclass(frozen=True, slots=True)

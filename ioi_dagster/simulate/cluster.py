@@ -76,7 +76,9 @@ class SimCluster:
 
     def start(self) -> None:
         self.epoch += 1
-        self.governor = ClusterGovernor(self.domain, self.name, self.epoch, self.spec.price)
+        self.governor = ClusterGovernor(
+            self.domain, self.name, self.epoch, self.spec.price, weights=self.spec.weights()
+        )
         for name in self.nodes:
             self.start_node(name)
         self._engine.after(BEAT_S, self._beat, self.epoch)

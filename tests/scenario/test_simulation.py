@@ -16,6 +16,7 @@ from ioi_dagster.cli import app
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.topology import TenantShare
 from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, Workflow, WorkflowStep, grid
 from ioi_dagster.simulate.shapes import SHAPES, draw
 from ioi_dagster.simulate.world import Report, simulate
@@ -40,6 +41,26 @@ def test_a_bag_fills_all_slots_and_no_more() -> None:
     report = run(bag, topology=grid(3, 2))
     assert 2.0 < report.makespan_s < 2.2
     assert report.workflows == {"bag": report.makespan_s}
+
+
+def flood_and_late(tenant: str, weight: float = 1.0) -> float:
+    """Seconds that a run of eight steps of a second takes, which comes five seconds after one of 300."""
+    flood = Workflow("flood", {f"f{number}": WorkflowStep(1.0) for number in range(300)}, tenant="a")
+    late = Workflow("late", {f"l{number}": WorkflowStep(1.0) for number in range(8)}, 5.0, tenant)
+    topology = grid(1, 4)
+    (domain,) = topology.domains
+    (cluster,) = domain.clusters
+    cluster = replace(cluster, tenants=(TenantShare("b", weight),))
+    report = run(flood, late, topology=replace(topology, domains=(replace(domain, clusters=(cluster,)),)))
+    assert (report.done, report.failed, report.violations) == (308, 0, ())
+    return report.workflows["late"]
+
+
+def test_a_tenant_that_comes_to_a_full_cluster_gets_its_share_as_slots_come_free() -> None:
+    # Two of the four slots are its own: four seconds, one more until the first come free, and the rounds of asking.
+    assert 4.0 < flood_and_late("b") < 7.5
+    assert flood_and_late("b", weight=3.0) < flood_and_late("b")
+    assert flood_and_late("a") > 1.5 * flood_and_late("b"), "one tenant's own runs stand in one queue"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ def domain(name: str, handles: str, of: str = "1.0.0+c0de", blocks: tuple[str, .
         "clusters": {
             f"{name}-c": {
                 "leases": [],
+                "tenants": {"library": {"weight": 2.0, "used": 1, "waiting": 3, "entitled": 0.5}},
                 "nodes": {
                     f"{name}-n": {
                         **node,
@@ -53,6 +54,14 @@ def test_a_block_has_one_row_whoever_offers_it():
         "page-ocr 1.0.0+c0de lab (up to internal), cloud (up to public) 4 2 6",
         "page-trim 1.0.0+c0de lab (up to internal) – – –",
     ]
+
+
+def test_a_tenant_has_its_share_of_each_cluster_and_what_it_borrows_of_it():
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(render({"lab": domain("lab", "internal")}))
+    (row,) = [line for line in captured.get().splitlines() if "lab-c" in line and "library" in line]
+    assert [part.strip() for part in row.split("│")] == ["lab-c", "library", "2", "1", "50%", "3", "0.5", "0.5"]
 
 
 def test_who_offers_another_version_is_told():

@@ -56,6 +56,9 @@ def test_the_shipped_topology_is_three_domains():
         (("{name: n1}", "{name: n1, slots: !!int abc}"), "FILE:6: slots must be of type int"),
         (("{name: n1}", "{name: n1, slots: 2001-99-99}"), "FILE:6: slots must be of type int"),
         (("{name: c1,", "{name: c1, price: .nan,"), "FILE:6: price must be from"),
+        (("{name: c1,", "{name: c1, tenants: [{name: t, weight: 0}],"), "FILE:6: weight must be from 0.01 to 1000"),
+        (("{name: c1,", "{name: c1, tenants: [{weight: 2}],"), "FILE:6: a tenant lacks 'name'"),
+        (("{name: c1,", "{name: c1, tenants: [{name: t}, {name: t}],"), "FILE:6: tenant 't' was named before, on line 6"),
         (("name: a\n    auth", "name: ../../etc\n    auth"), "FILE:4: name '../../etc' must be letters"),
         (("{name: n1}", "{name: n/1}"), "FILE:6: name 'n/1' must be letters"),
         (("name: b\n", "name: a.example\n"), "FILE:7: 'a.example' and 'a' would share the policies of 'a'"),
@@ -100,3 +103,10 @@ def test_a_parents_policies_bind_its_child(tmp_path):
 
 def test_a_bottomless_file_is_refused(tmp_path):
     assert "nested too deeply" in errors_of(tmp_path, "[" * 20_000)
+
+
+def test_tenants_of_a_cluster_have_weights(tmp_path):
+    path = tmp_path / "topology.yaml"
+    path.write_text(GOOD.replace("{name: c1,", "{name: c1, tenants: [{name: t, weight: 2.5}, {name: u}],"))
+    (cluster,) = load_topology(path).domain("a").clusters
+    assert cluster.weights() == {"t": 2.5, "u": 1.0}

@@ -63,7 +63,7 @@ class ClusterPlugin(SchedulerPlugin):
         steps = {OWN_STEP} if os.environ.get("IOI_STEP_RUNNER") else set()
         self._capabilities = frozenset({block.capability for block in blocks} | steps)
         self._journal = Journal(home.root / f"leases-{cluster}.jsonl")
-        self.governor = ClusterGovernor(home.name, cluster, self._journal.epoch, spec.price)
+        self.governor = ClusterGovernor(home.name, cluster, self._journal.epoch, spec.price, weights=spec.weights())
         self._token = home.token()
         self._names: dict[str, str] = {}
         self._started = False

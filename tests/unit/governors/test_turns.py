@@ -1,0 +1,155 @@
+"""Shares of a cluster's slots, in numbers and as its governor gives them out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, NodeLeft, Reply
+from ioi_dagster.governors.turns import ASKS_S, Turns, Wanted
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Announce, AskGroup, Award, Awarded, Bid, LeaseRequest, ReleaseRequest
+
+
+@pytest.mark.parametrize(
+    ("weights", "used", "waiting", "entitled"),
+    [
+        ({}, {}, {"a": 9, "b": 9}, {"a": 5.0, "b": 5.0}),
+        ({"a": 4.0}, {}, {"a": 99, "b": 99}, {"a": 8.0, "b": 2.0}),
+        ({}, {"a": 10}, {"a": 5, "b": 2}, {"a": 8.0, "b": 2.0}),
+        ({}, {"a": 3}, {"b": 2}, {"a": 3.0, "b": 2.0}),
+        ({}, {}, {"a": 1, "b": 3, "c": 99}, {"a": 1.0, "b": 3.0, "c": 6.0}),
+        ({}, {}, {"a": 7, "b": 7, "c": 7}, {"a": 10 / 3, "b": 10 / 3, "c": 10 / 3}),
+    ],
+)
+def test_parts_of_ten_slots(weights, used, waiting, entitled):
+    parts = Turns(weights).parts(10, used, waiting)
+    assert {name: part.entitled for name, part in parts.items()} == pytest.approx(entitled)
+
+
+COUNTS = st.dictionaries(st.sampled_from("abcde"), st.integers(0, 30), max_size=5)
+
+
+@given(st.integers(0, 60), COUNTS, COUNTS, st.dictionaries(st.sampled_from("abcde"), st.floats(0.1, 9.0)))
+def test_all_that_is_wanted_is_given_out_and_not_more(slots, used, waiting, weights):
+    turns = Turns(weights)
+    parts = turns.parts(slots, used, waiting)
+    wants = {name: used.get(name, 0) + waiting.get(name, 0) for name in {*used, *waiting}}
+    assert sum(part.entitled for part in parts.values()) == pytest.approx(min(slots, sum(wants.values())))
+    for name, part in parts.items():
+        assert part.entitled <= wants[name] + 1e-9
+        assert int(part.entitled) <= part.whole <= part.entitled + 1
+        if part.entitled < wants[name] - 1e-6:
+            # Nobody who wants more has less by weight than another one has.
+            level = part.entitled / turns.weight(name)
+            assert all(other.entitled / turns.weight(who) <= level + 1e-6 for who, other in parts.items())
+    if sum(used.values()) < slots and sum(waiting.values()):
+        assert any(part.more for part in parts.values()), "a free slot is somebody's who waits for it"
+
+
+def test_who_asks_no_more_holds_back_nobody():
+    turns = Turns({})
+    turns.asks("r1", [Wanted("a", "ocr", 3)], 0.0)
+    turns.asks("r2", [Wanted("b", "ocr", 3)], 0.1)
+    turns.got("r2", "b", "ocr")
+    assert turns.waiting({"ocr"}, 0.2) == {"a": 3, "b": 2}
+    assert turns.waiting({"llm"}, 0.2) == {}
+    assert not turns.alone("a")
+    turns.asks("r1", [], 0.3)
+    assert turns.waiting(None, 0.3) == {"b": 2}
+    assert turns.waiting(None, 0.1 + ASKS_S) == {}
+    turns.asks("r1", [Wanted("a", "ocr", 1)], 0.2 + ASKS_S)
+    assert turns.alone("a")
+
+
+class Cluster:
+    """Four slots, and what runs ask of them."""
+
+    def __init__(self, weights: dict[str, float] | None = None) -> None:
+        self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0, weights=weights)
+        self.now = 0.0
+        self.fences: dict[str, int] = {}
+        for node in ("n1", "n2"):
+            self.event(NodeJoined(node, 2, frozenset({"ocr"})))
+
+    def event(self, event) -> list:
+        out = self.governor.handle(event, self.now)
+        self.governor.validate()
+        return out
+
+    def bid(self, run: str, tenant: str, count: int) -> Bid:
+        announce = Announce(run, 1, "home", (AskGroup("ocr", DataClass.PUBLIC, count, tenant),))
+        (reply,) = [one for one in self.event(announce) if isinstance(one, Reply)]
+        assert isinstance(reply.answer, Bid)
+        return reply.answer
+
+    def award(self, run: str, tenant: str, *steps: str) -> Awarded:
+        requests = tuple(LeaseRequest(run, step, 1, "ocr", DataClass.PUBLIC, tenant=tenant) for step in steps)
+        (reply,) = [one for one in self.event(Award("lab-c", run, 1, "home", requests)) if isinstance(one, Reply)]
+        assert isinstance(reply.answer, Awarded)
+        return reply.answer
+
+    def slots(self, run: str, tenant: str, count: int) -> int:
+        return sum(point.slots for point in self.bid(run, tenant, count).points)
+
+
+def test_a_flood_gives_way_to_who_comes_later_as_its_slots_come_free():
+    cluster = Cluster()
+    assert cluster.slots("flood", "a", 100) == 4
+    held = [lease.id for lease in cluster.award("flood", "a", "s1", "s2", "s3", "s4").leases]
+    assert cluster.slots("late", "b", 3) == 0
+    cluster.event(ReleaseRequest("flood", (held[0],)))
+    bid = cluster.bid("flood", "a", 96)
+    assert bid.points == ()
+    assert bid.refusals[0].code == "cluster.not_its_turn"
+    assert bid.refusals[0].text == "a uses 3 slots and is entitled to 2 while other tenants wait"
+    (rejected,) = cluster.award("flood", "a", "s5").rejected
+    assert rejected.refusal.code == "cluster.not_its_turn"
+    assert cluster.slots("late", "b", 3) == 1
+    assert len(cluster.award("late", "b", "t1").leases) == 1
+    cluster.event(ReleaseRequest("flood", (held[1],)))
+    assert cluster.slots("flood", "a", 96) == 0
+    assert cluster.slots("late", "b", 2) == 1
+    cluster.award("late", "b", "t2")
+    cluster.event(ReleaseRequest("flood", (held[2],)))
+    assert cluster.slots("flood", "a", 96) == 1, "two each: now the next is its turn again"
+    assert cluster.governor.snapshot().tenants == {
+        "a": {"weight": 1.0, "used": 1, "waiting": 96, "entitled": 2.0},
+        "b": {"weight": 1.0, "used": 2, "waiting": 1, "entitled": 2.0},
+    }
+
+
+def test_weights_count_and_what_others_leave_is_free_for_all():
+    cluster = Cluster({"a": 3.0})
+    cluster.bid("r2", "b", 9)
+    assert cluster.slots("r1", "a", 9) == 3
+    assert cluster.slots("r2", "b", 9) == 1
+    cluster.now += 2 * ASKS_S
+    assert cluster.slots("r2", "b", 9) == 4, "the other one asks no more"
+
+
+def test_a_node_that_leaves_takes_its_leases_off_the_books():
+    cluster = Cluster()
+    cluster.bid("r", "a", 4)
+    cluster.award("r", "a", "s1", "s2", "s3", "s4")
+    cluster.event(NodeLeft("n1"))
+    assert cluster.governor.snapshot().tenants["a"]["used"] == 2
+
+
+@pytest.mark.parametrize(("weights", "expected"), [({}, "abababab"), ({"a": 3.0}, "abaaabaa")])
+def test_one_slot_goes_to_each_in_turn_by_weight_however_fast_one_of_them_asks(weights, expected):
+    cluster = Cluster(weights)
+    cluster.event(NodeLeft("n1"))
+    cluster.event(NodeJoined("n2", 1, frozenset({"ocr"})))
+    order = ""
+    cluster.bid("rb", "b", 99)
+    for number in range(len(expected)):
+        # The first one asks whenever there is something, the other one after it.
+        for tenant in "ab":
+            if cluster.slots(f"r{tenant}", tenant, 99):
+                (lease,) = cluster.award(f"r{tenant}", tenant, f"s{number}").leases
+                order += tenant
+                cluster.event(ReleaseRequest(f"r{tenant}", (lease.id,)))
+                break
+    assert order == expected
