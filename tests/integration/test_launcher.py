@@ -282,6 +282,7 @@ def test_run_processes_are_forked_of_a_warm_one(dev: Dev, tmp_path: Path) -> Non
     eventually(lambda: not process.alive, 60, "its end")
 
 
+@pytest.mark.slow  # the daemon looks at backfills and sensors every half minute
 def test_the_daemons_backfill_and_an_asset_sensor_see_what_governed_runs_made(dev: Dev) -> None:
     query = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
         __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
