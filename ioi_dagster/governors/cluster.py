@@ -30,6 +30,8 @@ LEASE_TTL_S = 30.0
 CONGESTION = 0.5
 """Price rises by this part of the base price as the cluster fills."""
 MAX_FENCES = 100_000
+MAX_WAITING = 32
+"""Leases for a slot at most whose steps wait for others: each keeps memory at its node."""
 COLD_START = 0.2
 """Added where no replica of the capability is warm."""
 
@@ -117,15 +119,21 @@ class _Node:
     memory: float = 0.0
     blocks: tuple[dict[str, Any], ...] = ()
     used: set[str] = field(default_factory=set)
+    waiting: set[str] = field(default_factory=set)
+    """Those of `used` whose steps wait for others, which run in their place."""
+
+    @property
+    def busy(self) -> int:
+        return len(self.used) - len(self.waiting)
 
     @property
     def free(self) -> int:
-        return max(0, self.slots - len(self.used))
+        return max(0, self.slots - self.busy)
 
     @property
     def load(self) -> float:
         """By its own measure: one that may be given much ahead is not emptier for that."""
-        return len(self.used) / self.slots if self.slots else 1.0
+        return self.busy / self.slots if self.slots else 1.0
 
 
 @dataclass(slots=True)
@@ -238,6 +246,7 @@ class ClusterGovernor:
                     "node": held.lease.node,
                     "fence": held.lease.fence,
                     "capability": held.lease.capability,
+                    "waiting": held.lease.id in self._nodes[held.lease.node].waiting,
                 }
                 for held in self._held.values()
             ),
@@ -255,7 +264,7 @@ class ClusterGovernor:
     def validate(self) -> None:
         """Assert every invariant; tests call it after each event."""
         for name, node in self._nodes.items():
-            assert node.used <= set(self._held), name
+            assert node.waiting <= node.used <= set(self._held), name
         for identity, held in self._held.items():
             lease = held.lease
             assert identity in self._nodes[lease.node].used
@@ -264,7 +273,8 @@ class ClusterGovernor:
         for name, node in self._nodes.items():
             assert self._index.kind(node.capabilities).nodes[name] == self._counted(node), name
         assert self._index.slots == sum(node.slots for node in self._nodes.values())
-        used = Counter(held.tenant for held in self._held.values())
+        waiting = {one for node in self._nodes.values() for one in node.waiting}
+        used = Counter(held.tenant for identity, held in self._held.items() if identity not in waiting)
         assert sum(self._used.values(), Counter()) == used
 
     # Bids -------------------------------------------------------------------------------------------------------
@@ -401,12 +411,15 @@ class ClusterGovernor:
         heapq.heappush(self._ends, (now + self._ttl_s, lease.id))
         self._nodes[node].used.add(lease.id)
         self._recount(node)
-        self._of_kind(node)[request.tenant] += 1
+        self._count_used(node, request.tenant, 1)
         self._turns.got(lease.run, request.tenant, lease.capability)
         return lease
 
-    def _of_kind(self, node: str) -> Counter[str]:
-        return self._used.setdefault(id(self._index.kind(self._nodes[node].capabilities)), Counter())
+    def _count_used(self, node: str, tenant: str, by: int) -> None:
+        used = self._used.setdefault(id(self._index.kind(self._nodes[node].capabilities)), Counter())
+        used[tenant] += by
+        if not used[tenant]:
+            del used[tenant]
 
     def _remember(self, lease: Lease) -> None:
         """The newest fence of a step outlives its lease, or an award that was under way could bring an older one back."""
@@ -423,7 +436,21 @@ class ClusterGovernor:
         for name in held:
             self._held[name].until = now + self._ttl_s
             heapq.heappush(self._ends, (now + self._ttl_s, name))
+            self._waits(self._held[name], name in request.waiting)
         return Renewed(tuple(held), tuple(name for name in request.leases if name not in set(held)))
+
+    def _waits(self, held: _Held, waits: bool) -> None:
+        """Its slot is somebody else's while it waits. When it goes on, its node may run more than its slots for a while."""
+        name, where = held.lease.id, held.lease.node
+        node = self._nodes[where]
+        if waits == (name in node.waiting) or (waits and len(node.waiting) >= MAX_WAITING * node.slots):
+            return
+        if waits:
+            node.waiting.add(name)
+        else:
+            node.waiting.discard(name)
+        self._count_used(where, held.tenant, -1 if waits else 1)
+        self._recount(where)
 
     def _release(self, request: ReleaseRequest) -> list[Instruction]:
         out: list[Instruction] = []
@@ -456,10 +483,10 @@ class ClusterGovernor:
         lease = held.lease
         self._by_start.pop((lease.run, lease.step, lease.copy), None)
         if lease.node in self._nodes:
-            self._nodes[lease.node].used.discard(name)
+            node = self._nodes[lease.node]
+            if name not in node.waiting:
+                self._count_used(lease.node, held.tenant, -1)
+            node.used.discard(name)
+            node.waiting.discard(name)
             self._recount(lease.node)
-            used = self._of_kind(lease.node)
-            used[held.tenant] -= 1
-            if not used[held.tenant]:
-                del used[held.tenant]
         return [LeaseEnded(lease, why)]

@@ -100,9 +100,10 @@ class StepState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     REFUSED = "refused"
+    DROPPED = "dropped"
 
 
-OVER = frozenset({StepState.DONE, StepState.FAILED, StepState.REFUSED})
+OVER = frozenset({StepState.DONE, StepState.FAILED, StepState.REFUSED, StepState.DROPPED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +121,8 @@ OBJECTIVES = {
 }
 
 
-_Kind = tuple[str, DataClass, str, int, tuple[str, ...]]
-"""Steps of one kind have the same places: (capability, class, tenant, priority, domains)."""
+_Kind = tuple[str, DataClass, str, int, tuple[str, ...], str]
+"""Steps of one kind have the same places: (capability, class, tenant, priority, domains, cluster)."""
 
 # State --------------------------------------------------------------------------------------------------------------
 
@@ -479,7 +480,7 @@ class FlowGovernor:
             open_keys.discard(key)
             if not open_keys:
                 del self._awarding[cluster]
-        self._close(step, StepState.FAILED)
+        self._close(step, StepState.DROPPED)
         told = Tell(key, Chapter.LOSS, f"dropped: {why}")
         return [told, ReleaseLeases(lease.cluster, (lease.id,))] if lease is not None else [told]
 
@@ -875,7 +876,7 @@ class _Offers:
 
 
 def _kind(ask: Ask) -> _Kind:
-    return ask.capability, ask.data_class, ask.tenant, ask.priority, ask.domains
+    return ask.capability, ask.data_class, ask.tenant, ask.priority, ask.domains, ask.cluster
 
 
 def _matching_order(step: _Step) -> tuple[int, int, int]:

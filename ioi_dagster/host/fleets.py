@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -152,19 +153,7 @@ class Fleet(Protocol):
         ...
 
 
-class _NoMaps:
-    """Maps inside steps and values in memory are refused in a federation, so nobody tells of one."""
-
-    def forget(self, run: str) -> None: ...
-
-    def listen(self, topic: str, take: Callable[[Any], None]) -> None: ...
-
-    def tell(self, worker: str, function: Callable[..., Any], *arguments: Any) -> None: ...
-
-    def waits(self, lease: Lease, waits: bool) -> None: ...
-
-
-class _Negotiating(_NoMaps):
+class _Negotiating:
     """What both kinds share: negotiation through the domain's gateway."""
 
     def __init__(self, domain: str, cluster: str, gateway: GatewayClient) -> None:
@@ -189,6 +178,9 @@ class _Negotiating(_NoMaps):
     def release(self, release: ReleaseRequest) -> None:
         self._gateway.release(self.cluster, release)
 
+    def forget(self, run: str) -> None:
+        """Values in memory are refused in a federation."""
+
 
 class DaskFleet(_Negotiating):
     """A cluster of our own certificate authority: steps go to its Dask scheduler."""
@@ -198,10 +190,25 @@ class DaskFleet(_Negotiating):
     def __init__(self, domain: str, cluster: str, gateway: GatewayClient, scheduler: str) -> None:
         super().__init__(domain, cluster, gateway)
         self._dask = DaskFleetClient(scheduler)
+        self._lending = ThreadPoolExecutor(1, thread_name_prefix=f"lend-{cluster}")
 
     def start(self, starts: Sequence[Start], on_done: OnDone) -> None:
         for start in starts:
             submit(self._dask, [start], on_done)
+
+    def listen(self, topic: str, take: Callable[[Any], None]) -> None:
+        self._dask.listen(topic, take)
+
+    def tell(self, worker: str, function: Callable[..., Any], *arguments: Any) -> None:
+        self._dask.tell(worker, function, *arguments)
+
+    def waits(self, lease: Lease, waits: bool) -> None:
+        self._lending.submit(self._lend, RenewRequest(lease.run, (lease.id,), (lease.id,) if waits else ()))
+
+    def _lend(self, renew: RenewRequest) -> None:
+        # One that is not answered is made up for by the next renewal of all leases.
+        with contextlib.suppress(RetryableError):
+            self.renew(renew)
 
     def find(self, wanted: Sequence[Wanted]) -> list[Lease]:
         return _found(self._dask, self, wanted)
@@ -219,6 +226,7 @@ class DaskFleet(_Negotiating):
         self._dask.cancel(keys)
 
     def close(self) -> None:
+        self._lending.shutdown(wait=False, cancel_futures=True)
         self._dask.close()
 
 
@@ -338,6 +346,15 @@ class InvokeFleet(_Negotiating):
 
     def cancel(self, keys: list[str]) -> None:
         """A foreign call cannot be taken back in this version: its answer is discarded by its fence."""
+
+    def listen(self, topic: str, take: Callable[[Any], None]) -> None:
+        """Steps run in the run process, and their maps with them."""
+
+    def tell(self, worker: str, function: Callable[..., Any], *arguments: Any) -> None:
+        raise NotImplementedError("nobody was heard here")
+
+    def waits(self, lease: Lease, waits: bool) -> None:
+        raise NotImplementedError("nobody was heard here")
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -187,6 +187,7 @@ class FlowDriver:
         self._outcomes: list[Outcome] = []
         self._starts: list[Start] = []
         self._published: list[tuple[str, str]] = []
+        self._dropped: list[str] = []
         self._sent: dict[str, dict[str, Start]] = {}
         self._ahead: dict[str, Outcome] = {}
         self._turns = Turns(self._sent)
@@ -196,9 +197,6 @@ class FlowDriver:
         self._staged: dict[str, list[Staged]] = {}
         self._stores: dict[str, StoreSpec] = {}
         self._maps = MapDesk(run, self)
-        if network.shares_storage:
-            for fleet in network.fleets():
-                self._maps.listen(fleet)
         self._unwritten_since: float | None = None
         self.ledger_away = ""
         """Why the ledger cannot be written now."""
@@ -320,6 +318,7 @@ class FlowDriver:
             flow.StepDropped(step, "nobody waits for it"), self._clock.monotonic()
         ):
             self._perform(instruction)
+        self._dropped.append(step)
         if lease is not None:
             # It may take seconds until what runs has stopped.
             self._pool.submit(self._network.fleet(lease.cluster).cancel, [lease.key])
@@ -358,8 +357,8 @@ class FlowDriver:
     def _last_words(self) -> None:
         # What could not be written by now is owed still: the events of its commits are told when the run is resumed.
         with contextlib.suppress(LedgerAwayError):
-            self._ledger.write(self._run, self._epoch, [], [], self._story, self._published)
-            self._story, self._published = [], []
+            self._ledger.write(self._run, self._epoch, [], [], self._story, self._published, self._dropped)
+            self._story, self._published, self._dropped = [], [], []
 
     def _give_back(self, interrupted: bool) -> None:
         leases = self._governor.leases()
@@ -533,8 +532,9 @@ class FlowDriver:
                             0.0 if place.domain == self._network.home else ask.input_bytes / TRANSFER_BYTES_PER_S,
                         )
                         for place in found.places
+                        if ask.cluster in ("", place.cluster)
                     ),
-                    found.rejected,
+                    (*found.rejected, *_elsewhere(ask, found.places)),
                     found.may_change,
                 )
             )
@@ -574,7 +574,9 @@ class FlowDriver:
         self._permits[ask.step] = ADOPTED
         start = Start(lease.key, lease, None, ask.capability, work.work, None, work.priority)
         self._sent.setdefault(lease.node, {})[start.key] = start
-        self._network.fleet(lease.cluster).adopt(start, self._on_done)
+        fleet = self._network.fleet(lease.cluster)
+        self._maps.listen(fleet)
+        fleet.adopt(start, self._on_done)
 
     def _brief(self, work: Work, lease: Lease) -> float:
         """See `Start.brief_s`. Never for what was lost before, or may run once only: a shared task's end names nobody."""
@@ -720,7 +722,7 @@ class FlowDriver:
                         self._told(outcome)
                     else:
                         self._outcomes.append(outcome)
-            self._started, self._commits, self._story, self._published = [], [], [], []
+            self._started, self._commits, self._story, self._published, self._dropped = [], [], [], [], []
         starts, self._starts = self._starts, []
         by_cluster: dict[str, list[Start]] = {}
         for start in starts:
@@ -733,7 +735,9 @@ class FlowDriver:
                 self._sent_at[start.key] = self._clock.monotonic()
             by_cluster.setdefault(start.lease.cluster, []).append(start)
         for cluster, its_starts in by_cluster.items():
-            self._network.fleet(cluster).start(its_starts, self._on_done)
+            fleet = self._network.fleet(cluster)
+            self._maps.listen(fleet)
+            fleet.start(its_starts, self._on_done)
         outcomes, self._outcomes = self._outcomes, []
         for outcome in outcomes:
             self._told(outcome)
@@ -743,7 +747,9 @@ class FlowDriver:
         """The attempts that were committed; None when the ledger cannot be written now: all is kept for the next turn."""
         now = self._clock.monotonic()
         try:
-            committed = self._ledger.write(self._run, self._epoch, self._started, commits, self._story, self._published)
+            committed = self._ledger.write(
+                self._run, self._epoch, self._started, commits, self._story, self._published, self._dropped
+            )
         except FencedError:
             self._fenced = True
             raise
@@ -824,14 +830,19 @@ class FlowDriver:
         if now - self._renewed_at < RENEW_EVERY_S:
             return
         self._renewed_at = now
-        leases = self._governor.leases()
+        leases, waiting = self._governor.leases(), self._maps.waiting
         for cluster in {lease.cluster for lease in leases}:
             mine = [lease for lease in leases if lease.cluster == cluster]
-            self._pool.submit(self._renew_cluster, cluster, mine)
+            request = RenewRequest(
+                self._run,
+                tuple(lease.id for lease in mine),
+                tuple(lease.id for lease in mine if lease.key in waiting),
+            )
+            self._pool.submit(self._renew_cluster, cluster, mine, request)
 
-    def _renew_cluster(self, cluster: str, leases: list[Lease]) -> None:
+    def _renew_cluster(self, cluster: str, leases: list[Lease], request: RenewRequest) -> None:
         try:
-            renewed = self._network.fleet(cluster).renew(RenewRequest(self._run, tuple(lease.id for lease in leases)))
+            renewed = self._network.fleet(cluster).renew(request)
         except Exception:
             return  # asked again before the lease expires
         lost = [lease for lease in leases if lease.id in renewed.lost]
@@ -843,6 +854,12 @@ class FlowDriver:
                 self._inbox.put(
                     flow.StepLost(lease.step, lease.fence, "", f"{cluster} no longer holds the lease", Cause.LEASE_LOST)
                 )
+
+
+def _elsewhere(ask: Ask, places: Iterable[flow.Place]) -> list[tuple[str, Refusal]]:
+    text = f"it runs beside the step that asks for it, at {ask.cluster}"
+    refusal = Refusal("flow.other_cluster", text, flow.BY)
+    return [(place.cluster, refusal) for place in places if ask.cluster not in ("", place.cluster)]
 
 
 def _like(step: str) -> str:

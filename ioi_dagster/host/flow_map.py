@@ -1,7 +1,8 @@
 """`flow.map`: data-dependent and nested fan-out inside a step, over the fleet of the run.
 
-Under the governed executor the items go out in chunks that are placed, fenced and re-placed like steps. Under any other executor,
-and in plain Python, they run here one after another.
+Under the governed executor the items go out in chunks that are placed, fenced and re-placed like steps, at the cluster where
+the step runs: in a federation they are where their data may be, since the step is. Under any other executor, in plain Python, and
+in a step whose block is called at a foreign domain they run here one after another.
 """
 
 from __future__ import annotations
@@ -32,12 +33,6 @@ CHUNKS = 32
 """Where `chunk` is not given, so many chunks at most."""
 MAX_KNOWN = 8
 FUNCTION = "function"
-FEDERATED = Refusal(
-    "flow.map_federated",
-    "a map inside a step runs on one cluster of the run's owner, and this run is on a federation",
-    "flow governor",
-    "use a dynamic output, or run the job alone",
-)
 
 
 class MapItemError(FinalError):
@@ -72,8 +67,7 @@ class Flow:
         the place of each. `retries`: how often a failing item is tried again where it runs; losses of nodes do not count. A
         `BlockSpec` goes through block invocation; its items are payloads or have `to_payload` and `from_payload`.
 
-        Raises `FinalError` for arguments that cannot be meant, for a function or item that cannot be pickled, and on a
-        federation (`flow.map_federated`).
+        Raises `FinalError` for arguments that cannot be meant and for a function or item that cannot be pickled.
         """
         if on_error not in ("raise", "return"):
             raise FinalError(f"on_error is {on_error!r}: say 'raise' or 'return'")
@@ -86,8 +80,6 @@ class Flow:
         attempt, exchange = current_attempt(), current_exchange()
         if attempt is None or exchange is None:
             return _unwrap(_run_items(call, everything, 0, on_error, retries), on_error)
-        if not exchange.one_cluster:
-            raise FinalError(str(FEDERATED))
         return _on_fleet(attempt, exchange, call, everything, chunk, on_error, retries)
 
 
@@ -220,7 +212,7 @@ def run_chunk(work: ChunkWork, load_code: Callable[[str, str], Any]) -> bytes:
     function, call = _function(work, fetch, load_code)
     items = msgspec.msgpack.decode(fetch(work.worker, work.map, str(work.index)), type=_Items)
     # A map inside an item is told under the same step of Dagster's plan.
-    exchange = Exchange(inputs={}, one_cluster=True, origin=function.origin, run=function.run, step=function.step)
+    exchange = Exchange(inputs={}, origin=function.origin, run=function.run, step=function.step)
     with exchanging(exchange):
         values = cloudpickle.loads(items.pickled)
         answers = _run_items(call, values, items.first, function.on_error, function.retries)

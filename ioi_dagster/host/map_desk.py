@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from ioi_dagster.adapters.dask.mapping import deliver, topic
 from ioi_dagster.governors import mapping
 from ioi_dagster.host.exchange import encode_chunk
-from ioi_dagster.model.negotiation import OWN_STEP, Lease
+from ioi_dagster.model.negotiation import OWN_STEP, Lease, Name, Number
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 
@@ -19,19 +20,20 @@ if TYPE_CHECKING:
     from ioi_dagster.host.flow_driver import FlowDriver, Outcome
 
 STALE = Refusal("flow.map_stale", "the step that asks was placed again elsewhere", "flow governor")
+MAX_CHUNKS = 100_000
 
 
 class _Request(msgspec.Struct):
     """What a node tells, see `adapters/dask/mapping.py`."""
 
-    op: str
-    map: str
+    op: Literal["ask", "over"]
+    map: Name
     worker: str = ""
     parent: str = ""
-    fence: int = 0
+    fence: Number = 0
     label: str = ""
-    number: int = 0
-    chunks: list[int] = []
+    number: Number = 0
+    chunks: Annotated[list[Annotated[int, Meta(ge=1)]], Meta(max_length=MAX_CHUNKS)] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class MapDesk:
     def __init__(self, run: str, driver: FlowDriver) -> None:
         self._run, self._driver = run, driver
         self._governor = mapping.MapGovernor()
+        self._listening: set[str] = set()
         self._clusters: dict[str, str] = {}
         self._waiting: dict[tuple[str, int], tuple[Lease, int]] = {}
         self._reports: list[mapping.Report] = []
@@ -55,7 +58,10 @@ class MapDesk:
         """Has a step of this run asked for a map?"""
 
     def listen(self, fleet: Fleet) -> None:
-        """Hear the requests of the nodes of `fleet`."""
+        """Hear the requests of the nodes of `fleet`, before the first step is sent there."""
+        if fleet.cluster in self._listening:
+            return
+        self._listening.add(fleet.cluster)
         fleet.listen(topic(self._run), lambda message: self._driver.post(Heard(fleet.cluster, message)))
 
     @property
@@ -69,14 +75,20 @@ class MapDesk:
         return reports
 
     def heard(self, heard: Heard) -> None:
-        request = msgspec.convert(heard.message, _Request)
+        """Whatever another owner's node tells: what cannot be meant is told and dropped, and a map is its own cluster's."""
+        try:
+            request = msgspec.convert(heard.message, _Request)
+        except msgspec.ValidationError as error:
+            return self._driver.tell(Chapter.MAP, f"{heard.cluster} told of a map that cannot be read: {error}")
+        if self._clusters.get(request.map, heard.cluster) != heard.cluster:
+            return self._driver.tell(Chapter.MAP, f"{heard.cluster} told of a map that is not its own")
         if request.op == "over":
             return self._perform(self._governor.handle(mapping.MapOver(request.map)))
         lease = self._driver.lease(request.parent)
+        if lease is None or lease.fence != request.fence or lease.cluster != heard.cluster:
+            stale = [(index, "", asdict(STALE)) for index in range(len(request.chunks))]
+            return self._driver.fleet(heard.cluster).tell(request.worker, deliver, request.map, stale)
         self._clusters[request.map] = heard.cluster
-        if lease is None or lease.fence != request.fence:
-            answers = tuple((index, "", STALE) for index in range(len(request.chunks)))
-            return self._perform([mapping.Deliver(request.map, request.worker, answers)])
         self._perform(
             self._governor.handle(
                 mapping.MapAsked(
@@ -142,6 +154,8 @@ class MapDesk:
             parent.ask,
             step=chunk.step,
             capability=OWN_STEP,
+            # What it works on is at a worker there, and so is who takes its results.
+            cluster=self._clusters[chunk.map],
             # Before other steps: else all that map would begin before any item of theirs.
             priority=parent.ask.priority + 1,
             input_bytes=0,

@@ -41,7 +41,8 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One step's demand. `capability` is what it needs, not where; `domains` (if any) are the only ones allowed."""
+    """One step's demand. `capability` is what it needs, not where; `domains` (if any) are the only ones allowed, and so is
+    `cluster`."""
 
     run: str
     step: str
@@ -53,6 +54,7 @@ class Ask:
     memory: int = 0
     input_bytes: int = 0
     domains: tuple[str, ...] = ()
+    cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +167,11 @@ class Awarded:
 
 @dataclass(frozen=True, slots=True)
 class RenewRequest:
+    """`waiting`: those of `leases` whose steps wait for others and do nothing at their nodes; the rest of them do not."""
+
     run: Name
     leases: Annotated[tuple[Name, ...], Meta(max_length=MAX_LEASES)] = ()
+    waiting: Annotated[tuple[Name, ...], Meta(max_length=MAX_LEASES)] = ()
 
 
 @dataclass(frozen=True, slots=True)

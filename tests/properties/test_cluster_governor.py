@@ -84,6 +84,30 @@ class Books(RuleBasedStateMachine):
             assert isinstance(renewed, Renewed)
             assert renewed.lost == (lease,)
 
+    @rule(data=st.data())
+    def some_wait(self, data):
+        """A step that waits for others lends its slot; told twice, or by another run, it changes nothing."""
+        leases = self.governor.snapshot().leases
+        if not leases:
+            return
+        waiting = {lease["id"] for lease in leases if lease["waiting"]}
+        free = {name: node["free"] for name, node in self.governor.snapshot().nodes.items()}
+        one = data.draw(st.sampled_from(leases))
+        waits = data.draw(st.booleans())
+        self.ask(RenewRequest("other", (one["id"],), () if one["waiting"] else (one["id"],)))
+        for _ in range(2):
+            self.ask(RenewRequest("r", (one["id"],), (one["id"],) if waits else ()))
+        after = self.governor.snapshot()
+        assert {lease["id"] for lease in after.leases if lease["waiting"]} == (waiting - {one["id"]}) | (
+            {one["id"]} if waits else set()
+        )
+        slots = self.governor.snapshot().nodes[one["node"]]["slots"]
+        busy = sum(lease["node"] == one["node"] and not lease["waiting"] for lease in after.leases)
+        assert after.nodes == {
+            name: {**node, "free": max(0, slots - busy) if name == one["node"] else free[name]}
+            for name, node in after.nodes.items()
+        }
+
     @rule()
     def nobody_else_can_release(self):
         before = len(self.governor.snapshot().leases)

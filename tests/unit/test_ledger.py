@@ -163,3 +163,12 @@ def test_what_a_run_has_spent_is_what_its_awards_cost_less_what_was_given_back(t
     ledger.write("r", epoch, [], [], entries)
     assert (ledger.spent("r"), ledger.spent("other")) == (0.5, 0)
     ledger.close()
+
+
+def test_what_nobody_waits_for_is_dropped_and_what_is_done_stays(ledger):
+    epoch = ledger.take_over("r", "job", 1.0)
+    steps = [Started(name, 1, "d", "c", "n", "own", DataClass.PUBLIC) for name in ("late", "done")]
+    ledger.write("r", epoch, steps, [replace(commit(1, "a"), step="done")], [])
+    ledger.write("r", epoch, [], [], [], dropped=["late", "done"])
+    assert {row.step: row.state for row in ledger.steps("r")} == {"late": "DROPPED", "done": "DONE"}
+    assert ledger.write("r", epoch, [], [replace(commit(1, "b"), step="late")], []) == set()

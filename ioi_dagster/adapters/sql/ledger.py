@@ -1,6 +1,7 @@
 """The ledger of a domain's runs: fences, commits (with the events they owe to Dagster) and the story. SQLAlchemy Core.
 
-A step's row moves RUN → DONE once per fence: `UPDATE … WHERE fence = ? AND state = 'RUN'` lets one attempt through.
+A step's row moves RUN → DONE once per fence: `UPDATE … WHERE fence = ? AND state = 'RUN'` lets one attempt through. What nobody
+waits for any more is DROPPED.
 """
 
 from __future__ import annotations
@@ -185,9 +186,10 @@ class Ledger:
         commits: Sequence[Commit],
         story: Iterable[Entry],
         published: Sequence[tuple[str, str]] = (),
+        dropped: Sequence[str] = (),
     ) -> set[str]:
         """One transaction for a batch; returns the attempts that were committed. `published` names (step, attempt) whose
-        events Dagster's log holds by now.
+        events Dagster's log holds by now, `dropped` steps that nobody waits for any more.
 
         Raises `FencedError` (and writes nothing) when another process has taken the run over, and `LedgerAwayError` (likewise)
         when the file cannot be written within `BUSY_S`; the same call may then be made again.
@@ -218,6 +220,11 @@ class Ledger:
                     where=_step.c.fence < insert.excluded.fence,
                 )
                 connection.execute(newer, [{"run": run, "state": "RUN", **asdict(item)} for item in started])
+            if dropped:
+                nobodys = sa.update(_step).where(
+                    _step.c.run == run, _step.c.step == sa.bindparam("its_step"), _step.c.state == "RUN"
+                )
+                connection.execute(nobodys.values(state="DROPPED"), [{"its_step": step} for step in dropped])
             for commit in commits:
                 result = connection.execute(
                     sa.update(_step)

@@ -456,7 +456,7 @@ def test_a_dropped_step_gives_back_what_it_holds():
     dropped = story.event(flow.StepDropped("runs", "nobody waits"))
     assert [type(one) for one in dropped] == [flow.Tell, flow.ReleaseLeases]
     assert story.event(flow.StepLost("runs", lease.fence, "n1", "cancelled")) == []
-    assert story.governor.snapshot().counts == {"failed": 2}
+    assert story.governor.snapshot().counts == {"dropped": 2}
 
 
 def test_a_step_dropped_while_it_is_awarded_releases_what_it_is_granted():
@@ -475,7 +475,7 @@ def test_steps_behind_the_window_can_be_dropped():
         story.event(flow.StepReady(ask(f"s{number}")))
     for number in range(flow.WINDOW + 2):
         story.event(flow.StepDropped(f"s{number}", "nobody waits"))
-    assert story.governor.snapshot().counts == {"failed": flow.WINDOW + 2}
+    assert story.governor.snapshot().counts == {"dropped": flow.WINDOW + 2}
 
 
 def test_a_step_that_is_under_way_since_an_earlier_process_is_waited_for_under_its_fence():
