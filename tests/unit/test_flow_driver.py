@@ -14,9 +14,11 @@ from ioi_dagster.governors.flow import MAX_LOSSES, FlowGovernor, Place
 from ioi_dagster.host.exchange import StepResult
 from ioi_dagster.host.flow_driver import FlowDriver, Found, Outcome, Work
 from ioi_dagster.host.io_manager import ObjectStore
+from ioi_dagster.host.map_desk import MAX_CHUNKS, Heard
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.negotiation import Ask
 from ioi_dagster.model.start import StartAnswer
+from ioi_dagster.model.story import Chapter
 
 
 class OneNode:
@@ -29,6 +31,7 @@ class OneNode:
         self._governor = ClusterGovernor("alone", "alone", 1, 0.0)
         self._governor.handle(NodeJoined("n", 8, EVERYTHING), 0.0)
         self.queue: list = []
+        self.told: list = []
         self.deaths = 0
 
     def find(self, *_):
@@ -49,6 +52,11 @@ class OneNode:
     def look_after(self, now): ...
 
     def listen(self, topic, take): ...
+
+    def tell(self, worker, function, map_id, answers):
+        self.told.append((worker, map_id, [(chunk, refusal and refusal["code"]) for chunk, _, refusal in answers]))
+
+    def waits(self, lease, waits): ...
 
     def forget(self, run): ...
 
@@ -134,3 +142,72 @@ def test_a_call_of_a_foreign_block_took_as_long_as_it_ran_there(tmp_path: Path, 
     ledger.close()
     assert (row.started, row.ended) == ran
     assert [outcome.seconds for outcome in outcomes] == [ran[1] - ran[0]]
+
+
+ASKS = {
+    "op": "ask",
+    "map": "m",
+    "worker": "tcp://n",
+    "parent": "s",
+    "fence": 1,
+    "label": "s",
+    "number": 1,
+    "chunks": [2],
+}
+
+
+def hears(folder: Path, *heard: Heard) -> tuple[list[str], list, list[str]]:
+    """While the step `s` runs: (what the story says of maps, what the node was told, steps that were sent to it)."""
+    clock, node, ledger = ManualClock(), OneNode(), Ledger(folder / "ledger.sqlite")
+    epoch = ledger.take_over("r", "j", 1.0)
+    driver = FlowDriver("r", epoch, node, FlowGovernor("r", "alone"), ledger, ObjectStore(folder), clock)  # pyright: ignore[reportArgumentType]
+    driver.submit(Work(Ask("r", "s", "dagster.step"), b"", None, 0, False))
+    for one in (None, *heard, None):
+        if one is not None:
+            driver.post(one)
+        clock.advance(1.0)
+        driver.pump(0.0)
+    sent = [start.lease.step for start, _ in node.queue]
+    driver.close(False)
+    told = [entry.text for entry in ledger.story("r") if entry.chapter is Chapter.MAP]
+    ledger.close()
+    return told, node.told, sent
+
+
+def test_a_map_is_placed_in_chunks(tmp_path: Path) -> None:
+    assert hears(tmp_path, Heard("alone", ASKS)) == ([], [("tcp://n", "m", [])], ["s", "s#1.1/0"])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        None,
+        "ask",
+        {"op": "explode", "map": "m"},
+        {"op": "ask"},
+        ASKS | {"fence": -1},
+        ASKS | {"chunks": [0]},
+        ASKS | {"chunks": [1] * (MAX_CHUNKS + 1)},
+        ASKS | {"chunks": "many"},
+    ],
+    ids=["nothing", "text", "other op", "no map", "negative fence", "empty chunk", "too many chunks", "no list"],
+)
+def test_what_a_node_tells_of_maps_and_cannot_mean_is_told_and_dropped(tmp_path: Path, message: object) -> None:
+    told, answered, sent = hears(tmp_path, Heard("alone", message))
+    assert [text.partition(": ")[0] for text in told] == ["alone told of a map that cannot be read"]
+    assert (answered, sent) == ([], ["s"])
+
+
+def test_a_map_is_its_own_clusters(tmp_path: Path) -> None:
+    """Another one can neither ask for a step that runs elsewhere, nor end a map of it."""
+    its, others = {"map": "m"}, {"map": "other"}
+    told, answered, sent = hears(
+        tmp_path,
+        Heard("alone", ASKS),
+        Heard("elsewhere", ASKS | others),
+        Heard("elsewhere", ASKS | its),
+        Heard("elsewhere", {"op": "over", **its}),
+    )
+    assert told == ["elsewhere told of a map that is not its own"] * 2
+    assert answered == [("tcp://n", "m", []), ("tcp://n", "other", [(0, "flow.map_stale")])]
+    assert sent == ["s", "s#1.1/0"]
