@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from ioi_dagster.adapters.sql.ledger import StepRow
 from ioi_dagster.errors import IoiError
 from ioi_dagster.host.fleets import Wanted
-from ioi_dagster.host.flow_driver import Network
+from ioi_dagster.host.work import Network
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Lease, LeaseRequest
 

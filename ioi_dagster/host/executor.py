@@ -28,7 +28,7 @@ from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.host import tags
 from ioi_dagster.host.event_groups import GroupedEventLogStorage, grouped, patient, told_event, waits_for_log
 from ioi_dagster.host.exchange import Handle, Located, StepInput, StepWork, handle_from_text
-from ioi_dagster.host.flow_driver import FlowDriver, Outcome, Work
+from ioi_dagster.host.flow_driver import FlowDriver
 from ioi_dagster.host.fusion import Chains
 from ioi_dagster.host.io_manager import ObjectStore, default_folder, ledger_path
 from ioi_dagster.host.map_events import map_event
@@ -60,6 +60,7 @@ from ioi_dagster.host.private import (
 from ioi_dagster.host.progress import ProgressTeller
 from ioi_dagster.host.staged import is_reference
 from ioi_dagster.host.upstream import UpstreamAsset, upstream_of
+from ioi_dagster.host.work import Outcome, Work
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect
 from ioi_dagster.model.refusal import Refusal
@@ -167,7 +168,7 @@ class GovernedExecutor(Executor):
             driver = FlowDriver(run.run_id, epoch, opened, governor, ledger, ObjectStore(default_folder()), clock)
             driver.tell(*opened.opening(run))
             for reference, name in ledger.outputs(run.run_id).items():
-                driver.references[handle_from_text(reference)] = name
+                driver.outputs.references[handle_from_text(reference)] = name
             if not plan_context.resume_from_failure:
                 data = EngineEventData(metadata=opened.metadata(run))
                 yield DagsterEvent.engine_event(plan_context, opened.banner(), data)
@@ -350,11 +351,11 @@ class _Flow:
         ]
         takes = {source for source in sources if before is not None and source.step_key == before.step}
         handles = [_handle(source) for source in sources if source not in takes]
-        found = {handle: self._driver.find_output(handle, self._parents) for handle in handles}
+        found = {handle: self._driver.outputs.find(handle, self._parents) for handle in handles}
         data = {handle: self._get(name) for handle, name in found.items() if name and not is_reference(name)}
         located = [Located(handle, name) for handle, name in found.items() if name and is_reference(name)]
         # What comes from elsewhere than this run has no class that is known here: it is taken as the highest.
-        classes = [self._driver.classes.get(handle, DataClass.RESTRICTED) for handle in handles]
+        classes = [self._driver.outputs.classes.get(handle, DataClass.RESTRICTED) for handle in handles]
         if before is not None:
             classes.append(before.data_class)
         if any(isinstance(step_input.source, FromLoadableAsset) for step_input in step.step_inputs):
@@ -405,7 +406,7 @@ class _Flow:
         return upstream_of(step, self._layer, self._context.instance) if self._layer is not None else []
 
     def _get(self, name: str) -> bytes:
-        data = self._driver.read(name)
+        data = self._driver.outputs.read(name)
         if data is None:
             raise FinalError(f"the stored value {name} of this run is gone")
         return data
@@ -440,7 +441,7 @@ class _Flow:
                 continue
             if event.is_successful_output:
                 handle = _handle(event.step_output_data.step_output_handle)
-                self._driver.classes.setdefault(handle, outcome.data_class)
+                self._driver.outputs.classes.setdefault(handle, outcome.data_class)
             self._active.handle_event(event)
         if outcome.refusal is None and outcome.failure is None:
             # Before anything is vended: a step that is tried again at once is under way anew then.

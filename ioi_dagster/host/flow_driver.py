@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 
 from ioi_dagster.adapters.dask.client import NEVER_THERE, TAKEN_BACK
-from ioi_dagster.adapters.files.store import StoreSpec
 from ioi_dagster.adapters.sql.ledger import Commit, FencedError, Ledger, LedgerAwayError, Started
 from ioi_dagster.clock import Clock
 from ioi_dagster.errors import FinalError, RetryableError
@@ -27,27 +25,22 @@ from ioi_dagster.governors import flow
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.mapping import Report
-from ioi_dagster.host.exchange import Handle, Owed, Staged, StepResult, handle_text
+from ioi_dagster.host import run_outputs
+from ioi_dagster.host.exchange import Owed, StepResult
+from ioi_dagster.host.fleet_watch import FleetWatch
 from ioi_dagster.host.fleets import Fleet, Start, run_shell
-from ioi_dagster.host.io_manager import ObjectStore, asset_name, run_name
+from ioi_dagster.host.io_manager import ObjectStore
 from ioi_dagster.host.losses import Turns, cause_of_loss
 from ioi_dagster.host.map_desk import Heard, MapDesk
-from ioi_dagster.host.staged import from_reference, publish, reference, tidy
-from ioi_dagster.model.block import Payload
+from ioi_dagster.host.run_outputs import RunOutputs
+from ioi_dagster.host.work import Found, Network, Outcome, Work
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect, Lease, ReleaseRequest, RenewRequest
+from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect, Lease, ReleaseRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer
 from ioi_dagster.model.story import Chapter, Entry
-from ioi_dagster.signing import Signed, digest_bytes
+from ioi_dagster.signing import digest_bytes
 
-T = TypeVar("T")
-
-RENEW_EVERY_S = 8.0
-RECOVER_EVERY_S = 1.0
-PATIENCE_S = 60.0
-"""So long commits are held back when the ledger or outputs cannot be written; then the run ends with the reason."""
-PAUSE_S = 0.2
 TURNS = 10
 BUSY = 12
 GATHER_S = 0.02
@@ -59,75 +52,6 @@ BRIEF_S = 0.03
 
 
 ADOPTED = "as it was started by an earlier process of the run"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The places for one kind of ask, and who was rejected why. `may_change`: see `flow.PlacesFound`."""
-
-    places: tuple[flow.Place, ...]
-    rejected: tuple[tuple[str, Refusal], ...]
-    may_change: bool
-
-
-class Network(Protocol):
-    """What the driver needs from the federation (or from the one embedded cluster)."""
-
-    home: str
-    immediate: bool
-    """Registries and clusters answer in this process at once, so that asking needs no thread."""
-
-    shares_storage: bool
-    """Its nodes belong to the owner of the run and may open the storage of the run's Dagster instance."""
-
-    def find(self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool) -> Found:
-        """Registry and policy together; may block for a second."""
-        ...
-
-    def fleet(self, cluster: str) -> Fleet: ...
-
-    def fleets(self) -> list[Fleet]: ...
-
-    def step_permit(self, lease: Lease, data_class: DataClass, payload_digest: str) -> Signed | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A step to be placed. `payload` is set for a block call with one typed input; `on_refusal` runs the step here with
-    the refusal as its block's answer, so that the node's own code says what becomes of the refused input."""
-
-    ask: Ask
-    work: bytes
-    payload: Callable[[], Payload] | None
-    priority: int
-    assigns_class: bool
-    then: tuple[Work, ...] = ()
-    """Steps that may run in one task after this one, and `fused`, the bytes that say so."""
-    fused: bytes | None = None
-    timeout_s: float = 0.0
-    """Seconds that the step may run at its node; 0: no limit."""
-    chunk: bool = False
-    """It is a chunk of a map inside a step; Dagster knows nothing of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the executor is told of a step: its events were committed, or it failed with a refusal."""
-
-    step: str
-    events: list[str] = field(default_factory=list)
-    refusal: Refusal | None = None
-    lease: Lease | None = None
-    attempt: str = ""
-    permit: str = ""
-    data_class: DataClass = DataClass.INTERNAL
-    fused_after: str = ""
-    """The step that began the task in which this one ran too."""
-    failure: str | None = None
-    chunk: bool = False
-    seconds: float = 0.0
-    story: tuple[Entry, ...] = ()
-    """What was told of the step since it was ready, up to its commit or refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +93,14 @@ class FlowDriver:
         clock: Clock,
     ) -> None:
         self._run, self._epoch, self._network, self._governor = run, epoch, network, governor
-        self._ledger, self._objects, self._clock = ledger, objects, clock
+        self._ledger, self._clock = ledger, clock
         self._inbox: queue.Queue[Any] = queue.Queue()
         self._pool = ThreadPoolExecutor(12, thread_name_prefix="flow")
         self._work: dict[str, Work] = {}
         self._answers: dict[tuple[str, int, str], tuple[StartAnswer, Lease, str]] = {}
         self._permits: dict[str, str] = {}
-        self._renewed_at = clock.monotonic()
-        self._recovering: set[str] = set()
-        self._away: dict[str, float] = {}
-        self.classes: dict[Handle, DataClass] = {}
-        self.references: dict[Handle, str] = {}
+        self._watch = FleetWatch(run, network, self._pool, self._inbox.put, clock)
+        self.outputs = RunOutputs(run, objects, clock, self.renew)
         self._story: list[Entry] = []
         self._stories: dict[str, list[Entry]] = {}
         self._started: list[Started] = []
@@ -194,8 +115,6 @@ class FlowDriver:
         self._sent_at: dict[str, float] = {}
         self._deaths: dict[str, _Death] = {}
         self._took: dict[str, float] = {}
-        self._staged: dict[str, list[Staged]] = {}
-        self._stores: dict[str, StoreSpec] = {}
         self._maps = MapDesk(run, self)
         self._unwritten_since: float | None = None
         self.ledger_away = ""
@@ -280,11 +199,6 @@ class FlowDriver:
     def shares_storage(self) -> bool:
         return self._network.shares_storage
 
-    def publish_again(self, step: str, owed: Owed) -> None:
-        """What an earlier process of this run committed and may not have published."""
-        staged = [output for output in map(from_reference, self.references.values()) if output]
-        self._publish([output for output in staged if output.handle[0] == step], owed.links)
-
     # For the maps inside steps -----------------------------------------------------------------------------------
 
     def reports(self) -> list[Report]:
@@ -325,16 +239,6 @@ class FlowDriver:
 
     # For the executor again -------------------------------------------------------------------------------------
 
-    def read(self, name: str) -> bytes | None:
-        return self._objects.get(name)
-
-    def find_output(self, handle: Handle, runs: list[str]) -> str | None:
-        """Where an output of this run, or else of one of `runs` (its parents, nearest first), is stored."""
-        if handle in self.references:
-            return self.references[handle]
-        names = (run_name(run, handle) for run in runs)
-        return next((name for name in names if self._objects.has(name)), None)
-
     def snapshot(self) -> flow.FlowSnapshot:
         return self._governor.snapshot()
 
@@ -373,7 +277,7 @@ class FlowDriver:
         for fleet in self._network.fleets():
             # Of attempts that were never committed too.
             fleet.forget(self._run)
-        tidy(self._run, filter(None, map(from_reference, self.references.values())), self._stores)
+        self.outputs.tidy()
 
     # Events in --------------------------------------------------------------------------------------------------
 
@@ -628,38 +532,11 @@ class FlowDriver:
     ) -> None:
         """Outputs are stored under the attempt's name; the commit row makes them the step's outputs."""
         work = self._work[step]
-        references: dict[str, str] = {}
-        links: list[tuple[str, str]] = []
-        for output in decoded.outputs:
-            name = self._store(run_name(self._run, output.handle, attempt), output.data)
-            references[handle_text(output.handle)] = name
-            stated = output.data_class if work.assigns_class else None
-            self.classes[output.handle] = stated or work.ask.data_class
-            self.references[output.handle] = name
-            # Re-executions and readers of a run's results find an output without knowing which attempt made it.
-            links.append((name, run_name(self._run, output.handle)))
-            if output.asset is not None:
-                links.append((name, asset_name(output.asset)))
-            for asset, data in output.partitions.items():
-                part = self._store(run_name(self._run, output.handle, f"{attempt}\x00{asset}"), data)
-                links.append((part, asset_name(asset)))
-        for staged in decoded.staged:
-            self._stores[staged.store.url] = staged.store
-            references[handle_text(staged.handle)] = self.references[staged.handle] = reference(staged)
-            self.classes[staged.handle] = (
-                staged.data_class if staged.data_class and work.assigns_class else work.ask.data_class
-            )
-        if decoded.staged:
-            self._staged[attempt] = decoded.staged
+        stored = self.outputs.store(attempt, decoded, work.ask.data_class, work.assigns_class)
         its_like = _like(step)
         self._took[its_like] = max(ended - started, 0.8 * self._took.get(its_like, 0.0), 0.001)
-        owed = Owed(decoded.events, links, None if work.chunk else decoded.failure)
-        stated = {
-            handle_text(made.handle): str(self.classes[made.handle])
-            for made in (*decoded.outputs, *decoded.staged)
-            if self.classes[made.handle] != work.ask.data_class
-        }
-        commit = Commit(step, fence, attempt, node, started, ended, references, msgspec.msgpack.encode(owed), stated)
+        owed = msgspec.msgpack.encode(Owed(decoded.events, stored.links, None if work.chunk else decoded.failure))
+        commit = Commit(step, fence, attempt, node, started, ended, stored.references, owed, stored.classes)
         outcome = Outcome(
             step,
             events=decoded.events,
@@ -673,7 +550,7 @@ class FlowDriver:
             seconds=ended - started,
             story=tuple(self._stories.pop(step, ())),
         )
-        self._commits.append((commit, outcome, links))
+        self._commits.append((commit, outcome, stored.links))
 
     def _refuse(self, step: str, refusal: Refusal) -> None:
         work = self._work[step]
@@ -714,9 +591,8 @@ class FlowDriver:
             if committed is None:
                 return []
             for commit, outcome, links in self._commits:
-                staged = self._staged.pop(commit.attempt, [])
+                self.outputs.publish(commit.attempt, links, commit.attempt in committed)
                 if commit.attempt in committed:
-                    self._patiently(lambda its=staged, names=links: self._publish(its, names))
                     if outcome.fused_after:
                         self._ahead[outcome.step] = outcome
                         self._told(outcome)
@@ -756,35 +632,11 @@ class FlowDriver:
         except LedgerAwayError as error:
             self._unwritten_since = now if self._unwritten_since is None else self._unwritten_since
             self.ledger_away = str(error)
-            if now - self._unwritten_since > PATIENCE_S:
-                raise FinalError(f"for {PATIENCE_S:g} s {error}") from error
+            if now - self._unwritten_since > run_outputs.PATIENCE_S:
+                raise FinalError(f"for {run_outputs.PATIENCE_S:g} s {error}") from error
             return None
         self._unwritten_since, self.ledger_away = None, ""
         return committed
-
-    def _store(self, name: str, data: bytes) -> str:
-        return self._patiently(lambda: self._objects.put(name, data))
-
-    def _publish(self, staged: Iterable[Staged], links: Iterable[tuple[str, str]]) -> None:
-        """Give a commit's outputs the names under which others find them; doing it again changes nothing."""
-        publish(staged)
-        for source, name in links:
-            self._objects.link(source, name)
-
-    def _patiently(self, write: Callable[[], T]) -> T:
-        """A disk may be full for a while; leases are renewed meanwhile."""
-        until = self._clock.monotonic() + PATIENCE_S
-        while True:
-            try:
-                return write()
-            except (OSError, RetryableError) as error:
-                if self._clock.monotonic() > until:
-                    raise FinalError(
-                        f"for {PATIENCE_S:g} s the outputs of this run could not be stored: {error} — free the disk, then "
-                        "re-execute the run from failure"
-                    ) from error
-                self.renew()
-                time.sleep(PAUSE_S)
 
     def _told(self, outcome: Outcome) -> None:
         self._work.pop(outcome.step, None)
@@ -797,63 +649,14 @@ class FlowDriver:
         self._inbox.put(_Done(start, answer, why))
 
     def _watch_fleets(self) -> None:
-        now = self._clock.monotonic()
-        for fleet in self._network.fleets():
-            fleet.look_after(now)
-            cluster = fleet.cluster
-            if cluster not in self._away and not fleet.alive():
-                self._away[cluster] = now
-                for start in self._turns.drop(cluster=cluster):
-                    self._take(flow.StepReturned(start.lease.step, start.lease.fence, "its Dask scheduler went away"))
-                self._take(flow.ClusterLost(cluster, "its Dask scheduler went away"))
-            elif cluster not in self._recovering and now >= self._away.get(cluster, now + 1.0):
-                self._recovering.add(cluster)
-                self._pool.submit(self._recover, fleet)
-
-    def _recover(self, fleet: Fleet) -> None:
-        back = False
-        try:
-            back = fleet.recover()
-        except Exception:
-            back = False  # still away; asked again in a second
-        finally:
-            if back:
-                self._away.pop(fleet.cluster, None)
-                self._inbox.put(flow.ClusterBack(fleet.cluster))
-            else:
-                self._away[fleet.cluster] = self._clock.monotonic() + RECOVER_EVERY_S
-            self._recovering.discard(fleet.cluster)
+        for cluster in self._watch.look():
+            for start in self._turns.drop(cluster=cluster):
+                self._take(flow.StepReturned(start.lease.step, start.lease.fence, "its Dask scheduler went away"))
+            self._take(flow.ClusterLost(cluster, "its Dask scheduler went away"))
 
     def renew(self) -> None:
         """Renew the leases that are due; called again and again, also by who keeps `pump` waiting."""
-        now = self._clock.monotonic()
-        if now - self._renewed_at < RENEW_EVERY_S:
-            return
-        self._renewed_at = now
-        leases, waiting = self._governor.leases(), self._maps.waiting
-        for cluster in {lease.cluster for lease in leases}:
-            mine = [lease for lease in leases if lease.cluster == cluster]
-            request = RenewRequest(
-                self._run,
-                tuple(lease.id for lease in mine),
-                tuple(lease.id for lease in mine if lease.key in waiting),
-            )
-            self._pool.submit(self._renew_cluster, cluster, mine, request)
-
-    def _renew_cluster(self, cluster: str, leases: list[Lease], request: RenewRequest) -> None:
-        try:
-            renewed = self._network.fleet(cluster).renew(request)
-        except Exception:
-            return  # asked again before the lease expires
-        lost = [lease for lease in leases if lease.id in renewed.lost]
-        if lost:
-            # Its slot is somebody else's now. What still runs could not commit any more.
-            self._network.fleet(cluster).cancel([lease.key for lease in lost])
-        for lease in leases:
-            if lease.id in renewed.lost:
-                self._inbox.put(
-                    flow.StepLost(lease.step, lease.fence, "", f"{cluster} no longer holds the lease", Cause.LEASE_LOST)
-                )
+        self._watch.renew(lambda: (self._governor.leases(), self._maps.waiting))
 
 
 def _elsewhere(ask: Ask, places: Iterable[flow.Place]) -> list[tuple[str, Refusal]]:

@@ -17,7 +17,8 @@ from ioi_dagster.model.story import Chapter
 
 if TYPE_CHECKING:
     from ioi_dagster.host.fleets import Fleet
-    from ioi_dagster.host.flow_driver import FlowDriver, Outcome
+    from ioi_dagster.host.flow_driver import FlowDriver
+    from ioi_dagster.host.work import Outcome
 
 STALE = Refusal("flow.map_stale", "the step that asks was placed again elsewhere", "flow governor")
 MAX_CHUNKS = 100_000

@@ -17,9 +17,9 @@ from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome, home_domain
 from ioi_dagster.governors.flow import Place
 from ioi_dagster.host.fleets import RUNNER, AddressFleet, DaskFleet, EmbeddedFleet, Fleet, InvokeFleet
-from ioi_dagster.host.flow_driver import Found
 from ioi_dagster.host.governance import Checked, check_permit, open_gate, started_by, trigger_of
 from ioi_dagster.host.private import DagsterRun
+from ioi_dagster.host.work import Found
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Lease
 from ioi_dagster.model.permit import StepPermit

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterator
 
 from ioi_dagster.host.event_groups import EventLogWriteError
-from ioi_dagster.host.flow_driver import PATIENCE_S, FlowDriver
+from ioi_dagster.host.flow_driver import FlowDriver
 from ioi_dagster.host.private import DagsterEvent, EngineEventData, PlanOrchestrationContext
+from ioi_dagster.host.run_outputs import PATIENCE_S
 
 log = logging.getLogger("ioi.ledger")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from dagster import MetadataValue
 
-from ioi_dagster.host.flow_driver import Outcome
 from ioi_dagster.host.private import DagsterEvent, EngineEventData
+from ioi_dagster.host.work import Outcome
 from ioi_dagster.model.story import Chapter, Entry
 
 _TOLD = (

@@ -19,7 +19,7 @@ from ioi_dagster.errors import FinalError
 from ioi_dagster.host.adoption import find_under_way
 from ioi_dagster.host.event_groups import GroupedEventLogStorage, grouped, kind_of
 from ioi_dagster.host.exchange import Owed, handle_text
-from ioi_dagster.host.flow_driver import FlowDriver, Network
+from ioi_dagster.host.flow_driver import FlowDriver
 from ioi_dagster.host.private import (
     ActiveExecution,
     DagsterEvent,
@@ -33,6 +33,7 @@ from ioi_dagster.host.private import (
     release_claims,
     replay_step,
 )
+from ioi_dagster.host.work import Network
 from ioi_dagster.model.data_class import DataClass
 
 log = logging.getLogger("ioi.resume")
@@ -94,7 +95,7 @@ def _remember_classes(driver: FlowDriver, ledger: Ledger, run: str, entries: Ite
             output = event.step_output_data.step_output_handle
             handle = (output.step_key, output.output_name, output.mapping_key or "")
             known = stated.get(handle_text(handle)) or steps.get(output.step_key)
-            driver.classes.setdefault(handle, DataClass(known) if known else DataClass.RESTRICTED)
+            driver.outputs.classes.setdefault(handle, DataClass(known) if known else DataClass.RESTRICTED)
 
 
 def _tell_owed(
@@ -110,7 +111,7 @@ def _tell_owed(
             missing = [entry for entry in its if _identity(entry) not in known]
             if missing or not its:
                 # Before they are told: who sees a success may read its outputs.
-                driver.publish_again(step, owed)
+                driver.outputs.publish_again(step, owed)
             for entry in missing:
                 instance.handle_new_event(entry)
 

@@ -15,7 +15,7 @@ import pytest
 from dagster import DagsterInstance
 
 from ioi_dagster.adapters.sql.ledger import Ledger, LedgerAwayError
-from ioi_dagster.host import flow_driver
+from ioi_dagster.host import run_outputs
 from ioi_dagster.host.private import execute_run_iterator
 from ioi_dagster.host.runs import job_of, why_failed
 from ioi_dagster.local.home import PROJECT
@@ -121,7 +121,7 @@ def test_a_locked_ledger_is_waited_for(instance: DagsterInstance, tmp_path: Path
 def test_a_ledger_that_stays_locked_fails_the_run(
     instance: DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flow_driver, "PATIENCE_S", 3.0)
+    monkeypatch.setattr(run_outputs, "PATIENCE_S", 3.0)
     run = create_gated(instance, tmp_path)
     job, found = job_of("tests.integration.resume_defs", "gated", PROJECT), instance.get_run_by_id(run)
     assert found is not None

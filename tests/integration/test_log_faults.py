@@ -36,10 +36,10 @@ _CHILD = f"""
 import sys
 from pathlib import Path
 from dagster import DagsterInstance
-from ioi_dagster.host import event_groups, flow_driver
+from ioi_dagster.host import event_groups, run_outputs
 from ioi_dagster.host.private import execute_run
 from ioi_dagster.host.runs import job_of
-event_groups.PATIENCE_S = flow_driver.PATIENCE_S = float(sys.argv[2])
+event_groups.PATIENCE_S = run_outputs.PATIENCE_S = float(sys.argv[2])
 with DagsterInstance.get() as instance:
     run = instance.get_run_by_id(sys.argv[1])
     execute_run(job_of("{MODULE}", "gated", Path.cwd()), run, instance, raise_on_error=False)

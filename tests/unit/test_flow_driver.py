@@ -12,9 +12,10 @@ from ioi_dagster.clock import ManualClock
 from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, Reply
 from ioi_dagster.governors.flow import MAX_LOSSES, FlowGovernor, Place
 from ioi_dagster.host.exchange import StepResult
-from ioi_dagster.host.flow_driver import FlowDriver, Found, Outcome, Work
+from ioi_dagster.host.flow_driver import FlowDriver
 from ioi_dagster.host.io_manager import ObjectStore
 from ioi_dagster.host.map_desk import MAX_CHUNKS, Heard
+from ioi_dagster.host.work import Found, Outcome, Work
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.negotiation import Ask
 from ioi_dagster.model.start import StartAnswer

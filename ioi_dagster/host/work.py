@@ -1,0 +1,85 @@
+"""What the flow driver is given and gives back: steps to place, their outcomes, and the network that it places them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ioi_dagster.governors import flow
+from ioi_dagster.host.fleets import Fleet
+from ioi_dagster.model.block import Payload
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Ask, Lease
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.story import Entry
+from ioi_dagster.signing import Signed
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The places for one kind of ask, and who was rejected why. `may_change`: see `flow.PlacesFound`."""
+
+    places: tuple[flow.Place, ...]
+    rejected: tuple[tuple[str, Refusal], ...]
+    may_change: bool
+
+
+class Network(Protocol):
+    """What the driver needs from the federation (or from the one embedded cluster)."""
+
+    home: str
+    immediate: bool
+    """Registries and clusters answer in this process at once, so that asking needs no thread."""
+
+    shares_storage: bool
+    """Its nodes belong to the owner of the run and may open the storage of the run's Dagster instance."""
+
+    def find(self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool) -> Found:
+        """Registry and policy together; may block for a second."""
+        ...
+
+    def fleet(self, cluster: str) -> Fleet: ...
+
+    def fleets(self) -> list[Fleet]: ...
+
+    def step_permit(self, lease: Lease, data_class: DataClass, payload_digest: str) -> Signed | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A step to be placed. `payload` is set for a block call with one typed input; `on_refusal` runs the step here with
+    the refusal as its block's answer, so that the node's own code says what becomes of the refused input."""
+
+    ask: Ask
+    work: bytes
+    payload: Callable[[], Payload] | None
+    priority: int
+    assigns_class: bool
+    then: tuple[Work, ...] = ()
+    """Steps that may run in one task after this one, and `fused`, the bytes that say so."""
+    fused: bytes | None = None
+    timeout_s: float = 0.0
+    """Seconds that the step may run at its node; 0: no limit."""
+    chunk: bool = False
+    """It is a chunk of a map inside a step; Dagster knows nothing of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the executor is told of a step: its events were committed, or it failed with a refusal."""
+
+    step: str
+    events: list[str] = field(default_factory=list)
+    refusal: Refusal | None = None
+    lease: Lease | None = None
+    attempt: str = ""
+    permit: str = ""
+    data_class: DataClass = DataClass.INTERNAL
+    fused_after: str = ""
+    """The step that began the task in which this one ran too."""
+    failure: str | None = None
+    chunk: bool = False
+    seconds: float = 0.0
+    story: tuple[Entry, ...] = ()
+    """What was told of the step since it was ready, up to its commit or refusal."""
