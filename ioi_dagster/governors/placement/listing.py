@@ -1,0 +1,178 @@
+"""List scheduling with insertion: the one routine under every plan, and the ranks it is fed with.
+
+Ranks: HEFT's upward rank (Topcuoglu, Hariri, Wu 2002) and PEFT's optimistic cost table (Arabnejad, Barbosa 2014).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from math import inf
+
+from ioi_dagster.governors.placement.fleet import Fleet, Graph
+from ioi_dagster.governors.placement.timeline import Timeline
+
+
+@dataclass(slots=True)
+class Schedule:
+    """By index of the step: its node (-1: not placed), start and finish. `tried` counts the nodes that were looked at."""
+
+    node: list[int]
+    start: list[float]
+    finish: list[float]
+    tried: int = 0
+
+    @classmethod
+    def empty(cls, size: int) -> Schedule:
+        return cls([-1] * size, [0.0] * size, [0.0] * size)
+
+    @property
+    def length(self) -> float:
+        return max(self.finish, default=0.0)
+
+
+def upward(fleet: Fleet, graph: Graph) -> list[float]:
+    """Mean time from a step's start to the end of the graph, by the longest way."""
+    rank = [0.0] * len(graph)
+    latency, per_byte = fleet.mean_latency, fleet.mean_per_byte
+    for i in range(len(graph) - 1, -1, -1):
+        after = max((rank[c] + latency + size * per_byte for c, size in graph.succs[i]), default=0.0)
+        rank[i] = graph.mean_run[i] + after
+    return rank
+
+
+def downward(fleet: Fleet, graph: Graph) -> list[float]:
+    """Mean time from the start of the graph to a step's start, by the longest way."""
+    rank = [0.0] * len(graph)
+    latency, per_byte = fleet.mean_latency, fleet.mean_per_byte
+    for i, before in enumerate(graph.preds):
+        rank[i] = max((rank[u] + graph.mean_run[u] + latency + x * per_byte for u, x in before), default=0.0)
+    return rank
+
+
+def optimistic(fleet: Fleet, graph: Graph, *, mirrored: bool = False) -> list[list[float]]:
+    """By step and node: the least time from the step's end there to the end of the graph, if no one were in the way.
+
+    `mirrored`: the least time from the start of the graph to the step's start there.
+    """
+    nodes, domains = range(len(fleet.offers)), range(len(fleet.domains))
+    slowness = [1.0 / speed for speed in fleet.speed]
+    table: list[list[float]] = [[]] * len(graph)
+    nothing = [0.0] * len(fleet.offers)
+    seen: dict[int, tuple[list[tuple[int, float]], list[float]]] = {}
+    for i in range(len(graph)) if mirrored else range(len(graph) - 1, -1, -1):
+        fetch = graph.fetch[i] if mirrored else None
+        row = nothing if fetch is None else [fetch[d] for d in fleet.domain]
+        for c, size in graph.preds[i] if mirrored else graph.succs[i]:
+            if not graph.able[c]:
+                continue
+            if c not in seen:
+                total = [(n, graph.work[c] * slowness[n] + table[c][n]) for n in graph.able[c]]
+                best = [inf] * len(fleet.domains)
+                for n, value in total:
+                    if value < best[fleet.domain[n]]:
+                        best[fleet.domain[n]] = value
+                seen[c] = (total, best)
+            total, best = seen[c]
+            remote = [
+                min(best[e] + fleet.latency[d][e] + size * fleet.per_byte[d][e] for e in domains) for d in domains
+            ]
+            after = [remote[fleet.domain[n]] for n in nodes]
+            for n, value in total:
+                if value < after[n]:
+                    after[n] = value
+            row = after if row is nothing else [a if a > b else b for a, b in zip(row, after, strict=True)]
+        table[i] = row
+    return table
+
+
+def fill(
+    fleet: Fleet,
+    graph: Graph,
+    priority: Sequence[float],
+    lines: Sequence[Timeline],
+    *,
+    ahead: Sequence[Sequence[float]] | None = None,
+    weight: float = 1.0,
+    choices: Sequence[Sequence[int]] | None = None,
+    mirrored: bool = False,
+) -> Schedule:
+    """Place every step that is not doomed, the highest priority first among those whose producers are placed.
+
+    Each goes to the node of least finish, plus `weight` × what `ahead` says comes after. `choices` replaces the able nodes.
+    `mirrored`: the graph runs backwards, from its last steps to its first, and inputs from outside are left out.
+    """
+    preds, succs = (graph.succs, graph.preds) if mirrored else (graph.preds, graph.succs)
+    domain, latency, per_byte = fleet.domain, fleet.latency, fleet.per_byte
+    slowness = [1.0 / speed for speed in fleet.speed]
+    made = Schedule.empty(len(graph))
+    node, starts, finishes = made.node, made.start, made.finish
+    missing = [len(p) for p in preds]
+    ready = [(-priority[i], i) for i, count in enumerate(missing) if not count and i not in graph.doomed]
+    heapify(ready)
+    options = choices or graph.able
+    domains = range(len(fleet.domains))
+    while ready:
+        i = heappop(ready)[1]
+        work, need, before = graph.work[i], graph.need[i], preds[i]
+        fetch = None if mirrored else graph.fetch[i]
+        able = options[i]
+        # When inputs are in a domain: the latest, where it comes from, and the latest from any other node.
+        first, origin, second = [0.0] * len(domains), -1, [0.0] * len(domains)
+        at_home: dict[int, float] = {}
+        if len(before) == 1:
+            u, size = before[0]
+            origin, end = node[u], finishes[u]
+            lat, per = latency[domain[origin]], per_byte[domain[origin]]
+            first = [end + lat[d] + size * per[d] for d in domains]
+            at_home[origin] = end
+            origins = [origin] * len(domains)
+        else:
+            origins = [-1] * len(domains)
+            wanted = {domain[n] for n in able} if len(able) < 3 else domains
+            for u, size in before:
+                origin, end = node[u], finishes[u]
+                if end > at_home.get(origin, -1.0):
+                    at_home[origin] = end
+                lat, per = latency[domain[origin]], per_byte[domain[origin]]
+                for d in wanted:
+                    arrival = end + lat[d] + size * per[d]
+                    if arrival > first[d]:
+                        if origins[d] != origin:
+                            second[d] = first[d]
+                            origins[d] = origin
+                        first[d] = arrival
+                    elif arrival > second[d] and origins[d] != origin:
+                        second[d] = arrival
+        least, best, best_start = inf, -1, 0.0
+        row = ahead[i] if ahead is not None else None
+        made.tried += len(able)
+        for n in able:
+            d = domain[n]
+            at = first[d]
+            if n in at_home:
+                if origins[d] == n:
+                    at = second[d]
+                if at_home[n] > at:
+                    at = at_home[n]
+            if fetch is not None and fetch[d] > at:
+                at = fetch[d]
+            length = work * slowness[n]
+            value = at + length
+            if row is not None:
+                value += weight * row[n]
+            if value >= least:
+                continue
+            start = lines[n].earliest(at, length, need)
+            value += start - at
+            if value < least:
+                least, best, best_start = value, n, start
+        length = work * slowness[best]
+        lines[best].reserve(best_start, length, need)
+        node[i], starts[i], finishes[i] = best, best_start, best_start + length
+        for c, _ in succs[i]:
+            missing[c] -= 1
+            if not missing[c] and c not in graph.doomed:
+                heappush(ready, (-priority[c], c))
+    return made
