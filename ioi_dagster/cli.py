@@ -273,6 +273,38 @@ def status(
 
 
 @app.command()
+def quota(
+    topology: Annotated[Path | None, typer.Option(help="Default: deployments/local/topology.yaml")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give the tenants of running clusters the shares that stand in the topology file."""
+    from dataclasses import asdict
+
+    from ioi_dagster.local.home import TOPOLOGY, domains_in, find_home
+    from ioi_dagster.local.quota import apply_shares
+    from ioi_dagster.local.topology_file import load_topology
+
+    changes = apply_shares(load_topology(topology or TOPOLOGY), domains_in(find_home(home)))
+    if as_json:
+        print(json.dumps([asdict(change) for change in changes]))
+        return
+    table = Table("cluster", "tenant", "before", "after", show_edge=False)
+    for change in changes:
+        table.add_row(change.cluster, Text(change.tenant), _share(change.before), _share(change.after))
+    out.print(table if changes else "the shares are as they were")
+
+
+def _share(share: Any) -> str:
+    if share is None:
+        return "not named"
+    told = [f"weight {share.weight:g}", f"guarantee {share.guarantee}"]
+    told += [f"lends {share.lends}"] if share.lends is not None else []
+    told += [f"borrows {share.borrows}"] if share.borrows is not None else []
+    return ", ".join(told)
+
+
+@app.command()
 def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """What is missing or misconfigured, and the command that mends it."""
     from ioi_dagster.cli_doctor import examine

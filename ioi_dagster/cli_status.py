@@ -119,16 +119,25 @@ def _live_blocks(facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _tenants_table() -> Table:
-    columns = ("cluster", "tenant", "weight", "slots used", "share", "waiting", "entitled to", "borrowed")
-    return Table(*columns, show_edge=False, title="tenants", title_justify="left")
+    shares = ("weight", "guarantee", "limit", "slots used", "share", "waiting", "entitled to", "borrowed", "lent")
+    return Table("cluster", "tenant", *shares, show_edge=False, title="tenants", title_justify="left")
 
 
 def _tenants_row(its: dict[str, Any], slots: int) -> list[str]:
-    """`borrowed`: what it uses beyond what it is entitled to now; others get it as its steps end."""
+    """`borrowed`: what it uses beyond what it is entitled to now; others get it as its steps end, or are stopped for a guarantee.
+    `lent`: what others use of its own."""
     used, entitled = its["used"], its["entitled"]
-    share = f"{used / slots:.0%}" if slots else "–"
-    borrowed = max(0.0, used - entitled)
-    return [f"{its['weight']:g}", str(used), share, str(its["waiting"]), f"{entitled:g}", f"{borrowed:g}"]
+    return [
+        f"{its['weight']:g}",
+        str(its["guarantee"] or "–"),
+        "–" if its["limit"] is None else str(its["limit"]),
+        f"{used} ({its['stopping']} stopping)" if its["stopping"] else str(used),
+        f"{used / slots:.0%}" if slots else "–",
+        str(its["waiting"]),
+        f"{entitled:g}",
+        f"{max(0.0, used - entitled):g}",
+        str(its["lent"] or "–"),
+    ]
 
 
 def _replicas_table() -> Table:

@@ -85,6 +85,13 @@ class DomainHome:
                 f"cannot read the domain's configuration: {error}", where=str(path), todo="run `ioi up` or `ioi run`"
             ) from error
 
+    def changed_at(self) -> int:
+        """When the configuration was saved last (ns); 0 where there is none."""
+        try:
+            return (self.root / "domain.json").stat().st_mtime_ns
+        except OSError:
+            return 0
+
     def save_config(self, config: DomainConfig) -> None:
         temporary = self.root / ".domain.json.new"
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2))

@@ -59,6 +59,10 @@ class StepStoppedError(BaseException):
     """Raised in a step whose run was interrupted or lost its claim; not an `Exception`, so that user code lets it pass."""
 
 
+class StepRevokedError(StepStoppedError):
+    """Raised in a step whose slot its cluster governor gives to somebody else."""
+
+
 class NodeUnableError(BaseException):
     """Raised in a step whose node could not answer its block call: no failure of the step, which starts again elsewhere.
 

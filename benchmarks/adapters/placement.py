@@ -6,8 +6,53 @@ from collections.abc import Mapping
 from typing import Any
 
 from ioi_dagster.governors.fairness import Arbiter, Request
+from ioi_dagster.governors.placement.placer import Placer
+from ioi_dagster.model.placement import Assignment, Edge, Link, Offer, Step
 
 RESOURCES = ("cpu", "memory", "gpu")
+
+
+def place(graph: Mapping[str, Any], network: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A static plan of a whole graph."""
+    return answer(Placer(*offers(network)).plan(*steps(graph), now=0.0))
+
+
+def steps(graph: Mapping[str, Any]) -> tuple[list[Step], list[Edge]]:
+    made = [
+        Step(
+            id=name,
+            work=its["work"],
+            cores=its["cores"],
+            memory=its["memory"],
+            gpus=its["gpus"],
+            min_trust=its["min_trust"],
+            domains=frozenset(its["domains"]) if its["domains"] is not None else None,
+            inputs=dict(its["inputs"]),
+            kind=its["type"],
+        )
+        for name, its in graph["tasks"].items()
+    ]
+    return made, [Edge(producer, consumer, size) for producer, consumer, size in graph["edges"]]
+
+
+def offers(network: Mapping[str, Any]) -> tuple[list[Offer], list[Link]]:
+    nodes = [
+        Offer(name, its["domain"], its["cores"], its["memory"], its["gpus"], its["trust"], its["speed"])
+        for name, its in network["nodes"].items()
+    ]
+    links = [
+        Link(source, target, its["latency"], its["bandwidth"])
+        for source, row in network["links"].items()
+        for target, its in row.items()
+    ]
+    return nodes, links
+
+
+def answer(assignments: list[Assignment]) -> dict[str, dict[str, Any]]:
+    return {
+        one.step: {"node": one.node, "order": one.order, "copy": one.copy, "restart": one.restart}
+        for one in assignments
+    }
 
 
 class Dispatcher:

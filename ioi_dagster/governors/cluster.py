@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ from ioi_dagster.governors.node_index import Counted, NodeIndex, NodeKind
 from ioi_dagster.governors.turns import Part, Turns, Wanted
 from ioi_dagster.model.negotiation import (
     Announce,
+    AskGroup,
     Award,
     Awarded,
     Bid,
@@ -25,6 +26,7 @@ from ioi_dagster.model.negotiation import (
     VerifyRequest,
 )
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.topology import TenantShare
 
 LEASE_TTL_S = 30.0
 CONGESTION = 0.5
@@ -32,6 +34,10 @@ CONGESTION = 0.5
 MAX_FENCES = 100_000
 MAX_WAITING = 32
 """Leases for a slot at most whose steps wait for others: each keeps memory at its node."""
+MIN_RUN_S = 1.0
+"""A step that ran shorter is not stopped for somebody else's guarantee."""
+BUDGET, BUDGET_S = 16, 60.0
+"""So many steps of a tenant are stopped for others' guarantees in so many seconds at most."""
 COLD_START = 0.2
 """Added where no replica of the capability is warm."""
 
@@ -76,6 +82,13 @@ class NodeReported:
 
 
 @dataclass(frozen=True, slots=True)
+class SharesChanged:
+    """From now on these are the tenants' shares. What a tenant uses beyond a lowered limit is taken back."""
+
+    shares: tuple[TenantShare, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     pass
 
@@ -85,6 +98,7 @@ Event = (
     | NodeResized
     | NodeLeft
     | NodeReported
+    | SharesChanged
     | Announce
     | Award
     | RenewRequest
@@ -108,7 +122,15 @@ class LeaseEnded:
     why: str
 
 
-Instruction = Reply | LeaseEnded
+@dataclass(frozen=True, slots=True)
+class StopStep:
+    """End what runs under `lease`, whose slot is somebody else's; its run places it again. It is held until it is released."""
+
+    lease: Lease
+    why: str
+
+
+Instruction = Reply | LeaseEnded | StopStep
 
 
 @dataclass(slots=True)
@@ -141,6 +163,8 @@ class _Held:
     lease: Lease
     until: float
     tenant: str
+    since: float
+    preemptible: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +180,7 @@ class ClusterSnapshot:
 
 class ClusterGovernor:
     """See the module. `price` is the base cost of a slot; `max_memory` the fullness above which a node gets nothing new;
-    `weights` are the tenants' in their shares of the slots, 1 where none is given."""
+    `shares` are the tenants' of its slots."""
 
     def __init__(
         self,
@@ -167,7 +191,7 @@ class ClusterGovernor:
         *,
         ttl_s: float = LEASE_TTL_S,
         max_memory: float = 0.9,
-        weights: Mapping[str, float] | None = None,
+        shares: Iterable[TenantShare] = (),
     ) -> None:
         self._domain, self._cluster, self._epoch, self._price = domain, cluster, epoch, price
         self._ttl_s, self._max_memory = ttl_s, max_memory
@@ -178,7 +202,11 @@ class ClusterGovernor:
         self._fences: dict[tuple[str, str, int], int] = {}
         self._ends: list[tuple[float, str]] = []
         """A heap of (until, lease). One that was renewed or released meanwhile stands here still."""
-        self._turns = Turns(weights or {})
+        self._turns = Turns(shares)
+        self._stopping: dict[str, str] = {}
+        """Leases whose steps are being stopped, and the tenants that they are stopped for."""
+        self._stopped: deque[tuple[float, str]] = deque()
+        """(When, whose) of steps that were stopped for others' guarantees."""
         self._used: dict[int, Counter[str]] = {}
         """By kind of node, how many slots each tenant uses."""
         self._now = 0.0
@@ -207,8 +235,11 @@ class ClusterGovernor:
                     known.warm, known.memory, known.blocks = warm, memory, blocks
                     self._recount(node)
                 return ended
+            case SharesChanged(shares):
+                self._turns.change(shares)
+                return [*ended, *self._enforce_limits(now)]
             case Announce():
-                return [*ended, Reply(self._bid(event, now))]
+                return [*ended, *self._announced(event, now)]
             case Award():
                 return [*ended, *self._award(event, now)]
             case RenewRequest():
@@ -220,7 +251,7 @@ class ClusterGovernor:
             case ReleaseRequest():
                 return [*ended, *self._release(event)]
             case Tick():
-                return ended
+                return [*ended, *self._enforce_limits(now)]
 
     def snapshot(self) -> ClusterSnapshot:
         return ClusterSnapshot(
@@ -250,19 +281,25 @@ class ClusterGovernor:
                 }
                 for held in self._held.values()
             ),
-            {
-                name: {
-                    "weight": self._turns.weight(name),
-                    "used": part.used,
-                    "waiting": part.waiting,
-                    "entitled": round(part.entitled, 2),
-                }
-                for name, part in sorted(self._parts(None, self._now).items())
-            },
+            {name: self._tenant(name, part) for name, part in sorted(self._parts(None, self._now).items())},
         )
+
+    def _tenant(self, name: str, part: Part) -> dict[str, Any]:
+        share, free = self._turns.share(name), sum(kind.free for kind in self._index.kinds())
+        return {
+            "weight": share.weight,
+            "used": part.used,
+            "waiting": part.waiting,
+            "entitled": round(part.entitled, 2),
+            "guarantee": share.guarantee,
+            "limit": None if share.borrows is None else share.guarantee + share.borrows,
+            "lent": max(0, share.guarantee - part.used - free),
+            "stopping": sum(self._held[name_].tenant == name for name_ in self._stopping),
+        }
 
     def validate(self) -> None:
         """Assert every invariant; tests call it after each event."""
+        assert self._stopping.keys() <= self._held.keys()
         for name, node in self._nodes.items():
             assert node.waiting <= node.used <= set(self._held), name
         for identity, held in self._held.items():
@@ -279,50 +316,54 @@ class ClusterGovernor:
 
     # Bids -------------------------------------------------------------------------------------------------------
 
-    def _bid(self, announce: Announce, now: float) -> Bid:
-        points, refusals = [], []
+    def _announced(self, announce: Announce, now: float) -> list[Instruction]:
         asked = [Wanted(group.tenant, group.capability, group.count) for group in announce.groups]
         self._turns.asks(announce.run, asked, now)
+        points, refusals, stops = [], [], []
         for group in announce.groups:
             able = self._index.able(group.capability)
-            if not able:
-                refusals.append(
-                    Refusal("cluster.not_offered", f"no node here offers {group.capability}", self._cluster)
-                )
-                continue
-            slots = sum(kind.room for kind in able)
-            warm = sum(kind.warm[group.capability] for kind in able)
-            if slots == 0:
-                refusals.append(self._full(able))
-                continue
-            part = self._part(group.tenant, group.capability, able, now)
-            if part is not None and part.more < slots:
-                slots = part.more
-            if part is not None and not slots:
-                refusals.append(self._not_its_turn(group.tenant, part))
-                continue
-            points.append(
-                SupplyPoint(
-                    group.capability, group.data_class, min(slots, group.count), self._price_now(warm > 0), warm
-                )
-            )
-        return Bid(
+            offer = self._offer(group, able, now)
+            if isinstance(offer, Refusal):
+                refusals.append(offer)
+            else:
+                points.append(offer)
+            stops += self._take_back_guarantee(group, able, offer.slots if isinstance(offer, SupplyPoint) else 0, now)
+        bid = Bid(
             self._cluster, self._domain, announce.run, announce.round, self._epoch, tuple(points), tuple(refusals)
         )
+        return [*stops, Reply(bid)]
+
+    def _offer(self, group: AskGroup, able: list[NodeKind], now: float) -> SupplyPoint | Refusal:
+        if not able:
+            return Refusal("cluster.not_offered", f"no node here offers {group.capability}", self._cluster)
+        slots = sum(kind.room for kind in able)
+        warm = sum(kind.warm[group.capability] for kind in able)
+        if slots == 0:
+            return self._full(able)
+        part = self._part(group.tenant, group.capability, able, now)
+        if part is not None:
+            slots = part.more(slots)
+            if not slots:
+                return self._not_its_turn(group.tenant, part)
+        price = self._price_now(warm > 0)
+        return SupplyPoint(group.capability, group.data_class, min(slots, group.count), price, warm)
 
     def _price_now(self, warm: bool) -> float:
         busy = len(self._held) / (self._index.slots or 1)
         return self._price * (1 + CONGESTION * busy) + (0.0 if warm else COLD_START)
 
+    # Shares -----------------------------------------------------------------------------------------------------
+
     def _part(self, tenant: str, capability: str, able: list[NodeKind], now: float) -> Part | None:
-        """Its part of the slots that could take `capability`; None where nobody else asks for any of them."""
-        if self._turns.alone(tenant):
+        """Its part of the slots that could take `capability`; None where it may have whatever is free."""
+        if self._turns.unlimited(tenant):
             return None
         offered = {one for kind in able for one in self._turns.capabilities(now) if one in kind.capabilities}
         waiting = self._turns.waiting(offered, now)
-        if not waiting.keys() - {tenant}:
+        if not waiting.keys() - {tenant} and not self._turns.keeps:
             return None
-        return self._parts(able, now, waiting).get(tenant, Part(0, 0, 0.0, 0))
+        # Who asks for a lease waits for a slot, whether it was announced or not.
+        return self._parts(able, now, waiting | {tenant: max(1, waiting.get(tenant, 0))})[tenant]
 
     def _parts(
         self, able: list[NodeKind] | None, now: float, waiting: Mapping[str, int] | None = None
@@ -333,8 +374,87 @@ class ClusterGovernor:
         return self._turns.parts(sum(kind.slots for kind in kinds), used, asked)
 
     def _not_its_turn(self, tenant: str, part: Part) -> Refusal:
-        text = f"{tenant} uses {part.used} slots and is entitled to {part.entitled:.3g} while other tenants wait"
+        uses, share = f"{tenant} uses {part.used} slots", self._turns.share(tenant)
+        if part.used >= share.limit:
+            text = f"{uses} and may use {share.limit:g} at most"
+            return Refusal("cluster.limit", text, self._cluster, "raise what it borrows, or wait for what it runs")
+        if part.kept and (part.used < part.whole or not self._turns.waiting(None, self._now).keys() - {tenant}):
+            text = f"{uses}, and what is free is kept by tenants that do not lend it"
+            return Refusal("cluster.kept", text, self._cluster, "have them lend more, or give it a guarantee")
+        text = f"{uses} and is entitled to {part.entitled:.3g} while other tenants wait"
         return Refusal("cluster.not_its_turn", text, self._cluster, "it is asked again")
+
+    def _take_back_guarantee(self, group: AskGroup, able: list[NodeKind], free: int, now: float) -> list[StopStep]:
+        """Where a tenant asks for what it is guaranteed and others have borrowed, their youngest steps are stopped."""
+        tenant, guarantee = group.tenant, self._turns.share(group.tenant).guarantee
+        if not guarantee:
+            return []
+        parts = self._parts(able, now)
+        used = parts[tenant].used
+        for_it = sum(whom == tenant for whom in self._stopping.values())
+        wanted = min(guarantee - used, group.count) - free - for_it
+        if wanted <= 0:
+            return []
+        while self._stopped and self._stopped[0][0] <= now - BUDGET_S:
+            self._stopped.popleft()
+        spent = Counter(whose for _, whose in self._stopped)
+        spare = {
+            name: min(part.used - max(part.whole, self._turns.share(name).guarantee), BUDGET - spent[name])
+            for name, part in parts.items()
+            if name != tenant
+        }
+        why = f"{tenant} asks for what it is guaranteed: {used} of {guarantee} slots are its"
+        stops = self._stop(tenant, wanted, spare, {id(kind) for kind in able}, MIN_RUN_S, why, now)
+        self._stopped += [(now, self._held[stop.lease.id].tenant) for stop in stops]
+        return stops
+
+    def _enforce_limits(self, now: float) -> list[StopStep]:
+        """What a tenant uses beyond its limit, since that was lowered, is taken back."""
+        used: Counter[str] = sum(self._used.values(), Counter())
+        out: list[StopStep] = []
+        for name in list(used) if self._turns.keeps else ():
+            over = used[name] - self._turns.share(name).limit
+            if over > 0:
+                why = f"{name} may use {self._turns.share(name).limit:g} slots now, and used {used[name]}"
+                out += self._stop("", int(over), {name: int(over)}, None, 0.0, why, now)
+        return out
+
+    def _stop(
+        self,
+        whom: str,
+        count: int,
+        spare: Mapping[str, int],
+        kinds: set[int] | None,
+        min_run_s: float,
+        why: str,
+        now: float,
+    ) -> list[StopStep]:
+        """Stop up to `count` steps for the tenant `whom`: the youngest of who has most to spare by weight, each time anew.
+        `spare`: how many steps each may lose, with those that are being stopped already."""
+        ending = Counter(self._held[name].tenant for name in self._stopping)
+        left = {name: some - ending[name] for name, some in spare.items() if some > ending[name]}
+        if not left:
+            return []
+        of: dict[str, list[_Held]] = {name: [] for name in left}
+        # In the order in which they were granted.
+        for name, held in self._held.items():
+            node = self._nodes[held.lease.node]
+            fits = kinds is None or id(self._index.kind(node.capabilities)) in kinds
+            if held.tenant in of and fits and held.preemptible and now - held.since >= min_run_s:
+                if name not in self._stopping and name not in node.waiting:
+                    of[held.tenant].append(held)
+        out: list[StopStep] = []
+        while len(out) < count:
+            most = max(
+                (n for n in of if of[n] and left[n] > 0), key=lambda n: left[n] / self._turns.weight(n), default=""
+            )
+            if not most:
+                break
+            lease = of[most].pop().lease
+            left[most] -= 1
+            self._stopping[lease.id] = whom
+            out.append(StopStep(lease, why))
+        return out
 
     # Awards and leases ------------------------------------------------------------------------------------------
 
@@ -368,7 +488,7 @@ class ClusterGovernor:
         if not able:
             return None, Refusal("cluster.not_offered", f"no node here offers {request.capability}", self._cluster)
         part = self._part(request.tenant, request.capability, able, now)
-        if part is not None and not part.more:
+        if part is not None and (room := sum(kind.room for kind in able)) and not part.more(room):
             return None, self._not_its_turn(request.tenant, part)
         avoid = frozenset(request.avoid)
         if avoid and all(name in avoid for kind in able for name in kind.nodes):
@@ -405,7 +525,7 @@ class ClusterGovernor:
             epoch=self._epoch,
             ttl_s=self._ttl_s,
         )
-        self._held[lease.id] = _Held(lease, now + self._ttl_s, request.tenant)
+        self._held[lease.id] = _Held(lease, now + self._ttl_s, request.tenant, now, request.preemptible)
         self._by_start[lease.run, lease.step, lease.copy] = lease.id
         self._remember(lease)
         heapq.heappush(self._ends, (now + self._ttl_s, lease.id))
@@ -432,7 +552,12 @@ class ClusterGovernor:
         return RejectedRequest(request.step, request.fence, Refusal(code, text, self._cluster))
 
     def _renew(self, request: RenewRequest, now: float) -> Renewed:
-        held = [name for name in request.leases if name in self._held and self._held[name].lease.run == request.run]
+        # One whose step is being stopped runs out, should its run not release it.
+        held = [
+            name
+            for name in request.leases
+            if name in self._held and self._held[name].lease.run == request.run and name not in self._stopping
+        ]
         for name in held:
             self._held[name].until = now + self._ttl_s
             heapq.heappush(self._ends, (now + self._ttl_s, name))
@@ -480,6 +605,7 @@ class ClusterGovernor:
 
     def _end(self, name: str, why: str) -> Iterable[Instruction]:
         held = self._held.pop(name)
+        self._stopping.pop(name, None)
         lease = held.lease
         self._by_start.pop((lease.run, lease.step, lease.copy), None)
         if lease.node in self._nodes:

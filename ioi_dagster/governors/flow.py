@@ -714,6 +714,7 @@ class FlowGovernor:
                     data_class=step.ask.data_class,
                     tenant=step.ask.tenant,
                     avoid=(*step.lost_on, *step.refused_on),
+                    preemptible=step.ask.effect is not Effect.AT_MOST_ONCE,
                 )
             )
             facts = {"round": round_.number, "offers": considered, "silent": silent, "taken": choice.cluster}

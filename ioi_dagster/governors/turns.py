@@ -1,7 +1,8 @@
 """How many of a cluster's slots each tenant may have while others ask too: weighted max-min fair shares.
 
-D. Bertsekas, R. Gallager, "Data Networks" (2nd ed. 1992), 6.5.2. All shares by weight rise together; one stops when it has
-what it wants. What nobody else wants is anybody's, so a tenant that is alone is not limited.
+D. Bertsekas, R. Gallager, "Data Networks" (2nd ed. 1992), 6.5.2. All shares by weight rise together from what each is
+guaranteed; one stops when it has what it wants or may have. What nobody else wants is anybody's, except for what a tenant
+lends to nobody.
 
 A slot that is due in part to several is theirs in turn: next is who has had the fewest by weight (C. Waldspurger, W. Weihl,
 "Stride Scheduling", MIT/LCS/TM-528, 1995).
@@ -13,6 +14,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from ioi_dagster.model.topology import TenantShare
 
 ASKS_S = 0.8
 """So long an ask counts as waiting. Who still waits asks again several times within it; who got what it wanted elsewhere is
@@ -39,18 +42,19 @@ class Part:
     waiting: int
     entitled: float
     whole: int
+    kept: int = 0
+    """Slots that are idle and lent to nobody by other tenants."""
 
-    @property
-    def more(self) -> int:
-        """So many it may have now."""
-        return max(0, self.whole - self.used)
+    def more(self, free: int) -> int:
+        """So many of `free` slots it may have now."""
+        return max(0, min(self.whole - self.used, free - self.kept))
 
 
 class Turns:
-    """`weights`: by tenant; those that are not named have 1."""
+    """`shares`: tenants that are not among them have weight 1, no guarantee and no limit."""
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        self._weights = dict(weights)
+    def __init__(self, shares: Iterable[TenantShare] = ()) -> None:
+        self._shares = {share.name: share for share in shares}
         self._asked: dict[str, tuple[float, tuple[Wanted, ...]]] = {}
         self._asking: Counter[str] = Counter()
         """By tenant, how many asks stand here; some may be over."""
@@ -58,8 +62,15 @@ class Turns:
         """By tenant, slots that it had, by weight; who comes anew starts where the others are."""
         self._pass = 0.0
 
+    def change(self, shares: Iterable[TenantShare]) -> None:
+        """From now on these are the shares."""
+        self._shares = {share.name: share for share in shares}
+
+    def share(self, tenant: str) -> TenantShare:
+        return self._shares.get(tenant) or TenantShare(tenant)
+
     def weight(self, tenant: str) -> float:
-        return self._weights.get(tenant, 1.0)
+        return self.share(tenant).weight
 
     def asks(self, run: str, wanted: Iterable[Wanted], now: float) -> None:
         """All that `run` asks for at monotonic time `now` (s), instead of what it asked for before."""
@@ -77,9 +88,14 @@ class Turns:
             if not self._asking[one.tenant]:
                 del self._asking[one.tenant]
 
-    def alone(self, tenant: str) -> bool:
-        """Nobody else has asked for anything of late."""
-        return not self._asking.keys() - {tenant}
+    def unlimited(self, tenant: str) -> bool:
+        """Nobody else has asked for anything of late, and nobody keeps or limits anything."""
+        return not self._asking.keys() - {tenant} and not self.keeps
+
+    @property
+    def keeps(self) -> bool:
+        """Is there a tenant that may not use all that is idle, or does not lend all that it has?"""
+        return any(share.own or share.borrows is not None for share in self._shares.values())
 
     def got(self, run: str, tenant: str, capability: str) -> None:
         """One of what `run` asked for is granted, so it waits for one less."""
@@ -110,23 +126,43 @@ class Turns:
 
     def parts(self, slots: int, used: Mapping[str, int], waiting: Mapping[str, int]) -> dict[str, Part]:
         """Everybody's part of `slots`."""
-        wants = {name: used.get(name, 0) + waiting.get(name, 0) for name in (*used, *waiting)}
-        left, weights, level = float(slots), sum(map(self.weight, wants)), 0.0
-        for name in sorted(wants, key=lambda name: wants[name] / self.weight(name)):
-            its = wants[name] / self.weight(name)
-            if (its - level) * weights >= left:
-                level += left / weights
-                break
-            left -= (its - level) * weights
-            level = its
-            weights -= self.weight(name)
-        entitled = {name: min(float(want), level * self.weight(name)) for name, want in wants.items()}
+        guaranteed = (name for name, share in self._shares.items() if share.guarantee)
+        wants: dict[str, float] = {}
+        for name in dict.fromkeys((*used, *waiting, *guaranteed)):
+            wants[name] = min(used.get(name, 0) + waiting.get(name, 0), self.share(name).limit)
+        room = max(0.0, slots - sum(max(0.0, self.share(name).own - want) for name, want in wants.items()))
+        floors = {name: min(float(self.share(name).guarantee), want) for name, want in wants.items()}
+        promised = sum(floors.values())
+        if promised > room:
+            # Nodes are missing, so that not all guarantees can be kept.
+            floors = {name: floor * room / promised for name, floor in floors.items()}
+        level = self._level(wants, floors, room)
+        entitled = {
+            name: min(float(want), max(floors[name], level * self.weight(name))) for name, want in wants.items()
+        }
         whole = {name: math.floor(its + EPSILON) for name, its in entitled.items()}
         shared = round(sum(entitled.values())) - sum(whole.values())
         parted = [name for name, its in entitled.items() if its > whole[name] + EPSILON]
         for name in sorted(parted, key=lambda name: (self._turn(name), name))[:shared]:
             whole[name] += 1
-        return {name: Part(used.get(name, 0), waiting.get(name, 0), its, whole[name]) for name, its in entitled.items()}
+        idle = {name: max(0, self.share(name).own - used.get(name, 0)) for name in wants}
+        kept = sum(idle.values())
+        return {
+            name: Part(used.get(name, 0), waiting.get(name, 0), its, whole[name], kept - idle[name])
+            for name, its in entitled.items()
+        }
+
+    def _level(self, wants: Mapping[str, float], floors: Mapping[str, float], room: float) -> float:
+        """What each would have by weight, were it not for floors and wants, so that all have `room` together."""
+        bends = [(floors[name] / self.weight(name), self.weight(name)) for name in wants]
+        bends += [(wants[name] / self.weight(name), -self.weight(name)) for name in wants]
+        given, slope, level = sum(floors.values()), 0.0, 0.0
+        for at, change in sorted(bends):
+            if slope > EPSILON and given + slope * (at - level) >= room:
+                return level + (room - given) / slope
+            given += slope * (at - level)
+            level, slope = at, slope + change
+        return level
 
     def _turn(self, tenant: str) -> float:
         return max(self._passes.get(tenant, 0.0), self._pass)

@@ -12,7 +12,8 @@ from ioi_dagster.governors.failures import Cause
 from ioi_dagster.host.fleets import Fleet
 from ioi_dagster.model.negotiation import Lease, RenewRequest
 
-RENEW_EVERY_S = 8.0
+RENEW_EVERY_S = 3.0
+"""Before the end of a step that its cluster governor stops and that does not stop by itself, so that nobody is blamed for it."""
 RECOVER_EVERY_S = 1.0
 
 
@@ -78,9 +79,9 @@ class FleetWatch:
         except Exception:
             return  # asked again before the lease expires
         lost = [lease for lease in leases if lease.id in renewed.lost]
-        if lost:
-            # Its slot is somebody else's now. What still runs could not commit any more.
-            self._fleets.fleet(cluster).cancel([lease.key for lease in lost])
         for lease in lost:
             why = f"{cluster} no longer holds the lease"
             self._post(flow.StepLost(lease.step, lease.fence, "", why, Cause.LEASE_LOST))
+        if lost:
+            # Its slot is somebody else's now. What still runs could not commit any more.
+            self._fleets.fleet(cluster).cancel([lease.key for lease in lost])

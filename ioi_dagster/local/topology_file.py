@@ -23,6 +23,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "memory": (64 * 2**20, 2**50),
     "price": (0, 1e9),
     "weight": (0.01, 1_000),
+    "guarantee": (0, 1_000_000),
+    "lends": (0, 1_000_000),
+    "borrows": (0, 1_000_000),
 }
 MAX_DEPTH = 30
 """A topology needs some eight. What PyYAML takes to read a file grows with the square of its depth."""
@@ -109,11 +112,20 @@ class _Reader:
         nodes = [self.node(item) for item in self.sequence(values.get("nodes"), "nodes")]
         self.unique(values.get("tenants"), "tenant")
         tenants = [self.tenant(item) for item in self.sequence(values.get("tenants"), "tenants", True)]
+        slots, promised = sum(one.slots for one in nodes), sum(one.guarantee for one in tenants)
+        if promised > slots:
+            text = f"its tenants are guaranteed {promised} slots, and its nodes have {slots}"
+            self.error(values["tenants"], text)
         return ClusterSpec(self.name(values.get("name")), tuple(nodes), price, tuple(tenants))
 
     def tenant(self, node: Any) -> TenantShare:
-        values = self.mapping(node, {"name", "weight"}, {"name"}, "a tenant")
-        return TenantShare(self.name(values.get("name")), self.number(values, "weight", float, 1.0))
+        values = self.mapping(node, {"name", "weight", "guarantee", "lends", "borrows"}, {"name"}, "a tenant")
+        guarantee = self.number(values, "guarantee", int, 0)
+        lends, borrows = (self.number(values, key, int, 0) if key in values else None for key in ("lends", "borrows"))
+        if lends is not None and lends > guarantee:
+            self.error(values["lends"], f"it lends {lends} slots, and is guaranteed {guarantee}")
+        weight = self.number(values, "weight", float, 1.0)
+        return TenantShare(self.name(values.get("name")), weight, guarantee, lends, borrows)
 
     def node(self, node: Any) -> NodeSpec:
         values = self.mapping(node, {"name", "slots", "memory"}, {"name"}, "a node")

@@ -106,7 +106,8 @@ class Bid:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """One step of an award. Idempotent by (run, step, fence, copy). `avoid`: nodes that already failed this step."""
+    """One step of an award. Idempotent by (run, step, fence, copy). `avoid`: nodes that already failed this step. `preemptible`:
+    it may be stopped and placed again when its slot is somebody else's by guarantee."""
 
     run: Name
     step: StepKey
@@ -116,6 +117,7 @@ class LeaseRequest:
     copy: Number = 0
     tenant: Name = "default"
     avoid: Annotated[tuple[Name, ...], Meta(max_length=MAX_REQUESTS)] = ()
+    preemptible: bool = True
 
 
 @dataclass(frozen=True, slots=True)

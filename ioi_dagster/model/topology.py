@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from ioi_dagster.model.data_class import DataClass
 
@@ -18,10 +19,27 @@ class NodeSpec:
 
 @dataclass(frozen=True, slots=True)
 class TenantShare:
-    """Beside the other tenants of a cluster that want slots at the same time, this one gets `weight` times as many."""
+    """Beside the other tenants of a cluster that want slots at the same time, this one gets `weight` times as many.
+
+    `guarantee`: so many slots it is given whenever it asks, also by stopping steps of those who borrow. `lends`: so many of
+    them others may use while they are idle (None: all). `borrows`: so many slots it may use beyond its guarantee (None: any).
+    """
 
     name: str
     weight: float = 1.0
+    guarantee: int = 0
+    lends: int | None = None
+    borrows: int | None = None
+
+    @property
+    def limit(self) -> float:
+        """Slots that it may use at most."""
+        return inf if self.borrows is None else self.guarantee + self.borrows
+
+    @property
+    def own(self) -> int:
+        """Slots that are lent to nobody."""
+        return 0 if self.lends is None else max(0, self.guarantee - self.lends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +51,6 @@ class ClusterSpec:
     nodes: tuple[NodeSpec, ...]
     price: float = 1.0
     tenants: tuple[TenantShare, ...] = ()
-
-    def weights(self) -> dict[str, float]:
-        return {tenant.name: tenant.weight for tenant in self.tenants}
 
 
 @dataclass(frozen=True, slots=True)

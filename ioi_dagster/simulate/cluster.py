@@ -7,18 +7,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, NodeLeft, NodeReported, Reply, Tick
+from ioi_dagster.governors.cluster import (
+    ClusterGovernor,
+    NodeJoined,
+    NodeLeft,
+    NodeReported,
+    Reply,
+    SharesChanged,
+    StopStep,
+    Tick,
+)
+from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.node import NodeGovernor, Refuse, StartAsked
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, RejectedRequest, SupplyPoint
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartRequest
-from ioi_dagster.model.topology import ClusterSpec, NodeSpec
+from ioi_dagster.model.topology import ClusterSpec, NodeSpec, TenantShare
 from ioi_dagster.simulate.engine import Engine
 
 BEAT_S = 1.0
 
 Ended = Callable[[str, float, Refusal | None], None]
 """(attempt, seconds, the node's refusal) of a start that was answered."""
+Lost = Callable[[str, Cause], None]
 
 
 @dataclass(slots=True)
@@ -28,7 +39,7 @@ class _Running:
     seconds: float
     since: float
     ended: Ended
-    lost: Callable[[str], None]
+    lost: Lost
 
 
 @dataclass(slots=True)
@@ -76,9 +87,7 @@ class SimCluster:
 
     def start(self) -> None:
         self.epoch += 1
-        self.governor = ClusterGovernor(
-            self.domain, self.name, self.epoch, self.spec.price, weights=self.spec.weights()
-        )
+        self.governor = ClusterGovernor(self.domain, self.name, self.epoch, self.spec.price, shares=self.spec.tenants)
         for name in self.nodes:
             self.start_node(name)
         self._engine.after(BEAT_S, self._beat, self.epoch)
@@ -112,7 +121,7 @@ class SimCluster:
         if self.governor is not None:
             self.governor.handle(NodeLeft(name), self._engine.now)
         for its in running.values():
-            self._engine.after(self._rng.uniform(0.02, 0.2), its.lost, "its worker died")
+            self._engine.after(self._rng.uniform(0.02, 0.2), its.lost, "its worker died", Cause.NODE_LOST)
 
     def freeze_node(self, name: str) -> None:
         self.nodes[name].frozen += 1
@@ -129,7 +138,7 @@ class SimCluster:
     def _beat(self, epoch: int) -> None:
         if self.governor is None or epoch != self.epoch:
             return
-        self.governor.handle(Tick(), self._engine.now)
+        self._handle(Tick())
         self._engine.after(BEAT_S, self._beat, epoch)
 
     # What is asked of it ----------------------------------------------------------------------------------------
@@ -138,15 +147,34 @@ class SimCluster:
         """A message has come; `answer` is called when its answer leaves, and not at all where none does."""
         if self.governor is None or self.mute:
             return
-        replies = [item.answer for item in self.governor.handle(message, self._engine.now) if isinstance(item, Reply)]
+        told = self._handle(message)
         self.check(self.governor)
-        told = replies[0] if replies else None
         if self.liar:
             told = self._lie(message, told)
         if self.late_s:
             self._engine.after(self.late_s, answer, told)
         else:
             answer(told)
+
+    def change_shares(self, shares: tuple[TenantShare, ...]) -> None:
+        if self.governor is not None:
+            self._handle(SharesChanged(shares))
+
+    def _handle(self, event: Any) -> Any:
+        """Perform what the governor wants done; returns what it answers."""
+        assert self.governor is not None
+        answer: Any = None
+        for item in self.governor.handle(event, self._engine.now):
+            if isinstance(item, Reply):
+                answer = item.answer
+            elif isinstance(item, StopStep):
+                self._engine.after(self._rng.uniform(0.02, 0.2), self._stop, item.lease, item.why)
+        return answer
+
+    def _stop(self, lease: Lease, why: str) -> None:
+        node = self.nodes[lease.node]
+        if not node.frozen and (its := node.running.pop(lease.key, None)) is not None:
+            its.lost(why, Cause.LEASE_LOST)
 
     def _lie(self, message: Any, honest: Any) -> Any:
         """Everything is free and for nothing, and none of it is given."""
@@ -158,11 +186,11 @@ class SimCluster:
             return Awarded(self.name, (), tuple(RejectedRequest(r.step, r.fence, no) for r in message.requests))
         return honest
 
-    def start_step(self, lease: Lease, seconds: float, ended: Ended, lost: Callable[[str], None]) -> None:
+    def start_step(self, lease: Lease, seconds: float, ended: Ended, lost: Lost) -> None:
         """A start has come. One of `ended` and `lost` is called, or, where nobody can know, none of them."""
         node = self.nodes.get(lease.node)
         if node is None or not node.there or self.governor is None:
-            return lost("its worker was not there")
+            return lost("its worker was not there", Cause.NODE_LOST)
         assert node.governor is not None
         request = StartRequest("block", lease, None, lease.capability, b"")
         (decision,) = node.governor.handle(StartAsked(request, None), self._engine.now)

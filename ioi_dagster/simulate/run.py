@@ -164,8 +164,8 @@ class SimRun:
             self._fence_of[attempt] = lease.fence
             self._world.wire.stream(cluster.domain, self.domain, "answer", self.heard, life, event)
 
-        def lost(why: str) -> None:
-            event = flow.StepLost(step, lease.fence, lease.node, why, Cause.NODE_LOST)
+        def lost(why: str, cause: Cause) -> None:
+            event = flow.StepLost(step, lease.fence, lease.node, why, cause)
             self._world.wire.stream(cluster.domain, self.domain, "loss", self.heard, life, event)
 
         self._world.wire.stream(self.domain, cluster.domain, "start", cluster.start_step, lease, seconds, ended, lost)

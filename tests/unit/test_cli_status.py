@@ -18,7 +18,7 @@ def domain(name: str, handles: str, of: str = "1.0.0+c0de", blocks: tuple[str, .
         "clusters": {
             f"{name}-c": {
                 "leases": [],
-                "tenants": {"library": {"weight": 2.0, "used": 1, "waiting": 3, "entitled": 0.5}},
+                "tenants": {"library": TENANT},
                 "nodes": {
                     f"{name}-n": {
                         **node,
@@ -32,6 +32,18 @@ def domain(name: str, handles: str, of: str = "1.0.0+c0de", blocks: tuple[str, .
             for b in blocks
         ],
     }
+
+
+TENANT = {
+    "weight": 2.0,
+    "used": 1,
+    "waiting": 3,
+    "entitled": 0.5,
+    "guarantee": 3,
+    "limit": 5,
+    "lent": 2,
+    "stopping": 1,
+}
 
 
 def blocks_table(status: dict[str, Any]) -> list[str]:
@@ -61,7 +73,8 @@ def test_a_tenant_has_its_share_of_each_cluster_and_what_it_borrows_of_it():
     with console.capture() as captured:
         console.print(render({"lab": domain("lab", "internal")}))
     (row,) = [line for line in captured.get().splitlines() if "lab-c" in line and "library" in line]
-    assert [part.strip() for part in row.split("│")] == ["lab-c", "library", "2", "1", "50%", "3", "0.5", "0.5"]
+    told = ["lab-c", "library", "2", "3", "5", "1 (1 stopping)", "50%", "3", "0.5", "0.5", "2"]
+    assert [part.strip() for part in row.split("│")] == told
 
 
 def test_who_offers_another_version_is_told():

@@ -8,6 +8,7 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.local.home import TOPOLOGY
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.topology import TenantShare
 
 GOOD = """\
 network: n
@@ -105,8 +106,23 @@ def test_a_bottomless_file_is_refused(tmp_path):
     assert "nested too deeply" in errors_of(tmp_path, "[" * 20_000)
 
 
-def test_tenants_of_a_cluster_have_weights(tmp_path):
+def test_tenants_of_a_cluster_have_shares(tmp_path):
     path = tmp_path / "topology.yaml"
-    path.write_text(GOOD.replace("{name: c1,", "{name: c1, tenants: [{name: t, weight: 2.5}, {name: u}],"))
+    shares = "{name: t, weight: 2.5}, {name: u}, {name: v, guarantee: 1, lends: 0, borrows: 3}"
+    path.write_text(GOOD.replace("{name: c1,", f"{{name: c1, tenants: [{shares}],"))
     (cluster,) = load_topology(path).domain("a").clusters
-    assert cluster.weights() == {"t": 2.5, "u": 1.0}
+    assert cluster.tenants == (TenantShare("t", 2.5), TenantShare("u"), TenantShare("v", 1.0, 1, 0, 3))
+
+
+@pytest.mark.parametrize(
+    ("share", "wrong"),
+    [
+        ("{name: t, guarantee: 99}", ":6: its tenants are guaranteed 99 slots, and its nodes have 1"),
+        ("{name: t, guarantee: 1, lends: 2}", ":6: it lends 2 slots, and is guaranteed 1"),
+        ("{name: t, borrows: -1}", ":6: borrows must be from 0 to 1e+06"),
+        ("{name: t, guarantee: 0.5}", ":6: guarantee must be of type int"),
+        ("{name: t}, {name: t}", ":6: tenant 't' was named before, on line 6"),
+    ],
+)
+def test_shares_that_do_not_add_up_are_refused(tmp_path, share, wrong):
+    assert wrong in errors_of(tmp_path, GOOD.replace("{name: c1,", f"{{name: c1, tenants: [{share}],"))

@@ -27,6 +27,7 @@ from ioi_dagster.errors import (
     RetryableError,
     StepCrashedError,
     StepMemoryError,
+    StepRevokedError,
     StepStoppedError,
     StepTimeoutError,
 )
@@ -88,6 +89,8 @@ class NodeHost:
                 error = str(lacked)
             else:
                 refusal = Refusal("node.block_refused", str(lacked), f"node {self.node}", "place it elsewhere")
+        except StepRevokedError:
+            error, cause = "its slot was given to another tenant", Cause.LEASE_LOST
         except StepStoppedError:
             error = "the run stopped it"
         except (StepTimeoutError, StepMemoryError, StepCrashedError) as problem:
@@ -176,6 +179,11 @@ def start_here(data: bytes) -> bytes:
 def stop(node: str, keys: list[str]) -> list[str]:
     """Stop what runs at `node` under `keys`; returns which did. Run by Dask on every worker, beside the steps."""
     return _host.running.stop(keys, StepStoppedError) if _host is not None and _host.node == node else []
+
+
+def revoke(node: str, keys: list[str]) -> list[str]:
+    """As `stop`, for the cluster governor: the slots are somebody else's."""
+    return _host.running.stop(keys, StepRevokedError) if _host is not None and _host.node == node else []
 
 
 def take_back(node: str, keys: list[str]) -> list[str]:

@@ -17,14 +17,17 @@ from urllib.parse import urlsplit
 import msgspec
 from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.protocol.pickle import dumps
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import PeriodicCallback
 from tornado.web import Application, RequestHandler, stream_request_body
 
+from ioi_dagster.adapters.dask.node import revoke
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
+from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.cluster import (
     ClusterGovernor,
     LeaseEnded,
@@ -32,9 +35,11 @@ from ioi_dagster.governors.cluster import (
     NodeLeft,
     NodeReported,
     Reply,
+    SharesChanged,
+    StopStep,
     Tick,
 )
-from ioi_dagster.model.negotiation import OWN_STEP, Announce, Award, ReleaseRequest, RenewRequest, VerifyRequest
+from ioi_dagster.model.negotiation import OWN_STEP, Announce, Award, Lease, ReleaseRequest, RenewRequest, VerifyRequest
 
 log = logging.getLogger("ioi.cluster")
 MAX_BODY = 4 * 2**20
@@ -57,13 +62,13 @@ class ClusterPlugin(SchedulerPlugin):
         self._config: DomainConfig = home.config()
         self._address: ClusterAddress = next(item for item in self._config.clusters if item.name == cluster)
         spec = next(item for item in self._config.spec.clusters if item.name == cluster)
-        self._cluster = cluster
+        self._cluster, self._shares, self._read_at = cluster, spec.tenants, home.changed_at()
         self._slots = {node.name: node.slots for node in spec.nodes}
         blocks = read_blocks(home)
         steps = {OWN_STEP} if os.environ.get("IOI_STEP_RUNNER") else set()
         self._capabilities = frozenset({block.capability for block in blocks} | steps)
         self._journal = Journal(home.root / f"leases-{cluster}.jsonl")
-        self.governor = ClusterGovernor(home.name, cluster, self._journal.epoch, spec.price, weights=spec.weights())
+        self.governor = ClusterGovernor(home.name, cluster, self._journal.epoch, spec.price, shares=spec.tenants)
         self._token = home.token()
         self._names: dict[str, str] = {}
         self._started = False
@@ -108,8 +113,25 @@ class ClusterPlugin(SchedulerPlugin):
                     lines += [{"granted": lease.id, "step": lease.step, "fence": lease.fence} for lease in granted]
                 case LeaseEnded(lease, why):
                     lines.append({"ended": lease.id, "why": why})
+                case StopStep(lease, why):
+                    lines.append({"stopping": lease.id, "why": why})
+                    self._scheduler.loop.add_callback(self._stop, lease)
         self._journal.write(lines)
         return answer
+
+    async def _stop(self, lease: Lease) -> None:
+        """Have the node of `lease` stop its step. A node that does not answer keeps the lease until that runs out."""
+        message = {
+            "op": "run",
+            "function": dumps(revoke),
+            "args": dumps((lease.node, [lease.key])),
+            "kwargs": dumps({}),
+        }
+        workers = [address for address, name in self._names.items() if name == lease.node]
+        try:
+            await self._scheduler.broadcast(msg=message, workers=workers, on_error="return")
+        except Exception as error:  # it left meanwhile
+            log.debug("step of %s not stopped: %s", lease.id, error)
 
     async def _report(self) -> None:
         """What the domain's registry should know, leased for five seconds. A gateway that is away costs nothing."""
@@ -122,6 +144,7 @@ class ClusterPlugin(SchedulerPlugin):
                 name, warm = self._names.get(address, str(state.name)), frozenset(told.get("warm", ()))
                 reported = NodeReported(name, warm, memory, tuple(told.get("blocks", ())))
                 self.perform(self.governor.handle(reported, now))
+            self._look_for_shares(now)
             self.perform(self.governor.handle(Tick(), now))
             await AsyncHTTPClient().fetch(
                 HTTPRequest(
@@ -136,6 +159,21 @@ class ClusterPlugin(SchedulerPlugin):
             )
         except Exception as error:  # the beat goes on: a gateway away, or a worker leaving meanwhile
             log.debug("run-time state not delivered: %s", error)
+
+    def _look_for_shares(self, now: float) -> None:
+        """The domain's configuration may have new shares for tenants; all else of it counts from the next start."""
+        changed = self._home.changed_at()
+        if changed == self._read_at:
+            return
+        self._read_at = changed
+        try:
+            spec = next(item for item in self._home.config().spec.clusters if item.name == self._cluster)
+        except (BadInputError, StopIteration) as error:
+            log.warning("the shares of tenants stay as they are: %s", error)
+            return
+        if spec.tenants != self._shares:
+            self._shares = spec.tenants
+            self.perform(self.governor.handle(SharesChanged(spec.tenants), now))
 
     def _leases(self) -> list[dict[str, Any]]:
         snapshot = self.governor.snapshot()
