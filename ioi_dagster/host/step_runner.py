@@ -122,8 +122,7 @@ def _run(task: StepWork, values: dict[Handle, bytes], references: dict[Handle, s
     ]
     told = [entry.dagster_event for entry in collected if entry.dagster_event is not None]
     succeeded = failure is None and any(event.is_step_success for event in told)
-    if succeeded:
-        raise_if_stopped()
+    raise_if_stopped(succeeded)
     if unable and not succeeded:
         raise unable[-1]
     made = {event.step_output_data.step_output_handle for event in told if event.is_successful_output}
@@ -147,7 +146,8 @@ def _execute(
             retry_mode=RetryMode(task.retries).for_inner_plan(),
             run_config=dagster_run.run_config,
         ):
-            pass
+            # Before the failure hooks of a step that has not failed.
+            raise_if_stopped(False)
 
 
 def _plan(task: StepWork, dagster_run: DagsterRun, job: ReconstructableJob) -> ExecutionPlan:

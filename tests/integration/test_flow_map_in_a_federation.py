@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,14 +11,14 @@ import pytest
 from dagster import DagsterInstance
 
 from definitions.documents.catalogue import BLOCKS
-from ioi_dagster.adapters.opa.build import build
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.host.runs import create_governed_run, execute_governed_run, job_of, why_failed
 from ioi_dagster.local.federation import Federation
-from ioi_dagster.local.home import POLICIES, PROJECT, TOPOLOGY, prepare_dagster
+from ioi_dagster.local.home import PROJECT, TOPOLOGY, prepare_dagster
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.story import Chapter
 from tests.conftest import eventually
+from tests.integration.reviewed import policies_that_know
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -30,7 +28,7 @@ def test_items_run_at_the_cluster_of_their_step(tmp_path: Path) -> None:
     home = tmp_path / "home"
     job = job_of("tests.integration.mapping_defs", "mapping", PROJECT)
     ops = {name: {"config": {"folder": str(tmp_path)}} for name in ("at_home", "told")}
-    policies = _that_know("tests.integration.mapping_defs", tmp_path / "policies")
+    policies = policies_that_know("tests.integration.mapping_defs", tmp_path / "policies")
     with Federation(load_topology(TOPOLOGY), home, policies, BLOCKS) as federation:
         os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
         with DagsterInstance.get() as instance:
@@ -57,16 +55,6 @@ def test_items_run_at_the_cluster_of_their_step(tmp_path: Path) -> None:
         assert any("flow.map" in text and "2 items" in text for text in told)
         assert [entry for entry in story if entry.chapter is Chapter.LOSS and entry.step.startswith("at_home")]
         eventually(lambda: _is_free(federation), 40, "all slots free again")
-
-
-def _that_know(module: str, folder: Path) -> Path:
-    """The shipped policies, of an owner who has reviewed one code location more."""
-    shutil.copytree(POLICIES, folder)
-    data = json.loads((folder / "data.json").read_text())
-    data["ioi"]["library"]["code_locations"].append(module)
-    (folder / "data.json").write_text(json.dumps(data))
-    build(folder, folder / "bundle" / "bundle.tar.gz")
-    return folder
 
 
 def _is_free(federation: Federation) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ioi_dagster.errors import RetryableError, StepMemoryError, StepTimeoutError
+from ioi_dagster.errors import RetryableError, StepMemoryError, StepRevokedError, StepTimeoutError
 
 GRACE_S = 5.0
 """From the exception to the end of the process."""
@@ -46,10 +46,11 @@ def ask_to_stop(thread: int, error: type[BaseException]) -> None:
     _asked[thread] = error
 
 
-def raise_if_stopped() -> None:
-    """Where a step has ended well: raise what should have stopped it, and was swallowed."""
+def raise_if_stopped(ended_well: bool) -> None:
+    """Raise what should have stopped the step of this thread: where it ended well, since that was swallowed; and where its slot
+    is somebody else's, since then it has not failed but begins again."""
     error = _asked.get(threading.get_ident())
-    if error is not None:
+    if error is not None and (ended_well or issubclass(error, StepRevokedError)):
         raise error
 
 

@@ -102,6 +102,34 @@ def test_all_that_is_wanted_is_given_out_and_not_more(slots, used, waiting, weig
         assert any(part.more(slots) for part in parts.values()), "a free slot is somebody's who waits for it"
 
 
+@st.composite
+def shares_of(draw) -> list[TenantShare]:
+    found = []
+    for name in draw(st.sets(st.sampled_from("abcde"))):
+        guarantee = draw(st.integers(0, 9))
+        lends, borrows = (draw(st.none() | st.integers(0, most)) for most in (guarantee, 9))
+        found.append(TenantShare(name, draw(st.floats(0.1, 9.0)), guarantee, lends, borrows))
+    return found
+
+
+@given(st.integers(0, 60), COUNTS, COUNTS, shares_of())
+def test_guarantees_are_kept_limits_hold_and_what_is_not_lent_stays(slots, used, waiting, shares):
+    turns = Turns(shares)
+    parts = turns.parts(slots, used, waiting)
+    wants = {name: min(part.used + part.waiting, turns.share(name).limit) for name, part in parts.items()}
+    idle = sum(max(0, turns.share(name).own - want) for name, want in wants.items())
+    assert sum(part.entitled for part in parts.values()) == pytest.approx(
+        min(max(0, slots - idle), sum(wants.values()))
+    )
+    promised = sum(min(turns.share(name).guarantee, want) for name, want in wants.items())
+    for name, part in parts.items():
+        assert part.entitled <= wants[name] + 1e-9
+        if promised <= slots - idle:
+            assert part.entitled >= min(turns.share(name).guarantee, wants[name]) - 1e-9
+        assert part.used + part.more(slots) <= max(part.used, turns.share(name).limit)
+    assert sum(part.whole for part in parts.values()) <= slots
+
+
 def test_who_asks_no_more_holds_back_nobody():
     turns = Turns()
     turns.asks("r1", [Wanted("a", "ocr", 3)], 0.0)

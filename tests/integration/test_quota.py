@@ -1,0 +1,130 @@
+"""Shares of a real cluster's slots: a guarantee that others had borrowed, and a limit that is lowered while steps run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from dagster import DagsterInstance, DagsterRunStatus
+from typer.testing import CliRunner
+
+from definitions.documents.catalogue import BLOCKS
+from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.cli import app
+from ioi_dagster.host import tags
+from ioi_dagster.local.federation import Federation
+from ioi_dagster.local.home import PROJECT, prepare_dagster
+from ioi_dagster.local.topology_file import load_topology
+from ioi_dagster.model.story import Chapter
+from tests.conftest import eventually
+from tests.integration.reviewed import policies_that_know
+
+pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(240)]
+
+MODULE = "tests.integration.quota_defs"
+TOPOLOGY = """
+network: book
+home: library.example
+domains:
+  - name: library.example
+    authority: partners
+    handles: restricted
+    clusters:
+      - name: library-main
+        nodes: [{name: library-1}, {name: library-2}, {name: library-3}]
+        tenants: [%s]
+"""
+
+
+class Runs:
+    """Each in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._all = folder, []
+
+    def start(self, job: str, tenant: str) -> subprocess.Popen[bytes]:
+        config = {"ops": {"stands": {"config": {"folder": str(self._folder)}}}} if job == "flood" else {}
+        with (self._folder / f"{job}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "tests.integration.governed_run", MODULE, job),
+                    *(json.dumps(config), json.dumps({tags.TENANT: tenant})),
+                ],
+                cwd=PROJECT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._all.append(process)
+        return process
+
+    def end(self) -> None:
+        for process in self._all:
+            process.kill()
+            process.wait()
+
+
+def test_a_guarantee_is_given_back_and_a_lowered_limit_is_enforced(tmp_path: Path) -> None:
+    topology, home, runs = tmp_path / "topology.yaml", tmp_path / "home", Runs(tmp_path)
+    topology.write_text(TOPOLOGY % "{name: owner, guarantee: 1}")
+    policies = policies_that_know(MODULE, tmp_path / "policies")
+    with Federation(load_topology(topology), home, policies, BLOCKS) as federation:
+        os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
+        federation.wait_ready(60)
+
+        def books(tenant: str) -> dict:
+            config = federation.home_domain.config()
+            headers = {"Authorization": f"Bearer {federation.home_domain.token()}"}
+            answer = httpx.get(f"{config.clusters[0].governor}/v1/status", headers=headers).json()
+            return answer["tenants"].get(tenant, {"used": 0})
+
+        try:
+            flood = runs.start("flood", "guests")
+            eventually(lambda: books("guests")["used"] == 3, 60, "a flood that has the whole cluster")
+            eventually(lambda: len(list(tmp_path.glob("came *"))) == 3, 60, "its steps at work")
+            assert runs.start("one", "owner").wait(60) == 0, (tmp_path / "one.log").read_text()
+            eventually(lambda: books("guests")["used"] == 3, 60, "the slot lent again")
+
+            topology.write_text(TOPOLOGY % "{name: owner, guarantee: 1}, {name: guests, borrows: 1}")
+            told = CliRunner().invoke(app, ["quota", "--topology", str(topology), "--home", str(home), "--json"])
+            assert told.exit_code == 0, told.output
+            (change,) = json.loads(told.output)
+            assert (change["tenant"], change["before"], change["after"]["borrows"]) == ("guests", None, 1)
+            eventually(lambda: books("guests")["used"] == 1, 60, "the limit")
+            assert flood.poll() is None
+
+            (tmp_path / "go").touch()
+            assert flood.wait(60) == 0, (tmp_path / "flood.log").read_text()
+        finally:
+            runs.end()
+        with DagsterInstance.get() as instance:
+            assert {run.status for run in instance.get_runs()} == {DagsterRunStatus.SUCCESS}
+            ids = {run.job_name: run.run_id for run in instance.get_runs()}
+        ledger = Ledger(federation.home_domain.ledger)
+        try:
+            steps, story = ledger.steps(ids["flood"]), ledger.story(ids["flood"])
+        finally:
+            ledger.close()
+    assert {(step.commits, step.state) for step in steps} == {(1, "DONE")}
+    assert not (tmp_path / "hooked").exists(), "a step that is stopped has not failed"
+    losses = [entry.text for entry in story if entry.chapter is Chapter.LOSS]
+    assert len(losses) >= 3
+    assert all("its slot was given to another tenant" in text or "no longer holds the lease" in text for text in losses)
+
+
+def test_only_shares_change_while_it_runs(tmp_path: Path) -> None:
+    topology, home = tmp_path / "topology.yaml", tmp_path / "home"
+    topology.write_text(TOPOLOGY % "{name: owner}")
+    federation = Federation(load_topology(topology), home, policies_that_know(MODULE, tmp_path / "policies"), BLOCKS)
+    federation.prepare()
+    before = federation.home_domain.config()
+    topology.write_text((TOPOLOGY % "{name: owner, weight: 2}").replace("library-3", "library-4"))
+    told = CliRunner().invoke(app, ["quota", "--topology", str(topology), "--home", str(home)])
+    federation.stop()
+    assert told.exit_code != 0
+    assert "only `tenants` may change while it runs" in str(told.exception)
+    assert federation.home_domain.config() == before
