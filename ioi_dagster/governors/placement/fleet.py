@@ -140,6 +140,10 @@ def compile_graph(fleet: Fleet, steps: Sequence[Step], edges: Sequence[Edge]) ->
             doomed[i] = fleet.refusal(step)
         elif any(producer in doomed for producer, _ in preds[i]):
             doomed[i] = None
+    # What is never placed is waited for by nobody, in neither direction.
+    for i in range(len(ordered)):
+        preds[i] = [] if i in doomed else preds[i]
+        succs[i] = [] if i in doomed else [(c, size) for c, size in succs[i] if c not in doomed]
     return Graph(
         steps=ordered,
         preds=preds,

@@ -10,13 +10,14 @@ from ioi_dagster.governors.placement.search import Search
 from ioi_dagster.governors.placement.timeline import Timeline
 from ioi_dagster.model.placement import Assignment, Edge, Link, Offer, Step
 
-EFFORT = 1_500_000
-"""Nodes that a plan looks at, over all steps: some seconds."""
+TRIES, EFFORT = 1_500, 1_500_000
+"""A plan is tried so many times, and looks at so many nodes over all of them: that takes two seconds for a hundred steps or more
+and some hundredths for a few."""
 
 
 class Placer:
-    """Nodes in `offers`, and between their domains `links`. `effort`: how many nodes a plan may look at, over all steps;
-    `seed` is of its random choices. Raises `BadInputError` for a node given twice or a link missing."""
+    """Nodes in `offers`, and between their domains `links`. `effort`: how many nodes a plan may look at; `seed` is of its random
+    choices. Raises `BadInputError` for a node given twice or a link missing."""
 
     def __init__(self, offers: Iterable[Offer], links: Iterable[Link], *, effort: int = EFFORT, seed: int = 0) -> None:
         self._fleet, self._effort, self._seed = Fleet(offers, links), effort, seed
@@ -28,7 +29,8 @@ class Placer:
         `BadInputError` for a graph that is none."""
         fleet, graph = self._fleet, compile_graph(self._fleet, steps, edges)
         lines = [Timeline(capacity, now) for capacity in fleet.capacity]
-        made = Search(fleet, graph, lines, Random(self._seed), self._effort).run()
+        effort = min(self._effort, TRIES * sum(len(able) + 2 for able in graph.able))
+        made = Search(fleet, graph, lines, Random(self._seed), effort).run()
         order = sorted(range(len(graph)), key=lambda i: (made.start[i], i))
         turn = {i: place for place, i in enumerate(order)}
         return [

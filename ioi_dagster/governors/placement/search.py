@@ -35,6 +35,8 @@ class Search:
         self._ahead = optimistic(fleet, graph)
         self._since = min((line.times[0] for line in lines), default=0.0)
         self._best: _Best | None = None
+        self._least = shortest(fleet, graph, self._since)
+        """No schedule is shorter."""
 
     def run(self) -> Schedule:
         graph, fleet = self._graph, self._fleet
@@ -94,15 +96,16 @@ class Search:
             made = better
 
     def _take_apart(self) -> None:
-        graph, rng, best = self._graph, self._rng, self._best
-        assert best is not None
+        graph, rng = self._graph, self._rng
+        assert self._best is not None
+        best = self._best
         size = len(graph)
         if size < 2:
             return
         now, priority, length = best.schedule, list(best.priority), best.length
         before = [length] * MEMORY
         count = 0
-        while self._left > 0:
+        while self._left > 0 and self._best.length > self._least * (1 + 1e-9):
             critical = critical_steps(self._fleet, graph, now)
             freed = self._freed(now, critical)
             changed = list(priority)
@@ -151,12 +154,24 @@ class Search:
         return [i for i in range(size) if now.node[i] in pair]
 
 
+def shortest(fleet: Fleet, graph: Graph, since: float) -> float:
+    """When the longest way through the graph would end, each step on its fastest node and nothing to transfer between them."""
+    ends: list[float] = []
+    for i, before in enumerate(graph.preds):
+        begin = max((ends[u] for u, _ in before), default=since)
+        fetch = graph.fetch[i]
+        able = () if i in graph.doomed else graph.able[i]
+        runs = (max(begin, fetch[fleet.domain[n]] if fetch else 0.0) + graph.work[i] / fleet.speed[n] for n in able)
+        ends.append(min(runs, default=begin))
+    return max(ends, default=since)
+
+
 def critical_steps(fleet: Fleet, graph: Graph, made: Schedule) -> list[int]:
     """One way back from the last step: each waits for the one before, either for its output or for its room."""
     finish, node = made.finish, made.node
     i = max(range(len(graph)), key=finish.__getitem__)
     ending: dict[tuple[int, float], int] = {(node[j], finish[j]): j for j in range(len(graph))}
-    way = [i]
+    way, seen = [i], {i}
     while True:
         latest, cause = 0.0, -1
         for u, size in graph.preds[i]:
@@ -168,7 +183,9 @@ def critical_steps(fleet: Fleet, graph: Graph, made: Schedule) -> list[int]:
                 latest, cause = arrival, u
         if made.start[i] > latest + 1e-9 * latest:
             cause = ending.get((node[i], made.start[i]), cause)
-        if cause < 0 or (made.finish[cause] > made.start[i] and cause in way):
+        # Steps that take no time wait for each other's room at one moment.
+        if cause < 0 or cause in seen:
             return way
         way.append(cause)
+        seen.add(cause)
         i = cause
