@@ -85,7 +85,7 @@ def read_page(path: Path) -> tuple[str, int]:
 
 def _calls() -> list[tuple[str, Any, str]]:
     from ioi_dagster.adapters.sql.ledger import Ledger
-    from ioi_dagster.host import flow_driver, resume
+    from ioi_dagster.host import flow_driver, resume, run_outputs
     from ioi_dagster.host.io_manager import ObjectStore
     from ioi_dagster.host.storage import GroupCommitEventLogStorage
     from ioi_dagster.host.storage_postgres import GroupCommitPostgresEventLogStorage
@@ -96,7 +96,7 @@ def _calls() -> list[tuple[str, Any, str]]:
         ("resuming", resume, "replay"),
         ("storing outputs", ObjectStore, "put"),
         ("publishing outputs", ObjectStore, "link"),
-        ("publishing outputs", flow_driver, "publish"),
+        ("publishing outputs", run_outputs, "publish"),
         ("writing the ledger", Ledger, "write"),
         ("writing the catalogue", GroupCommitEventLogStorage, "_write_both"),
         ("writing the run's log", GroupCommitEventLogStorage, "_write_run"),
