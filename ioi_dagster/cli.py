@@ -40,7 +40,19 @@ _WIDE = None if sys.stdout.isatty() else 160
 out = Console(width=_WIDE)
 err = Console(stderr=True)
 
-HomeOption = Annotated[Path | None, typer.Option("--home", help="The federation's folder; default $IOI_HOME or .ioi")]
+
+def _folder(text: str) -> Path:
+    """An empty name would be the current folder; it is what a shell makes of a variable that is not set."""
+    if not text:
+        raise typer.BadParameter("the name of the folder is empty")
+    return Path(text)
+
+
+_FOLDER: Any = {"parser": _folder, "metavar": "PATH"}
+HomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", **_FOLDER, help="The federation's folder; default $IOI_HOME or .ioi"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output")]
 
 
@@ -113,8 +125,11 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 @run_app.command("documents")
 def run_documents(
-    source: Annotated[Path | None, typer.Option("--input", help="Folder with pages; default: the shipped pile")] = None,
-    results: Annotated[Path, typer.Option("--out", help="Folder for the results")] = Path("out"),
+    source: Annotated[
+        Path | None,
+        typer.Option("--input", **_FOLDER, help="Folder with pages; default: the shipped pile"),
+    ] = None,
+    results: Annotated[Path, typer.Option("--out", **_FOLDER, help="Folder for the results")] = Path("out"),
     page: Annotated[list[str] | None, typer.Option("--page", help="Only this page (repeatable)")] = None,
     home: HomeOption = None,
     topology: Annotated[Path | None, typer.Option(help="Another topology than the shipped one")] = None,
@@ -150,7 +165,7 @@ def run_documents(
 @app.command()
 def find(
     words: Annotated[list[str], typer.Argument(help="Words that the line must hold")],
-    results: Annotated[Path, typer.Option("--out", help="Folder with the results of a run")] = Path("out"),
+    results: Annotated[Path, typer.Option("--out", **_FOLDER, help="Folder with the results of a run")] = Path("out"),
     as_json: JsonOption = False,
 ) -> None:
     """Search the book: page, line and the words in their place."""
@@ -183,7 +198,7 @@ def explain_run(
     run: Annotated[str, typer.Argument(help="The run's id, or its beginning; `last` for the newest")],
     step: Annotated[
         str | None,
-        typer.Argument(help="One step; without its [key] all of that name"),
+        typer.Argument(help="One step; without its \\[key] all of that name"),
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -232,16 +247,26 @@ def runs(
             watch_runs(ledger, out)
             return
         rows = ledger.runs()
+        endings = ledger.endings(row[0] for row in rows)
     finally:
         ledger.close()
     if as_json:
-        print(json.dumps([{"run": r[0], "job": r[1], "started": r[2], "ended": r[3]} for r in rows]))
+        told = [{"run": r[0], "job": r[1], "started": r[2], "ended": r[3], "ending": endings.get(r[0])} for r in rows]
+        print(json.dumps(told))
         return
-    table = Table("run", "job", "started", "seconds", show_edge=False)
+    table = Table("run", "job", "started", "seconds", "ended", show_edge=False)
     for run, job, started, ended in rows:
         begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started))
-        table.add_row(run, job, begun, f"{ended - started:.1f}" if ended else "running or ended without a word")
+        ending = _ending(endings.get(run, {})) if ended else "running, or ended without a word"
+        table.add_row(run, job, begun, f"{ended - started:.1f}" if ended else "–", ending)
     out.print(table)
+
+
+def _ending(facts: dict[str, Any]) -> str:
+    failed = facts.get("failed", 0)
+    if facts.get("interrupted"):
+        return "[yellow]interrupted[/]"
+    return f"[red]{failed} step{'s' * (failed != 1)} failed[/]" if failed else "well"
 
 
 @app.command()
@@ -255,11 +280,14 @@ def status(
     from ioi_dagster.local.home import find_home
 
     folder = find_home(home)
-    if as_json:
-        print(json.dumps(collect(folder)))
-        return
-    if not watch:
-        out.print(render(collect(folder)))
+    if as_json or not watch:
+        found = collect(folder)
+        if as_json:
+            print(json.dumps(found))
+        else:
+            out.print(render(found))
+        if all("error" in facts for facts in found.values()):
+            raise typer.Exit(1)
         return
     from rich.live import Live
 
@@ -281,11 +309,15 @@ def quota(
     """Give the tenants of running clusters the shares that stand in the topology file."""
     from dataclasses import asdict
 
+    from ioi_dagster.errors import BadInputError
     from ioi_dagster.local.home import TOPOLOGY, domains_in, find_home
     from ioi_dagster.local.quota import apply_shares
     from ioi_dagster.local.topology_file import load_topology
 
-    changes = apply_shares(load_topology(topology or TOPOLOGY), domains_in(find_home(home)))
+    asked, domains = load_topology(topology or TOPOLOGY), domains_in(find_home(home))
+    if not domains:
+        raise BadInputError("no federation was ever started here", where=str(find_home(home)), todo="run `ioi up`")
+    changes = apply_shares(asked, domains)
     if as_json:
         print(json.dumps([asdict(change) for change in changes]))
         return

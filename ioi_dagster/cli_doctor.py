@@ -80,13 +80,16 @@ def _bundle(_home: Path) -> Finding:
 
 
 def _home_folder(home: Path) -> Finding:
-    folder = home if home.exists() else home.parent
+    if home.exists() and not home.is_dir():
+        return Finding("home", "mend", f"{home} is a file", "give another --home")
+    folder = next(parent for parent in (home, *home.parents) if parent.exists())
     if not os.access(folder, os.W_OK):
         return Finding("home", "mend", f"{folder} cannot be written", "give another --home")
     free = shutil.disk_usage(folder).free
     if free < 2**30:
         return Finding("home", "mend", f"{free >> 20} MiB free on {folder}", "make room: 1 GiB is needed")
-    return Finding("home", "ok", f"{home}, {free >> 30} GiB free")
+    there = "" if home.exists() else " (not there yet: it is made by the first run)"
+    return Finding("home", "ok", f"{home}{there}, {free >> 30} GiB free")
 
 
 def _dagster_yaml(home: Path) -> Finding:

@@ -43,10 +43,12 @@ def show(summary: dict[str, Any], results: Path, home: Path | None, shipped: boo
         return
     domains: dict[str, int] = {}
     for page in summary["pages"]:
-        if page["domain"]:
+        if page["domain"] and page["status"] != "failed":
             domains[page["domain"]] = domains.get(page["domain"], 0) + 1
     places = ", ".join(f"{count} in {name}" for name, count in sorted(domains.items()))
-    out.print(f"\nread {places}; {run['seconds']:.0f} s ({run['start_seconds']:.0f} s of them to start the domains)")
+    out.print(
+        f"\nread {places or 'none'}; {run['seconds']:.0f} s ({run['start_seconds']:.0f} s of them to start the domains)"
+    )
     for name in ("book.md", "index.sqlite", "report.html", "run.json"):
         out.print(f"  {results / name}", highlight=False)
     out.print("\nTry next:")

@@ -35,6 +35,11 @@ def workflows_of(text: str, seed: int) -> tuple[Workflow, ...]:
     `BadInputError`."""
     shape, _, size = text.partition(":")
     if shape not in shapes.SHAPES:
+        if size and not Path(text).exists():
+            raise BadInputError(
+                f"there is no shape {shape!r} and no file {text!r}",
+                todo=f"shapes are {', '.join(sorted(shapes.SHAPES))}",
+            )
         return read_workflows(Path(text))
     count, _, steps = size.partition("x")
     if not (count.isdigit() and steps.isdigit() and 0 < int(count) * int(steps) <= MAX_STEPS):

@@ -101,7 +101,9 @@ def run(
         "run_seconds": round(ended - ready, 2),
     }
     if reasons:
-        summary["run"]["why"] = reasons
+        accepted = any(page["status"] == "indexed" for page in summary["pages"])
+        nothing = "no page was accepted; the table says of each why"
+        summary["run"]["why"] = reasons if accepted or not summary["pages"] else [nothing, *reasons]
     write_text(out / "run.json", json.dumps(summary, indent=1))
     return summary
 

@@ -448,7 +448,7 @@ class FlowGovernor:
         poison = len(step.lost_on) >= MAX_NODES_LOST or step.losses >= MAX_LOSSES
         if poison or step.returned >= MAX_RETURNED:
             nodes = ", ".join(step.lost_on) or "no node that can be named"
-            text = f"it was lost {step.returned} times, on {nodes}; last: {event.why}"
+            text = f"it was lost {step.losses if poison else step.returned} times, on {nodes}; last: {event.why}"
             return [*out, *self._fail(step, POISON, text, POISON_TODO)]
         self._wait(step, "to be placed again", now)
         self._ask_soon(now)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from dagster import (
     DagsterExecutionInterruptedError,
+    DagsterInvalidDefinitionError,
     Executor,
     Field,
     InitExecutorContext,
@@ -26,6 +27,7 @@ from ioi_dagster.framing import decode_payload
 from ioi_dagster.governors.failures import AT_MOST_ONCE, POISON, RULES, USERS_RETRY
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.host import tags
+from ioi_dagster.host.console import Console
 from ioi_dagster.host.event_groups import GroupedEventLogStorage, grouped, patient, told_event, waits_for_log
 from ioi_dagster.host.exchange import Handle, Located, StepInput, StepWork, handle_from_text
 from ioi_dagster.host.flow_driver import FlowDriver
@@ -96,8 +98,16 @@ MAX_WAIT_S = 0.2
     },
 )
 def governed_executor(init_context: InitExecutorContext) -> Executor:
-    """Runs steps on the federation of `$IOI_HOME`, or alone on a Dask cluster that it starts for the run."""
+    """Runs steps on the federation of `$IOI_HOME`, or alone on a Dask cluster that it starts for the run. Raises
+    `DagsterInvalidDefinitionError` for settings that cannot be meant."""
     config = init_context.executor_config
+    for name, least in (("workers", 1), ("max_concurrent", 0)):
+        if config.get(name) is not None and cast("int", config[name]) < least:
+            raise DagsterInvalidDefinitionError(f"governed executor: {name} is {config[name]}; give {least} or more")
+    if config.get("address") and config.get("workers") is not None:
+        raise DagsterInvalidDefinitionError(
+            "governed executor: address names a cluster with workers of its own; give address or workers, not both"
+        )
     return GovernedExecutor(
         retries=RetryMode.from_config(config["retries"]),  # pyright: ignore[reportArgumentType]
         max_concurrent=config.get("max_concurrent") or None,  # pyright: ignore[reportArgumentType]
@@ -206,7 +216,7 @@ class GovernedExecutor(Executor):
                     yield event
             finally:
                 text = "interrupted" if interrupted else "the run process ended"
-                driver.tell(Chapter.DONE, text, {"interrupted": interrupted})
+                driver.tell(Chapter.DONE, text, {"interrupted": interrupted, "failed": len(flow.failed)})
                 driver.close(interrupted or not active.is_complete)
                 with suppress(LedgerAwayError):
                     ledger.end(run.run_id, epoch, clock.wall())
@@ -254,6 +264,9 @@ class _Flow:
         # Where nobody is told of events, those that lead to nothing go to the log as they came from the node.
         storage = instance.event_log_storage
         self._plain_log = storage if unread and isinstance(storage, GroupedEventLogStorage) else None
+        self.failed: set[str] = set()
+        """Steps whose failure was told."""
+        self._console = Console(plan_context.log)
         self._layer = plan_context.reconstructable_job.get_definition().asset_layer if not self._instance else None
 
     def run(self) -> Iterator[DagsterEvent | None]:
@@ -443,6 +456,8 @@ class _Flow:
                 handle = _handle(event.step_output_data.step_output_handle)
                 self._driver.outputs.classes.setdefault(handle, outcome.data_class)
             self._active.handle_event(event)
+            if event.is_step_failure:
+                self.failed.add(outcome.step)
         if outcome.refusal is None and outcome.failure is None:
             # Before anything is vended: a step that is tried again at once is under way anew then.
             self._active.verify_complete(self._context, outcome.step)
@@ -462,6 +477,7 @@ class _Flow:
             yield self._failed(step_context, error, outcome.refusal.code in USERS_RETRY)
             return
         for number, text in enumerate(outcome.events):
+            self._console.show(text)
             entry = entries.get(number)
             if entry is None and self._plain_log is not None and (told := told_event(text)) is not None:
                 self._plain_log.store_event(told)
@@ -490,6 +506,8 @@ class _Flow:
         else:
             event = DagsterEvent.step_failure_event(step_context, StepFailureData(error=error, user_failure_data=None))
         self._active.handle_event(event)
+        if event.is_step_failure:
+            self.failed.add(event.step_key or "")
         return event
 
 

@@ -71,8 +71,10 @@ class Flow:
         """
         if on_error not in ("raise", "return"):
             raise FinalError(f"on_error is {on_error!r}: say 'raise' or 'return'")
-        if chunk is not None and chunk < 1:
-            raise FinalError(f"chunk is {chunk}: give a number of items, 1 or more")
+        if chunk is not None and not (isinstance(chunk, int) and chunk >= 1):
+            raise FinalError(f"chunk is {chunk!r}: give a number of items, 1 or more")
+        if not (isinstance(retries, int) and retries >= 0):
+            raise FinalError(f"retries is {retries!r}: give a number of tries, 0 or more")
         call = _CallBlock(function) if isinstance(function, BlockSpec) else function
         everything = list(items)
         if not everything:

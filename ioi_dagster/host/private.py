@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import collections
 import copy
+import logging
 import re
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, lru_cache
 from types import CodeType
@@ -23,6 +24,7 @@ from dagster._core.definitions.repository_definition import RepositoryLoadData
 from dagster._core.events import (
     ASSET_CHECK_EVENTS,
     ASSET_EVENTS,
+    EVENT_TYPE_TO_DISPLAY_STRING,
     EVENT_TYPE_TO_PIPELINE_RUN_STATUS,
     AssetObservationData,
     DagsterEvent,
@@ -50,6 +52,7 @@ from dagster._core.execution.step_dependency_config import StepDependencyConfig,
 from dagster._core.instance import InstanceRef, InstanceType
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, ResumeRunContext, RunLauncher, WorkerStatus
 from dagster._core.launcher.sync_in_memory_run_launcher import SyncInMemoryRunLauncher
+from dagster._core.log_manager import DagsterLogManager, _error_str_for_event
 from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, get_python_environment_entry_point
 from dagster._core.run_coordinator import DefaultRunCoordinator, QueuedRunCoordinator, SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
@@ -91,6 +94,7 @@ __all__ = [
     "PLAIN",
     "SERIALIZERS",
     "SQLITE_BUSY_TIMEOUT_SECONDS",
+    "WITH_ERROR",
     "ActiveExecution",
     "AssetCheckExecutionRecordStatus",
     "AssetCheckExecutionsTable",
@@ -104,6 +108,7 @@ __all__ = [
     "ConfigurableClassData",
     "DagsterEvent",
     "DagsterEventType",
+    "DagsterLogManager",
     "DagsterRun",
     "DagsterRunStatus",
     "DefaultRunCoordinator",
@@ -301,6 +306,31 @@ PLAIN = frozenset(
     )
 )
 """Kinds of events that lead to nothing: of no asset, no status and no step that goes on. They only stand in the log."""
+
+
+WITH_ERROR = frozenset(
+    kind.value
+    for kind in (
+        *(DagsterEventType.STEP_FAILURE, DagsterEventType.STEP_UP_FOR_RETRY, DagsterEventType.HOOK_ERRORED),
+        *(DagsterEventType.RESOURCE_INIT_FAILURE, DagsterEventType.ENGINE_EVENT),
+    )
+)
+"""Kinds of events that may hold an error, which a console shows."""
+
+
+def loggers_of(log: DagsterLogManager) -> Sequence[logging.Logger]:
+    """Those that the run's lines go to besides the event log."""
+    return log._dagster_handler._loggers
+
+
+def event_title(kind: str) -> str:
+    """What a console calls events of a kind."""
+    return EVENT_TYPE_TO_DISPLAY_STRING.get(DagsterEventType(kind), kind)
+
+
+def event_error_text(entry: EventLogEntry) -> str:
+    """What a console shows after the message of an event that holds an error."""
+    return (_error_str_for_event(entry.dagster_event) if entry.dagster_event else None) or ""
 
 
 def wrap_planned_events(instance: Any, around: Callable[[], AbstractContextManager[Any]]) -> None:

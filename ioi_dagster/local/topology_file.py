@@ -44,7 +44,8 @@ def load_topology(path: Path) -> Topology:
             raise BadInputError(f"a topology of over {MAX_BYTES} bytes", where=str(path))
         text = path.read_text()
     except (OSError, UnicodeError) as error:
-        raise BadInputError(f"cannot be read: {error}", where=str(path), todo=_TODO) from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise BadInputError(f"cannot be read: {why}", where=str(path), todo=_TODO) from error
     try:
         _refuse_odd(text, path)
         root = yaml.compose(text, Loader=yaml.SafeLoader)

@@ -122,7 +122,8 @@ def test_a_pile_without_a_single_good_page_still_tells_why_and_leaves_the_book_a
     Image.new("L", (300, 200), 255).save(pile / "blank.png")
     summary = run(pile, out, (), tmp_path / "home", lambda *_: None)
     assert summary["run"]["status"] == "failed"
-    (why,) = summary["run"]["why"]
+    first, why = summary["run"]["why"]
+    assert first == "no page was accepted; the table says of each why"
     assert "accepted_set" in why
     assert {page["file"]: (page["status"], bool(page["reason"])) for page in summary["pages"]} == {
         "blank.png": ("refused", True),

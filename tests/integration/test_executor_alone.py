@@ -228,6 +228,36 @@ def test_retries_are_the_users_and_failures_stop_what_depends_on_them(instance):
     assert ("never_runs", "STEP_START") not in kinds
 
 
+def test_the_console_shows_what_the_log_holds_of_steps(instance, capfd):
+    result = execute_job(reconstructable(failing), instance)
+    shown = [line.split(" - ") for line in capfd.readouterr().err.splitlines() if f" - {result.run_id} - " in line]
+    told = [(event.step_key, event.event_type_value) for event in result.all_events if event.step_key]
+    # date, "dagster", level, job, run, process, step, kind, message
+    assert sorted((line[6], line[7]) for line in shown if len(line) > 8) == sorted(told)
+
+
+def test_the_console_shows_why_a_step_failed(instance, capfd):
+    execute_job(reconstructable(failing), instance)
+    shown = capfd.readouterr().err
+    assert 'always_fails - STEP_FAILURE - Execution of step "always_fails" failed.\n\ndagster._core' in shown
+    assert "no 2" in shown
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"workers": -1}, "workers is -1; give 1 or more"),
+        ({"workers": 0}, "workers is 0; give 1 or more"),
+        ({"max_concurrent": -3}, "max_concurrent is -3; give 0 or more"),
+        ({"workers": 2, "address": "tcp://127.0.0.1:1"}, "give address or workers, not both"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(instance, config, words):
+    result = execute_job(reconstructable(squares), instance, run_config={"execution": {"config": config}})
+    (failure,) = [event for event in result.all_events if event.is_job_failure]
+    assert words in str(failure.job_failure_data.error)
+
+
 def test_a_worker_that_dies_costs_the_step_no_retry(instance):
     with execute_job(reconstructable(crashing), instance) as result:
         assert result.success

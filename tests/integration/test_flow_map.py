@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from ioi_dagster import ExchangeIOManager, MapItemError, flow, governed_executor
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.cli import app
+from ioi_dagster.errors import FinalError
 from ioi_dagster.host.io_manager import default_folder
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.capability import BlockSpec, Contract
@@ -258,3 +259,17 @@ def test_on_a_cluster_by_address(result):
 def test_under_a_stock_executor_items_run_in_the_step(result, factory, said):
     assert factory.execute_in_process(run_config={}).success
     assert json.loads(result.read_text()) == said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"retries": -1}, "retries is -1: give a number of tries, 0 or more"),
+        ({"chunk": 0}, "chunk is 0: give a number of items, 1 or more"),
+        ({"chunk": "a"}, "chunk is 'a': give a number of items, 1 or more"),
+        ({"on_error": "skip"}, "on_error is 'skip': say 'raise' or 'return'"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused(arguments, words):
+    with pytest.raises(FinalError, match=words):
+        flow.map(str, [1, 2], **arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.local.home import PROJECT
+from ioi_dagster.model.story import Chapter, Entry
 
 
 def ioi(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -64,3 +66,39 @@ def test_a_step_that_is_not_there_is_named_with_what_to_do(tmp_path):
         2,
         "error run b367a1f4 has no step 'nowhere' — see all with `ioi explain run b367a1f4`\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "documents", "--input", ""), "the name of the folder is empty"),
+        (("quota",), "no federation was ever started here — run `ioi up`"),
+        (("simulate", "1x1", "tree:2x2"), "there is no shape 'tree' and no file 'tree:2x2' — shapes are bag, chain,"),
+        (("quota", "--topology", "none.yaml"), "error none.yaml: cannot be read: No such file or directory"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused(tmp_path, arguments, words):
+    ended = ioi(tmp_path, *arguments)
+    assert ended.returncode == 2
+    assert words in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_how_each_run_ended_is_told(tmp_path):
+    ledger = Ledger(tmp_path / "storage" / "ioi" / "ledger.sqlite")
+    for number, facts in enumerate((None, {"failed": 0}, {"failed": 2}, {"failed": 1, "interrupted": True})):
+        epoch = ledger.take_over(f"run-{number}", "job", float(number))
+        if facts is not None:
+            ledger.write(f"run-{number}", epoch, [], [], [Entry(f"run-{number}", "", Chapter.DONE, "", 9.0, facts)])
+            ledger.end(f"run-{number}", epoch, 10.0)
+    ledger.close()
+    ended = ioi(tmp_path, "runs", DAGSTER_HOME=str(tmp_path))
+    last = [line.split("│")[-1].strip() for line in ended.stdout.splitlines()[2:]]
+    assert last == ["interrupted", "2 steps failed", "well", "running, or ended without a word"]
+
+
+def test_a_home_that_is_a_file_is_to_mend(tmp_path):
+    (tmp_path / "file").touch()
+    ended = ioi(tmp_path, "doctor", "--home", "file", "--json")
+    (finding,) = [finding for finding in json.loads(ended.stdout) if finding["what"] == "home"]
+    assert (finding["state"], finding["found"]) == ("mend", f"{tmp_path / 'file'} is a file")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -349,6 +350,13 @@ class Ledger:
             query = query.where(_run.c.run.startswith(prefix, autoescape=True))
         with self._engine.connect() as connection:
             return [(r[0], r[1], r[2], r[3]) for r in connection.execute(query.limit(limit))]
+
+    def endings(self, runs: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Of the runs that ended: what their last process told of it, see `Chapter.DONE`."""
+        query = sa.select(_story.c.run, _story.c.facts).where(_story.c.run.in_(list(runs)), _story.c.step == "")
+        query = query.where(_story.c.chapter == str(Chapter.DONE)).order_by(_story.c.seq)
+        with self._engine.connect() as connection:
+            return {row[0]: json.loads(row[1]) for row in connection.execute(query)}
 
     def touched(self) -> list[tuple[str, bool, float]]:
         """(run, whether its process said that it ends, last sign of life) of every run. Unix seconds."""
