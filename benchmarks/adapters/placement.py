@@ -55,6 +55,38 @@ def answer(assignments: list[Assignment]) -> dict[str, dict[str, Any]]:
     }
 
 
+class Online:
+    """Graphs in progress on nodes that fail, slow down and come back."""
+
+    def __init__(self, graph: Mapping[str, Any], network: Mapping[str, Any]) -> None:
+        self._placer = Placer(*offers(network))
+        self._first = graph
+        self._running: set[tuple[str, str]] = set()
+
+    def on_event(self, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        event, now, tasks, placer = state["event"], state["time"], state["tasks"], self._placer
+        running = {(task, node) for task, its in tasks.items() for node in its["running_on"]}
+        for task, node in sorted(running - self._running):
+            placer.on_started(task, node, now)
+        self._running = running
+        match event["type"]:
+            case "start":
+                return answer(placer.on_graph(*steps(self._first), now=now)) if self._first["tasks"] else {}
+            case "arrive":
+                return answer(placer.on_graph(*steps(event["graph"]), now=now))
+            case "finish":
+                return answer(placer.on_finished(event["task"], event["node"], now=now))
+            case "tick":
+                return answer(placer.on_tick({t: its["running_on"] for t, its in tasks.items()}, now=now))
+            case "node_down":
+                lost = [t for t, its in tasks.items() if its["status"] == "pending" and its["node"] is None]
+                return answer(placer.on_node_lost(event["node"], lost, now=now))
+            case "node_up":
+                return answer(placer.on_node_back(event["node"], now=now))
+            case _:
+                return answer(placer.on_node_speed(event["node"], state["nodes"][event["node"]]["speed"], now=now))
+
+
 class Dispatcher:
     """Tenants on a cluster. `nodes`: node → its amounts; `tenants`: tenant → its weight."""
 

@@ -9,6 +9,8 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.placement import Edge, Link, Offer, Step
 from ioi_dagster.model.refusal import Refusal
 
+LEAST_WORK = 1e-6
+"""Seconds: what took no time at all would find room in the middle of another step."""
 Need = tuple[int, float, int]
 """Cores, memory, GPUs."""
 
@@ -113,7 +115,7 @@ class Graph:
     need: list[Need]
     work: list[float]
     fetch: list[list[float] | None]
-    """Seconds until inputs from outside are in each domain; None where there are none."""
+    """Seconds until inputs from outside are at each node; None where there are none."""
     mean_run: list[float]
     doomed: dict[int, Refusal | None]
     index: dict[str, int] = field(default_factory=dict)
@@ -150,9 +152,9 @@ def compile_graph(fleet: Fleet, steps: Sequence[Step], edges: Sequence[Edge]) ->
         succs=succs,
         able=able,
         need=[(step.cores, step.memory, step.gpus) for step in ordered],
-        work=[step.work for step in ordered],
+        work=[max(step.work, LEAST_WORK) for step in ordered],
         fetch=[_fetch(fleet, step) for step in ordered],
-        mean_run=[s.work * _mean_slowness(fleet, able[i]) for i, s in enumerate(ordered)],
+        mean_run=[max(s.work, LEAST_WORK) * _mean_slowness(fleet, able[i]) for i, s in enumerate(ordered)],
         doomed=doomed,
         index=index,
     )
@@ -171,9 +173,10 @@ def _fetch(fleet: Fleet, step: Step) -> list[float] | None:
             f"it reads from {unknown[0]!r}, which no link names", where=f"step {step.id!r}", todo="add the links"
         )
     sources = [(fleet.domain_index[name], size) for name, size in step.inputs.items()]
-    return [
+    row = [
         max(fleet.latency[s][d] + size * fleet.per_byte[s][d] for s, size in sources) for d in range(len(fleet.domains))
     ]
+    return [row[d] for d in fleet.domain]
 
 
 def _topological(steps: Sequence[Step], edges: Sequence[Edge]) -> list[int]:

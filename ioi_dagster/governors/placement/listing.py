@@ -5,7 +5,7 @@ Ranks: HEFT's upward rank (Topcuoglu, Hariri, Wu 2002) and PEFT's optimistic cos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import inf
@@ -27,9 +27,33 @@ class Schedule:
     def empty(cls, size: int) -> Schedule:
         return cls([-1] * size, [0.0] * size, [0.0] * size)
 
+    def copy(self) -> Schedule:
+        return Schedule(self.node.copy(), self.start.copy(), self.finish.copy(), self.tried)
+
     @property
     def length(self) -> float:
         return max(self.finish, default=0.0)
+
+
+NOT_KEPT = (-1, 0.0)
+
+
+@dataclass(slots=True)
+class Midway:
+    """A graph of which part has run, at time `now`.
+
+    `begun`: nodes of the steps that are over (finish: `now`) or run (finish: later). `waiting`: the others, in topological order;
+    `missing`: by step, how many of its producers wait (-1: it does not itself). `kept`: where a waiting step is bound already
+    and when all that is made for it has come there; on any other node it would come from `now` on. `slowness`: seconds a unit of
+    work, by node.
+    """
+
+    now: float
+    begun: Schedule
+    waiting: Sequence[int]
+    missing: list[int]
+    kept: Mapping[int, tuple[int, float]]
+    slowness: Sequence[float]
 
 
 def upward(fleet: Fleet, graph: Graph) -> list[float]:
@@ -63,7 +87,7 @@ def optimistic(fleet: Fleet, graph: Graph, *, mirrored: bool = False) -> list[li
     seen: dict[int, tuple[list[tuple[int, float]], list[float]]] = {}
     for i in range(len(graph)) if mirrored else range(len(graph) - 1, -1, -1):
         fetch = graph.fetch[i] if mirrored else None
-        row = nothing if fetch is None else [fetch[d] for d in fleet.domain]
+        row = nothing if fetch is None else fetch
         for c, size in graph.preds[i] if mirrored else graph.succs[i]:
             if not graph.able[c]:
                 continue
@@ -97,19 +121,25 @@ def fill(
     weight: float = 1.0,
     choices: Sequence[Sequence[int]] | None = None,
     mirrored: bool = False,
+    midway: Midway | None = None,
 ) -> Schedule:
     """Place every step that is not doomed, the highest priority first among those whose producers are placed.
 
     Each goes to the node of least finish, plus `weight` × what `ahead` says comes after. `choices` replaces the able nodes.
-    `mirrored`: the graph runs backwards, from its last steps to its first, and inputs from outside are left out.
+    `mirrored`: the graph runs backwards, from its last steps to its first, and inputs from outside are left out. `midway`: part
+    of it has run. A step without a choice is not placed, nor is what depends on it.
     """
     preds, succs = (graph.succs, graph.preds) if mirrored else (graph.preds, graph.succs)
     domain, latency, per_byte = fleet.domain, fleet.latency, fleet.per_byte
-    slowness = [1.0 / speed for speed in fleet.speed]
-    made = Schedule.empty(len(graph))
+    if midway is None:
+        made, since, kept, slowness = Schedule.empty(len(graph)), 0.0, {}, [1.0 / speed for speed in fleet.speed]
+        missing = [len(p) for p in preds]
+        ready = [(-priority[i], i) for i, count in enumerate(missing) if not count and i not in graph.doomed]
+    else:
+        made, since, kept, slowness = midway.begun.copy(), midway.now, midway.kept, midway.slowness
+        missing = midway.missing.copy()
+        ready = [(-priority[i], i) for i in midway.waiting if not missing[i]]
     node, starts, finishes = made.node, made.start, made.finish
-    missing = [len(p) for p in preds]
-    ready = [(-priority[i], i) for i, count in enumerate(missing) if not count and i not in graph.doomed]
     heapify(ready)
     options = choices or graph.able
     domains = range(len(fleet.domains))
@@ -145,19 +175,32 @@ def fill(
                         first[d] = arrival
                     elif arrival > second[d] and origins[d] != origin:
                         second[d] = arrival
+        kept_node, kept_at = kept.get(i, NOT_KEPT)
+        if kept_node >= 0:
+            d = domain[kept_node]
+            for u, size in before:
+                if finishes[u] > since:
+                    arrival = finishes[u]
+                    if node[u] != kept_node:
+                        arrival += latency[domain[node[u]]][d] + size * per_byte[domain[node[u]]][d]
+                    if arrival > kept_at:
+                        kept_at = arrival
         least, best, best_start = inf, -1, 0.0
         row = ahead[i] if ahead is not None else None
         made.tried += len(able)
         for n in able:
-            d = domain[n]
-            at = first[d]
-            if n in at_home:
-                if origins[d] == n:
-                    at = second[d]
-                if at_home[n] > at:
-                    at = at_home[n]
-            if fetch is not None and fetch[d] > at:
-                at = fetch[d]
+            if n == kept_node:
+                at = kept_at
+            else:
+                d = domain[n]
+                at = first[d]
+                if n in at_home:
+                    if origins[d] == n:
+                        at = second[d]
+                    if at_home[n] > at:
+                        at = at_home[n]
+                if fetch is not None and since + fetch[n] > at:
+                    at = since + fetch[n]
             length = work * slowness[n]
             value = at + length
             if row is not None:
@@ -168,6 +211,8 @@ def fill(
             value += start - at
             if value < least:
                 least, best, best_start = value, n, start
+        if best < 0:
+            continue
         length = work * slowness[best]
         lines[best].reserve(best_start, length, need)
         node[i], starts[i], finishes[i] = best, best_start, best_start + length

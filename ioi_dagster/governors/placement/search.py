@@ -33,9 +33,8 @@ class Search:
     def __init__(self, fleet: Fleet, graph: Graph, lines: Sequence[Timeline], rng: Random, effort: int) -> None:
         self._fleet, self._graph, self._lines, self._rng, self._left = fleet, graph, lines, rng, effort
         self._ahead = optimistic(fleet, graph)
-        self._since = min((line.times[0] for line in lines), default=0.0)
         self._best: _Best | None = None
-        self._least = shortest(fleet, graph, self._since)
+        self._least = shortest(fleet, graph)
         """No schedule is shorter."""
 
     def run(self) -> Schedule:
@@ -154,16 +153,16 @@ class Search:
         return [i for i in range(size) if now.node[i] in pair]
 
 
-def shortest(fleet: Fleet, graph: Graph, since: float) -> float:
+def shortest(fleet: Fleet, graph: Graph) -> float:
     """When the longest way through the graph would end, each step on its fastest node and nothing to transfer between them."""
     ends: list[float] = []
     for i, before in enumerate(graph.preds):
-        begin = max((ends[u] for u, _ in before), default=since)
+        begin = max((ends[u] for u, _ in before), default=0.0)
         fetch = graph.fetch[i]
         able = () if i in graph.doomed else graph.able[i]
-        runs = (max(begin, fetch[fleet.domain[n]] if fetch else 0.0) + graph.work[i] / fleet.speed[n] for n in able)
+        runs = (max(begin, fetch[n] if fetch else 0.0) + graph.work[i] / fleet.speed[n] for n in able)
         ends.append(min(runs, default=begin))
-    return max(ends, default=since)
+    return max(ends, default=0.0)
 
 
 def critical_steps(fleet: Fleet, graph: Graph, made: Schedule) -> list[int]:

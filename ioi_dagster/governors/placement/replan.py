@@ -1,0 +1,168 @@
+"""What is not begun is planned anew after an event; what runs late is copied onto room that the plan leaves free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf, log
+from random import Random
+
+from ioi_dagster.governors.placement.board import GONE, OVER, RUNNING, WAITING, Board, Job
+from ioi_dagster.governors.placement.lateness import gain
+from ioi_dagster.governors.placement.listing import Midway, Schedule, fill
+from ioi_dagster.governors.placement.timeline import Timeline
+
+EFFORT = 30_000
+"""Nodes looked at after one event."""
+BETTER = 0.002
+"""A plan replaces the one that is held if it ends the graphs sooner by this part."""
+MOST_RUNS = 3
+"""So often a step runs at once at most."""
+WASTE, WORTH, SLOPE = 0.1, 0.02, 0.4
+"""Copies may cost this part of all core seconds without use; the nearer that is, the more of its length a copy must save."""
+LAST = 10**9
+"""The order of a copy: after all that is planned."""
+
+
+@dataclass(slots=True)
+class Plan:
+    schedule: Schedule
+    lines: list[Timeline]
+    score: float
+
+
+def replan(board: Board, now: float, rng: Random, effort: int = EFFORT) -> tuple[Plan, dict[int, tuple[int, int]]]:
+    """The plan, and what changes with it: step → node, order."""
+    midway, lines = board.midway(now)
+    plan = _best(board, midway, lines, rng, effort)
+    return plan, _changes(board, midway.waiting, plan.schedule)
+
+
+def _best(board: Board, midway: Midway, lines: Sequence[Timeline], rng: Random, effort: int) -> Plan:
+    now, waiting = midway.now, midway.waiting
+    nodes = {able: tuple(n for n in able if board.up[n]) for able in {board.graph.able[i] for i in waiting}}
+    free: list[Sequence[int]] = [()] * len(board.graph)
+    held: list[Sequence[int]] = [()] * len(board.graph)
+    for i in waiting:
+        free[i] = nodes[board.graph.able[i]]
+        held[i] = (board.node[i],) if board.node[i] >= 0 else free[i]
+
+    def attempt(priority: Sequence[float], weight: float, choices: Sequence[Sequence[int]]) -> Plan:
+        room = [line.copy() for line in lines]
+        ahead = board.ahead if weight else None
+        made = fill(
+            board.fleet, board.graph, priority, room, ahead=ahead, weight=weight, choices=choices, midway=midway
+        )
+        return Plan(made, room, _score(board, made, now))
+
+    best = attempt([-float(order) for order in board.order], 0.0, held)
+    left = effort - best.schedule.tried
+    limit = best.score - BETTER
+    found, priority = best, [-float(order) for order in board.order]
+    for ranked in _priorities(board):
+        for weight in (0.0, 1.0):
+            made = attempt(ranked, weight, free)
+            left -= made.schedule.tried
+            if made.score < limit and made.score < found.score:
+                found, priority = made, ranked
+    while left > 0 and len(waiting) > 1:
+        changed = list(priority)
+        choices = list(held)
+        now_at = found.schedule.node
+        for i in waiting:
+            if now_at[i] >= 0:
+                choices[i] = (now_at[i],)
+        width = rng.choice((0.05, 0.2))
+        for i in rng.sample(waiting, max(1, round(len(waiting) * rng.choice((0.05, 0.2, 0.5))))):
+            changed[i] *= rng.lognormvariate(0.0, width)
+            choices[i] = free[i]
+        made = attempt(changed, rng.choice((0.0, 0.5, 1.0)), choices)
+        left -= made.schedule.tried + len(waiting) // 2
+        if made.score < limit and made.score < found.score:
+            found, priority = made, changed
+    return found
+
+
+def _priorities(board: Board) -> list[list[float]]:
+    """Upward ranks; with several graphs, whole graphs in the order of their arrival or of the work left, too."""
+    jobs = board.jobs
+    orders: list[list[Job]] = [jobs]
+    if len(jobs) > 1:
+        work = {id(job): _work_left(board, job) for job in jobs}
+        orders = [jobs, sorted(jobs, key=lambda job: work[id(job)])]
+    span = max(board.rank, default=0.0) + 1.0
+    made = []
+    for order in orders:
+        priority = list(board.rank)
+        for place, job in enumerate(order):
+            for i in range(job.first, job.last):
+                priority[i] += (len(order) - place) * span
+        made.append(priority)
+    return made
+
+
+def _work_left(board: Board, job: Job) -> float:
+    graph = board.graph
+    return sum(
+        graph.work[i] * graph.need[i][0] for i in range(job.first, job.last) if board.status[i] in (WAITING, RUNNING)
+    )
+
+
+def _score(board: Board, made: Schedule, now: float) -> float:
+    """The sum over the graphs of the logarithm of how long they take from arrival to end: what makes none wait for long beside
+    what it needs itself."""
+    finish = made.finish
+    return sum(log(max(finish[job.first : job.last], default=now) - job.arrived + 1e-9) for job in board.jobs)
+
+
+def _changes(board: Board, waiting: Sequence[int], made: Schedule) -> dict[int, tuple[int, int]]:
+    """Only the nodes whose line changes."""
+    queues: dict[int, list[int]] = {}
+    for i in sorted((i for i in waiting if made.node[i] >= 0), key=lambda i: (made.start[i], made.finish[i], i)):
+        queues.setdefault(made.node[i], []).append(i)
+    changes: dict[int, tuple[int, int]] = {}
+    for node, queue in queues.items():
+        before = [board.order[i] if board.node[i] == node else -1 for i in queue]
+        if before[0] < 0 or any(a >= b for a, b in pairwise(before)):
+            changes |= {i: (node, place) for place, i in enumerate(queue)}
+    return changes
+
+
+def copies(board: Board, plan: Plan, now: float, asked: dict[int, int]) -> list[tuple[int, int]]:
+    """(step, node): what runs and may be late, once more, where the plan leaves room; those with most behind them first."""
+    graph, fleet = board.graph, board.fleet
+    made: list[tuple[int, int]] = []
+    share = board.wasted / board.used if board.used else 0.0
+    worth = WORTH + SLOPE * max(0.0, share / WASTE) if share < WASTE else inf
+    if worth == inf:
+        return []
+    for i in sorted(board.runs, key=lambda i: (-board.rank[i], i)):
+        runs = board.runs[i]
+        if len(runs) >= MOST_RUNS or i in asked or any(board.node[u] == GONE for u, _ in graph.preds[i]):
+            continue
+        first = min(runs, key=lambda n: (board.end(i, n, now), n))
+        done, rate = board.progress(i, first, now), board.speed[first] / max(graph.work[i], 1e-9)
+        best, node, length = 0.0, -1, 0.0
+        for n in graph.able[i]:
+            if n in runs or not board.up[n]:
+                continue
+            fetch = graph.fetch[i]
+            at = now + fetch[n] if fetch is not None else now
+            for u, size in graph.preds[i]:
+                there = board.node[u]
+                if there != n and board.status[u] == OVER:
+                    a, b = fleet.domain[there], fleet.domain[n]
+                    at = max(at, now + fleet.latency[a][b] + size * fleet.per_byte[a][b])
+            run = graph.work[i] / board.speed[n]
+            start = plan.lines[n].earliest(at, run, graph.need[i])
+            if start > at + 0.02 * run:
+                continue
+            saved = gain(done, rate, start + run - now) - worth * run
+            if saved > best:
+                best, node, length = saved, n, start + run - now
+        if node >= 0:
+            start = plan.lines[node].earliest(now, length, graph.need[i])
+            plan.lines[node].reserve(start, length, graph.need[i])
+            made.append((i, node))
+    return made
