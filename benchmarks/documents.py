@@ -1,7 +1,8 @@
 """The main graph against a plain loop over the same functions and against Dagster's multiprocess executor.
 
 `loop_ratio@N`: seconds of the governed run (its domains already up) over seconds of the plain loop ÷ cores, both with models
-loaded in the measured time. `multiprocess_ratio@N`: pages a second against multiprocess, which runs fewer pages.
+loaded in the measured time. `multiprocess_ratio@N`: pages a second against multiprocess, which runs fewer pages; with `--quick`
+steps a second, of which multiprocess runs those up to the end of the reading.
 `--pages N` runs another size, on which no floor is judged.
 """
 
@@ -25,6 +26,7 @@ from ioi_dagster.local.home import PROJECT
 
 FULL = {"pages": 200, "peer_pages": 6, "rounds": 1}
 QUICK = {"pages": 1, "peer_pages": 1, "rounds": 1}
+WHOLE, READING = "documents_multiprocess", "reading_multiprocess"
 
 
 def make_pile(folder: Path, count: int, small: bool) -> None:
@@ -44,17 +46,18 @@ def make_pile(folder: Path, count: int, small: bool) -> None:
     (folder / "manifest.yaml").write_text("\n".join(lines))
 
 
-def governed(pile: Path, folder: Path) -> tuple[float, float]:
-    """(seconds with the domains' start, seconds of the run)"""
+def governed(pile: Path, folder: Path) -> tuple[float, float, int]:
+    """(seconds with the domains' start, seconds of the run, steps)"""
     summary = run(pile, folder / "out", (), folder / "home", lambda *_: None)
     for name in ("IOI_HOME", "IOI_DOMAIN", "DAGSTER_HOME"):
         os.environ.pop(name, None)
     if summary["run"]["status"] != "success":
         raise SystemExit(f"the governed run failed: {summary['run']}")
-    return summary["run"]["seconds"], summary["run"]["run_seconds"]
+    return summary["run"]["seconds"], summary["run"]["run_seconds"], len(summary["placements"])
 
 
-def multiprocess(pile: Path, folder: Path) -> float:
+def multiprocess(pile: Path, folder: Path, name: str) -> tuple[float, int]:
+    """(seconds, steps)"""
     from dagster import DagsterInstance
 
     from ioi_dagster.host.private import execute_run
@@ -64,7 +67,7 @@ def multiprocess(pile: Path, folder: Path) -> float:
     home.mkdir(parents=True)
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     os.environ["DAGSTER_HOME"] = str(home)
-    job = job_of("benchmarks.peers", "documents_multiprocess", PROJECT)
+    job = job_of("benchmarks.peers", name, PROJECT)
     config = {
         "resources": {"folders": {"config": {"source": str(pile), "out": str(folder / "out")}}},
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
@@ -76,10 +79,11 @@ def multiprocess(pile: Path, folder: Path) -> float:
         started = time.monotonic()
         result = execute_run(job, created, instance, raise_on_error=False)
         seconds = time.monotonic() - started
+        ran = len(instance.get_run_step_stats(created.run_id))
     os.environ.pop("DAGSTER_HOME")
     if not result.success:
         raise SystemExit("the run on multiprocess failed")
-    return seconds
+    return seconds, ran
 
 
 def main() -> int:
@@ -93,22 +97,28 @@ def main() -> int:
         make_pile(folder / "pile", count, small=quick())
         make_pile(folder / "peer", peers, small=quick())
         loops, runs, whole, others = [], [], [], []
+        steps = its_steps = 0
         for number in range(sizes["rounds"]):
             started = time.monotonic()
             run_plain(folder / "pile")
             loops.append(time.monotonic() - started)
-            seconds, run_seconds = governed(folder / "pile", folder / f"governed-{number}")
+            seconds, run_seconds, steps = governed(folder / "pile", folder / f"governed-{number}")
             runs.append(run_seconds)
             whole.append(seconds)
-            others.append(multiprocess(folder / "peer", folder / f"multiprocess-{number}"))
+            name = READING if quick() else WHOLE
+            its_seconds, its_steps = multiprocess(folder / "peer", folder / f"multiprocess-{number}", name)
+            others.append(its_seconds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     cores = os.cpu_count() or 1
     report.figures = {f"run_s@{count}": median(runs), f"with_start_s@{count}": median(whole)}
     report.peers = {f"loop_s@{count}": median(loops), f"multiprocess_s@{peers}": median(others)}
+    mine, its = (steps, its_steps) if quick() else (count, peers)
+    if quick():
+        report.figures["steps"], report.peers["multiprocess_steps"] = mine, its
     report.ratios = {
         f"loop_ratio@{count}": median(runs) / (median(loops) / cores),
-        f"multiprocess_ratio@{count}": (count / median(runs)) / (peers / median(others)),
+        f"multiprocess_ratio@{count}": (mine / median(runs)) / (its / median(others)),
     }
     report.floors = {
         "loop_ratio@200": (1.3, "max"),

@@ -10,7 +10,13 @@ defs = Definitions(
     jobs=[
         define_asset_job(
             "documents_multiprocess", selection=AssetSelection.assets(*ASSETS), executor_def=multiprocess_executor
-        )
+        ),
+        # Without what comes after the reading: a process a step, of which each imports the same again.
+        define_asset_job(
+            "reading_multiprocess",
+            selection=AssetSelection.assets("inventory", "file_types", "pages"),
+            executor_def=multiprocess_executor,
+        ),
     ],
     resources={
         "io_manager": ExchangeIOManager(),
