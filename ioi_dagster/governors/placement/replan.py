@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -129,6 +130,36 @@ def _changes(board: Board, waiting: Sequence[int], made: Schedule) -> dict[int, 
     return changes
 
 
+def _slack(board: Board, made: Schedule) -> list[float]:
+    """How much later each step may end without its graph ending later, as things are planned."""
+    graph, fleet = board.graph, board.fleet
+    node, start, finish = made.node, made.start, made.finish
+    queues: dict[int, list[tuple[float, int]]] = {}
+    for job in board.jobs:
+        for i in range(job.first, job.last):
+            if board.status[i] == WAITING and node[i] >= 0:
+                queues.setdefault(node[i], []).append((start[i], i))
+    for queue in queues.values():
+        queue.sort()
+    slack = [inf] * len(graph)
+    for job in board.jobs:
+        last = max(finish[job.first : job.last])
+        its = [i for i in range(job.first, job.last) if board.status[i] in (WAITING, RUNNING) and node[i] >= 0]
+        for i in sorted(its, key=lambda i: -finish[i]):
+            least = last - finish[i]
+            for c, size in graph.succs[i]:
+                if board.status[c] == WAITING and node[c] >= 0:
+                    a, b = fleet.domain[node[i]], fleet.domain[node[c]]
+                    moves = 0.0 if node[c] == node[i] else fleet.latency[a][b] + size * fleet.per_byte[a][b]
+                    least = min(least, start[c] - finish[i] - moves + slack[c])
+            queue = queues.get(node[i], [])
+            after = bisect_left(queue, (finish[i] - 1e-9, -1))
+            if after < len(queue):
+                least = min(least, queue[after][0] - finish[i] + slack[queue[after][1]])
+            slack[i] = max(0.0, least)
+    return slack
+
+
 def copies(board: Board, plan: Plan, now: float, asked: dict[int, int]) -> list[tuple[int, int]]:
     """(step, node): what runs and may be late, once more, where the plan leaves room; those with most behind them first."""
     graph, fleet = board.graph, board.fleet
@@ -137,12 +168,14 @@ def copies(board: Board, plan: Plan, now: float, asked: dict[int, int]) -> list[
     worth = WORTH + SLOPE * max(0.0, share / WASTE) if share < WASTE else inf
     if worth == inf:
         return []
+    slack = _slack(board, plan.schedule)
     for i in sorted(board.runs, key=lambda i: (-board.rank[i], i)):
         runs = board.runs[i]
         if len(runs) >= MOST_RUNS or i in asked or any(board.node[u] == GONE for u, _ in graph.preds[i]):
             continue
         first = min(runs, key=lambda n: (board.end(i, n, now), n))
         done, rate = board.progress(i, first, now), board.speed[first] / max(graph.work[i], 1e-9)
+        needed = board.end(i, first, now) - now + (slack[i] if slack[i] < inf else 0.0)
         best, node, length = 0.0, -1, 0.0
         for n in graph.able[i]:
             if n in runs or not board.up[n]:
@@ -158,7 +191,7 @@ def copies(board: Board, plan: Plan, now: float, asked: dict[int, int]) -> list[
             start = plan.lines[n].earliest(at, run, graph.need[i])
             if start > at + 0.02 * run:
                 continue
-            saved = gain(done, rate, start + run - now) - worth * run
+            saved = gain(done, rate, max(start + run - now, needed)) - worth * run
             if saved > best:
                 best, node, length = saved, n, start + run - now
         if node >= 0:
