@@ -7,21 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, log
-from random import Random
 
 from ioi_dagster.governors.placement.board import GONE, OVER, RUNNING, WAITING, Board, Job
 from ioi_dagster.governors.placement.lateness import gain
 from ioi_dagster.governors.placement.listing import Midway, Schedule, fill
 from ioi_dagster.governors.placement.timeline import Timeline
 
-EFFORT = 30_000
-"""Nodes looked at after one event."""
 BETTER = 0.002
 """A plan replaces the one that is held if it ends the graphs sooner by this part."""
+AS_PLANNED = 0.003
+"""What changes the end of the graphs by less than this part is no reason to plan anew."""
 MOST_RUNS = 3
 """So often a step runs at once at most."""
-WASTE, WORTH, SLOPE = 0.1, 0.02, 0.4
-"""Copies may cost this part of all core seconds without use; the nearer that is, the more of its length a copy must save."""
+WORTH = 0.4
+"""A copy must be expected to save its graph this part of its own length."""
+WASTE = 0.35
+"""No more copies once they have cost this part of all core seconds without use."""
 LAST = 10**9
 """The order of a copy: after all that is planned."""
 
@@ -33,14 +34,15 @@ class Plan:
     score: float
 
 
-def replan(board: Board, now: float, rng: Random, effort: int = EFFORT) -> tuple[Plan, dict[int, tuple[int, int]]]:
-    """The plan, and what changes with it: step → node, order."""
+def replan(board: Board, now: float, expected: float | None) -> tuple[Plan, dict[int, tuple[int, int]]]:
+    """The plan, and what changes with it: step → node, order. `expected`: the score of the plan that is held, if all goes as it
+    was planned; then only the times of that one are computed anew."""
     midway, lines = board.midway(now)
-    plan = _best(board, midway, lines, rng, effort)
+    plan = _best(board, midway, lines, expected)
     return plan, _changes(board, midway.waiting, plan.schedule)
 
 
-def _best(board: Board, midway: Midway, lines: Sequence[Timeline], rng: Random, effort: int) -> Plan:
+def _best(board: Board, midway: Midway, lines: Sequence[Timeline], expected: float | None) -> Plan:
     now, waiting = midway.now, midway.waiting
     nodes = {able: tuple(n for n in able if board.up[n]) for able in {board.graph.able[i] for i in waiting}}
     free: list[Sequence[int]] = [()] * len(board.graph)
@@ -57,32 +59,12 @@ def _best(board: Board, midway: Midway, lines: Sequence[Timeline], rng: Random, 
         )
         return Plan(made, room, _score(board, made, now))
 
-    best = attempt([-float(order) for order in board.order], 0.0, held)
-    left = effort - best.schedule.tried
-    limit = best.score - BETTER
-    found, priority = best, [-float(order) for order in board.order]
-    for ranked in _priorities(board):
-        for weight in (0.0, 1.0):
-            made = attempt(ranked, weight, free)
-            left -= made.schedule.tried
-            if made.score < limit and made.score < found.score:
-                found, priority = made, ranked
-    while left > 0 and len(waiting) > 1:
-        changed = list(priority)
-        choices = list(held)
-        now_at = found.schedule.node
-        for i in waiting:
-            if now_at[i] >= 0:
-                choices[i] = (now_at[i],)
-        width = rng.choice((0.05, 0.2))
-        for i in rng.sample(waiting, max(1, round(len(waiting) * rng.choice((0.05, 0.2, 0.5))))):
-            changed[i] *= rng.lognormvariate(0.0, width)
-            choices[i] = free[i]
-        made = attempt(changed, rng.choice((0.0, 0.5, 1.0)), choices)
-        left -= made.schedule.tried + len(waiting) // 2
-        if made.score < limit and made.score < found.score:
-            found, priority = made, changed
-    return found
+    kept = attempt([-float(order) for order in board.order], 0.0, held)
+    if expected is not None and abs(kept.score - expected) < AS_PLANNED:
+        return kept
+    others = [attempt(ranked, weight, free) for ranked in _priorities(board) for weight in (0.0, 1.0)]
+    best = min(others, key=lambda plan: plan.score)
+    return best if best.score < kept.score - BETTER else kept
 
 
 def _priorities(board: Board) -> list[list[float]]:
@@ -164,9 +146,7 @@ def copies(board: Board, plan: Plan, now: float, asked: dict[int, int]) -> list[
     """(step, node): what runs and may be late, once more, where the plan leaves room; those with most behind them first."""
     graph, fleet = board.graph, board.fleet
     made: list[tuple[int, int]] = []
-    share = board.wasted / board.used if board.used else 0.0
-    worth = WORTH + SLOPE * max(0.0, share / WASTE) if share < WASTE else inf
-    if worth == inf:
+    if board.wasted > WASTE * board.used:
         return []
     slack = _slack(board, plan.schedule)
     for i in sorted(board.runs, key=lambda i: (-board.rank[i], i)):
@@ -191,7 +171,7 @@ def copies(board: Board, plan: Plan, now: float, asked: dict[int, int]) -> list[
             start = plan.lines[n].earliest(at, run, graph.need[i])
             if start > at + 0.02 * run:
                 continue
-            saved = gain(done, rate, max(start + run - now, needed)) - worth * run
+            saved = gain(done, rate, max(start + run - now, needed)) - WORTH * run
             if saved > best:
                 best, node, length = saved, n, start + run - now
         if node >= 0:
