@@ -147,6 +147,7 @@ def _read(stream: Any, lines: queue.Queue[str]) -> None:
 def _child(executor: str) -> int:
     """Cases by name on stdin, what was observed on stdout."""
     from dagster import DagsterInstance
+    from dask import config as dask_config
     from distributed import LocalCluster
 
     from definitions.conformance.ways import INSTANCE, Where, observe, undisturbed
@@ -159,6 +160,9 @@ def _child(executor: str) -> int:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ioi-conformance-")))
         settings: dict[str, Any] = SETTINGS.get(executor, {})
         if executor in ("governed", "dask"):
+            # A `LocalCluster` gives up a worker for good that is starting again 15 s after it was lost once: the cases that
+            # crash workers would leave none to those after them.
+            dask_config.set({"distributed.deploy.lost-worker-timeout": "1 hour"})
             cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)  # pyright: ignore[reportArgumentType]
             stack.callback(cluster.close)
             address = str(cluster.scheduler_address)
