@@ -27,7 +27,7 @@ class Run:
 
 @dataclass(slots=True)
 class Job:
-    """One graph: its steps are `first` to `last - 1`. `ahead` is as of `optimistic`."""
+    """One graph: its steps are `first` to `last - 1`."""
 
     first: int
     last: int
@@ -52,7 +52,9 @@ class Board:
     order: list[int] = field(default_factory=list)
     runs: dict[int, dict[int, Run]] = field(default_factory=dict)
     rank: list[float] = field(default_factory=list)
+    """See `upward`."""
     ahead: list[list[float]] = field(default_factory=list)
+    """See `optimistic`."""
     used: float = 0.0
     """Core seconds of all runs that have ended."""
     wasted: float = 0.0

@@ -103,6 +103,7 @@ class Placer:
         return self._replanned(now)
 
     def on_node_back(self, node: str, now: float) -> list[Assignment]:
+        """The node is there again, with nothing on it."""
         self._board.up[self._fleet.index[node]] = True
         return self._replanned(now)
 
