@@ -1,4 +1,4 @@
-"""What is not begun is planned anew after an event; what runs late is copied onto room that the plan leaves free."""
+"""What is not begun is planned anew after an event; what runs late is copied onto room that nothing takes soon."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ AS_PLANNED = 0.003
 """What changes the end of the graphs by less than this part is no reason to plan anew."""
 MOST_RUNS = 3
 """So often a step runs at once at most."""
-WORTH = 0.4
-"""A copy must be expected to save its graph this part of its own length."""
+WORTH, POWER = 0.4, 0.5
+"""A copy must be expected to save its graph `WORTH * busy ** POWER` of its own length, `busy`: the part of all cores in use. What
+is idle costs little."""
+SOON = 0.1
+"""Room is taken if a step is planned to begin there within this part of its own length."""
 WASTE = 0.35
 """No more copies once they have cost this part of all core seconds without use."""
 LAST = 10**9
@@ -30,8 +33,9 @@ LAST = 10**9
 @dataclass(slots=True)
 class Plan:
     schedule: Schedule
-    lines: list[Timeline]
     score: float
+    lines: Sequence[Timeline]
+    """What each node had free before."""
 
 
 def replan(board: Board, now: float, expected: float | None) -> tuple[Plan, dict[int, tuple[int, int]]]:
@@ -57,7 +61,7 @@ def _best(board: Board, midway: Midway, lines: Sequence[Timeline], expected: flo
         made = fill(
             board.fleet, board.graph, priority, room, ahead=ahead, weight=weight, choices=choices, midway=midway
         )
-        return Plan(made, room, _score(board, made, now))
+        return Plan(made, _score(board, made, now), lines)
 
     kept = attempt([-float(order) for order in board.order], 0.0, held)
     if expected is not None and abs(kept.score - expected) < AS_PLANNED:
@@ -142,13 +146,34 @@ def _slack(board: Board, made: Schedule) -> list[float]:
     return slack
 
 
+def _room(board: Board, plan: Plan, now: float) -> list[Timeline]:
+    """What each node has free beside what runs and what is about to begin."""
+    graph, made = board.graph, plan.schedule
+    lines = [line.copy() for line in plan.lines]
+    for job in board.jobs:
+        for i in range(job.first, job.last):
+            if board.status[i] == WAITING and made.node[i] >= 0:
+                length = made.finish[i] - made.start[i]
+                if made.start[i] - now < SOON * length:
+                    lines[made.node[i]].reserve(made.start[i], length, graph.need[i])
+    return lines
+
+
+def _busy(board: Board) -> float:
+    """The part of all cores that work."""
+    fleet, graph = board.fleet, board.graph
+    cores = sum(fleet.capacity[n][0] for n in range(len(fleet.offers)) if board.up[n])
+    return min(1.0, sum(graph.need[i][0] * len(runs) for i, runs in board.runs.items()) / max(1, cores))
+
+
 def copies(board: Board, plan: Plan, now: float, asked: dict[int, int]) -> list[tuple[int, int]]:
-    """(step, node): what runs and may be late, once more, where the plan leaves room; those with most behind them first."""
-    graph, fleet = board.graph, board.fleet
+    """(step, node): what runs and may be late, once more, where there is room; those with most behind them first."""
+    graph = board.graph
     made: list[tuple[int, int]] = []
     if board.wasted > WASTE * board.used:
         return []
-    slack = _slack(board, plan.schedule)
+    slack, lines = _slack(board, plan.schedule), _room(board, plan, now)
+    worth = WORTH * _busy(board) ** POWER
     for i in sorted(board.runs, key=lambda i: (-board.rank[i], i)):
         runs = board.runs[i]
         if len(runs) >= MOST_RUNS or i in asked or any(board.node[u] == GONE for u, _ in graph.preds[i]):
@@ -160,22 +185,28 @@ def copies(board: Board, plan: Plan, now: float, asked: dict[int, int]) -> list[
         for n in graph.able[i]:
             if n in runs or not board.up[n]:
                 continue
-            fetch = graph.fetch[i]
-            at = now + fetch[n] if fetch is not None else now
-            for u, size in graph.preds[i]:
-                there = board.node[u]
-                if there != n and board.status[u] == OVER:
-                    a, b = fleet.domain[there], fleet.domain[n]
-                    at = max(at, now + fleet.latency[a][b] + size * fleet.per_byte[a][b])
-            run = graph.work[i] / board.speed[n]
-            start = plan.lines[n].earliest(at, run, graph.need[i])
+            at, run = _arrives(board, i, n, now), graph.work[i] / board.speed[n]
+            start = lines[n].earliest(at, run, graph.need[i])
             if start > at + 0.02 * run:
                 continue
-            saved = gain(done, rate, max(start + run - now, needed)) - WORTH * run
+            saved = gain(done, rate, max(start + run - now, needed)) - worth * run
             if saved > best:
                 best, node, length = saved, n, start + run - now
         if node >= 0:
-            start = plan.lines[node].earliest(now, length, graph.need[i])
-            plan.lines[node].reserve(start, length, graph.need[i])
+            start = lines[node].earliest(now, length, graph.need[i])
+            lines[node].reserve(start, length, graph.need[i])
             made.append((i, node))
     return made
+
+
+def _arrives(board: Board, i: int, n: int, now: float) -> float:
+    """When all that the step needs can be on the node, if it is sent there now."""
+    graph, fleet = board.graph, board.fleet
+    fetch = graph.fetch[i]
+    at = now + fetch[n] if fetch is not None else now
+    for u, size in graph.preds[i]:
+        there = board.node[u]
+        if there != n and board.status[u] == OVER:
+            a, b = fleet.domain[there], fleet.domain[n]
+            at = max(at, now + fleet.latency[a][b] + size * fleet.per_byte[a][b])
+    return at
