@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ioi_dagster.governors.node_index import Counted, NodeIndex, NodeKind
+from ioi_dagster.governors.parked import OFFER_S, Kinds, Offer, Parked, ParkedAsks
 from ioi_dagster.governors.turns import Part, Turns, Wanted
 from ioi_dagster.model.negotiation import (
     Announce,
@@ -89,6 +90,14 @@ class SharesChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Nobody waits any longer for the answer to this announcement, see `Announce.wait_s`."""
+
+    run: str
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     pass
 
@@ -104,16 +113,19 @@ Event = (
     | RenewRequest
     | VerifyRequest
     | ReleaseRequest
+    | Withdrawn
     | Tick
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer owed to whoever sent the event. `granted` must be journalled before it is sent."""
+    """The answer owed to whoever sent the event. `granted` must be journalled before it is sent. `waited`: it is the answer to an
+    announcement that came earlier and waited, by its run and round. An announcement without a reply waits."""
 
     answer: Bid | Awarded | Renewed
     granted: tuple[Lease, ...] = ()
+    waited: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +188,8 @@ class ClusterSnapshot:
     leases: tuple[dict[str, Any], ...]
     tenants: dict[str, dict[str, Any]]
     """Of those that use or ask for slots: weight, slots used, asked for besides, and entitled to now."""
+    parked: int = 0
+    """Runs whose announcements wait for room."""
 
 
 class ClusterGovernor:
@@ -203,6 +217,7 @@ class ClusterGovernor:
         self._ends: list[tuple[float, str]] = []
         """A heap of (until, lease). One that was renewed or released meanwhile stands here still."""
         self._turns = Turns(shares)
+        self._parked = ParkedAsks()
         self._stopping: dict[str, str] = {}
         """Leases whose steps are being stopped, and the tenants that they are stopped for."""
         self._stopped: deque[tuple[float, str]] = deque()
@@ -216,42 +231,54 @@ class ClusterGovernor:
         """Take one event at monotonic time `now` (seconds)."""
         self._now = now
         ended = self._expire(now)
+        out = [*ended, *self._handle(event, now)]
+        if len(self._parked):
+            out += self._serve(now, bool(ended) or not isinstance(event, Announce | VerifyRequest))
+        return out
+
+    def _handle(self, event: Event, now: float) -> list[Instruction]:
         match event:
             case NodeJoined(node, slots, capabilities):
                 gone = self._drop_node(node, "its node was replaced")
                 self._nodes[node] = _Node(slots, capabilities)
                 self._recount(node)
-                return [*ended, *gone]
+                return gone
             case NodeResized(node, slots):
                 if node in self._nodes:
                     self._nodes[node].slots = slots
                     self._recount(node)
-                return ended
+                return []
             case NodeLeft(node):
-                return [*ended, *self._drop_node(node, "its node left")]
+                return self._drop_node(node, "its node left")
             case NodeReported(node, warm, memory, blocks):
                 if node in self._nodes:
                     known = self._nodes[node]
                     known.warm, known.memory, known.blocks = warm, memory, blocks
                     self._recount(node)
-                return ended
+                return []
             case SharesChanged(shares):
                 self._turns.change(shares)
-                return [*ended, *self._enforce_limits(now)]
+                return self._enforce_limits(now)
             case Announce():
-                return [*ended, *self._announced(event, now)]
+                return self._announced(event, now)
             case Award():
-                return [*ended, *self._award(event, now)]
+                return self._award(event, now)
             case RenewRequest():
-                return [*ended, Reply(self._renew(event, now))]
+                return [Reply(self._renew(event, now))]
             case VerifyRequest(lease):
                 held = self._held.get(lease.id)
                 same = held is not None and held.lease == lease
-                return [*ended, Reply(Renewed((lease.id,) if same else (), () if same else (lease.id,)))]
+                return [Reply(Renewed((lease.id,) if same else (), () if same else (lease.id,)))]
             case ReleaseRequest():
-                return [*ended, *self._release(event)]
+                return self._release(event)
+            case Withdrawn(run, round_):
+                waiting = self._parked.of(run)
+                if waiting is not None and waiting.announce.round == round_:
+                    self._parked.take(run, True, now)
+                    self._turns.asks(run, (), now)
+                return []
             case Tick():
-                return [*ended, *self._enforce_limits(now)]
+                return self._enforce_limits(now)
 
     def snapshot(self) -> ClusterSnapshot:
         return ClusterSnapshot(
@@ -282,6 +309,7 @@ class ClusterGovernor:
                 for held in self._held.values()
             ),
             {name: self._tenant(name, part) for name, part in sorted(self._parts(None, self._now).items())},
+            len(self._parked),
         )
 
     def _tenant(self, name: str, part: Part) -> dict[str, Any]:
@@ -299,6 +327,7 @@ class ClusterGovernor:
 
     def validate(self) -> None:
         """Assert every invariant; tests call it after each event."""
+        self._parked.validate()
         assert self._stopping.keys() <= self._held.keys()
         for name, node in self._nodes.items():
             assert node.waiting <= node.used <= set(self._held), name
@@ -314,15 +343,67 @@ class ClusterGovernor:
         used = Counter(held.tenant for identity, held in self._held.items() if identity not in waiting)
         assert sum(self._used.values(), Counter()) == used
 
-    # Bids -------------------------------------------------------------------------------------------------------
+    # Announcements ----------------------------------------------------------------------------------------------
 
     def _announced(self, announce: Announce, now: float) -> list[Instruction]:
+        older = self._parked.take(announce.run, False, now)
+        out: list[Instruction] = [self._empty_bid(older.announce)] if older is not None else []
         asked = [Wanted(group.tenant, group.capability, group.count) for group in announce.groups]
         self._turns.asks(announce.run, asked, now)
+        bid, stops = self._bid(announce, now)
+        out += stops
+        if not bid.points and announce.wait_s and announce.groups and self._parked.park(announce, now):
+            self._turns.asks(announce.run, asked, now, announce.wait_s)
+            return out
+        if bid.points:
+            self._parked.take(announce.run, True, now)
+        return [*out, Reply(bid)]
+
+    def _empty_bid(self, announce: Announce) -> Reply:
+        """To one that waits no more, since its run has announced anew."""
+        bid = Bid(self._cluster, self._domain, announce.run, announce.round, self._epoch)
+        return Reply(bid, waited=(announce.run, announce.round))
+
+    def _serve(self, now: float, changed: bool) -> list[Instruction]:
+        """Answer those that wait: who has waited long enough, and, where something changed, for whom there is room now."""
+        out: list[Instruction] = []
+        for one in self._parked.overdue(now):
+            bid, _ = self._bid(one.announce, now)
+            out.append(self._answered(one, bid, now))
+        if not changed:
+            return out
+        hopeless: set[Kinds] = set()
+        while (one := self._parked.first(self._turns.turn, hopeless)) is not None:
+            bid, stops = self._bid(one.announce, now)
+            out += stops
+            if bid.points:
+                out.append(self._answered(one, bid, now))
+            else:
+                hopeless.add(one.kinds)
+        return out
+
+    def _answered(self, one: Parked, bid: Bid, now: float) -> Reply:
+        announce = one.announce
+        self._parked.take(announce.run, bool(bid.points), now)
+        asked = [Wanted(group.tenant, group.capability, group.count) for group in announce.groups]
+        self._turns.asks(announce.run, asked, now)
+        if bid.points:
+            tenants = {group.capability: group.tenant for group in announce.groups}
+            offers = tuple(
+                Offer(announce.run, tenants[point.capability], point.capability, point.slots, now + OFFER_S)
+                for point in bid.points
+            )
+            self._parked.offer(announce.run, offers)
+            bid = replace(bid, expires_s=OFFER_S)
+        return Reply(bid, waited=(announce.run, announce.round))
+
+    # Bids -------------------------------------------------------------------------------------------------------
+
+    def _bid(self, announce: Announce, now: float) -> tuple[Bid, list[StopStep]]:
         points, refusals, stops = [], [], []
         for group in announce.groups:
             able = self._index.able(group.capability)
-            offer = self._offer(group, able, now)
+            offer = self._offer(announce.run, group, able, now)
             if isinstance(offer, Refusal):
                 refusals.append(offer)
             else:
@@ -331,14 +412,14 @@ class ClusterGovernor:
         bid = Bid(
             self._cluster, self._domain, announce.run, announce.round, self._epoch, tuple(points), tuple(refusals)
         )
-        return [*stops, Reply(bid)]
+        return bid, stops
 
-    def _offer(self, group: AskGroup, able: list[NodeKind], now: float) -> SupplyPoint | Refusal:
+    def _offer(self, run: str, group: AskGroup, able: list[NodeKind], now: float) -> SupplyPoint | Refusal:
         if not able:
             return Refusal("cluster.not_offered", f"no node here offers {group.capability}", self._cluster)
-        slots = sum(kind.room for kind in able)
-        warm = sum(kind.warm[group.capability] for kind in able)
-        if slots == 0:
+        slots = self._room(run, able, now)
+        warm = min(slots, sum(kind.warm[group.capability] for kind in able))
+        if slots <= 0:
             return self._full(able)
         part = self._part(group.tenant, group.capability, able, now)
         if part is not None:
@@ -347,6 +428,14 @@ class ClusterGovernor:
                 return self._not_its_turn(group.tenant, part)
         price = self._price_now(warm > 0)
         return SupplyPoint(group.capability, group.data_class, min(slots, group.count), price, warm)
+
+    def _room(self, run: str, able: list[NodeKind], now: float) -> int:
+        """Free slots that were not offered to others a moment ago."""
+        room = sum(kind.room for kind in able)
+        for offer in self._parked.offered(now, run) if room else ():
+            if any(offer.capability in kind.capabilities for kind in able):
+                room -= offer.slots
+        return max(0, room)
 
     def _price_now(self, warm: bool) -> float:
         busy = len(self._held) / (self._index.slots or 1)
@@ -370,6 +459,9 @@ class ClusterGovernor:
     ) -> dict[str, Part]:
         kinds = self._index.kinds() if able is None else able
         used: Counter[str] = sum((self._used.get(id(kind), Counter()) for kind in kinds), Counter())
+        for offer in self._parked.offered(now):
+            if any(offer.capability in kind.capabilities for kind in kinds):
+                used[offer.tenant] += offer.slots
         asked = self._turns.waiting(None, now) if waiting is None else waiting
         return self._turns.parts(sum(kind.slots for kind in kinds), used, asked)
 
@@ -461,6 +553,7 @@ class ClusterGovernor:
     def _award(self, award: Award, now: float) -> list[Instruction]:
         leases, rejected, granted = [], [], []
         out: list[Instruction] = []
+        self._parked.awarded(award.run)
         for request in award.requests:
             known = self._held.get(self._by_start.get((request.run, request.step, request.copy), ""))
             if known is not None and known.lease.fence == request.fence:
@@ -487,8 +580,11 @@ class ClusterGovernor:
         able = self._index.able(request.capability)
         if not able:
             return None, Refusal("cluster.not_offered", f"no node here offers {request.capability}", self._cluster)
+        room = self._room(request.run, able, now)
+        if not room:
+            return None, self._full(able)
         part = self._part(request.tenant, request.capability, able, now)
-        if part is not None and (room := sum(kind.room for kind in able)) and not part.more(room):
+        if part is not None and not part.more(room):
             return None, self._not_its_turn(request.tenant, part)
         avoid = frozenset(request.avoid)
         if avoid and all(name in avoid for kind in able for name in kind.nodes):

@@ -47,6 +47,7 @@ from ioi_dagster.governors.flow_messages import (
     StepReturned,
     Tell,
     Tick,
+    WithdrawAnnounce,
 )
 from ioi_dagster.governors.flow_texts import bids_text, candidates_text, remedy, why_no_slot, why_nobody, why_silent
 from ioi_dagster.governors.reputation import MANY, Reputation
@@ -88,6 +89,11 @@ MAX_PAUSE_S = 3.0
 TOLD_WAIT_S = 1.0
 """A wait for room that was shorter is no part of a step's story."""
 
+PARK_S = 10.0
+"""Where a bid offered nothing, the next announcement waits so long at the cluster for room."""
+MAX_HOLDING = 50
+"""At so many clusters at once."""
+
 WINDOW = 512
 """Waiting steps of one kind that are negotiated for at a time; the others come after them anyway, and a round's cost must
 not grow with a run's size."""
@@ -121,6 +127,8 @@ OBJECTIVES = {
 }
 
 
+_Group = tuple[str, DataClass, str, int]
+"""What makes asks the same to a bidder: (capability, class, tenant, priority)."""
 _Kind = tuple[str, DataClass, str, int, tuple[str, ...], str]
 """Steps of one kind have the same places: (capability, class, tenant, priority, domains, cluster)."""
 
@@ -160,6 +168,8 @@ class _Round:
     """Those whose bids are waited for."""
     bids: dict[str, Bid] = field(default_factory=dict)
     asked: frozenset[str] = frozenset()
+    late: frozenset[str] = frozenset()
+    """Those of whom a bid was there already when it began."""
     _near: dict[int, tuple[tuple[Place, ...], tuple[Place, ...]]] = field(default_factory=dict)
     """By the identity of places, which is theirs as long as they are kept here."""
 
@@ -187,7 +197,8 @@ class FlowSnapshot:
 
 class FlowGovernor:
     """See the module. `patience_s`: how long a place list stays good; `deadline_s`: how long a round waits for bids;
-    `again_s`: pause before asking again when nobody had room; `budget`: credits that the run may spend, None for any number.
+    `again_s`: pause before asking again when nobody had room; `park_s`: how long an announcement may wait for room where there was
+    none, 0 where clusters answer at once only; `budget`: credits that the run may spend, None for any number.
     Raises `BadInputError` for an objective that is not known."""
 
     def __init__(
@@ -200,6 +211,7 @@ class FlowGovernor:
         deadline_s: float = 1.0,
         again_s: float = 0.2,
         budget: float | None = None,
+        park_s: float = PARK_S,
     ) -> None:
         if objective not in OBJECTIVES:
             raise BadInputError(f"no objective {objective!r}", todo=f"take one of {', '.join(OBJECTIVES)}")
@@ -211,9 +223,17 @@ class FlowGovernor:
         self._clusters_of: dict[int, tuple[list[str], tuple[Place, ...]]] = {}
         """By the identity of places, which is theirs as long as they are kept here."""
         self._asked: dict[str, int] = {}
+        """Cluster → the round of its announcement that is not answered."""
+        self._asked_for: dict[str, frozenset[_Group]] = {}
+        """Cluster → what it was asked for last."""
+        self._holding: dict[str, frozenset[_Group]] = {}
+        """Those of `_asked` that may wait for room with their answer, and for what."""
+        self._nothing: dict[str, frozenset[_Group]] = {}
+        """Cluster → what its last bid offered nothing for."""
+        self._last_bids: dict[str, Bid] = {}
         self._late: dict[str, tuple[Bid, float]] = {}
         """Bids that came when their round was over, and until when they are good: they count in the next."""
-        self._patience_s, self._deadline_s, self._again_s = patience_s, deadline_s, again_s
+        self._patience_s, self._deadline_s, self._again_s, self._park_s = patience_s, deadline_s, again_s, park_s
         self._steps: dict[str, _Step] = {}
         self._waiting: dict[str, _Step] = {}
         self._in_window: dict[_Kind, int] = {}
@@ -288,6 +308,10 @@ class FlowGovernor:
         known = self._steps.get(step)
         return known.lease if known else None
 
+    def holding(self) -> dict[str, int]:
+        """Clusters at which an announcement of this run waits for room, and its round."""
+        return {cluster: self._asked[cluster] for cluster in self._holding}
+
     def leases(self) -> list[Lease]:
         """Leases in use, to be renewed."""
         return [step.lease for step in self._steps.values() if step.lease is not None]
@@ -318,6 +342,7 @@ class FlowGovernor:
         assert self._in_window == Counter(_kind(step.ask) for step in self._waiting.values())
         for kind, behind in self._backlog.items():
             assert behind and self._in_window[kind] >= WINDOW, kind
+        assert self._holding.keys() <= self._asked.keys()
         in_award = {key for keys in self._awarding.values() for key in keys}
         assert in_award == {k for k, s in self._steps.items() if s.state is StepState.AWARDING}
 
@@ -594,52 +619,74 @@ class FlowGovernor:
         self._ask_again = self._round is not None
 
     def _open_round(self, now: float) -> list[Instruction]:
-        groups: dict[str, dict[tuple, int]] = {}
         late, self._late = {name: bid for name, (bid, until) in self._late.items() if until > now}, {}
-        alike: dict[tuple[Any, ...], list[_Step]] = {}
+        alike: dict[tuple[_Group, int], list[_Step]] = {}
         for step in self._waiting.values():
             if now >= step.not_before:
-                ask = step.ask
-                key = (ask.capability, ask.data_class, ask.tenant, ask.priority)
-                alike.setdefault((key, id(step.places)), []).append(step)
-        for (key, _), steps in alike.items():
+                alike.setdefault((_group(step.ask), id(step.places)), []).append(step)
+        wanted: dict[str, dict[_Group, int]] = {}
+        for (group, _), steps in alike.items():
             reason = ""
             for cluster in self._whom_to_ask(steps[0].places, now):
                 if cluster in self._suspects:
                     reason = f"{cluster} is away: {self._suspects[cluster]}"
-                elif cluster in late:
-                    continue
-                elif self._silent_now(cluster, now):
-                    reason = f"{cluster} does not answer: {self._reputation.suspect(cluster)}"
-                else:
-                    counts = groups.setdefault(cluster, {})
-                    counts[key] = counts.get(key, 0) + len(steps)
+                elif cluster not in late:
+                    counts = wanted.setdefault(cluster, {})
+                    counts[group] = counts.get(group, 0) + len(steps)
+                    if cluster not in self._holding and self._silent_now(cluster, now):
+                        reason = f"{cluster} does not answer: {self._reputation.suspect(cluster)}"
             for step in steps if reason else ():
                 step.waiting_for = reason
+        out = self._withdraw({group for group, _ in alike})
+        groups = {cluster: counts for cluster, counts in wanted.items() if self._asks_now(cluster, counts, now)}
         if not groups and not late:
             self._next_round_at = now + self._again_s
-            return []
+            return out
         self._round_number += 1
-        expected = {cluster for cluster in groups if not self._reputation.suspect(cluster)}
-        self._round = _Round(self._round_number, now + self._deadline_s, expected, late, frozenset(groups))
-        self._asked |= dict.fromkeys(groups, self._round_number)
-        return [
-            SendAnnounce(
-                cluster,
-                Announce(
-                    run=self._run,
-                    round=self._round_number,
-                    origin=self._origin,
-                    groups=tuple(
-                        AskGroup(capability, data_class, count, tenant, priority)
-                        for (capability, data_class, tenant, priority), count in counts.items()
-                    ),
-                    # Nobody waits for a suspect, so it may take its time.
-                    deadline_s=self._deadline_s * (1 if cluster in expected else SUSPECT_PATIENCE),
+        expected: set[str] = set()
+        for cluster, counts in sorted(groups.items()):
+            suspect, wait_s = bool(self._reputation.suspect(cluster)), self._wait_s(cluster, counts)
+            self._holding.pop(cluster, None)
+            self._asked[cluster], self._asked_for[cluster] = self._round_number, frozenset(counts)
+            if wait_s:
+                self._holding[cluster] = frozenset(counts)
+            elif not suspect:
+                expected.add(cluster)
+            announce = Announce(
+                run=self._run,
+                round=self._round_number,
+                origin=self._origin,
+                groups=tuple(
+                    AskGroup(capability, data_class, count, tenant, priority)
+                    for (capability, data_class, tenant, priority), count in counts.items()
                 ),
+                # Nobody waits for a suspect, so it may take its time.
+                deadline_s=self._deadline_s * (SUSPECT_PATIENCE if suspect else 1),
+                wait_s=wait_s,
             )
-            for cluster, counts in sorted(groups.items())
-        ]
+            out.append(SendAnnounce(cluster, announce))
+        self._round = _Round(
+            self._round_number, now + self._deadline_s, expected, late, frozenset(groups), frozenset(late)
+        )
+        return out
+
+    def _withdraw(self, groups: Collection[_Group]) -> list[Instruction]:
+        """Announcements that wait, for nothing that is wanted still."""
+        out: list[Instruction] = []
+        for cluster in [name for name, held in self._holding.items() if held.isdisjoint(groups)]:
+            del self._holding[cluster]
+            out.append(WithdrawAnnounce(cluster, self._asked.pop(cluster)))
+        return out
+
+    def _asks_now(self, cluster: str, counts: dict[_Group, int], now: float) -> bool:
+        """Where an announcement waits, another one takes its place only if it is for something else."""
+        if cluster in self._holding:
+            return not counts.keys() <= self._holding[cluster]
+        return not self._silent_now(cluster, now)
+
+    def _wait_s(self, cluster: str, counts: dict[_Group, int]) -> float:
+        nothing = self._nothing.get(cluster, frozenset())
+        return self._park_s if counts.keys() <= nothing and len(self._holding) < MAX_HOLDING else 0.0
 
     def _whom_to_ask(self, places: tuple[Place, ...], now: float) -> Collection[str]:
         if id(places) not in self._clusters_of:
@@ -655,6 +702,9 @@ class FlowGovernor:
         self._reputation.answered(bid.cluster)
         if self._asked.get(bid.cluster) == bid.round:
             del self._asked[bid.cluster]
+            self._holding.pop(bid.cluster, None)
+        elif not bid.points:
+            return []
         if self._round is None or bid.round != self._round.number:
             if self._round_number - bid.round < OLD_ROUNDS:
                 self._late[bid.cluster] = (bid, now + bid.expires_s)
@@ -668,6 +718,8 @@ class FlowGovernor:
         if self._asked.get(event.cluster) != event.round:
             return []
         del self._asked[event.cluster]
+        for known in (self._holding, self._nothing, self._last_bids):
+            known.pop(event.cluster, None)
         self._reputation.missed(event.cluster, event.why, now)
         if self._round is not None and event.round == self._round.number:
             self._round.expected.discard(event.cluster)
@@ -679,6 +731,8 @@ class FlowGovernor:
         for cluster in round_.expected:
             # Its answer is taken when it comes; it is not waited for any more.
             self._reputation.missed(cluster, f"no bid within {self._deadline_s:g} s", now)
+        self._last_bids |= round_.bids
+        seen = {name: self._last_bids[name] for name in self._holding if name in self._last_bids} | round_.bids
         offers = _Offers(round_.bids.values())
         awards: dict[str, list[LeaseRequest]] = {}
         out: list[Instruction] = []
@@ -686,16 +740,16 @@ class FlowGovernor:
         for step in sorted(self._waiting.values(), key=_matching_order):
             if offers.exhausted:
                 # Why each of the others waits is worked out when somebody asks.
-                self._no_room = round_.bids
+                self._no_room = seen
                 break
             if now < step.not_before:
                 continue
             near = round_.near(step.places)
             choice, considered = self._choose(step, near, offers, now)
             if choice is None:
-                out += self._not_chosen(step, near, considered, round_.bids)
+                out += self._not_chosen(step, near, considered, seen)
                 continue
-            silent = self._silent(step, near, round_.bids, considered)
+            silent = self._silent(step, near, seen, considered)
             out += self._told_wait(step, no_room, now)
             offers.take(choice.cluster, step.ask)
             key = step.ask.step
@@ -719,6 +773,13 @@ class FlowGovernor:
             )
             facts = {"round": round_.number, "offers": considered, "silent": silent, "taken": choice.cluster}
             out.append(Tell(key, Chapter.BID, bids_text(facts), facts))
+        for cluster in round_.bids:
+            asked = self._asked_for.get(cluster, frozenset())
+            self._nothing[cluster] = frozenset(group for group in asked if not offers.left(cluster, group))
+        for cluster in round_.late - awards.keys():
+            if round_.bids[cluster].points:
+                # It keeps room for us, which others may have.
+                awards[cluster] = []
         for cluster, requests in sorted(awards.items()):
             out.append(SendAward(Award(cluster, self._run, round_.number, self._origin, tuple(requests))))
         self._next_round_at = now if self._ask_again else now + self._again_s
@@ -872,8 +933,16 @@ class _Offers:
             return None
         return point.slots, point.price
 
+    def left(self, cluster: str, group: _Group) -> bool:
+        point = self._points.get((cluster, *group[:2]))
+        return point is not None and point.slots > 0 and self._left[cluster] > 0
+
     def take(self, cluster: str, ask: Ask) -> None:
         self._left[cluster] -= 1
+
+
+def _group(ask: Ask) -> _Group:
+    return ask.capability, ask.data_class, ask.tenant, ask.priority
 
 
 def _kind(ask: Ask) -> _Kind:

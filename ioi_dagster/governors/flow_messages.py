@@ -178,8 +178,18 @@ class FindPlaces:
 
 @dataclass(frozen=True, slots=True)
 class SendAnnounce:
+    """The bid may take as long as the announcement's `deadline_s` and `wait_s` together."""
+
     cluster: str
     announce: Announce
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawAnnounce:
+    """Wait no longer for the bid to this announcement, and let the cluster know."""
+
+    cluster: str
+    round: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +261,7 @@ class Tell:
 Instruction = (
     FindPlaces
     | SendAnnounce
+    | WithdrawAnnounce
     | SendAward
     | StartStep
     | AdoptStep

@@ -56,6 +56,7 @@ class Turns:
     def __init__(self, shares: Iterable[TenantShare] = ()) -> None:
         self._shares = {share.name: share for share in shares}
         self._asked: dict[str, tuple[float, tuple[Wanted, ...]]] = {}
+        self._since_swept = 0
         self._asking: Counter[str] = Counter()
         """By tenant, how many asks stand here; some may be over."""
         self._passes: dict[str, float] = {}
@@ -72,12 +73,18 @@ class Turns:
     def weight(self, tenant: str) -> float:
         return self.share(tenant).weight
 
-    def asks(self, run: str, wanted: Iterable[Wanted], now: float) -> None:
-        """All that `run` asks for at monotonic time `now` (s), instead of what it asked for before."""
+    def asks(self, run: str, wanted: Iterable[Wanted], now: float, wait_s: float = 0.0) -> None:
+        """All that `run` asks for at monotonic time `now` (s), instead of what it asked for before. It counts while it waits for
+        the answer, `wait_s` at most, and a little longer."""
         self._forget(run)
-        self._asked[run] = (now + ASKS_S, tuple(wanted))
+        self._asked[run] = (now + wait_s + ASKS_S, tuple(wanted))
         self._asking.update(one.tenant for one in self._asked[run][1])
-        # The oldest come first, and the newest is not over.
+        self._since_swept += 1
+        if self._since_swept > len(self._asked):
+            self._since_swept = 0
+            for over in [name for name, (until, _) in self._asked.items() if until <= now]:
+                self._forget(over)
+        # Mostly the oldest are over first; the newest is not.
         while len(self._asked) > MAX_RUNS or next(iter(self._asked.values()))[0] <= now:
             self._forget(next(iter(self._asked)))
 
@@ -99,7 +106,7 @@ class Turns:
 
     def got(self, run: str, tenant: str, capability: str) -> None:
         """One of what `run` asked for is granted, so it waits for one less."""
-        self._pass = self._turn(tenant)
+        self._pass = self.turn(tenant)
         self._passes[tenant] = self._pass + 1.0 / self.weight(tenant)
         if len(self._passes) > MAX_TENANTS:
             self._passes = {name: at for name, at in self._passes.items() if at > self._pass}
@@ -143,7 +150,7 @@ class Turns:
         whole = {name: math.floor(its + EPSILON) for name, its in entitled.items()}
         shared = round(sum(entitled.values())) - sum(whole.values())
         parted = [name for name, its in entitled.items() if its > whole[name] + EPSILON]
-        for name in sorted(parted, key=lambda name: (self._turn(name), name))[:shared]:
+        for name in sorted(parted, key=lambda name: (self.turn(name), name))[:shared]:
             whole[name] += 1
         idle = {name: max(0, self.share(name).own - used.get(name, 0)) for name in wants}
         kept = sum(idle.values())
@@ -164,5 +171,6 @@ class Turns:
             level, slope = at, slope + change
         return level
 
-    def _turn(self, tenant: str) -> float:
+    def turn(self, tenant: str) -> float:
+        """The less it is, the sooner the tenant comes."""
         return max(self._passes.get(tenant, 0.0), self._pass)

@@ -173,7 +173,9 @@ class GovernedExecutor(Executor):
             stack.callback(ledger.close)
             epoch = ledger.take_over(run.run_id, run.job_name, clock.wall())
             objective, budget = run.tags.get(tags.OBJECTIVE, self._objective), tags.credits_of(run.tags, tags.BUDGET)
-            governor = FlowGovernor(run.run_id, opened.home, objective, budget=budget)
+            # Clusters in this very process answer at once.
+            more = {"park_s": 0.0} if opened.network.immediate else {}
+            governor = FlowGovernor(run.run_id, opened.home, objective, budget=budget, **more)
             governor.resume(ledger.fences(run.run_id), 0.0 if budget is None else ledger.spent(run.run_id))
             driver = FlowDriver(run.run_id, epoch, opened, governor, ledger, ObjectStore(default_folder()), clock)
             driver.tell(*opened.opening(run))

@@ -104,7 +104,13 @@ class Fleet(Protocol):
         """How many of the starts that were sent to a node it runs at the same time; what is beyond waits there."""
         ...
 
-    def announce(self, announce: Announce) -> Bid: ...
+    def announce(self, announce: Announce) -> Bid:
+        """Takes up to the announcement's `deadline_s` and `wait_s` together."""
+        ...
+
+    def withdraw(self, run: str, round_: int) -> None:
+        """Let the cluster know that nobody waits for its bid of that round. Does not wait."""
+        ...
 
     def award(self, award: Award) -> Awarded: ...
 
@@ -164,7 +170,10 @@ class _Negotiating:
         return MANY
 
     def announce(self, announce: Announce) -> Bid:
-        return self._gateway.announce(self.cluster, announce, announce.deadline_s)
+        return self._gateway.announce(self.cluster, announce)
+
+    def withdraw(self, run: str, round_: int) -> None:
+        self._gateway.withdraw(self.cluster, run, round_)
 
     def award(self, award: Award) -> Awarded:
         return self._gateway.award(award)
@@ -423,7 +432,10 @@ class _AloneFleet(ABC):
         self._taking_back: set[str] = set()
 
     def announce(self, announce: Announce) -> Bid:
-        return self._ask(announce)
+        return self._ask(replace(announce, wait_s=0.0))
+
+    def withdraw(self, run: str, round_: int) -> None:
+        """It answers at once."""
 
     def award(self, award: Award) -> Awarded:
         return self._ask(award)

@@ -23,7 +23,7 @@ from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.failures import Cause
-from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.flow import MAX_HOLDING, FlowGovernor
 from ioi_dagster.governors.mapping import Report
 from ioi_dagster.host import run_outputs
 from ioi_dagster.host.exchange import Owed, StepResult
@@ -96,6 +96,7 @@ class FlowDriver:
         self._ledger, self._clock = ledger, clock
         self._inbox: queue.Queue[Any] = queue.Queue()
         self._pool = ThreadPoolExecutor(12, thread_name_prefix="flow")
+        self._waiting = ThreadPoolExecutor(MAX_HOLDING + 1, thread_name_prefix="flow-waits")
         self._work: dict[str, Work] = {}
         self._answers: dict[tuple[str, int, str], tuple[StartAnswer, Lease, str]] = {}
         self._permits: dict[str, str] = {}
@@ -256,7 +257,10 @@ class FlowDriver:
                 self._last_words()
                 self._give_back(interrupted)
         finally:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            for cluster, round_ in self._governor.holding().items():
+                self._network.fleet(cluster).withdraw(self._run, round_)
+            for pool in (self._pool, self._waiting):
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _last_words(self) -> None:
         # What could not be written by now is owed still: the events of its commits are told when the run is resumed.
@@ -367,8 +371,12 @@ class FlowDriver:
             case flow.FindPlaces(asks):
                 self._find(asks)
             case flow.SendAnnounce(cluster, announce):
+                # One that waits for room keeps no thread from the others.
+                pool = self._waiting if announce.wait_s else self._pool
                 self._post(lambda: flow.BidReceived(self._network.fleet(cluster).announce(announce)),
-                           lambda why: flow.BidMissed(cluster, announce.round, why))  # fmt: skip
+                           lambda why: flow.BidMissed(cluster, announce.round, why), pool)  # fmt: skip
+            case flow.WithdrawAnnounce(cluster, round_):
+                self._network.fleet(cluster).withdraw(self._run, round_)
             case flow.SendAward(award):
                 steps = tuple(request.step for request in award.requests)
                 self._post(lambda: flow.AwardAnswered(self._network.fleet(award.cluster).award(award)),
@@ -390,7 +398,9 @@ class FlowDriver:
                 # A block call's node decides what becomes of its input, also when the machinery gave up on it.
                 self._refuse(step, refusal)
 
-    def _post(self, call: Callable[[], Any], missed: Callable[[str], Any]) -> None:
+    def _post(
+        self, call: Callable[[], Any], missed: Callable[[str], Any], pool: ThreadPoolExecutor | None = None
+    ) -> None:
         """Run `call` in a thread and post its event, or the event that says why there is none."""
 
         def run() -> None:
@@ -404,7 +414,7 @@ class FlowDriver:
         if self._network.immediate:
             run()
         else:
-            self._pool.submit(run)
+            (pool or self._pool).submit(run)
 
     def _find(self, asks: tuple[Ask, ...]) -> None:
         groups: dict[tuple, list[Ask]] = {}

@@ -62,7 +62,7 @@ def main() -> None:
         decide=decide,
         runners={cluster.name: DaskRunner(cluster.scheduler) for cluster in config.clusters},
         clock=clock,
-        http=httpx.AsyncClient(trust_env=False),
+        http=httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=MAX_CONNECTIONS)),
         epoch=int(clock.wall()),
     )
     address = urlsplit(config.gateway)

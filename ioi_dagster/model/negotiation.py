@@ -20,6 +20,7 @@ OWN_STEP = "dagster.step"
 
 
 MAX_GROUPS, MAX_REQUESTS, MAX_LEASES = 64, 1_000, 10_000
+MAX_WAIT_S = 60.0
 
 Name = Annotated[str, Meta(min_length=1, max_length=500)]
 StepKey = Annotated[str, Meta(min_length=1, max_length=4_000)]
@@ -70,13 +71,15 @@ class AskGroup:
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Round `round` of run `run`: what is wanted, answered within `deadline_s` seconds."""
+    """Round `round` of run `run`: what is wanted, answered within `deadline_s` seconds. Where there is no room for any of it,
+    the answer may wait for room, `wait_s` seconds more; an older announcement of the run that waits is answered at once."""
 
     run: Name
     round: Number
     origin: Name
     groups: Annotated[tuple[AskGroup, ...], Meta(max_length=MAX_GROUPS)]
     deadline_s: Seconds = 0.5
+    wait_s: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from ioi_dagster.governors.cluster import (
     SharesChanged,
     StopStep,
     Tick,
+    Withdrawn,
 )
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.node import NodeGovernor, Refuse, StartAsked
@@ -73,6 +74,8 @@ class SimCluster:
         self.governor: ClusterGovernor | None = None
         self.epoch = 0
         self.nodes = {node.name: SimNode(node, spec.name, offers) for node in spec.nodes}
+        self._waiting: dict[tuple[str, int], Callable[[Any], None]] = {}
+        """Whom to answer whose announcements wait for room."""
         self.mute = self.liar = 0
         self.late_s = 0.0
         self.check: Callable[[ClusterGovernor], None] = lambda _: None
@@ -98,6 +101,7 @@ class SimCluster:
         if self.governor is None:
             return
         self.governor = None
+        self._waiting.clear()
         for node in self.nodes.values():
             node.running.clear()
             node.there = False
@@ -109,8 +113,8 @@ class SimCluster:
         if self.governor is None or node.there:
             return
         node.begin()
-        self.governor.handle(NodeJoined(name, node.spec.slots, self._offers), self._engine.now)
-        self.governor.handle(NodeReported(name, self._offers), self._engine.now)
+        self._handle(NodeJoined(name, node.spec.slots, self._offers))
+        self._handle(NodeReported(name, self._offers))
 
     def kill_node(self, name: str) -> None:
         node = self.nodes[name]
@@ -119,7 +123,7 @@ class SimCluster:
         running, node.running, node.there = node.running, {}, False
         node.life += 1
         if self.governor is not None:
-            self.governor.handle(NodeLeft(name), self._engine.now)
+            self._handle(NodeLeft(name))
         for its in running.values():
             self._engine.after(self._rng.uniform(0.02, 0.2), its.lost, "its worker died", Cause.NODE_LOST)
 
@@ -147,10 +151,24 @@ class SimCluster:
         """A message has come; `answer` is called when its answer leaves, and not at all where none does."""
         if self.governor is None or self.mute:
             return
+        if isinstance(message, Announce):
+            # A liar has room, and need not wait for it.
+            message = replace(message, wait_s=0.0) if self.liar else message
+            self._waiting.pop((message.run, message.round), None)
         told = self._handle(message)
         self.check(self.governor)
-        if self.liar:
-            told = self._lie(message, told)
+        if isinstance(message, Announce) and told is None:
+            self._waiting[message.run, message.round] = answer
+            return
+        self._answer(self._lie(message, told) if self.liar else told, answer)
+
+    def withdrawn(self, event: Withdrawn) -> None:
+        """Nobody hears the answer to that announcement any more."""
+        if self.governor is not None:
+            self._handle(event)
+            self._waiting.pop((event.run, event.round), None)
+
+    def _answer(self, told: Any, answer: Callable[[Any], None]) -> None:
         if self.late_s:
             self._engine.after(self.late_s, answer, told)
         else:
@@ -165,7 +183,11 @@ class SimCluster:
         assert self.governor is not None
         answer: Any = None
         for item in self.governor.handle(event, self._engine.now):
-            if isinstance(item, Reply):
+            if isinstance(item, Reply) and item.waited is not None:
+                waits = self._waiting.pop(item.waited, None)
+                if waits is not None and not self.mute:
+                    self._answer(item.answer, waits)
+            elif isinstance(item, Reply):
                 answer = item.answer
             elif isinstance(item, StopStep):
                 self._engine.after(self._rng.uniform(0.02, 0.2), self._stop, item.lease, item.why)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ioi_dagster.governors import flow
+from ioi_dagster.governors.cluster import Withdrawn
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.model.negotiation import Ask, Award, Lease, ReleaseRequest, RenewRequest
@@ -72,6 +73,8 @@ class SimRun:
             self._vend(key)
 
     def kill(self) -> None:
+        """Its connections close with it."""
+        self._withdraw_all()
         self.governor = None
 
     def resume(self) -> None:
@@ -115,9 +118,11 @@ class SimRun:
                 self._world.engine.after(LOOK_UP_S, self._places, self.life, asks)
             case flow.SendAnnounce(cluster, announce):
                 self._call(
-                    cluster, "announce", announce, announce.deadline_s, flow.BidReceived,
+                    cluster, "announce", announce, announce.deadline_s + announce.wait_s, flow.BidReceived,
                     lambda why: flow.BidMissed(cluster, announce.round, why),
                 )  # fmt: skip
+            case flow.WithdrawAnnounce(cluster, round_):
+                self._withdraw(cluster, round_)
             case flow.SendAward(award):
                 self._award(award)
             case flow.StartStep(_, lease):
@@ -201,6 +206,7 @@ class SimRun:
             leases = self.governor.leases() if self.governor is not None else []
             for lease in leases:
                 self._tell(lease.cluster, "release", ReleaseRequest(self.name, (lease.id,)))
+            self._withdraw_all()
             self.governor = None
             self._world.one_is_over()
 
@@ -235,6 +241,15 @@ class SimRun:
     def _tell(self, cluster: str, kind: str, message: Any) -> None:
         there = self._world.clusters[cluster]
         self._world.wire.send(self.domain, there.domain, kind, there.asked, message, lambda _: None)
+
+    def _withdraw(self, cluster: str, round_: int) -> None:
+        """The connection on which the answer was waited for is closed: seen there at once, or when a cut is over."""
+        there = self._world.clusters[cluster]
+        self._world.wire.stream(self.domain, there.domain, "withdraw", there.withdrawn, Withdrawn(self.name, round_))
+
+    def _withdraw_all(self) -> None:
+        for cluster, round_ in (self.governor.holding() if self.governor is not None else {}).items():
+            self._withdraw(cluster, round_)
 
     def _renew(self, life: int) -> None:
         if self.governor is None or life != self.life:

@@ -60,7 +60,8 @@ def test_a_tenant_that_comes_to_a_full_cluster_gets_its_share_as_slots_come_free
     # Two of the four slots are its own: four seconds, one more until the first come free, and the rounds of asking.
     assert 4.0 < flood_and_late("b") < 7.5
     assert flood_and_late("b", TenantShare("b", 3.0)) < flood_and_late("b")
-    assert flood_and_late("a") > 1.5 * flood_and_late("b"), "one tenant's own runs stand in one queue"
+    # Runs of one tenant come by how long they have waited, so that the later one does not wait for the end of the first.
+    assert 4.0 < flood_and_late("a") < 10.0
 
 
 LONG = {"steps": 12, "seconds": 60.0}

@@ -6,6 +6,8 @@ Environment: `IOI_DOMAIN_HOME`, `IOI_CLUSTER`, `IOI_STEP_RUNNER` (set: the clust
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import json
 import logging
@@ -38,6 +40,7 @@ from ioi_dagster.governors.cluster import (
     SharesChanged,
     StopStep,
     Tick,
+    Withdrawn,
 )
 from ioi_dagster.model.negotiation import OWN_STEP, Announce, Award, Lease, ReleaseRequest, RenewRequest, VerifyRequest
 
@@ -70,6 +73,7 @@ class ClusterPlugin(SchedulerPlugin):
         self._journal = Journal(home.root / f"leases-{cluster}.jsonl")
         self.governor = ClusterGovernor(home.name, cluster, self._journal.epoch, spec.price, shares=spec.tenants)
         self._token = home.token()
+        self.waiting = Waiting()
         self._names: dict[str, str] = {}
         self._started = False
 
@@ -100,7 +104,8 @@ class ClusterPlugin(SchedulerPlugin):
         self.perform(self.governor.handle(joined, self._clock.monotonic()))
 
     def request(self, message: Any) -> Any:
-        """Handle a negotiation message; the journal is written before the answer is."""
+        """Handle a negotiation message; the journal is written before the answer is. None where the answer waits: it goes to
+        `answered`."""
         return self.perform(self.governor.handle(message, self._clock.monotonic()))
 
     def perform(self, instructions: list[Any]) -> Any:
@@ -108,6 +113,8 @@ class ClusterPlugin(SchedulerPlugin):
         lines: list[dict[str, Any]] = []
         for instruction in instructions:
             match instruction:
+                case Reply(reply, _, waited) if waited is not None:
+                    self.waiting.answer(waited, reply)
                 case Reply(reply, granted):
                     answer = reply
                     lines += [{"granted": lease.id, "step": lease.step, "fence": lease.fence} for lease in granted]
@@ -215,10 +222,36 @@ class Journal:
             os.fdatasync(self._file.fileno())
 
 
+class Waiting:
+    """Announcements that were not answered yet, by run and round, and who is to have the answer."""
+
+    def __init__(self) -> None:
+        self._futures: dict[tuple[str, int], asyncio.Future[Any]] = {}
+
+    def add(self, announce: Announce) -> asyncio.Future[Any]:
+        future = asyncio.get_running_loop().create_future()
+        self._futures[announce.run, announce.round] = future
+        return future
+
+    def answer(self, key: tuple[str, int], answer: Any) -> None:
+        future = self._futures.pop(key, None)
+        if future is not None and not future.done():
+            future.set_result(answer)
+
+    def drop(self, future: asyncio.Future[Any]) -> tuple[str, int] | None:
+        """Nobody waits for it any more; its run and round, if it was not answered."""
+        for key, known in self._futures.items():
+            if known is future:
+                del self._futures[key]
+                return key
+        return None
+
+
 class Doors(Protocol):
     """What stands behind the doors."""
 
     governor: ClusterGovernor
+    waiting: Waiting
 
     def request(self, message: Any) -> Any: ...
 
@@ -234,6 +267,7 @@ class _Door(RequestHandler):
     def initialize(self, plugin: Doors, token: str) -> None:
         self._plugin, self._token = plugin, token
         self._body = bytearray()
+        self._waits: asyncio.Future[Any] | None = None
 
     def prepare(self) -> None:
         given = self.request.headers.get("Authorization", "")
@@ -251,7 +285,7 @@ class _Door(RequestHandler):
             return self._fail(404, "cluster.unknown_door", f"no such door: {name}")
         self._write(self._plugin.governor.snapshot())
 
-    def post(self, name: str) -> None:
+    async def post(self, name: str) -> None:
         kind = _DOORS.get(name)
         if kind is None:
             return self._fail(404, "cluster.unknown_door", f"no such door: {name}")
@@ -262,7 +296,20 @@ class _Door(RequestHandler):
         except msgspec.MsgspecError as error:
             return self._fail(400, "cluster.malformed", str(error))
         answer = self._plugin.request(message)
-        self._write(answer if answer is not None else {})
+        if answer is None and isinstance(message, Announce):
+            self._waits = self._plugin.waiting.add(message)
+            with contextlib.suppress(asyncio.CancelledError):
+                self._write(await self._waits)
+        else:
+            self._write(answer if answer is not None else {})
+
+    def on_connection_close(self) -> None:
+        """Whoever asked has hung up."""
+        if self._waits is not None:
+            key = self._plugin.waiting.drop(self._waits)
+            self._waits.cancel()
+            if key is not None:
+                self._plugin.request(Withdrawn(*key))
 
     def _too_large(self) -> None:
         self._fail(413, "cluster.too_large", f"a message of more than {MAX_BODY} bytes")

@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -42,6 +42,8 @@ T = TypeVar("T")
 DISCOVER_S = 2.0
 """A registry that answers later than this counts as unreachable for now; it is asked again."""
 MAX_ANSWER = 16 * 2**20
+MAX_WAITING = 64
+"""Announcements of one run process at one gateway that wait for room."""
 _PERMITTED = frozenset(door.path for door in DOORS if door.who is For.RUN)
 """The doors that ask for the run permit; nobody else gets to see it."""
 
@@ -56,11 +58,15 @@ class GatewayClient:
     def __init__(self, url: str, domain: str, key: SigningKey | None = None, permit: Signed | None = None) -> None:
         self.url, self.domain, self._key = url, domain, key
         self._permit = encode(permit) if permit else ""
-        limits = httpx.Limits(max_connections=32, max_keepalive_connections=16)
+        # Announcements that wait take a connection each, beside those of the other calls.
+        limits = httpx.Limits(max_connections=32 + MAX_WAITING, max_keepalive_connections=16)
+        self._waiting: dict[tuple[str, str, int], Future[Any]] = {}
         # Each call has a deadline of its own over the whole of it, which no per-read timeout gives.
         self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=None, limits=limits)  # noqa: S113
 
     def close(self) -> None:
+        for future in list(self._waiting.values()):
+            future.cancel()
         _on_loop(self._http.aclose(), 1.0)
 
     def health(self, timeout: float = 1.0) -> dict[str, Any]:
@@ -81,8 +87,17 @@ class GatewayClient:
     def discover(self, query: Query) -> Discovery:
         return self._post("registry/discover", query, Discovery, DISCOVER_S)
 
-    def announce(self, cluster: str, announce: Announce, timeout: float = 1.0) -> Bid:
-        return self._post("announce", {"cluster": cluster, "announce": announce}, Bid, timeout)
+    def announce(self, cluster: str, announce: Announce) -> Bid:
+        """Waits as long as the announcement says. Raises `RetryableError` when it is withdrawn meanwhile."""
+        timeout, key = announce.deadline_s + announce.wait_s, (cluster, announce.run, announce.round)
+        content = msgspec.json.encode({"cluster": cluster, "announce": announce})
+        return self._decode(self._send("POST", "announce", content, timeout, waits=key), Bid)
+
+    def withdraw(self, cluster: str, run: str, round_: int) -> None:
+        """Hang up on an announcement that waits; its cluster sees that. One that is answered by now is no error."""
+        future = self._waiting.get((cluster, run, round_))
+        if future is not None:
+            future.cancel()
 
     def award(self, award: Award) -> Awarded:
         return self._post("award", award, Awarded, 3.0)
@@ -124,7 +139,13 @@ class GatewayClient:
             raise RetryableError(f"{self.domain} answered with something else than {kind}: {error}") from error
 
     def _send(
-        self, method: str, path: str, content: bytes | None, timeout: float, max_bytes: int = MAX_ANSWER
+        self,
+        method: str,
+        path: str,
+        content: bytes | None,
+        timeout: float,
+        max_bytes: int = MAX_ANSWER,
+        waits: tuple[str, str, int] | None = None,
     ) -> bytes:
         headers = {PERMIT_HEADER: self._permit} if self._permit and path in _PERMITTED else {}
         if self._key is not None:
@@ -137,12 +158,20 @@ class GatewayClient:
                 now=time.time(),
             )
         try:
-            status, data = _on_loop(self._exchange(method, path, content, headers, max_bytes), timeout)
+            future = _begun(self._exchange(method, path, content, headers, max_bytes), timeout)
+            if waits is not None:
+                self._waiting[waits] = future
+            status, data = future.result()
+        except CancelledError as error:
+            raise RetryableError(f"nobody waits for {self.domain} to answer any longer") from error
         except TimeoutError as error:
             why = f"no answer within {timeout:g} s: it has stopped, or its machine is too busy"
             raise UnreachableError(f"gateway of {self.domain}", why) from error
         except (httpx.HTTPError, OSError) as error:
             raise UnreachableError(f"gateway of {self.domain}", type(error).__name__) from error
+        finally:
+            if waits is not None:
+                self._waiting.pop(waits, None)
         if status == 200:
             return data
         try:
@@ -179,11 +208,15 @@ def _loop() -> asyncio.AbstractEventLoop:
         return _loops[0]
 
 
-def _on_loop(work: Coroutine[Any, Any, T], timeout: float) -> T:
+def _begun(work: Coroutine[Any, Any, T], timeout: float) -> Future[T]:
     async def bounded() -> T:
         return await asyncio.wait_for(work, timeout)
 
-    return asyncio.run_coroutine_threadsafe(bounded(), _loop()).result()
+    return asyncio.run_coroutine_threadsafe(bounded(), _loop())
+
+
+def _on_loop(work: Coroutine[Any, Any, T], timeout: float) -> T:
+    return _begun(work, timeout).result()
 
 
 def own_gateway(home: DomainHome) -> GatewayClient:

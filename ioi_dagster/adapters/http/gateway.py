@@ -68,6 +68,8 @@ from ioi_dagster.signing import TrustedKeys, digest_bytes
 
 MAX_INVOKE_S = 3_600.0
 PROBE_S = 1.0
+MAX_WAITING = 128
+"""Announcements that wait for room, each on a connection; what comes beyond that is answered at once."""
 
 
 class BlockRunner(Protocol):
@@ -132,6 +134,7 @@ class _Gateway:
         self._c = context
         self._governor = NetworkGovernor(context.config.spec.name, context.config.peers)
         self._addresses = {cluster.name: cluster.governor for cluster in context.config.clusters}
+        self._waiting = 0
         self._probes: set[asyncio.Task[None]] = set()
         self._refusals = RefusalLog()
 
@@ -252,8 +255,26 @@ class _Gateway:
         announce = replace(body.announce, groups=tuple(allowed))
         if not allowed:
             return Bid(body.cluster, self._c.config.spec.name, announce.run, announce.round, 0, (), tuple(refusals))
-        bid = await self._forward(body.cluster, "announce", announce, Bid)
+        bid = await self._bid(request, body.cluster, announce)
         return replace(bid, refusals=(*refusals, *bid.refusals))
+
+    async def _bid(self, request: Request, cluster: str, announce: Announce) -> Bid:
+        """The cluster's answer, which may wait for room. The cluster is told if nobody waits for it any more."""
+        if not announce.wait_s or self._waiting >= MAX_WAITING:
+            return await self._forward(cluster, "announce", replace(announce, wait_s=0.0), Bid)
+        asked = asyncio.ensure_future(self._forward(cluster, "announce", announce, Bid, 1.0 + announce.wait_s))
+        gone = asyncio.ensure_future(_hung_up(request))
+        self._waiting += 1
+        try:
+            await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise _Problem(408, "gateway.hung_up", "nobody waits for the answer any longer")
+            return asked.result()
+        finally:
+            self._waiting -= 1
+            # This closes the connection on which the cluster would answer.
+            asked.cancel()
+            gone.cancel()
 
     async def _award(self, request: Request) -> Any:
         permit, caller = self._permitted(request)
@@ -430,7 +451,7 @@ class _Gateway:
             return None
         return decision.refusals[0] if decision.refusals else Refusal("policy.held", "policy could not decide", name)
 
-    async def _forward(self, cluster: str, door: str, message: Any, kind: Any) -> Any:
+    async def _forward(self, cluster: str, door: str, message: Any, kind: Any, timeout: float = 1.0) -> Any:
         address = self._addresses.get(cluster)
         if address is None:
             raise _Problem(404, "gateway.no_cluster", f"{self._c.config.spec.name} has no cluster {cluster!r}")
@@ -440,7 +461,7 @@ class _Gateway:
                 answer = await self._c.http.get(f"{address}{PREFIX}{door}", headers=headers, timeout=1.0)
             else:
                 answer = await self._c.http.post(
-                    f"{address}{PREFIX}{door}", content=msgspec.json.encode(message), headers=headers, timeout=1.0
+                    f"{address}{PREFIX}{door}", content=msgspec.json.encode(message), headers=headers, timeout=timeout
                 )
         except httpx.HTTPError as error:
             raise _Problem(503, "cluster.unreachable", f"{cluster} does not answer: {type(error).__name__}") from error
@@ -469,6 +490,12 @@ class _Gateway:
         if caller is not None and not hmac.compare_digest(caller.body, digest_bytes(data)):
             raise _Problem(401, "proof.body_mismatch", "the request was signed for another body")
         return data
+
+
+async def _hung_up(request: Request) -> None:
+    """Returns when the caller of a request whose body was read has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _answer(answer: StartAnswer) -> bytes:
