@@ -367,19 +367,17 @@ class ClusterGovernor:
     def _serve(self, now: float, changed: bool) -> list[Instruction]:
         """Answer those that wait: who has waited long enough, and, where something changed, for whom there is room now."""
         out: list[Instruction] = []
-        for one in self._parked.overdue(now):
-            bid, _ = self._bid(one.announce, now)
-            out.append(self._answered(one, bid, now))
-        if not changed:
-            return out
         hopeless: set[Kinds] = set()
-        while (one := self._parked.first(self._turns.turn, hopeless)) is not None:
+        while changed and (one := self._parked.first(self._turns.turn, hopeless)) is not None:
             bid, stops = self._bid(one.announce, now)
             out += stops
             if bid.points:
                 out.append(self._answered(one, bid, now))
             else:
                 hopeless.add(one.kinds)
+        for one in self._parked.overdue(now):
+            bid, _ = self._bid(one.announce, now)
+            out.append(self._answered(one, bid, now))
         return out
 
     def _answered(self, one: Parked, bid: Bid, now: float) -> Reply:
@@ -432,9 +430,13 @@ class ClusterGovernor:
     def _room(self, run: str, able: list[NodeKind], now: float) -> int:
         """Free slots that were not offered to others a moment ago."""
         room = sum(kind.room for kind in able)
+        offered = Counter[str]()
         for offer in self._parked.offered(now, run) if room else ():
-            if any(offer.capability in kind.capabilities for kind in able):
-                room -= offer.slots
+            offered[offer.capability] += offer.slots
+        for capability, slots in offered.items():
+            if any(capability in kind.capabilities for kind in able):
+                elsewhere = sum(kind.room for kind in self._index.able(capability) if kind not in able)
+                room -= max(0, slots - elsewhere)
         return max(0, room)
 
     def _price_now(self, warm: bool) -> float:
@@ -594,6 +596,9 @@ class ClusterGovernor:
 
     def _full(self, able: list[NodeKind], avoid: frozenset[str] = frozenset()) -> Refusal:
         nodes = [counted for kind in able for name, counted in kind.nodes.items() if name not in avoid]
+        if any(counted.room > 0 for counted in nodes):
+            text = "what is free was offered to others a moment ago"
+            return Refusal("cluster.full", text, self._cluster, "it is asked again")
         if any(counted.free > 0 for counted in nodes):
             text = f"what is free of {len(nodes)} nodes has no memory left"
             return Refusal("cluster.no_memory", text, self._cluster, "it is asked again")

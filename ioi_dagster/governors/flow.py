@@ -91,6 +91,8 @@ TOLD_WAIT_S = 1.0
 
 PARK_S = 10.0
 """Where a bid offered nothing, the next announcement waits so long at the cluster for room."""
+NOTHING_S = 1.0
+"""So long a cluster that had no room is believed to have none. It is not asked that way when a step of ours ended there."""
 MAX_HOLDING = 50
 """At so many clusters at once."""
 
@@ -197,8 +199,8 @@ class FlowSnapshot:
 
 class FlowGovernor:
     """See the module. `patience_s`: how long a place list stays good; `deadline_s`: how long a round waits for bids;
-    `again_s`: pause before asking again when nobody had room; `park_s`: how long an announcement may wait for room where there was
-    none, 0 where clusters answer at once only; `budget`: credits that the run may spend, None for any number.
+    `again_s`: pause before asking again when nobody had room; `park_s`: how long an announcement may wait at a cluster that had
+    no room, 0 where all answer at once; `budget`: credits that the run may spend, None for any number.
     Raises `BadInputError` for an objective that is not known."""
 
     def __init__(
@@ -228,8 +230,8 @@ class FlowGovernor:
         """Cluster → what it was asked for last."""
         self._holding: dict[str, frozenset[_Group]] = {}
         """Those of `_asked` that may wait for room with their answer, and for what."""
-        self._nothing: dict[str, frozenset[_Group]] = {}
-        """Cluster → what its last bid offered nothing for."""
+        self._nothing: dict[str, tuple[frozenset[_Group], float]] = {}
+        """Cluster → what it has nothing left for, and until when that is likely."""
         self._last_bids: dict[str, Bid] = {}
         self._late: dict[str, tuple[Bid, float]] = {}
         """Bids that came when their round was over, and until when they are good: they count in the next."""
@@ -414,6 +416,7 @@ class FlowGovernor:
         lease = step.lease
         assert lease is not None
         self._learn(step.ask.capability, lease.cluster, event.seconds)
+        self._nothing.pop(lease.cluster, None)
         self._close(step, StepState.DONE)
         self._ask_soon(now)
         return [
@@ -645,7 +648,7 @@ class FlowGovernor:
         self._round_number += 1
         expected: set[str] = set()
         for cluster, counts in sorted(groups.items()):
-            suspect, wait_s = bool(self._reputation.suspect(cluster)), self._wait_s(cluster, counts)
+            suspect, wait_s = bool(self._reputation.suspect(cluster)), self._wait_s(cluster, counts, now)
             self._holding.pop(cluster, None)
             self._asked[cluster], self._asked_for[cluster] = self._round_number, frozenset(counts)
             if wait_s:
@@ -684,9 +687,9 @@ class FlowGovernor:
             return not counts.keys() <= self._holding[cluster]
         return not self._silent_now(cluster, now)
 
-    def _wait_s(self, cluster: str, counts: dict[_Group, int]) -> float:
-        nothing = self._nothing.get(cluster, frozenset())
-        return self._park_s if counts.keys() <= nothing and len(self._holding) < MAX_HOLDING else 0.0
+    def _wait_s(self, cluster: str, counts: dict[_Group, int], now: float) -> float:
+        nothing, until = self._nothing.get(cluster, (frozenset(), now))
+        return self._park_s if now < until and counts.keys() <= nothing and len(self._holding) < MAX_HOLDING else 0.0
 
     def _whom_to_ask(self, places: tuple[Place, ...], now: float) -> Collection[str]:
         if id(places) not in self._clusters_of:
@@ -775,7 +778,8 @@ class FlowGovernor:
             out.append(Tell(key, Chapter.BID, bids_text(facts), facts))
         for cluster in round_.bids:
             asked = self._asked_for.get(cluster, frozenset())
-            self._nothing[cluster] = frozenset(group for group in asked if not offers.left(cluster, group))
+            nothing = frozenset(group for group in asked if not offers.left(cluster, group))
+            self._nothing[cluster] = (nothing, now + NOTHING_S)
         for cluster in round_.late - awards.keys():
             if round_.bids[cluster].points:
                 # It keeps room for us, which others may have.

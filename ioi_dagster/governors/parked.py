@@ -16,8 +16,8 @@ from ioi_dagster.model.negotiation import Announce
 MAX_PARKED = 10_000
 """Runs whose announcements wait; what comes beyond that is answered at once, and asks again."""
 AGING_S = 60.0
-OFFER_S = 0.5
-"""So long nobody else is given what was offered to one that waited."""
+OFFER_S = 1.5
+"""So long nobody else is given what was offered to one that waited. Its round may wait a second for other bids."""
 PLACE_KEPT_S = 5.0
 """Who was answered with nothing and asks again within this keeps its place."""
 

@@ -435,7 +435,7 @@ class _AloneFleet(ABC):
         return self._ask(replace(announce, wait_s=0.0))
 
     def withdraw(self, run: str, round_: int) -> None:
-        """It answers at once."""
+        return None  # it answers at once
 
     def award(self, award: Award) -> Awarded:
         return self._ask(award)

@@ -48,6 +48,7 @@ from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision
 from ioi_dagster.model.negotiation import (
+    Announce,
     Award,
     Awarded,
     Bid,

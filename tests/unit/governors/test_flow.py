@@ -258,8 +258,8 @@ def test_who_does_not_keep_his_bids_loses_the_step_in_the_next_round_and_those_a
     round_("honest")
     (_, second) = told(story, Chapter.BID)
     assert second.text == "offers: honest at 0.8 in 1 s, liar at 0.1 in 1 s, keeps 50% of its bids; taken: honest"
+    story.event(flow.Tick(), later=1.1)
     story.ready(ask("s2"), places=("honest", "liar"))
-    story.event(flow.Tick(), later=0.3)
     round_("honest")
 
 
@@ -295,6 +295,7 @@ def test_what_is_too_dear_waits_while_a_cheaper_place_may_have_room_later(story)
     story.event(flow.Tick(), later=0.3)
     story.bid("dear", price=5.0)
     story.bid("cheap", price=0.5)
+    story.bid("dear", price=5.0)
     assert story.last(flow.SendAward).award.cluster == "cheap"
 
 
