@@ -6,7 +6,7 @@ attempt's outputs stay unseen until the flow governor has committed it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -61,6 +61,8 @@ class Exchange:
     """Where inputs lie that were staged by the attempts that made them."""
     one_cluster: bool = False
     """The run's nodes are one cluster of its owner's: they reach each other, and its storage."""
+    tell_store: Callable[[str], None] = lambda url: None
+    """Called with its URL before something is written to a store."""
     origin: str = ""
     run: str = ""
     step: str = ""

@@ -179,6 +179,7 @@ class GovernedExecutor(Executor):
             governor.resume(ledger.fences(run.run_id), 0.0 if budget is None else ledger.spent(run.run_id))
             driver = FlowDriver(run.run_id, epoch, opened, governor, ledger, ObjectStore(default_folder()), clock)
             driver.tell(*opened.opening(run))
+            driver.outputs.stores |= ledger.stores(run.run_id)
             for reference, name in ledger.outputs(run.run_id).items():
                 driver.outputs.references[handle_from_text(reference)] = name
             if not plan_context.resume_from_failure:

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from ioi_dagster.adapters.dask import stores
 from ioi_dagster.adapters.dask.client import NEVER_THERE, TAKEN_BACK
 from ioi_dagster.adapters.sql.ledger import Commit, FencedError, Ledger, LedgerAwayError, Started
 from ioi_dagster.clock import Clock
@@ -47,6 +48,7 @@ GATHER_S = 0.02
 GATHERED = 32
 """While so many starts are out, answers are gathered for so long, or until there are so many."""
 TRANSFER_BYTES_PER_S = 50e6
+LONGEST_URL = 4_096
 BRIEF_S = 0.03
 """A step whose like took no longer than this may share a task with others."""
 
@@ -69,6 +71,13 @@ class _Done:
     start: Start
     answer: StartAnswer | None
     why: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """A node is about to write to the store at `url`, which is whatever it says."""
+
+    url: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,8 @@ class FlowDriver:
         self._starts: list[Start] = []
         self._published: list[tuple[str, str]] = []
         self._dropped: list[str] = []
+        self._stores: list[str] = []
+        self._listening: set[str] = set()
         self._sent: dict[str, dict[str, Start]] = {}
         self._ahead: dict[str, Outcome] = {}
         self._turns = Turns(self._sent)
@@ -265,8 +276,10 @@ class FlowDriver:
     def _last_words(self) -> None:
         # What could not be written by now is owed still: the events of its commits are told when the run is resumed.
         with contextlib.suppress(LedgerAwayError):
-            self._ledger.write(self._run, self._epoch, [], [], self._story, self._published, self._dropped)
-            self._story, self._published, self._dropped = [], [], []
+            self._ledger.write(
+                self._run, self._epoch, [], [], self._story, self._published, self._dropped, self._stores
+            )
+            self._story, self._published, self._dropped, self._stores = [], [], [], []
 
     def _give_back(self, interrupted: bool) -> None:
         leases = self._governor.leases()
@@ -302,6 +315,8 @@ class FlowDriver:
     def _take(self, event: Any, more: bool = False) -> None:
         if isinstance(event, Heard):
             return self._maps.heard(event)
+        if isinstance(event, _Stores):
+            return self._stored_at(event.url)
         if isinstance(event, _Done):
             lease = event.start.lease
             event = self._ended(event)
@@ -489,7 +504,7 @@ class FlowDriver:
         start = Start(lease.key, lease, None, ask.capability, work.work, None, work.priority)
         self._sent.setdefault(lease.node, {})[start.key] = start
         fleet = self._network.fleet(lease.cluster)
-        self._maps.listen(fleet)
+        self._listen(fleet)
         fleet.adopt(start, self._on_done)
 
     def _brief(self, work: Work, lease: Lease) -> float:
@@ -527,6 +542,11 @@ class FlowDriver:
                 )
             else:
                 self._perform(instruction)
+
+    def _stored_at(self, url: Any) -> None:
+        if isinstance(url, str) and len(url) <= LONGEST_URL and url not in self.outputs.stores:
+            self.outputs.stores.add(url)
+            self._stores.append(url)
 
     def _stage(
         self,
@@ -595,7 +615,7 @@ class FlowDriver:
 
     def _flush(self) -> list[Outcome]:
         """One transaction; only then starts and outcomes."""
-        if self._started or self._commits or self._story:
+        if self._started or self._commits or self._story or self._stores:
             commits = [commit for commit, _, _ in self._commits]
             committed = self._write(commits)
             if committed is None:
@@ -608,7 +628,8 @@ class FlowDriver:
                         self._told(outcome)
                     else:
                         self._outcomes.append(outcome)
-            self._started, self._commits, self._story, self._published, self._dropped = [], [], [], [], []
+            self._started, self._commits, self._story, self._published = [], [], [], []
+            self._dropped, self._stores = [], []
         starts, self._starts = self._starts, []
         by_cluster: dict[str, list[Start]] = {}
         for start in starts:
@@ -622,7 +643,7 @@ class FlowDriver:
             by_cluster.setdefault(start.lease.cluster, []).append(start)
         for cluster, its_starts in by_cluster.items():
             fleet = self._network.fleet(cluster)
-            self._maps.listen(fleet)
+            self._listen(fleet)
             fleet.start(its_starts, self._on_done)
         outcomes, self._outcomes = self._outcomes, []
         for outcome in outcomes:
@@ -634,7 +655,14 @@ class FlowDriver:
         now = self._clock.monotonic()
         try:
             committed = self._ledger.write(
-                self._run, self._epoch, self._started, commits, self._story, self._published, self._dropped
+                self._run,
+                self._epoch,
+                self._started,
+                commits,
+                self._story,
+                self._published,
+                self._dropped,
+                self._stores,
             )
         except FencedError:
             self._fenced = True
@@ -647,6 +675,13 @@ class FlowDriver:
             return None
         self._unwritten_since, self.ledger_away = None, ""
         return committed
+
+    def _listen(self, fleet: Fleet) -> None:
+        """To what nodes of `fleet` tell, before the first step is sent there."""
+        self._maps.listen(fleet)
+        if fleet.cluster not in self._listening:
+            self._listening.add(fleet.cluster)
+            fleet.listen(stores.topic(self._run), lambda url: self.post(_Stores(url)))
 
     def _told(self, outcome: Outcome) -> None:
         self._work.pop(outcome.step, None)

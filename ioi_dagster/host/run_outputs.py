@@ -41,7 +41,9 @@ class RunOutputs:
         self.references: dict[Handle, str] = {}
         self._staged: dict[str, list[Staged]] = {}
         """By attempt."""
-        self._stores: dict[str, StoreSpec] = {}
+        self._specs: dict[str, StoreSpec] = {}
+        self.stores: set[str] = set()
+        """URLs of the stores that steps of this run write to, whatever became of their attempts."""
 
     def store(self, attempt: str, result: StepResult, data_class: DataClass, assigns_class: bool) -> Stored:
         """`data_class` is the step's; where `assigns_class`, its outputs may state another. Raises `FinalError` when they could
@@ -58,7 +60,7 @@ class RunOutputs:
                 part = self._put(run_name(self._run, output.handle, f"{attempt}\x00{asset}"), data)
                 stored.links.append((part, asset_name(asset)))
         for staged in result.staged:
-            self._stores[staged.store.url] = staged.store
+            self._specs[staged.store.url] = staged.store
             stated = staged.data_class if assigns_class else None
             self._note(stored, staged.handle, reference(staged), stated, data_class)
         if result.staged:
@@ -88,7 +90,8 @@ class RunOutputs:
 
     def tidy(self) -> None:
         """The run has ended: what attempts left that were never committed goes."""
-        tidy(self._run, filter(None, map(from_reference, self.references.values())), self._stores)
+        kept = filter(None, map(from_reference, self.references.values()))
+        tidy(self._run, self.stores, kept, self._specs)
 
     def _note(self, stored: Stored, handle: Handle, name: str, stated: DataClass | None, of_step: DataClass) -> None:
         text = handle_text(handle)

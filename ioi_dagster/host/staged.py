@@ -55,10 +55,10 @@ def from_reference(text: str) -> Staged | None:
     return msgspec.json.decode(text[len(_PREFIX) :], type=Staged) if is_reference(text) else None
 
 
-def tidy(run: str, kept: Iterable[Staged], specs: Mapping[str, StoreSpec]) -> int:
-    """Remove what lost attempts of `run` left in the stores of `kept`; returns how many values went. `specs`: how to open a
-    store, by its URL, where that is known better than a reference says."""
-    sources: dict[str, set[str]] = {}
+def tidy(run: str, stores: Iterable[str], kept: Iterable[Staged], specs: Mapping[str, StoreSpec]) -> int:
+    """Remove what lost attempts of `run` left in `stores` (URLs) and in those of `kept`; returns how many values went. `specs`:
+    how to open a store, by its URL, where that is known better than a reference says."""
+    sources: dict[str, set[str]] = {url: set() for url in stores}
     for output in kept:
         sources.setdefault(output.store.url, set()).update(piece.source for piece in output.pieces)
     removed = 0

@@ -40,6 +40,8 @@ class StagedIOManager(ConfigurableIOManager):
         store = open_store(spec)
         if exchange is not None and not store.shared:
             raise FinalError(f"{spec.url} is a store of one process — use a folder or a store that the nodes can reach")
+        if exchange is not None:
+            exchange.tell_store(spec.url)
         attempt = current_attempt() or Attempt()
         handle: Handle = (context.step_key, context.name, context.mapping_key or "")
         pieces = []

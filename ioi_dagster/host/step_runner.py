@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import msgspec
 
 from ioi_dagster.adapters.dask.forks import end_if_forked
 from ioi_dagster.adapters.dask.running import code_begins, raise_if_stopped
+from ioi_dagster.adapters.dask.stores import tell_store
 from ioi_dagster.compound.invocation import noting_inability
 from ioi_dagster.errors import RetryableError, StepStoppedError
 from ioi_dagster.host.entry_text import entry_text
@@ -89,6 +90,7 @@ def _run(task: StepWork, values: dict[Handle, bytes], references: dict[Handle, s
         inputs=inputs,
         references=located,
         one_cluster=task.one_cluster,
+        tell_store=partial(tell_store, dagster_run.run_id),
         origin=task.origin,
         run=task.run,
         step=task.step,

@@ -58,7 +58,8 @@ def sweep(instance: DagsterInstance, older_than_s: float, dry_run: bool = False)
             values += objects.sweep(f"runs/{run}", _kept(run, references), dry_run)
             if not dry_run:
                 # Before its rows go: afterwards nobody can tell which attempts were committed.
-                values += tidy(run, filter(None, map(from_reference, references.values())), {})
+                kept = filter(None, map(from_reference, references.values()))
+                values += tidy(run, ledger.stores(run), kept, {})
         logs = _old_logs(instance, now - older_than_s)
         if not dry_run:
             ledger.forget(gone)

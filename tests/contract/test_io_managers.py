@@ -232,7 +232,7 @@ def test_only_the_committed_attempt_is_seen(staging):
     assert _newest(staging) == "winner"
     store = open_store(winner.store)
     assert store.get(loser.pieces[0].source) is not None
-    assert tidy(run, [winner], {}) == 1
+    assert tidy(run, [], [winner], {}) == 1
     assert store.get(loser.pieces[0].source) is None
     assert _newest(staging) == "winner"
 

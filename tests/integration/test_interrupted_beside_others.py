@@ -38,6 +38,7 @@ domains:
       - name: library-main
         nodes: [{name: library-1}, {name: library-2}, {name: library-3}]
 """
+ROOM = STEPS + 2
 OF_BESIDE = {"several", "adds", *(f"stands[{number}]" for number in range(STEPS))}
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -105,9 +106,7 @@ def test_on_a_shared_cluster_only_what_does_not_stop_costs_a_process(
     alone: DagsterInstance, start: Start, tmp_path: Path
 ) -> None:
     with (
-        LocalCluster(  # pyright: ignore
-            n_workers=2, threads_per_worker=STEPS + 2, processes=True, dashboard_address=None
-        ) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=ROOM, processes=True, dashboard_address=None) as cluster,  # pyright: ignore
         Client(cluster, set_as_default=False) as client,
     ):
         at = {"execution": {"config": {"address": cluster.scheduler_address}}}

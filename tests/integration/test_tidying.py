@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance, DagsterRunStatus, job, op
+from dagster import DagsterInstance, DagsterRunStatus, execute_job, job, op
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +20,10 @@ from ioi_dagster.adapters.sql.ledger import Commit, Ledger, Started
 from ioi_dagster.host.exchange import handle_text
 from ioi_dagster.host.io_manager import ObjectStore, default_folder, ledger_path, run_name
 from ioi_dagster.host.run_process import log_of
+from ioi_dagster.host.runs import job_of
 from ioi_dagster.host.tidying import sweep
+from ioi_dagster.local.home import PROJECT
+from tests.conftest import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -131,3 +134,48 @@ def test_the_command_and_the_schedule(instance: DagsterInstance, tmp_path: Path)
     another = leave(instance, DagsterRunStatus.CANCELED)
     assert tidying_schedule(older_than="1d").job.execute_in_process(instance=instance).success
     assert left(instance, another) == TIDY
+
+
+def staging(folder: Path) -> dict[str, Any]:
+    return {
+        "ops": {"writes": {"config": {"folder": str(folder)}}},
+        "resources": {"io_manager": {"config": {"folder": str(folder / "values")}}},
+        "execution": {"config": {"workers": 1}},
+    }
+
+
+@pytest.mark.parametrize("name", ["dies", "dies_with_its_memory", "dies_apart"])
+def test_attempts_of_which_nothing_was_heard_leave_nothing_in_a_store(
+    instance: DagsterInstance, tmp_path: Path, name: str
+) -> None:
+    values = tmp_path / "values"
+    found = job_of("tests.integration.staging_defs", name, PROJECT)
+    with execute_job(found, instance, run_config=staging(tmp_path)) as result:
+        assert not result.success
+    assert (values / "staged").is_dir(), "it had written there"
+    assert list((values / "staged").iterdir()) == []
+
+
+def test_what_a_run_process_that_was_killed_left_in_a_store_goes_with_its_run(
+    instance: DagsterInstance, tmp_path: Path
+) -> None:
+    values, ledger = tmp_path / "values", Ledger(ledger_path())
+    command = [sys.executable, "-m", "tests.integration.governed_run", "tests.integration.staging_defs", "stands"]
+    with (tmp_path / "stands.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, json.dumps(staging(tmp_path)), "{}"], cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        eventually(lambda: list(values.glob("staged/*/*/*")), what="a value")
+        (run,) = instance.get_runs()
+        eventually(lambda: ledger.stores(run.run_id) == {str(values)}, what="where it lies, in the ledger")
+    finally:
+        process.kill()
+        process.wait()
+        ledger.close()
+    assert list(values.glob("staged/*/*/*"))
+    instance.report_run_failed(run)
+    assert sweep(instance, 0.0, dry_run=True).runs == [run.run_id]
+    assert list(values.glob("staged/*/*/*"))
+    assert sweep(instance, 0.0).values == 1
+    assert list((values / "staged").iterdir()) == []

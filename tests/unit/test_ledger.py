@@ -48,6 +48,15 @@ def test_the_classes_that_outputs_have_are_those_of_the_attempt_that_committed(l
     assert ledger.stated_classes("other") == {}
 
 
+def test_where_starts_of_a_run_write_to_is_kept_until_the_run_is_forgotten(ledger):
+    epoch = ledger.take_over("r", "job", 1.0)
+    ledger.write("r", epoch, [started(1)], [], [], stores=["/a", "s3://b"])
+    ledger.write("r", epoch, [], [], [], stores=["/a"])
+    assert (ledger.stores("r"), ledger.stores("other")) == ({"/a", "s3://b"}, set())
+    ledger.forget(["r"])
+    assert ledger.stores("r") == set()
+
+
 def test_an_older_fence_never_comes_back(ledger):
     epoch = ledger.take_over("r", "job", 1.0)
     ledger.write("r", epoch, [started(5)], [], [])

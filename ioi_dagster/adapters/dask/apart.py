@@ -23,6 +23,7 @@ import msgspec
 
 from ioi_dagster.adapters.dask.forks import guard_forks
 from ioi_dagster.adapters.dask.running import GRACE_S, ask_to_stop, code_begins, when_code_begins
+from ioi_dagster.adapters.dask.stores import pass_on, tell_into
 from ioi_dagster.compound.attempt import Attempt, attempting
 from ioi_dagster.errors import RetryableError, StepCrashedError, StepStoppedError, StepTimeoutError
 
@@ -61,12 +62,13 @@ def run_apart(step_runner: str, work: bytes, attempt: Attempt) -> bytes:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))},
                 start_new_session=True,
             )
-        begun = Path(folder) / "begun"
+        begun, stores = Path(folder) / "begun", Path(folder) / "stores"
         try:
             while child.poll() is None:
                 if begun.exists():
                     begun.unlink()
                     code_begins()
+                pass_on(stores)
                 time.sleep(LOOK_S)
         except StepTimeoutError:
             if _stop(child, signal.SIGUSR1):
@@ -76,6 +78,7 @@ def run_apart(step_runner: str, work: bytes, attempt: Attempt) -> bytes:
             raise
         finally:
             _kill(child)
+            pass_on(stores)
         if child.returncode != 0 or not answer.exists():
             raise StepCrashedError(f"its process ended {ended_how(child.returncode)}")
         said = msgspec.msgpack.decode(answer.read_bytes(), type=Said)
@@ -123,6 +126,7 @@ def main(step_runner: str, answer: str) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     module, _, function = step_runner.partition(":")
     when_code_begins(Path(answer).with_name("begun").touch)
+    tell_into(Path(answer).with_name("stores"))
     try:
         with attempting(given.attempt):
             said = Said(getattr(import_module(module), function)(given.work))

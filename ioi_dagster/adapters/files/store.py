@@ -6,6 +6,7 @@ small object with the value's name, put at once. Object stores have no atomic re
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -94,11 +95,15 @@ class LocalStore:
             return None
 
     def tidy(self, folder: str, keep: frozenset[str]) -> int:
-        removed = 0
-        for path in (self._root / folder).rglob("*"):
-            if path.is_file() and path.relative_to(self._root).as_posix() not in keep:
+        removed, top = 0, self._root / folder
+        # What lies in a folder comes before it.
+        for path in sorted(top.rglob("*"), reverse=True):
+            if path.is_dir():
+                _remove_empty(path)
+            elif path.relative_to(self._root).as_posix() not in keep:
                 path.unlink(missing_ok=True)
                 removed += 1
+        _remove_empty(top)
         return removed
 
     def _path(self, name: str) -> Path:
@@ -177,6 +182,11 @@ class FsspecStore:
 def open_store(spec: StoreSpec) -> ValueStore:
     """A path without a scheme is a local folder."""
     return FsspecStore(spec.url, spec.options) if "://" in spec.url else LocalStore(Path(spec.url))
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _beside(path: Path) -> Path:

@@ -62,6 +62,13 @@ _class = sa.Table(
     sa.Column("data_class", sa.Text, nullable=False),
 )
 """Of outputs that have another class than their step, see `Commit.classes`; most have not."""
+_store = sa.Table(
+    "store",
+    _meta,
+    sa.Column("run", sa.Text, primary_key=True),
+    sa.Column("url", sa.Text, primary_key=True),
+)
+"""Where starts of a run wrote to, or were about to, whatever became of them."""
 _story = sa.Table(
     "story",
     _meta,
@@ -188,9 +195,11 @@ class Ledger:
         story: Iterable[Entry],
         published: Sequence[tuple[str, str]] = (),
         dropped: Sequence[str] = (),
+        stores: Sequence[str] = (),
     ) -> set[str]:
         """One transaction for a batch; returns the attempts that were committed. `published` names (step, attempt) whose
-        events Dagster's log holds by now, `dropped` steps that nobody waits for any more.
+        events Dagster's log holds by now, `dropped` steps that nobody waits for any more, `stores` URLs of stores that starts of
+        the run write to.
 
         Raises `FencedError` (and writes nothing) when another process has taken the run over, and `LedgerAwayError` (likewise)
         when the file cannot be written within `BUSY_S`; the same call may then be made again.
@@ -226,6 +235,9 @@ class Ledger:
                     _step.c.run == run, _step.c.step == sa.bindparam("its_step"), _step.c.state == "RUN"
                 )
                 connection.execute(nobodys.values(state="DROPPED"), [{"its_step": step} for step in dropped])
+            if stores:
+                once = sqlite_insert(_store).on_conflict_do_nothing()
+                connection.execute(once, [{"run": run, "url": url} for url in stores])
             for commit in commits:
                 result = connection.execute(
                     sa.update(_step)
@@ -315,6 +327,11 @@ class Ledger:
             )
             return {handle: reference for (text,) in rows for handle, reference in json.loads(text).items()}
 
+    def stores(self, run: str) -> set[str]:
+        """URLs of the stores that starts of a run wrote to, see `write`."""
+        with self._engine.connect() as connection:
+            return set(connection.execute(sa.select(_store.c.url).where(_store.c.run == run)).scalars())
+
     def stated_classes(self, run: str) -> dict[str, str]:
         """Data classes of committed outputs that have another one than their step, by output handle."""
         its = (_step.c.run == _class.c.run, _step.c.step == _class.c.step, _step.c.attempt == _class.c.attempt)
@@ -370,7 +387,7 @@ class Ledger:
         """Remove all rows of `runs`, of each at once or not at all. Raises `LedgerAwayError`."""
         for run in runs:
             with self._begin() as connection:
-                for table in (_story, _class, _step, _run):
+                for table in (_story, _store, _class, _step, _run):
                     connection.execute(sa.delete(table).where(table.c.run == run))
 
     def counts(self, run: str) -> dict[str, int]:
