@@ -197,6 +197,7 @@ def prints(context) -> int:
 @job(executor_def=governed_executor, resource_defs=VALUES)
 def printing():
     prints()
+    eight().map(harmless)
 
 
 @op(config_schema={"mib": int})

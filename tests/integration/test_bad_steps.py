@@ -142,8 +142,14 @@ def test_what_a_step_prints_goes_to_its_file_and_not_to_memory(instance, mib):
     with execute_job(reconstructable(bad_steps.printing), instance, run_config=config) as result:
         assert result.success, failures(result)
         assert result.output_for_node("prints") < 8
-        (captured,) = [e for e in result.all_events if e.event_type == DagsterEventType.LOGS_CAPTURED]
-    log_key = [result.run_id, "compute_logs", captured.logs_captured_data.file_key]
+        assert succeeded(result) == EIGHT | {"prints"}
+        captured = [
+            event.logs_captured_data
+            for event in result.all_events
+            if event.event_type == DagsterEventType.LOGS_CAPTURED
+        ]
+    (file_key,) = [logs.file_key for logs in captured if logs.step_keys == ["prints"]]
+    log_key = [result.run_id, "compute_logs", file_key]
     path = instance.compute_log_manager.get_captured_local_path(log_key, "out")
     assert Path(path).stat().st_size == mib * 2**20
 
