@@ -465,6 +465,28 @@ def protocol_check(
         raise typer.Exit(1)
 
 
+@app.command()
+def states(
+    page: Annotated[Path | None, typer.Option(help="Draw them anew in this page, between its markers")] = None,
+) -> None:
+    """The states of the governors, and what leads from one to another."""
+    from ioi_dagster.errors import BadInputError
+    from ioi_dagster.governors.states import MACHINES, page_with
+
+    if page is not None:
+        try:
+            page.write_text(page_with(page.read_text()))
+        except (OSError, ValueError) as error:
+            raise BadInputError(str(error), where=str(page), todo="name a page that has all markers") from error
+        return
+    table = Table("of", "from", "to", "on", "when", show_edge=False)
+    for machine in MACHINES:
+        for change in machine.changes:
+            when = ": ".join(filter(None, (change.told, change.when)))
+            table.add_row(machine.name, change.was or "–", change.becomes or "–", change.on, Text(when))
+    out.print(table)
+
+
 @app.command("simulate")
 def simulate_command(
     topology: Annotated[str, typer.Argument(help="A topology file, or 100x20: clusters and nodes in each")] = "",
