@@ -88,7 +88,7 @@ class Breaker(StrEnum):
 class BreakerSign(StrEnum):
     GOOD = "a call came out well"
     FAULT = "a call, or a load, failed"
-    TOO_MANY = "and it was one too many in a row"
+    TOO_MANY = "one failure too many in a row"
     TRIED = "it has rested and a call tries"
     UNTRIED = "the call that tried was given up"
 

@@ -29,6 +29,7 @@ from ioi_dagster.model.negotiation import (
     ReleaseRequest,
     RenewRequest,
     SupplyPoint,
+    VerifyRequest,
 )
 from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.refusal import Refusal
@@ -142,6 +143,7 @@ class ClusterWalk:
 
     def _release(self) -> None:
         for lease in self._some()[:2]:
+            self._tell(VerifyRequest(lease))
             self._tell(ReleaseRequest(self._rng.choice([lease.run, lease.run, "run-of-others"]), (lease.id,)))
 
     def _shares(self) -> None:
