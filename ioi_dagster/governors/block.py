@@ -445,6 +445,9 @@ class BlockGovernor:
                         self._versions.remove(version)
                 case VersionState.COMING:
                     out += self._bring(version, now)
+                    if version.state is not VersionState.COMING:
+                        # It took over at once: the older one goes, and what waited for that one waits for this one.
+                        return [*out, *self._advance(now)]
                 case VersionState.CURRENT:
                     out += self._refuse_what_rests(version)
                     out += self._run(version, now)

@@ -283,3 +283,33 @@ def test_a_call_and_a_load_that_take_too_long_are_broken_off():
     assert story.tell(Tick(), later=2) == [StopBatch(1, "echo@1/1", "it ran longer than its timeout_s of 2 s")]
     out = story.tell(BatchEnded(1, BatchEnd.DIED))
     assert out == [Unload("echo@1/1"), Answer(1, 1)]
+
+
+BATCHED = {"memory_mb": 700, "max_batch": 4, "max_wait_ms": 1_000.0}
+
+
+def test_a_call_that_waits_for_others_is_run_by_a_newer_version_that_took_the_memory_at_once() -> None:
+    story = Story(memory=1_000 * MIB)
+    story.offer(**BATCHED)
+    story.ask(1)
+    story.tell(Tick(), 1.0)
+    story.tell(BatchEnded(1, BatchEnd.DONE))
+    assert story.ask(2) == []
+    out = story.offer(**BATCHED, version="2")
+    assert [type(one) for one in out] == [Unload, Load]
+    assert story.governor.next_wake(story.now) == story.now + 1.0
+    assert RunBatch(2, "echo@2/2", (2,)) in story.tell(Tick(), 1.0)
+
+
+def test_calls_are_refused_at_once_by_a_newer_version_that_could_not_load_and_took_over_all_the_same() -> None:
+    story = Story(memory=1_000 * MIB, slow=True)
+    story.offer(memory_mb=400)
+    story.ask(1)
+    story.tell(ReplicaLoaded("echo@1/1"))
+    story.offer(memory_mb=500, version="2", max_failures=1, rest_s=20.0)
+    story.tell(LoadFailed("echo@2/2", "no weights"))
+    story.offer("other", memory_mb=300)
+    story.ask(2, block="other")
+    story.ask(3)
+    refused = story.tell(Tick(), 20.0)
+    assert [one.refusal.code for one in refused if isinstance(one, RefuseCall)] == ["block.circuit_open"]
