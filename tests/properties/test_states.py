@@ -15,7 +15,7 @@ from tests.properties.walks import BlockWalk, ClusterWalk, FlowWalk, walk_networ
 from tests.properties.watched import Watch, unknown, unseen
 from tests.scenario.swarm import scenario
 
-SIMULATIONS, WALKS = 20, 60
+SIMULATIONS, WALKS = 20, 40
 PROJECT = Path(__file__).parents[2]
 PAGE = PROJECT / "docs" / "concepts" / "governors.md"
 

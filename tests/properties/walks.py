@@ -89,18 +89,11 @@ class ClusterWalk:
         self._now = 0.0
         self._leases: list[Lease] = []
         self._fences: dict[str, int] = {}
+        self._borrows = self._rng.choice([(None, 0, 1, 2), (1, 2), (None,)])
 
     def run(self, events: int = 400) -> None:
-        acts = (
-            self._nodes,
-            self._announce,
-            self._award,
-            self._award,
-            self._renew,
-            self._release,
-            self._shares,
-            self._wait,
-        )
+        often = [self._award] * 3 + [self._renew, self._wait] * 2
+        acts = [*often, self._nodes, self._announce, self._release, self._shares]
         for _ in range(events):
             self._rng.choice(acts)()
 
@@ -134,12 +127,16 @@ class ClusterWalk:
         return LeaseRequest(f"run-{tenant}", step, fence, "ocr", DataClass.PUBLIC, tenant=tenant)
 
     def _some(self) -> tuple[Lease, ...]:
-        return tuple(self._rng.sample(self._leases, min(len(self._leases), 6)))
+        """Of those that are held, or of all that were granted lately."""
+        held = {lease["id"] for lease in self._governor.snapshot().leases}
+        among = [lease for lease in self._leases if lease.id in held or self._rng.random() < 0.2]
+        return tuple(self._rng.sample(among, min(len(among), 6)))
 
     def _renew(self) -> None:
         names = tuple(lease.id for lease in self._some())
+        waiting = names if self._rng.random() < 0.5 else ()
         for run in ("run-a", "run-b"):
-            self._tell(RenewRequest(run, names, names[: self._rng.randint(0, len(names))]))
+            self._tell(RenewRequest(run, names, waiting))
 
     def _release(self) -> None:
         for lease in self._some()[:2]:
@@ -147,11 +144,11 @@ class ClusterWalk:
             self._tell(ReleaseRequest(self._rng.choice([lease.run, lease.run, "run-of-others"]), (lease.id,)))
 
     def _shares(self) -> None:
-        borrows = self._rng.choice([None, None, None, 0, 1, 2])
+        borrows = self._rng.choice(self._borrows)
         self._tell(cluster.SharesChanged((TenantShare("a", guarantee=2), TenantShare("b", borrows=borrows))))
 
     def _wait(self) -> None:
-        self._now += self._rng.choice([0.1, 0.5, 1.5, 4.0])
+        self._now += self._rng.choice([0.1, 0.5, 1.5, 6.0])
         self._tell(cluster.Tick())
 
 
@@ -164,6 +161,7 @@ class BlockWalk:
         self._now = 0.0
         self._calls = 0
         self._owed: list[Callable[[], Any]] = []
+        self._loads = self._rng.choice([0.3, 0.6, 0.9])
         self._offer()
 
     def run(self, events: int = 300) -> None:
@@ -187,7 +185,7 @@ class BlockWalk:
         name = self._rng.choice(["ocr", "trim"])
         spec = BlockSpec(
             name, str(self._rng.randint(1, 9)), name, "m:C", Contract(name, name),
-            memory_mb=self._rng.choice([100, 400, 500]), replicas=2, concurrency=2,
+            memory_mb=self._rng.choice([100, 300, 500]), replicas=2, concurrency=2,
             max_batch=self._rng.randint(1, 2), idle_s=self._rng.choice([0.0, 4.0]), max_failures=2, rest_s=3.0,
         )  # fmt: skip
         self._tell(block_messages.Offered(name, spec))
@@ -214,7 +212,7 @@ class BlockWalk:
             self._tell(self._owed.pop(self._rng.randrange(len(self._owed)))())
 
     def _loaded(self, name: str) -> Any:
-        well = self._rng.random() < 0.6
+        well = self._rng.random() < self._loads
         return block_messages.ReplicaLoaded(name) if well else block_messages.LoadFailed(name, "no weights")
 
     def _ended(self, batch: int) -> Any:
@@ -232,6 +230,8 @@ class FlowWalk:
         self._owed: list[Callable[[], Any]] = []
         """Answers that have not come yet."""
         self._fused = 0
+        self._ends = [self._rng.random() ** 3 for _ in range(4)]
+        """How often each end of a start comes: another one is usual in each walk."""
         effects = (Effect.PURE, Effect.PURE, Effect.AT_MOST_ONCE)
         self._asks = [Ask("r", f"s{number}", "ocr", effect=self._rng.choice(effects)) for number in range(6)]
         self._governor.resume({"s0": 2, "s1": 3})
@@ -299,16 +299,18 @@ class FlowWalk:
 
     def _end(self, lease: Lease) -> flow.Event:
         step, fence = lease.step, lease.fence
-        refusal = replace(NO, code=self._rng.choice(["block.queue_full", "node.memory"]))
+        refusal = replace(NO, code=self._rng.choice(["block.queue_full", "node.memory", "node.memory"]))
         cause = self._rng.choice([Cause.NODE_LOST, Cause.NODE_LOST, Cause.NOT_STARTED, Cause.TIMEOUT])
-        return self._rng.choice(
+        (event,) = self._rng.choices(
             [
                 flow.StepEnded(step, fence, f"{lease.id}/{self._now}", 1.0),
                 flow.StepLost(step, fence, lease.node, "it died", cause),
                 flow.StepReturned(step, fence, "it waited behind a long step"),
                 flow.StartRefused(step, fence, lease.node, refusal),
-            ]
+            ],
+            self._ends,
         )
+        return event
 
     # What comes by itself ---------------------------------------------------------------------------------------
 
@@ -320,7 +322,7 @@ class FlowWalk:
         self._tell(flow.Tick())
 
     def _drop(self) -> None:
-        if self._rng.random() < 0.3:
+        if self._rng.random() < 0.7:
             self._tell(flow.StepDropped(self._rng.choice(self._asks).step, "nobody waits for it"))
 
     def _cluster(self) -> None:
