@@ -94,24 +94,35 @@ class Running:
         Raises `RetryableError` where it was taken back, and `StepTimeoutError` in whatever runs when the time is up.
         """
         me = threading.get_ident()
-        with self._lock:
-            if key in self._taken_back:
-                raise RetryableError("the start was taken back before it ran")
-            _remember(self._begun, key)
-            self._threads[key] = me
         limit = _Limit(lambda: self.stop([key], StepTimeoutError), timeout_s)
-        _limits[me] = limit
         try:
+            with self._lock:
+                if key in self._taken_back:
+                    raise RetryableError("the start was taken back before it ran")
+                _remember(self._begun, key)
+                self._threads[key] = me
+            _limits[me] = limit
             limit.start(LOADING_S + timeout_s)
             yield
         finally:
-            limit.cancel()
-            _limits.pop(me, None)
-            with self._lock:
-                self._threads.pop(key, None)
-                if _asked.pop(me, None) is not None:
-                    # An exception that was on its way here must not reach what this thread does next.
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(me), None)
+            # What stops a step may be raised in any of these lines too.
+            try:
+                limit.cancel()
+                _limits.pop(me, None)
+            finally:
+                try:
+                    self._over(key, me)
+                finally:
+                    self._over(key, me)
+
+    def _over(self, key: str, thread: int) -> None:
+        """The step is over; done again, it changes nothing."""
+        with self._lock:
+            if self._threads.get(key) == thread:
+                del self._threads[key]
+            if _asked.pop(thread, None) is not None:
+                # An exception that was on its way here must not reach what this thread does next.
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
 
     def stop(self, keys: list[str], error: type[BaseException]) -> list[str]:
         """Raise `error` in those of `keys` that run here, and end the process if they still run after `GRACE_S` seconds.
