@@ -255,8 +255,13 @@ class FlowDriver:
         return self._governor.snapshot()
 
     def running(self) -> list[str]:
-        """Steps that nodes run now, as far as can be told from here; what waits at a node is not among them."""
-        return [self._sent[node][key].lease.step for node in self._sent for key in self._first(node)]
+        """Steps of Dagster's plan that nodes run now, as far as can be told from here: with those that wait for the items of
+        their maps, without those that wait at a node."""
+        running: list[str] = []
+        for node, sent in self._sent.items():
+            begun = self._maps.waiting.union(self._first(node))
+            running += [start.lease.step for key, start in sent.items() if key in begun and "#" not in start.lease.step]
+        return running
 
     def close(self, interrupted: bool) -> None:
         """Give back what is held. After an interruption running steps are cancelled first.

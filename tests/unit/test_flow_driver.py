@@ -199,6 +199,32 @@ def test_what_a_node_tells_of_maps_and_cannot_mean_is_told_and_dropped(tmp_path:
     assert (answered, sent) == ([], ["s"])
 
 
+def test_who_waits_for_the_items_of_a_map_runs_and_its_items_are_no_steps(tmp_path: Path) -> None:
+    clock, node, ledger = ManualClock(), OneNode(), Ledger(tmp_path / "ledger.sqlite")
+    epoch = ledger.take_over("r", "j", 1.0)
+    driver = FlowDriver("r", epoch, node, FlowGovernor("r", "alone"), ledger, ObjectStore(tmp_path), clock)  # pyright: ignore[reportArgumentType]
+    running: list[list[str]] = []
+
+    def turn() -> None:
+        for _ in range(3):
+            clock.advance(1.0)
+            driver.pump(0.0)
+        running.append(driver.running())
+
+    for name in ("s", "waits_at_the_node"):
+        driver.submit(Work(Ask("r", name, "dagster.step"), b"", None, 0, False))
+    turn()
+    driver.post(Heard("alone", ASKS))
+    turn()
+    inner = {"map": "inner", "parent": "s#1.1/0"}
+    driver.post(Heard("alone", ASKS | inner))
+    turn()
+    assert [start.lease.step for start, _ in node.queue] == ["s", "waits_at_the_node", "s#1.1/0", "s#1.1/0#1.1/0"]
+    driver.close(False)
+    ledger.close()
+    assert running == [["s"]] * 3
+
+
 def test_a_map_is_its_own_clusters(tmp_path: Path) -> None:
     """Another one can neither ask for a step that runs elsewhere, nor end a map of it."""
     its, others = {"map": "m"}, {"map": "other"}
