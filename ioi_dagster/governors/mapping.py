@@ -176,6 +176,14 @@ class MapGovernor:
                 mine = [m.asked.map for m in self._maps.values() if (m.asked.parent, m.asked.fence) == (parent, fence)]
                 return [instruction for map_id in mine for instruction in self._over(map_id)]
 
+    def clashes(self, asked: MapAsked) -> bool:
+        """Is another map under way whose chunks have the same names?"""
+        its = (asked.parent, asked.fence, asked.number)
+        return any(
+            (m.asked.parent, m.asked.fence, m.asked.number) == its and m.asked.map != asked.map
+            for m in self._maps.values()
+        )
+
     def validate(self) -> None:
         """Assert every invariant; tests call it after each event."""
         assert self._of_chunk == {step: m.asked.map for m in self._maps.values() for step in m.chunks}

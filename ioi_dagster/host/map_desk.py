@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 STALE = Refusal("flow.map_stale", "the step that asks was placed again elsewhere", "flow governor")
 MAX_CHUNKS = 100_000
+MAX_ITEMS = 2**31 - 1
+"""Of one chunk."""
 
 
 class _Request(msgspec.Struct):
@@ -29,12 +31,12 @@ class _Request(msgspec.Struct):
 
     op: Literal["ask", "over"]
     map: Name
-    worker: str = ""
+    worker: Annotated[str, Meta(max_length=500)] = ""
     parent: str = ""
     fence: Number = 0
     label: str = ""
     number: Number = 0
-    chunks: Annotated[list[Annotated[int, Meta(ge=1)]], Meta(max_length=MAX_CHUNKS)] = []
+    chunks: Annotated[list[Annotated[int, Meta(ge=1, le=MAX_ITEMS)]], Meta(max_length=MAX_CHUNKS)] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +91,32 @@ class MapDesk:
         if lease is None or lease.fence != request.fence or lease.cluster != heard.cluster:
             stale = [(index, "", asdict(STALE)) for index in range(len(request.chunks))]
             return self._driver.fleet(heard.cluster).tell(request.worker, deliver, request.map, stale)
-        self._clusters[request.map] = heard.cluster
-        self._perform(
-            self._governor.handle(
-                mapping.MapAsked(
-                    request.map,
-                    request.parent,
-                    request.fence,
-                    request.label,
-                    request.number,
-                    request.worker,
-                    tuple(request.chunks),
-                )
-            )
+        asked = mapping.MapAsked(
+            request.map,
+            request.parent,
+            request.fence,
+            request.label,
+            request.number,
+            request.worker,
+            tuple(request.chunks),
         )
+        why = self._cannot_be_meant(asked)
+        if why:
+            return self._driver.tell(Chapter.MAP, f"{heard.cluster} told of a map that cannot be meant: {why}")
+        self._clusters[request.map] = heard.cluster
+        self._perform(self._governor.handle(asked))
+
+    def _cannot_be_meant(self, asked: mapping.MapAsked) -> str:
+        """Why; empty where it can."""
+        if not asked.sizes:
+            return "it has no chunks"
+        # A map inside an item is told under the step whose item it is; a step that runs in one task after another, under itself.
+        work = self._driver.work(asked.parent.partition("#")[0])
+        if work is None or asked.label not in (work.ask.step, *(then.ask.step for then in work.then)):
+            return f"it is not of the step {asked.label!r}"
+        if self._governor.clashes(asked):
+            return f"another map is number {asked.number} of {asked.parent}"
+        return ""
 
     def ended(self, lease: Lease) -> None:
         """An attempt of a step, or of a chunk, has ended at its node."""

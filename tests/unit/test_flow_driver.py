@@ -157,12 +157,12 @@ ASKS = {
 }
 
 
-def hears(folder: Path, *heard: Heard) -> tuple[list[str], list, list[str]]:
+def hears(folder: Path, *heard: Heard, then: tuple[Work, ...] = ()) -> tuple[list[str], list, list[str]]:
     """While the step `s` runs: (what the story says of maps, what the node was told, steps that were sent to it)."""
     clock, node, ledger = ManualClock(), OneNode(), Ledger(folder / "ledger.sqlite")
     epoch = ledger.take_over("r", "j", 1.0)
     driver = FlowDriver("r", epoch, node, FlowGovernor("r", "alone"), ledger, ObjectStore(folder), clock)  # pyright: ignore[reportArgumentType]
-    driver.submit(Work(Ask("r", "s", "dagster.step"), b"", None, 0, False))
+    driver.submit(Work(Ask("r", "s", "dagster.step"), b"", None, 0, False, then))
     for one in (None, *heard, None):
         if one is not None:
             driver.post(one)
@@ -190,13 +190,51 @@ def test_a_map_is_placed_in_chunks(tmp_path: Path) -> None:
         ASKS | {"chunks": [0]},
         ASKS | {"chunks": [1] * (MAX_CHUNKS + 1)},
         ASKS | {"chunks": "many"},
+        ASKS | {"chunks": [2**31]},
+        ASKS | {"worker": "w" * 501},
     ],
-    ids=["nothing", "text", "other op", "no map", "negative fence", "empty chunk", "too many chunks", "no list"],
+    ids=[
+        *("nothing", "text", "other op", "no map", "negative fence", "empty chunk", "too many chunks", "no list"),
+        *("too many items", "long address"),
+    ],
 )
 def test_what_a_node_tells_of_maps_and_cannot_mean_is_told_and_dropped(tmp_path: Path, message: object) -> None:
     told, answered, sent = hears(tmp_path, Heard("alone", message))
     assert [text.partition(": ")[0] for text in told] == ["alone told of a map that cannot be read"]
     assert (answered, sent) == ([], ["s"])
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (ASKS | {"chunks": []}, "it has no chunks"),
+        (ASKS | {"label": "other"}, "it is not of the step 'other'"),
+    ],
+    ids=["no chunks", "label of another step"],
+)
+def test_a_map_that_its_step_cannot_have_is_told_and_dropped(tmp_path: Path, message: dict, why: str) -> None:
+    over = {"op": "over", "map": "m"}
+    told, answered, sent = hears(tmp_path, Heard("alone", message), Heard("alone", over))
+    assert told == [f"alone told of a map that cannot be meant: {why}"]
+    assert (answered, sent) == ([], ["s"])
+
+
+def test_a_second_map_of_one_number_is_told_and_dropped(tmp_path: Path) -> None:
+    """Its chunks would have the names of the first one's; that one goes on, and ends."""
+    twin = {"map": "twin"}
+    heard = [ASKS, ASKS | twin, {"op": "over", "map": "m"}, {"op": "over"} | twin]
+    told, answered, sent = hears(tmp_path, *(Heard("alone", message) for message in heard))
+    assert told[:2] == [
+        "alone told of a map that cannot be meant: another map is number 1 of s",
+        "map 1 of 2 items in 1 chunks",
+    ]
+    assert (answered, sent) == ([("tcp://n", "m", [])], ["s", "s#1.1/0"])
+
+
+def test_a_map_of_a_step_that_runs_in_one_task_after_another_is_its_own(tmp_path: Path) -> None:
+    then = Work(Ask("r", "then", "dagster.step"), b"", None, 0, False)
+    told, answered, sent = hears(tmp_path, Heard("alone", ASKS | {"label": "then"}), then=(then,))
+    assert (told, answered, sent) == ([], [("tcp://n", "m", [])], ["s", "s#1.1/0"])
 
 
 def test_who_waits_for_the_items_of_a_map_runs_and_its_items_are_no_steps(tmp_path: Path) -> None:
