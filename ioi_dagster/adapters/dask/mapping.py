@@ -23,8 +23,9 @@ from ioi_dagster.errors import RetryableError
 
 AGAIN_S = 5.0
 """The request is told again so often: a message may be lost with a connection, and asking twice changes nothing."""
-PATIENCE_S = 60.0
-"""Without any word from the run process for so long, nobody is there."""
+PATIENCE_S = 300.0
+"""Without any word from the run process for so long, nobody is there. Much longer than that one waits for its event log, and then
+for its outputs (a minute each, see `host`): it answers nothing meanwhile, and goes on when they are back."""
 SLOT_S = 10.0
 
 Answer = tuple[int, str, dict[str, Any] | None]
