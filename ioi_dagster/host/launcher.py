@@ -146,13 +146,19 @@ class GovernedRunLauncher(RunLauncher, ConfigurableClass):
 
     @override
     def terminate(self, run_id: str) -> bool:
-        """Ask the run's process to stop, and see in the background that it does. False where the run is over."""
+        """Ask the run's process to stop, and see in the background that it does. False where the run is over, and where its
+        process cannot be asked from here."""
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
         if run.status is not DagsterRunStatus.CANCELING:
             self._instance.report_run_canceling(run)
         process = process_of(run)
+        if process is not None and process.elsewhere:
+            # It may be alive and commit steps, so the run is not over.
+            text = f"The run's process was started on {process.host} and cannot be stopped from here: terminate it there"
+            self._instance.report_engine_event(text, run, EngineEventData(), cls=self.__class__)
+            return False
         if process is not None and process.send(signal.SIGINT):
             args = (self._instance.get_ref(), run_id, process, self._grace_s)
             threading.Thread(target=_see_it_end, args=args, name=f"end {run_id[:8]}", daemon=True).start()
