@@ -269,6 +269,8 @@ class _Flow:
         self._plain_log = storage if unread and isinstance(storage, GroupedEventLogStorage) else None
         self.failed: set[str] = set()
         """Steps whose failure was told."""
+        self._untold: set[str] = set()
+        """Steps whose commits are gone through, and whose events are not in the log yet."""
         self._console = Console(plan_context.log)
         self._layer = plan_context.reconstructable_job.get_definition().asset_layer if not self._instance else None
 
@@ -301,6 +303,7 @@ class _Flow:
                         happened += self._tell(outcome, entries, texts)
                         told.append(outcome)
                     outcomes = more
+            self._untold.clear()
             for outcome in told:
                 if outcome.attempt:
                     self._driver.published(outcome.step, outcome.attempt)
@@ -314,13 +317,17 @@ class _Flow:
         gone through, and what came meanwhile."""
         moved: list[tuple[Outcome, Entries]] = []
         vended: list[ExecutionStep] = []
+        again = False
         while outcomes:
             moved += [(outcome, self._move(outcome)) for outcome in outcomes]
             if self._chains is None:
                 return moved, []
+            self._untold.update(outcome.step for outcome in outcomes)
             vended = self._vend()
+            # The start of its next try takes the place of the commit that owes the events of this one.
+            again = again or any(step.key in self._untold for step in vended)
             outcomes = self._driver.fused()
-        if self._chains is not None and vended and all(map(self._chains.goes_on, vended)):
+        if self._chains is not None and vended and not again and all(map(self._chains.goes_on, vended)):
             return moved, self._driver.pump(0.0)
         return moved, []
 

@@ -156,7 +156,7 @@ class GovernedRunLauncher(RunLauncher, ConfigurableClass):
         process = process_of(run)
         if process is not None and process.elsewhere:
             # It may be alive and commit steps, so the run is not over.
-            text = f"The run's process was started on {process.host} and cannot be stopped from here: terminate it there"
+            text = f"The run's process was started on {process.host} and cannot be stopped from here: stop it there"
             self._instance.report_engine_event(text, run, EngineEventData(), cls=self.__class__)
             return False
         if process is not None and process.send(signal.SIGINT):

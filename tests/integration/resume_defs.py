@@ -13,6 +13,7 @@ from dagster import (
     OpExecutionContext,
     Out,
     Output,
+    RetryPolicy,
     RetryRequested,
     job,
     op,
@@ -125,4 +126,21 @@ def careful() -> None:
     once()
 
 
-defs = Definitions(jobs=[gated, odd, careful])
+@op
+def first() -> int:
+    return 1
+
+
+@op(retry_policy=RetryPolicy(max_retries=1))
+def fails_once(context: OpExecutionContext, number: int) -> int:
+    if context.retry_number == 0:
+        raise ValueError("not yet")
+    return number
+
+
+@job(executor_def=governed_executor)
+def chain() -> None:
+    fails_once(first())
+
+
+defs = Definitions(jobs=[gated, odd, careful, chain])

@@ -16,15 +16,18 @@ from dagster import DagsterInstance, DagsterRun
 from distributed import LocalCluster
 
 from ioi_dagster.adapters.sql.ledger import Ledger
-from ioi_dagster.host.io_manager import default_folder
-from ioi_dagster.host.private import execute_run_iterator
+from ioi_dagster.host.event_groups import kind_of
+from ioi_dagster.host.io_manager import default_folder, ledger_path
+from ioi_dagster.host.private import DagsterEventType, execute_run, execute_run_iterator
 from ioi_dagster.host.runs import job_of
+from ioi_dagster.host.storage import GroupCommitEventLogStorage
 from ioi_dagster.local.home import PROJECT
 from tests.conftest import eventually
 from tests.integration.resume_defs import FREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 STEPS = 60
+ENDS = (DagsterEventType.STEP_SUCCESS, DagsterEventType.STEP_UP_FOR_RETRY, DagsterEventType.STEP_FAILURE)
 
 _RUN = """
 import os, sys
@@ -268,9 +271,6 @@ def _keys(instance: DagsterInstance, run_id: str, kind: str) -> list[str]:
 
 def test_what_the_log_did_not_take_stays_owed(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log cannot be written (a full disk): the run ends, and its commits are still there to be told."""
-    from ioi_dagster.host.private import execute_run
-    from ioi_dagster.host.storage import GroupCommitEventLogStorage
-
     write = GroupCommitEventLogStorage.store_event_batch
 
     def full(self: GroupCommitEventLogStorage, events: list) -> None:
@@ -286,3 +286,29 @@ def test_what_the_log_did_not_take_stays_owed(instance: DagsterInstance, monkeyp
     ledger = Ledger(default_folder() / "ledger.sqlite")
     assert [(step, bool(events)) for step, _, events in ledger.pending(run.run_id)] == [("some", True)]
     ledger.close()
+
+
+def test_a_failed_try_is_owed_until_it_is_told_also_where_the_next_one_follows_at_once(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the process is killed as it writes the log, the next one tells what the ledger has as owed."""
+    write, ledger = GroupCommitEventLogStorage.store_event_batch, Ledger(ledger_path())
+    seen: list[tuple[str, str, bool]] = []
+
+    def looking(self: GroupCommitEventLogStorage, events: list) -> None:
+        owed = {step for step, _, _ in ledger.pending(run.run_id)}
+        ends = [event.get_dagster_event() for event in events if kind_of(event) in ENDS]
+        seen.extend((event.event_type_value, event.step_key, event.step_key in owed) for event in ends)
+        write(self, events)
+
+    job = job_of("tests.integration.resume_defs", "chain", PROJECT)
+    config = {"execution": {"config": {"workers": 1}}}
+    run = instance.create_run_for_job(job.get_definition(), run_config=config, job_code_origin=job.get_python_origin())
+    monkeypatch.setattr(GroupCommitEventLogStorage, "store_event_batch", looking)
+    assert execute_run(job, run, instance).success
+    ledger.close()
+    assert seen == [
+        ("STEP_SUCCESS", "first", True),
+        ("STEP_UP_FOR_RETRY", "fails_once", True),
+        ("STEP_SUCCESS", "fails_once", True),
+    ]
