@@ -179,6 +179,7 @@ __all__ = [
     "replay_step",
     "serializable_error_info_from_exc_info",
     "serialize_value",
+    "steps_in_flight",
     "wrap_planned_events",
 ]
 
@@ -369,6 +370,11 @@ def replay_step(active: ActiveExecution, key: str) -> str:
         active.mark_skipped(key)
         return "skipped"
     return ""
+
+
+def steps_in_flight(active: ActiveExecution) -> set[str]:
+    """The steps that are handed over, and of which nothing says how they ended."""
+    return set(active._in_flight)
 
 
 @contextmanager

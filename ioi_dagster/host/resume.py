@@ -32,6 +32,7 @@ from ioi_dagster.host.private import (
     forget_claims,
     release_claims,
     replay_step,
+    steps_in_flight,
 )
 from ioi_dagster.host.work import Network
 from ioi_dagster.model.data_class import DataClass
@@ -79,12 +80,33 @@ def resume(
     rows = ledger.steps(run)
     driver.in_doubt = {row.step for row in rows if row.state == "RUN"}
     driver.found = find_under_way(network, run, rows)
+    events = [entry.get_dagster_event() for entry in entries]
+    replayed = {str(event.step_key) for event in events if event.event_type in _MOVES}
+    _free_slots(instance, run, active, replayed - driver.in_doubt)
     yield DagsterEvent.engine_event(
         context,
         f"Resumed: {len(pending)} commits told again, {len(driver.in_doubt)} steps were in flight, "
         f"{len(driver.found)} of them are so still",
         EngineEventData(),
     )
+
+
+def _free_slots(instance: DagsterInstance, run: str, active: ActiveExecution, replayed: set[str]) -> None:
+    """Give back the slots in pools of those steps of `told` that are not under way any more: Dagster gives back what this process
+    has claimed, and these an earlier one had, which was killed before it came to that."""
+    storage = instance.event_log_storage
+    if not storage.supports_global_concurrency_limits:
+        return
+    over: dict[str, set[str]] = {}
+    for key in replayed - steps_in_flight(active):
+        pool = active.get_step_by_key(key).pool
+        if pool:
+            over.setdefault(pool, set()).add(key)
+    for pool, keys in over.items():
+        info = storage.get_concurrency_info(pool)
+        held = {one.step_key for one in (*info.claimed_slots, *info.pending_steps) if one.run_id == run}
+        for key in keys & held:
+            storage.free_concurrency_slot_for_step(run, key)
 
 
 def _remember_classes(driver: FlowDriver, ledger: Ledger, run: str, entries: Iterable[EventLogEntry]) -> None:

@@ -143,4 +143,19 @@ def chain() -> None:
     fails_once(first())
 
 
-defs = Definitions(jobs=[gated, odd, careful, chain])
+@op(pool="few")
+def takes_a_slot() -> int:
+    return 1
+
+
+@op(pool="few")
+def takes_it_then(number: int) -> int:
+    return number
+
+
+@job(executor_def=governed_executor)
+def pooled() -> None:
+    takes_it_then(takes_a_slot())
+
+
+defs = Definitions(jobs=[gated, odd, careful, chain, pooled])

@@ -69,6 +69,29 @@ with DagsterInstance.get() as instance:
 """
 
 
+_COMMITS = """
+import os, sys
+from pathlib import Path
+from dagster import DagsterInstance
+from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.host.private import execute_run
+from ioi_dagster.host.runs import job_of
+
+write = Ledger.write
+
+def dying(self, *arguments):
+    committed = write(self, *arguments)
+    if committed:
+        os.kill(os.getpid(), 9)
+    return committed
+
+Ledger.write = dying
+job = job_of("tests.integration.resume_defs", sys.argv[2], Path.cwd())
+with DagsterInstance.get() as instance:
+    execute_run(job, instance.get_run_by_id(sys.argv[1]), instance)
+"""
+
+
 @pytest.fixture
 def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
     for name in ("IOI_HOME", "IOI_DOMAIN", "IOI_DOMAIN_HOME"):
@@ -76,6 +99,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dagste
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     (tmp_path / "dagster.yaml").write_text(
         "telemetry: {enabled: false}\n"
+        "concurrency: {pools: {default_limit: 1}}\n"
         "event_log_storage: {module: ioi_dagster.host.storage, class: GroupCommitEventLogStorage}\n"
     )
     with DagsterInstance.get() as instance:
@@ -114,7 +138,7 @@ def test_a_killed_run_is_resumed(where: str, instance: DagsterInstance) -> None:
     assert run.status.value == "SUCCESS"
 
 
-Start = Callable[[str, dict[str, Any]], tuple[DagsterRun, "subprocess.Popen[bytes]"]]
+Start = Callable[..., tuple[DagsterRun, "subprocess.Popen[bytes]"]]
 
 
 @pytest.fixture
@@ -128,13 +152,13 @@ def start(instance: DagsterInstance, cluster: LocalCluster) -> Iterator[Start]:
     """Starts a run of a job of `resume_defs` in a process of its own."""
     processes: list[subprocess.Popen[bytes]] = []
 
-    def start(name: str, ops: dict[str, Any]) -> tuple[DagsterRun, subprocess.Popen[bytes]]:
+    def start(name: str, ops: dict[str, Any], code: str = _WAITING) -> tuple[DagsterRun, subprocess.Popen[bytes]]:
         job = job_of("tests.integration.resume_defs", name, PROJECT)
         config = {"ops": ops, "execution": {"config": {"address": cluster.scheduler_address}}}
         run = instance.create_run_for_job(
             job.get_definition(), run_config=config, job_code_origin=job.get_python_origin()
         )
-        command = [sys.executable, "-c", _WAITING, run.run_id, name]
+        command = [sys.executable, "-c", code, run.run_id, name]
         processes.append(subprocess.Popen(command, cwd=PROJECT, env={**os.environ}))
         return run, processes[-1]
 
@@ -144,11 +168,20 @@ def start(instance: DagsterInstance, cluster: LocalCluster) -> Iterator[Start]:
         process.wait()
 
 
-def go_on(instance: DagsterInstance, name: str, run_id: str) -> DagsterRun:
+def going_on(instance: DagsterInstance, name: str, run_id: str) -> Iterator[Any]:
     job = job_of("tests.integration.resume_defs", name, PROJECT)
     run = instance.get_run_by_id(run_id)
     assert run is not None
-    for _ in execute_run_iterator(job, run, instance, resume_from_failure=True):
+    yield from execute_run_iterator(job, run, instance, resume_from_failure=True)
+
+
+def slots(instance: DagsterInstance) -> list[str]:
+    """The steps that hold one of the pool."""
+    return [slot.step_key for slot in instance.event_log_storage.get_concurrency_info("few").claimed_slots]
+
+
+def go_on(instance: DagsterInstance, name: str, run_id: str) -> DagsterRun:
+    for _ in going_on(instance, name, run_id):
         pass
     run = instance.get_run_by_id(run_id)
     assert run is not None
@@ -312,3 +345,18 @@ def test_a_failed_try_is_owed_until_it_is_told_also_where_the_next_one_follows_a
         ("STEP_UP_FOR_RETRY", "fails_once", True),
         ("STEP_SUCCESS", "fails_once", True),
     ]
+
+
+def test_a_pool_slot_of_a_step_that_was_committed_and_not_told_is_given_back(
+    start: Start, instance: DagsterInstance
+) -> None:
+    run, old = start("pooled", {}, _COMMITS)
+    assert old.wait(120) == -signal.SIGKILL
+    assert slots(instance) == ["takes_a_slot"]
+    assert _keys(instance, run.run_id, "STEP_SUCCESS") == []
+    for event in going_on(instance, "pooled", run.run_id):
+        if event.message and event.message.startswith("Resumed"):
+            assert slots(instance) == []
+    assert _successes(instance, run.run_id) == Counter(["takes_a_slot", "takes_it_then"])
+    assert commits(run.run_id) == {"takes_a_slot": 1, "takes_it_then": 1}
+    assert slots(instance) == []
