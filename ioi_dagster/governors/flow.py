@@ -303,7 +303,13 @@ class FlowGovernor:
         self._fences.update(fences)
         self._spent = spent
 
+    def raise_fence(self, step: str) -> int:
+        """A new fence for what is made of the step outside of any node; no earlier start of it commits any more."""
+        fence = self._fences[step] = self.fence(step) + 1
+        return fence
+
     def fence(self, step: str) -> int:
+        """The newest fence of the step; 0 where it was never awarded."""
         return self._fences.get(step, 0)
 
     def lease(self, step: str) -> Lease | None:

@@ -609,8 +609,7 @@ class FlowDriver:
             self._outcomes.append(self._refused(event.step, event.refusal))
             return
         ask = self._work[event.step].ask
-        fence = self._governor.fence(event.step) + 1
-        self._governor.resume({event.step: fence})
+        fence = self._governor.raise_fence(event.step)
         now = self._clock.wall()
         result = msgspec.msgpack.decode(event.result, type=StepResult)
         self._started.append(Started(event.step, fence, "", "", "", ask.capability, ask.data_class))

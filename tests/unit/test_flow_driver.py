@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -10,7 +13,8 @@ import pytest
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, Reply
-from ioi_dagster.governors.flow import MAX_LOSSES, FlowGovernor, Place
+from ioi_dagster.governors.flow import MAX_LOSSES, MAX_NODES_LOST, FlowGovernor, Place
+from ioi_dagster.host import flow_driver
 from ioi_dagster.host.exchange import StepResult
 from ioi_dagster.host.flow_driver import FlowDriver
 from ioi_dagster.host.io_manager import ObjectStore
@@ -18,6 +22,7 @@ from ioi_dagster.host.map_desk import MAX_CHUNKS, Heard
 from ioi_dagster.host.work import Found, Outcome, Work
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.negotiation import Ask
+from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer
 from ioi_dagster.model.story import Chapter
 
@@ -28,8 +33,8 @@ class OneNode:
     home = cluster = domain = "alone"
     accepts, immediate, shares_storage = "step", True, True
 
-    def __init__(self) -> None:
-        self._governor = ClusterGovernor("alone", "alone", 1, 0.0)
+    def __init__(self, price: float = 0.0) -> None:
+        self._governor = ClusterGovernor("alone", "alone", 1, price)
         self._governor.handle(NodeJoined("n", 8, EVERYTHING), 0.0)
         self.queue: list = []
         self.told: list = []
@@ -276,3 +281,79 @@ def test_a_map_is_its_own_clusters(tmp_path: Path) -> None:
     assert told == ["elsewhere told of a map that is not its own"] * 2
     assert answered == [("tcp://n", "m", []), ("tcp://n", "other", [(0, "flow.map_stale")])]
     assert sent == ["s", "s#1.1/0"]
+
+
+@dataclass
+class Run:
+    """A driver over one node, whose clock the test moves."""
+
+    driver: FlowDriver
+    governor: FlowGovernor
+    ledger: Ledger
+    node: OneNode
+    clock: ManualClock
+    ended: dict[str, Outcome] = field(default_factory=dict)
+
+    def submit(self, step: str, payload: Callable[[], Payload] | None = None, **ask) -> None:
+        timeout_s = ask.pop("timeout_s", 0.0)
+        ask = {"capability": "dagster.step", **ask}
+        self.driver.submit(Work(Ask("r", step, **ask), b"", payload, 0, False, timeout_s=timeout_s))
+        self.settle()
+
+    def settle(self, seconds: float = 1.0) -> None:
+        """Until everything that waits is placed."""
+        for _ in range(6):
+            self.clock.advance(seconds / 6)
+            self.ended.update({outcome.step: outcome for outcome in self.driver.pump(0.0)})
+
+    def until(self, holds: Callable[[], object]) -> None:
+        """What threads of the driver post is waited for."""
+        for _ in range(200):
+            if holds():
+                return
+            self.ended.update({outcome.step: outcome for outcome in self.driver.pump(0.05)})
+        raise AssertionError("it does not come")
+
+    def answer(self, step: str, answer: StartAnswer | None, why: str | None = None) -> None:
+        """Of the start of `step` that is at the node."""
+        (number,) = [number for number, (start, _) in enumerate(self.node.queue) if start.lease.step == step]
+        start, on_done = self.node.queue.pop(number)
+        on_done(start, answer, why)
+
+    @property
+    def sent(self) -> list[str]:
+        return [start.lease.step for start, _ in self.node.queue]
+
+
+@contextmanager
+def a_run(folder: Path, node: OneNode | None = None, **governor) -> Iterator[Run]:
+    clock, node, ledger = ManualClock(), node or OneNode(), Ledger(folder / "ledger.sqlite")
+    flow_governor = FlowGovernor("r", "alone", **governor)
+    epoch = ledger.take_over("r", "j", 1.0)
+    driver = FlowDriver("r", epoch, node, flow_governor, ledger, ObjectStore(folder), clock)  # pyright: ignore[reportArgumentType]
+    try:
+        yield Run(driver, flow_governor, ledger, node, clock)
+        driver.close(False)
+    finally:
+        ledger.close()
+
+
+DONE = StartAnswer("a1", "n", 1.0, 2.0, result=msgspec.msgpack.encode(StepResult([], [], started=8.0, ended=8.5)))
+NO = Refusal("node.no", "not here", "node n")
+
+
+def test_a_refused_block_call_leaves_what_the_run_has_spent_as_it_is(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(flow_driver, "run_shell", lambda work, refusal: DONE.result)
+    with a_run(tmp_path, OneNode(price=1.0), budget=9.0) as run:
+        run.submit("first")
+        run.answer("first", DONE)
+        run.settle()
+        spent = run.governor.snapshot().spent
+        assert spent > 0
+        run.submit("call", lambda: Payload({}), capability="ocr")
+        for _ in range(MAX_NODES_LOST):
+            run.answer("call", StartAnswer("", "n", 0.0, 0.0, refusal=NO))
+            run.settle()
+        run.until(lambda: "call" in run.ended)
+        assert run.governor.snapshot().spent == pytest.approx(spent)
+        assert run.governor.fence("call") == MAX_NODES_LOST + 1, "what came before it can no longer commit"
