@@ -18,6 +18,7 @@ import msgspec
 
 from ioi_dagster.adapters.dask import stores
 from ioi_dagster.adapters.dask.client import NEVER_THERE, TAKEN_BACK
+from ioi_dagster.adapters.dask.node import begun_topic
 from ioi_dagster.adapters.sql.ledger import Commit, FencedError, Ledger, LedgerAwayError, Started
 from ioi_dagster.clock import Clock
 from ioi_dagster.errors import FinalError, RetryableError
@@ -71,6 +72,17 @@ class _Done:
     start: Start
     answer: StartAnswer | None
     why: str | None
+    at: float
+    """When it came, monotonic."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A node of `cluster` said, at monotonic time `at`, that the code of the start under `key` begins."""
+
+    cluster: str
+    key: Any
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +136,9 @@ class FlowDriver:
         self._sent: dict[str, dict[str, Start]] = {}
         self._ahead: dict[str, Outcome] = {}
         self._turns = Turns(self._sent)
-        self._sent_at: dict[str, float] = {}
+        self._code_since: dict[str, float | None] = {}
+        """Of starts with a limit of time: since when their code runs, None where it is not known to."""
+        self._begun_heard: set[str] = set()
         self._deaths: dict[str, _Death] = {}
         self._took: dict[str, float] = {}
         self._maps = MapDesk(run, self)
@@ -322,6 +336,8 @@ class FlowDriver:
             return self._maps.heard(event)
         if isinstance(event, _Stores):
             return self._stored_at(event.url)
+        if isinstance(event, _Begun):
+            return self._begun(event)
         if isinstance(event, _Done):
             lease = event.start.lease
             event = self._ended(event)
@@ -333,14 +349,23 @@ class FlowDriver:
         for instruction in self._governor.handle(event, self._clock.monotonic(), more):
             self._perform(instruction)
 
+    def _begun(self, event: _Begun) -> None:
+        """Told by whoever runs the cluster: what is no start there says nothing."""
+        sent = (
+            start.key for node in self._sent.values() for start in node.values() if start.lease.cluster == event.cluster
+        )
+        if event.key in sent and event.key in self._code_since:
+            self._code_since[event.key] = event.at
+
     def _ended(self, done: _Done) -> flow.Event:
         lease, answer = done.start.lease, done.answer
+        since = self._code_since.pop(done.start.key, None)
         if answer is None:
             why = done.why or "no answer"
             if why == TAKEN_BACK:
                 self._sent.get(lease.node, {}).pop(done.start.key, None)
                 return flow.StepReturned(lease.step, lease.fence, "it waited behind a long step")
-            ran_s = self._clock.monotonic() - self._sent_at.pop(done.start.key, float("inf"))
+            ran_s = 0.0 if since is None else done.at - since
             ran = why != NEVER_THERE and self._may_have_caused(done.start)
             death = self._deaths.get(lease.node)
             alone = death is not None and len(death.there) == 1
@@ -643,11 +668,13 @@ class FlowDriver:
                 continue
             self._sent.setdefault(start.lease.node, {})[start.key] = start
             if start.timeout_s:
-                self._sent_at[start.key] = self._clock.monotonic()
+                self._code_since[start.key] = None
             by_cluster.setdefault(start.lease.cluster, []).append(start)
         for cluster, its_starts in by_cluster.items():
             fleet = self._network.fleet(cluster)
             self._listen(fleet)
+            if any(start.timeout_s for start in its_starts):
+                self._hear_begun(fleet)
             fleet.start(its_starts, self._on_done)
         outcomes, self._outcomes = self._outcomes, []
         for outcome in outcomes:
@@ -695,7 +722,18 @@ class FlowDriver:
             self.tell(Chapter.COMMIT, f"attempt {outcome.attempt} on {where} committed", facts, outcome.step)
 
     def _on_done(self, start: Start, answer: StartAnswer | None, why: str | None) -> None:
-        self._inbox.put(_Done(start, answer, why))
+        self._inbox.put(_Done(start, answer, why, self._clock.monotonic()))
+
+    def _hear_begun(self, fleet: Fleet) -> None:
+        """When the code of steps with a limit begins at the nodes of `fleet`; before the first of them is sent there."""
+        if fleet.cluster in self._begun_heard:
+            return
+        self._begun_heard.add(fleet.cluster)
+
+        def take(key: Any) -> None:
+            self._inbox.put(_Begun(fleet.cluster, key, self._clock.monotonic()))
+
+        fleet.listen(begun_topic(self._run), take)
 
     def _watch_fleets(self) -> None:
         for cluster in self._watch.look():

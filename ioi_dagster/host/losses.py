@@ -17,13 +17,17 @@ _SAID = (
 """Words of a fleet → cause; first match wins."""
 
 
+HEARD_S = 0.5
+"""What a node says when code begins may be heard so much later than it is said."""
+
+
 def cause_of_loss(why: str, ran: bool, alone: bool, limit_s: float, ran_s: float) -> Cause:
-    """The cause of a loss that a fleet told: `ran` is whether the step can have been running, `ran_s` for how long, and
-    `alone` whether it was the only one there."""
+    """The cause of a loss that a fleet told: `ran` is whether the step can have been running, `ran_s` for how long its code is
+    known to have run (0: it is not), and `alone` whether it was the only one there."""
     said = next((cause for words, cause in _SAID if words in why), Cause.NODE_LOST)
     if said is Cause.SCHEDULER_LOST:
         return said
-    if limit_s and ran_s >= limit_s + GRACE_S:
+    if limit_s and ran_s >= limit_s + GRACE_S - HEARD_S:
         # Its node ended the process, since the step did not stop by itself.
         return Cause.TIMEOUT
     if not ran:

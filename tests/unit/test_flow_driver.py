@@ -10,6 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ioi_dagster.adapters.dask.client import WORKER_DIED
+from ioi_dagster.adapters.dask.node import begun_topic
+from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, Reply
@@ -38,6 +41,7 @@ class OneNode:
         self._governor.handle(NodeJoined("n", 8, EVERYTHING), 0.0)
         self.queue: list = []
         self.told: list = []
+        self.listening: dict = {}
         self.deaths = 0
 
     def find(self, *_):
@@ -57,7 +61,8 @@ class OneNode:
 
     def look_after(self, now): ...
 
-    def listen(self, topic, take): ...
+    def listen(self, topic, take):
+        self.listening[topic] = take
 
     def tell(self, worker, function, map_id, answers):
         self.told.append((worker, map_id, [(chunk, refusal and refusal["code"]) for chunk, _, refusal in answers]))
@@ -320,6 +325,21 @@ class Run:
         start, on_done = self.node.queue.pop(number)
         on_done(start, answer, why)
 
+    def begins(self, step: str) -> None:
+        """The node says that it has loaded the code of `step`."""
+        (key,) = [start.key for start, _ in self.node.queue if start.lease.step == step]
+        self.node.listening[begun_topic("r")](key)
+
+    def dies(self) -> None:
+        """The node, with all that is there."""
+        for step in self.sent:
+            self.answer(step, None, WORKER_DIED)
+        self.settle()
+
+    @property
+    def codes(self) -> dict[str, str]:
+        return {step: outcome.refusal.code for step, outcome in self.ended.items() if outcome.refusal}
+
     @property
     def sent(self) -> list[str]:
         return [start.lease.step for start, _ in self.node.queue]
@@ -357,3 +377,60 @@ def test_a_refused_block_call_leaves_what_the_run_has_spent_as_it_is(tmp_path: P
         run.until(lambda: "call" in run.ended)
         assert run.governor.snapshot().spent == pytest.approx(spent)
         assert run.governor.fence("call") == MAX_NODES_LOST + 1, "what came before it can no longer commit"
+
+
+def test_the_limit_of_a_step_does_not_run_while_it_waits_at_its_node(tmp_path: Path) -> None:
+    """It waited for longer than it may run, behind a step that kills the node."""
+    with a_run(tmp_path) as run:
+        run.submit("kills")
+        run.submit("waits", timeout_s=1.0)
+        run.settle(2 * GRACE_S)
+        run.dies()
+        assert sorted(run.sent) == ["kills", "waits"], "placed again"
+        assert run.codes == {}
+
+
+@pytest.mark.parametrize(
+    ("loads_s", "runs_s", "codes"),
+    [
+        (0.0, 1.0 + GRACE_S, {"slow": "flow.timeout"}),
+        (60.0, 0.5, {}),
+        (60.0, 1.0 + GRACE_S, {"slow": "flow.timeout"}),
+        (60.0, None, {}),
+    ],
+    ids=["did not stop", "has just begun", "did not stop, and began late", "still loads"],
+)
+def test_the_limit_of_a_step_runs_from_when_its_code_begins(
+    tmp_path: Path, loads_s: float, runs_s: float | None, codes: dict[str, str]
+) -> None:
+    with a_run(tmp_path) as run:
+        run.submit("slow", timeout_s=1.0)
+        run.clock.advance(loads_s)
+        if runs_s is not None:
+            run.begins("slow")
+            run.clock.advance(runs_s)
+        run.dies()
+        assert run.codes == codes
+        assert run.sent == ([] if codes else ["slow"])
+
+
+def test_while_the_run_process_is_held_up_no_step_runs_out_of_time(tmp_path: Path) -> None:
+    """The node dies half a second after the step began; it is looked at a minute later."""
+    with a_run(tmp_path) as run:
+        run.submit("s", timeout_s=1.0)
+        run.begins("s")
+        run.clock.advance(0.5)
+        run.answer("s", None, WORKER_DIED)
+        run.clock.advance(60.0)
+        run.settle()
+        assert (run.sent, run.codes) == (["s"], {})
+
+
+@pytest.mark.parametrize("message", [None, 7, ["s"], {"key": "s"}, "r/other/1/0"])
+def test_what_a_node_says_of_no_step_of_its_own_is_not_heard(tmp_path: Path, message: object) -> None:
+    with a_run(tmp_path) as run:
+        run.submit("s", timeout_s=1.0)
+        run.node.listening[begun_topic("r")](message)
+        run.clock.advance(60.0)
+        run.dies()
+        assert (run.sent, run.codes) == (["s"], {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import traceback
@@ -12,6 +13,7 @@ from importlib import import_module
 
 import msgspec
 from dask.context import thread_state
+from distributed import get_worker
 
 from ioi_dagster.adapters.dask.apart import run_apart
 from ioi_dagster.adapters.dask.flights import flights
@@ -124,7 +126,7 @@ class NodeHost:
             )
         lease = request.lease
         its = Attempt(attempt, lease.run, lease.step, lease.fence, lease.key, self.node)
-        with self.running.step(lease.key, request.timeout_s), attempting(its):
+        with self.running.step(lease.key, request.timeout_s, lambda: _tell_begun(its)), attempting(its):
             if request.own_process:
                 return run_apart(self.step_runner, request.payload, its)
             with answering(self._answer):
@@ -149,6 +151,17 @@ _CAUSES = {
 
 _host: NodeHost | None = None
 _runners: dict[str, Callable[[bytes], bytes]] = {}
+
+
+def begun_topic(run: str) -> str:
+    """Under it a node tells the key of each start with a limit of time when its code begins."""
+    return f"ioi-begun-{run}"
+
+
+def _tell_begun(attempt: Attempt) -> None:
+    # Outside of a Dask worker nobody listens.
+    with contextlib.suppress(ValueError):
+        get_worker().log_event(begun_topic(attempt.run), attempt.key)
 
 
 def install(host: NodeHost) -> None:

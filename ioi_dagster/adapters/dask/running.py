@@ -88,13 +88,14 @@ class Running:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
-    def step(self, key: str, timeout_s: float = 0.0) -> Iterator[None]:
-        """The calling thread runs the step under `key`, for `timeout_s` seconds at most (0: no limit).
+    def step(self, key: str, timeout_s: float = 0.0, begun: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """The calling thread runs the step under `key`, for `timeout_s` seconds at most (0: no limit). `begun` is called when
+        that time begins.
 
         Raises `RetryableError` where it was taken back, and `StepTimeoutError` in whatever runs when the time is up.
         """
         me = threading.get_ident()
-        limit = _Limit(lambda: self.stop([key], StepTimeoutError), timeout_s)
+        limit = _Limit(lambda: self.stop([key], StepTimeoutError), timeout_s, begun if timeout_s > 0 else lambda: None)
         try:
             with self._lock:
                 if key in self._taken_back:
