@@ -494,18 +494,21 @@ class FlowGovernor:
             return []
         lease = step.lease
         assert lease is not None
+        back = {"price": -step.price} if step.price else {}
+        self._take_back_price(step)
         self._wait(step, event.why, now)
         self._ask_soon(now)
-        return [
-            ReleaseLeases(lease.cluster, (lease.id,)),
-            Tell(event.step, Chapter.AWARD, f"taken back from {lease.node}, where it had not started: {event.why}"),
-        ]
+        text = f"taken back from {lease.node}, where it had not started: {event.why}"
+        return [ReleaseLeases(lease.cluster, (lease.id,)), Tell(event.step, Chapter.AWARD, text, back)]
 
     def _dropped(self, key: str, why: str) -> list[Instruction]:
         step = self._steps.get(key)
         if step is None or step.state in OVER:
             return []
         lease = step.lease
+        if step.state is StepState.AWARDING:
+            # The price is told when it is granted, so there is nothing to tell.
+            self._take_back_price(step)
         behind = self._backlog.get(_kind(step.ask), {})
         if behind.pop(key, None) is not None and not behind:
             del self._backlog[_kind(step.ask)]

@@ -283,6 +283,41 @@ def test_a_run_spends_its_budget_and_no_more(story):
     assert story.governor.snapshot().spent == 0.9
 
 
+def told_prices(story: Story) -> float:
+    """What an executor that resumes the run takes for spent."""
+    paid = (*told(story, Chapter.AWARD), *told(story, Chapter.REFUSED))
+    return sum(entry.facts.get("price", 0.0) for entry in paid)
+
+
+def test_what_is_taken_back_before_it_ran_costs_nothing(story):
+    story.governor = FlowGovernor("r", "home", budget=1.0)
+    story.ready(ask())
+    story.bid("a", price=0.9)
+    story.grant()
+    assert (story.governor.snapshot().spent, told_prices(story)) == (0.9, 0.9)
+    story.event(flow.StepReturned("s", 1, "it waited behind a long step"))
+    assert (story.governor.snapshot().spent, told_prices(story)) == (0.0, 0.0)
+    story.event(flow.Tick(), later=1.0)
+    story.bid("a", price=0.9)
+    story.grant("n2")
+    assert (story.governor.snapshot().spent, told_prices(story)) == (0.9, 0.9)
+
+
+def test_what_is_dropped_before_it_is_granted_costs_nothing_and_what_has_begun_is_paid(story):
+    story.governor = FlowGovernor("r", "home", budget=1.0)
+    story.ready(ask("s1"))
+    story.bid("a", price=0.9)
+    story.event(flow.StepDropped("s1", "nobody waits for it"))
+    story.grant()
+    assert (story.governor.snapshot().spent, told_prices(story)) == (0.0, 0.0)
+    story.ready(ask("s2"))
+    story.event(flow.Tick(), later=1.0)
+    story.bid("a", price=0.9)
+    story.grant()
+    story.event(flow.StepDropped("s2", "nobody waits for it"))
+    assert (story.governor.snapshot().spent, told_prices(story)) == (0.9, 0.9)
+
+
 def test_what_is_too_dear_waits_while_a_cheaper_place_may_have_room_later(story):
     story.governor = FlowGovernor("r", "home", budget=1.0)
     story.ready(ask(), places=("cheap", "dear"))
