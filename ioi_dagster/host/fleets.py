@@ -22,6 +22,7 @@ from ioi_dagster.compound.invocation import answering
 from ioi_dagster.errors import IoiError, RetryableError
 from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, NodeLeft, NodeResized, Reply
 from ioi_dagster.host import step_runner
+from ioi_dagster.host.answers import checked_award
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.negotiation import (
     Announce,
@@ -282,7 +283,8 @@ def _found(dask: DaskFleetClient, fleet: Fleet, wanted: Sequence[Wanted]) -> lis
         return []
     run = wanted[0].request.run
     requests = tuple(one.request for one in claimed.values())
-    leases = fleet.award(Award(fleet.cluster, run, 0, fleet.domain, requests)).leases
+    award = Award(fleet.cluster, run, 0, fleet.domain, requests)
+    leases = checked_award(fleet.award(award), award, fleet.domain)[0].leases
     good = [lease for lease in leases if lease.node == claimed[lease.step].node]
     fleet.release(ReleaseRequest(run, tuple(lease.id for lease in leases if lease not in good)))
     for one in claimed.values():

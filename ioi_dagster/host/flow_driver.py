@@ -28,6 +28,7 @@ from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import MAX_HOLDING, FlowGovernor
 from ioi_dagster.governors.mapping import Report
 from ioi_dagster.host import run_outputs
+from ioi_dagster.host.answers import checked_award, checked_bid
 from ioi_dagster.host.exchange import Owed, StepResult
 from ioi_dagster.host.fleet_watch import FleetWatch
 from ioi_dagster.host.fleets import Fleet, Start, run_shell
@@ -37,7 +38,7 @@ from ioi_dagster.host.map_desk import Heard, MapDesk
 from ioi_dagster.host.run_outputs import RunOutputs
 from ioi_dagster.host.work import Found, Network, Outcome, Work
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect, Lease, ReleaseRequest
+from ioi_dagster.model.negotiation import OWN_STEP, Announce, Ask, Award, Effect, Lease, ReleaseRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer
 from ioi_dagster.model.story import Chapter, Entry
@@ -418,13 +419,13 @@ class FlowDriver:
             case flow.SendAnnounce(cluster, announce):
                 # One that waits for room keeps no thread from the others.
                 pool = self._waiting if announce.wait_s else self._pool
-                self._post(lambda: flow.BidReceived(self._network.fleet(cluster).announce(announce)),
+                self._post(lambda: self._announce(cluster, announce),
                            lambda why: flow.BidMissed(cluster, announce.round, why), pool)  # fmt: skip
             case flow.WithdrawAnnounce(cluster, round_):
                 self._network.fleet(cluster).withdraw(self._run, round_)
             case flow.SendAward(award):
                 steps = tuple(request.step for request in award.requests)
-                self._post(lambda: flow.AwardAnswered(self._network.fleet(award.cluster).award(award)),
+                self._post(lambda: self._award(award),
                            lambda why: flow.AwardMissed(award.cluster, steps, why))  # fmt: skip
             case flow.StartStep(ask, lease):
                 self._start(ask, lease)
@@ -442,6 +443,17 @@ class FlowDriver:
             case flow.FailStep(step, refusal):
                 # A block call's node decides what becomes of its input, also when the machinery gave up on it.
                 self._refuse(step, refusal)
+
+    def _announce(self, cluster: str, announce: Announce) -> flow.BidReceived:
+        return flow.BidReceived(checked_bid(self._network.fleet(cluster).announce(announce), cluster, announce))
+
+    def _award(self, award: Award) -> flow.AwardAnswered:
+        fleet = self._network.fleet(award.cluster)
+        awarded, missing = checked_award(fleet.award(award), award, fleet.domain)
+        if missing:
+            why = f"it has neither a good lease nor a refusal for {', '.join(missing[:3])}"
+            self._inbox.put(flow.AwardMissed(award.cluster, missing, why))
+        return flow.AwardAnswered(awarded)
 
     def _post(
         self, call: Callable[[], Any], missed: Callable[[str], Any], pool: ThreadPoolExecutor | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,7 +26,7 @@ from ioi_dagster.host.io_manager import ObjectStore
 from ioi_dagster.host.map_desk import MAX_CHUNKS, Heard
 from ioi_dagster.host.work import Found, Outcome, Work
 from ioi_dagster.model.block import Payload
-from ioi_dagster.model.negotiation import Ask
+from ioi_dagster.model.negotiation import Ask, Awarded, RenewRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer
 from ioi_dagster.model.story import Chapter
@@ -76,7 +78,7 @@ class OneNode:
 
     def cancel(self, keys): ...
 
-    def _ask(self, message):
+    def _ask(self, message) -> Any:
         replies = [i.answer for i in self._governor.handle(message, 0.0) if isinstance(i, Reply)]
         return replies[0] if replies else None
 
@@ -358,6 +360,7 @@ def a_run(folder: Path, node: OneNode | None = None, **governor) -> Iterator[Run
         ledger.close()
 
 
+LEASE_OF = ("cluster", "domain", "run", "step", "fence", "copy", "capability")
 DONE = StartAnswer("a1", "n", 1.0, 2.0, result=msgspec.msgpack.encode(StepResult([], [], started=8.0, ended=8.5)))
 NO = Refusal("node.no", "not here", "node n")
 
@@ -434,3 +437,108 @@ def test_what_a_node_says_of_no_step_of_its_own_is_not_heard(tmp_path: Path, mes
         run.clock.advance(60.0)
         run.dies()
         assert (run.sent, run.codes) == (["s"], {})
+
+
+class Foreign(OneNode):
+    """Its gateway changes what the cluster says."""
+
+    def __init__(self, bids=lambda bid: bid, grants=lambda awarded: awarded) -> None:
+        super().__init__()
+        self.bids, self.grants = bids, grants
+        self.awards = 0
+
+    def announce(self, message):
+        return self.bids(self._ask(message))
+
+    def award(self, message):
+        self.awards += 1
+        return self.grants(self._ask(message))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"cluster": "home"}, {"run": "other"}, {"round": 7}], ids=["cluster", "run", "round"]
+)
+def test_a_bid_of_something_else_than_was_asked_is_none(tmp_path: Path, changes: dict) -> None:
+    node = Foreign(bids=lambda bid: replace(bid, **changes))
+    with a_run(tmp_path, node) as run:
+        run.submit("s")
+        assert (run.sent, node.awards) == ([], 0)
+        node.bids = lambda bid: bid
+        run.settle(5.0)
+        assert run.sent == ["s"]
+        run.answer("s", DONE)
+        run.settle()
+        assert run.ended["s"].refusal is None
+        (missed, *_) = [entry.text for entry in run.ledger.story("r") if entry.chapter is Chapter.BID]
+        assert missed.startswith("no bid from alone: it answered with a bid of "), missed
+
+
+def test_a_bid_may_come_when_its_round_is_over(tmp_path: Path) -> None:
+    late: list = []
+    with a_run(tmp_path) as run:
+        run.node.immediate = False
+        asked, answered = threading.Event(), threading.Event()
+
+        def slowly(message):
+            late.append(message.round)
+            asked.set()
+            assert answered.wait(30)
+            return run.node._ask(message)
+
+        run.node.announce = slowly
+        run.submit("s")
+        run.until(asked.is_set)
+        run.settle(60.0)
+        assert run.sent == []
+        answered.set()
+        run.until(lambda: run.clock.advance(0.1) or run.sent)
+        assert late == [1], "that bid was taken"
+
+
+def without_one(awarded: Awarded) -> Awarded:
+    return replace(awarded, leases=awarded.leases[1:])
+
+
+def leased(**changes) -> Callable[[Awarded], Awarded]:
+    return lambda awarded: replace(awarded, leases=tuple(replace(lease, **changes) for lease in awarded.leases))
+
+
+@pytest.mark.parametrize(
+    "grants",
+    [
+        without_one,
+        lambda awarded: replace(awarded, leases=()),
+        lambda awarded: replace(awarded, cluster="home"),
+        leased(cluster="nowhere"),
+        leased(domain="home"),
+        leased(run="other"),
+        leased(step="other"),
+        leased(fence=7),
+        leased(copy=1),
+        leased(capability="ocr"),
+    ],
+    ids=["one less", "nothing", "cluster", *(f"lease of another {it}" for it in LEASE_OF)],
+)
+def test_what_is_awarded_without_a_good_lease_is_awarded_again(tmp_path: Path, grants) -> None:
+    node = Foreign(grants=grants)
+    with a_run(tmp_path, node) as run:
+        run.submit("s")
+        assert run.sent == []
+        assert run.governor.snapshot().waiting.keys() == {"s"}
+        node.grants = lambda awarded: awarded
+        run.settle(20.0)
+        run.settle(20.0)
+        assert run.sent == ["s"]
+        missed = [entry.text for entry in run.ledger.story("r") if "not answered" in entry.text]
+        assert missed[0].startswith("award to alone not answered: it "), missed
+
+
+def test_a_lease_that_comes_twice_is_used_once(tmp_path: Path) -> None:
+    def twice(awarded: Awarded) -> Awarded:
+        return replace(awarded, leases=awarded.leases * 2)
+
+    with a_run(tmp_path, Foreign(grants=twice)) as run:
+        run.submit("s")
+        assert run.sent == ["s"]
+        (lease,) = run.governor.leases()
+        assert run.node.renew(RenewRequest("r", (lease.id,))).held == (lease.id,), "and is not given back"

@@ -1,0 +1,49 @@
+"""What a cluster answers to an announcement or an award, held against what it was asked: it speaks for itself only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ioi_dagster.errors import RetryableError
+from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, LeaseRequest
+
+
+def checked_bid(bid: Bid, cluster: str, announce: Announce) -> Bid:
+    """`bid`, which answers `announce` however late it comes; raises `RetryableError` where it is of something else."""
+    its, asked = (bid.cluster, bid.run, bid.round), (cluster, announce.run, announce.round)
+    if its != asked:
+        raise RetryableError(f"it answered with a bid of {_named(*its)}, asked was {_named(*asked)}")
+    return bid
+
+
+def checked_award(awarded: Awarded, award: Award, domain: str) -> tuple[Awarded, tuple[str, ...]]:
+    """What of `awarded`, which `domain` answers, is about `award`; and the steps of that of which it says nothing that counts.
+
+    Raises `RetryableError` where it is another cluster's.
+    """
+    if awarded.cluster != award.cluster:
+        raise RetryableError(f"it answered in the name of cluster {awarded.cluster[:100]!r}")
+    asked = {(request.step, request.fence): request for request in award.requests}
+    leases: dict[str, Lease] = {}
+    for lease in awarded.leases:
+        request = asked.get((lease.step, lease.fence))
+        if request is not None and _grants(lease, request, award.cluster, domain):
+            leases.setdefault(lease.step, lease)
+    rejected = tuple(item for item in awarded.rejected if (item.step, item.fence) in asked)
+    named = {*leases, *(item.step for item in rejected)}
+    missing = tuple(request.step for request in award.requests if request.step not in named)
+    return replace(awarded, leases=tuple(leases.values()), rejected=rejected), missing
+
+
+def _grants(lease: Lease, request: LeaseRequest, cluster: str, domain: str) -> bool:
+    return (lease.run, lease.copy, lease.capability, lease.cluster, lease.domain) == (
+        request.run,
+        request.copy,
+        request.capability,
+        cluster,
+        domain,
+    )
+
+
+def _named(cluster: str, run: str, number: int) -> str:
+    return f"{cluster[:100]!r} in round {number} of run {run[:100]!r}"
