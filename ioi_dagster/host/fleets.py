@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +18,15 @@ from ioi_dagster.adapters.dask.held import drop_run
 from ioi_dagster.adapters.dask.local_cluster import start_local_cluster
 from ioi_dagster.adapters.dask.node_plugin import CLUSTER
 from ioi_dagster.adapters.http.client import GatewayClient
+from ioi_dagster.adapters.http.protocol import Invoked
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.invocation import answering
-from ioi_dagster.errors import IoiError, RetryableError
+from ioi_dagster.errors import FinalError, IoiError, RetryableError
 from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, NodeLeft, NodeResized, Reply
 from ioi_dagster.host import step_runner
 from ioi_dagster.host.answers import checked_award
 from ioi_dagster.model.block import Payload
+from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.negotiation import (
     Announce,
     Award,
@@ -316,26 +319,35 @@ class InvokeFleet(_Negotiating):
     def __init__(self, domain: str, cluster: str, gateway: GatewayClient, threads: int = 8) -> None:
         super().__init__(domain, cluster, gateway)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"invoke-{cluster}")
+        self._clock = SystemClock()
 
     def start(self, starts: Sequence[Start], on_done: OnDone) -> None:
         for start in starts:
             self._pool.submit(self._invoke, start, on_done)
 
     def _invoke(self, start: Start, on_done: OnDone) -> None:
+        began = self._clock.wall()
+        answer: tuple[Payload, Invoked] | Refusal | FinalError
         try:
             assert start.payload is not None and start.permit is not None
             answer = self._gateway.invoke(
                 start.lease, start.permit, start.capability, start.payload, timeout=start.timeout_s or INVOKE_S
             )
+        except FinalError as error:
+            # The block's own: its step raises it, as it would at home.
+            answer = error
         except RetryableError as error:
             return on_done(start, None, str(error))
         except Exception as error:
             return on_done(start, None, f"{type(error).__name__}: {error}")
         if isinstance(answer, Refusal):
             return on_done(start, StartAnswer("", start.lease.node, 0.0, 0.0, refusal=answer), None)
-        payload, meta = answer
+        if isinstance(answer, FinalError):
+            its, meta = answer, Invoked(False, None, start.lease.node, uuid.uuid4().hex, began, self._clock.wall())
+        else:
+            its, meta = answer
         try:
-            result = run_shell(start.work, payload)
+            result = run_shell(start.work, its)
         except IoiError as error:
             return on_done(start, None, str(error))
         except BaseException as error:  # an answer is owed, or the step would be in flight for ever
@@ -371,9 +383,15 @@ class InvokeFleet(_Negotiating):
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def run_shell(work: bytes, answer: Payload | Refusal) -> bytes:
-    """Run a Dagster step here whose block call is already answered."""
-    with answering(lambda _block, _payload: answer):
+def run_shell(work: bytes, answer: Payload | Refusal | FinalError) -> bytes:
+    """Run a Dagster step here whose block call is already answered, or raises the error that it ended with."""
+
+    def invoker(_block: BlockSpec, _payload: Payload) -> Payload | Refusal:
+        if isinstance(answer, FinalError):
+            raise answer
+        return answer
+
+    with answering(invoker):
         return step_runner.run(work)
 
 

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+from ioi_dagster.adapters.dask.client import SCHEDULER_AWAY, SCHEDULER_LOST, WORKER_DIED
 from ioi_dagster.adapters.dask.local_cluster import MEMORY
 from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.host.fleets import Start
-
-_SAID = (
-    ("scheduler", Cause.SCHEDULER_LOST),
-    (MEMORY, Cause.MEMORY),
-)
-"""Words of a fleet → cause; first match wins."""
-
 
 HEARD_S = 0.5
 """What a node says when code begins may be heard so much later than it is said."""
@@ -24,16 +18,16 @@ HEARD_S = 0.5
 def cause_of_loss(why: str, ran: bool, alone: bool, limit_s: float, ran_s: float) -> Cause:
     """The cause of a loss that a fleet told: `ran` is whether the step can have been running, `ran_s` for how long its code is
     known to have run (0: it is not), and `alone` whether it was the only one there."""
-    said = next((cause for words, cause in _SAID if words in why), Cause.NODE_LOST)
-    if said is Cause.SCHEDULER_LOST:
-        return said
+    # Our own fleets' words, whole: what somebody else writes of schedulers or memory names no cause.
+    if why in (SCHEDULER_LOST, SCHEDULER_AWAY):
+        return Cause.SCHEDULER_LOST
     if limit_s and ran_s >= limit_s + GRACE_S - HEARD_S:
         # Its node ended the process, since the step did not stop by itself.
         return Cause.TIMEOUT
     if not ran:
         return Cause.NEIGHBOUR
     # Which one ran is a guess where there were several, and too weak for an end without another try.
-    return said if alone else Cause.NODE_LOST
+    return Cause.MEMORY if alone and why.startswith(f"{WORKER_DIED} {MEMORY}") else Cause.NODE_LOST
 
 
 class Turns:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 
 from ioi_dagster.clock import ManualClock
+from ioi_dagster.compound.invocation import invoke
+from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.governors.cluster import ClusterGovernor
-from ioi_dagster.host.fleets import LOOK_EVERY_S, MAX_SHARED, AddressFleet, Start, tasks_of
+from ioi_dagster.host import step_runner
+from ioi_dagster.host.fleets import LOOK_EVERY_S, MAX_SHARED, AddressFleet, InvokeFleet, Start, tasks_of
+from ioi_dagster.model.block import Payload
+from ioi_dagster.model.capability import BlockSpec, Contract
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Award, Lease, LeaseRequest, RenewRequest
+from ioi_dagster.model.start import StartAnswer
+from ioi_dagster.signing import SigningKey
 
 
 class Answers:
@@ -70,3 +78,53 @@ def test_a_node_with_threads_has_a_task_for_each():
 def test_what_shares_a_task_takes_a_tenth_of_a_second_at_most():
     starts = [brief(str(number), seconds=0.03) for number in range(5)]
     assert shared(starts) == [["0", "1", "2"], ["3", "4"]]
+
+
+class Gateway:
+    """Of a domain that answers each call in one way."""
+
+    def __init__(self, answer: Exception) -> None:
+        self._answer = answer
+
+    def invoke(self, *_, timeout: float):
+        raise self._answer
+
+
+SPEC = BlockSpec("ocr", "1", "ocr", "blocks:Ocr", Contract("ocr", "ocr"))
+
+
+def called(monkeypatch, answer: Exception) -> tuple[StartAnswer | None, str | None]:
+    """How a start ends whose step says of its call what that raised."""
+
+    def step(_work: bytes) -> bytes:
+        try:
+            invoke(SPEC, Payload({}))
+        except Exception as error:
+            return f"{type(error).__name__}: {error}".encode()
+        return b"ended well"
+
+    monkeypatch.setattr(step_runner, "run", step)
+    lease = Lease("l", "r", "s", 1, 0, "ocr", "cloud-c", "cloud", "cloud-1", 1)
+    ended: queue.Queue = queue.Queue()
+    abroad = InvokeFleet("cloud", "cloud-c", Gateway(answer))  # pyright: ignore[reportArgumentType]
+    permit = SigningKey.generate("home").sign({})
+    abroad.start([Start(lease.key, lease, permit, "ocr", b"", Payload({}))], lambda *end: ended.put(end[1:]))
+    end = ended.get(timeout=30)
+    abroad.close()
+    return end
+
+
+def test_an_error_of_a_foreign_block_is_an_error_of_its_step(monkeypatch):
+    answer, why = called(monkeypatch, FinalError("cloud: ValueError at ocr.py:7: no such page"))
+    assert why is None
+    assert answer is not None
+    assert answer.result == b"FinalError: cloud: ValueError at ocr.py:7: no such page"
+    assert answer.node == "cloud-1"
+    assert 0 < answer.started <= answer.ended
+
+
+def test_what_a_foreign_domain_lost_is_a_loss(monkeypatch):
+    assert called(monkeypatch, RetryableError("cloud: node cloud-1 is unreachable")) == (
+        None,
+        "cloud: node cloud-1 is unreachable",
+    )

@@ -26,6 +26,7 @@ from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig
 from ioi_dagster.errors import UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
+from ioi_dagster.governors.failures import Cause
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision, Verdict
@@ -102,10 +103,15 @@ def step_permit(sent: bytes, lease: Lease = LEASE, key: SigningKey = HOME, **cha
 class Runner:
     def __init__(self) -> None:
         self.calls: list[tuple[str, float]] = []
+        self.problem: tuple[str, str] | None = None
+        """(error, cause) of every call."""
 
     async def run(self, request: bytes, key: str, node: str, timeout_s: float) -> bytes:
         asked = msgspec.msgpack.decode(request, type=StartRequest)
         self.calls.append((key, timeout_s))
+        if self.problem is not None:
+            error, cause = self.problem
+            return msgspec.msgpack.encode(StartAnswer("a", node, 1.0, 2.0, error=error, cause=cause))
         return msgspec.msgpack.encode(StartAnswer("a", node, 1.0, 2.0, result=asked.payload))
 
 
@@ -285,6 +291,14 @@ def test_an_invocation_runs_under_a_key_of_its_own_and_for_a_bounded_time():
     lab = Lab()
     assert invoke(lab, timeout_s=1e300)["payload"] == {"say": "hello"}
     assert lab.runner.calls == [("r/s/1/0/step-nonce", 3_600.0)]
+
+
+@pytest.mark.parametrize(("cause", "infrastructure"), [("", False), (Cause.NODE_ERROR, True)])
+def test_what_a_node_lost_is_told_from_an_error_of_the_block(cause, infrastructure):
+    lab = Lab()
+    lab.runner.problem = ("it failed", cause)
+    answer = invoke(lab)
+    assert (answer["ok"], answer["error"], answer["infrastructure"]) == (False, "it failed", infrastructure)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ NEVER_THERE = "its node was not there, as one that still starts"
 """Nothing ran, so nothing of it can be blamed."""
 TAKEN_BACK = "taken back"
 WORKER_DIED = "the worker died"
+SCHEDULER_LOST, SCHEDULER_AWAY = "the scheduler was lost", "the scheduler is away"
 
 log = logging.getLogger("ioi.dask")
 THREAD = "ioi-dask"
@@ -259,7 +260,7 @@ class DaskFleetClient:
         if self._client is client:
             self._alive = False
             for key in list(self._outstanding):
-                self._finish(key, None, "the scheduler was lost")
+                self._finish(key, None, SCHEDULER_LOST)
 
     async def _lose_gone(self, there: dict[str, int]) -> None:
         """What was sent to a node that is not there any more is lost, also where Dask keeps it for that node's return."""
@@ -277,7 +278,7 @@ class DaskFleetClient:
         if once and not await self._comes(node):
             return on_done(key, None, TAKEN_BACK)
         if self._client is None or not self._alive:
-            return on_done(key, None, "the scheduler is away")
+            return on_done(key, None, SCHEDULER_AWAY)
         if key in self._outstanding:
             # Under a key in flight Dask starts nothing and hands out the first answer.
             return on_done(key, None, "a start under this key is under way")
@@ -289,9 +290,9 @@ class DaskFleetClient:
             self._outstanding[key] = (future, on_done, node)
             answer = await future.result()  # pyright: ignore[reportGeneralTypeIssues]
         except asyncio.CancelledError:
-            self._finish(key, None, "the start was cancelled" if self._alive else "the scheduler was lost")
+            self._finish(key, None, "the start was cancelled" if self._alive else SCHEDULER_LOST)
         except Exception as error:
-            self._finish(key, None, why_lost(error) if connected(self._client) else "the scheduler was lost")
+            self._finish(key, None, why_lost(error) if connected(self._client) else SCHEDULER_LOST)
         else:
             self._finish(key, answer, None)
 
@@ -311,7 +312,7 @@ class DaskFleetClient:
         fresh = {key: request for key, request in requests.items() if key not in self._outstanding}
         if self._client is None or not self._alive:
             for key in fresh:
-                on_done(key, None, "the scheduler is away")
+                on_done(key, None, SCHEDULER_AWAY)
             return
         entry = (None, on_done, node)
         self._outstanding |= dict.fromkeys(fresh, entry)
@@ -332,9 +333,9 @@ class DaskFleetClient:
             answer: bytes = await future.result()  # pyright: ignore[reportGeneralTypeIssues]
             answers = msgspec.msgpack.decode(answer, type=Answers).answers
         except asyncio.CancelledError:
-            why = "the start was cancelled" if self._alive else "the scheduler was lost"
+            why = "the start was cancelled" if self._alive else SCHEDULER_LOST
         except Exception as error:
-            why = why_lost(error) if connected(self._client) else "the scheduler was lost"
+            why = why_lost(error) if connected(self._client) else SCHEDULER_LOST
         for key in fresh:
             if self._outstanding.get(key) is entry:
                 self._finish(key, answers.get(key), None if key in answers else why)

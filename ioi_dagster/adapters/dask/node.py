@@ -88,7 +88,7 @@ class NodeHost:
                 refusal = lacked.refusal
             elif isinstance(lacked, ReplicaLostError):
                 # The call may have had its effect, so it counts as a loss.
-                error = str(lacked)
+                error, cause = str(lacked), Cause.NODE_ERROR
             else:
                 refusal = Refusal("node.block_refused", str(lacked), f"node {self.node}", "place it elsewhere")
         except StepRevokedError:

@@ -43,6 +43,7 @@ from ioi_dagster.clock import Clock
 from ioi_dagster.domain import DomainConfig
 from ioi_dagster.errors import BadInputError, FinalError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
+from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.network import NetworkGovernor, ProbeAnswered, ProbeMissed, Tick
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
@@ -501,7 +502,8 @@ async def _hung_up(request: Request) -> None:
 
 def _answer(answer: StartAnswer) -> bytes:
     if answer.result is None:
-        return _frame(Invoked(False, error=answer.error or "the node returned nothing"))
+        lost = answer.cause == Cause.NODE_ERROR
+        return _frame(Invoked(False, error=answer.error or "the node returned nothing", infrastructure=lost))
     try:
         result = decode_payload(answer.result)
     except FinalError as error:

@@ -8,9 +8,11 @@ import msgspec
 import pytest
 
 from ioi_dagster.adapters.dask.node import NodeHost
+from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError
 from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.framing import decode_payload, encode_payload
+from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.node import NodeGovernor
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.capability import BlockSpec, Contract
@@ -116,6 +118,21 @@ def test_a_permitted_block_call_is_answered():
     assert answer.result is not None
     assert decode_payload(answer.result) == decode_payload(PAYLOAD)
     assert (answer.refusal, answer.error, answer.node) == (None, None, "lab-1")
+
+
+@pytest.mark.parametrize(
+    ("raised", "cause"), [(ReplicaLostError("it was lost during a call"), Cause.NODE_ERROR), (ValueError("no"), "")]
+)
+def test_a_replica_that_is_lost_is_told_from_an_error_of_the_block(raised, cause, monkeypatch):
+    node = host()
+
+    def invoke(*_):
+        raise raised
+
+    monkeypatch.setattr(node.replicas, "invoke", invoke)
+    answer = start(node, permit=permit_for())
+    assert str(raised) in (answer.error or "")
+    assert answer.cause == cause
 
 
 @pytest.mark.parametrize(
