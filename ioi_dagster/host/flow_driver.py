@@ -24,7 +24,7 @@ from ioi_dagster.clock import Clock
 from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors import flow
-from ioi_dagster.governors.failures import Cause
+from ioi_dagster.governors.failures import RULES, Cause
 from ioi_dagster.governors.flow import MAX_HOLDING, FlowGovernor
 from ioi_dagster.governors.mapping import Report
 from ioi_dagster.host import run_outputs
@@ -342,8 +342,10 @@ class FlowDriver:
         if isinstance(event, _Done):
             lease = event.start.lease
             event = self._ended(event)
-            if isinstance(event, flow.StepLost) and event.node:
-                self._maps.lost(event.step)
+            if isinstance(event, flow.StepLost) and RULES[event.cause].blames:
+                # What was placed anew meanwhile is blamed for nothing that happens where it was.
+                if event.fence == self._governor.fence(event.step):
+                    self._maps.lost(event.step)
             self._maps.ended(lease)
         if isinstance(event, _Shell):
             return self._shell_ended(event)

@@ -12,12 +12,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from ioi_dagster.adapters.dask.client import WORKER_DIED
+from ioi_dagster.adapters.dask.client import SCHEDULER_LOST, WORKER_DIED
 from ioi_dagster.adapters.dask.node import begun_topic
 from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.clock import ManualClock
+from ioi_dagster.governors import flow
 from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, Reply
+from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import MAX_LOSSES, MAX_NODES_LOST, FlowGovernor, Place
 from ioi_dagster.host import flow_driver
 from ioi_dagster.host.exchange import StepResult
@@ -542,3 +544,51 @@ def test_a_lease_that_comes_twice_is_used_once(tmp_path: Path) -> None:
         assert run.sent == ["s"]
         (lease,) = run.governor.leases()
         assert run.node.renew(RenewRequest("r", (lease.id,))).held == (lease.id,), "and is not given back"
+
+
+def ask_for_a_map(run: Run, fence: int) -> None:
+    """The step `s` under `fence` asks for a map of one chunk."""
+    run.driver.post(Heard("alone", ASKS | {"map": f"m{fence}", "fence": fence}))
+    run.settle()
+
+
+@pytest.mark.parametrize(
+    ("why", "sent", "answer"),
+    [
+        (WORKER_DIED, ["s"], "flow.poison_chunk"),
+        (SCHEDULER_LOST, ["s", f"s#{MAX_LOSSES + 1}.1/0"], None),
+    ],
+)
+def test_a_chunk_is_blamed_for_the_nodes_that_it_may_have_taken_down(
+    tmp_path: Path, why: str, sent: list[str], answer: str | None
+) -> None:
+    """Each time its step is lost with it, and asks again."""
+    with a_run(tmp_path) as run:
+        run.submit("s")
+        for fence in range(1, MAX_LOSSES + 1):
+            ask_for_a_map(run, fence)
+            assert run.sent == ["s", f"s#{fence}.1/0"]
+            for step in run.sent:
+                run.answer(step, None, why)
+            run.settle()
+        ask_for_a_map(run, MAX_LOSSES + 1)
+        assert run.sent == sent
+        assert [code for _, _, answers in run.node.told for _, code in answers] == [answer] * (answer is not None)
+
+
+def test_a_chunk_that_was_placed_elsewhere_is_not_blamed_for_where_it_was(tmp_path: Path) -> None:
+    with a_run(tmp_path) as run:
+        run.submit("s")
+        ask_for_a_map(run, 1)
+        for fence in range(1, MAX_LOSSES + 1):
+            older = run.node.queue.pop()
+            assert older[0].lease.fence == fence
+            run.driver.post(flow.StepLost("s#1.1/0", fence, "", "its slot is gone", Cause.LEASE_LOST))
+            run.settle()
+            older[1](older[0], None, WORKER_DIED)
+            run.settle()
+        for step in run.sent:
+            run.answer(step, None, SCHEDULER_LOST)
+        run.settle()
+        ask_for_a_map(run, 2)
+        assert run.sent == ["s", "s#2.1/0"]
