@@ -538,14 +538,27 @@ class FlowDriver:
                 work.priority,
                 work.timeout_s,
                 self._brief(work, lease),
-                ask.effect is Effect.AT_MOST_ONCE and ask.capability == OWN_STEP,
+                _own_process(ask),
             )
         )
 
     def _adopt(self, ask: Ask, lease: Lease) -> None:
         work = self._work[ask.step]
         self._permits[ask.step] = ADOPTED
-        start = Start(lease.key, lease, None, ask.capability, work.work, None, work.priority)
+        start = Start(
+            lease.key,
+            lease,
+            None,
+            ask.capability,
+            work.work,
+            None,
+            work.priority,
+            work.timeout_s,
+            own_process=_own_process(ask),
+        )
+        if start.timeout_s:
+            # It began earlier; how much earlier is not known here.
+            self._code_since[start.key] = self._clock.monotonic()
         self._sent.setdefault(lease.node, {})[start.key] = start
         fleet = self._network.fleet(lease.cluster)
         self._listen(fleet)
@@ -764,6 +777,10 @@ def _elsewhere(ask: Ask, places: Iterable[flow.Place]) -> list[tuple[str, Refusa
     text = f"it runs beside the step that asks for it, at {ask.cluster}"
     refusal = Refusal("flow.other_cluster", text, flow.BY)
     return [(place.cluster, refusal) for place in places if ask.cluster not in ("", place.cluster)]
+
+
+def _own_process(ask: Ask) -> bool:
+    return ask.effect is Effect.AT_MOST_ONCE and ask.capability == OWN_STEP
 
 
 def _like(step: str) -> str:

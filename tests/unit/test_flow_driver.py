@@ -28,7 +28,8 @@ from ioi_dagster.host.io_manager import ObjectStore
 from ioi_dagster.host.map_desk import MAX_CHUNKS, Heard
 from ioi_dagster.host.work import Found, Outcome, Work
 from ioi_dagster.model.block import Payload
-from ioi_dagster.model.negotiation import Ask, Awarded, RenewRequest
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Ask, Award, Awarded, Effect, LeaseRequest, RenewRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer
 from ioi_dagster.model.story import Chapter
@@ -85,6 +86,9 @@ class OneNode:
         return replies[0] if replies else None
 
     announce = award = renew = release = _ask
+
+    def adopt(self, start, on_done):
+        self.queue.append((start, on_done))
 
     def start(self, starts, on_done):
         self.queue += [(start, on_done) for start in starts]
@@ -592,3 +596,33 @@ def test_a_chunk_that_was_placed_elsewhere_is_not_blamed_for_where_it_was(tmp_pa
         run.settle()
         ask_for_a_map(run, 2)
         assert run.sent == ["s", "s#2.1/0"]
+
+
+@pytest.mark.parametrize("effect", [Effect.PURE, Effect.AT_MOST_ONCE])
+def test_a_step_that_is_under_way_keeps_its_limit_and_a_process_of_its_own(tmp_path: Path, effect: Effect) -> None:
+    once = effect is Effect.AT_MOST_ONCE
+    with a_run(tmp_path) as run:
+        run.governor.resume({"found": 1})
+        request = LeaseRequest("r", "found", 1, "dagster.step", DataClass.INTERNAL)
+        (lease,) = run.node.award(Award("alone", "r", 0, "alone", (request,))).leases
+        run.driver.found = {"found": lease}
+        run.submit("found", timeout_s=7.0, effect=effect)
+        ((start, _),) = run.node.queue
+        assert (start.lease, start.timeout_s, start.own_process) == (lease, 7.0, once)
+        run.submit("other")
+        assert run.sent == (["found"] if once else ["found", "other"]), "it has the node to itself while it is there"
+        run.answer("found", DONE)
+        run.settle()
+        assert run.sent == ["other"]
+
+
+def test_a_step_that_is_under_way_may_run_out_of_time(tmp_path: Path) -> None:
+    with a_run(tmp_path) as run:
+        run.governor.resume({"found": 1})
+        request = LeaseRequest("r", "found", 1, "dagster.step", DataClass.INTERNAL)
+        (lease,) = run.node.award(Award("alone", "r", 0, "alone", (request,))).leases
+        run.driver.found = {"found": lease}
+        run.submit("found", timeout_s=1.0)
+        run.clock.advance(1.0 + GRACE_S)
+        run.dies()
+        assert run.codes == {"found": "flow.timeout"}
