@@ -10,6 +10,7 @@ from typing import Any
 
 from dagster import ConfigurableIOManager, InputContext, OutputContext
 
+from ioi_dagster.adapters.files.store import LocalStore
 from ioi_dagster.compound.codec import MIB, decode_value, encode_value
 from ioi_dagster.domain import home_domain
 from ioi_dagster.errors import FinalError
@@ -133,27 +134,15 @@ class ObjectStore:
     """Bytes under names, each written at once or not at all."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._store = folder, LocalStore(folder)
 
     def put(self, name: str, data: bytes) -> str:
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        self._store.put(name, data)
         return name
 
     def link(self, source: str, name: str) -> None:
         """Give stored bytes a second name, replacing what had it."""
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-        os.link(self._folder / source, temporary)
-        temporary.replace(path)
+        self._store.publish(source, name)
 
     def has(self, name: str) -> bool:
         return (self._folder / name).exists()
@@ -167,10 +156,7 @@ class ObjectStore:
         return len(gone)
 
     def get(self, name: str) -> bytes | None:
-        try:
-            return (self._folder / name).read_bytes()
-        except FileNotFoundError:
-            return None
+        return self._store.get(name)
 
 
 def default_folder() -> Path:

@@ -37,6 +37,7 @@ from ioi_dagster.adapters.dask.held import Held
 from ioi_dagster.adapters.files.store import FsspecStore, LocalStore, StoreSpec, open_store
 from ioi_dagster.errors import FinalError
 from ioi_dagster.host.exchange import Exchange, Staged, exchanging
+from ioi_dagster.host.io_manager import ObjectStore
 from ioi_dagster.host.staged import from_reference, publish, reference, tidy
 
 Make = Callable[[Path], ConfigurableIOManager]
@@ -300,19 +301,31 @@ def test_a_writer_that_is_killed_leaves_no_half_value(tmp_path, scheme):
         assert (len(data), len(set(data))) == (3_000_000, 1)
 
 
+def _no_links(*_: Any) -> None:
+    raise PermissionError("no links here")
+
+
 def test_publishing_works_without_hard_links(tmp_path, monkeypatch):
     store = LocalStore(tmp_path)
     store.put("staged/r/1", b"one")
 
-    def refuse(*_: Any) -> None:
-        raise PermissionError("no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", _no_links)
     store.publish("staged/r/1", "assets/x.value")
     assert store.get("assets/x.value") == b"one"
     with pytest.raises(FileNotFoundError):
         store.publish("staged/r/none", "assets/x.value")
     assert sorted(path.name for path in (tmp_path / "assets").iterdir()) == ["x.value"]
+
+
+def test_an_object_that_is_linked_again_leaves_nothing_beside_it(tmp_path, monkeypatch):
+    objects = ObjectStore(tmp_path)
+    objects.put("runs/r/attempt", b"one")
+    for _ in range(3):
+        objects.link("runs/r/attempt", "runs/r/name")
+    monkeypatch.setattr(os, "link", _no_links)
+    objects.link("runs/r/attempt", "runs/r/copied")
+    assert sorted(path.name for path in (tmp_path / "runs" / "r").iterdir()) == ["attempt", "copied", "name"]
+    assert [objects.get(f"runs/r/{name}") for name in ("name", "copied")] == [b"one", b"one"]
 
 
 def test_what_is_held_in_memory_is_bounded_and_dropped_with_its_run():
