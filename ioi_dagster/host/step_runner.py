@@ -17,7 +17,7 @@ from ioi_dagster.adapters.dask.forks import end_if_forked
 from ioi_dagster.adapters.dask.running import code_begins, raise_if_stopped
 from ioi_dagster.adapters.dask.stores import tell_store
 from ioi_dagster.compound.invocation import noting_inability
-from ioi_dagster.errors import RetryableError, StepStoppedError
+from ioi_dagster.errors import NodeUnableError, RetryableError, StepStoppedError
 from ioi_dagster.host.entry_text import entry_text
 from ioi_dagster.host.exchange import Exchange, Handle, StepOutput, StepResult, StepWork, decode_chunk, exchanging
 from ioi_dagster.host.flow_map import run_chunk
@@ -62,7 +62,11 @@ def run(work: bytes) -> bytes:
     for follower in task.then:
         if not last.succeeded or last.ended > until or not set(follower.takes) <= made:
             break
-        last, made = _run(follower, values, references)
+        try:
+            last, made = _run(follower, values, references)
+        except (RetryableError, NodeUnableError):
+            # What was done before it stands; it is placed by itself, and tells then what its node lacks.
+            break
         result.then.append(last)
         values, references = _passed(last)
     return msgspec.msgpack.encode(result)

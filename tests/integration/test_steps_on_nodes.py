@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from dagster import (
@@ -29,7 +31,14 @@ from dagster import (
 )
 
 from ioi_dagster import governed_executor
+from ioi_dagster.compound.invocation import answering, invoke
+from ioi_dagster.errors import NodeUnableError, RetryableError
 from ioi_dagster.host import fleets, fusion
+from ioi_dagster.host.exchange import current_exchange
+from ioi_dagster.model.block import Payload
+
+if TYPE_CHECKING:
+    from ioi_dagster.model.capability import BlockSpec
 
 WORDS = DynamicPartitionsDefinition(name="words")
 ALONE = {"execution": {"config": {"workers": 2}}}
@@ -337,6 +346,49 @@ def slow(number: int) -> int:
     return number + 1
 
 
+def runs_here(name: str) -> int:
+    """How often `name` has begun, this time among them."""
+    with (folder() / name).open("a") as file:
+        file.write("x")
+    return (folder() / name).stat().st_size
+
+
+@op
+def counted(number: int) -> int:
+    return number + runs_here("counted")
+
+
+@op
+def unable_at_first(number: int) -> int:
+    def unable(block, payload):
+        raise NodeUnableError(RetryableError("no replica"))
+
+    if runs_here("follower") == 1:
+        with answering(unable):
+            invoke(cast("BlockSpec", None), Payload({}))
+    return number + 1
+
+
+@op
+def unwritten_at_first(number: int) -> int:
+    if runs_here("follower") == 1:
+        exchange, write = current_exchange(), Future()
+        write.set_exception(OSError("no space left"))
+        assert exchange is not None
+        exchange.writes.append(write)
+    return number + 1
+
+
+@job(executor_def=governed_executor)
+def unable_chain():
+    unable_at_first(counted(one_more(first())))
+
+
+@job(executor_def=governed_executor)
+def unwritten_chain():
+    unwritten_at_first(counted(one_more(first())))
+
+
 @job(executor_def=governed_executor)
 def chain():
     number = first()
@@ -390,6 +442,17 @@ def test_a_chain_stops_where_a_step_takes_its_time_or_tries_again(instance):
         assert result.output_for_node("after") == 3
         assert "once_more" not in fused(result)
         assert result.retry_attempts_for_node("once_more") == 2
+
+
+@pytest.mark.parametrize(
+    ("troubled", "follower"), [(unable_chain, unable_at_first), (unwritten_chain, unwritten_at_first)]
+)
+def test_a_step_whose_node_is_unable_costs_those_before_it_in_its_chain_nothing(instance, troubled, follower):
+    with execute_job(reconstructable(troubled), instance, run_config=ALONE) as result:
+        assert result.success, failures(result)
+        assert result.output_for_node(follower.name) == 3
+    assert (folder() / "counted").stat().st_size == 1
+    assert (folder() / "follower").stat().st_size == 2
 
 
 def test_mapped_chains_are_fused_too(instance):
