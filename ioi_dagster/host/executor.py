@@ -61,6 +61,7 @@ from ioi_dagster.host.private import (
 )
 from ioi_dagster.host.progress import ProgressTeller
 from ioi_dagster.host.staged import is_reference
+from ioi_dagster.host.step_state import StepStates
 from ioi_dagster.host.upstream import UpstreamAsset, upstream_of
 from ioi_dagster.host.work import Outcome, Work
 from ioi_dagster.model.data_class import DataClass
@@ -251,6 +252,7 @@ class _Flow:
         self._progress, self._outage = progress, OutageTeller(driver)
         self._owner, self._context, self._plan = owner, plan_context, plan
         self._active, self._driver = active, driver
+        self._states = StepStates(plan)
         self._run = serialize_value(plan_context.dagster_run)
         self._origin = serialize_value(plan_context.reconstructable_job.get_python_origin())
         load_data = plan.repository_load_data
@@ -391,7 +393,7 @@ class _Flow:
             origin=self._origin,
             run=self._run,
             step=step.key,
-            known_state=serialize_value(_trim(known, step, takes)),
+            known_state=serialize_value(self._states.of(step, known, takes)),
             retries=self._owner.retries.value,
             repository_load_data=self._load_data,
             inputs=[StepInput(handle, value) for handle, value in data.items()],
@@ -547,36 +549,6 @@ def _payload_of(capability: str, data: dict[Handle, bytes]) -> Any:
     if decode_payload(value).document.get("kind") != "typed":
         return None
     return lambda: block_payload(value)
-
-
-def _trim(state: KnownExecutionState, step: ExecutionStep, takes: set[StepOutputHandle]) -> KnownExecutionState:
-    """What this step needs of the run's state; the whole would grow with the square of the run. `takes`: outputs that will be
-    there when it starts."""
-    # By handle and not by step: a mapped step needs one of the outputs of what it is mapped over, and there may be 10,000.
-    needed = {handle for step_input in step.step_inputs for handle in step_input.get_step_output_handle_dependencies()}
-    retries = state.previous_retry_attempts
-    return KnownExecutionState(
-        previous_retry_attempts={step.key: retries[step.key]} if step.key in retries else {},
-        dynamic_mappings=_mappings_for(state.dynamic_mappings, step),
-        step_output_versions=state.step_output_versions,
-        ready_outputs={handle for handle in needed if handle in state.ready_outputs} | takes,
-        parent_state=state.parent_state,
-    )
-
-
-def _mappings_for(mappings: Any, step: ExecutionStep) -> Any:
-    """A mapped step needs to know its own key only; a step that collects needs them all."""
-    handle = step.handle
-    mapping_key = getattr(handle, "mapping_key", None)
-    if mapping_key is None:
-        return mappings
-    return {
-        key: {
-            name: [mapping_key] if values is not None and mapping_key in values else values
-            for name, values in outputs.items()
-        }
-        for key, outputs in mappings.items()
-    }
 
 
 def _encode(work: StepWork) -> bytes:

@@ -36,12 +36,18 @@ from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.api import create_execution_plan, execute_plan_iterator, execute_run, execute_run_iterator
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.plan.active import ActiveExecution
-from dagster._core.execution.plan.inputs import FromLoadableAsset
+from dagster._core.execution.plan.handle import ResolvedFromDynamicStepHandle
+from dagster._core.execution.plan.inputs import (
+    FromLoadableAsset,
+    FromMultipleSources,
+    UnresolvedCollectStepInput,
+    UnresolvedMappedStepInput,
+)
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.execution.plan.outputs import StepOutputHandle
 from dagster._core.execution.plan.plan import ExecutionPlan
-from dagster._core.execution.plan.state import KnownExecutionState
+from dagster._core.execution.plan.state import KnownExecutionState, PastExecutionState
 from dagster._core.execution.plan.step import (
     ExecutionStep,
     UnresolvedCollectExecutionStep,
@@ -131,6 +137,7 @@ __all__ = [
     "ModuleCodePointer",
     "NamedTupleSerializer",
     "NoOpComputeLogManager",
+    "PastExecutionState",
     "PlanOrchestrationContext",
     "QueuedRunCoordinator",
     "ReconstructableJob",
@@ -158,6 +165,7 @@ __all__ = [
     "WorkerStatus",
     "create_execution_plan",
     "deserialize_value",
+    "dynamic_sources",
     "events_not_collected",
     "execute_as_launched",
     "execute_plan_iterator",
@@ -180,6 +188,8 @@ __all__ = [
     "serializable_error_info_from_exc_info",
     "serialize_value",
     "steps_in_flight",
+    "takes_several",
+    "unresolved_key",
     "wrap_planned_events",
 ]
 
@@ -262,6 +272,31 @@ def remember_run_config() -> None:
     ResolvedRunConfig.build = staticmethod(build)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def dynamic_sources(plan: ExecutionPlan) -> dict[str, frozenset[tuple[str, str]]]:
+    """(step key, output name) of the dynamic outputs that a step is mapped over or collects, by its `unresolved_key`. Steps that
+    collect what an earlier run made are not among them: they are made with the plan."""
+    return {
+        step.key: frozenset(
+            (its.resolved_by_step_key, its.resolved_by_output_name)
+            for its in step.step_inputs
+            if isinstance(its, (UnresolvedMappedStepInput, UnresolvedCollectStepInput))
+        )
+        for step in plan.step_dict.values()
+        if isinstance(step, (UnresolvedMappedExecutionStep, UnresolvedCollectExecutionStep))
+    }
+
+
+def unresolved_key(step: ExecutionStep) -> str:
+    """The key that `step` had before the dynamic outputs that it depends on were made."""
+    handle = step.handle
+    return handle.unresolved_form.to_key() if isinstance(handle, ResolvedFromDynamicStepHandle) else step.key
+
+
+def takes_several(step: ExecutionStep) -> bool:
+    """Has it an input that is made of several outputs?"""
+    return any(isinstance(its.source, FromMultipleSources) for its in step.step_inputs)
+
+
 def plan_of_step(
     whole: ExecutionPlan, key: str, known: KnownExecutionState, job_def: Any, config: ResolvedRunConfig
 ) -> ExecutionPlan:
@@ -271,10 +306,13 @@ def plan_of_step(
     plan of the whole job anew.
     """
     mappings, made = known.dynamic_mappings, []
-    for step in whole.step_dict.values() if mappings else ():
-        if isinstance(step, UnresolvedMappedExecutionStep) and step.resolved_by_step_keys <= mappings.keys():
+    for step_key, sources in dynamic_sources(whole).items() if mappings else ():
+        if not all(output in mappings.get(source, {}) for source, output in sources):
+            continue
+        step = whole.step_dict_by_key[step_key]
+        if isinstance(step, UnresolvedMappedExecutionStep):
             made += step.resolve(mappings)
-        elif isinstance(step, UnresolvedCollectExecutionStep) and step.resolved_by_step_keys <= mappings.keys():
+        elif isinstance(step, UnresolvedCollectExecutionStep):
             made.append(step.resolve(mappings))
     if made:
         whole = whole._replace(

@@ -19,6 +19,7 @@ from dagster import (
     DynamicOutput,
     DynamicPartitionsDefinition,
     Failure,
+    ReexecutionOptions,
     RetryPolicy,
     RetryRequested,
     asset,
@@ -411,6 +412,25 @@ def mapped_chain():
     forty().map(lambda number: one_more.alias("twice")(one_more(number)))
 
 
+@op
+def sum_of(one: list[int], other: list[int]) -> int:
+    return sum(one) + sum(other)
+
+
+@op
+def not_at_first(number: int) -> int:
+    if number == 3 and runs_here("not_at_first") == 1:
+        raise Failure("meant to fail", allow_retries=False)
+    return number
+
+
+@job(executor_def=governed_executor)
+def two_fan_outs():
+    few, many = six().map(one_more), forty().map(one_more.alias("of_many"))
+    sum_of(few.collect(), many.collect())
+    sum_of.alias("again")(few.map(not_at_first).collect(), [first(), first.alias("other")()])
+
+
 def fused(result) -> dict[str, str]:
     return {
         event.step_key: event.event_specific_data.metadata["ioi/fused_after"].value
@@ -460,6 +480,18 @@ def test_mapped_chains_are_fused_too(instance):
         assert result.success, failures(result)
         assert result.output_for_node("twice") == {str(number): number + 2 for number in range(40)}
         assert fused(result)["twice[0]"] == "one_more[0]"
+
+
+def test_fan_outs_beside_each_other_are_collected_also_by_a_re_execution(instance):
+    """Those of an earlier run too."""
+    with execute_job(reconstructable(two_fan_outs), instance, run_config=ALONE) as result:
+        assert failures(result).keys() == {"not_at_first[2]"}
+        assert result.output_for_node("sum_of") == 21 + 820
+    again = ReexecutionOptions.from_failure(result.run_id, instance)
+    with execute_job(reconstructable(two_fan_outs), instance, run_config=ALONE, reexecution_options=again) as result:
+        assert result.success, failures(result)
+        assert {event.step_key for event in result.all_events if event.is_step_success} == {"not_at_first[2]", "again"}
+        assert result.output_for_node("again") == 21
 
 
 @pytest.fixture
