@@ -42,7 +42,6 @@ from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.signing import Signed
 
-LOOK_EVERY_S = 0.5
 MEMORY_EVERY_S = 0.2
 AHEAD_S = 0.2
 """Alone, a node is given starts for this many seconds, by how long the last ones took: the next begins while the last one's
@@ -655,11 +654,12 @@ class AddressFleet(_AloneFleet):
         self._dask = DaskFleetClient(scheduler)
         try:
             self._dask.become_nodes(runner)
+            # Once; from now on the client keeps it up to date. The run's loop negotiates, and must not wait for answers.
+            self._dask.nodes()
         except BaseException:
             self._dask.close()
             raise
         self._known: dict[str, int] = {}
-        self._looked = float("-inf")
 
     def at_once(self, node: str) -> int:
         return self._known.get(node, 1)
@@ -668,12 +668,9 @@ class AddressFleet(_AloneFleet):
         self._dask.close()
 
     def _look(self, now: float) -> None:
-        if now - self._looked <= LOOK_EVERY_S:
-            return
-        self._looked = now
-        there = self._dask.nodes()
+        there = self._dask.known_nodes()
         if there is None:
-            return  # a scheduler that does not answer says nothing about its workers
+            return  # a scheduler that has not answered says nothing about its workers
         for node in self._known.keys() - there.keys():
             self._leave(node, now)
         for node in there.keys() - self._known.keys():

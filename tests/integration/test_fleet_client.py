@@ -123,6 +123,7 @@ def test_of_steps_in_one_task_those_are_adopted_that_began_and_the_rest_never_be
     nodes = older.nodes()
     assert nodes is not None
     (node,) = nodes
+    eventually(lambda: client.known_nodes() == nodes, what="the node, in the other client that asks nothing")
     keys = [f"{frozen}.one", f"{frozen}.two"]
     older.submit_batch({key: key.encode() for key in keys}, node, 0, lambda *_: None)
     eventually(lambda: began, what="the first of the two")

@@ -104,6 +104,7 @@ class DaskFleetClient:
         self._scheduler = scheduler
         self._client: Client | None = None
         self._alive = False
+        self._known: dict[str, int] | None = None
         self._missed: dict[str, str] = {}
         self._seen: set[str] = set()
         """Keys whose node was there after they were sent."""
@@ -217,10 +218,16 @@ class DaskFleetClient:
         """Name → threads of every worker that is a node now; None when the scheduler does not answer."""
         return self._call(self._nodes(), CONNECT_S)
 
+    def known_nodes(self) -> dict[str, int] | None:
+        """As `nodes`, by the scheduler's last answer, which is half a second old while it answers: nothing is waited for. None
+        when it has not said anything since the last connection."""
+        return self._known
+
     async def _nodes(self) -> dict[str, int]:
         assert self._client is not None
         identity = await self._client.scheduler.identity()  # pyright: ignore[reportOptionalMemberAccess]
-        return _nodes_of(identity)
+        self._known = _nodes_of(identity)
+        return self._known
 
     def close(self) -> None:
         """Never hangs, whatever state the scheduler is in."""
@@ -240,12 +247,15 @@ class DaskFleetClient:
 
     async def _reconnect(self) -> bool:
         if self._client is not None:
-            old, self._client = self._client, None
+            old, self._client, self._known = self._client, None, None
             await _close(old)
         try:
             self._client = await connect(self._scheduler)
         except UnreachableError:
             return False
+        with contextlib.suppress(Exception):
+            # Before anybody acts on it that the scheduler is back. Where it does not answer, it is asked again at once.
+            await asyncio.wait_for(self._nodes(), ANSWER_S)
         self._alive = True
         for topic in self._topics:
             self._subscribe(topic)
@@ -264,6 +274,7 @@ class DaskFleetClient:
 
     async def _lose_gone(self, there: dict[str, int]) -> None:
         """What was sent to a node that is not there any more is lost, also where Dask keeps it for that node's return."""
+        self._known = there
         self._seen |= {key for key, (_, _, node) in self._outstanding.items() if node in there}
         gone = {key: node for key, (_, _, node) in self._outstanding.items() if node not in there}
         for key in [key for key, node in gone.items() if self._missed.get(key) == node]:
