@@ -74,12 +74,14 @@ class NodeLeft:
 
 @dataclass(frozen=True, slots=True)
 class NodeReported:
-    """From the node's heartbeat: what is warm there, how full its memory is (0..1), and how its blocks do, for people."""
+    """From the node's heartbeat: what is warm there, how full its memory is (0..1), and how its blocks do, for people.
+    `closed`: it takes nothing new, but what its own steps wait for."""
 
     node: str
     warm: frozenset[str]
     memory: float = 0.0
     blocks: tuple[dict[str, Any], ...] = ()
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,7 @@ class _Node:
     warm: frozenset[str] = frozenset()
     memory: float = 0.0
     blocks: tuple[dict[str, Any], ...] = ()
+    closed: bool = False
     used: set[str] = field(default_factory=set)
     waiting: set[str] = field(default_factory=set)
     """Those of `used` whose steps wait for others, which run in their place."""
@@ -162,7 +165,7 @@ class _Node:
 
     @property
     def free(self) -> int:
-        return max(0, self.slots - self.busy)
+        return 0 if self.closed and not self.waiting else max(0, self.slots - self.busy)
 
     @property
     def load(self) -> float:
@@ -250,10 +253,10 @@ class ClusterGovernor:
                 return []
             case NodeLeft(node):
                 return self._drop_node(node, "its node left")
-            case NodeReported(node, warm, memory, blocks):
+            case NodeReported(node, warm, memory, blocks, closed):
                 if node in self._nodes:
                     known = self._nodes[node]
-                    known.warm, known.memory, known.blocks = warm, memory, blocks
+                    known.warm, known.memory, known.blocks, known.closed = warm, memory, blocks, closed
                     self._recount(node)
                 return []
             case SharesChanged(shares):

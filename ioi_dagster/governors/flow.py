@@ -50,6 +50,7 @@ from ioi_dagster.governors.flow_messages import (
     WithdrawAnnounce,
 )
 from ioi_dagster.governors.flow_texts import bids_text, candidates_text, remedy, why_no_slot, why_nobody, why_silent
+from ioi_dagster.governors.node import REPLACED
 from ioi_dagster.governors.reputation import MANY, Reputation
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
@@ -85,6 +86,8 @@ PASSING = frozenset({"block.circuit_open", "block.queue_full"})
 """Refusals of a start that pass by themselves: the step waits longer from time to time, and is refused after `MAX_PASSING`."""
 MAX_PASSING = 20
 MAX_PAUSE_S = 3.0
+REPLACED_S = 5.0
+"""A node that refused a start since its process is being replaced is avoided for so long, if there is another."""
 
 TOLD_WAIT_S = 1.0
 """A wait for room that was shorter is no part of a step's story."""
@@ -153,6 +156,8 @@ class _Step:
     refused_on: tuple[str, ...] = ()
     rejections: int = 0
     passing: int = 0
+    replaced: tuple[str, int, float] = ("", 0, float("-inf"))
+    """The node that was being replaced when it was to start there last, how often that was so, and until when it is avoided."""
     not_before: float = float("-inf")
     waiting_for: str = ""
     turned_down_by: str = ""
@@ -160,6 +165,11 @@ class _Step:
     price: float = 0.0
     since: float = 0.0
     """When its wait for a place began."""
+
+    def avoids(self, now: float) -> tuple[str, ...]:
+        """Nodes that it is given only where there is no other."""
+        node, _, until = self.replaced
+        return (*self.lost_on, *self.refused_on, *((node,) if now < until else ()))
 
 
 @dataclass(slots=True)
@@ -527,12 +537,18 @@ class FlowGovernor:
             return []
         lease = step.lease
         assert lease is not None
-        step.refused_on = (*step.refused_on, lease.node)
-        if event.refusal.code in PASSING:
-            step.passing += 1
-            step.not_before = now + min(self._again_s * 2**step.passing, MAX_PAUSE_S)
+        code = event.refusal.code
+        if code == REPLACED:
+            # However long that takes: what runs there has to end first.
+            count = step.replaced[1] + 1
+            step.replaced = (lease.node, count, now + REPLACED_S)
+            step.not_before = now + self._pause(count)
         else:
-            step.rejections += 1
+            step.refused_on = (*step.refused_on, lease.node)
+            step.passing += code in PASSING
+            step.rejections += code not in PASSING
+            if code in PASSING:
+                step.not_before = now + self._pause(step.passing)
         back = {"price": -step.price} if step.price else {}
         self._take_back_price(step)
         out: list[Instruction] = [
@@ -545,6 +561,9 @@ class FlowGovernor:
         self._wait(step, f"refused by {lease.node}: {event.refusal.text}", now)
         self._next_round_at = now + self._again_s
         return out
+
+    def _pause(self, times: int) -> float:
+        return min(self._again_s * 2 ** min(times, 10), MAX_PAUSE_S)
 
     def _cluster_lost(self, event: ClusterLost, now: float) -> list[Instruction]:
         self._suspects[event.cluster] = event.why
@@ -779,7 +798,7 @@ class FlowGovernor:
                     capability=step.ask.capability,
                     data_class=step.ask.data_class,
                     tenant=step.ask.tenant,
-                    avoid=(*step.lost_on, *step.refused_on),
+                    avoid=step.avoids(now),
                     preemptible=step.ask.effect is not Effect.AT_MOST_ONCE,
                 )
             )

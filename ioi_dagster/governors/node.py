@@ -8,6 +8,9 @@ from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartRequest
 
+REPLACED = "node.replaced"
+"""The code of a refusal: the process of the node is being replaced, and takes starts when it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class StartAsked:

@@ -419,6 +419,8 @@ class _Queue:
     started: dict[str, tuple[Start, OnDone]] = field(default_factory=dict)
     moved: float = 0.0
     seconds: float | None = None
+    closed: bool = False
+    """It takes nothing new, but what its own steps wait for."""
     slots: int = 1
     """How many starts the governor lets it have, and `wanted`, how many it should, beside those in `waiting`."""
     wanted: int = 1
@@ -426,6 +428,10 @@ class _Queue:
     """Brief starts that wait here for others to share a task with."""
     waiting: set[str] = field(default_factory=set)
     """Starts that wait for others and leave their slot to them."""
+
+    @property
+    def open(self) -> int:
+        return 0 if self.closed and not self.waiting else self.wanted + len(self.waiting)
 
     def learn(self, seconds: float) -> None:
         self.seconds = seconds if self.seconds is None else 0.7 * self.seconds + 0.3 * seconds
@@ -564,8 +570,8 @@ class _AloneFleet(ABC):
     def _resize(self, now: float) -> None:
         with self._queueing:
             for node, queue in self._queues.items():
-                if queue.wanted + len(queue.waiting) != queue.slots:
-                    queue.slots = queue.wanted + len(queue.waiting)
+                if queue.open != queue.slots:
+                    queue.slots = queue.open
                     self._governor.handle(NodeResized(node, queue.slots), now)
 
     def listen(self, topic: str, take: Callable[[Any], None]) -> None:
@@ -676,6 +682,9 @@ class AddressFleet(_AloneFleet):
         for node in there.keys() - self._known.keys():
             self._join(node, there[node], now)
         self._known = there
+        with self._queueing:
+            for node, queue in self._queues.items():
+                queue.closed = node in self._dask.closed
 
 
 class EmbeddedFleet(_AloneFleet):

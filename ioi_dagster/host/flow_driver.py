@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from ioi_dagster.adapters.dask import stores
+from ioi_dagster.adapters.dask import client, stores
 from ioi_dagster.adapters.dask.client import NEVER_THERE, TAKEN_BACK
 from ioi_dagster.adapters.dask.node import begun_topic
 from ioi_dagster.adapters.sql.ledger import Commit, FencedError, Ledger, LedgerAwayError, Started
@@ -27,6 +27,7 @@ from ioi_dagster.governors import flow
 from ioi_dagster.governors.failures import RULES, Cause
 from ioi_dagster.governors.flow import MAX_HOLDING, FlowGovernor
 from ioi_dagster.governors.mapping import Report
+from ioi_dagster.governors.node import REPLACED
 from ioi_dagster.host import run_outputs
 from ioi_dagster.host.answers import checked_award, checked_bid
 from ioi_dagster.host.exchange import Owed, StepResult
@@ -143,6 +144,8 @@ class FlowDriver:
         self._deaths: dict[str, _Death] = {}
         self._took: dict[str, float] = {}
         self._maps = MapDesk(run, self)
+        self._replaced: dict[str, str] = {}
+        """Node → what is to be told of its being replaced, empty where that was told."""
         self._unwritten_since: float | None = None
         self.ledger_away = ""
         """Why the ledger cannot be written now."""
@@ -225,6 +228,13 @@ class FlowDriver:
     @property
     def shares_storage(self) -> bool:
         return self._network.shares_storage
+
+    def replaced(self) -> list[str]:
+        """What is to be told of nodes whose processes are being replaced, since the last call."""
+        texts = [text for text in self._replaced.values() if text]
+        if texts:
+            self._replaced = dict.fromkeys(self._replaced, "")
+        return texts
 
     # For the maps inside steps -----------------------------------------------------------------------------------
 
@@ -365,9 +375,10 @@ class FlowDriver:
         since = self._code_since.pop(done.start.key, None)
         if answer is None:
             why = done.why or "no answer"
-            if why == TAKEN_BACK:
+            if why in (TAKEN_BACK, client.REPLACED):
                 self._sent.get(lease.node, {}).pop(done.start.key, None)
-                return flow.StepReturned(lease.step, lease.fence, "it waited behind a long step")
+                waited = "it waited behind a long step" if why == TAKEN_BACK else why
+                return flow.StepReturned(lease.step, lease.fence, waited)
             ran_s = 0.0 if since is None else done.at - since
             ran = why != NEVER_THERE and self._may_have_caused(done.start)
             death = self._deaths.get(lease.node)
@@ -380,6 +391,8 @@ class FlowDriver:
         self._sent.get(lease.node, {}).pop(done.start.key, None)
         self._deaths.pop(lease.node, None)
         if answer.refusal is not None:
+            if answer.refusal.code == REPLACED and lease.node not in self._replaced:
+                self._replaced[lease.node] = f"{lease.node} of {lease.cluster}: {answer.refusal.text}"
             return flow.StartRefused(lease.step, lease.fence, lease.node, answer.refusal)
         if answer.error is not None or answer.result is None:
             cause = Cause(answer.cause or Cause.NODE_ERROR)

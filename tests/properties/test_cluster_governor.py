@@ -179,3 +179,24 @@ def test_nodes_without_memory_are_named_as_the_reason():
     governor.handle(NodeReported("n", frozenset(), 0.95), 0.0)
     (reply,) = governor.handle(Announce("r", 1, "home", (AskGroup("ocr", DataClass.PUBLIC, 1),)), 0.0)
     assert [refusal.code for refusal in reply.answer.refusals] == ["cluster.no_memory"]
+
+
+def test_a_node_that_is_being_replaced_takes_what_its_own_steps_wait_for_and_nothing_else():
+    governor = ClusterGovernor("d", "c", 1, 1.0, ttl_s=10.0)
+    governor.handle(NodeJoined("n", 1, CAPABILITIES), 0.0)
+
+    def award(step):
+        request = LeaseRequest("r", step, 1, "ocr", DataClass.PUBLIC)
+        answer = governor.handle(Award("c", "r", 1, "home", (request,)), 0.0)[-1].answer
+        governor.validate()
+        return answer.leases
+
+    (parent,) = award("first")
+    governor.handle(NodeReported("n", frozenset(), closed=True), 0.0)
+    assert not award("second")
+    governor.handle(RenewRequest("r", (parent.id,), (parent.id,)), 0.0)
+    (child,) = award("second")
+    governor.handle(ReleaseRequest("r", (parent.id, child.id)), 0.0)
+    assert not award("third")
+    governor.handle(NodeJoined("n", 1, CAPABILITIES), 0.0)
+    assert award("third")

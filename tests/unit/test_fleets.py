@@ -23,7 +23,7 @@ class Answers:
     """A scheduler that has said which workers it has, or has not answered yet (None). One that is asked would be waited for."""
 
     def __init__(self, *answers):
-        self._answers = list(answers)
+        self._answers, self.closed = list(answers), frozenset()
 
     def nodes(self):
         raise AssertionError("the run's loop waits for an answer")
@@ -129,3 +129,17 @@ def test_what_a_foreign_domain_lost_is_a_loss(monkeypatch):
         None,
         "cloud: node cloud-1 is unreachable",
     )
+
+
+def test_a_node_that_is_being_replaced_is_given_nothing_but_what_its_own_steps_wait_for():
+    alone = fleet(*[{"a": 1}] * 9)
+    requests = [LeaseRequest("r", step, 1, "dagster.step", DataClass.PUBLIC) for step in ("first", "second", "third")]
+    (parent,) = alone.award(Award("alone", "r", 1, "alone", (requests[0],))).leases
+    alone._queues["a"].started[parent.key] = (brief("first"), lambda *_: None)
+    alone._dask.closed = frozenset({"a"})  # pyright: ignore
+    assert not alone.award(Award("alone", "r", 2, "alone", (requests[1],))).leases
+    assert alone.renew(RenewRequest("r", (parent.id,))).held == (parent.id,), "what runs there goes on"
+    alone.waits(parent, True)
+    assert alone.award(Award("alone", "r", 3, "alone", (requests[1],))).leases
+    alone.waits(parent, False)
+    assert not alone.award(Award("alone", "r", 4, "alone", (requests[2],))).leases

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -31,6 +31,7 @@ NOBODY = "no Dask scheduler answers"
 NEVER_THERE = "its node was not there, as one that still starts"
 """Nothing ran, so nothing of it can be blamed."""
 TAKEN_BACK = "taken back"
+REPLACED = "its worker was restarted before it began"
 WORKER_DIED = "the worker died"
 SCHEDULER_LOST, SCHEDULER_AWAY = "the scheduler was lost", "the scheduler is away"
 
@@ -106,6 +107,10 @@ class DaskFleetClient:
         self._alive = False
         self._known: dict[str, int] | None = None
         self._missed: dict[str, str] = {}
+        self.closed: frozenset[str] = frozenset()
+        """Nodes that take nothing new, since their processes are being replaced."""
+        self._leaving: set[str] = set()
+        """Nodes that run nothing any more: what is sent there never begins."""
         self._seen: set[str] = set()
         """Keys whose node was there after they were sent."""
         self._outstanding: dict[str, tuple[Future | None, OnDone, str]] = {}
@@ -226,8 +231,16 @@ class DaskFleetClient:
     async def _nodes(self) -> dict[str, int]:
         assert self._client is not None
         identity = await self._client.scheduler.identity()  # pyright: ignore[reportOptionalMemberAccess]
-        self._known = _nodes_of(identity)
-        return self._known
+        return self._look_at(identity)
+
+    def _look_at(self, identity: Any) -> dict[str, int]:
+        """Node → threads, by the abstract resource `node:<name>` that starts are pinned to."""
+        there, closed = _nodes_of(identity), _nodes_that("replaced", identity)
+        self._known = there
+        self.closed = frozenset(closed)
+        # One that is there again under its name is another process.
+        self._leaving = (self._leaving - there.keys()) | _nodes_that("leaving", identity)
+        return there
 
     def close(self) -> None:
         """Never hangs, whatever state the scheduler is in."""
@@ -272,9 +285,9 @@ class DaskFleetClient:
             for key in list(self._outstanding):
                 self._finish(key, None, SCHEDULER_LOST)
 
-    async def _lose_gone(self, there: dict[str, int]) -> None:
+    async def _lose_gone(self, identity: Any) -> None:
         """What was sent to a node that is not there any more is lost, also where Dask keeps it for that node's return."""
-        self._known = there
+        there = self._look_at(identity)
         self._seen |= {key for key, (_, _, node) in self._outstanding.items() if node in there}
         gone = {key: node for key, (_, _, node) in self._outstanding.items() if node not in there}
         for key in [key for key, node in gone.items() if self._missed.get(key) == node]:
@@ -356,7 +369,9 @@ class DaskFleetClient:
         known = self._outstanding.pop(key, None)
         self._seen.discard(key)
         if known is not None:
-            future, on_done, _ = known
+            future, on_done, node = known
+            if why in (WORKER_DIED, NEVER_THERE) and node in self._leaving:
+                why = REPLACED
             if future is not None:
                 future.release()
             try:
@@ -466,19 +481,31 @@ async def _awaited(something: Any) -> Any:
 
 
 def _nodes_of(identity: Any) -> dict[str, int]:
-    """Node → threads, by the abstract resource `node:<name>` that starts are pinned to."""
     return {
-        resource.removeprefix("node:"): int(worker["nthreads"])
+        node: int(worker["nthreads"])
         for worker in identity["workers"].values()
-        for resource in worker["resources"]
-        if resource.startswith("node:")
+        for node in _pinned(worker["resources"])
     }
 
 
-async def _until_silent(client: Client, seen: Callable[[dict[str, int]], Coroutine[Any, Any, None]]) -> None:
+def _nodes_that(say: str, identity: Any) -> set[str]:
+    """Those whose heartbeat says so, see `node_beat`."""
+    return {
+        node
+        for worker in identity["workers"].values()
+        if ((worker.get("metrics") or {}).get("ioi") or {}).get(say)
+        for node in _pinned(worker["resources"])
+    }
+
+
+def _pinned(resources: Iterable[str]) -> Iterator[str]:
+    return (resource.removeprefix("node:") for resource in resources if resource.startswith("node:"))
+
+
+async def _until_silent(client: Client, seen: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
     """Returns when the scheduler left `SILENT_AFTER` probes unanswered: one that is stopped keeps its sockets open.
 
-    Each answer's nodes go to `seen`.
+    Each answer goes to `seen`.
     """
     missed = 0
     while missed < SILENT_AFTER:
@@ -488,7 +515,7 @@ async def _until_silent(client: Client, seen: Callable[[dict[str, int]], Corouti
             missed += 1
         else:
             missed = 0
-            await seen(_nodes_of(identity))
+            await seen(identity)
         await asyncio.sleep(ANSWER_S)
 
 

@@ -18,6 +18,7 @@ from distributed import get_worker
 from ioi_dagster.adapters.dask.apart import run_apart
 from ioi_dagster.adapters.dask.flights import flights
 from ioi_dagster.adapters.dask.forks import end_if_forked
+from ioi_dagster.adapters.dask.replacing import Outdated
 from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError
 from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
 from ioi_dagster.adapters.dask.running import Running
@@ -58,6 +59,7 @@ class NodeHost:
     memory: Callable[[], float] = lambda: 0.0
     """How full the node's memory is (0..1)."""
     running: Running = field(default_factory=Running)
+    outdated: Outdated = field(default_factory=lambda: Outdated(""))
     _deciding: threading.Lock = field(default_factory=threading.Lock)
     _running: int = 0
 
@@ -69,7 +71,7 @@ class NodeHost:
             request = msgspec.msgpack.decode(data, type=StartRequest)
             permit, memory = self.check_permit(request), self._make_room()
             with self._deciding:
-                (decision,) = self.governor.handle(StartAsked(request, permit, memory), started)
+                decision = self._decide(request, permit, memory, started)
                 self._running += isinstance(decision, Admit)
             if isinstance(decision, Refuse):
                 refusal = decision.refusal
@@ -80,6 +82,7 @@ class NodeHost:
                     end_if_forked()
                     with self._deciding:
                         self._running -= 1
+                        self.outdated.ends(request.lease.run, request.lease.step)
         except msgspec.MsgspecError as problem:
             refusal = Refusal("node.malformed", f"the start request cannot be read: {problem}", f"node {self.node}")
         except (RetryableError, NodeUnableError) as problem:
@@ -104,6 +107,23 @@ class NodeHost:
         return msgspec.msgpack.encode(
             StartAnswer(attempt, self.node, started, self.clock.wall(), result, refusal, error, cause)
         )
+
+    def _decide(
+        self, request: StartRequest, permit: StepPermit | Refusal | None, memory: float, now: float
+    ) -> Admit | Refuse:
+        lease = request.lease
+        (decision,) = self.governor.handle(StartAsked(request, permit, memory), now)
+        if isinstance(decision, Admit):
+            outdated = self.outdated.refusal(lease.run, lease.step)
+            if outdated is not None:
+                return Refuse(outdated)
+            self.outdated.begins(lease.run, lease.step)
+        return decision
+
+    def leave(self) -> bool:
+        """If nothing runs here, nothing will any more: the process is about to be replaced."""
+        with self._deciding:
+            return self.outdated.leave()
 
     @property
     def idle(self) -> bool:

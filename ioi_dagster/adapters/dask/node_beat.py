@@ -30,7 +30,10 @@ def look_after(worker: Worker, host: NodeHost, newer: Callable[[], Sequence[Bloc
         await _relieve(worker, host)
 
     async def report(_worker: Worker) -> dict[str, Any]:
-        return {"warm": sorted(host.replicas.warm()), "blocks": host.replicas.report()}
+        told = {"warm": sorted(host.replicas.warm()), "blocks": host.replicas.report()}
+        if host.outdated.file:
+            told |= {"replaced": True, "leaving": host.outdated.leaving}
+        return told
 
     worker.metrics["ioi"] = report
     worker.loop.add_callback(PeriodicCallback(beat, BEAT_MS).start)

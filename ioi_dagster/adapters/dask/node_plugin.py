@@ -10,6 +10,8 @@ from ioi_dagster.adapters.dask.memory import watch_memory
 from ioi_dagster.adapters.dask.node import NodeHost, install, installed
 from ioi_dagster.adapters.dask.node_beat import look_after, replica_memory
 from ioi_dagster.adapters.dask.profiling import can_freeze, stop_profile
+from ioi_dagster.adapters.dask.project_code import project_code
+from ioi_dagster.adapters.dask.replacing import Outdated, replaces_itself
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.governors.cluster import EVERYTHING
@@ -42,8 +44,18 @@ class NodePlugin(WorkerPlugin):
         if before is None or before.node != node:
             governor = NodeGovernor(node, CLUSTER, EVERYTHING, governed=False)
             replicas = ReplicaHost([], node, clock, replica_memory(worker))
-            host = NodeHost(node, governor, replicas, lambda request: None, clock, self._step_runner)
+            host = NodeHost(
+                node,
+                governor,
+                replicas,
+                lambda request: None,
+                clock,
+                self._step_runner,
+                outdated=Outdated(node, restarts=worker.nanny is not None),
+            )
             install(host)
+            project_code.watch()
+            replaces_itself(worker, host)
             look_after(worker, host)
             guard_forks(lambda: ports_of(worker))
             if can_freeze():

@@ -19,6 +19,9 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+import msgspec
+
+from ioi_dagster.adapters.dask.project_code import project_code
 from ioi_dagster.errors import FinalError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.block import Block, Payload
@@ -79,6 +82,7 @@ def main() -> None:
     """`argv`: the socket's descriptor, the worker's process id, the entrypoint."""
     descriptor, parent, entrypoint = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     _end_with(parent)
+    project_code.watch()
     faulthandler.enable()
     sock = socket.socket(fileno=descriptor)
     with suppress(EOFError, ConnectionError):
@@ -91,7 +95,7 @@ def _serve(sock: socket.socket, entrypoint: str) -> None:
         block.load()
     except Exception as error:
         return send(sock, ERROR, [_told(error)])
-    send(sock, LOADED)
+    send(sock, LOADED, [msgspec.json.encode(project_code.loaded())])
     while True:
         kind, frames = receive(sock)
         if kind == UNLOAD:

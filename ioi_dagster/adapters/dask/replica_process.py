@@ -12,9 +12,11 @@ import threading
 from collections.abc import Sequence
 from typing import IO
 
+import msgspec
 import psutil
 
 from ioi_dagster.adapters.dask import replica_child as child
+from ioi_dagster.adapters.dask.project_code import Stamp, project_code
 from ioi_dagster.errors import FinalError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.block import Payload
@@ -65,10 +67,11 @@ class ProcessReplica:
         if self._stopped:
             self._process.kill()
         try:
-            self._ask()
+            (files,) = self._ask()
         except BaseException:
             self._end()
             raise
+        project_code.elsewhere(f"{self._process.pid}", msgspec.json.decode(files, type=dict[str, Stamp]))
 
     def invoke(self, batch: Sequence[Payload]) -> Sequence[Payload]:
         """Raises `BlockFailedError` for an exception of the block, `ReplicaGoneError` when the process ended."""
@@ -133,6 +136,7 @@ class ProcessReplica:
     def _end(self) -> None:
         self._process.kill()
         self._process.wait()
+        project_code.ended(f"{self._process.pid}")
         self._sock.close()
 
 

@@ -149,7 +149,8 @@ class ClusterPlugin(SchedulerPlugin):
                 limit = state.memory_limit or 1
                 memory = state.metrics.get("memory", 0) / limit
                 name, warm = self._names.get(address, str(state.name)), frozenset(told.get("warm", ()))
-                reported = NodeReported(name, warm, memory, tuple(told.get("blocks", ())))
+                blocks, closed = tuple(told.get("blocks", ())), bool(told.get("replaced"))
+                reported = NodeReported(name, warm, memory, blocks, closed)
                 self.perform(self.governor.handle(reported, now))
             self._look_for_shares(now)
             self.perform(self.governor.handle(Tick(), now))

@@ -19,6 +19,8 @@ from ioi_dagster.adapters.dask.memory import watch_memory
 from ioi_dagster.adapters.dask.node import NodeHost, install
 from ioi_dagster.adapters.dask.node_beat import look_after, memory_of, replica_memory
 from ioi_dagster.adapters.dask.profiling import can_freeze, stop_profile
+from ioi_dagster.adapters.dask.project_code import project_code
+from ioi_dagster.adapters.dask.replacing import Outdated, replaces_itself
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome
@@ -54,8 +56,12 @@ def dask_setup(worker: Worker) -> None:
         clock=clock,
         step_runner=runner,
         memory=memory_of(worker),
+        # Who starts workers this way starts them again.
+        outdated=Outdated(node),
     )
     install(host)
+    project_code.watch()
+    replaces_itself(worker, host)
     guard_forks(lambda: ports_of(worker))
     if can_freeze():
         stop_profile(worker)

@@ -555,3 +555,23 @@ def test_what_happened_together_is_one_round():
     assert not [one for one in out if isinstance(one, flow.SendAnnounce)]
     (announced,) = [one for one in governor.handle(flow.Tick(), 0.0) if isinstance(one, flow.SendAnnounce)]
     assert [group.count for group in announced.announce.groups] == [2]
+
+
+def test_a_start_at_a_node_that_is_being_replaced_waits_as_long_as_that_takes_and_is_not_blamed(story):
+    replaced = Refusal("node.replaced", "the worker is restarted, since ops.py has changed", "node n1")
+    story.ready(ask(effect=Effect.AT_MOST_ONCE))
+    for fence in range(1, 101):
+        story.bid("a")
+        assert [request.avoid for request in story.last(flow.SendAward).award.requests] == [
+            ("n1",) if fence > 1 else ()
+        ]
+        story.grant("n1")
+        story.event(flow.StartRefused("s", fence, "n1", replaced))
+        story.event(flow.PlacesFound("s", (Place("a", "a"),), (), False), later=3.0)
+    assert not story.wanted(flow.RefuseStep) + story.wanted(flow.FailStep)
+    assert not [told for told in story.wanted(flow.Tell) if told.chapter is Chapter.LOSS]
+    story.event(flow.Tick(), later=3.0)
+    story.bid("a")
+    assert [request.avoid for request in story.last(flow.SendAward).award.requests] == [()], (
+        "it may be another process by now"
+    )

@@ -1,0 +1,117 @@
+"""Whether a node's process has the code that is on disk, with real files and imports."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from ioi_dagster.adapters.dask.project_code import ProjectCode
+from ioi_dagster.adapters.dask.replacing import Outdated
+
+
+@pytest.fixture
+def code(monkeypatch: pytest.MonkeyPatch) -> ProjectCode:
+    # What was patched into the import system is put back.
+    monkeypatch.setattr(
+        importlib.machinery.SourceFileLoader, "path_stats", importlib.machinery.SourceFileLoader.path_stats
+    )
+    code = ProjectCode()
+    code.watch()
+    return code
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "outdated_module", raising=False)
+    return tmp_path / "outdated_module.py"
+
+
+def test_a_file_is_what_it_was_when_it_was_read(code, module):
+    """What edits itself while it is imported stands for a person who edits meanwhile."""
+    module.write_text(f"open({str(module)!r}, 'a').write('# edited')\n")
+    importlib.import_module("outdated_module")
+    assert code.changed() == str(module)
+
+
+def test_what_is_loaded_anew_is_not_outdated_any_more(code, module):
+    module.write_text("A = 1\n")
+    loaded = importlib.import_module("outdated_module")
+    assert code.changed() == ""
+    module.write_text("A = 1 + 1\n")
+    assert code.changed() == str(module)
+    importlib.reload(loaded)
+    assert code.changed() == ""
+    module.unlink()
+    assert code.changed() == str(module)
+
+
+def test_what_is_installed_is_not_looked_at(code):
+    files = code.loaded()
+    assert any(file.endswith(os.path.join("ioi_dagster", "errors.py")) for file in files), (
+        "editable: it is the project's"
+    )
+    assert not [file for file in files if "site-packages" in file or file == os.__file__]
+
+
+def test_files_of_another_process_count_until_it_ends(code, module):
+    module.write_text("A = 1\n")
+    code.elsewhere("replica", {str(module): (0.0, 1)})
+    assert code.changed() == str(module)
+    code.ended("replica")
+    assert code.changed() == ""
+
+
+class Changing(ProjectCode):
+    file, looks = "", 0
+
+    def changed(self) -> str:
+        self.looks += 1
+        return self.file
+
+
+def test_the_code_is_looked_at_when_a_run_comes_first():
+    code = Changing()
+    node, asked = Outdated("n", code=code), []
+    node.replace = lambda: asked.append(1)
+    assert [node.refusal("old", "a"), node.refusal("old", "b")] == [None, None]
+    code.file = "ops.py"
+    assert node.refusal("old", "c") is None
+    assert code.looks == 1
+    refusal = node.refusal("new", "a")
+    assert refusal is not None
+    assert (refusal.code, asked) == ("node.replaced", [1])
+    assert "ops.py has changed" in refusal.text
+    assert node.refusal("old", "d") is not None, "its process takes nothing new"
+    assert asked == [1]
+
+
+def test_chunks_of_a_map_begin_where_their_step_waits():
+    code = Changing()
+    node = Outdated("n", code=code)
+    node.refusal("old", "map")
+    node.begins("old", "map")
+    code.file = "ops.py"
+    assert node.refusal("new", "map#1.1/0") is not None
+    assert node.refusal("old", "map#1.1/0") is None
+    assert node.refusal("old", "other#1.1/0") is not None
+    assert not node.leave()
+    node.ends("old", "map")
+    assert node.leave()
+    assert node.refusal("old", "map#1.1/1") is not None
+
+
+def test_where_nobody_starts_the_process_again_it_is_said_and_what_runs_goes_on():
+    code = Changing()
+    node = Outdated("n", restarts=False, code=code)
+    node.refusal("old", "a")
+    code.file = "ops.py"
+    for _ in range(2):
+        refusal = node.refusal("new", "a")
+        assert refusal is not None
+        assert (refusal.code, refusal.remedy) == ("node.old_code", "restart the workers of the cluster")
+    assert node.refusal("old", "b") is None
