@@ -2,7 +2,11 @@
 
 from dagster_dask import dask_executor
 
+from definitions.conformance.cached import build_cached
 from definitions.conformance.cases import build
 from definitions.conformance.defs import EXECUTORS
 
-defs = build({**EXECUTORS, "dask": dask_executor})
+ALL = {**EXECUTORS, "dask": dask_executor}
+
+defs = build(ALL)
+cached = build_cached(ALL)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dagster import (
+    AssetCheckExecutionContext,
     AssetCheckResult,
     AssetCheckSeverity,
     AssetCheckSpec,
@@ -21,6 +22,7 @@ from dagster import (
     multi_asset,
     multi_asset_check,
     observable_source_asset,
+    op,
 )
 
 from definitions.conformance.ops import add_one, one
@@ -76,6 +78,19 @@ def both() -> Iterator[AssetCheckResult]:
     yield AssetCheckResult(passed=False, asset_key="upstream", check_name="second", severity=AssetCheckSeverity.WARN)
 
 
+@asset
+def judged() -> int:
+    return 1
+
+
+@multi_asset_check(
+    specs=[AssetCheckSpec("first", asset="judged"), AssetCheckSpec("second", asset="judged")], can_subset=True
+)
+def either(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
+    for key in sorted(context.selected_asset_check_keys):
+        yield AssetCheckResult(passed=True, asset_key=key.asset_key, check_name=key.name)
+
+
 @multi_asset(outs={"many_a": AssetOut(is_required=False), "many_b": AssetOut(is_required=False)}, can_subset=True)
 def many(context: AssetExecutionContext) -> Iterator[Output[int]]:
     for name in sorted(context.op_execution_context.selected_output_names):
@@ -95,6 +110,17 @@ def daily_after(daily: str) -> str:
 @graph_asset
 def composed() -> int:
     return add_one(one())
+
+
+@op
+def is_large(number: int) -> Any:
+    return AssetCheckResult(passed=number > 100, severity=AssetCheckSeverity.WARN)
+
+
+@graph_asset(check_specs=[AssetCheckSpec("is_large", asset="composed_and_checked")])
+def composed_and_checked() -> Any:
+    number = add_one(one())
+    return {"result": number, "composed_and_checked_is_large": is_large(number)}
 
 
 outside = AssetSpec("outside")
@@ -128,8 +154,9 @@ def described(context: AssetExecutionContext) -> int:
 
 
 ASSETS = [upstream, downstream, guarded, behind_guard, watched, behind_watched, many, daily, daily_after, composed]
+ASSETS += [judged, composed_and_checked]
 ASSETS += [depends_on_outside, observed, failing_asset, behind_failing, described]
-CHECKS = [watched_blocks, watched_warns, both]
+CHECKS = [watched_blocks, watched_warns, both, either]
 
 asset_job("assets", selection=AssetSelection.assets(upstream, downstream).without_checks())
 asset_job("failed_asset", selection=AssetSelection.assets(failing_asset, behind_failing))
@@ -140,6 +167,8 @@ asset_job("checks_alone", selection=AssetSelection.checks(watched_warns))
 asset_job("part_of_a_multi_asset", selection=AssetSelection.assets(AssetKey("many_b")))
 asset_job("partitions", selection=AssetSelection.assets(daily, daily_after), partitions_def=DAYS)
 asset_job("graph_asset_", selection=AssetSelection.assets(composed))
+asset_job("graph_asset_with_a_check", selection=AssetSelection.assets(composed_and_checked))
+asset_job("either_check", selection=AssetSelection.assets(judged))
 asset_job("external_asset", selection=AssetSelection.assets(depends_on_outside))
 asset_job("observable_source", selection=AssetSelection.assets(AssetKey("observed")))
 asset_job("asset_with_everything", selection=AssetSelection.assets(described))

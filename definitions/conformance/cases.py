@@ -22,7 +22,9 @@ _MODULES = (ops, resources, troubles)
 @dataclass(frozen=True, slots=True)
 class Case:
     """How the job `job` is run, see `ways`. `first`: (job, tags) of runs that come before it. `tags`: those of each of its
-    runs. `measures`: facts besides the events, see `observe`. `oracle`: the executor, or the case, whose facts are right."""
+    runs. `selection`: ops, `assets` and `checks` (`asset:check`): the part of the job that is run; `checks` of `None` are all
+    those of the assets, and an empty tuple none. `location`: the attribute of the module that has the job. `measures`: facts
+    besides the events, see `observe`. `oracle`: the executor, or the case, whose facts are right."""
 
     covers: str
     job: str
@@ -32,6 +34,9 @@ class Case:
     limits: Mapping[str, Any] = field(default_factory=dict)
     first: tuple[tuple[str, Mapping[str, str]], ...] = ()
     selection: tuple[str, ...] = ()
+    assets: tuple[str, ...] = ()
+    checks: tuple[str, ...] | None = None
+    location: str = "defs"
     measures: tuple[str, ...] = ()
     oracle: str = "multiprocess"
 
@@ -46,6 +51,7 @@ _BACKFILL = tuple({**tags, "dagster/backfill": "conform"} for tags in _days("202
 _WORDS = {"ops": {"configured": {"config": {"text": "ab", "times": 3}}}}
 _GREETING = {"resources": {"greeter": {"config": {"greeting": "servus"}}}}
 _EARLY = {"step_dependency_config": {"require_upstream_step_success": False}}
+_WATCHED = ("watched", "behind_watched")
 _MANY = {"ops": {"so_many": {"config": {"count": 1_000}}}}
 
 CASES: dict[str, Case] = {
@@ -101,6 +107,7 @@ CASES: dict[str, Case] = {
     "part_of_a_multi_asset": Case("subset multi-assets", "part_of_a_multi_asset"),
     "multi_asset_inside": Case("subset multi-assets, dependencies inside", "multi_asset_with_inner_dependencies"),
     "graph_asset": Case("graph assets", "graph_asset_"),
+    "graph_asset_with_a_check": Case("graph assets, with a check inside", "graph_asset_with_a_check"),
     "external_asset": Case("external assets", "external_asset"),
     "observable_source": Case("observable sources", "observable_source"),
     "several_observable_sources": Case("observable sources, several", "several_observable_sources"),
@@ -110,11 +117,31 @@ CASES: dict[str, Case] = {
     "blocking_check_apart": Case("blocking checks, apart", "blocking_check_apart"),
     "checks_of_several": Case("asset checks, several in one", "checks_of_several"),
     "checks_alone": Case("asset checks, alone", "checks_alone", first=(("blocking_check_apart", {}),)),
+    "some_checks_selected": Case(
+        "asset checks, some selected", "blocking_check_apart", assets=_WATCHED, checks=("watched:watched_warns",)
+    ),
+    "no_checks_selected": Case("asset checks, none selected", "blocking_check_apart", assets=_WATCHED, checks=()),
+    "checks_selected_alone": Case(
+        "asset checks, selected without their asset",
+        "blocking_check_apart",
+        checks=("watched:watched_warns",),
+        first=(("blocking_check_apart", {}),),
+    ),
+    "one_of_several_checks": Case(
+        "asset checks, one of several in one", "either_check", assets=("judged",), checks=("judged:second",)
+    ),
+    "no_checks_of_ops": Case("an empty selection of checks for a job of ops", "skipped_branch", checks=()),
     "check_in_the_result": Case("asset checks, in the result", "check_in_the_result"),
     "check_that_raises": Case("asset checks, raising", "check_that_raises", first=(("data_versions", {}),)),
     "freshness_check": Case("asset checks, freshness", "freshness_check"),
     "partitions": Case("partitions", "partitions", tags=_days("2026-01-02")),
     "multi_partitions": Case("partitions, two dimensions", "multi_partitions", tags=_days("東京|2026-01-02")),
+    "partitioned_check": Case(
+        "asset checks, partitioned",
+        "partitioned_check",
+        tags=_days("2026-01-02", "2026-01-03"),
+        measures=("by_partition",),
+    ),
     "all_partitions": Case(
         "IO managers, partitioned",
         "all_of_it_job",
@@ -130,6 +157,9 @@ CASES: dict[str, Case] = {
         "dynamic_partition",
         tags=({"dagster/partition": "ada"},),
         first=(("dynamic_partitions_are_added", {}),),
+    ),
+    "computed_assets": Case(
+        "definitions computed when the code is loaded", "computed_assets", "launched", tags=({}, {}), location="cached"
     ),
     "fan_out_of_1000": Case("1,000-step fan-out", "large_fan_out", config=_MANY, oracle="in_process"),
     "chain_of_200": Case("200-step chain", "long_chain", oracle="in_process"),

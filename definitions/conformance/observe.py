@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import AssetKey, DagsterInstance
+from dagster import AssetCheckKey, AssetKey, DagsterInstance
 
 from ioi_dagster.host.private import DagsterEvent, DagsterEventType
 
@@ -75,7 +75,8 @@ def _about(event: DagsterEvent, run_id: str) -> str:
             seen = data.asset_observation
             return f"{seen.asset_key.to_user_string()} {sorted(seen.metadata)} {_tags(seen.tags, run_id)}"
         case DagsterEventType.ASSET_CHECK_EVALUATION:
-            return f"{data.asset_key.to_user_string()}:{data.check_name} {data.passed} {data.severity.value}"
+            said = f"{data.asset_key.to_user_string()}:{data.check_name} {data.passed} {data.severity.value}"
+            return f"{said} {data.partition}" if data.partition else said
         case DagsterEventType.STEP_FAILURE:
             name = str(data.error.cls_name if data.error else "")
             return SAME_ERROR.get(name, name)
@@ -158,10 +159,21 @@ def _guests(instance: DagsterInstance, run_id: str) -> list[tuple[str, str]]:
     return [("", " ".join(sorted(instance.get_dynamic_partitions("guests"))))]
 
 
+def _by_partition(instance: DagsterInstance, run_id: str) -> list[tuple[str, str]]:
+    """What the catalogue knows of a partitioned check."""
+    key = AssetCheckKey(AssetKey("checked_by_day"), "is_the_second")
+    infos = instance.event_log_storage.get_asset_check_partition_info([key])
+    return [
+        (str(info.partition_key), f"{info.latest_execution_status.value}, of the latest: {info.is_current}")
+        for info in infos
+    ]
+
+
 MEASURES: Mapping[str, Callable[[DagsterInstance, str], list[tuple[str, str]]]] = {
     "order": _order,
     "at_once": _at_once,
     "printed": _printed,
     "versions": _versions,
     "guests": _guests,
+    "by_partition": _by_partition,
 }

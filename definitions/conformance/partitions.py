@@ -193,6 +193,16 @@ def warns_but_blocks(context: AssetCheckExecutionContext) -> AssetCheckResult:
     return AssetCheckResult(passed=False, severity=AssetCheckSeverity.WARN)
 
 
+@asset(partitions_def=DAYS)
+def checked_by_day(context: AssetExecutionContext) -> str:
+    return context.partition_key
+
+
+@asset_check(asset=checked_by_day, partitions_def=DAYS)
+def is_the_second(context: AssetCheckExecutionContext, checked_by_day: str) -> AssetCheckResult:
+    return AssetCheckResult(passed=checked_by_day == "2026-01-02", metadata={"day": checked_by_day})
+
+
 @asset
 def behind_checked(checked: Any) -> int:
     return 1
@@ -208,10 +218,11 @@ FRESHNESS = build_last_update_freshness_checks(assets=[is_fresh], lower_bound_de
 _IN_ITS_RESULT = AssetSelection.checks(AssetCheckKey(AssetKey("checked"), "in_its_result"))
 asset_job("check_in_the_result", selection=AssetSelection.assets(checked).without_checks() | _IN_ITS_RESULT)
 asset_job("check_that_raises", selection=AssetSelection.assets(checked, behind_checked))
+asset_job("partitioned_check", selection=AssetSelection.assets(checked_by_day), partitions_def=DAYS)
 asset_job("freshness_check", selection=AssetSelection.assets(is_fresh))
 
 ASSETS = [by_day, all_of_it, in_one_run, by_day_and_city, by_guest, finds_guests, versioned, after_versioned]
 ASSETS += [reads_versions, observes, sources, in_a_folder, in_the_exchange, in_the_default, unicode_names]
-ASSETS += [reads_unicode, parts, after_parts, checked, behind_checked, is_fresh]
-CHECKS = [raises, warns_but_blocks, *FRESHNESS]
+ASSETS += [reads_unicode, parts, after_parts, checked, behind_checked, is_fresh, checked_by_day]
+CHECKS = [raises, warns_but_blocks, is_the_second, *FRESHNESS]
 RESOURCES = {"folder_io": folder_io, "exchange_io": ExchangeIOManager()}

@@ -1,4 +1,5 @@
-"""The ways in which a case is run: once, two runs at once, again after a failure, interrupted, or killed and resumed."""
+"""The ways in which a case is run: once, in run processes of its own, two runs at once, again after a failure, interrupted, or
+killed and resumed."""
 
 from __future__ import annotations
 
@@ -12,11 +13,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dagster import DagsterInstance, ReexecutionOptions, execute_job
+from dagster import AssetCheckKey, AssetKey, DagsterInstance, ReexecutionOptions, execute_job
 
+from definitions.conformance.cached import computed
 from definitions.conformance.cases import CASES, Case, job_name
 from definitions.conformance.observe import Observed, read
-from ioi_dagster.host.private import DagsterRun, execute_as_launched, execute_run_iterator
+from ioi_dagster.host.private import (
+    DagsterRun,
+    ReconstructableJob,
+    RepositoryLoadData,
+    create_execution_plan,
+    execute_as_launched,
+    execute_run_iterator,
+    snapshot_from_execution_plan,
+)
 from ioi_dagster.host.runs import job_of
 
 MODULE = "definitions.conformance.defs"
@@ -30,9 +40,9 @@ from pathlib import Path
 from dagster import DagsterInstance
 from ioi_dagster.host.private import execute_run
 from ioi_dagster.host.runs import job_of
-module, name, run, folder = sys.argv[1:]
+module, name, run, folder, location = sys.argv[1:]
 with DagsterInstance.get() as instance:
-    execute_run(job_of(module, name, Path(folder)), instance.get_run_by_id(run), instance, raise_on_error=False)
+    execute_run(job_of(module, name, Path(folder), location), instance.get_run_by_id(run), instance, raise_on_error=False)
 """
 
 
@@ -52,7 +62,8 @@ def observe(name: str, where: Where) -> Observed:
     case = CASES[name]
     try:
         for job, tags in case.first:
-            _execute(_create(replace(case, job=job, config={}, selection=(), limits={}), where, tags), where)
+            whole = replace(case, job=job, config={}, selection=(), assets=(), checks=None, limits={})
+            _execute(_create(whole, where, tags), where)
         runs = WAYS[case.way](case, where)
     except Exception as error:
         return Observed(f"raises {type(error).__name__}", {})
@@ -84,6 +95,14 @@ def _once(case: Case, where: Where) -> list[str]:
     return [run.run_id for run in runs]
 
 
+def _launched(case: Case, where: Where) -> list[str]:
+    """As `_once`, with a process for each run, as a run launcher starts them: none finds there what the one before it loaded."""
+    runs = [_create(case, where, tags) for tags in case.tags]
+    for run in runs:
+        _process(case, run, where).wait(120)
+    return [run.run_id for run in runs]
+
+
 def _at_once(case: Case, where: Where) -> list[str]:
     """Two run processes, as two clicks start them."""
     runs = [_create(case, where, {}) for _ in range(2)]
@@ -97,7 +116,7 @@ def _again(case: Case, where: Where) -> list[str]:
     """It fails, and what failed is run again with what depends on it."""
     first = _create(case, where, {})
     _execute(first, where)
-    job = job_of(where.module, job_name(case.job, where.executor), where.folder)
+    job = _job(case, where)
     with execute_job(
         job,
         where.instance,
@@ -126,7 +145,7 @@ def _resumed(case: Case, where: Where) -> list[str]:
     child.kill()
     child.wait(60)
     (markers(where) / "go").touch()
-    job = job_of(where.module, job_name(case.job, where.executor), where.folder)
+    job = _job(case, where)
     left = where.instance.get_run_by_id(run.run_id)
     assert left is not None
     for _ in execute_run_iterator(job, left, where.instance, resume_from_failure=True):
@@ -136,6 +155,7 @@ def _resumed(case: Case, where: Where) -> list[str]:
 
 WAYS: Mapping[str, Callable[[Case, Where], list[str]]] = {
     "once": _once,
+    "launched": _launched,
     "at_once": _at_once,
     "again": _again,
     "interrupted": _interrupted,
@@ -146,18 +166,59 @@ WAYS: Mapping[str, Callable[[Case, Where], list[str]]] = {
 # Runs ---------------------------------------------------------------------------------------------------------------
 
 
+def _job(case: Case, where: Where) -> ReconstructableJob:
+    return job_of(where.module, job_name(case.job, where.executor), where.folder, case.location)
+
+
 def _create(case: Case, where: Where, tags: Mapping[str, str]) -> DagsterRun:
-    job = job_of(where.module, job_name(case.job, where.executor), where.folder)
-    if case.selection:
-        job = job.get_subset(op_selection=set(case.selection))
-    return where.instance.create_run_for_job(
-        job_def=job.get_definition(),
-        run_config=_config(case, where),
+    """As the web server creates it, with what is selected and with what was computed when the code was loaded."""
+    whole = _job(case, where)
+    assets = frozenset(map(AssetKey, case.assets)) if case.assets or case.checks else None
+    checks = None if case.checks is None else frozenset(map(_check_key, case.checks))
+    definition = whole.get_subset(
+        op_selection=case.selection, asset_selection=assets, asset_check_selection=checks
+    ).get_definition()
+    repository = whole.get_repository_definition()
+    load_data = repository.repository_load_data if repository is not None else None
+    if load_data is not None:
+        # Computed for each run, as if the code was loaded anew between them.
+        load_data = RepositoryLoadData(
+            cacheable_asset_data={key: [computed()] for key in load_data.cacheable_asset_data}
+        )
+    config = _config(case, where)
+    plan = create_execution_plan(
+        definition,
+        run_config=config,
+        instance_ref=where.instance.get_ref() if where.instance.is_persistent else None,
         tags=dict(tags),
-        asset_selection=None,
-        op_selection=list(case.selection) or None,
-        job_code_origin=job.get_python_origin(),
+        repository_load_data=load_data,
     )
+    snapshot = definition.get_job_snapshot()
+    return where.instance.create_run(
+        job_name=definition.name,
+        run_id=None,
+        run_config=config,
+        status=None,
+        tags=dict(tags),
+        root_run_id=None,
+        parent_run_id=None,
+        step_keys_to_execute=plan.step_keys_to_execute,
+        execution_plan_snapshot=snapshot_from_execution_plan(plan, definition.get_job_snapshot_id()),
+        job_snapshot=snapshot,
+        parent_job_snapshot=definition.get_parent_job_snapshot(),
+        asset_selection=assets,
+        asset_check_selection=checks,
+        resolved_op_selection=None,
+        op_selection=list(case.selection) or None,
+        remote_job_origin=None,
+        job_code_origin=whole.get_python_origin(),
+        asset_graph=definition.asset_layer.asset_graph,
+    )
+
+
+def _check_key(name: str) -> AssetCheckKey:
+    asset, _, check = name.partition(":")
+    return AssetCheckKey(AssetKey(asset), check)
 
 
 def _execute(run: DagsterRun, where: Where) -> None:
@@ -166,7 +227,7 @@ def _execute(run: DagsterRun, where: Where) -> None:
 
 def _process(case: Case, run: DagsterRun, where: Where) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-W", "ignore", "-c", _CHILD]
-    command += [where.module, job_name(case.job, where.executor), run.run_id, str(where.folder)]
+    command += [where.module, job_name(case.job, where.executor), run.run_id, str(where.folder), case.location]
     return subprocess.Popen(command, cwd=where.folder, env={**os.environ}, stderr=subprocess.DEVNULL)
 
 

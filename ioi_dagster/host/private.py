@@ -15,9 +15,14 @@ from functools import cache, lru_cache
 from types import CodeType
 from typing import Any
 
+from dagster import Definitions
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions import scoped_resources_builder
+from dagster._core.definitions.assets.definition.cacheable_assets_definition import (
+    AssetsDefinitionCacheableData,
+    CacheableAssetsDefinition,
+)
 from dagster._core.definitions.data_version import DATA_VERSION_TAG, extract_data_version_from_entry
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from dagster._core.definitions.repository_definition import RepositoryLoadData
@@ -62,6 +67,7 @@ from dagster._core.log_manager import DagsterLogManager, _error_str_for_event
 from dagster._core.origin import DEFAULT_DAGSTER_ENTRY_POINT, JobPythonOrigin, get_python_environment_entry_point
 from dagster._core.run_coordinator import DefaultRunCoordinator, QueuedRunCoordinator, SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
+from dagster._core.snap import snapshot_from_execution_plan
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.compute_log_manager import CapturedLogContext
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, DagsterRun, DagsterRunStatus, RunsFilter
@@ -88,6 +94,7 @@ from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.hosted_user_process import recon_job_from_origin
 from dagster_shared.error import SerializableErrorInfo
 from dagster_shared.serdes.serdes import _WHITELIST_MAP, NamedTupleSerializer, pack_value
+from dagster_shared.utils.cached_method import get_cached_method_cache
 
 __all__ = [
     "ASSET_CHECK_EVENTS",
@@ -108,6 +115,8 @@ __all__ = [
     "AssetKeyTable",
     "AssetObservationData",
     "AssetRecord",
+    "AssetsDefinitionCacheableData",
+    "CacheableAssetsDefinition",
     "CapturedLogContext",
     "CheckRunHealthResult",
     "ConfigurableClass",
@@ -173,6 +182,7 @@ __all__ = [
     "execute_run_iterator",
     "extract_data_version_from_entry",
     "forget_claims",
+    "get_cached_method_cache",
     "get_python_environment_entry_point",
     "get_retries_config",
     "get_step_dependency_config_field",
@@ -184,9 +194,11 @@ __all__ = [
     "release_claims",
     "remember_resource_types",
     "remember_run_config",
+    "renew_definitions",
     "replay_step",
     "serializable_error_info_from_exc_info",
     "serialize_value",
+    "snapshot_from_execution_plan",
     "steps_in_flight",
     "takes_several",
     "unresolved_key",
@@ -295,6 +307,34 @@ def unresolved_key(step: ExecutionStep) -> str:
 def takes_several(step: ExecutionStep) -> bool:
     """Has it an input that is made of several outputs?"""
     return any(isinstance(its.source, FromMultipleSources) for its in step.step_inputs)
+
+
+@cache
+def renew_definitions() -> None:
+    """From now on this process builds a repository of what was computed for the run that asks for it.
+
+    Dagster builds the one of a module's `Definitions` once a process, which does for a process that ends with its run. In one
+    that serves many runs, each would get the assets that were computed (`CacheableAssetsDefinition`) for the first.
+    """
+    stock = ReconstructableRepository.get_definition
+    # Which data are read is a variable of the whole process.
+    lock = threading.RLock()
+
+    def get_definition(repository: ReconstructableRepository) -> Any:
+        data = repository.repository_load_data
+        if data is None or not data.cacheable_asset_data:
+            return stock(repository)
+        with lock:
+            made = stock(repository)
+            its = made.repository_load_data
+            if its is None or its.cacheable_asset_data != data.cacheable_asset_data:
+                target = repository.pointer.load_target()
+                if isinstance(target, Definitions):
+                    get_cached_method_cache(target, "get_repository_def").clear()
+                    made = stock(repository)
+            return made
+
+    ReconstructableRepository.get_definition = get_definition  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def plan_of_step(

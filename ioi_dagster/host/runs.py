@@ -30,9 +30,9 @@ from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.story import Chapter
 
 
-def job_of(module: str, job: str, folder: Path) -> ReconstructableJob:
-    """The job `job` of the code location `module`."""
-    pointer = ModuleCodePointer(module, "defs", str(folder))
+def job_of(module: str, job: str, folder: Path, location: str = "defs") -> ReconstructableJob:
+    """The job `job` of the code location that is `location` in `module`."""
+    pointer = ModuleCodePointer(module, location, str(folder))
     return ReconstructableRepository(pointer).get_reconstructable_job(job)
 
 

@@ -38,6 +38,7 @@ from ioi_dagster.host.private import (
     recon_job_from_origin,
     remember_resource_types,
     remember_run_config,
+    renew_definitions,
     serializable_error_info_from_exc_info,
     serialize_value,
 )
@@ -141,6 +142,7 @@ def _execute(
 ) -> None:
     remember_run_config()
     remember_resource_types()
+    renew_definitions()
     with exchanging(exchange):
         plan = _plan(task, dagster_run, job)
         code_begins()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dagster import (
+    AssetCheckExecutionContext,
     AssetCheckKey,
     AssetCheckResult,
     AssetKey,
@@ -64,6 +65,11 @@ def refined_is_large() -> AssetCheckResult:
     return AssetCheckResult(passed=False, metadata={"size": 1})
 
 
+@asset_check(asset=daily, partitions_def=DAYS)
+def daily_is_early(context: AssetCheckExecutionContext) -> AssetCheckResult:
+    return AssetCheckResult(passed=context.op_execution_context.partition_key == "2026-01-02")
+
+
 FRESH = build_last_update_freshness_checks(assets=[raw], lower_bound_delta=datetime.timedelta(days=9_000))
 
 
@@ -98,7 +104,7 @@ def on_failure(context: RunStatusSensorContext) -> RunRequest:
 
 DEFINITIONS = Definitions(
     assets=[raw, refined, daily],
-    asset_checks=[raw_is_there, refined_is_large, *FRESH],
+    asset_checks=[raw_is_there, refined_is_large, daily_is_early, *FRESH],
     jobs=[define_asset_job("all_of_them", ["raw", "refined"]), define_asset_job("of_a_day", ["daily"]), failing],
     sensors=[on_refined, on_both, on_failure],
 )
@@ -107,6 +113,7 @@ CHECKS = [
     AssetCheckKey(AssetKey("raw"), "raw_is_there"),
     AssetCheckKey(AssetKey("refined"), "refined_is_large"),
     AssetCheckKey(AssetKey("raw"), "freshness_check"),
+    AssetCheckKey(AssetKey("daily"), "daily_is_early"),
 ]
 
 
@@ -260,6 +267,23 @@ def answers(instance: DagsterInstance) -> dict[str, Any]:
         found[f"observed {key}"] = paged(storage.fetch_observations, key)
     days = AssetRecordsFilter(asset_key=AssetKey("daily"), asset_partitions=["2026-01-03"])
     found["a day"] = paged(storage.fetch_materializations, days)
+    checked = storage.get_asset_check_partition_info(CHECKS)
+    found["checked partitions"] = sorted(_partition_info(info, runs) for info in checked)
+    for day in ("2026-01-03", "2026-01-04"):
+        of_day = storage.get_asset_check_partition_info(CHECKS, partition_keys=[day])
+        found[f"checked on {day}"] = sorted(_partition_info(info, runs) for info in of_day)
+    # What came after an event, the check's or its asset's.
+    for number, since in enumerate(sorted({info.latest_check_event_storage_id for info in checked})):
+        later = storage.get_asset_check_partition_info(CHECKS, after_storage_id=since)
+        found[f"checked after event {number}"] = sorted(_partition_info(info, runs) for info in later)
+    parts = [(key, DAYS if key.asset_key == AssetKey("daily") else None) for key in CHECKS]
+    found["check states"] = {
+        str(key): (
+            {status.value: _subset(subset) for status, subset in state.subsets.items()},
+            {runs[run_id]: _subset(subset) for run_id, subset in state.in_progress_runs.items()},
+        )
+        for key, state in storage.get_asset_check_state(parts).items()
+    }
     return found
 
 
@@ -305,6 +329,22 @@ def _asset_record(record: Any, runs: dict[str, str]) -> tuple[Any, ...]:
 
 def _check(record: Any, runs: dict[str, str]) -> tuple[Any, ...]:
     return (str(record.status), runs.get(record.run_id), record.event and _told(record.event, runs), record.partition)
+
+
+def _partition_info(info: Any, runs: dict[str, str]) -> tuple[Any, ...]:
+    return (
+        str(info.check_key),
+        info.partition_key or "",
+        info.latest_execution_status.value,
+        runs[info.latest_planned_run_id],
+        info.latest_materialization_storage_id is not None,
+        info.latest_target_materialization_storage_id is not None,
+        info.is_current,
+    )
+
+
+def _subset(subset: Any) -> Any:
+    return sorted(subset.subset_value.get_partition_keys()) if subset.is_partitioned else subset.value
 
 
 def _rising(numbers: list[int]) -> None:

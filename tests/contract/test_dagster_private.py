@@ -7,7 +7,16 @@ import re
 from importlib.metadata import version
 
 import pytest
-from dagster import DagsterInstance, DynamicOut, DynamicOutput, in_process_executor, job, op, reconstructable
+from dagster import (
+    DagsterInstance,
+    Definitions,
+    DynamicOut,
+    DynamicOutput,
+    in_process_executor,
+    job,
+    op,
+    reconstructable,
+)
 
 from ioi_dagster.host import private
 
@@ -59,6 +68,10 @@ SHAPES = {
     "create_execution_plan": {"job", "run_config", "step_keys_to_execute", "known_state", "repository_load_data"},
     "execute_plan_iterator": {"execution_plan", "job", "dagster_run", "instance", "retry_mode", "run_config"},
     "recon_job_from_origin": {"origin"},
+    "snapshot_from_execution_plan": {"execution_plan", "pipeline_snapshot_id"},
+    "AssetsDefinitionCacheableData.__new__": {"keys_by_output_name", "extra_metadata"},
+    "CacheableAssetsDefinition.compute_cacheable_data": set(),
+    "CacheableAssetsDefinition.build_definitions": {"data"},
     "RunQueueConfig.__new__": {"tag_concurrency_limits", "max_concurrent_runs"},
     "RetryMode.for_inner_plan": set(),
     "ExecutionPlan.get_step": {"handle"},
@@ -167,6 +180,15 @@ def test_it_is_known_whether_a_run_is_executed_by_dagsters_command(monkeypatch) 
         private.execute_as_launched(run.run_id, instance)
     list(look())
     assert seen == [True, False]
+
+
+def test_dagster_builds_the_repository_of_definitions_once_a_process() -> None:
+    """So it has to be forgotten where another run brings other data: see `renew_definitions`."""
+    definitions = Definitions(jobs=[two_stages])
+    made = definitions.get_repository_def()
+    assert definitions.get_repository_def() is made
+    private.get_cached_method_cache(definitions, "get_repository_def").clear()
+    assert definitions.get_repository_def() is not made
 
 
 @op(config_schema={"words": [str]})

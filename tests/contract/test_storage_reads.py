@@ -75,4 +75,11 @@ def test_the_history_says_something(told: dict[str, list[dict[str, Any]]]):
     assert planned["freshness"] == {"AssetKey(['raw'])": "FreshnessState.PASS"}
     assert planned["attempts"] == {"2026-01-05": "of_a_day 5"}
     assert len(planned["checks"][str(CHECKS[0])]) == 2
+    by_day = {day: (status, current) for key, day, status, *_, current in planned["checked partitions"] if day}
+    assert by_day == {
+        "2026-01-02": ("SUCCEEDED", True),
+        "2026-01-03": ("FAILED", True),
+        "2026-01-05": ("PLANNED", True),
+    }
+    assert [day for _, day, *_ in runs["checked on 2026-01-03"]] == ["2026-01-03"]
     assert wiped["fetched AssetKey(['refined'])"] != runs["fetched AssetKey(['refined'])"]
