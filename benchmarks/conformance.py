@@ -1,9 +1,11 @@
 """What each executor makes of the conformance jobs, beside what is right: the table "what stock executors do", reproduced.
 
-`python -m benchmarks.conformance [--quick] [--record] [--only CASE,…]`: a table of case by executor, a line for whatever went
-wrong, and one JSON line. Right is what Dagster's multiprocess executor does, or the oracle that the row of
+`python -m benchmarks.conformance [--quick] [--record] [--only CASE,…] [--out FILE]`: a table of case by executor, a line for
+whatever went wrong, and one JSON line. Right is what Dagster's multiprocess executor does, or the oracle that the row of
 `definitions/conformance/cases.py` names. `--quick` runs the cases in `QUICK`; `--record` runs the oracles alone and writes
-what they did as the expectation of the tests.
+what they did as the expectation of the tests. `--out` writes what each executor makes of each case to a file, of which
+`python -m benchmarks.conformance_page FILE` makes the page `docs/reference/conformance.md`; with `--only`, a file of the same
+versions keeps its other cases.
 
 Each executor runs in a process of its own, since some cases kill it or hang in it; each case has a Dagster instance of its own.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import queue
 import shutil
 import subprocess
@@ -21,6 +24,7 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ from ioi_dagster.local.home import PROJECT
 
 QUICK = ("empty_fan_out", "fan_out_selected", "blocking_check_of_the_asset", "skipped_branch", "retry_policy", "pools")
 EXECUTORS = ("governed", "dask", "in_process", "multiprocess")
+RIGHT = "right"
 RECORD = PROJECT / "tests" / "contract" / "executor" / "expected.json"
 MODULE = "benchmarks.conformance_defs"
 LIMIT_S = 180.0
@@ -73,6 +78,8 @@ def main() -> int:
         for executor in EXECUTORS
     }
     _print(Console(stderr=True, width=150), names, words)
+    if "--out" in sys.argv:
+        _write(Path(sys.argv[sys.argv.index("--out") + 1]), names, words)
     same = {executor: sum(word == "" for word in words[executor].values()) for executor in EXECUTORS}
     report = Report("conformance")
     report.figures = {"cases": len(names), "governed_right": same["governed"]}
@@ -80,6 +87,22 @@ def main() -> int:
     report.ratios = {"governed_conforms": same["governed"] / len(names)}
     report.floors = {"governed_conforms": (1.0, "min")}
     return report.finish()
+
+
+def _write(file: Path, names: Sequence[str], words: Mapping[str, Mapping[str, str]]) -> None:
+    """Case by case, so that the page can be made of it."""
+    cases = {
+        name: {"covers": CASES[name].covers, **{executor: words[executor][name] or RIGHT for executor in EXECUTORS}}
+        for name in names
+    }
+    versions = {name: version(name) for name in ("dagster", "dagster-dask", "distributed")}
+    found = {"versions": versions, "python": platform.python_version(), "cases": cases}
+    if "--only" in sys.argv and file.exists():
+        known = json.loads(file.read_text())
+        if (known["versions"], known["python"]) != (found["versions"], found["python"]):
+            raise SystemExit(f"{file} is of other versions: {known['versions']}, Python {known['python']}")
+        found["cases"] = known["cases"] | cases
+    file.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n")
 
 
 def _print(console: Any, names: Sequence[str], words: Mapping[str, Mapping[str, str]]) -> None:
