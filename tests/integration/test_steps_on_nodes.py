@@ -30,6 +30,7 @@ from dagster import (
     reconstructable,
     repository,
 )
+from distributed import LocalCluster, get_worker
 
 from ioi_dagster import governed_executor
 from ioi_dagster.compound.invocation import answering, invoke
@@ -314,6 +315,95 @@ def test_those_that_share_a_task_with_one_that_takes_long_do_not_wait_for_it(ins
     result = execute_job(reconstructable(waiting_batch), instance, raise_on_error=False, run_config=ALONE)
     assert failures(result) == {}
     assert result.success
+
+
+# Priority -----------------------------------------------------------------------------------------------------------
+
+
+LOW = ["low_1", "low_2", "low_3"]
+
+
+def begins(step: str) -> None:
+    with (folder() / "begun").open("a") as file:
+        file.write(f"{step}\n")
+
+
+def begun() -> list[str]:
+    return (folder() / "begun").read_text().split()
+
+
+def queued() -> list[str]:
+    """The steps that wait at this worker for its thread."""
+    tasks = list(get_worker().state.tasks.values())
+    return [str(task.key).split("/")[1] for task in tasks if task.state == "constrained"]
+
+
+def until_sent(*steps: str) -> None:
+    until = time.monotonic() + 60
+    while set(steps) - set(queued()) - set(begun()):
+        assert time.monotonic() < until, f"{steps} were not sent"
+        time.sleep(0.01)
+
+
+@op
+def warms() -> int:
+    begins("warms")
+    return 1
+
+
+@op(tags={"dagster/priority": "10"})
+def holds_all(number: int) -> None:
+    """Until all others are at the worker that could be."""
+    begins("holds_all")
+    until_sent("opens", "holds_low", *LOW)
+
+
+@op(tags={"dagster/priority": "8"})
+def opens(number: int) -> int:
+    begins("opens")
+    return number
+
+
+@op(tags={"dagster/priority": "6"})
+def holds_low(number: int) -> None:
+    """Until the urgent step, which was sent last, is at the worker too."""
+    begins("holds_low")
+    until_sent("urgent")
+    (folder() / "queued").write_text(" ".join(queued()))
+
+
+@op(tags={"dagster/priority": "9"})
+def urgent(number: int) -> None:
+    begins("urgent")
+
+
+@op
+def low(context, number: int) -> None:
+    begins(context.op_handle.name)
+
+
+@job(executor_def=governed_executor)
+def prioritised():
+    number = warms()
+    for name in LOW:
+        low.alias(name)(number)
+    holds_all(number)
+    holds_low(number)
+    urgent(opens(number))
+
+
+def test_what_waits_at_a_worker_begins_by_priority_and_then_in_the_order_in_which_it_was_sent(instance, monkeypatch):
+    monkeypatch.setattr(fleets, "AHEAD_S", 1000.0)
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        # With a limit no two steps share a task.
+        limits = [{"key": "nobody's", "limit": 1}]
+        config = {"address": cluster.scheduler_address, "tag_concurrency_limits": limits}
+        with execute_job(
+            reconstructable(prioritised), instance, run_config={"execution": {"config": config}}
+        ) as result:
+            assert result.success, failures(result)
+    assert begun() == ["warms", "holds_all", "opens", "holds_low", "urgent", *LOW]
+    assert sorted((folder() / "queued").read_text().split()) == [*LOW, "urgent"]
 
 
 # Chains -------------------------------------------------------------------------------------------------------------

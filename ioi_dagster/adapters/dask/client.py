@@ -34,6 +34,9 @@ TAKEN_BACK = "taken back"
 REPLACED = "its worker was restarted before it began"
 WORKER_DIED = "the worker died"
 SCHEDULER_LOST, SCHEDULER_AWAY = "the scheduler was lost", "the scheduler is away"
+IN_ORDER = "0 s"
+"""Of what is sent within Dask's `fifo_timeout` a worker begins the last first, and then nobody could tell which one it was that
+ran when a worker died."""
 
 log = logging.getLogger("ioi.dask")
 THREAD = "ioi-dask"
@@ -309,7 +312,14 @@ class DaskFleetClient:
         self._outstanding[key] = (None, on_done, node)
         try:
             future = self._client.submit(
-                start, request, key=key, resources={f"node:{node}": 1}, pure=False, retries=0, priority=priority
+                start,
+                request,
+                key=key,
+                resources={f"node:{node}": 1},
+                pure=False,
+                retries=0,
+                priority=priority,
+                fifo_timeout=IN_ORDER,
             )
             self._outstanding[key] = (future, on_done, node)
             answer = await future.result()  # pyright: ignore[reportGeneralTypeIssues]
@@ -351,6 +361,7 @@ class DaskFleetClient:
                 pure=False,
                 retries=0,
                 priority=priority,
+                fifo_timeout=IN_ORDER,
             )
             for key in fresh:
                 self._batches[key] = (future, left)
