@@ -29,8 +29,8 @@ OURS = STOCK + "event_log_storage: {module: ioi_dagster.host.storage, class: Gro
 """Peers write to stock storage, as their users do."""
 
 FULL = {
-    "fan_out": {"governed": 1_000, "in_process": 1_000, "dask": 100, "multiprocess": 10, "raw": 1_000, "rounds": 3},
-    "chain": {"governed": 200, "in_process": 200, "dask": 60, "multiprocess": 6, "raw": 200, "rounds": 3},
+    "fan_out": {"governed": 1_000, "in_process": 1_000, "dask": 100, "multiprocess": 10, "raw": 1_000, "rounds": 5},
+    "chain": {"governed": 200, "in_process": 200, "dask": 60, "multiprocess": 6, "raw": 200, "rounds": 5},
 }
 QUICK = {
     "fan_out": {"governed": 150, "in_process": 150, "dask": 30, "multiprocess": 3, "raw": 150, "rounds": 1},
@@ -168,18 +168,22 @@ def _cluster(home: Path) -> Iterator[str]:
 
 
 PARTS = {
+    "work: what is sent with a step": ("ioi_dagster.host.executor", "_Flow._work"),
     "placement: asks, bids, awards": ("ioi_dagster.host.flow_driver", "FlowDriver._take"),
-    "ledger: starts and commits, one transaction a turn": ("ioi_dagster.adapters.sql.ledger", "Ledger.write"),
     "submit: requests to Dask": ("ioi_dagster.host.fleets", "submit"),
     "events read: of the answers": ("ioi_dagster.host.executor", "deserialize_value"),
     "event log: written in groups": ("ioi_dagster.host.storage", "GroupCommitEventLogStorage.store_event_batch"),
-    "work: what is sent with a step": ("ioi_dagster.host.executor", "_Flow._work"),
+    "commit: starts and commits in the ledger, one transaction a turn": (
+        "ioi_dagster.adapters.sql.ledger",
+        "Ledger.write",
+    ),
 }
 """What the run process does for a step → the function in whose calls it does it. None of them calls another one here."""
 
 
 def breakdown(address: str, count: int) -> int:
-    """A table of milliseconds a step, by part of the run process, beside the whole; nodes work meanwhile."""
+    """A table of milliseconds a step: the time at its node, and the parts of the run process beside its whole. Nodes run steps
+    while the run process works, and two at once, so that `run` is no part of the whole."""
     from importlib import import_module
 
     from rich.console import Console
@@ -205,9 +209,12 @@ def breakdown(address: str, count: int) -> int:
             owner = getattr(owner, one)
         setattr(owner, name, timed(part, getattr(owner, name)))
     whole = seconds_of("governed", "fan_out", count, address)
+    at_nodes = _at_nodes()
     table = Table("part", "ms a step", title=f"the run process, fan-out of {count}", show_edge=False)
     for part, seconds in spent.items():
         table.add_row(part, f"{1_000 * seconds / count:.2f}")
+        if part.startswith("submit"):
+            table.add_row("run: at its node, while the run process works", f"{1_000 * at_nodes / count:.2f}")
     table.add_row(
         "rest: waiting for nodes, start and end of the run", f"{1_000 * (whole - sum(spent.values())) / count:.2f}"
     )
@@ -215,8 +222,22 @@ def breakdown(address: str, count: int) -> int:
     Console(stderr=True, width=100).print(table)
     report = Report("executor.breakdown")
     report.figures = {part.partition(":")[0] + "_ms": 1_000 * seconds / count for part, seconds in spent.items()}
+    report.figures["run_ms"] = 1_000 * at_nodes / count
     report.figures["whole_ms"] = 1_000 * whole / count
     return report.finish()
+
+
+def _at_nodes() -> float:
+    """Seconds from start to end of every step of the newest run, as the ledger has them."""
+    from ioi_dagster.adapters.sql.ledger import Ledger
+    from ioi_dagster.host.io_manager import ledger_path
+
+    ledger = Ledger(ledger_path())
+    try:
+        run, *_ = ledger.runs()[0]
+        return sum(row.ended - row.started for row in ledger.steps(run) if row.ended and row.started)
+    finally:
+        ledger.close()
 
 
 def main() -> int:
