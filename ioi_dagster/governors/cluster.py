@@ -261,7 +261,7 @@ class ClusterGovernor:
                 return []
             case SharesChanged(shares):
                 self._turns.change(shares)
-                return self._enforce_limits(now)
+                return [*self._enforce_limits(now)]
             case Announce():
                 return self._announced(event, now)
             case Award():
@@ -281,7 +281,7 @@ class ClusterGovernor:
                     self._turns.asks(run, (), now)
                 return []
             case Tick():
-                return self._enforce_limits(now)
+                return [*self._enforce_limits(now)]
 
     def snapshot(self) -> ClusterSnapshot:
         return ClusterSnapshot(

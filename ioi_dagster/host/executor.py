@@ -56,6 +56,7 @@ from ioi_dagster.host.private import (
     events_not_collected,
     get_retries_config,
     get_step_dependency_config_field,
+    keep_claims,
     moves_plan,
     serialize_value,
 )
@@ -159,7 +160,7 @@ class GovernedExecutor(Executor):
         """Yield the run's events; they are in the log already when they are yielded."""
         from ioi_dagster.adapters.sql.ledger import Ledger, LedgerAwayError
         from ioi_dagster.host.network import open_network
-        from ioi_dagster.host.resume import owned, resume
+        from ioi_dagster.host.resume import owned, resume, will_go_on
 
         run = plan_context.dagster_run
         clock = SystemClock()
@@ -175,7 +176,7 @@ class GovernedExecutor(Executor):
             epoch = ledger.take_over(run.run_id, run.job_name, clock.wall())
             objective, budget = run.tags.get(tags.OBJECTIVE, self._objective), tags.credits_of(run.tags, tags.BUDGET)
             # Clusters in this very process answer at once.
-            more = {"park_s": 0.0} if opened.network.immediate else {}
+            more = {"park_s": 0.0} if opened.immediate else {}
             governor = FlowGovernor(run.run_id, opened.home, objective, budget=budget, **more)
             governor.resume(ledger.fences(run.run_id), 0.0 if budget is None else ledger.spent(run.run_id))
             driver = FlowDriver(run.run_id, epoch, opened, governor, ledger, ObjectStore(default_folder()), clock)
@@ -211,25 +212,35 @@ class GovernedExecutor(Executor):
             if plan_context.resume_from_failure or epoch > 1:
                 # Also where two processes were started for one run: what the first has done is not done again.
                 yield from resume(plan_context, active, driver, opened, ledger, flow.fail)
-            interrupted, running = False, []
+            interrupted, goes_on, running = False, False, []
             try:
                 for event in flow.run():
                     if event is None:
                         interrupted, running = True, driver.running()
+                        goes_on = not active.is_complete and will_go_on(plan_context.instance, run.run_id)
                         break
                     yield event
             finally:
                 text = "interrupted" if interrupted else "the run process ended"
                 driver.tell(Chapter.DONE, text, {"interrupted": interrupted, "failed": len(flow.failed)})
-                driver.close(interrupted or not active.is_complete)
-                with suppress(LedgerAwayError):
-                    ledger.end(run.run_id, epoch, clock.wall())
+                if goes_on:
+                    if driver.leave():
+                        keep_claims(pools)
+                else:
+                    driver.close(interrupted or not active.is_complete)
+                    with suppress(LedgerAwayError):
+                        ledger.end(run.run_id, epoch, clock.wall())
             if interrupted:
                 active.mark_interrupted()
-                yield from flow.end(running)
-                yield DagsterEvent.engine_event(
-                    plan_context, "Interrupted: running steps were cancelled, leases released", EngineEventData()
-                )
+                text = "Interrupted: running steps were cancelled, leases released"
+                if goes_on:
+                    # A failure that is told now would be final for that process too.
+                    text = (
+                        "Interrupted: another process goes on with the run, and with the steps that are under way still"
+                    )
+                else:
+                    yield from flow.end(running)
+                yield DagsterEvent.engine_event(plan_context, text, EngineEventData())
 
 
 Entries = dict[int, EventLogEntry]

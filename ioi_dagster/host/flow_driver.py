@@ -303,6 +303,22 @@ class FlowDriver:
             for pool in (self._pool, self._waiting):
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def leave(self) -> bool:
+        """Another process is to go on with the run: what is held stays for it, and so does what runs. Where that ends with this
+        process, it is cancelled; False then.
+
+        Raises `FencedError` as `close` does.
+        """
+        outlives = self._network.outlives_run_process
+        try:
+            if not self._fenced:
+                self._last_words()
+                if not outlives:
+                    self._cancel(self._governor.leases())
+        finally:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        return outlives
+
     def _last_words(self) -> None:
         # What could not be written by now is owed still: the events of its commits are told when the run is resumed.
         with contextlib.suppress(LedgerAwayError):
@@ -313,18 +329,20 @@ class FlowDriver:
 
     def _give_back(self, interrupted: bool) -> None:
         leases = self._governor.leases()
-        for cluster in {lease.cluster for lease in leases}:
-            mine = [lease for lease in leases if lease.cluster == cluster]
-            fleet = self._network.fleet(cluster)
-            if interrupted:
-                fleet.cancel([lease.key for lease in mine])
+        if interrupted:
+            self._cancel(leases)
+        for cluster, mine in _by_cluster(leases).items():
             # Where nobody answers, the lease expires by itself.
             with contextlib.suppress(RetryableError):
-                fleet.release(ReleaseRequest(self._run, tuple(lease.id for lease in mine)))
+                self._network.fleet(cluster).release(ReleaseRequest(self._run, tuple(lease.id for lease in mine)))
         for fleet in self._network.fleets():
             # Of attempts that were never committed too.
             fleet.forget(self._run)
         self.outputs.tidy()
+
+    def _cancel(self, leases: Iterable[Lease]) -> None:
+        for cluster, mine in _by_cluster(leases).items():
+            self._network.fleet(cluster).cancel([lease.key for lease in mine])
 
     # Events in --------------------------------------------------------------------------------------------------
 
@@ -794,6 +812,13 @@ def _elsewhere(ask: Ask, places: Iterable[flow.Place]) -> list[tuple[str, Refusa
 
 def _own_process(ask: Ask) -> bool:
     return ask.effect is Effect.AT_MOST_ONCE and ask.capability == OWN_STEP
+
+
+def _by_cluster(leases: Iterable[Lease]) -> dict[str, list[Lease]]:
+    found: dict[str, list[Lease]] = {}
+    for lease in leases:
+        found.setdefault(lease.cluster, []).append(lease)
+    return found
 
 
 def _like(step: str) -> str:

@@ -57,6 +57,7 @@ class FederatedNetwork:
 
     immediate = False
     shares_storage = False
+    outlives_run_process = True
 
     def __init__(self, home: DomainHome, checked: Checked) -> None:
         self.home = home.name
@@ -211,6 +212,7 @@ class AloneNetwork:
     home = CLUSTER
     immediate = True
     shares_storage = True
+    outlives_run_process = True
 
     def __init__(self, address: str) -> None:
         self._where = f"the Dask cluster at {address}"
@@ -244,6 +246,8 @@ class AloneNetwork:
 
 class EmbeddedNetwork(AloneNetwork):
     """Alone on a Dask cluster that is started for this run and ends with it."""
+
+    outlives_run_process = False
 
     def __init__(self, workers: int, memory_limit: str | None = None) -> None:
         limit = bytes_of(memory_limit) if memory_limit else 0

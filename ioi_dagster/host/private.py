@@ -186,6 +186,7 @@ __all__ = [
     "get_python_environment_entry_point",
     "get_retries_config",
     "get_step_dependency_config_field",
+    "keep_claims",
     "make_new_run_id",
     "pack_field",
     "pack_value",
@@ -496,6 +497,11 @@ def execute_as_launched(run_id: str, instance: Any, resume: bool = False) -> Non
 def forget_claims(pools: InstanceConcurrencyContext) -> None:
     """What this process waits for in pools is another's by now: leaving must not give it up."""
     pools._pending_claims.clear()
+
+
+def keep_claims(pools: InstanceConcurrencyContext) -> None:
+    """Slots in pools stay as they are: the steps that hold them go on without this process."""
+    pools._claims.clear()
 
 
 def release_claims(pools: InstanceConcurrencyContext) -> None:

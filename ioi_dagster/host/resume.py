@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from ioi_dagster.host.private import (
     ActiveExecution,
     DagsterEvent,
     DagsterEventType,
+    DagsterRunStatus,
     EngineEventData,
     EventLogEntry,
     InstanceConcurrencyContext,
@@ -41,6 +43,27 @@ log = logging.getLogger("ioi.resume")
 
 Fail = Callable[[str, str], DagsterEvent]
 """(step, serialised error) → the event that was written: its failure, or the next try that its retry policy allows."""
+
+
+_ends_run: ContextVar[bool] = ContextVar("ioi_interruption_ends_run", default=False)
+
+
+@contextmanager
+def interruption_ends_run() -> Iterator[None]:
+    """Within it who interrupts this process wants its run to be over, also where it could be resumed."""
+    token = _ends_run.set(True)
+    try:
+        yield
+    finally:
+        _ends_run.reset(token)
+
+
+def will_go_on(instance: DagsterInstance, run_id: str) -> bool:
+    """This process is interrupted: will another one go on with its run? Not where somebody ends the run."""
+    run = instance.get_run_by_id(run_id)
+    if _ends_run.get() or run is None or run.is_finished or run.status is DagsterRunStatus.CANCELING:
+        return False
+    return instance.run_will_resume(run_id)
 
 
 def resume(

@@ -80,7 +80,10 @@ def execute_governed_run(instance: DagsterInstance, job: ReconstructableJob, run
         raise FinalError(f"run {run_id} does not exist")
     if run.status is DagsterRunStatus.FAILURE:
         return False
-    success = execute_run(job, run, instance, raise_on_error=False).success
+    from ioi_dagster.host.resume import interruption_ends_run
+
+    with interruption_ends_run():
+        success = execute_run(job, run, instance, raise_on_error=False).success
     if not success:
         _end_if_interrupted(instance, run_id)
     return success

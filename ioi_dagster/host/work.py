@@ -35,6 +35,9 @@ class Network(Protocol):
     shares_storage: bool
     """Its nodes belong to the owner of the run and may open the storage of the run's Dagster instance."""
 
+    outlives_run_process: bool
+    """What runs there goes on when the run process is gone."""
+
     def find(self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool) -> Found:
         """Registry and policy together; may block for a second."""
         ...

@@ -158,4 +158,16 @@ def pooled() -> None:
     takes_it_then(takes_a_slot())
 
 
-defs = Definitions(jobs=[gated, odd, careful, chain, pooled])
+@op(pool="few")
+def holds_a_slot(config: Where) -> int:
+    came(config.folder, "holds_a_slot")
+    wait_for(config.folder, "go")
+    return 1
+
+
+@job(executor_def=governed_executor)
+def held() -> None:
+    takes_it_then(holds_a_slot())
+
+
+defs = Definitions(jobs=[gated, odd, careful, chain, pooled, held])

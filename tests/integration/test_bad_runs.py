@@ -36,17 +36,24 @@ with DagsterInstance.get() as instance:
     execute_run(job_of("tests.integration.bad_runs", sys.argv[2], Path.cwd()), run, instance, raise_on_error=False)
 """
 POOL = "one_at_a_time"
+MONITORED = (
+    "run_launcher: {module: ioi_dagster.host.launcher, class: GovernedRunLauncher}\n"
+    "run_monitoring: {enabled: true, max_resume_run_attempts: 3}\n"
+)
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
-def instance(tmp_path: Path, clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
+def instance(
+    request: pytest.FixtureRequest, tmp_path: Path, clean_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DagsterInstance]:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv("IOI_TEST_FOLDER", str(tmp_path))
     (tmp_path / "dagster.yaml").write_text(
         "telemetry: {enabled: false}\n"
         "concurrency: {pools: {default_limit: 1}}\n"
         "event_log_storage: {module: ioi_dagster.host.storage, class: GroupCommitEventLogStorage}\n"
+        + getattr(request, "param", "")
     )
     with DagsterInstance.get() as instance:
         yield instance
@@ -131,6 +138,24 @@ def test_an_interrupted_run_tears_down_and_gives_its_pool_slots_back(
     (failed,) = [step for kind, step in kinds(instance, run) if kind == "STEP_FAILURE"]
     assert failed in ("waits_for_ever", "too")
     assert status(instance, run) == "FAILURE"
+
+
+@pytest.mark.parametrize("instance", [MONITORED], indirect=True)
+def test_an_interrupted_run_that_goes_on_later_tears_down_and_has_not_failed(
+    instance: DagsterInstance, start: Start, tmp_path: Path
+) -> None:
+    """Its steps end with the workers that it had started."""
+    run = create(instance, "endless", execution={"config": {"workers": 2}})
+    process = start(run)
+    go(process)
+    eventually(lambda: happened(tmp_path)["began"], what="a step that holds a resource and a slot")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    marks = happened(tmp_path)
+    assert (marks["began"], marks["held"], marks["let-go"]) == (1, 1, 1)
+    assert instance.event_log_storage.get_concurrency_info(POOL).active_slot_count == 0
+    assert [step for kind, step in kinds(instance, run) if kind == "STEP_FAILURE"] == []
+    assert status(instance, run) == "STARTED"
 
 
 def test_a_step_that_returns_after_it_was_cancelled_is_not_committed(

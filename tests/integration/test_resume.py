@@ -16,9 +16,12 @@ from dagster import DagsterInstance, DagsterRun
 from distributed import LocalCluster
 
 from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.host import tags
 from ioi_dagster.host.event_groups import kind_of
 from ioi_dagster.host.io_manager import default_folder, ledger_path
+from ioi_dagster.host.launcher import end_run_processes
 from ioi_dagster.host.private import DagsterEventType, execute_run, execute_run_iterator
+from ioi_dagster.host.run_process import RunProcess
 from ioi_dagster.host.runs import job_of
 from ioi_dagster.host.storage import GroupCommitEventLogStorage
 from ioi_dagster.local.home import PROJECT
@@ -27,6 +30,10 @@ from tests.integration.resume_defs import FREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 STEPS = 60
+MONITORED = (
+    "run_launcher: {module: ioi_dagster.host.launcher, class: GovernedRunLauncher}\n"
+    "run_monitoring: {enabled: true, max_resume_run_attempts: 3}\n"
+)
 ENDS = (DagsterEventType.STEP_SUCCESS, DagsterEventType.STEP_UP_FOR_RETRY, DagsterEventType.STEP_FAILURE)
 
 _RUN = """
@@ -93,7 +100,9 @@ with DagsterInstance.get() as instance:
 
 
 @pytest.fixture
-def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
+def instance(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DagsterInstance]:
     for name in ("IOI_HOME", "IOI_DOMAIN", "IOI_DOMAIN_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
@@ -101,6 +110,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dagste
         "telemetry: {enabled: false}\n"
         "concurrency: {pools: {default_limit: 1}}\n"
         "event_log_storage: {module: ioi_dagster.host.storage, class: GroupCommitEventLogStorage}\n"
+        + getattr(request, "param", "")
     )
     with DagsterInstance.get() as instance:
         yield instance
@@ -359,4 +369,26 @@ def test_a_pool_slot_of_a_step_that_was_committed_and_not_told_is_given_back(
             assert slots(instance) == []
     assert _successes(instance, run.run_id) == Counter(["takes_a_slot", "takes_it_then"])
     assert commits(run.run_id) == {"takes_a_slot": 1, "takes_it_then": 1}
+    assert slots(instance) == []
+
+
+@pytest.mark.parametrize("instance", [MONITORED], indirect=True)
+def test_a_run_whose_process_is_ended_with_everything_else_goes_on(
+    start: Start, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    """As by the end of `ioi up`: nobody ended the run, so its step goes on and keeps its slot."""
+    run, old = start("held", {"holds_a_slot": {"config": {"folder": str(tmp_path)}}})
+    eventually(lambda: list(tmp_path.glob("holds_a_slot *")), what="the step")
+    instance.add_run_tags(run.run_id, {tags.RUN_PROCESS: RunProcess.of(old.pid).text()})
+    assert end_run_processes() == [run.run_id]
+    assert old.wait(60) == 0, "it was not killed"
+    left = instance.get_run_by_id(run.run_id)
+    assert left is not None
+    assert left.status.value == "STARTED"
+    assert slots(instance) == ["holds_a_slot"]
+    (tmp_path / "go").touch()
+    assert go_on(instance, "held", run.run_id).status.value == "SUCCESS"
+    assert len(list(tmp_path.glob("holds_a_slot *"))) == 1, "it was adopted"
+    assert _keys(instance, run.run_id, "STEP_FAILURE") == []
+    assert Counter(_keys(instance, run.run_id, "STEP_START")) == Counter(["holds_a_slot", "takes_it_then"])
     assert slots(instance) == []
