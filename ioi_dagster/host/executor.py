@@ -59,6 +59,7 @@ from ioi_dagster.host.private import (
     keep_claims,
     moves_plan,
     serialize_value,
+    update_plan,
 )
 from ioi_dagster.host.progress import ProgressTeller
 from ioi_dagster.host.staged import is_reference
@@ -291,6 +292,8 @@ class _Flow:
         """Yields events; None when a person or the machine interrupted the run."""
         while True:
             if self._active.check_for_interrupts():
+                # Else it may be taken for complete, and the run for one that went well.
+                update_plan(self._active)
                 yield None
                 return
             # Vending resolves dynamic outputs, so only then "complete" can be believed.

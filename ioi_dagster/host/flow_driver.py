@@ -298,10 +298,13 @@ class FlowDriver:
                 self._last_words()
                 self._give_back(interrupted)
         finally:
-            for cluster, round_ in self._governor.holding().items():
-                self._network.fleet(cluster).withdraw(self._run, round_)
-            for pool in (self._pool, self._waiting):
-                pool.shutdown(wait=False, cancel_futures=True)
+            self._end_threads()
+
+    def _end_threads(self) -> None:
+        for cluster, round_ in self._governor.holding().items():
+            self._network.fleet(cluster).withdraw(self._run, round_)
+        for pool in (self._pool, self._waiting):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def leave(self) -> bool:
         """Another process is to go on with the run: what is held stays for it, and so does what runs. Where that ends with this
@@ -316,7 +319,7 @@ class FlowDriver:
                 if not outlives:
                     self._cancel(self._governor.leases())
         finally:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._end_threads()
         return outlives
 
     def _last_words(self) -> None:

@@ -203,6 +203,7 @@ __all__ = [
     "steps_in_flight",
     "takes_several",
     "unresolved_key",
+    "update_plan",
     "wrap_planned_events",
 ]
 
@@ -449,6 +450,11 @@ def replay_step(active: ActiveExecution, key: str) -> str:
         active.mark_skipped(key)
         return "skipped"
     return ""
+
+
+def update_plan(active: ActiveExecution) -> None:
+    """Have the plan know all steps that dynamic outputs have made by now, without handing one over."""
+    active._update()
 
 
 def steps_in_flight(active: ActiveExecution) -> set[str]:

@@ -20,7 +20,8 @@ from ioi_dagster.host import tags
 from ioi_dagster.host.event_groups import kind_of
 from ioi_dagster.host.io_manager import default_folder, ledger_path
 from ioi_dagster.host.launcher import end_run_processes
-from ioi_dagster.host.private import DagsterEventType, execute_run, execute_run_iterator
+from ioi_dagster.host.network import AloneNetwork
+from ioi_dagster.host.private import ActiveExecution, DagsterEventType, execute_run, execute_run_iterator
 from ioi_dagster.host.run_process import RunProcess
 from ioi_dagster.host.runs import job_of
 from ioi_dagster.host.storage import GroupCommitEventLogStorage
@@ -392,3 +393,22 @@ def test_a_run_whose_process_is_ended_with_everything_else_goes_on(
     assert _keys(instance, run.run_id, "STEP_FAILURE") == []
     assert Counter(_keys(instance, run.run_id, "STEP_START")) == Counter(["holds_a_slot", "takes_it_then"])
     assert slots(instance) == []
+
+
+def test_a_run_that_is_interrupted_between_two_steps_is_not_taken_for_complete(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before the plan has the steps that a step's dynamic outputs make; with nodes of other owners, which fuse none."""
+    monkeypatch.setattr(AloneNetwork, "shares_storage", False)
+    monkeypatch.setattr(ActiveExecution, "check_for_interrupts", lambda active: "some" in active._success)
+    job = job_of("tests.integration.resume_defs", "gated", PROJECT)
+    run = instance.create_run_for_job(
+        job.get_definition(),
+        run_config={"ops": gated_config(tmp_path), "execution": {"config": {"workers": 1}}},
+        job_code_origin=job.get_python_origin(),
+    )
+    assert not execute_run(job, run, instance, raise_on_error=False).success
+    assert _keys(instance, run.run_id, "STEP_SUCCESS") == ["some"]
+    left = instance.get_run_by_id(run.run_id)
+    assert left is not None
+    assert left.status.value == "FAILURE"
