@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartRequest
+from ioi_dagster.model.versions import differences
 
 REPLACED = "node.replaced"
 """The code of a refusal: the process of the node is being replaced, and takes starts when it is."""
@@ -37,13 +39,14 @@ class Refuse:
 
 @dataclass(slots=True)
 class NodeGovernor:
-    """`governed`: a policy root is configured, so a start without a permit is refused."""
+    """`governed`: a policy root is configured, so a start without a permit is refused. `versions`: the node's own."""
 
     node: str
     cluster: str
     offers: frozenset[str]
     governed: bool
     max_memory: float = 0.95
+    versions: Mapping[str, str] = field(default_factory=dict)
     _fences: dict[tuple[str, str], int] = field(default_factory=dict)
     _nonces: dict[str, float] = field(default_factory=dict)
     _draining: str = ""
@@ -70,6 +73,8 @@ class NodeGovernor:
         request, permit = event.request, event.permit
         lease = request.lease
         newest = self._fences.get((lease.run, lease.step), 0)
+        asks = request.versions != self.versions and request.kind == "step" and bool(request.versions)
+        other = differences(self.versions, request.versions) if asks else []
         checks: tuple[tuple[bool, str, str, str], ...] = (
             (self.governed and permit is None, "node.no_permit", "a start without a permit", "start it through a run"),
             (
@@ -98,6 +103,12 @@ class NodeGovernor:
                 "node.not_offered",
                 f"{request.capability} is not offered here",
                 "",
+            ),
+            (
+                bool(other),
+                "node.other_versions",
+                f"it cannot take steps of this run: {'; '.join(other)}",
+                "install the same versions on both sides",
             ),
             (bool(self._draining), "node.draining", f"the node drains: {self._draining}", "place it elsewhere"),
             (event.memory > self.max_memory, "node.memory", "the node's memory is full", "place it elsewhere"),

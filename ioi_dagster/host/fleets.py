@@ -17,6 +17,7 @@ from ioi_dagster.adapters.dask.client import TAKEN_BACK, WORKER_DIED, DaskFleetC
 from ioi_dagster.adapters.dask.held import drop_run
 from ioi_dagster.adapters.dask.local_cluster import start_local_cluster
 from ioi_dagster.adapters.dask.node_plugin import CLUSTER
+from ioi_dagster.adapters.dask.versions import own_versions
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.protocol import Invoked
 from ioi_dagster.clock import SystemClock
@@ -304,6 +305,7 @@ def _request(start: Start) -> StartRequest:
         payload=start.work,
         timeout_s=start.timeout_s,
         own_process=start.own_process,
+        versions=own_versions(),
     )
 
 

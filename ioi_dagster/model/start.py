@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ioi_dagster.model.negotiation import Lease
@@ -13,7 +13,8 @@ from ioi_dagster.model.refusal import Refusal
 class StartRequest:
     """`kind` is `step` (opaque bytes for the step runner) or `block` (a framed payload). `permit` is a `Signed` as a
     plain object, None only where no policy root is configured. `timeout_s`: how long a step may run, 0 for no limit.
-    `own_process`: the step is run in a process that nobody shares."""
+    `own_process`: the step is run in a process that nobody shares. `versions`: of who sends a step, see `model.versions`;
+    where they are not said nothing is compared."""
 
     kind: str
     lease: Lease
@@ -22,6 +23,7 @@ class StartRequest:
     payload: bytes
     timeout_s: float = 0.0
     own_process: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

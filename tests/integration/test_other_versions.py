@@ -5,11 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from dagster import DagsterEventType, DagsterInstance, execute_job
+from distributed import LocalCluster
 
+from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.errors import FinalError, UnreachableError
 from ioi_dagster.host.fleets import RUNNER, AddressFleet
+from ioi_dagster.host.io_manager import ledger_path
+from ioi_dagster.host.runs import job_of
+from ioi_dagster.local.home import PROJECT
+from ioi_dagster.model.story import Chapter
+from tests.conftest import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -39,6 +48,28 @@ async def main():
 
 asyncio.run(main())
 """
+_WORKER = """
+import asyncio, sys
+from ioi_dagster.adapters.dask import versions
+
+ours = versions.own_versions()
+versions.own_versions = lambda: {**ours, "dagster": "1.0.0"}
+from distributed import Worker
+
+async def main():
+    async with Worker(sys.argv[1], nthreads=1, name="other") as worker:
+        await worker.finished()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def instance(tmp_path: Path, clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with DagsterInstance.get() as instance:
+        yield instance
 
 
 @pytest.fixture
@@ -74,3 +105,52 @@ def test_a_scheduler_of_another_python_names_both_versions(scheduler: Callable[.
 def test_where_nobody_answers_that_is_said() -> None:
     with pytest.raises(UnreachableError, match="no Dask scheduler answers"):
         AddressFleet("tcp://127.0.0.1:9", RUNNER)
+
+
+def test_a_run_on_such_a_cluster_fails_and_its_log_says_what_to_do(
+    scheduler: Callable[..., str], instance: DagsterInstance
+) -> None:
+    address = scheduler("python", "3.9.1.final.0")
+    config = {"execution": {"config": {"address": address}}}
+    job = job_of("tests.integration.versions_defs", "joined", PROJECT)
+    result = execute_job(job, instance, run_config=config, raise_on_error=False)
+    assert not result.success
+    (failed,) = instance.get_records_for_run(result.run_id, of_type=DagsterEventType.RUN_FAILURE).records
+    event = failed.event_log_entry.dagster_event
+    assert event is not None
+    ours = ".".join(map(str, sys.version_info))
+    assert (
+        f"the Dask cluster at {address} cannot take steps of this run: python is 3.9.1.final.0 there and {ours} here "
+        "(its scheduler) — install the same versions on both sides, or leave out `address`"
+    ) in str(event.job_failure_data.error)
+    assert [entry for entry in instance.all_logs(result.run_id) if entry.step_key] == []
+
+
+def test_a_worker_of_another_dagster_that_joins_later_gets_no_step(instance: DagsterInstance, tmp_path: Path) -> None:
+    job = job_of("tests.integration.versions_defs", "joined", PROJECT)
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:  # pyright: ignore
+        AddressFleet(cluster.scheduler_address, RUNNER).close()
+        other = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", _WORKER, cluster.scheduler_address], cwd=PROJECT
+        )
+        try:
+            workers = cluster.scheduler.workers
+            eventually(
+                lambda: any(name.startswith("node:other") for one in list(workers.values()) for name in one.resources),
+                what="the other worker, a node by now",
+            )
+            config = {"execution": {"config": {"address": cluster.scheduler_address}}}
+            result = execute_job(job, instance, run_config=config, raise_on_error=False)
+        finally:
+            other.kill()
+            other.wait()
+    assert result.success
+    ledger = Ledger(ledger_path())
+    try:
+        refused = [entry.text for entry in ledger.story(result.run_id) if entry.chapter is Chapter.REFUSED]
+        nodes = {row.node.partition("-")[0] for row in ledger.steps(result.run_id)}
+    finally:
+        ledger.close()
+    assert all("it cannot take steps of this run: dagster is 1.0.0 there and" in text for text in refused)
+    assert refused
+    assert nodes == {"0"}

@@ -18,8 +18,9 @@ from ioi_dagster.adapters.dask.adopted import CLAIM_S, Adopted
 from ioi_dagster.adapters.dask.batch import Answers, Batch, answered, start_batch
 from ioi_dagster.adapters.dask.node import start, start_here, stop, take_back
 from ioi_dagster.adapters.dask.running import GRACE_S
-from ioi_dagster.adapters.dask.versions import EXACT, check_versions, plain_versions
+from ioi_dagster.adapters.dask.versions import check_versions, plain_versions
 from ioi_dagster.errors import UnreachableError
+from ioi_dagster.model.versions import EXACT
 
 CONNECT_S = 3.0
 PROBE_S = 0.1

@@ -13,6 +13,7 @@ from ioi_dagster.adapters.dask.profiling import can_freeze, stop_profile
 from ioi_dagster.adapters.dask.project_code import project_code
 from ioi_dagster.adapters.dask.replacing import Outdated, replaces_itself
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
+from ioi_dagster.adapters.dask.versions import own_versions
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.governors.cluster import EVERYTHING
 from ioi_dagster.governors.node import NodeGovernor
@@ -42,7 +43,7 @@ class NodePlugin(WorkerPlugin):
                 f"{before.node} is a node of a domain: it takes steps with permits only, of governed runs"
             )
         if before is None or before.node != node:
-            governor = NodeGovernor(node, CLUSTER, EVERYTHING, governed=False)
+            governor = NodeGovernor(node, CLUSTER, EVERYTHING, governed=False, versions=own_versions())
             replicas = ReplicaHost([], node, clock, replica_memory(worker))
             host = NodeHost(
                 node,

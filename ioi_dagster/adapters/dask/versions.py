@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 from typing import Any
 
 from distributed.core import rpc
 from distributed.versions import get_versions
 
 from ioi_dagster.errors import FinalError
+from ioi_dagster.model.versions import EXACT, MINOR, differences
 
-EXACT = ("dask", "distributed", "cloudpickle", "msgpack", "dagster", "ioi-dagster")
-"""What travels is made by one of these and read by another: Dask's messages, Dagster's serialised values, our own."""
-MINOR = ("python",)
-"""Here a third number makes no difference to what is sent."""
 ANSWER_S = 3.0
 ON_NODES_ONLY = frozenset({"dagster", "ioi-dagster", "cloudpickle"})
 """A scheduler passes these by."""
+
+
+@cache
+def own_versions() -> dict[str, str]:
+    """Of this process, for `model.versions`."""
+    known = get_versions(packages=list(EXACT))["packages"]
+    return {package: known[package] for package in (*MINOR, *EXACT) if known.get(package)}
 
 
 async def plain_versions(scheduler: str) -> dict[str, Any]:
@@ -36,22 +41,14 @@ def check_versions(where: str, answer: Any) -> None:
     theirs = {"its scheduler": answer["scheduler"]} | {
         f"its worker {address}": worker for address, worker in sorted(answer["workers"].items())
     }
-    differences: dict[str, list[str]] = {}
+    differing: dict[str, list[str]] = {}
     for who, said in theirs.items():
-        for package in (*MINOR, *EXACT):
-            if who == "its scheduler" and package in ON_NODES_ONLY:
-                continue
-            here, there = ours.get(package), said["packages"].get(package) if said else None
-            if _relevant(package, here) != _relevant(package, there):
-                text = f"{package} is {there or 'missing'} there and {here or 'missing'} here"
-                differences.setdefault(text, []).append(who)
-    if differences:
-        told = "; ".join(f"{text} ({', '.join(who[:3])})" for text, who in differences.items())
+        passed_by = ON_NODES_ONLY if who == "its scheduler" else ()
+        for text in differences(said["packages"] if said else {}, ours, passed_by):
+            differing.setdefault(text, []).append(who)
+    if differing:
+        told = "; ".join(f"{text} ({', '.join(who[:3])})" for text, who in differing.items())
         raise FinalError(
             f"the Dask cluster at {where} cannot take steps of this run: {told} — install the same versions on both sides, or"
             " leave out `address` to run on workers of the run's own"
         )
-
-
-def _relevant(package: str, version: str | None) -> str | None:
-    return ".".join(version.split(".")[:2]) if version and package in MINOR else version

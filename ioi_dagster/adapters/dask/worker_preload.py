@@ -22,6 +22,7 @@ from ioi_dagster.adapters.dask.profiling import can_freeze, stop_profile
 from ioi_dagster.adapters.dask.project_code import project_code
 from ioi_dagster.adapters.dask.replacing import Outdated, replaces_itself
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
+from ioi_dagster.adapters.dask.versions import own_versions
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError
@@ -50,7 +51,9 @@ def dask_setup(worker: Worker) -> None:
     offers = frozenset(block.capability for block in blocks) | ({OWN_STEP} if runner else frozenset())
     host = NodeHost(
         node=node,
-        governor=NodeGovernor(node, cluster, EVERYTHING if home is None else offers, governed=home is not None),
+        governor=NodeGovernor(
+            node, cluster, EVERYTHING if home is None else offers, governed=home is not None, versions=own_versions()
+        ),
         replicas=ReplicaHost(blocks, node, clock, replica_memory(worker)),
         check_permit=_permit_check(home) if home is not None else lambda request: None,
         clock=clock,

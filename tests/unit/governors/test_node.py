@@ -178,6 +178,38 @@ def test_each_step_needs_its_own_permit_or_none_of_its_code_runs(permit, code):
     assert (answer.refusal.code if answer.refusal else None, ran) == (code, [] if code else [PAYLOAD])
 
 
+OURS = {"python": "3.12.4.final.0", "dagster": "1.13.27", "dask": "2026.8.0"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "told"),
+    [
+        ({}, None),
+        (OURS, None),
+        ({**OURS, "python": "3.12.7.final.0"}, None),
+        (
+            {**OURS, "python": "3.13.0.final.0", "dagster": "1.12.0"},
+            "python is 3.12.4.final.0 there and 3.13.0.final.0 here; dagster is 1.13.27 there and 1.12.0 here",
+        ),
+        ({**OURS, "cloudpickle": "3.0.0"}, "cloudpickle is missing there and 3.0.0 here"),
+    ],
+)
+def test_a_step_of_a_run_of_other_versions_is_refused_and_names_them(theirs, told):
+    ran.clear()
+    node = steps_host()
+    node.governor.versions = OURS
+    lease = replace(STEP_LEASE, fence=3)
+    request = StartRequest("step", lease, permit_for(lease), OWN_STEP, PAYLOAD, versions=theirs)
+    answer = msgspec.msgpack.decode(node.start(msgspec.msgpack.encode(request)), type=StartAnswer)
+    refused = told and Refusal(
+        "node.other_versions",
+        f"it cannot take steps of this run: {told}",
+        "node lab-1",
+        "install the same versions on both sides",
+    )
+    assert (answer.refusal, ran) == (refused, [] if told else [PAYLOAD])
+
+
 def test_a_permit_for_one_capability_starts_no_other():
     request = StartRequest(
         "block", replace(LEASE, capability="other"), permit_for(replace(LEASE, capability="other")), "echo", PAYLOAD
