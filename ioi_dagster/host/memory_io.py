@@ -36,7 +36,7 @@ class MemoryIOManager(LocalFilesIOManager):
                 "MemoryIOManager passes values inside one cluster, and this run is on a federation — use ExchangeIOManager"
             )
         data = encode_value(value)
-        exchange.writes.append(_writers.submit(store.put, source, data))
+        exchange.writes.append(_writers.submit(_write, store, spec.url, source, data))
         attempt = current_attempt()
         if attempt is not None:
             from ioi_dagster.adapters.dask.held import hold
@@ -54,3 +54,11 @@ class MemoryIOManager(LocalFilesIOManager):
 
         data = find(staged.holder, attempt.run, source, self.memory_mb * MEGABYTE)
         return (False, None) if data is None else (True, decode_value(data))
+
+
+def _write(store: ValueStore, url: str, source: str, data: bytes) -> None:
+    try:
+        store.put(source, data)
+    except OSError as error:
+        # Of a full disk it would not say which.
+        raise OSError(f"{url} does not take the value: {error}") from error

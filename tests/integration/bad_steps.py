@@ -17,6 +17,7 @@ from dagster import (
     ConfigurableResource,
     DynamicOut,
     DynamicOutput,
+    Out,
     RetryPolicy,
     job,
     multiprocess_executor,
@@ -24,7 +25,7 @@ from dagster import (
     resource,
 )
 
-from ioi_dagster import ExchangeIOManager, LocalFilesIOManager, governed_executor
+from ioi_dagster import ExchangeIOManager, LocalFilesIOManager, MemoryIOManager, governed_executor
 
 VALUES = {"io_manager": ExchangeIOManager()}
 SMALL_VALUES = {"io_manager": ExchangeIOManager(max_mib=1)}
@@ -219,6 +220,42 @@ def making():
 @job(executor_def=governed_executor, resource_defs={"io_manager": LocalFilesIOManager()})
 def making_files():
     measures(makes())
+    eight().map(harmless)
+
+
+@op(out=Out(io_manager_key="files"))
+def too_large_for_the_disk() -> bytes:
+    mark("made")
+    return os.urandom(2 * 2**20)
+
+
+@op(out=Out(io_manager_key="memory"))
+def too_large_for_its_copy() -> bytes:
+    mark("made")
+    return os.urandom(2 * 2**20)
+
+
+@op(out=Out(io_manager_key="files"))
+def fits() -> int:
+    return 1
+
+
+@op
+def takes_what_fits(number: int) -> int:
+    return number
+
+
+ON_DISK = {
+    "files": LocalFilesIOManager.configure_at_launch(),
+    "memory": MemoryIOManager.configure_at_launch(),
+}
+
+
+@job(executor_def=governed_executor, resource_defs={**VALUES, **ON_DISK})
+def filling():
+    too_large_for_the_disk()
+    too_large_for_its_copy()
+    takes_what_fits(fits())
     eight().map(harmless)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 from dagster import DagsterEventType, DagsterInstance, execute_job, reconstructable
 
 from ioi_dagster.adapters.dask import local_cluster
+from ioi_dagster.local.home import PROJECT
 from tests.integration import bad_steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(170)]
@@ -152,6 +156,15 @@ def test_what_a_step_prints_goes_to_its_file_and_not_to_memory(instance, mib):
     log_key = [result.run_id, "compute_logs", file_key]
     path = instance.compute_log_manager.get_captured_local_path(log_key, "out")
     assert Path(path).stat().st_size == mib * 2**20
+
+
+def test_outputs_that_do_not_fit_on_the_disk_fail_their_own_steps(tmp_path: Path):
+    """`full_store.py` says how that is told."""
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    command = [*alone, sys.executable, "-m", "tests.integration.full_store", str(tmp_path)]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("IOI_", "DAGSTER_"))}
+    told = subprocess.run(command, cwd=PROJECT, env=kept, capture_output=True, text=True, timeout=160)
+    assert told.returncode == 0, told.stdout + told.stderr[-3_000:]
 
 
 def test_limits_of_time_and_bad_tags_are_the_steps_own(instance, happened):
