@@ -540,7 +540,8 @@ class _AloneFleet(ABC):
                 queue.moved = self._clock.monotonic()
                 if answer is not None and answer.result is not None:
                     queue.learn(answer.ended - answer.started)
-            on_done(its, answer, why and self._told(node, why))
+                ends = self._queues.get(node) is queue
+            on_done(its, answer, why and self._told(node, why, ends))
 
         return done
 
@@ -607,8 +608,8 @@ class _AloneFleet(ABC):
             on_done(start, None, TAKEN_BACK)
         self._dask.cancel(keys)
 
-    def _told(self, node: str, why: str) -> str:
-        """Why something was lost at `node`, as precisely as this fleet knows."""
+    def _told(self, node: str, why: str, ends: bool) -> str:
+        """Why something was lost at `node`, as precisely as this fleet knows. `ends`: no other has its name by now."""
         return why
 
     @abstractmethod
@@ -720,8 +721,11 @@ class EmbeddedFleet(_AloneFleet):
                 self._lock.release()
         super().look_after(now)
 
-    def _told(self, node: str, why: str) -> str:
-        return f"{why} {self._dask_cluster.how_it_ended(node)}".strip() if why == WORKER_DIED else why
+    def _told(self, node: str, why: str, ends: bool) -> str:
+        if why != WORKER_DIED:
+            return why
+        # Asked in the client's loop, which must not wait for a worker that has been started again.
+        return f"{why} {self._dask_cluster.how_it_ended(node, 0.2 if ends else 0.0)}".strip()
 
     def recover(self) -> bool:
         """The scheduler is this run's own: nobody else starts it again."""

@@ -61,7 +61,7 @@ ADOPTED = "as it was started by an earlier process of the run"
 
 @dataclass(frozen=True, slots=True)
 class _Shell:
-    """A refused block step was run here."""
+    """A refused block step was run here: its `result`, or the `error` that it ended with."""
 
     step: str
     result: bytes | None
@@ -149,7 +149,7 @@ class FlowDriver:
         self._unwritten_since: float | None = None
         self.ledger_away = ""
         """Why the ledger cannot be written now."""
-        self._fenced = False
+        self._fenced = self._closed = False
         self.in_doubt: set[str] = set()
         """Steps that an earlier process of this run had in flight: whether they ran is not known."""
         self.found: dict[str, Lease] = {}
@@ -301,6 +301,7 @@ class FlowDriver:
             self._end_threads()
 
     def _end_threads(self) -> None:
+        self._closed = True
         for cluster, round_ in self._governor.holding().items():
             self._network.fleet(cluster).withdraw(self._run, round_)
         for pool in (self._pool, self._waiting):
@@ -682,8 +683,8 @@ class FlowDriver:
         def run() -> None:
             try:
                 self._inbox.put(_Shell(step, run_shell(work.work, refusal), "", refusal))
-            except Exception as error:
-                self._inbox.put(_Shell(step, None, str(error), refusal))
+            except BaseException as error:  # an outcome is owed, whatever the step's code raises
+                self._inbox.put(_Shell(step, None, f"{type(error).__name__}: {error}", refusal))
 
         self._pool.submit(run)
 
@@ -692,7 +693,8 @@ class FlowDriver:
 
     def _shell_ended(self, event: _Shell) -> None:
         if event.result is None:
-            self._outcomes.append(self._refused(event.step, event.refusal))
+            text = f"{event.refusal.text}; what its step makes of that is not known, since it ended with {event.error}"
+            self._outcomes.append(self._refused(event.step, replace(event.refusal, text=text)))
             return
         ask = self._work[event.step].ask
         fence = self._governor.raise_fence(event.step)
@@ -803,7 +805,10 @@ class FlowDriver:
             self._take(flow.ClusterLost(cluster, "its Dask scheduler went away"))
 
     def renew(self) -> None:
-        """Renew the leases that are due; called again and again, also by who keeps `pump` waiting."""
+        """Renew the leases that are due, of which there are none after `close`; called again and again, also by who keeps `pump`
+        waiting."""
+        if self._closed:
+            return
         self._watch.renew(lambda: (self._governor.leases(), self._maps.waiting))
 
 

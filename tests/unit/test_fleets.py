@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import queue
+import subprocess
 import threading
 
+from ioi_dagster.adapters.dask.client import WORKER_DIED
+from ioi_dagster.adapters.dask.local_cluster import LocalCluster
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.compound.invocation import invoke
 from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.governors.cluster import ClusterGovernor
 from ioi_dagster.host import step_runner
-from ioi_dagster.host.fleets import MAX_SHARED, AddressFleet, InvokeFleet, Start, tasks_of
+from ioi_dagster.host.fleets import (
+    MAX_SHARED,
+    AddressFleet,
+    EmbeddedFleet,
+    InvokeFleet,
+    Start,
+    _AloneFleet,
+    tasks_of,
+)
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.capability import BlockSpec, Contract
 from ioi_dagster.model.data_class import DataClass
@@ -143,3 +154,38 @@ def test_a_node_that_is_being_replaced_is_given_nothing_but_what_its_own_steps_w
     assert alone.award(Award("alone", "r", 3, "alone", (requests[1],))).leases
     alone.waits(parent, False)
     assert not alone.award(Award("alone", "r", 4, "alone", (requests[2],))).leases
+
+
+class Process(subprocess.Popen):
+    """Remembers for how long it was waited for."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.__dict__.setdefault("waited", []).append(timeout)
+        return super().wait(timeout)
+
+
+class Dask:
+    """Takes starts and keeps what is to be called with their answers."""
+
+    def submit(self, key, request, node, priority, on_done, once) -> None:
+        self.key, self.on_done = key, on_done
+
+
+def test_how_a_worker_ended_is_not_waited_for_when_it_has_been_started_again():
+    dead = Process(["sh", "-c", "exit 7"], start_new_session=True)
+    dead.wait()
+    other = Process(["sleep", "600"], start_new_session=True)
+    alone = EmbeddedFleet.__new__(EmbeddedFleet)
+    _AloneFleet.__init__(alone)
+    alone._dask_cluster = LocalCluster("tcp://", other, {"a": dead}, lambda name: other, lambda: other)
+    try:
+        alone._dask = dask = Dask()  # pyright: ignore[reportAttributeAccessIssue]
+        alone._join("a", 1, 0.0)
+        ended: list = []
+        alone.start([brief("s", seconds=0.0)], lambda *end: ended.append(end[1:]))
+        alone._look(1.0)
+        dask.on_done(dask.key, None, WORKER_DIED)
+        assert ended == [(None, f"{WORKER_DIED} with exit status 7")]
+        assert not any(other.__dict__.get("waited", []))
+    finally:
+        alone._dask_cluster.close()

@@ -23,6 +23,7 @@ from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import MAX_LOSSES, MAX_NODES_LOST, FlowGovernor, Place
 from ioi_dagster.host import flow_driver
 from ioi_dagster.host.exchange import StepResult
+from ioi_dagster.host.fleet_watch import RENEW_EVERY_S
 from ioi_dagster.host.flow_driver import FlowDriver
 from ioi_dagster.host.io_manager import ObjectStore
 from ioi_dagster.host.map_desk import MAX_CHUNKS, Heard
@@ -626,3 +627,38 @@ def test_a_step_that_is_under_way_may_run_out_of_time(tmp_path: Path) -> None:
         run.clock.advance(1.0 + GRACE_S)
         run.dies()
         assert run.codes == {"found": "flow.timeout"}
+
+
+def test_after_its_end_a_run_renews_nothing_and_says_nothing_of_it(tmp_path: Path) -> None:
+    """Who waits for the event log calls it again and again, to the end and after it."""
+    with a_run(tmp_path) as run:
+        run.submit("s")
+        run.answer("s", DONE)
+        run.settle()
+        run.submit("t")
+        run.driver.close(True)
+        run.clock.advance(2 * RENEW_EVERY_S)
+        run.driver.renew()
+
+
+class UnableError(BaseException):
+    """As what is no `Exception`, so that user code lets it pass."""
+
+
+def test_why_a_refused_call_could_not_be_told_to_its_step_is_told(tmp_path: Path, monkeypatch) -> None:
+    def breaks(_work, _refusal):
+        raise UnableError("no module named 'books'")
+
+    monkeypatch.setattr(flow_driver, "run_shell", breaks)
+    with a_run(tmp_path) as run:
+        run.submit("call", lambda: Payload({}), capability="ocr")
+        for _ in range(MAX_NODES_LOST):
+            run.answer("call", StartAnswer("", "n", 0.0, 0.0, refusal=NO))
+            run.settle()
+        run.until(lambda: "call" in run.ended)
+        refusal = run.ended["call"].refusal
+        assert refusal is not None
+        assert (refusal.code, refusal.by) == (NO.code, NO.by)
+        assert refusal.text == (
+            "not here; what its step makes of that is not known, since it ended with UnableError: no module named 'books'"
+        )

@@ -38,13 +38,13 @@ class LocalCluster:
     closed: bool = False
     _ends: dict[str, str] = field(default_factory=dict)
 
-    def how_it_ended(self, node: str) -> str:
-        """How the last process of that name ended that has; empty where none has."""
+    def how_it_ended(self, node: str, ends_s: float = 0.2) -> str:
+        """How the last process of that name ended that has; empty where none has. One that is ending has `ends_s` seconds."""
         process = self.workers.get(node)
         if process is not None:
             # Its connection is closed a little before it has ended.
             with contextlib.suppress(subprocess.TimeoutExpired):
-                status = process.wait(0.2)
+                status = process.wait(ends_s)
                 how = f"{MEMORY}: it did not stop" if status == MEMORY_STATUS else ended_how(status)
                 self._ends.setdefault(f"{node} {process.pid}", how)
         # Asked in the client's thread while the run's own looks after the processes.
