@@ -21,6 +21,7 @@ _PUBLIC = {
     "FsspecIOManager": "ioi_dagster.host.staged_io",
     "flow": "ioi_dagster.host.flow_map",
     "MapItemError": "ioi_dagster.host.flow_map",
+    "run_scoped": "ioi_dagster.host.run_scoped",
     "tidying_schedule": "ioi_dagster.host.tidying",
     "block_op": "ioi_dagster.host.assets",
 }

@@ -62,6 +62,7 @@ from ioi_dagster.host.private import (
     update_plan,
 )
 from ioi_dagster.host.progress import ProgressTeller
+from ioi_dagster.host.run_scoped import is_run_scoped
 from ioi_dagster.host.staged import is_reference
 from ioi_dagster.host.step_state import StepStates
 from ioi_dagster.host.upstream import UpstreamAsset, upstream_of
@@ -183,6 +184,8 @@ class GovernedExecutor(Executor):
             driver = FlowDriver(run.run_id, epoch, opened, governor, ledger, ObjectStore(default_folder()), clock)
             driver.tell(*opened.opening(run))
             driver.outputs.stores |= ledger.stores(run.run_id)
+            resources = plan_context.job.get_definition().resource_defs
+            driver.keeps_resources = any(map(is_run_scoped, resources.values()))
             for reference, name in ledger.outputs(run.run_id).items():
                 driver.outputs.references[handle_from_text(reference)] = name
             if not plan_context.resume_from_failure:
@@ -229,6 +232,8 @@ class GovernedExecutor(Executor):
                         keep_claims(pools)
                 else:
                     driver.close(interrupted or not active.is_complete)
+                    for problem in driver.not_torn_down:
+                        plan_context.log.warning(problem)
                     with suppress(LedgerAwayError):
                         ledger.end(run.run_id, epoch, clock.wall())
             if interrupted:

@@ -17,6 +17,7 @@ from ioi_dagster.adapters.dask.client import TAKEN_BACK, WORKER_DIED, DaskFleetC
 from ioi_dagster.adapters.dask.held import drop_run
 from ioi_dagster.adapters.dask.local_cluster import start_local_cluster
 from ioi_dagster.adapters.dask.node_plugin import CLUSTER
+from ioi_dagster.adapters.dask.run_scope import tear_down
 from ioi_dagster.adapters.dask.versions import own_versions
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.protocol import Invoked
@@ -59,6 +60,8 @@ SOON_IDLE = 3
 MANY = 1_000_000
 INVOKE_S = 600.0
 """How long a foreign call may take where its step sets no limit."""
+TORN_DOWN_S = 10.0
+"""How long the end of a run waits for nodes to tear down what it kept there. Where they live on they go on with it after that."""
 RUNNER = "ioi_dagster.host.step_runner:run"
 
 
@@ -158,6 +161,10 @@ class Fleet(Protocol):
         """Drop the values of a run from its nodes' memory: it has ended."""
         ...
 
+    def tear_down(self, run: str) -> list[str]:
+        """Have the nodes tear down the resources that they keep for a run, which has ended; returns what was raised by that."""
+        ...
+
     def waits(self, lease: Lease, waits: bool) -> None:
         """What runs under `lease` waits for others, so its node may take one start more; or it goes on."""
         ...
@@ -214,6 +221,9 @@ class DaskFleet(_Negotiating):
 
     def tell(self, worker: str, function: Callable[..., Any], *arguments: Any) -> None:
         self._dask.tell(worker, function, *arguments)
+
+    def tear_down(self, run: str) -> list[str]:
+        return [text for texts in self._dask.tell_all(tear_down, run, patience_s=TORN_DOWN_S) for text in texts]
 
     def waits(self, lease: Lease, waits: bool) -> None:
         self._lending.submit(self._lend, RenewRequest(lease.run, (lease.id,), (lease.id,) if waits else ()))
@@ -376,6 +386,10 @@ class InvokeFleet(_Negotiating):
 
     def tell(self, worker: str, function: Callable[..., Any], *arguments: Any) -> None:
         raise NotImplementedError("nobody was heard here")
+
+    def tear_down(self, run: str) -> list[str]:
+        """No node keeps any."""
+        return []
 
     def waits(self, lease: Lease, waits: bool) -> None:
         raise NotImplementedError("nobody was heard here")
@@ -596,6 +610,7 @@ class _AloneFleet(ABC):
             else:
                 queue.waiting.discard(lease.key)
 
+    tear_down = DaskFleet.tear_down
     alive = DaskFleet.alive
     recover = DaskFleet.recover
 

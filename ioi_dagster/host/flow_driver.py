@@ -150,6 +150,10 @@ class FlowDriver:
         self.ledger_away = ""
         """Why the ledger cannot be written now."""
         self._fenced = self._closed = False
+        self.keeps_resources = False
+        """The run's nodes keep resources for it until it ends."""
+        self.not_torn_down: list[str] = []
+        """What was raised where they were torn down, in words."""
         self.in_doubt: set[str] = set()
         """Steps that an earlier process of this run had in flight: whether they ran is not known."""
         self.found: dict[str, Lease] = {}
@@ -340,6 +344,8 @@ class FlowDriver:
             with contextlib.suppress(RetryableError):
                 self._network.fleet(cluster).release(ReleaseRequest(self._run, tuple(lease.id for lease in mine)))
         for fleet in self._network.fleets():
+            if self.keeps_resources:
+                self.not_torn_down += fleet.tear_down(self._run)
             # Of attempts that were never committed too.
             fleet.forget(self._run)
         self.outputs.tidy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import inspect
 import logging
 import re
 import sys
@@ -15,8 +16,10 @@ from functools import cache, lru_cache
 from types import CodeType
 from typing import Any
 
-from dagster import Definitions
+from dagster import Definitions, InitResourceContext, ResourceDefinition
 from dagster._config.config_schema import UserConfigSchema
+from dagster._config.pythonic_config import ConfigurableResourceFactory
+from dagster._config.pythonic_config.resource import PartialResource
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions import scoped_resources_builder
 from dagster._core.definitions.assets.definition.cacheable_assets_definition import (
@@ -121,6 +124,7 @@ __all__ = [
     "CheckRunHealthResult",
     "ConfigurableClass",
     "ConfigurableClassData",
+    "ConfigurableResourceFactory",
     "DagsterEvent",
     "DagsterEventType",
     "DagsterLogManager",
@@ -146,6 +150,7 @@ __all__ = [
     "ModuleCodePointer",
     "NamedTupleSerializer",
     "NoOpComputeLogManager",
+    "PartialResource",
     "PastExecutionState",
     "PlanOrchestrationContext",
     "QueuedRunCoordinator",
@@ -186,6 +191,7 @@ __all__ = [
     "get_python_environment_entry_point",
     "get_retries_config",
     "get_step_dependency_config_field",
+    "is_async_resource",
     "keep_claims",
     "make_new_run_id",
     "pack_field",
@@ -197,6 +203,7 @@ __all__ = [
     "remember_run_config",
     "renew_definitions",
     "replay_step",
+    "resource_name",
     "serializable_error_info_from_exc_info",
     "serialize_value",
     "snapshot_from_execution_plan",
@@ -204,6 +211,7 @@ __all__ = [
     "takes_several",
     "unresolved_key",
     "update_plan",
+    "with_resource_function",
     "wrap_planned_events",
 ]
 
@@ -515,3 +523,21 @@ def release_claims(pools: InstanceConcurrencyContext) -> None:
     a run that was interrupted or ended with an error never do."""
     for step in list(pools._claims):
         pools.free_step(step)
+
+
+def with_resource_function(definition: ResourceDefinition, function: Any) -> ResourceDefinition:
+    """`definition`, changed: `function` makes its resource from now on."""
+    definition._resource_fn = function
+    return definition
+
+
+def is_async_resource(definition: ResourceDefinition) -> bool:
+    """Is it a `ConfigurableResource` whose `yield_for_execution` is asynchronous?"""
+    function = getattr(getattr(definition, "configurable_resource_cls", None), "yield_for_execution", None)
+    return inspect.isasyncgenfunction(inspect.unwrap(function)) if function is not None else False
+
+
+def resource_name(context: InitResourceContext) -> str:
+    """The key of the resource that is being made; empty where it has none."""
+    all_of_them = context.all_resource_defs or {}
+    return next((key for key, definition in all_of_them.items() if definition is context._resource_def), "")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import pytest
 from dagster import (
+    ConfigurableResource,
     DagsterInstance,
     Definitions,
     DynamicOut,
     DynamicOutput,
+    ResourceDefinition,
+    build_resources,
     in_process_executor,
     job,
     op,
@@ -217,3 +222,32 @@ def test_a_run_config_is_validated_once_and_who_changes_it_changes_its_own_copy(
     result = two_readers.execute_in_process(run_config=given)
     assert result.success
     assert dict(private.ResolvedRunConfig.build(two_readers, given).ops) == dict(as_built.ops)
+
+
+class Plain(ConfigurableResource):
+    pass
+
+
+class Asynchronous(ConfigurableResource):
+    @asynccontextmanager
+    async def yield_for_execution(self, context):  # pyright: ignore
+        yield self
+
+
+def test_a_resource_is_made_by_the_function_that_was_put_into_its_definition() -> None:
+    stock, names = ResourceDefinition.hardcoded_resource("old"), []
+
+    def new(context) -> str:
+        names.append(private.resource_name(context))
+        return "new"
+
+    changed = private.with_resource_function(copy.copy(stock), new)
+    with build_resources({"one": changed, "other": stock}) as made:
+        assert (made.one, made.other) == ("new", "old")  # pyright: ignore
+    assert names == ["one"]
+
+
+def test_resources_that_are_made_asynchronously_are_told_from_others() -> None:
+    definitions = (Plain().get_resource_definition(), Asynchronous().get_resource_definition())
+    assert [private.is_async_resource(one) for one in definitions] == [False, True]
+    assert not private.is_async_resource(ResourceDefinition.hardcoded_resource(1))

@@ -38,8 +38,8 @@ domains:
 DEFS = """
 import os
 from pathlib import Path
-from dagster import Config, Definitions, job, op
-from ioi_dagster import ExchangeIOManager, flow, governed_executor
+from dagster import Config, Definitions, ResourceParam, job, op, resource
+from ioi_dagster import ExchangeIOManager, flow, governed_executor, run_scoped
 from edited_project.words import WORD
 
 OPS = "a"
@@ -52,6 +52,13 @@ class Where(Config):
 def note(text):
     with (Path({folder!r}) / "notes").open("a") as notes:
         notes.write(text + "\\n")
+
+@resource
+def shared(context):
+    path = Path({folder!r}) / f"shared {{context.run.run_id}}"
+    path.write_text("open")
+    yield 1
+    path.write_text(path.read_text() + " closed")
 
 def until(name):
     import time
@@ -71,11 +78,11 @@ def first(config: Where) -> int:
     return sum(flow.map(item, range(1, config.maps), chunk=1))
 
 @op
-def second(number: int) -> int:
+def second(number: int, shared: ResourceParam[int]) -> int:
     note(f"second {{OPS}} {{WORD}} {{os.getpid()}}")
     return number
 
-@job(executor_def=governed_executor, resource_defs={{"io_manager": ExchangeIOManager()}})
+@job(executor_def=governed_executor, resource_defs={{"io_manager": ExchangeIOManager(), "shared": run_scoped(shared)}})
 def edited():
     second(first())
 
@@ -275,6 +282,9 @@ def test_a_node_of_a_federation_is_started_again_under_its_name(project, tmp_pat
             assert project.run({}) == 0
             assert ran_once_and_lost_nothing(instance, newest(instance))
             (told,) = [text for text in messages(instance, newest(instance)) if "the worker is restarted" in text]
+            runs = [record.dagster_run.run_id for record in instance.get_run_records()]
+            # Also where nodes are not the run process's own.
+            assert [(tmp_path / f"shared {run}").read_text() for run in runs] == ["open closed"] * 2
     assert "library-1 of library-main" in told
     assert "words.py has changed" in told
     assert [note.split()[2] for note in project.notes("first")] == ["one", "another"]

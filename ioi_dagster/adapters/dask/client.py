@@ -174,25 +174,33 @@ class DaskFleetClient:
         """Have one worker call `function`, which must be importable there. Nothing is said of one that is gone."""
         asyncio.run_coroutine_threadsafe(self._tell(worker, function, arguments), self._loop)
 
-    def tell_all(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Have every worker call `function`; waits until they did, for `CONNECT_S` seconds at most."""
-        self._call(self._tell(None, function, arguments), CONNECT_S)
+    def tell_all(self, function: Callable[..., Any], *arguments: Any, patience_s: float = CONNECT_S) -> list[Any]:
+        """Have every worker call `function`; waits until they did, for `patience_s` seconds at most. Returns their answers."""
+        told = self._call(self._tell(None, function, arguments, patience_s), patience_s + 1.0)
+        return list((told or {}).values())
 
     def _subscribe(self, topic: str) -> None:
         if self._client is not None:
             take = self._topics[topic]
             self._client.subscribe_topic(topic, lambda event: take(event[1]))
 
-    async def _tell(self, worker: str | None, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    async def _tell(
+        self,
+        worker: str | None,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        patience_s: float = CONNECT_S,
+    ) -> dict[str, Any] | None:
         if self._client is None:
-            return
+            return None
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(
+            return await asyncio.wait_for(
                 _awaited(
                     self._client.run(function, *arguments, workers=[worker] if worker else None, on_error="ignore")
                 ),  # pyright: ignore
-                CONNECT_S,
+                patience_s,
             )
+        return None
 
     def become_nodes(self, step_runner: str) -> None:
         """Make every worker of the cluster, and each that joins later, a node.

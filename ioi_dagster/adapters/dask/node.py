@@ -21,6 +21,7 @@ from ioi_dagster.adapters.dask.forks import end_if_forked
 from ioi_dagster.adapters.dask.replacing import Outdated
 from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError
 from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
+from ioi_dagster.adapters.dask.run_scope import scope
 from ioi_dagster.adapters.dask.running import Running
 from ioi_dagster.clock import Clock
 from ioi_dagster.compound.attempt import Attempt, attempting
@@ -188,6 +189,7 @@ def install(host: NodeHost) -> None:
     """Called once by the worker's preload."""
     global _host
     _host = host
+    scope.open = True
 
 
 def installed() -> NodeHost | None:

@@ -1,4 +1,5 @@
-"""What a node does once a second beside its steps: it takes newer blocks, and makes room. And what it reports of itself."""
+"""What a node does once a second beside its steps: it takes newer blocks, lets go of what runs left behind, and makes room. And
+what it reports of itself."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from tornado.ioloop import PeriodicCallback
 
 from ioi_dagster.adapters.dask.memory import trim
 from ioi_dagster.adapters.dask.node import NodeHost
+from ioi_dagster.adapters.dask.run_scope import scope
 from ioi_dagster.model.capability import BlockSpec
 
 log = logging.getLogger("ioi.node")
@@ -27,6 +29,8 @@ def look_after(worker: Worker, host: NodeHost, newer: Callable[[], Sequence[Bloc
     async def beat() -> None:
         for block in newer():
             host.replicas.offer(block)
+        if scope.idle():
+            await asyncio.to_thread(scope.end_idle)
         await _relieve(worker, host)
 
     async def report(_worker: Worker) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ioi_dagster.adapters.dask.profiling import can_freeze, stop_profile
 from ioi_dagster.adapters.dask.project_code import project_code
 from ioi_dagster.adapters.dask.replacing import Outdated, replaces_itself
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
+from ioi_dagster.adapters.dask.run_scope import end_with
 from ioi_dagster.adapters.dask.versions import own_versions
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.governors.cluster import EVERYTHING
@@ -71,6 +72,10 @@ class NodePlugin(WorkerPlugin):
         if f"node:{node}" not in worker.state.total_resources:
             # Not again: the scheduler would forget which of them are in use.
             await worker.set_resources(**{f"node:{node}": worker.state.nthreads})
+
+    async def teardown(self, worker: Worker) -> None:
+        """Called by Dask when the worker ends, and when another run registers the plugin."""
+        await end_with(worker)
 
 
 def node_name(worker_name: object, address: str) -> str:

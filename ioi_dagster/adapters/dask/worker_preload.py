@@ -22,6 +22,7 @@ from ioi_dagster.adapters.dask.profiling import can_freeze, stop_profile
 from ioi_dagster.adapters.dask.project_code import project_code
 from ioi_dagster.adapters.dask.replacing import Outdated, replaces_itself
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
+from ioi_dagster.adapters.dask.run_scope import end_with
 from ioi_dagster.adapters.dask.versions import own_versions
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome
@@ -72,6 +73,11 @@ def dask_setup(worker: Worker) -> None:
     if limit:
         watch_memory(host.running, limit)
     look_after(worker, host, newer=NewerBlocks(home, blocks) if home is not None else list)
+
+
+async def dask_teardown(worker: Worker) -> None:
+    """Called by Dask when the worker ends."""
+    await end_with(worker)
 
 
 def read_blocks(home: DomainHome | None) -> list[BlockSpec]:
