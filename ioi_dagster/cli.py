@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ioi_dagster.errors import IoiError
+
+if TYPE_CHECKING:
+    from ioi_dagster.model.progress import Progress
 
 HELP = """Run one AI workload over the machines of many owners, and see why each step ran where it did. Begin with
 `ioi run documents`, then `ioi explain run last` and `ioi up`.
@@ -246,20 +249,28 @@ def runs(
 
             watch_runs(ledger, out)
             return
+        from ioi_dagster.cli_runs import progress_in
+
         rows = ledger.runs()
         endings = ledger.endings(row[0] for row in rows)
+        under_way = {row[0]: progress_in(ledger, row[0], time.time())[0] for row in rows if row[3] is None}
     finally:
         ledger.close()
     if as_json:
-        told = [{"run": r[0], "job": r[1], "started": r[2], "ended": r[3], "ending": endings.get(r[0])} for r in rows]
-        print(json.dumps(told))
+        far = {run: progress.facts() for run, progress in under_way.items()}
+        more = {row[0]: {"ending": endings.get(row[0]), "progress": far.get(row[0])} for row in rows}
+        print(json.dumps([{"run": r[0], "job": r[1], "started": r[2], "ended": r[3], **more[r[0]]} for r in rows]))
         return
     table = Table("run", "job", "started", "seconds", "ended", show_edge=False)
     for run, job, started, ended in rows:
         begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started))
-        ending = _ending(endings.get(run, {})) if ended else "running, or ended without a word"
+        ending = _ending(endings.get(run, {})) if ended else _under_way(under_way[run])
         table.add_row(run, job, begun, f"{ended - started:.1f}" if ended else "–", ending)
     out.print(table)
+
+
+def _under_way(progress: Progress) -> str:
+    return f"running, or ended without a word: {escape(progress.brief())}"
 
 
 def _ending(facts: dict[str, Any]) -> str:

@@ -76,6 +76,16 @@ def adds(config: Where, numbers: list[int]) -> None:
     (Path(config.folder) / "sum").write_text(str(sum(numbers)))
 
 
+@op
+def takes_its_turn(config: Where) -> None:
+    """Until in its folder lies `go`, as `stands`; nothing comes before it."""
+    mark(config.folder, "turn")
+    until = time.monotonic() + 120
+    while not (Path(config.folder) / "go").exists():
+        assert time.monotonic() < until, "nobody let it go on"
+        time.sleep(0.02)
+
+
 VALUES = {"io_manager": ExchangeIOManager()}
 HELD = {"held": Held.configure_at_launch()}
 
@@ -101,7 +111,22 @@ def beside() -> None:
     adds(several().map(stands).collect())
 
 
-JOBS = {"stops": ("polite",), "goes_on": ("deaf",), "both": ("polite", "deaf"), "beside": ("stands", "adds")}
+TURNS = ("one", "two", "three", "four", "five")
+
+
+@job(executor_def=governed_executor)
+def queue() -> None:
+    for name in TURNS:
+        takes_its_turn.alias(name)()
+
+
+JOBS = {
+    "queue": TURNS,
+    "stops": ("polite",),
+    "goes_on": ("deaf",),
+    "both": ("polite", "deaf"),
+    "beside": ("stands", "adds"),
+}
 
 
 def config_of(name: str, folder: Path) -> dict:
@@ -111,4 +136,4 @@ def config_of(name: str, folder: Path) -> dict:
     return {**config, "resources": {"held": where}} if "polite" in JOBS[name] else config
 
 
-defs = Definitions(jobs=[stops, goes_on, both, beside])
+defs = Definitions(jobs=[queue, stops, goes_on, both, beside])
