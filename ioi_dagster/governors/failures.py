@@ -13,7 +13,6 @@ from enum import StrEnum
 class Cause(StrEnum):
     """Why a start ended without a result. Part of the wire: a node says it in its answer."""
 
-    NOT_STARTED = "not_started"
     NODE_LOST = "node_lost"
     NEIGHBOUR = "neighbour"
     SCHEDULER_LOST = "scheduler_lost"
@@ -40,7 +39,6 @@ class Rule:
 RULES = {
     rule.cause: rule
     for rule in (
-        Rule(Cause.NOT_STARTED, False, True, False, "none of its code ran, so it is placed again even at most once"),
         Rule(Cause.NODE_LOST, True, True, False, "it ran on a node that died: the machine's fault, until it is the third"),
         Rule(Cause.NEIGHBOUR, False, True, False, "it waited on a node that died of what ran there"),
         Rule(Cause.SCHEDULER_LOST, False, True, False, "a scheduler's death says nothing about a step"),

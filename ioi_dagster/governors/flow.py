@@ -323,6 +323,7 @@ class FlowGovernor:
         return self._fences.get(step, 0)
 
     def lease(self, step: str) -> Lease | None:
+        """The lease under which the step runs now."""
         known = self._steps.get(step)
         return known.lease if known else None
 
@@ -484,7 +485,7 @@ class FlowGovernor:
         if event.node and rule.blames:
             step.losses += 1
             step.lost_on = tuple(dict.fromkeys((*step.lost_on, event.node)))
-        if step.ask.effect is Effect.AT_MOST_ONCE and rule.cause is not Cause.NOT_STARTED:
+        if step.ask.effect is Effect.AT_MOST_ONCE:
             text = f"it may run once only and its outcome is unknown: {event.why}"
             return [*out, *self._fail(step, AT_MOST_ONCE, text, AT_MOST_ONCE_TODO)]
         if not rule.again:
@@ -782,7 +783,7 @@ class FlowGovernor:
                 continue
             silent = self._silent(step, near, seen, considered)
             out += self._told_wait(step, no_room, now)
-            offers.take(choice.cluster, step.ask)
+            offers.take(choice.cluster)
             key = step.ask.step
             step.price = next(offer["price"] for offer in considered if offer["cluster"] == choice.cluster)
             self._spent += step.price
@@ -825,10 +826,10 @@ class FlowGovernor:
         best: tuple[bool, float, str] | None = None
         choice, considered = None, []
         for place in places:
-            offer = offers.find(place.cluster, step.ask)
+            offer = offers.price(place.cluster, step.ask)
             if offer is None:
                 continue
-            price, trust = offer[1], self._reputation.trust(place.cluster, now)
+            price, trust = offer, self._reputation.trust(place.cluster, now)
             seconds = self._expect(step.ask.capability, place.cluster) + place.transfer_s
             considered.append(
                 {"cluster": place.cluster, "price": price, "seconds": round(seconds, 3), "trust": round(trust, 3)}
@@ -958,18 +959,18 @@ class _Offers:
     def exhausted(self) -> bool:
         return not any(left > 0 for left in self._left.values())
 
-    def find(self, cluster: str, ask: Ask) -> tuple[int, float] | None:
-        """(slots, price) or None."""
+    def price(self, cluster: str, ask: Ask) -> float | None:
+        """None where it has no room."""
         point = self._points.get((cluster, ask.capability, ask.data_class))
         if point is None or point.slots < 1 or self._left.get(cluster, 0) < 1:
             return None
-        return point.slots, point.price
+        return point.price
 
     def left(self, cluster: str, group: _Group) -> bool:
         point = self._points.get((cluster, *group[:2]))
         return point is not None and point.slots > 0 and self._left[cluster] > 0
 
-    def take(self, cluster: str, ask: Ask) -> None:
+    def take(self, cluster: str) -> None:
         self._left[cluster] -= 1
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from ioi_dagster.adapters.sql.ledger import StepRow
 from ioi_dagster.errors import IoiError
-from ioi_dagster.host.fleets import Wanted
+from ioi_dagster.host.fleets import EarlierStart
 from ioi_dagster.host.work import Network
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Lease, LeaseRequest
@@ -24,13 +24,13 @@ def find_under_way(network: Network, run: str, rows: Iterable[StepRow]) -> dict[
         # A chunk belongs to the step that waits for it, which asked the process that is gone.
         if row.state == "RUN" and "#" not in row.step and row.cluster and row.capability and row.data_class:
             by_kind.setdefault((row.capability, DataClass(row.data_class)), []).append(row)
-    wanted: dict[str, list[Wanted]] = {}
+    wanted: dict[str, list[EarlierStart]] = {}
     for (capability, data_class), its in by_kind.items():
         may = _clusters(network, capability, data_class)
         for row in its:
             if row.cluster in may:
                 request = LeaseRequest(run, row.step, row.fence, capability, data_class)
-                wanted.setdefault(row.cluster or "", []).append(Wanted(request, row.node or ""))
+                wanted.setdefault(row.cluster or "", []).append(EarlierStart(request, row.node or ""))
     found: dict[str, Lease] = {}
     for cluster, its in wanted.items():
         try:

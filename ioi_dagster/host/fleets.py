@@ -87,7 +87,7 @@ OnDone = Callable[[Start, StartAnswer | None, str | None], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class EarlierStart:
     """A start that an earlier process of the run had sent to `node`."""
 
     request: LeaseRequest
@@ -112,22 +112,30 @@ class Fleet(Protocol):
         ...
 
     def announce(self, announce: Announce) -> Bid:
-        """Takes up to the announcement's `deadline_s` and `wait_s` together."""
+        """What it offers. Takes up to the announcement's `deadline_s` and `wait_s` together."""
         ...
 
     def withdraw(self, run: str, round_: int) -> None:
         """Let the cluster know that nobody waits for its bid of that round. Does not wait."""
         ...
 
-    def award(self, award: Award) -> Awarded: ...
+    def award(self, award: Award) -> Awarded:
+        """Leases for what was chosen of its bid, as far as it has room still."""
+        ...
 
-    def renew(self, renew: RenewRequest) -> Renewed: ...
+    def renew(self, renew: RenewRequest) -> Renewed:
+        """Hold leases for longer; says which it does not hold any more."""
+        ...
 
-    def release(self, release: ReleaseRequest) -> None: ...
+    def release(self, release: ReleaseRequest) -> None:
+        """Give leases back."""
+        ...
 
-    def start(self, starts: Sequence[Start], on_done: OnDone) -> None: ...
+    def start(self, starts: Sequence[Start], on_done: OnDone) -> None:
+        """Send steps to the nodes of their leases; does not wait for them."""
+        ...
 
-    def find(self, wanted: Sequence[Wanted]) -> list[Lease]:
+    def find(self, wanted: Sequence[EarlierStart]) -> list[Lease]:
         """Leases of those of `wanted` that are under way still and may be adopted; what else of them runs is stopped."""
         ...
 
@@ -135,19 +143,25 @@ class Fleet(Protocol):
         """As `start`, for what was found."""
         ...
 
-    def alive(self) -> bool: ...
+    def alive(self) -> bool:
+        """Is its scheduler there, as far as is known without asking?"""
+        ...
 
     def recover(self) -> bool:
         """Try to reach a cluster that was lost; True when it is back."""
         ...
 
-    def cancel(self, keys: list[str]) -> None: ...
+    def cancel(self, keys: list[str]) -> None:
+        """Stop the starts under `keys`, or take them back; returns when that is done, within seconds."""
+        ...
 
     def look_after(self, now: float) -> None:
         """Called again and again while the run goes on; must not block."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """The run is over: its connection ends, and so do processes that were started for it alone."""
+        ...
 
     def listen(self, topic: str, take: Callable[[Any], None]) -> None:
         """From now on, and after a reconnection, what nodes tell under `topic` goes to `take`, from any thread."""
@@ -233,7 +247,7 @@ class DaskFleet(_Negotiating):
         with contextlib.suppress(RetryableError):
             self.renew(renew)
 
-    def find(self, wanted: Sequence[Wanted]) -> list[Lease]:
+    def find(self, wanted: Sequence[EarlierStart]) -> list[Lease]:
         return _found(self._dask, self, wanted)
 
     def adopt(self, start: Start, on_done: OnDone) -> None:
@@ -287,7 +301,7 @@ def _read(answer: bytes | None, why: str | None) -> tuple[StartAnswer | None, st
         return None, f"its answer cannot be read: {error}"
 
 
-def _found(dask: DaskFleetClient, fleet: Fleet, wanted: Sequence[Wanted]) -> list[Lease]:
+def _found(dask: DaskFleetClient, fleet: Fleet, wanted: Sequence[EarlierStart]) -> list[Lease]:
     """An award is answered with the lease that is held under its fence already. Where that has expired, or is for another node,
     somebody else may have the slot: then the step is not adopted."""
     there = set(dask.claim([one.key for one in wanted]))
@@ -365,7 +379,7 @@ class InvokeFleet(_Negotiating):
             return on_done(start, None, f"{type(error).__name__}: {error}")
         on_done(start, StartAnswer(meta.attempt, meta.node, meta.started, meta.ended, result=result), None)
 
-    def find(self, wanted: Sequence[Wanted]) -> list[Lease]:
+    def find(self, wanted: Sequence[EarlierStart]) -> list[Lease]:
         """A foreign call is the connection of who made it."""
         return []
 
@@ -488,18 +502,18 @@ class _AloneFleet(ABC):
         self._ask(release)
 
     def start(self, starts: Sequence[Start], on_done: OnDone) -> None:
-        held: list[Start] = []
+        due: list[Start] = []
         with self._queueing:
             for start in starts:
                 queue = self._queues.get(start.lease.node)
                 if start.brief_s and queue is not None:
                     queue.held.append((start, on_done))
                 else:
-                    held.append(start)
-        self._send(held, on_done)
+                    due.append(start)
+        self._send(due, on_done)
         self._send_held()
 
-    def find(self, wanted: Sequence[Wanted]) -> list[Lease]:
+    def find(self, wanted: Sequence[EarlierStart]) -> list[Lease]:
         """This process has given out no lease yet, so each is given the one node where it runs."""
         nodes = self._nodes()
         pinned = [

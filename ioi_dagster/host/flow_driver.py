@@ -34,7 +34,7 @@ from ioi_dagster.host.exchange import Owed, StepResult
 from ioi_dagster.host.fleet_watch import FleetWatch
 from ioi_dagster.host.fleets import Fleet, Start, run_shell
 from ioi_dagster.host.io_manager import ObjectStore
-from ioi_dagster.host.losses import Turns, cause_of_loss
+from ioi_dagster.host.losses import SendingOrder, cause_of_loss
 from ioi_dagster.host.map_desk import Heard, MapDesk
 from ioi_dagster.host.run_outputs import RunOutputs
 from ioi_dagster.host.work import Found, Network, Outcome, Work
@@ -121,7 +121,7 @@ class FlowDriver:
         self._pool = ThreadPoolExecutor(12, thread_name_prefix="flow")
         self._waiting = ThreadPoolExecutor(MAX_HOLDING + 1, thread_name_prefix="flow-waits")
         self._work: dict[str, Work] = {}
-        self._answers: dict[tuple[str, int, str], tuple[StartAnswer, Lease, str]] = {}
+        self._answers: dict[tuple[str, int, str], tuple[StartAnswer, Lease]] = {}
         self._permits: dict[str, str] = {}
         self._watch = FleetWatch(run, network, self._pool, self._inbox.put, clock)
         self.outputs = RunOutputs(run, objects, clock, self.renew)
@@ -137,7 +137,7 @@ class FlowDriver:
         self._listening: set[str] = set()
         self._sent: dict[str, dict[str, Start]] = {}
         self._ahead: dict[str, Outcome] = {}
-        self._turns = Turns(self._sent)
+        self._order = SendingOrder(self._sent)
         self._code_since: dict[str, float | None] = {}
         """Of starts with a limit of time: since when their code runs, None where it is not known to."""
         self._begun_heard: set[str] = set()
@@ -256,12 +256,15 @@ class FlowDriver:
         self._inbox.put(event)
 
     def lease(self, step: str) -> Lease | None:
+        """The lease under which the step runs now."""
         return self._governor.lease(step)
 
     def work(self, step: str) -> Work | None:
+        """What was submitted as `step`, until its outcome is told."""
         return self._work.get(step)
 
     def fleet(self, cluster: str) -> Fleet:
+        """The cluster of that name, which the run has a place or a lease in."""
         return self._network.fleet(cluster)
 
     def drop(self, step: str) -> None:
@@ -281,6 +284,7 @@ class FlowDriver:
     # For the executor again -------------------------------------------------------------------------------------
 
     def snapshot(self) -> flow.FlowSnapshot:
+        """How far the run is, and why its steps wait."""
         return self._governor.snapshot()
 
     def running(self) -> list[str]:
@@ -413,7 +417,7 @@ class FlowDriver:
             alone = death is not None and len(death.there) == 1
             cause = cause_of_loss(why, ran, alone, done.start.timeout_s, ran_s)
             self._sent.get(lease.node, {}).pop(done.start.key, None)
-            for start in self._turns.drop(node=lease.node):
+            for start in self._order.drop(node=lease.node):
                 self._inbox.put(flow.StepReturned(start.lease.step, start.lease.fence, f"its node was lost: {why}"))
             return flow.StepLost(lease.step, lease.fence, lease.node, why, cause)
         self._sent.get(lease.node, {}).pop(done.start.key, None)
@@ -426,7 +430,7 @@ class FlowDriver:
             cause = Cause(answer.cause or Cause.NODE_ERROR)
             error = answer.error or "the node returned nothing"
             return flow.StepLost(lease.step, lease.fence, lease.node, error, cause)
-        self._answers[lease.step, lease.fence, answer.attempt] = (answer, lease, done.start.key)
+        self._answers[lease.step, lease.fence, answer.attempt] = (answer, lease)
         return flow.StepEnded(lease.step, lease.fence, answer.attempt, max(0.0, answer.ended - answer.started))
 
     def _may_have_caused(self, start: Start) -> bool:
@@ -614,7 +618,7 @@ class FlowDriver:
         return seconds if seconds <= BRIEF_S else 0.0
 
     def _commit(self, step: str, fence: int, attempt: str) -> None:
-        answer, lease, _ = self._answers.pop((step, fence, attempt))
+        answer, lease = self._answers.pop((step, fence, attempt))
         assert answer.result is not None
         result = msgspec.msgpack.decode(answer.result, type=StepResult)
         work = self._work[step]
@@ -731,8 +735,8 @@ class FlowDriver:
         starts, self._starts = self._starts, []
         by_cluster: dict[str, list[Start]] = {}
         for start in starts:
-            self._turns.add(start)
-        for start in self._turns.take():
+            self._order.add(start)
+        for start in self._order.take():
             if self._governor.lease(start.lease.step) is not start.lease:
                 continue
             self._sent.setdefault(start.lease.node, {})[start.key] = start
@@ -806,7 +810,7 @@ class FlowDriver:
 
     def _watch_fleets(self) -> None:
         for cluster in self._watch.look():
-            for start in self._turns.drop(cluster=cluster):
+            for start in self._order.drop(cluster=cluster):
                 self._take(flow.StepReturned(start.lease.step, start.lease.fence, "its Dask scheduler went away"))
             self._take(flow.ClusterLost(cluster, "its Dask scheduler went away"))
 

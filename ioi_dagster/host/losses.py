@@ -30,7 +30,7 @@ def cause_of_loss(why: str, ran: bool, alone: bool, limit_s: float, ran_s: float
     return Cause.MEMORY if alone and why.startswith(f"{WORKER_DIED} {MEMORY}") else Cause.NODE_LOST
 
 
-class Turns:
+class SendingOrder:
     """Starts in the order in which they are sent to their nodes.
 
     A step with a process of its own has, among the steps of its run, the node to itself while it is there: what another step

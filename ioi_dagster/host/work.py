@@ -51,8 +51,8 @@ class Network(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A step to be placed. `payload` is set for a block call with one typed input; `on_refusal` runs the step here with
-    the refusal as its block's answer, so that the node's own code says what becomes of the refused input."""
+    """A step to be placed. `payload` is set for a block call with one typed input: where that is refused, the step is run here
+    with the refusal as its block's answer, so that the node's own code says what becomes of the refused input."""
 
     ask: Ask
     work: bytes

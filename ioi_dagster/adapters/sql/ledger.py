@@ -178,10 +178,12 @@ class Ledger:
             return int(connection.execute(sa.select(_run.c.epoch).where(_run.c.run == run)).scalar_one())
 
     def end(self, run: str, epoch: int, now: float) -> None:
+        """The run has ended at `now` (Unix seconds); nothing is written where another process has it by now."""
         with self._begin() as connection:
             connection.execute(sa.update(_run).where(_run.c.run == run, _run.c.epoch == epoch).values(ended=now))
 
     def fences(self, run: str) -> dict[str, int]:
+        """The newest fence of every step that was started."""
         with self._engine.connect() as connection:
             rows = connection.execute(sa.select(_step.c.step, _step.c.fence).where(_step.c.run == run))
             return {row.step: row.fence for row in rows}
@@ -313,6 +315,7 @@ class Ledger:
                 connection.execute(sa.insert(_story), rows)
 
     def steps(self, run: str) -> list[StepRow]:
+        """Every step that was started, each under its newest fence."""
         columns = [_step.c[name] for name in StepRow.__dataclass_fields__]
         with self._engine.connect() as connection:
             return [StepRow(*row) for row in connection.execute(sa.select(*columns).where(_step.c.run == run))]
@@ -351,6 +354,7 @@ class Ledger:
             return sum(json.loads(facts).get("price", 0.0) for (facts,) in connection.execute(query))
 
     def story(self, run: str, step: str | None = None) -> list[Entry]:
+        """What was told of a run, in order; with `step`, of that and of the run as a whole."""
         query = sa.select(_story).where(_story.c.run == run).order_by(_story.c.seq)
         if step is not None:
             query = query.where(_story.c.step.in_(["", step]))
