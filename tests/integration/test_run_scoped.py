@@ -128,8 +128,9 @@ def test_what_needs_a_resource_of_a_step_says_so(place, instance, folder):
     assert all("needs 'of_a_step'" in str(error) for error in failures)
 
 
-def test_an_interrupted_run_leaves_nothing(place, instance, folder):
-    run_config = {**scoped_defs.CONFIG, "execution": {"config": {"address": place[1]}}}
+def start_waiting(folder: Path, address: str) -> subprocess.Popen[bytes]:
+    """A run of which one step has used what is shared, and another waits for ever."""
+    run_config = {**scoped_defs.CONFIG, "execution": {"config": {"address": address}}}
     run_config |= {"ops": {"begins": {"config": {"for_file": "never"}}}}
     arguments = ("tests.integration.scoped_defs", "interrupted", json.dumps(run_config), "{}")
     run = subprocess.Popen(
@@ -141,11 +142,24 @@ def test_an_interrupted_run_leaves_nothing(place, instance, folder):
     )
     eventually(lambda: (folder / "notes").exists() and notes(folder, "use"), what="a step that uses it")
     eventually(lambda: notes(folder, "begun"), what="a step that waits")
+    return run
+
+
+def test_an_interrupted_run_leaves_nothing(place, instance, folder):
+    run = start_waiting(folder, place[1])
     run.send_signal(signal.SIGINT)
     assert run.wait() != 0
     (record,) = instance.get_run_records()
-    opened, closed = opened_and_closed(folder, record.dagster_run.run_id)
-    assert opened == closed == NAMES
+    assert opened_and_closed(folder, record.dagster_run.run_id) == (NAMES, NAMES)
+
+
+def test_a_worker_that_ends_in_good_order_tears_down(instance, folder):
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster:  # pyright: ignore
+        run = start_waiting(folder, cluster.scheduler_address)
+    run.kill()
+    run.wait()
+    (record,) = instance.get_run_records()
+    assert opened_and_closed(folder, record.dagster_run.run_id) == (NAMES, NAMES)
 
 
 def test_workers_of_a_runs_own_tear_down_before_they_end(instance, folder):
