@@ -539,23 +539,21 @@ class FlowDriver:
         except Exception as error:
             refusal = Refusal("ras.unreachable", str(error) or type(error).__name__, "registry")
             found = Found((), (("registry", refusal),), True)
+        # Most of them are alike in what their places depend on.
+        alike: dict[tuple[str, int], tuple[tuple[flow.Place, ...], tuple[tuple[str, Refusal], ...]]] = {}
         for ask in members:
-            self._inbox.put(
-                flow.PlacesFound(
-                    ask.step,
-                    tuple(
-                        flow.Place(
-                            place.cluster,
-                            place.domain,
-                            0.0 if place.domain == self._network.home else ask.input_bytes / TRANSFER_BYTES_PER_S,
-                        )
-                        for place in found.places
-                        if ask.cluster in ("", place.cluster)
-                    ),
-                    (*found.rejected, *_elsewhere(ask, found.places)),
-                    found.may_change,
-                )
-            )
+            key = (ask.cluster, ask.input_bytes)
+            if key not in alike:
+                alike[key] = (self._places(ask, found), (*found.rejected, *_elsewhere(ask, found.places)))
+            self._inbox.put(flow.PlacesFound(ask.step, *alike[key], found.may_change))
+
+    def _places(self, ask: Ask, found: Found) -> tuple[flow.Place, ...]:
+        away_s = ask.input_bytes / TRANSFER_BYTES_PER_S
+        return tuple(
+            flow.Place(place.cluster, place.domain, 0.0 if place.domain == self._network.home else away_s)
+            for place in found.places
+            if ask.cluster in ("", place.cluster)
+        )
 
     def _start(self, ask: Ask, lease: Lease) -> None:
         work = self._work[ask.step]
