@@ -55,7 +55,7 @@ from ioi_dagster.model.permit import RunPermit
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 from ioi_dagster.policy.permits import issue
 
-FULL = {"steps": 100, "clusters": 10, "rounds": 300, "awards": 300, "repeats": 5}
+FULL = {"steps": 100, "clusters": 10, "rounds": 250, "awards": 300, "repeats": 5}
 QUICK = {"steps": 20, "clusters": 2, "rounds": 50, "awards": 100, "repeats": 1}
 WARM_UP = 10
 """Rounds before those that count: connections are opened, policy is loaded."""
