@@ -17,6 +17,8 @@ from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.signing import Signed, SigningKey, TrustedKeys
 
 MAX_ENCODED = 16 * 1024
+MAX_KNOWN = 1_000
+"""Run permits that are kept as read; the oldest goes."""
 _CLOCK_SKEW_S = 5.0
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
@@ -67,6 +69,28 @@ def from_plain(document: Any) -> Signed | Refusal:
 def read_run_permit(signed: Signed, trusted: TrustedKeys, *, now: float) -> RunPermit | Refusal:
     """Signature, issuer and validity; not yet what the permit is for. What a peer can check."""
     return _read(signed, trusted, RunPermit, "run-permit/1", now)
+
+
+class ReadPermits:
+    """Run permits as they come with requests. A run shows the same text each time, so what was read well stays known, by the
+    whole of that text: what depends on the time alone is checked again."""
+
+    def __init__(self, trusted: TrustedKeys) -> None:
+        self._trusted = trusted
+        self._known: dict[str, RunPermit] = {}
+
+    def read(self, text: str, now: float) -> RunPermit | Refusal:
+        """As `decode` and `read_run_permit` say."""
+        known = self._known.get(text)
+        if known is not None:
+            return _out_of_time(known, now) or known
+        signed = decode(text)
+        permit = signed if isinstance(signed, Refusal) else read_run_permit(signed, self._trusted, now=now)
+        if isinstance(permit, RunPermit):
+            while len(self._known) >= MAX_KNOWN:
+                del self._known[next(iter(self._known))]
+            self._known[text] = permit
+        return permit
 
 
 def check_run_permit(
@@ -134,16 +158,20 @@ def _read(signed: Signed, trusted: TrustedKeys, kind: type[T], name: str, now: f
         ]
         if wrong:
             return _no("malformed", f"the permit's {wrong[0]} has the wrong type")
-        early, late = float(permit.not_before), float(permit.expires)
+        late = _out_of_time(permit, now)
     except (ValueError, TypeError):
         return _no("malformed", "the permit's fields have the wrong values")
     if permit.issuer != signer:
         return _no("foreign_issuer", f"{signer} signed a permit in the name of {permit.issuer}")
-    if now + _CLOCK_SKEW_S < early:
+    return late or permit
+
+
+def _out_of_time(permit: RunPermit | StepPermit, now: float) -> Refusal | None:
+    if now + _CLOCK_SKEW_S < float(permit.not_before):
         return _no("not_yet_valid", "the permit is not valid yet")
-    if now >= late:
+    if now >= float(permit.expires):
         return _no("expired", "the permit has expired", "launch the run again")
-    return permit
+    return None
 
 
 def _no(code: str, text: str, remedy: str = "") -> Refusal:

@@ -60,7 +60,7 @@ from ioi_dagster.model.negotiation import (
 from ioi_dagster.model.permit import RunPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer, StartRequest
-from ioi_dagster.policy.permits import check_step_permit, decode, from_plain, read_run_permit
+from ioi_dagster.policy.permits import ReadPermits, check_step_permit, from_plain
 from ioi_dagster.policy.proof import Caller, check_proof
 from ioi_dagster.ras.leases import LeasedState
 from ioi_dagster.ras.record import Kind
@@ -139,6 +139,7 @@ class _Gateway:
         self._waiting = 0
         self._probes: set[asyncio.Task[None]] = set()
         self._refusals = RefusalLog()
+        self._permits = ReadPermits(context.trusted)
 
     def answer_at(self, door: Door) -> Callable[[Request], Any]:
         """The handler of a door is the method of its name."""
@@ -416,12 +417,7 @@ class _Gateway:
         text = request.headers.get(PERMIT_HEADER)
         if not text:
             raise _Problem(403, "permit.missing", "the request shows no run permit", f"send it as {PERMIT_HEADER!r}")
-        signed = decode(text)
-        permit = (
-            signed
-            if isinstance(signed, Refusal)
-            else read_run_permit(signed, self._c.trusted, now=self._c.clock.wall())
-        )
+        permit = self._permits.read(text, self._c.clock.wall())
         if isinstance(permit, Refusal):
             raise _Problem(403, permit.code, permit.text, permit.remedy)
         if permit.issuer != caller.domain:

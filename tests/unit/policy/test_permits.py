@@ -14,6 +14,8 @@ from ioi_dagster.model.negotiation import Lease
 from ioi_dagster.model.permit import RunPermit, StepPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.policy.permits import (
+    MAX_KNOWN,
+    ReadPermits,
     check_run_permit,
     check_step_permit,
     decode,
@@ -174,3 +176,34 @@ def test_a_trusted_signer_cannot_make_a_permit_endless_by_its_types(name, value)
     found = check_step(signed, lease=replace(LEASE, fence=1)) if name == "fence" else check_run(signed, now=1e12)
     assert isinstance(found, Refusal)
     assert found.code == "permit.malformed"
+
+
+def test_a_permit_that_was_read_before_is_checked_against_the_time_again():
+    permits, text = ReadPermits(TRUSTED), encode(issue(LIBRARY, RUN))
+    assert permits.read(text, 150.0) == RUN
+    for now, expected in ((199.0, RUN), (200.0, "permit.expired"), (94.0, "permit.not_yet_valid"), (96.0, RUN)):
+        for _ in range(2):
+            found = permits.read(text, now)
+            assert (found.code if isinstance(found, Refusal) else found) == expected
+            fresh = read_run_permit(issue(LIBRARY, RUN), TRUSTED, now=now)
+            assert fresh == found
+
+
+def test_what_was_refused_is_read_anew_and_a_changed_text_is_another_permit():
+    permits, signed = ReadPermits(TRUSTED), issue(LIBRARY, RUN)
+    early = permits.read(encode(signed), 0.0)
+    assert isinstance(early, Refusal) and early.code == "permit.not_yet_valid"
+    assert permits.read(encode(signed), 150.0) == RUN
+    forged = encode(replace(signed, body={**signed.body, "highest": "public"}))
+    refused = permits.read(forged, 150.0)
+    assert isinstance(refused, Refusal) and refused.code == "permit.signature"
+    assert isinstance(permits.read("no permit", 150.0), Refusal)
+
+
+def test_so_many_read_permits_are_kept_and_no_more():
+    permits, signed = ReadPermits(TRUSTED), issue(LIBRARY, RUN)
+    texts = [" " * number + json.dumps({"body": signed.body, "key_id": signed.key_id, "signature": signed.signature})
+             for number in range(MAX_KNOWN + 10)]  # fmt: skip
+    for text in texts:
+        assert permits.read(base64.urlsafe_b64encode(text.encode()).decode(), 150.0) == RUN
+    assert len(permits._known) == MAX_KNOWN
