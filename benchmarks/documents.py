@@ -3,7 +3,8 @@
 `loop_ratio@N`: seconds of the governed run (its domains already up) over seconds of the plain loop ÷ cores, both with models
 loaded in the measured time. `multiprocess_ratio@N`: pages a second against multiprocess, which runs fewer pages; with `--quick`
 steps a second, of which multiprocess runs those up to the end of the reading.
-`--pages N` runs another size, on which no floor is judged.
+`--pages N` runs another size, on which no floor is judged. At full size one round is run: the plain loop and the
+governed run read 200 pages each, over which chance evens out within the round, and another round would double the time.
 """
 
 from __future__ import annotations
