@@ -270,7 +270,8 @@ def runs(
 
 
 def _under_way(progress: Progress) -> str:
-    return f"running, or ended without a word: {escape(progress.brief())}"
+    far = f": {escape(progress.brief())}" if progress.done or progress.running or progress.waiting else ""
+    return f"running, or ended without a word{far}"
 
 
 def _ending(facts: dict[str, Any]) -> str:
