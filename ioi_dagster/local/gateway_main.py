@@ -13,6 +13,7 @@ import uvicorn
 from ioi_dagster.adapters.dask.client import DaskRunner
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
+from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.adapters.opa.wasm import WasmEngine
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.clock import SystemClock
@@ -62,7 +63,7 @@ def main() -> None:
         decide=decide,
         runners={cluster.name: DaskRunner(cluster.scheduler) for cluster in config.clusters},
         clock=clock,
-        http=httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=MAX_CONNECTIONS)),
+        http=httpx.AsyncClient(trust_env=False, transport=over_aiohttp(httpx.Limits(max_connections=MAX_CONNECTIONS))),
         epoch=int(clock.wall()),
     )
     address = urlsplit(config.gateway)

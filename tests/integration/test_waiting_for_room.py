@@ -19,6 +19,7 @@ from ioi_dagster.adapters.dask.scheduler_preload import Waiting, door_server
 from ioi_dagster.adapters.http import gateway
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
+from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import ClusterAddress
 from ioi_dagster.errors import RetryableError
@@ -82,7 +83,7 @@ class Lab:
             decide=lambda *_: Decision("d", Verdict.ALLOW),
             runners={},
             clock=SystemClock(),
-            http=httpx.AsyncClient(trust_env=False),
+            http=httpx.AsyncClient(trust_env=False, transport=over_aiohttp(httpx.Limits())),
         )
         self._server = uvicorn.Server(uvicorn.Config(create_app(context), log_level="warning"))
         await self._server.serve([self._sockets[1]])

@@ -26,6 +26,7 @@ from ioi_dagster.adapters.http.protocol import (
     Invocation,
     Invoked,
 )
+from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.domain import DomainConfig, DomainHome
 from ioi_dagster.errors import FinalError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
@@ -62,7 +63,7 @@ class GatewayClient:
         limits = httpx.Limits(max_connections=32 + MAX_WAITING, max_keepalive_connections=16)
         self._waiting: dict[tuple[str, str, int], Future[Any]] = {}
         # Each call has a deadline of its own over the whole of it, which no per-read timeout gives.
-        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=None, limits=limits)  # noqa: S113
+        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=None, transport=over_aiohttp(limits))  # noqa: S113
 
     def close(self) -> None:
         for future in list(self._waiting.values()):
