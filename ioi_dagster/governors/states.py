@@ -26,6 +26,10 @@ class LeaseState(StrEnum):
     STOPPING = "stopping"
 
 
+class AnnouncementState(StrEnum):
+    WAITING = "waiting"
+
+
 class StartState(StrEnum):
     ASKED = "asked"
     ADMITTED = "admitted"
@@ -84,11 +88,27 @@ LEASE = Machine(
         Change(_L.HELD, _L.STOPPING, "Announce", "another tenant asks for what it is guaranteed"),
         Change(_L.HELD, _L.STOPPING, "SharesChanged", "its tenant's limit was lowered"),
         Change(_L.HELD, _L.STOPPING, "Tick", "its tenant is over its limit, since a step that waited goes on"),
+        Change(
+            _L.HELD, _L.STOPPING, ANY, "a tenant that waits is guaranteed it, and it has run for long enough by now"
+        ),
         *_each(_L, NOTHING, "ReleaseRequest", "by its run", "released"),
         *_each(_L, NOTHING, "Award", "the same step is granted under a newer fence", "superseded"),
         *_each(_L, NOTHING, "NodeLeft", "", "its node left"),
         *_each(_L, NOTHING, "NodeJoined", "a node of that name is there already", "its node was replaced"),
         *_each(_L, NOTHING, ANY, "it was not renewed in time", "expired"),
+    ),
+)
+
+_W = AnnouncementState
+ANNOUNCEMENT = Machine(
+    "announcement",
+    NOTHING,
+    (
+        Change(NOTHING, _W.WAITING, "Announce", "there is no room for anything of it, and it may wait"),
+        Change(_W.WAITING, NOTHING, "Announce", "its run has announced anew", "newer"),
+        Change(_W.WAITING, NOTHING, "Withdrawn", "its run waits no longer", "withdrawn"),
+        Change(_W.WAITING, NOTHING, ANY, "its turn has come: there is room", "offered"),
+        Change(_W.WAITING, NOTHING, ANY, "it has waited as long as it may", "in vain"),
     ),
 )
 
@@ -182,7 +202,7 @@ STEP = Machine(
     ),
 )
 
-MACHINES = (MEMBER, LEASE, START, NODE, REPLICAS, CIRCUIT, VERSION, STEP)
+MACHINES = (MEMBER, LEASE, ANNOUNCEMENT, START, NODE, REPLICAS, CIRCUIT, VERSION, STEP)
 
 
 # For the page -------------------------------------------------------------------------------------------------------

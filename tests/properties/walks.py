@@ -89,6 +89,7 @@ class ClusterWalk:
         self._now = 0.0
         self._leases: list[Lease] = []
         self._fences: dict[str, int] = {}
+        self._round = 0
         self._borrows = self._rng.choice([(None, 0, 1, 2), (1, 2), (None,)])
 
     def run(self, events: int = 400) -> None:
@@ -113,7 +114,11 @@ class ClusterWalk:
 
     def _announce(self) -> None:
         group = AskGroup("ocr", DataClass.PUBLIC, self._rng.randint(1, 4), self._rng.choice("ab"))
-        self._tell(Announce(f"run-{group.tenant}", 1, "d", (group,)))
+        run = f"run-{group.tenant}{self._rng.choice(['', '-2'])}"
+        self._round += 1
+        self._tell(Announce(run, self._round, "d", (group,), wait_s=self._rng.choice([0.0, 4.0, 20.0])))
+        if self._rng.random() < 0.1:
+            self._tell(cluster.Withdrawn(run, self._round))
 
     def _award(self) -> None:
         tenant = self._rng.choice("abbb")
@@ -149,7 +154,8 @@ class ClusterWalk:
 
     def _wait(self) -> None:
         self._now += self._rng.choice([0.1, 0.5, 1.5, 6.0])
-        self._tell(cluster.Tick())
+        if self._rng.random() < 0.7:
+            self._tell(cluster.Tick())
 
 
 class BlockWalk:
@@ -300,7 +306,7 @@ class FlowWalk:
     def _end(self, lease: Lease) -> flow.Event:
         step, fence = lease.step, lease.fence
         refusal = replace(NO, code=self._rng.choice(["block.queue_full", "node.memory", "node.memory"]))
-        cause = self._rng.choice([Cause.NODE_LOST, Cause.NODE_LOST, Cause.NOT_STARTED, Cause.TIMEOUT])
+        cause = self._rng.choice([Cause.NODE_LOST, Cause.NODE_LOST, Cause.NEIGHBOUR, Cause.TIMEOUT])
         (event,) = self._rng.choices(
             [
                 flow.StepEnded(step, fence, f"{lease.id}/{self._now}", 1.0),

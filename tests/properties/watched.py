@@ -14,7 +14,8 @@ from ioi_dagster.governors.cluster import ClusterGovernor, LeaseEnded, Reply
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.network import NetworkGovernor
 from ioi_dagster.governors.node import Admit, NodeGovernor, StartAsked
-from ioi_dagster.governors.states import ANY, NOTHING, LeaseState, Machine, NodeState, StartState
+from ioi_dagster.governors.states import ANY, NOTHING, AnnouncementState, LeaseState, Machine, NodeState, StartState
+from ioi_dagster.model.negotiation import Bid
 
 Seen = tuple[str, str, str, str]
 """(from, to, event, what was told)"""
@@ -71,6 +72,7 @@ class Watch:
         self._on_flow(patch)
         self._on_block(patch)
         self._around(patch, ClusterGovernor, self._leases, self._leased)
+        self._around(patch, ClusterGovernor, lambda governor: dict(governor._parked._parked), self._parked)
         self._around(patch, NodeGovernor, lambda node: bool(node._draining), self._started)
         members = lambda governor: {name: peer.state for name, peer in governor._peers.items()}
         self._around(patch, NetworkGovernor, members, self._probed)
@@ -134,6 +136,24 @@ class Watch:
         assert now.keys() == known.keys(), "what is granted or ends is told"
         for name, was in known.items():
             self.seen("lease", was, now[name])
+
+    def _parked(self, governor: ClusterGovernor, known: dict[str, Any], out: list[Any]) -> None:
+        now = governor._parked._parked
+        answered = {item.waited: item.answer for item in out if isinstance(item, Reply) and item.waited is not None}
+        for run, one in known.items():
+            if now.get(run) is one:
+                continue
+            answer = answered.pop((run, one.announce.round), None)
+            told = "withdrawn" if answer is None else "offered" if answer.points else "in vain"
+            if answer is not None and answer == Bid(
+                answer.cluster, answer.domain, run, one.announce.round, answer.epoch
+            ):
+                told = "newer"
+            self.seen("announcement", AnnouncementState.WAITING, NOTHING, told=told)
+        assert not answered, "who does not wait is not answered"
+        for run, one in now.items():
+            if known.get(run) is not one:
+                self.seen("announcement", NOTHING, AnnouncementState.WAITING)
 
     # Block ------------------------------------------------------------------------------------------------------
 
