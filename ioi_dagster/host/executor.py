@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any, cast
@@ -380,25 +380,32 @@ class _Flow:
     def _work(self, step: ExecutionStep, known: KnownExecutionState) -> Work:
         """The step, with the steps that may run in one task after it."""
         head, its_work = self._one(step, known, None)
-        chain: list[tuple[Work, StepWork]] = []
+        chain: list[tuple[Work, Callable[[], StepWork]]] = []
         last = head
         for follower in self._chains.after(step) if self._chains is not None else []:
             last, follower_work = self._one(follower, known, last.ask)
             chain.append((last, follower_work))
         if not chain:
             return head
-        fused = msgspec.structs.replace(its_work, then=[work for _, work in chain])
-        return replace(head, then=tuple(work for work, _ in chain), fused=_encode(fused))
 
-    def _one(self, step: ExecutionStep, known: KnownExecutionState, before: Ask | None) -> tuple[Work, StepWork]:
-        """`before`: the step of the chain whose outputs this one takes, which have not been made yet."""
+        def fused() -> bytes:
+            return _encode(msgspec.structs.replace(its_work(), then=[work() for _, work in chain]))
+
+        return replace(head, then=tuple(work for work, _ in chain), fused=fused)
+
+    def _one(
+        self, step: ExecutionStep, known: KnownExecutionState, before: Ask | None
+    ) -> tuple[Work, Callable[[], StepWork]]:
+        """Besides the step: what makes all that its node gets. `before`: the step of the chain whose outputs this one takes,
+        which have not been made yet."""
         sources = [
             source for step_input in step.step_inputs for source in step_input.get_step_output_handle_dependencies()
         ]
         takes = {source for source in sources if before is not None and source.step_key == before.step}
         handles = [_handle(source) for source in sources if source not in takes]
         found = {handle: self._driver.outputs.find(handle, self._parents) for handle in handles}
-        data = {handle: self._get(name) for handle, name in found.items() if name and not is_reference(name)}
+        # By name: they are read when the step is sent.
+        stored = {handle: name for handle, name in found.items() if name and not is_reference(name)}
         located = [Located(handle, name) for handle, name in found.items() if name and is_reference(name)]
         # What comes from elsewhere than this run has no class that is known here: it is taken as the highest.
         classes = [self._driver.outputs.classes.get(handle, DataClass.RESTRICTED) for handle in handles]
@@ -417,7 +424,6 @@ class _Flow:
             known_state=serialize_value(self._states.of(step, known, takes)),
             retries=self._owner.retries.value,
             repository_load_data=self._load_data,
-            inputs=[StepInput(handle, value) for handle, value in data.items()],
             located=located,
             one_cluster=self._driver.shares_storage,
             instance=self._instance,
@@ -434,18 +440,32 @@ class _Flow:
             ),
             tenant=self._context.dagster_run.tags.get(tags.TENANT, "default"),
             priority=_integer(step.tags.get("dagster/priority", "0")),
-            input_bytes=sum(len(value) for value in data.values()),
+            input_bytes=sum(map(self._size, stored.values())),
             domains=self._driver.places_in(step.tags.get(tags.PLACE_IN, "")),
         )
+
+        def whole() -> StepWork:
+            inputs = [StepInput(handle, self._get(name)) for handle, name in stored.items()]
+            return msgspec.structs.replace(work, inputs=inputs) if inputs else work
+
         placed = Work(
             ask=ask,
-            work=_encode(work),
-            payload=_payload_of(capability, data),
+            work=lambda: _encode(whole()),
+            payload=self._payload_of(capability, list(stored.values())),
             priority=ask.priority,
             assigns_class=step.tags.get(tags.ASSIGNS_CLASS) == "true",
             timeout_s=tags.seconds(step.tags, tags.TIMEOUT),
         )
-        return placed, work
+        return placed, whole
+
+    def _payload_of(self, capability: str, stored: list[str]) -> Callable[[], Any] | None:
+        """The block's payload where the step is a block call with exactly one typed input."""
+        if capability == OWN_STEP or len(stored) != 1:
+            return None
+        (name,) = stored
+        if decode_payload(self._get(name)).document.get("kind") != "typed":
+            return None
+        return lambda: block_payload(self._get(name))
 
     def _upstream(self, step: ExecutionStep) -> list[UpstreamAsset]:
         """What the step is sent of the log of the run's owner, where it may not look itself."""
@@ -454,8 +474,14 @@ class _Flow:
     def _get(self, name: str) -> bytes:
         data = self._driver.outputs.read(name)
         if data is None:
-            raise FinalError(f"the stored value {name} of this run is gone")
+            raise _gone(name)
         return data
+
+    def _size(self, name: str) -> int:
+        size = self._driver.outputs.size(name)
+        if size is None:
+            raise _gone(name)
+        return size
 
     def _began(self, step: ExecutionStep) -> DagsterEvent:
         """The beginning of an attempt that did not live to tell it."""
@@ -562,14 +588,8 @@ def _handle(source: StepOutputHandle) -> Handle:
     return (source.step_key, source.output_name, source.mapping_key or "")
 
 
-def _payload_of(capability: str, data: dict[Handle, bytes]) -> Any:
-    """The block's payload where the step is a block call with exactly one typed input."""
-    if capability == OWN_STEP or len(data) != 1:
-        return None
-    (value,) = data.values()
-    if decode_payload(value).document.get("kind") != "typed":
-        return None
-    return lambda: block_payload(value)
+def _gone(name: str) -> FinalError:
+    return FinalError(f"the stored value {name} of this run is gone")
 
 
 def _encode(work: StepWork) -> bytes:

@@ -50,6 +50,8 @@ AHEAD_S = 0.2
 outcome travels."""
 MAX_AHEAD = 16
 """Starts for a thread at most."""
+AHEAD_BYTES = 32 * 2**20
+"""What a thread's starts may have besides the one that runs: its scheduler and its worker hold them too."""
 TAKE_BACK_AFTER_S = 0.3
 """What waits behind a step that runs longer than this is given to another node."""
 SHARED_S = 0.1
@@ -80,6 +82,10 @@ class Start:
     brief_s: float = 0.0
     """Seconds that it is known to take where those are few, so that it may share a task with others; 0: not known."""
     own_process: bool = False
+
+    def without_work(self) -> Start:
+        """What is kept of it while it is out."""
+        return replace(self, work=b"", payload=None)
 
 
 OnDone = Callable[[Start, StartAnswer | None, str | None], None]
@@ -269,9 +275,9 @@ class DaskFleet(_Negotiating):
 
 def submit(dask: DaskFleetClient, starts: Sequence[Start], on_done: OnDone) -> None:
     """Send starts of one node and one priority to Dask, in one task."""
-    by_key = {start.key: start for start in starts}
-    requests = {key: msgspec.msgpack.encode(_request(start)) for key, start in by_key.items()}
-    first = starts[0]
+    by_key = {start.key: start.without_work() for start in starts}
+    requests = {start.key: msgspec.msgpack.encode(_request(start)) for start in starts}
+    first = by_key[starts[0].key]
 
     def done(key: str, answer: bytes | None, why: str | None) -> None:
         on_done(by_key[key], *_read(answer, why))
@@ -443,7 +449,8 @@ def tasks_of(starts: Sequence[Start], at_once: Callable[[str], int]) -> list[lis
 
 @dataclass(slots=True)
 class _Queue:
-    """What was sent to one node and is not answered, first come first. `seconds`: how long a step took there, averaged."""
+    """What was sent to one node and is not answered, first come first. `seconds`: how long a step took there, and `size`: how
+    many bytes it was sent, averaged."""
 
     threads: int
     started: dict[str, tuple[Start, OnDone]] = field(default_factory=dict)
@@ -451,6 +458,7 @@ class _Queue:
     seconds: float | None = None
     closed: bool = False
     """It takes nothing new, but what its own steps wait for."""
+    size: float = 0.0
     slots: int = 1
     """How many starts the governor lets it have, and `wanted`, how many it should, beside those in `waiting`."""
     wanted: int = 1
@@ -463,9 +471,12 @@ class _Queue:
     def open(self) -> int:
         return 0 if self.closed and not self.waiting else self.wanted + len(self.waiting)
 
+    def weigh(self, size: int) -> None:
+        self.size = 0.7 * self.size + 0.3 * size
+
     def learn(self, seconds: float) -> None:
         self.seconds = seconds if self.seconds is None else 0.7 * self.seconds + 0.3 * seconds
-        ahead = int(AHEAD_S / max(self.seconds, 0.001))
+        ahead = min(int(AHEAD_S / max(self.seconds, 0.001)), max(1, int(AHEAD_BYTES / max(self.size, 1.0))))
         self.wanted = self.threads * (1 + min(ahead, MAX_AHEAD - 1))
 
 
@@ -558,7 +569,9 @@ class _AloneFleet(ABC):
             queue = self._queues.setdefault(node, _Queue(self.at_once(node)))
             if not queue.started:
                 queue.moved = self._clock.monotonic()
-            queue.started |= {start.key: (start, on_done) for start in task}
+            queue.started |= {start.key: (start.without_work(), on_done) for start in task}
+            for start in task:
+                queue.weigh(len(start.work))
 
         def done(its: Start, answer: StartAnswer | None, why: str | None) -> None:
             with self._queueing:

@@ -43,7 +43,6 @@ from ioi_dagster.model.negotiation import OWN_STEP, Announce, Ask, Award, Effect
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer
 from ioi_dagster.model.story import Chapter, Entry
-from ioi_dagster.signing import digest_bytes
 
 TURNS = 10
 BUSY = 12
@@ -558,14 +557,20 @@ class FlowDriver:
     def _start(self, ask: Ask, lease: Lease) -> None:
         work = self._work[ask.step]
         fleet = self._network.fleet(lease.cluster)
-        payload, data = None, work.work
-        if fleet.accepts == "block" and work.payload is not None:
-            payload = work.payload()
-            data = encode_payload(payload)
-        elif work.fused is not None and lease.fence == 1:
-            # Only once: a loss must name the step that caused it.
-            data = work.fused
-        permit = self._network.step_permit(lease, ask.data_class, digest_bytes(data))
+        payload = None
+        try:
+            if fleet.accepts == "block" and work.payload is not None:
+                payload = work.payload()
+                data = work.encoded()
+            elif work.fused is not None and lease.fence == 1:
+                # Only once: a loss must name the step that caused it.
+                data = work.fused()
+            else:
+                data = work.encoded()
+        except (FinalError, OSError) as error:
+            return self._unfit(ask.step, str(error))
+        sent = data if payload is None else encode_payload(payload)
+        permit = self._network.step_permit(lease, ask.data_class, sent)
         self._permits[ask.step] = permit.key_id if permit else ""
         self._started.append(
             Started(ask.step, lease.fence, lease.domain, lease.cluster, lease.node, ask.capability, ask.data_class)
@@ -576,7 +581,7 @@ class FlowDriver:
                 lease,
                 permit,
                 ask.capability,
-                data if payload is None else work.work,
+                data,
                 payload,
                 work.priority,
                 work.timeout_s,
@@ -584,6 +589,12 @@ class FlowDriver:
                 _own_process(ask),
             )
         )
+
+    def _unfit(self, step: str, why: str) -> None:
+        """What the step is to be sent is not there any more."""
+        for instruction in self._governor.handle(flow.StepDropped(step, why), self._clock.monotonic()):
+            self._perform(instruction)
+        self._refuse(step, Refusal("flow.unfit_step", why, flow.BY))
 
     def _adopt(self, ask: Ask, lease: Lease) -> None:
         work = self._work[ask.step]
@@ -593,7 +604,7 @@ class FlowDriver:
             lease,
             None,
             ask.capability,
-            work.work,
+            b"",
             None,
             work.priority,
             work.timeout_s,
@@ -690,7 +701,7 @@ class FlowDriver:
 
         def run() -> None:
             try:
-                self._inbox.put(_Shell(step, run_shell(work.work, refusal), "", refusal))
+                self._inbox.put(_Shell(step, run_shell(work.encoded(), refusal), "", refusal))
             except BaseException as error:  # an outcome is owed, whatever the step's code raises
                 self._inbox.put(_Shell(step, None, f"{type(error).__name__}: {error}", refusal))
 
@@ -737,7 +748,7 @@ class FlowDriver:
         for start in self._order.take():
             if self._governor.lease(start.lease.step) is not start.lease:
                 continue
-            self._sent.setdefault(start.lease.node, {})[start.key] = start
+            self._sent.setdefault(start.lease.node, {})[start.key] = start.without_work()
             if start.timeout_s:
                 self._code_since[start.key] = None
             by_cluster.setdefault(start.lease.cluster, []).append(start)

@@ -147,6 +147,13 @@ class ObjectStore:
     def has(self, name: str) -> bool:
         return (self._folder / name).exists()
 
+    def size(self, name: str) -> int | None:
+        """In bytes; None where nothing has that name."""
+        try:
+            return (self._folder / name).stat().st_size
+        except FileNotFoundError:
+            return None
+
     def sweep(self, folder: str, keep: set[str], dry_run: bool = False) -> int:
         """Remove what lies in `folder` and is not in `keep`; returns how many went (or would)."""
         there = (self._folder / folder).glob("*")

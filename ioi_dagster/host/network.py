@@ -28,7 +28,7 @@ from ioi_dagster.model.story import Chapter
 from ioi_dagster.policy.documents import placement_document, step_document
 from ioi_dagster.policy.permits import issue
 from ioi_dagster.ras.selection import MAY_CHANGE, Candidate, Query
-from ioi_dagster.signing import Signed
+from ioi_dagster.signing import Signed, digest_bytes
 
 FOUND_FOR_S = 1.0
 STEP_PERMIT_S = 3600.0
@@ -94,7 +94,7 @@ class FederatedNetwork:
     def fleets(self) -> list[Fleet]:
         return list(self._fleets.values())
 
-    def step_permit(self, lease: Lease, data_class: DataClass, payload_digest: str) -> Signed:
+    def step_permit(self, lease: Lease, data_class: DataClass, sent: bytes) -> Signed:
         now = self._clock.wall()
         permit = StepPermit(
             run=lease.run,
@@ -107,7 +107,7 @@ class FederatedNetwork:
             audience=lease.domain,
             cluster=lease.cluster,
             node=lease.node,
-            payload=payload_digest,
+            payload=digest_bytes(sent),
             not_before=float(int(now)),
             expires=float(int(now + STEP_PERMIT_S)),
             nonce=uuid.uuid4().hex,
@@ -227,7 +227,7 @@ class AloneNetwork:
     def fleets(self) -> list[Fleet]:
         return [self._fleet]
 
-    def step_permit(self, lease: Lease, data_class: DataClass, payload_digest: str) -> Signed | None:
+    def step_permit(self, lease: Lease, data_class: DataClass, sent: bytes) -> Signed | None:
         return None
 
     def opening(self, run: DagsterRun) -> tuple[Chapter, str]:

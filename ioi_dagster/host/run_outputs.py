@@ -81,6 +81,9 @@ class RunOutputs:
     def read(self, name: str) -> bytes | None:
         return self._objects.get(name)
 
+    def size(self, name: str) -> int | None:
+        return self._objects.size(name)
+
     def find(self, handle: Handle, runs: list[str]) -> str | None:
         """Where an output of this run, or else of one of `runs` (its parents, nearest first), is stored."""
         if handle in self.references:

@@ -46,26 +46,33 @@ class Network(Protocol):
 
     def fleets(self) -> list[Fleet]: ...
 
-    def step_permit(self, lease: Lease, data_class: DataClass, payload_digest: str) -> Signed | None: ...
+    def step_permit(self, lease: Lease, data_class: DataClass, sent: bytes) -> Signed | None:
+        """`sent`: what the step's node gets, which the permit is for."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A step to be placed. `payload` is set for a block call with one typed input: where that is refused, the step is run here
-    with the refusal as its block's answer, so that the node's own code says what becomes of the refused input."""
+    """A step to be placed. `work` is what its node gets, or makes that when there is a lease: of a thousand steps over one large
+    value only those that are sent hold it. `payload` is set for a block call with one typed input: where that is refused, the
+    step is run here with the refusal as its block's answer, so that the node's own code says what becomes of the refused input."""
 
     ask: Ask
-    work: bytes
+    work: bytes | Callable[[], bytes]
     payload: Callable[[], Payload] | None
     priority: int
     assigns_class: bool
     then: tuple[Work, ...] = ()
-    """Steps that may run in one task after this one, and `fused`, the bytes that say so."""
-    fused: bytes | None = None
+    """Steps that may run in one task after this one, and `fused`, which makes the bytes that say so."""
+    fused: Callable[[], bytes] | None = None
     timeout_s: float = 0.0
     """Seconds that the step may run at its node; 0: no limit."""
     chunk: bool = False
     """It is a chunk of a map inside a step; Dagster knows nothing of it."""
+
+    def encoded(self) -> bytes:
+        """Raises `FinalError` where an input is gone, and `OSError` where one cannot be read."""
+        return self.work if isinstance(self.work, bytes) else self.work()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,28 @@ def behind_a_url():
 )
 def in_memory():
     _graph()
+
+
+@op(out=DynamicOut(int))
+def many():
+    for number in range(60):
+        yield DynamicOutput(number, mapping_key=str(number))
+
+
+@op
+def four_megabytes() -> bytes:
+    return os.urandom(4_000_000)
+
+
+@op
+def uses(number: int, value: bytes) -> int:
+    return number + len(value)
+
+
+@job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()})
+def many_over_one():
+    value = four_megabytes()
+    many().map(lambda number: uses(number, value))
 
 
 @op
@@ -248,6 +271,18 @@ def test_values_go_from_worker_to_worker_and_are_dropped_with_the_run(store, tmp
 
 def held_sizes() -> tuple[str, ...]:
     return tuple(held.sizes())
+
+
+def test_steps_that_wait_do_not_hold_the_value_that_they_take(store, tmp_path):
+    """Sixty over one of four megabytes: the process of the run holds those few that are on their way to a node."""
+    (tmp_path / "home").mkdir()
+    tracemalloc.start()
+    try:
+        _execute(many_over_one, {"execution": {"config": {"workers": 1}}})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 60 * 4_000_000 / 2
 
 
 def test_a_worker_that_dies_loses_no_committed_value(store, tmp_path):

@@ -6,6 +6,8 @@ import queue
 import subprocess
 import threading
 
+import pytest
+
 from ioi_dagster.adapters.dask.client import WORKER_DIED
 from ioi_dagster.adapters.dask.local_cluster import LocalCluster
 from ioi_dagster.clock import ManualClock
@@ -14,12 +16,15 @@ from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.governors.cluster import ClusterGovernor
 from ioi_dagster.host import step_runner
 from ioi_dagster.host.fleets import (
+    AHEAD_BYTES,
+    MAX_AHEAD,
     MAX_SHARED,
     AddressFleet,
     EmbeddedFleet,
     InvokeFleet,
     Start,
     _AloneFleet,
+    _Queue,
     tasks_of,
 )
 from ioi_dagster.model.block import Payload
@@ -60,6 +65,18 @@ def test_a_scheduler_that_does_not_answer_costs_nobody_the_lease():
     assert alone._governor.snapshot().nodes["a"]["slots"] == 1
     assert alone.renew(RenewRequest("r", (lease.id,))).held == (lease.id,)
     assert alone.renew(RenewRequest("r", (lease.id,))).lost == (lease.id,)
+
+
+@pytest.mark.parametrize(
+    ("size", "starts"), [(5_000, MAX_AHEAD), (AHEAD_BYTES // 4, 5), (AHEAD_BYTES, 2), (10 * AHEAD_BYTES, 2)]
+)
+def test_of_what_is_sent_ahead_a_node_holds_so_many_bytes(size: int, starts: int) -> None:
+    """And one start more than it runs, however large."""
+    queue = _Queue(2)
+    for _ in range(30):
+        queue.weigh(size)
+        queue.learn(0.001)
+    assert queue.wanted == 2 * starts
 
 
 def brief(step: str, node: str = "a", seconds: float = 0.005, priority: int = 0) -> Start:

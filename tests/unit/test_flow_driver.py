@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ioi_dagster.adapters.dask.node import begun_topic
 from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.clock import ManualClock
+from ioi_dagster.errors import FinalError
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, Reply
 from ioi_dagster.governors.failures import Cause
@@ -141,6 +143,56 @@ def test_what_waited_behind_a_step_that_kills_its_node_is_not_blamed(tmp_path: P
     assert set(ended) == set(names)
     assert node.deaths == MAX_LOSSES, "each was laid to the one that caused it"
     assert node.deaths == 5
+
+
+def test_what_a_step_is_sent_is_made_when_there_is_a_place_for_it(tmp_path: Path) -> None:
+    """Of many steps over one large value only those that are sent may hold it, and what was sent is not kept here."""
+    clock, node, ledger = ManualClock(), OneNode(), Ledger(tmp_path / "ledger.sqlite")
+    epoch = ledger.take_over("r", "j", 1.0)
+    driver = FlowDriver("r", epoch, node, FlowGovernor("r", "alone"), ledger, ObjectStore(tmp_path), clock)  # pyright: ignore[reportArgumentType]
+    made: list[str] = []
+
+    def work(name: str) -> bytes:
+        made.append(name)
+        return name.encode()
+
+    for number in range(20):
+        name = f"s{number}"
+        driver.submit(Work(Ask("r", name, "dagster.step"), partial(work, name), None, 0, False))
+    for _ in range(4):
+        clock.advance(1.0)
+        driver.pump(0.0)
+    assert made == [start.work.decode() for start, _ in node.queue]
+    assert len(made) == 8
+    while node.queue:
+        node.run()
+        clock.advance(1.0)
+        driver.pump(0.0)
+    assert sorted(made) == sorted(f"s{number}" for number in range(20))
+    driver.close(False)
+    ledger.close()
+
+
+def test_a_step_whose_input_is_gone_when_it_is_sent_fails_and_gives_its_place_back(tmp_path: Path) -> None:
+    clock, node, ledger = ManualClock(), OneNode(), Ledger(tmp_path / "ledger.sqlite")
+    epoch = ledger.take_over("r", "j", 1.0)
+    driver = FlowDriver("r", epoch, node, FlowGovernor("r", "alone"), ledger, ObjectStore(tmp_path), clock)  # pyright: ignore[reportArgumentType]
+
+    def gone() -> bytes:
+        raise FinalError("the stored value x of this run is gone")
+
+    for number in range(10):
+        driver.submit(Work(Ask("r", f"gone{number}", "dagster.step"), gone, None, 0, False))
+    driver.submit(Work(Ask("r", "good", "dagster.step"), b"", None, 0, False))
+    ended: dict[str, str | None] = {}
+    for _ in range(8):
+        clock.advance(1.0)
+        ended |= {outcome.step: outcome.refusal and outcome.refusal.code for outcome in driver.pump(0.0)}
+        while node.queue:
+            node.run()
+    driver.close(False)
+    ledger.close()
+    assert ended == {"good": None} | {f"gone{number}": "flow.unfit_step" for number in range(10)}
 
 
 @pytest.mark.parametrize(("accepts", "ran"), [("step", (8.0, 8.5)), ("block", (1.0, 2.0))])

@@ -331,6 +331,8 @@ class DaskFleetClient:
                 fifo_timeout=IN_ORDER,
             )
             self._outstanding[key] = (future, on_done, node)
+            # It is as large as the step's inputs, and the answer may take hours.
+            del request
             answer = await future.result()  # pyright: ignore[reportGeneralTypeIssues]
         except asyncio.CancelledError:
             self._finish(key, None, "the start was cancelled" if self._alive else SCHEDULER_LOST)
@@ -353,6 +355,7 @@ class DaskFleetClient:
         for key in requests.keys() & self._outstanding.keys():
             on_done(key, None, "a start under this key is under way")
         fresh = {key: request for key, request in requests.items() if key not in self._outstanding}
+        del requests
         if self._client is None or not self._alive:
             for key in fresh:
                 on_done(key, None, SCHEDULER_AWAY)
@@ -372,6 +375,7 @@ class DaskFleetClient:
                 priority=priority,
                 fifo_timeout=IN_ORDER,
             )
+            fresh = dict.fromkeys(fresh, b"")
             for key in fresh:
                 self._batches[key] = (future, left)
             answer: bytes = await future.result()  # pyright: ignore[reportGeneralTypeIssues]
