@@ -54,8 +54,8 @@ class Network(Protocol):
 @dataclass(frozen=True, slots=True)
 class Work:
     """A step to be placed. `work` is what its node gets, or makes that when there is a lease: of a thousand steps over one large
-    value only those that are sent hold it. `payload` is set for a block call with one typed input: where that is refused, the
-    step is run here with the refusal as its block's answer, so that the node's own code says what becomes of the refused input."""
+    value only those that are sent hold it. `payload` is set for a block call with one typed input: where that is refused,
+    the step is run here with the refusal as its block's answer, so that its own code says what becomes of the refused input."""
 
     ask: Ask
     work: bytes | Callable[[], bytes]
