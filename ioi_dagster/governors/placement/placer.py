@@ -28,7 +28,7 @@ class Placer:
 
     def __init__(self, offers: Iterable[Offer], links: Iterable[Link], *, effort: int = EFFORT, seed: int = 0) -> None:
         self._fleet, self._effort, self._seed = Fleet(offers, links), effort, seed
-        self._board, self._score = Board(self._fleet), 0.0
+        self._board = Board(self._fleet)
         self._asked: dict[str, int] = {}
         """Copies that have not begun: step → node."""
 
@@ -79,8 +79,8 @@ class Placer:
         self._asked.pop(step, None)
         board = self._board
         freed = set(board.runs.get(i, ())) - {self._fleet.index[node]}
-        over = board.finish(i, self._fleet.index[node], now)
-        told = self._replanned(now, None if over else self._score)
+        board.finish(i, self._fleet.index[node], now)
+        told = self._replanned(now)
         # Where a copy was stopped there is room of which nobody else tells the node.
         named = {one.step for one in told}
         return told + [one for one in self._bound(freed) if one.step not in named]
@@ -93,7 +93,7 @@ class Placer:
             for node in nodes:
                 if self._fleet.index[node] not in known:
                     self.on_started(step, node, now)
-        return self._replanned(now, self._score)
+        return self._replanned(now)
 
     def on_node_lost(self, node: str, lost: Iterable[str], now: float) -> list[Assignment]:
         """The node is down. `lost`: what must run again, waiting, begun or ended there."""
@@ -131,12 +131,11 @@ class Placer:
         order = sorted(placed, key=lambda i: (made.start[i], made.finish[i], i))
         return {i: (made.node[i], place) for place, i in enumerate(order)}
 
-    def _replanned(self, now: float, expected: float | None = None) -> list[Assignment]:
+    def _replanned(self, now: float) -> list[Assignment]:
         board = self._board
         if not board.jobs:
             return []
-        plan, changes = replan(board, now, expected)
-        self._score = plan.score
+        plan, changes = replan(board, now)
         for i, (node, order) in changes.items():
             board.bind(i, node, order, now)
         name, offers = board.graph.steps, self._fleet.offers

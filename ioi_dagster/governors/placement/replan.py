@@ -15,17 +15,17 @@ from ioi_dagster.governors.placement.timeline import Timeline
 
 BETTER = 0.002
 """A plan replaces the one that is held if it ends the graphs sooner by this part."""
-AS_PLANNED = 0.003
-"""What changes the end of the graphs by less than this part is no reason to plan anew."""
 MOST_RUNS = 3
 """So often a step runs at once at most."""
-WORTH, POWER = 0.4, 0.5
-"""A copy must be expected to save its graph `WORTH * busy ** POWER` of its own length, `busy`: the part of all cores in use. What
-is idle costs little."""
+WORTH, SHARED = 0.4, 0.9
+"""A copy must be expected to save its graph the part `SHARED` of its own length where there are other graphs, which may need its
+room soon. A graph that is alone counts `WORTH` times the part of all cores that is in use: what is idle costs nobody anything."""
 SOON = 0.1
 """Room is taken if a step is planned to begin there within this part of its own length."""
-WASTE = 0.35
-"""No more copies once they have cost this part of all core seconds without use."""
+WASTE, LATE = 0.35, 1.5
+"""Where there are other graphs, or once copies have cost the part `WASTE` of all core seconds without use, only what is late for
+certain is copied: it has taken `LATE` times as long as was expected, or will take `LATE` times as long still as its copy, since
+its node is slow now."""
 LAST = 10**9
 """The order of a copy: after all that is planned."""
 
@@ -38,15 +38,14 @@ class Plan:
     """What each node had free before."""
 
 
-def replan(board: Board, now: float, expected: float | None) -> tuple[Plan, dict[int, tuple[int, int]]]:
-    """The plan, and what changes with it: step → node, order. `expected`: the score of the plan that is held, if all goes as it
-    was planned; then only the times of that one are computed anew."""
+def replan(board: Board, now: float) -> tuple[Plan, dict[int, tuple[int, int]]]:
+    """The plan, and what changes with it: step → node, order."""
     midway, lines = board.midway(now)
-    plan = _best(board, midway, lines, expected)
+    plan = _best(board, midway, lines)
     return plan, _changes(board, midway.waiting, plan.schedule)
 
 
-def _best(board: Board, midway: Midway, lines: Sequence[Timeline], expected: float | None) -> Plan:
+def _best(board: Board, midway: Midway, lines: Sequence[Timeline]) -> Plan:
     now, waiting = midway.now, midway.waiting
     nodes = {able: tuple(n for n in able if board.up[n]) for able in {board.graph.able[i] for i in waiting}}
     free: list[Sequence[int]] = [()] * len(board.graph)
@@ -64,8 +63,6 @@ def _best(board: Board, midway: Midway, lines: Sequence[Timeline], expected: flo
         return Plan(made, _score(board, made, now), lines)
 
     kept = attempt([-float(order) for order in board.order], 0.0, held)
-    if expected is not None and abs(kept.score - expected) < AS_PLANNED:
-        return kept
     others = [attempt(ranked, weight, free) for ranked in _priorities(board) for weight in (0.0, 1.0)]
     best = min(others, key=lambda plan: plan.score)
     return best if best.score < kept.score - BETTER else kept
@@ -170,24 +167,25 @@ def copies(board: Board, plan: Plan, now: float, asked: dict[int, int]) -> list[
     """(step, node): what runs and may be late, once more, where there is room; those with most behind them first."""
     graph = board.graph
     made: list[tuple[int, int]] = []
-    if board.wasted > WASTE * board.used:
-        return []
+    alone = len(board.jobs) == 1
+    strict = not alone or board.wasted > WASTE * board.used
     slack, lines = _slack(board, plan.schedule), _room(board, plan, now)
-    worth = WORTH * _busy(board) ** POWER
+    worth = WORTH * _busy(board) if alone else SHARED
     for i in sorted(board.runs, key=lambda i: (-board.rank[i], i)):
         runs = board.runs[i]
         if len(runs) >= MOST_RUNS or i in asked or any(board.node[u] == GONE for u, _ in graph.preds[i]):
             continue
         first = min(runs, key=lambda n: (board.end(i, n, now), n))
         done, rate = board.progress(i, first, now), board.speed[first] / max(graph.work[i], 1e-9)
-        needed = board.end(i, first, now) - now + (slack[i] if slack[i] < inf else 0.0)
+        rest = board.end(i, first, now) - now
+        needed = rest + (slack[i] if slack[i] < inf else 0.0)
         best, node, length = 0.0, -1, 0.0
         for n in graph.able[i]:
             if n in runs or not board.up[n]:
                 continue
             at, run = _arrives(board, i, n, now), graph.work[i] / board.speed[n]
             start = lines[n].earliest(at, run, graph.need[i])
-            if start > at + 0.02 * run:
+            if start > at + 0.02 * run or (strict and done < LATE and rest < LATE * (start + run - now)):
                 continue
             saved = gain(done, rate, max(start + run - now, needed)) - worth * run
             if saved > best:
