@@ -6,6 +6,7 @@ import errno
 import json
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -76,10 +77,34 @@ def options(
     """Options of every command; `_say_version` has acted on its own."""
 
 
+_SENT_AGAIN: dict[type[BaseException], signal.Signals] = {
+    KeyboardInterrupt: signal.SIGINT,
+    SystemExit: signal.SIGTERM,
+}
+
+
+def hear_lost_interruptions() -> None:
+    """From now on a signal is sent again whose exception was lost, as in a destructor or a callback of the garbage collector (see
+    `sys.unraisablehook`)."""
+    otherwise = sys.unraisablehook
+
+    def lost(unraisable: Any) -> None:
+        number = _SENT_AGAIN.get(type(unraisable.exc_value))
+        if number is None:
+            return otherwise(unraisable)
+        # Not from here, or it would be lost once more.
+        again = threading.Timer(0.02, signal.pthread_kill, (threading.main_thread().ident, number))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = lost
+
+
 def main() -> None:
     """Entry point: errors are one line and exit code 2, never a traceback; 130 and 143 when told to stop."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
+    hear_lost_interruptions()
     try:
         app()
     except IoiError as error:

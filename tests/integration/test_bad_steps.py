@@ -183,6 +183,7 @@ def test_limits_of_time_and_bad_tags_are_the_steps_own(instance, happened):
     assert (happened()["swallowed"], happened()["never-returns"]) == (1, 2)
 
 
+@pytest.mark.slow
 def test_resources_that_raise_do_what_they_do_under_multiprocess(instance, happened):
     def run(job, config=None) -> tuple:
         before = happened()

@@ -194,6 +194,7 @@ def test_a_run_after_an_edit_runs_the_new_code(project, instance):
     assert [len({words[3] for words in ran[:count]}) for count in (2, 4, 6, 8)] == [1, 2, 3, 3]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_and_one_after_an_edit_both_end(project, instance):
     with cluster(threads=2) as its:
         config = {"address": its.scheduler_address}
@@ -213,6 +214,7 @@ def test_a_run_that_goes_on_and_one_after_an_edit_both_end(project, instance):
     assert [note.split()[2] for note in project.notes("first")] == ["one", "another"]
 
 
+@pytest.mark.slow
 def test_a_map_goes_on_where_its_step_waits(project, instance):
     """The items of its second map can run on that one worker alone, which takes nothing else by then."""
     with cluster(threads=2) as its:

@@ -151,6 +151,7 @@ def test_on_a_shared_cluster_only_what_does_not_stop_costs_a_process(
     assert statuses(alone) == {"stops": "FAILURE", "goes_on": "FAILURE", "beside": "SUCCESS"}
 
 
+@pytest.mark.slow
 def test_in_a_federation_that_lives_on_its_leases_are_given_back(start: Start, tmp_path: Path) -> None:
     topology, home = tmp_path / "topology.yaml", tmp_path / "home"
     topology.write_text(TOPOLOGY)

@@ -308,6 +308,7 @@ def test_a_frozen_process_writes_nothing_after_a_takeover(tmp_path: Path, gated:
             its.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_ends_the_process_and_a_resume_finishes(
     tmp_path: Path, gated: Callable[..., Gated]
 ) -> None:

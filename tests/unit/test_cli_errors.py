@@ -102,3 +102,27 @@ def test_a_home_that_is_a_file_is_to_mend(tmp_path):
     ended = ioi(tmp_path, "doctor", "--home", "file", "--json")
     (finding,) = [finding for finding in json.loads(ended.stdout) if finding["what"] == "home"]
     assert (finding["state"], finding["found"]) == ("mend", f"{tmp_path / 'file'} is a file")
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [("SIGINT", "heard KeyboardInterrupt"), ("SIGTERM", "heard SystemExit")]
+)
+def test_a_signal_that_comes_within_a_destructor_is_heard_all_the_same(number, expected):
+    code = f"""
+import signal, sys
+from ioi_dagster.cli import hear_lost_interruptions
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+hear_lost_interruptions()
+class Late:
+    def __del__(self):
+        signal.raise_signal(signal.{number})
+        for _ in range(1000): pass
+try:
+    late = Late()
+    del late
+    signal.pause()
+except BaseException as error:
+    print("heard", type(error).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == (expected, "")
