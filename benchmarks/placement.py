@@ -89,7 +89,7 @@ def main() -> int:
 
 def measure(job: Job) -> list[dict[str, Any]]:
     what, folder, paths, detail, seed = job
-    return {"static": _static, "online": _online, "stream": _stream}[what](folder, paths, detail, seed)
+    return list({"static": _static, "online": _online, "stream": _stream}[what](folder, paths, detail, seed))
 
 
 def _static(folder: str, paths: list[str], scenario: str, seed: int) -> Iterable[dict[str, Any]]:
