@@ -22,6 +22,11 @@ class Cause(StrEnum):
     TIMEOUT = "timeout"
     MEMORY = "memory"
 
+    @classmethod
+    def said(cls, word: str) -> Cause:
+        """What a node said; one of another version may know words that are none here, which say no more than that it failed."""
+        return cls(word) if word in cls.__members__.values() else cls.NODE_ERROR
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:

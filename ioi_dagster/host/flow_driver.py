@@ -426,7 +426,7 @@ class FlowDriver:
                 self._replaced[lease.node] = f"{lease.node} of {lease.cluster}: {answer.refusal.text}"
             return flow.StartRefused(lease.step, lease.fence, lease.node, answer.refusal)
         if answer.error is not None or answer.result is None:
-            cause = Cause(answer.cause or Cause.NODE_ERROR)
+            cause = Cause.said(answer.cause)
             error = answer.error or "the node returned nothing"
             return flow.StepLost(lease.step, lease.fence, lease.node, error, cause)
         self._answers[lease.step, lease.fence, answer.attempt] = (answer, lease)
