@@ -558,7 +558,7 @@ class ClusterGovernor:
     def _award(self, award: Award, now: float) -> list[Instruction]:
         leases, rejected, granted = [], [], []
         out: list[Instruction] = []
-        self._parked.awarded(award.run)
+        promised = self._parked.awarded(award.run, now)
         for request in award.requests:
             known = self._held.get(self._by_start.get((request.run, request.step, request.copy), ""))
             if known is not None and known.lease.fence == request.fence:
@@ -570,26 +570,28 @@ class ClusterGovernor:
                 continue
             if known is not None:
                 out += self._end(known.lease.id, f"superseded by fence {request.fence}")
-            name, refusal = self._pick(request, now)
+            name, refusal = self._pick(request, now, promised[request.capability] > 0)
             if name is None:
                 assert refusal is not None
                 rejected.append(RejectedRequest(request.step, request.fence, refusal))
                 continue
+            promised[request.capability] -= 1
             lease = self._grant(request, name, now)
             leases.append(lease)
             granted.append(lease)
         return [*out, Reply(Awarded(self._cluster, tuple(leases), tuple(rejected)), tuple(granted))]
 
-    def _pick(self, request: LeaseRequest, now: float) -> tuple[str | None, Refusal | None]:
+    def _pick(self, request: LeaseRequest, now: float, promised: bool) -> tuple[str | None, Refusal | None]:
         """Warm nodes first, then the emptiest; a node that failed this step only when there is no other in the cluster."""
         able = self._index.able(request.capability)
         if not able:
             return None, Refusal("cluster.not_offered", f"no node here offers {request.capability}", self._cluster)
-        room = self._room(request.run, able, now)
+        # Where nodes have left, more may be promised than there is: who comes first has it.
+        room = sum(kind.room for kind in able) if promised else self._room(request.run, able, now)
         if not room:
             return None, self._full(able)
         part = self._part(request.tenant, request.capability, able, now)
-        if part is not None and not part.more(room):
+        if part is not None and not promised and not part.more(room):
             return None, self._not_its_turn(request.tenant, part)
         avoid = frozenset(request.avoid)
         if avoid and all(name in avoid for kind in able for name in kind.nodes):

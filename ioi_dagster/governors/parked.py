@@ -7,6 +7,7 @@ come in the order of their tenants' turns; within a tenant by how long they have
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
@@ -122,9 +123,11 @@ class ParkedAsks:
     def offer(self, run: str, offers: tuple[Offer, ...]) -> None:
         self._offers[run] = offers
 
-    def awarded(self, run: str) -> None:
-        """What it did not take of its offer is anybody's."""
-        self._offers.pop(run, None)
+    def awarded(self, run: str, now: float) -> Counter[str]:
+        """What it was offered, by capability, which is due to it whoever has come meanwhile. What it does not take of that is
+        anybody's."""
+        offers = self._offers.pop(run, ())
+        return Counter({offer.capability: offer.slots for offer in offers if offer.until > now})
 
     def offered(self, now: float, run: str = "", capabilities: Container[str] | None = None) -> list[Offer]:
         """What is offered now to others than `run`; of `capabilities`, where they are given."""

@@ -147,6 +147,15 @@ def test_what_was_offered_is_nobody_elses_until_it_is_taken_or_lapses():
     assert len(cluster.award("r", "t", "s").leases) == 1
 
 
+def test_what_was_offered_is_granted_though_another_tenant_has_come_meanwhile():
+    cluster = Cluster()
+    cluster.event(NodeLeft("n"))
+    cluster.waits("r", tenant="c")
+    assert answered(cluster.event(NodeJoined("n", 1, frozenset({"ocr"})))) == [("r", 1)]
+    cluster.ask("late", "a", wait_s=0.0)
+    assert len(cluster.award("r", "c", "s").leases) == 1
+
+
 def test_an_offer_that_is_declined_goes_to_the_next_at_once():
     cluster = Cluster()
     cluster.waits("first", "second")
