@@ -27,31 +27,13 @@ from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Ti
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.negotiation import Announce, AskGroup, Award, LeaseRequest, ReleaseRequest
-from ioi_dagster.model.permit import RunPermit
-from ioi_dagster.policy.permits import issue
-from ioi_dagster.signing import SigningKey, TrustedKeys
-from tests.unit.test_gateway import CONFIG
+from ioi_dagster.policy.permits import decode
+from ioi_dagster.signing import Signed
+from tests.unit.test_gateway import CONFIG, HOME, TRUSTED, run_permit
 
-KEY = SigningKey.generate("library")
 LIMIT_S = 30.0
-PERMIT = RunPermit(
-    run="r",
-    job="j",
-    job_snapshot="",
-    plan="",
-    config="",
-    selection="",
-    code="",
-    subject="ann",
-    highest=DataClass.INTERNAL,
-    domains=("lab",),
-    decision_ids=(),
-    revision="",
-    not_before=0.0,
-    expires=4e9,
-    nonce="n",
-    issuer="library",
-)
+PERMIT = decode(run_permit())
+assert isinstance(PERMIT, Signed)
 
 
 class Lab:
@@ -78,7 +60,7 @@ class Lab:
         context = GatewayContext(
             config=replace(CONFIG, clusters=(ClusterAddress("lab-c", "tcp://lab", address),)),
             token="own",
-            trusted=TrustedKeys({KEY.key_id: KEY.public_bytes}),
+            trusted=TRUSTED,
             store=None,  # pyright: ignore[reportArgumentType]
             decide=lambda *_: Decision("d", Verdict.ALLOW),
             runners={},
@@ -127,7 +109,7 @@ def lab():
 @pytest.fixture
 def run(lab: Lab):
     """The client of a run that holds the one slot."""
-    client = GatewayClient(lab.url, "lab", KEY, issue(KEY, PERMIT))
+    client = GatewayClient(lab.url, "lab", HOME, PERMIT)
     request = LeaseRequest("r", "s", 1, "echo", DataClass.PUBLIC)
     client.award(Award("lab-c", "r", 1, "library", (request,)))
     yield client
@@ -167,7 +149,7 @@ def test_the_cluster_learns_that_nobody_waits_any_longer(lab: Lab, run: GatewayC
 
 
 def test_a_client_that_is_closed_waits_no_longer(lab: Lab):
-    client = GatewayClient(lab.url, "lab", KEY, issue(KEY, PERMIT))
+    client = GatewayClient(lab.url, "lab", HOME, PERMIT)
     client.award(Award("lab-c", "r", 1, "library", (LeaseRequest("r", "s", 1, "echo", DataClass.PUBLIC),)))
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(client.announce, "lab-c", announcement())

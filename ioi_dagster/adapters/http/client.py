@@ -60,7 +60,7 @@ class GatewayClient:
         self.url, self.domain, self._key = url, domain, key
         self._permit = encode(permit) if permit else ""
         # Announcements that wait take a connection each, beside those of the other calls.
-        limits = httpx.Limits(max_connections=32 + MAX_WAITING, max_keepalive_connections=16)
+        limits = httpx.Limits(max_connections=32 + MAX_WAITING)
         self._waiting: dict[tuple[str, str, int], Future[Any]] = {}
         # Each call has a deadline of its own over the whole of it, which no per-read timeout gives.
         self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=None, transport=over_aiohttp(limits))  # noqa: S113
