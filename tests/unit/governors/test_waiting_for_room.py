@@ -156,6 +156,15 @@ def test_what_was_offered_is_granted_though_another_tenant_has_come_meanwhile():
     assert len(cluster.award("r", "c", "s").leases) == 1
 
 
+def test_where_more_was_offered_than_there_is_left_who_awards_first_has_it():
+    cluster = Cluster()
+    cluster.waits("first", "second")
+    assert cluster.free(2) == [("first", 1), ("second", 1)]
+    cluster.event(NodeResized("n", 1))
+    assert len(cluster.award("second", "t", "s").leases) == 1
+    assert [item.refusal.code for item in cluster.award("first", "t", "s").rejected] == ["cluster.full"]
+
+
 def test_an_offer_that_is_declined_goes_to_the_next_at_once():
     cluster = Cluster()
     cluster.waits("first", "second")
