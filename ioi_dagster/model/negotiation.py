@@ -30,6 +30,12 @@ Slots = Annotated[int, Meta(ge=0, le=10_000_000)]
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Credits = Annotated[float, Meta(ge=0, le=1e12)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Amount = Annotated[float, Meta(ge=0, le=1e18)]
+Resources = Annotated[tuple[tuple[Name, Amount], ...], Meta(max_length=16)]
+"""What one step takes of a node besides its slot, by the resource's name, in the order of the names; nothing that is 0."""
+
+SLOTS = "slots"
+"""The resource of which every step takes one."""
 
 
 class Effect(StrEnum):
@@ -43,7 +49,8 @@ class Effect(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One step's demand. `capability` is what it needs, not where; `domains` (if any) are the only ones allowed, and so is
-    `cluster`."""
+    `cluster`. `resources`: what it takes of its node besides a slot. The `gang_size` steps of one `gang` start together, in one
+    cluster, or none does. `checkpointable`: ending it loses little."""
 
     run: str
     step: str
@@ -56,17 +63,24 @@ class Ask:
     input_bytes: int = 0
     domains: tuple[str, ...] = ()
     cluster: str = ""
+    resources: tuple[tuple[str, float], ...] = ()
+    gang: str = ""
+    gang_size: int = 0
+    checkpointable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AskGroup:
-    """Asks that are the same to a bidder: how many of one capability at one data class."""
+    """Asks that are the same to a bidder: how many of one capability at one data class. `gang`: so many start together or none
+    does (0: each by itself); `count` is a multiple of it."""
 
     capability: Name
     data_class: DataClass
     count: Slots
     tenant: Name = "default"
     priority: Priority = 0
+    resources: Resources = ()
+    gang: Slots = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +98,16 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class SupplyPoint:
-    """`slots` more steps of `capability` can start now at `price` credits each; `warm` of them on warm replicas."""
+    """`slots` more steps of `capability` can start now at `price` credits each; `warm` of them on warm replicas. `resources` and
+    `gang` are those of the group that it answers."""
 
     capability: Name
     data_class: DataClass
     slots: Slots
     price: Credits
     warm: Slots = 0
+    resources: Resources = ()
+    gang: Slots = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +126,10 @@ class Bid:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """One step of an award. Idempotent by (run, step, fence, copy). `avoid`: nodes that already failed this step. `preemptible`:
-    it may be stopped and placed again when its slot is somebody else's by guarantee."""
+    """One step of an award. Idempotent by (run, step, fence, copy). `avoid`: nodes that it gets only if there is no other, since
+    it failed there or is to be apart from what runs there; `prefer`: nodes that it rather gets, since its inputs lie there or it
+    is to be near to what runs there. `preemptible`: it may be stopped and placed again when its slot is somebody else's by
+    guarantee; `checkpointable`: it loses little by that. Those of one `gang` are leased all or none."""
 
     run: Name
     step: StepKey
@@ -120,7 +139,12 @@ class LeaseRequest:
     copy: Number = 0
     tenant: Name = "default"
     avoid: Annotated[tuple[Name, ...], Meta(max_length=MAX_REQUESTS)] = ()
+    prefer: Annotated[tuple[Name, ...], Meta(max_length=MAX_REQUESTS)] = ()
     preemptible: bool = True
+    checkpointable: bool = False
+    priority: Priority = 0
+    resources: Resources = ()
+    gang: Annotated[str, Meta(max_length=500)] = ""
 
 
 @dataclass(frozen=True, slots=True)

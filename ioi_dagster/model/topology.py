@@ -10,11 +10,12 @@ from ioi_dagster.model.data_class import DataClass
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One Dask worker: `slots` steps at once, `memory` in bytes."""
+    """One Dask worker: `slots` steps at once, `memory` in bytes, and other `resources` by name, in their own units."""
 
     name: str
     slots: int = 1
     memory: int = 2 * 2**30
+    resources: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
