@@ -50,7 +50,8 @@ class Effect(StrEnum):
 class Ask:
     """One step's demand. `capability` is what it needs, not where; `domains` (if any) are the only ones allowed, and so is
     `cluster`. `resources`: what it takes of its node besides a slot. The `gang_size` steps of one `gang` start together, in one
-    cluster, or none does. `checkpointable`: ending it loses little."""
+    cluster, or none does. `checkpointable`: ending it loses little. `near`: keys of steps of its run beside which it rather runs;
+    `apart`: those beside which it runs only where there is no other place."""
 
     run: str
     step: str
@@ -67,6 +68,8 @@ class Ask:
     gang: str = ""
     gang_size: int = 0
     checkpointable: bool = False
+    near: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
