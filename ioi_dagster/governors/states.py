@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ioi_dagster.governors.block import BREAKER, REPLICA, Breaker, ReplicaState, VersionState
-from ioi_dagster.governors.flow import OVER, StepState
+from ioi_dagster.governors.flow_steps import OVER, StepState
 from ioi_dagster.governors.network import PeerState
 
 NOTHING = ""

@@ -25,7 +25,9 @@ from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.failures import RULES, Cause
-from ioi_dagster.governors.flow import MAX_HOLDING, FlowGovernor
+from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.flow_messages import SendAnnounce, SendAward, StartStep, WithdrawAnnounce
+from ioi_dagster.governors.flow_rounds import MAX_HOLDING
 from ioi_dagster.governors.mapping import Report
 from ioi_dagster.governors.node import REPLACED
 from ioi_dagster.host import run_outputs
@@ -462,18 +464,18 @@ class FlowDriver:
                 self.tell(chapter, text, facts, step)
             case flow.FindPlaces(asks):
                 self._find(asks)
-            case flow.SendAnnounce(cluster, announce):
+            case SendAnnounce(cluster, announce):
                 # One that waits for room keeps no thread from the others.
                 pool = self._waiting if announce.wait_s else self._pool
                 self._post(lambda: self._announce(cluster, announce),
                            lambda why: flow.BidMissed(cluster, announce.round, why), pool)  # fmt: skip
-            case flow.WithdrawAnnounce(cluster, round_):
+            case WithdrawAnnounce(cluster, round_):
                 self._network.fleet(cluster).withdraw(self._run, round_)
-            case flow.SendAward(award):
+            case SendAward(award):
                 steps = tuple(request.step for request in award.requests)
                 self._post(lambda: self._award(award),
                            lambda why: flow.AwardMissed(award.cluster, steps, why))  # fmt: skip
-            case flow.StartStep(ask, lease):
+            case StartStep(ask, lease):
                 self._start(ask, lease)
             case flow.AdoptStep(ask, lease):
                 self._adopt(ask, lease)

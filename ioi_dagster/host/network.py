@@ -15,7 +15,7 @@ from ioi_dagster.adapters.dask.node_plugin import CLUSTER
 from ioi_dagster.adapters.http.client import FederatedRegistry
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome, home_domain
-from ioi_dagster.governors.flow import Place
+from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.host.fleets import RUNNER, AddressFleet, DaskFleet, EmbeddedFleet, Fleet, InvokeFleet
 from ioi_dagster.host.governance import Checked, check_permit, open_gate, started_by, trigger_of
 from ioi_dagster.host.private import DagsterRun

@@ -8,7 +8,8 @@ from dagster import MetadataValue, TableColumn, TableRecord, TableSchema
 
 from ioi_dagster.adaptive.telling import Telling
 from ioi_dagster.clock import Clock
-from ioi_dagster.governors.flow import FlowSnapshot, StepState
+from ioi_dagster.governors.flow import FlowSnapshot
+from ioi_dagster.governors.flow_steps import StepState
 from ioi_dagster.host.extent import Extent, Mappings
 from ioi_dagster.host.flow_driver import FlowDriver
 from ioi_dagster.host.private import DagsterEvent, EngineEventData, ExecutionPlan, PlanOrchestrationContext

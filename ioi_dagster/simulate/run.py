@@ -10,6 +10,7 @@ from ioi_dagster.governors import flow
 from ioi_dagster.governors.cluster import Withdrawn
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.flow_messages import SendAnnounce, SendAward, StartStep, WithdrawAnnounce
 from ioi_dagster.model.negotiation import Ask, Award, Lease, ReleaseRequest, RenewRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.simulate.scenario import Workflow
@@ -116,16 +117,16 @@ class SimRun:
         match instruction:
             case flow.FindPlaces(asks):
                 self._world.engine.after(LOOK_UP_S, self._places, self.life, asks)
-            case flow.SendAnnounce(cluster, announce):
+            case SendAnnounce(cluster, announce):
                 self._call(
                     cluster, "announce", announce, announce.deadline_s + announce.wait_s, flow.BidReceived,
                     lambda why: flow.BidMissed(cluster, announce.round, why),
                 )  # fmt: skip
-            case flow.WithdrawAnnounce(cluster, round_):
+            case WithdrawAnnounce(cluster, round_):
                 self._withdraw(cluster, round_)
-            case flow.SendAward(award):
+            case SendAward(award):
                 self._award(award)
-            case flow.StartStep(_, lease):
+            case StartStep(_, lease):
                 self._start(lease)
             case flow.ReleaseLeases(cluster, leases):
                 self._tell(cluster, "release", ReleaseRequest(self.name, leases))

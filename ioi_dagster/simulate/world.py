@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ioi_dagster.governors import flow
-from ioi_dagster.governors.flow import Place
+from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.model.negotiation import Ask
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.simulate.cluster import SimCluster

@@ -13,6 +13,7 @@ from typing import Any
 
 from ioi_dagster.governors import block, block_messages, cluster, flow, network, node
 from ioi_dagster.governors.failures import Cause
+from ioi_dagster.governors.flow_messages import SendAnnounce, SendAward, StartStep
 from ioi_dagster.model.capability import BlockSpec, Contract
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
@@ -258,11 +259,11 @@ class FlowWalk:
             match item:
                 case flow.FindPlaces(asks):
                     self._owed += [lambda ask=ask: self._places(ask) for ask in asks]
-                case flow.SendAnnounce(name, announce):
+                case SendAnnounce(name, announce):
                     self._owed.append(lambda name=name, announce=announce: self._bid(name, announce))
-                case flow.SendAward(award):
+                case SendAward(award):
                     self._owed.append(lambda award=award: self._awarded(award))
-                case flow.StartStep(_, lease) | flow.AdoptStep(_, lease):
+                case StartStep(_, lease) | flow.AdoptStep(_, lease):
                     self._owed.append(lambda lease=lease: self._end(lease))
 
     def _ask(self, step: str) -> Ask:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ioi_dagster.governors import block, flow, network
+from ioi_dagster.governors import block, flow_steps, network
 from ioi_dagster.governors.block import BlockGovernor
 from ioi_dagster.governors.cluster import ClusterGovernor, LeaseEnded, Reply
 from ioi_dagster.governors.flow import FlowGovernor
@@ -197,7 +197,7 @@ class Watch:
         def begin(governor: FlowGovernor) -> None:
             _, self._steps = self._of.setdefault(id(governor), (governor, {}))
 
-        patch.setattr(flow._Step, "state", _State(flow._Step, "state", step))
+        patch.setattr(flow_steps.Step, "state", _State(flow_steps.Step, "state", step))
         self._around(patch, FlowGovernor, begin, lambda *_: None)
 
 

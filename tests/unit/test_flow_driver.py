@@ -22,7 +22,8 @@ from ioi_dagster.errors import FinalError
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, Reply
 from ioi_dagster.governors.failures import Cause
-from ioi_dagster.governors.flow import MAX_LOSSES, MAX_NODES_LOST, FlowGovernor, Place
+from ioi_dagster.governors.flow import MAX_LOSSES, MAX_NODES_LOST, FlowGovernor
+from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.host import flow_driver
 from ioi_dagster.host.exchange import StepResult
 from ioi_dagster.host.fleet_watch import RENEW_EVERY_S

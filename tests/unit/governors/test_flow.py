@@ -9,7 +9,8 @@ import pytest
 
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors import flow
-from ioi_dagster.governors.flow import FlowGovernor, Place
+from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.flow_messages import Place, SendAnnounce, SendAward, StartStep
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Ask, Award, Awarded, Bid, Effect, Lease, RejectedRequest, SupplyPoint
 from ioi_dagster.model.refusal import Refusal
@@ -51,12 +52,12 @@ class Story:
             self.event(flow.PlacesFound(one.step, tuple(Place(p, p) for p in places), (), False))
 
     def bid(self, cluster: str, slots: int = 1, price: float = 1.0) -> list[flow.Instruction]:
-        announce = next(i.announce for i in reversed(self.wanted(flow.SendAnnounce)) if i.cluster == cluster)
+        announce = next(i.announce for i in reversed(self.wanted(SendAnnounce)) if i.cluster == cluster)
         points = tuple(SupplyPoint(g.capability, g.data_class, slots, price) for g in announce.groups)
         return self.event(flow.BidReceived(Bid(cluster, cluster, "r", announce.round, 1, points)))
 
     def grant(self, node: str = "n1") -> Award:
-        award = self.last(flow.SendAward).award
+        award = self.last(SendAward).award
         self.event(flow.AwardAnswered(Awarded(award.cluster, tuple(lease_for(award, r, node) for r in award.requests))))
         return award
 
@@ -69,7 +70,7 @@ class Story:
                 self.event(flow.PlacesFound(step, (Place("a", "a"),), (), False))
             self.bid("a")
             self.grant(node)
-        return self.last(flow.StartStep).lease
+        return self.last(StartStep).lease
 
 
 def lease_for(award: Award, request, node: str) -> Lease:
@@ -96,7 +97,7 @@ def test_a_step_is_announced_awarded_started_and_committed_once(story):
     story.ready(ask())
     story.bid("a")
     story.grant()
-    lease = story.last(flow.StartStep).lease
+    lease = story.last(StartStep).lease
     assert (lease.step, lease.fence, lease.node) == ("s", 1, "n1")
     story.event(flow.StepEnded("s", 1, "first", 2.0))
     assert story.wanted(flow.CommitStep) == [flow.CommitStep("s", 1, "first")]
@@ -110,7 +111,7 @@ def test_the_cheaper_cluster_gets_the_step_and_the_dearer_one_the_rest(story):
     story.ready(ask("s1"), ask("s2"), places=("a", "b"))
     story.bid("a", slots=1, price=0.3)
     story.bid("b", slots=1, price=1.0)
-    awards = {i.award.cluster: [r.step for r in i.award.requests] for i in story.wanted(flow.SendAward)}
+    awards = {i.award.cluster: [r.step for r in i.award.requests] for i in story.wanted(SendAward)}
     assert awards == {"a": ["s1"], "b": ["s2"]}
 
 
@@ -125,7 +126,7 @@ def test_a_step_with_one_place_goes_before_one_with_two(story):
     story.event(flow.Tick(), later=0.3)
     story.event(flow.BidMissed("b", 2, "frozen"))
     story.bid("a")
-    assert [r.step for r in story.last(flow.SendAward).award.requests] == ["bound"]
+    assert [r.step for r in story.last(SendAward).award.requests] == ["bound"]
 
 
 def test_a_lost_step_is_placed_anew_under_a_higher_fence_and_the_late_answer_is_discarded(story):
@@ -134,7 +135,7 @@ def test_a_lost_step_is_placed_anew_under_a_higher_fence_and_the_late_answer_is_
     story.grant()
     story.event(flow.StepLost("s", 1, "n1", "the worker was killed"))
     assert story.run_once("n2").fence == 2
-    assert story.last(flow.SendAward).award.requests[0].avoid == ("n1",)
+    assert story.last(SendAward).award.requests[0].avoid == ("n1",)
     story.event(flow.StepEnded("s", 1, "zombie", 9.0))
     assert not story.wanted(flow.CommitStep)
     story.event(flow.StepEnded("s", 2, "good", 1.0))
@@ -201,25 +202,25 @@ def test_nobody_there_now_is_a_wait_that_is_explained_and_looked_at_again(story)
     assert len(story.wanted(flow.FindPlaces)) == 2
     story.event(flow.PlacesFound("s", (Place("a", "a"),), (), False))
     story.bid("a")
-    assert story.wanted(flow.SendAward)
+    assert story.wanted(SendAward)
 
 
 def test_a_silent_cluster_costs_the_deadline_once_and_its_late_bid_is_taken(story):
     story.ready(ask("s1"), ask("s2"), places=("a", "mute"))
     story.bid("a")
-    assert not story.wanted(flow.SendAward)
+    assert not story.wanted(SendAward)
     story.event(flow.Tick(), later=1.1)
-    assert [request.step for request in story.last(flow.SendAward).award.requests] == ["s1"]
+    assert [request.step for request in story.last(SendAward).award.requests] == ["s1"]
     story.grant()
     story.event(flow.Tick(), later=1.0)
-    asked = [item.cluster for item in story.wanted(flow.SendAnnounce)]
+    asked = [item.cluster for item in story.wanted(SendAnnounce)]
     assert asked.count("mute") == 1, "what it was asked is open still"
     story.bid("a", slots=0)
     assert story.governor.snapshot().reputation["mute"] == {"trust": 1.0, "suspect": "no bid within 1 s"}
     story.bid("mute")
     story.bid("a", slots=0)
-    assert [request.step for request in story.last(flow.SendAward).award.requests] == ["s2"]
-    assert story.last(flow.SendAward).award.cluster == "mute"
+    assert [request.step for request in story.last(SendAward).award.requests] == ["s2"]
+    assert story.last(SendAward).award.cluster == "mute"
     assert story.governor.snapshot().reputation["mute"]["suspect"] == ""
 
 
@@ -227,10 +228,10 @@ def test_a_cluster_that_is_silent_again_and_again_is_asked_ever_less_and_nobody_
     story.ready(ask(), places=("mute",))
     asked_at = []
     for _ in range(600):
-        for item in story.wanted(flow.SendAnnounce):
+        for item in story.wanted(SendAnnounce):
             asked_at.append(story.now)
             story.event(flow.BidMissed(item.cluster, item.announce.round, "no answer"))
-        story.done = [item for item in story.done if not isinstance(item, flow.SendAnnounce)]
+        story.done = [item for item in story.done if not isinstance(item, SendAnnounce)]
         story.event(flow.PlacesFound("s", (Place("mute", "mute"),), (), False), later=0.1)
     pauses = [round(later - before, 1) for before, later in pairwise(asked_at)]
     assert pauses == pytest.approx([0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0], abs=0.31)
@@ -245,7 +246,7 @@ def test_who_does_not_keep_his_bids_loses_the_step_in_the_next_round_and_those_a
     def round_(winner: str) -> None:
         story.bid("liar", price=0.1)
         story.bid("honest", price=0.8)
-        award = story.last(flow.SendAward).award
+        award = story.last(SendAward).award
         assert award.cluster == winner
         if winner == "honest":
             story.grant()
@@ -267,7 +268,7 @@ def test_a_run_spends_its_budget_and_no_more(story):
     story.governor = FlowGovernor("r", "home", budget=2.0)
     story.ready(*(ask(f"s{number}") for number in range(4)), places=("a",))
     story.bid("a", slots=4, price=0.9)
-    award = story.last(flow.SendAward).award
+    award = story.last(SendAward).award
     assert [request.step for request in award.requests] == ["s0", "s1"]
     assert [item.step for item in story.wanted(flow.RefuseStep)] == ["s2", "s3"]
     refusal = story.last(flow.RefuseStep).refusal
@@ -331,7 +332,7 @@ def test_what_is_too_dear_waits_while_a_cheaper_place_may_have_room_later(story)
     story.bid("dear", price=5.0)
     story.bid("cheap", price=0.5)
     story.bid("dear", price=5.0)
-    assert story.last(flow.SendAward).award.cluster == "cheap"
+    assert story.last(SendAward).award.cluster == "cheap"
 
 
 def test_an_objective_that_is_not_known_is_named():
@@ -342,7 +343,7 @@ def test_an_objective_that_is_not_known_is_named():
 def test_a_rejected_request_waits_with_the_reason(story):
     story.ready(ask())
     story.bid("a")
-    request = story.last(flow.SendAward).award.requests[0]
+    request = story.last(SendAward).award.requests[0]
     full = Refusal("cluster.full", "no free slot", "a")
     story.event(flow.AwardAnswered(Awarded("a", (), (RejectedRequest("s", request.fence, full),))))
     assert story.governor.snapshot().waiting == {"s": "no free slot"}
@@ -377,7 +378,7 @@ def test_a_wait_for_room_is_told_with_its_length_when_it_is_over(story):
     story.ready(ask())
     full = Refusal("cluster.full", "all 1 nodes are busy", "a", "it is asked again")
     for _ in range(3):
-        announce = story.last(flow.SendAnnounce).announce
+        announce = story.last(SendAnnounce).announce
         story.event(flow.BidReceived(Bid("a", "a", "r", announce.round, 1, (), (full,))))
         assert story.governor.snapshot().waiting == {"s": "a: all 1 nodes are busy"}
         story.event(flow.Tick(), later=4.0)
@@ -410,7 +411,7 @@ def test_a_resumed_run_continues_above_the_fences_of_the_older_process(story):
     story.governor.resume({"s": 7})
     story.ready(ask())
     story.bid("a")
-    assert story.last(flow.SendAward).award.requests[0].fence == 8
+    assert story.last(SendAward).award.requests[0].fence == 8
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -431,7 +432,7 @@ def test_whatever_happens_each_step_commits_once(seed):
                 case flow.FindPlaces(asks):
                     for one in asks:
                         story.event(flow.PlacesFound(one.step, tuple(Place(c, c) for c in clusters), (), True))
-                case flow.SendAnnounce(cluster, announce):
+                case SendAnnounce(cluster, announce):
                     if rng.random() < 0.2:
                         story.event(flow.BidMissed(cluster, announce.round, "lost"))
                     else:
@@ -440,13 +441,13 @@ def test_whatever_happens_each_step_commits_once(seed):
                             for g in announce.groups
                         )
                         story.event(flow.BidReceived(Bid(cluster, cluster, "r", announce.round, 1, points)))
-                case flow.SendAward(award):
+                case SendAward(award):
                     if rng.random() < 0.1:
                         story.event(flow.AwardMissed(award.cluster, tuple(r.step for r in award.requests), "no answer"))
                     else:
                         leases = tuple(lease_for(award, r, f"n{rng.randrange(8)}") for r in award.requests)
                         story.event(flow.AwardAnswered(Awarded(award.cluster, leases)))
-                case flow.StartStep(_, lease):
+                case StartStep(_, lease):
                     roll = rng.random()
                     if roll < 0.1:
                         story.event(flow.ClusterLost(lease.cluster, "scheduler died"))
@@ -488,7 +489,7 @@ def test_a_dropped_step_gives_back_what_it_holds():
     story.event(flow.StepDropped("waits", "nobody waits"))
     story.bid("a", 2)
     lease = story.grant().requests[0]
-    assert [request.step for request in story.last(flow.SendAward).award.requests] == ["runs"]
+    assert [request.step for request in story.last(SendAward).award.requests] == ["runs"]
     dropped = story.event(flow.StepDropped("runs", "nobody waits"))
     assert [type(one) for one in dropped] == [flow.Tell, flow.ReleaseLeases]
     assert story.event(flow.StepLost("runs", lease.fence, "n1", "cancelled")) == []
@@ -501,7 +502,7 @@ def test_a_step_dropped_while_it_is_awarded_releases_what_it_is_granted():
     story.bid("a")
     story.event(flow.StepDropped("s", "nobody waits"))
     story.grant()
-    assert story.wanted(flow.StartStep) == []
+    assert story.wanted(StartStep) == []
     assert len(story.wanted(flow.ReleaseLeases)) == 1
 
 
@@ -520,7 +521,7 @@ def test_a_step_that_is_under_way_since_an_earlier_process_is_waited_for_under_i
     lease = Lease("a/1/1", "r", "s", 3, 0, "ocr", "a", "a", "n1", 1)
     story.event(flow.StepFound(ask(), lease))
     assert story.wanted(flow.AdoptStep) == [flow.AdoptStep(ask(), lease)]
-    assert story.wanted(flow.StartStep) == []
+    assert story.wanted(StartStep) == []
     story.event(flow.StepEnded("s", 3, "a1", 1.0))
     assert story.last(flow.CommitStep) == flow.CommitStep("s", 3, "a1")
     assert story.wanted(flow.ReleaseLeases) == [flow.ReleaseLeases("a", ("a/1/1",))]
@@ -533,7 +534,7 @@ def test_what_was_adopted_and_is_lost_is_placed_again_under_a_newer_fence():
     story.event(flow.StepLost("s", 3, "n1", "the worker died"))
     story.event(flow.PlacesFound("s", (Place("a", "a"),), (), False))
     story.bid("a")
-    assert [request.fence for request in story.last(flow.SendAward).award.requests] == [4]
+    assert [request.fence for request in story.last(SendAward).award.requests] == [4]
 
 
 def test_a_start_of_an_older_fence_is_not_adopted():
@@ -552,8 +553,8 @@ def test_what_happened_together_is_one_round():
     for step in ("a", "b"):
         out += governor.handle(flow.StepReady(ask(step)), 0.0, more=True)
         out += governor.handle(flow.PlacesFound(step, places, (), False), 0.0, more=True)
-    assert not [one for one in out if isinstance(one, flow.SendAnnounce)]
-    (announced,) = [one for one in governor.handle(flow.Tick(), 0.0) if isinstance(one, flow.SendAnnounce)]
+    assert not [one for one in out if isinstance(one, SendAnnounce)]
+    (announced,) = [one for one in governor.handle(flow.Tick(), 0.0) if isinstance(one, SendAnnounce)]
     assert [group.count for group in announced.announce.groups] == [2]
 
 
@@ -562,9 +563,7 @@ def test_a_start_at_a_node_that_is_being_replaced_waits_as_long_as_that_takes_an
     story.ready(ask(effect=Effect.AT_MOST_ONCE))
     for fence in range(1, 101):
         story.bid("a")
-        assert [request.avoid for request in story.last(flow.SendAward).award.requests] == [
-            ("n1",) if fence > 1 else ()
-        ]
+        assert [request.avoid for request in story.last(SendAward).award.requests] == [("n1",) if fence > 1 else ()]
         story.grant("n1")
         story.event(flow.StartRefused("s", fence, "n1", replaced))
         story.event(flow.PlacesFound("s", (Place("a", "a"),), (), False), later=3.0)
@@ -572,6 +571,6 @@ def test_a_start_at_a_node_that_is_being_replaced_waits_as_long_as_that_takes_an
     assert not [told for told in story.wanted(flow.Tell) if told.chapter is Chapter.LOSS]
     story.event(flow.Tick(), later=3.0)
     story.bid("a")
-    assert [request.avoid for request in story.last(flow.SendAward).award.requests] == [()], (
+    assert [request.avoid for request in story.last(SendAward).award.requests] == [()], (
         "it may be another process by now"
     )

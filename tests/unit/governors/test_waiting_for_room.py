@@ -16,7 +16,8 @@ from ioi_dagster.governors.cluster import (
     Tick,
     Withdrawn,
 )
-from ioi_dagster.governors.flow import FlowGovernor, Place
+from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.flow_messages import Place, SendAnnounce, SendAward, WithdrawAnnounce
 from ioi_dagster.governors.parked import AGING_S, MAX_PARKED, OFFER_S
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
@@ -314,14 +315,14 @@ class Run:
 
 
 def announced(out: list[flow.Instruction]) -> list[tuple[str, int, float]]:
-    return [(one.cluster, one.announce.round, one.announce.wait_s) for one in out if isinstance(one, flow.SendAnnounce)]
+    return [(one.cluster, one.announce.round, one.announce.wait_s) for one in out if isinstance(one, SendAnnounce)]
 
 
 def awards(out: list[flow.Instruction]) -> list[tuple[str, list[str]]]:
     return [
         (one.award.cluster, [request.step for request in one.award.requests])
         for one in out
-        if isinstance(one, flow.SendAward)
+        if isinstance(one, SendAward)
     ]
 
 
@@ -354,7 +355,7 @@ def test_the_first_cluster_that_has_room_gets_the_step_and_the_others_are_told()
     out = run.event(flow.StepDropped("nobody", ""), later=0.25)
     assert out == []
     out = run.ready("t", "llm")
-    assert [one for one in out if isinstance(one, flow.WithdrawAnnounce)] == [flow.WithdrawAnnounce("a", 2)]
+    assert [one for one in out if isinstance(one, WithdrawAnnounce)] == [WithdrawAnnounce("a", 2)]
 
 
 def test_an_offer_that_is_not_needed_any_more_is_declined():
@@ -371,7 +372,7 @@ def test_a_step_of_another_kind_is_asked_for_though_an_announcement_waits():
     run = waiting("a")
     out = run.ready("t", "llm")
     assert announced(out) == [("a", 3, 0.0)]
-    (announce,) = [one.announce for one in out if isinstance(one, flow.SendAnnounce)]
+    (announce,) = [one.announce for one in out if isinstance(one, SendAnnounce)]
     assert [(group.capability, group.count) for group in announce.groups] == [("ocr", 1), ("llm", 1)]
     assert run.event(flow.BidReceived(Bid("a", "a", "r", 2, 1))) == [], "the older one is answered with nothing"
     assert awards(run.bid("a", 3, slots=1, capability="llm")) == [("a", ["t"])]
@@ -393,7 +394,7 @@ def test_a_cluster_that_is_lost_is_waited_for_no_more():
 def test_where_a_step_of_the_run_has_ended_the_next_ask_is_answered_within_the_round():
     run = Run("a")
     run.ready("s")
-    (award,) = [one.award for one in run.bid("a", 1, slots=1) if isinstance(one, flow.SendAward)]
+    (award,) = [one.award for one in run.bid("a", 1, slots=1) if isinstance(one, SendAward)]
     request = award.requests[0]
     lease = Lease("l", "r", "s", request.fence, 0, "ocr", "a", "a", "n", 1)
     run.event(flow.AwardAnswered(Awarded("a", (lease,))))

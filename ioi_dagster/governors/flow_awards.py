@@ -1,0 +1,224 @@
+"""The end of a flow governor's round: each waiting step takes an offer, clusters are awarded, and grant or do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ioi_dagster.governors.flow_messages import (
+    AwardMissed,
+    Instruction,
+    Place,
+    RefuseStep,
+    ReleaseLeases,
+    SendAward,
+    StartStep,
+    Tell,
+)
+from ioi_dagster.governors.flow_placing import Offer, Placing
+from ioi_dagster.governors.flow_rounds import Offers, Rounds
+from ioi_dagster.governors.flow_steps import Step, Steps, StepState
+from ioi_dagster.governors.flow_texts import bids_text, why_no_slot, why_silent
+from ioi_dagster.governors.reputation import Reputation
+from ioi_dagster.model.negotiation import Award, Awarded, Bid, Effect, LeaseRequest
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.story import Chapter
+
+BY = "flow governor"
+STALE_FENCE = "cluster.stale_fence"
+TOLD_WAIT_S = 1.0
+"""A wait for room that was shorter is no part of a step's story."""
+
+
+class Awards:
+    """`budget`: credits that the run may spend, None for any number; `spent` is what it has."""
+
+    def __init__(
+        self,
+        run: str,
+        origin: str,
+        steps: Steps,
+        rounds: Rounds,
+        reputation: Reputation,
+        placing: Placing,
+        budget: float | None,
+    ) -> None:
+        self._run, self._origin, self._budget = run, origin, budget
+        self._steps, self._rounds, self._reputation, self._placing = steps, rounds, reputation, placing
+        self.spent = 0.0
+        self._no_room: dict[str, Bid] | None = None
+        """The bids of the last round, if they did not come to every step."""
+        self._awarding: dict[str, set[str]] = {}
+
+    # Matching ---------------------------------------------------------------------------------------------------
+
+    def match(self, now: float) -> list[Instruction]:
+        """Close the round that is open."""
+        round_ = self._rounds.close(now)
+        seen, offers = self._rounds.known_bids(round_), Offers(round_.bids.values())
+        awards: dict[str, list[LeaseRequest]] = {}
+        out: list[Instruction] = []
+        no_room, self._no_room = self._no_room, None
+        for step in self._placing.order(self._steps.waiting()):
+            if offers.exhausted:
+                # Why each of the others waits is worked out when somebody asks.
+                self._no_room = seen
+                break
+            if now < step.not_before:
+                continue
+            near = round_.near(step.places)
+            offered = self._offered(step, near, offers, now)
+            choice = self._placing.choose(step, [offer for offer in offered if self._can_pay(offer.price)])
+            if choice is None:
+                out += self._not_chosen(step, near, offered, seen)
+                continue
+            silent = self._silent(step, near, seen, offered)
+            out += self._told_wait(step, no_room, now)
+            offers.take(choice.place.cluster)
+            awards.setdefault(choice.place.cluster, []).append(self._request(step, choice, now))
+            considered = [offer.facts for offer in offered]
+            facts = {"round": round_.number, "offers": considered, "silent": silent, "taken": choice.place.cluster}
+            out.append(Tell(step.ask.step, Chapter.BID, bids_text(facts), facts))
+        self._rounds.settle(round_, offers, now)
+        for cluster in round_.late - awards.keys():
+            if round_.bids[cluster].points:
+                # It keeps room for us, which others may have.
+                awards[cluster] = []
+        for cluster, requests in sorted(awards.items()):
+            out.append(SendAward(Award(cluster, self._run, round_.number, self._origin, tuple(requests))))
+        return out
+
+    def _offered(self, step: Step, places: tuple[Place, ...], offers: Offers, now: float) -> list[Offer]:
+        offered = []
+        for place in places:
+            price = offers.price(place.cluster, step.ask)
+            if price is not None:
+                seconds = self._placing.expect(step.ask.capability, place.cluster) + place.transfer_s
+                offered.append(Offer(place, price, seconds, self._reputation.trust(place.cluster, now)))
+        return offered
+
+    def _request(self, step: Step, choice: Offer, now: float) -> LeaseRequest:
+        self._steps.award(step)
+        step.price = choice.price
+        self.spent += step.price
+        self._awarding.setdefault(choice.place.cluster, set()).add(step.ask.step)
+        return LeaseRequest(
+            run=self._run,
+            step=step.ask.step,
+            fence=step.fence,
+            capability=step.ask.capability,
+            data_class=step.ask.data_class,
+            tenant=step.ask.tenant,
+            avoid=step.avoids(now),
+            preemptible=step.ask.effect is not Effect.AT_MOST_ONCE,
+        )
+
+    def _can_pay(self, price: float) -> bool:
+        return self._budget is None or self.spent + price <= self._budget
+
+    def _not_chosen(
+        self, step: Step, near: tuple[Place, ...], offers: Sequence[Offer], bids: dict[str, Bid]
+    ) -> list[Instruction]:
+        if not offers:
+            step.waiting_for = why_no_slot(step.ask, near, bids)
+            return []
+        least = min(offer.price for offer in offers)
+        text = f"the run may spend {self._budget:g} credits and has spent {self.spent:g}; the least offer is {least:g}"
+        if len(offers) < len(step.places):
+            # A cheaper one may have room later.
+            step.waiting_for = text
+            return []
+        refusal = Refusal("flow.budget", text, BY, "raise the run's budget, or let it run where it is cheaper")
+        self._steps.close(step, StepState.REFUSED)
+        return [Tell(step.ask.step, Chapter.REFUSED, str(refusal)), RefuseStep(step.ask.step, refusal)]
+
+    # Why ---------------------------------------------------------------------------------------------------------
+
+    def why_waits(self, step: Step) -> str:
+        return self._why_waits(step, self._no_room)
+
+    def _why_waits(self, step: Step, no_room: dict[str, Bid] | None) -> str:
+        asked = no_room is not None and any(place.cluster in no_room for place in step.places)
+        return why_no_slot(step.ask, step.places, no_room) if asked and no_room is not None else step.waiting_for
+
+    def _told_wait(self, step: Step, no_room: dict[str, Bid] | None, now: float) -> list[Instruction]:
+        """How long the step has waited for room, once it has it."""
+        waited = now - step.since
+        if waited < TOLD_WAIT_S:
+            return []
+        why = self._why_waits(step, no_room) or "its places were being looked up"
+        text = f"waited {waited:.1f} s for a place: {why}"
+        return [Tell(step.ask.step, Chapter.WAIT, text, {"seconds": round(waited, 3), "why": why})]
+
+    def _silent(
+        self, step: Step, places: tuple[Place, ...], bids: dict[str, Bid], offers: Sequence[Offer]
+    ) -> list[dict[str, Any]]:
+        """Of the `places` that may take the step: those without an offer to it, and why."""
+        offered = {offer.place.cluster for offer in offers}
+        return [
+            {
+                "cluster": place.cluster,
+                "why": self._rounds.away.get(place.cluster) or why_silent(step.ask, place.cluster, bids),
+            }
+            for place in places
+            if place.cluster not in offered
+        ]
+
+    # Answers ----------------------------------------------------------------------------------------------------
+
+    def answered(self, awarded: Awarded, now: float) -> list[Instruction]:
+        out: list[Instruction] = []
+        broken = [item for item in awarded.rejected if item.refusal.code != STALE_FENCE]
+        self._reputation.observe(awarded.cluster, len(awarded.leases), len(broken), now)
+        open_keys = self._awarding.get(awarded.cluster, set())
+        for lease in awarded.leases:
+            step = self._steps.get(lease.step)
+            if step is None or lease.step not in open_keys or step.fence != lease.fence:
+                out.append(ReleaseLeases(awarded.cluster, (lease.id,)))
+                continue
+            open_keys.discard(lease.step)
+            step.state, step.lease, step.turned_down_by = StepState.RUNNING, lease, ""
+            facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
+            facts |= {"price": step.price} if step.price else {}
+            out.append(Tell(lease.step, Chapter.AWARD, f"awarded to {lease.node} of {lease.cluster}", facts))
+            out.append(StartStep(step.ask, lease))
+        for rejected in awarded.rejected:
+            step = self._steps.get(rejected.step)
+            if step is None or rejected.step not in open_keys or step.fence != rejected.fence:
+                continue
+            open_keys.discard(rejected.step)
+            step.turned_down_by = awarded.cluster
+            self.take_back_price(step)
+            self._steps.wait(step, rejected.refusal.text, now)
+            out.append(Tell(rejected.step, Chapter.AWARD, f"not awarded: {rejected.refusal}"))
+        if not open_keys:
+            self._awarding.pop(awarded.cluster, None)
+        return out
+
+    def missed(self, event: AwardMissed, now: float) -> list[Instruction]:
+        open_keys = self._awarding.get(event.cluster, set())
+        self._reputation.missed(event.cluster, event.why, now)
+        for key in event.steps:
+            if key in open_keys:
+                open_keys.discard(key)
+                self.take_back_price(self._steps[key])
+                self._steps.wait(self._steps[key], f"{event.cluster} did not answer the award: {event.why}", now)
+        if not open_keys:
+            self._awarding.pop(event.cluster, None)
+        # A lease that was granted all the same is not leaked: it expires, and a newer fence replaces it.
+        return [Tell("", Chapter.AWARD, f"award to {event.cluster} not answered: {event.why}")]
+
+    def dropped(self, key: str) -> None:
+        """Nobody waits for it: a lease that is granted all the same is released when the award is answered."""
+        for cluster, open_keys in list(self._awarding.items()):
+            open_keys.discard(key)
+            if not open_keys:
+                del self._awarding[cluster]
+
+    def take_back_price(self, step: Step) -> None:
+        """What nobody granted, or no node began, costs nothing. What was begun is paid, also where it is lost."""
+        self.spent, step.price = self.spent - step.price, 0.0
+
+    def validate(self) -> None:
+        in_award = {key for keys in self._awarding.values() for key in keys}
+        assert in_award == {step.ask.step for step in self._steps.all() if step.state is StepState.AWARDING}

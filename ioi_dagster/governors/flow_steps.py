@@ -1,0 +1,202 @@
+"""The steps of one run as its flow governor knows them: their states, their fences, and which of them wait."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ioi_dagster.governors.flow_messages import Place
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Ask, Lease
+
+WINDOW = 512
+"""Waiting steps of one kind that are negotiated for at a time; the others come after them anyway, and a round's cost must
+not grow with a run's size."""
+
+
+class StepState(StrEnum):
+    WAITING = "waiting"
+    AWARDING = "awarding"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    REFUSED = "refused"
+    DROPPED = "dropped"
+
+
+OVER = frozenset({StepState.DONE, StepState.FAILED, StepState.REFUSED, StepState.DROPPED})
+
+Group = tuple[str, DataClass, str, int]
+"""What makes asks the same to a bidder: (capability, class, tenant, priority)."""
+Kind = tuple[str, DataClass, str, int, tuple[str, ...], str]
+"""Steps of one kind have the same places: (capability, class, tenant, priority, domains, cluster)."""
+
+
+def group_of(ask: Ask) -> Group:
+    return ask.capability, ask.data_class, ask.tenant, ask.priority
+
+
+def kind_of(ask: Ask) -> Kind:
+    return ask.capability, ask.data_class, ask.tenant, ask.priority, ask.domains, ask.cluster
+
+
+@dataclass(slots=True)
+class Step:
+    ask: Ask
+    order: int
+    state: StepState = StepState.WAITING
+    fence: int = 0
+    places: tuple[Place, ...] = ()
+    looked_at: float = float("-inf")
+    looking: bool = False
+    lease: Lease | None = None
+    lost_on: tuple[str, ...] = ()
+    losses: int = 0
+    returned: int = 0
+    refused_on: tuple[str, ...] = ()
+    rejections: int = 0
+    passing: int = 0
+    replaced: tuple[str, int, float] = ("", 0, float("-inf"))
+    """The node that was being replaced when it was to start there last, how often that was so, and until when it is avoided."""
+    not_before: float = float("-inf")
+    waiting_for: str = ""
+    turned_down_by: str = ""
+    """The cluster that did not keep its bid when this step was awarded to it last."""
+    price: float = 0.0
+    since: float = 0.0
+    """When its wait for a place began."""
+
+    def avoids(self, now: float) -> tuple[str, ...]:
+        """Nodes that it is given only where there is no other."""
+        node, _, until = self.replaced
+        return (*self.lost_on, *self.refused_on, *((node,) if now < until else ()))
+
+
+class Steps:
+    """By their keys. Those that wait are in the window of their kind, or behind it."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, Step] = {}
+        self._waiting: dict[str, Step] = {}
+        self._in_window: dict[Kind, int] = {}
+        self._backlog: dict[Kind, dict[str, Step]] = {}
+        self._fences: dict[str, int] = {}
+        self._order = 0
+
+    def get(self, key: str) -> Step | None:
+        return self._steps.get(key)
+
+    def __getitem__(self, key: str) -> Step:
+        return self._steps[key]
+
+    def all(self) -> Collection[Step]:
+        return self._steps.values()
+
+    def waiting(self) -> Collection[Step]:
+        """Those for which places are negotiated now."""
+        return self._waiting.values()
+
+    def waits(self, key: str) -> Step | None:
+        """The step, if it is among those."""
+        return self._waiting.get(key)
+
+    def behind(self) -> Iterable[str]:
+        """Keys of those that wait until others of their kind have a place."""
+        return (key for behind in self._backlog.values() for key in behind)
+
+    def running_under(self, key: str, fence: int) -> tuple[Step, Lease] | None:
+        """The step and its lease, if it runs under that fence; else what is said of it is of an older start."""
+        step = self._steps.get(key)
+        if step is None or step.state is not StepState.RUNNING or step.fence != fence:
+            return None
+        assert step.lease is not None
+        return step, step.lease
+
+    def add(self, ask: Ask, now: float = 0.0) -> Step:
+        """It waits from `now` on."""
+        self._order += 1
+        step = self._steps[ask.step] = Step(ask, self._order, fence=self.fence(ask.step), since=now)
+        kind = kind_of(ask)
+        if self._in_window.get(kind, 0) < WINDOW:
+            self._enter(step)
+        else:
+            self._backlog.setdefault(kind, {})[ask.step] = step
+        return step
+
+    def add_known(self, ask: Ask, state: StepState, fence: int, lease: Lease | None = None) -> Step:
+        """One that never waited here."""
+        self._order += 1
+        step = self._steps[ask.step] = Step(ask, self._order, state, fence, lease=lease)
+        return step
+
+    def wait(self, step: Step, why: str, now: float) -> None:
+        """It waits again."""
+        if step.state is StepState.RUNNING:
+            step.since = now
+        step.state, step.lease, step.waiting_for = StepState.WAITING, None, why
+        # An answer that is still under way is taken when it comes; it is not waited for.
+        step.looked_at, step.looking = float("-inf"), False
+        self._enter(step)
+
+    def award(self, step: Step) -> None:
+        """It is about to be awarded, under a new fence."""
+        step.fence, step.state = self.raise_fence(step.ask.step), StepState.AWARDING
+        self._leave(step)
+
+    def close(self, step: Step, state: StepState) -> None:
+        """It is over, so far."""
+        kind = kind_of(step.ask)
+        behind = self._backlog.get(kind, {})
+        if behind.pop(step.ask.step, None) is not None and not behind:
+            del self._backlog[kind]
+        self._leave(step)
+        step.state, step.lease = state, None
+
+    # Fences -----------------------------------------------------------------------------------------------------
+
+    def fence(self, key: str) -> int:
+        return self._fences.get(key, 0)
+
+    def raise_fence(self, key: str) -> int:
+        fence = self._fences[key] = self.fence(key) + 1
+        return fence
+
+    def resume(self, fences: dict[str, int]) -> None:
+        self._fences.update(fences)
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        for key, step in self._steps.items():
+            behind = key in self._backlog.get(kind_of(step.ask), {})
+            assert (key in self._waiting or behind) == (step.state is StepState.WAITING), key
+            assert not (key in self._waiting and behind), key
+            assert (step.lease is not None) == (step.state is StepState.RUNNING), key
+            assert step.fence <= self.fence(key), key
+            if step.lease is not None:
+                assert step.lease.fence == step.fence == self.fence(key), key
+        assert self._in_window == Counter(kind_of(step.ask) for step in self._waiting.values())
+        for kind, behind in self._backlog.items():
+            assert behind and self._in_window[kind] >= WINDOW, kind
+
+    def _enter(self, step: Step) -> None:
+        kind = kind_of(step.ask)
+        if step.ask.step not in self._waiting:
+            self._waiting[step.ask.step] = step
+            self._in_window[kind] = self._in_window.get(kind, 0) + 1
+
+    def _leave(self, step: Step) -> None:
+        """Out of the window, and the next of its kind into it."""
+        if self._waiting.pop(step.ask.step, None) is None:
+            return
+        kind = kind_of(step.ask)
+        self._in_window[kind] -= 1
+        behind = self._backlog.get(kind, {})
+        if behind and self._in_window[kind] < WINDOW:
+            self._enter(behind.pop(next(iter(behind))))
+            if not behind:
+                del self._backlog[kind]
+        if self._in_window[kind] == 0:
+            del self._in_window[kind]
