@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from ioi_dagster.governors.block import BREAKER, REPLICA, Breaker, ReplicaState, VersionState
 from ioi_dagster.governors.flow_steps import OVER, StepState
+from ioi_dagster.governors.liveness import HUNG_S, Liveness
 from ioi_dagster.governors.network import PeerState
 
 NOTHING = ""
@@ -142,6 +143,19 @@ NODE = Machine(
     "node", NodeState.TAKING, (Change(NodeState.TAKING, NodeState.DRAINING, "DrainAsked", "it does not come back"),)
 )
 
+_N = Liveness
+LIVENESS = Machine(
+    "liveness",
+    _N.ALIVE,
+    (
+        Change(_N.ALIVE, _N.SUSPECT, "Tick", "no beat for so long that only one in a hundred would be later"),
+        Change(_N.SUSPECT, _N.ALIVE, "Beat", "it is refuted"),
+        Change(_N.SUSPECT, _N.LOST, "Seen", "its witness sees no process, or one that is stopped, twice"),
+        Change(_N.SUSPECT, _N.LOST, "Unseen", "its witness is as silent, twice"),
+        Change(_N.SUSPECT, _N.LOST, "Tick", f"its process has done nothing for {HUNG_S:g} s; or it has no witness"),
+    ),
+)
+
 REPLICAS = Machine(
     "replica",
     ReplicaState.LOADING,
@@ -202,7 +216,7 @@ STEP = Machine(
     ),
 )
 
-MACHINES = (MEMBER, LEASE, ANNOUNCEMENT, START, NODE, REPLICAS, CIRCUIT, VERSION, STEP)
+MACHINES = (MEMBER, LEASE, ANNOUNCEMENT, START, NODE, LIVENESS, REPLICAS, CIRCUIT, VERSION, STEP)
 
 
 # For the page -------------------------------------------------------------------------------------------------------

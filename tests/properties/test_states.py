@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from ioi_dagster.cli import app
 from ioi_dagster.governors.states import ANY, MACHINES, NOTHING, Change, Machine, page_with
 from ioi_dagster.simulate.world import simulate
-from tests.properties.walks import BlockWalk, ClusterWalk, FlowWalk, walk_network, walk_node
+from tests.properties.walks import BlockWalk, ClusterWalk, FlowWalk, walk_liveness, walk_network, walk_node
 from tests.properties.watched import Watch, unknown, unseen
 from tests.scenario.swarm import scenario
 
@@ -30,6 +30,7 @@ def watch() -> Watch:
         for seed in range(WALKS):
             walk_network(seed)
             walk_node(seed)
+            walk_liveness(seed)
             ClusterWalk(seed).run()
             BlockWalk(seed).run()
             FlowWalk(seed).run()

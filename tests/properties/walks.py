@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ioi_dagster.governors import block, block_messages, cluster, flow, network, node
+from ioi_dagster.governors import block, block_messages, cluster, flow, liveness, network, node
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow_messages import SendAnnounce, SendAward, StartStep
 from ioi_dagster.model.capability import BlockSpec, Contract
@@ -53,6 +53,25 @@ def walk_network(seed: int, events: int = 200) -> None:
             governor.handle(network.ProbeAnswered(peer, 1) if well else network.ProbeMissed(peer, "away"), now)
         governor.handle(network.ProbeAnswered("stranger", 1), now)
         governor.validate()
+
+
+def walk_liveness(seed: int, episodes: int = 20) -> None:
+    rng, watch, now = random.Random(f"liveness/{seed}"), liveness.NodeWatch(), 0.0
+    for episode in range(episodes):
+        life = f"life {episode}"
+        watch.handle(liveness.Joined("n", life, witnessed=rng.random() < 0.8), now)
+        state, silence = rng.choice(["", "T", "S", "R", "away"]), rng.choice([0.5, 0.9, 3.0, 70.0])
+        for beat in range(10):
+            watch.handle(liveness.Beat("n", life), now)
+            for tick in range(int((silence if beat == 9 else 0.5) / liveness.TICK_S)):
+                now += liveness.TICK_S
+                out = watch.handle(liveness.Tick(), now)
+                if state == "away" and tick % 3 == 2:
+                    watch.handle(liveness.Unseen("n", life), now)
+                elif state != "away" and any(isinstance(one, liveness.Look) for one in out):
+                    watch.handle(liveness.Seen("n", life, state, tick if state == "R" else 1.0), now)
+                watch.validate()
+        watch.handle(rng.choice([liveness.Beat, liveness.Left])("n", life), now)
 
 
 def walk_node(seed: int, events: int = 100) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from ioi_dagster.governors import block, flow_steps, network
+from ioi_dagster.governors import block, flow_steps, liveness, network
 from ioi_dagster.governors.block import BlockGovernor
 from ioi_dagster.governors.cluster import ClusterGovernor, LeaseEnded, Reply
 from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.liveness import NodeWatch
 from ioi_dagster.governors.network import NetworkGovernor
 from ioi_dagster.governors.node import Admit, NodeGovernor, StartAsked
 from ioi_dagster.governors.states import ANY, NOTHING, AnnouncementState, LeaseState, Machine, NodeState, StartState
@@ -76,6 +77,8 @@ class Watch:
         self._around(patch, NodeGovernor, lambda node: bool(node._draining), self._started)
         members = lambda governor: {name: peer.state for name, peer in governor._peers.items()}
         self._around(patch, NetworkGovernor, members, self._probed)
+        self._around(patch, NodeWatch, lambda _: None, lambda *_: None)
+        patch.setattr(liveness._Watched, "state", _State(liveness._Watched, "state", self._lived))
         new_peer = lambda _, was, becomes: was is None and self._begins("member", becomes)
         patch.setattr(network._Peer, "state", _State(network._Peer, "state", new_peer))
 
@@ -109,6 +112,12 @@ class Watch:
             admitted = isinstance(decision, Admit)
             told = "" if admitted else decision.refusal.code
             self.seen("start", StartState.ASKED, StartState.ADMITTED if admitted else StartState.REFUSED, told=told)
+
+    def _lived(self, _: Any, was: Any, becomes: Any) -> None:
+        if was is None:
+            self._begins("liveness", becomes)
+        else:
+            self.seen("liveness", was, becomes)
 
     # Cluster ----------------------------------------------------------------------------------------------------
 
