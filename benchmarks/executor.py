@@ -170,7 +170,7 @@ def _cluster(home: Path) -> Iterator[str]:
 PARTS = {
     "work: what is sent with a step": ("ioi_dagster.host.executor", "_Flow._work"),
     "placement: asks, bids, awards": ("ioi_dagster.host.flow_driver", "FlowDriver._take"),
-    "submit: requests to Dask": ("ioi_dagster.host.fleets", "submit"),
+    "submit: requests to Dask": ("ioi_dagster.host.alone_fleets", "submit"),
     "events read: of the answers": ("ioi_dagster.host.executor", "deserialize_value"),
     "event log: written in groups": ("ioi_dagster.host.storage", "GroupCommitEventLogStorage.store_event_batch"),
     "commit: starts and commits in the ledger, one transaction a turn": (

@@ -26,6 +26,7 @@ from ioi_dagster.errors import FinalError
 from ioi_dagster.framing import decode_payload
 from ioi_dagster.governors.failures import AT_MOST_ONCE, POISON, RULES, USERS_RETRY
 from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.flow_rounds import PARK_S
 from ioi_dagster.host import tags
 from ioi_dagster.host.console import Console
 from ioi_dagster.host.event_groups import GroupedEventLogStorage, grouped, patient, told_event, waits_for_log
@@ -178,8 +179,8 @@ class GovernedExecutor(Executor):
             epoch = ledger.take_over(run.run_id, run.job_name, clock.wall())
             objective, budget = run.tags.get(tags.OBJECTIVE, self._objective), tags.credits_of(run.tags, tags.BUDGET)
             # Clusters in this very process answer at once.
-            more = {"park_s": 0.0} if opened.immediate else {}
-            governor = FlowGovernor(run.run_id, opened.home, objective, budget=budget, **more)
+            park_s = 0.0 if opened.immediate else PARK_S
+            governor = FlowGovernor(run.run_id, opened.home, objective, budget=budget, park_s=park_s)
             governor.resume(ledger.fences(run.run_id), 0.0 if budget is None else ledger.spent(run.run_id))
             driver = FlowDriver(run.run_id, epoch, opened, governor, ledger, ObjectStore(default_folder()), clock)
             driver.tell(*opened.opening(run))

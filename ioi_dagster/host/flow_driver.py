@@ -33,8 +33,9 @@ from ioi_dagster.governors.node import REPLACED
 from ioi_dagster.host import run_outputs
 from ioi_dagster.host.answers import checked_award, checked_bid
 from ioi_dagster.host.exchange import Owed, StepResult
+from ioi_dagster.host.federated_fleets import run_shell
 from ioi_dagster.host.fleet_watch import FleetWatch
-from ioi_dagster.host.fleets import Fleet, Start, run_shell
+from ioi_dagster.host.fleets import Fleet, Start
 from ioi_dagster.host.io_manager import ObjectStore
 from ioi_dagster.host.losses import SendingOrder, cause_of_loss
 from ioi_dagster.host.map_desk import Heard, MapDesk

@@ -16,7 +16,9 @@ from ioi_dagster.adapters.http.client import FederatedRegistry
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome, home_domain
 from ioi_dagster.governors.flow_messages import Place
-from ioi_dagster.host.fleets import RUNNER, AddressFleet, DaskFleet, EmbeddedFleet, Fleet, InvokeFleet
+from ioi_dagster.host.alone_fleets import RUNNER, AddressFleet, EmbeddedFleet
+from ioi_dagster.host.federated_fleets import DaskFleet, InvokeFleet
+from ioi_dagster.host.fleets import Fleet
 from ioi_dagster.host.governance import Checked, check_permit, open_gate, started_by, trigger_of
 from ioi_dagster.host.private import DagsterRun
 from ioi_dagster.host.work import Found

@@ -13,7 +13,8 @@ from distributed import LocalCluster
 from ioi_dagster.adapters.dask import client as module
 from ioi_dagster.adapters.dask.client import TAKEN_BACK, DaskFleetClient
 from ioi_dagster.adapters.dask.local_cluster import start_local_cluster
-from ioi_dagster.host.fleets import Start, adopt, submit
+from ioi_dagster.host.dask_starts import adopt, submit
+from ioi_dagster.host.fleets import Start
 from ioi_dagster.model.negotiation import Lease
 from tests.conftest import eventually
 

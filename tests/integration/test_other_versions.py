@@ -13,7 +13,7 @@ from distributed import LocalCluster
 
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.errors import FinalError, UnreachableError
-from ioi_dagster.host.fleets import RUNNER, AddressFleet
+from ioi_dagster.host.alone_fleets import RUNNER, AddressFleet
 from ioi_dagster.host.io_manager import ledger_path
 from ioi_dagster.host.runs import job_of
 from ioi_dagster.local.home import PROJECT

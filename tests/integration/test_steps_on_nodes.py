@@ -35,7 +35,7 @@ from distributed import LocalCluster, get_worker
 from ioi_dagster import governed_executor
 from ioi_dagster.compound.invocation import answering, invoke
 from ioi_dagster.errors import NodeUnableError, RetryableError
-from ioi_dagster.host import fleets, fusion
+from ioi_dagster.host import alone_fleets, fusion
 from ioi_dagster.host.exchange import current_exchange
 from ioi_dagster.model.block import Payload
 
@@ -393,7 +393,7 @@ def prioritised():
 
 
 def test_what_waits_at_a_worker_begins_by_priority_and_then_in_the_order_in_which_it_was_sent(instance, monkeypatch):
-    monkeypatch.setattr(fleets, "AHEAD_S", 1000.0)
+    monkeypatch.setattr(alone_fleets, "AHEAD_S", 1000.0)
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         # With a limit no two steps share a task.
         limits = [{"key": "nobody's", "limit": 1}]
@@ -588,7 +588,7 @@ def test_fan_outs_beside_each_other_are_collected_also_by_a_re_execution(instanc
 def order(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """(`sent` or `told`, step): when tasks went to nodes, and when successes went to the log."""
     seen: list[tuple[str, str]] = []
-    send, handle = fleets._AloneFleet._send, DagsterInstance.handle_new_event
+    send, handle = alone_fleets._AloneFleet._send, DagsterInstance.handle_new_event
 
     def sending(self, starts, on_done):
         seen.extend(("sent", start.lease.step) for start in starts)
@@ -599,7 +599,7 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
             seen.append(("told", event.step_key))
         handle(self, event, **more)
 
-    monkeypatch.setattr(fleets._AloneFleet, "_send", sending)
+    monkeypatch.setattr(alone_fleets._AloneFleet, "_send", sending)
     monkeypatch.setattr(DagsterInstance, "handle_new_event", handling)
     return seen
 

@@ -15,18 +15,18 @@ from ioi_dagster.compound.invocation import invoke
 from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.governors.cluster import ClusterGovernor
 from ioi_dagster.host import step_runner
-from ioi_dagster.host.fleets import (
+from ioi_dagster.host.alone_fleets import (
     AHEAD_BYTES,
     MAX_AHEAD,
     MAX_SHARED,
     AddressFleet,
     EmbeddedFleet,
-    InvokeFleet,
-    Start,
     _AloneFleet,
     _Queue,
     tasks_of,
 )
+from ioi_dagster.host.federated_fleets import InvokeFleet
+from ioi_dagster.host.fleets import Start
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.capability import BlockSpec, Contract
 from ioi_dagster.model.data_class import DataClass
