@@ -5,6 +5,10 @@ was expected and nodes that fail, slow down or vanish together, over a planner t
 that come one after the other, by the slowdown of each, over the best of three such planners; `waste_pct` is what copies cost of
 all core seconds there. All are geometric means, over families first. `benchmarks/yardstick/placement/` says what is simulated.
 
+`ours` is the placer at one desk that sees all. `bids` is what a federation does: a flow governor for each graph, a cluster
+governor for each domain, bids between them. `bidding_price` is what that costs: how long the same graphs take that way, over how
+long they take from one desk; `bidding_price_stream` in streams.
+
 The graphs are drawn (`benchmarks/workflows.py`, figures end in `@drawn`), or read from a folder of traces in the WfFormat of
 WfCommons (`--traces DIR`, figures end in `@traces`): `python -m benchmarks.placement [--quick] [--static] [--online] [--stream]
 [--seed 7]`. Without one of the three it is all of them.
@@ -24,6 +28,7 @@ from pathlib import Path
 from statistics import fmean, geometric_mean
 from typing import Any
 
+from benchmarks.adapters.bidding import Bidding
 from benchmarks.adapters.placement import Online, place
 from benchmarks.frame import Report, quick
 from benchmarks.workflows import SHAPES, draw
@@ -34,10 +39,9 @@ from benchmarks.yardstick.placement.model import SCENARIOS, family_of, load_trac
 STATIC: dict[str, Callable[..., Any]] = {"ours": place} | {
     name: getattr(baselines, name) for name in ("heft", "peft", "random_place")
 }
-ONLINE: dict[str, Any] = {"ours": Online} | {name: online_baselines.ALL[name] for name in ("dask", "replan", "clone")}
-STREAM: dict[str, Any] = {"ours": Online} | {
-    name: online_baselines.STREAM[name] for name in ("dask", "jit_fifo", "clone_srpt")
-}
+BIDS = {"ours": Online, "bids": Bidding}
+ONLINE: dict[str, Any] = BIDS | {name: online_baselines.ALL[name] for name in ("dask", "replan", "clone")}
+STREAM: dict[str, Any] = BIDS | {name: online_baselines.STREAM[name] for name in ("dask", "jit_fifo", "clone_srpt")}
 FULL = {"sizes": (30, 90, 250, 600), "online": 250, "stream": 130, "graphs": 24, "streams": 3}
 QUICK = {"sizes": (30,), "online": 40, "stream": 60, "graphs": 8, "streams": 1}
 FLOORS = {
@@ -45,12 +49,16 @@ FLOORS = {
     "online@traces": (1.15, "max"),
     "stream@traces": (1.25, "max"),
     "waste_pct@traces": (15.0, "max"),
+    "bidding_price@traces": (1.10, "max"),
+    "bidding_price_stream@traces": (1.10, "max"),
 }
 AIMS = {
     "static@traces": (1.115, "max"),
     "online@traces": (1.06, "max"),
     "stream@traces": (1.10, "max"),
     "waste_pct@traces": (8.0, "max"),
+    "bidding_price@traces": (1.03, "max"),
+    "bidding_price_stream@traces": (1.03, "max"),
 }
 Job = tuple[str, str, list[str], Any, int]
 """What is measured, the folder of the graphs, those of it, the kind or scenario, the seed."""
@@ -75,7 +83,7 @@ def main() -> int:
     for name in chosen:
         for system in SYSTEMS[name]:
             its = [row for row in rows if row["what"] == name and row["system"] == system]
-            figures = report.figures if system == "ours" else report.peers
+            figures = report.figures if system in BIDS else report.peers
             label = name if system == "ours" else f"{system}_{name}"
             figures[f"{label}@{suffix}"] = _mean(its)
             if system == "ours":
@@ -84,6 +92,10 @@ def main() -> int:
             if name == "stream":
                 waste = "waste_pct" if system == "ours" else f"{system}_waste_pct"
                 figures[f"{waste}@{suffix}"] = fmean(row["waste"] for row in its)
+    for name, label in (("online", "bidding_price"), ("stream", "bidding_price_stream")):
+        if name in chosen:
+            figures = report.figures
+            figures[f"{label}@{suffix}"] = figures[f"bids_{name}@{suffix}"] / figures[f"{name}@{suffix}"]
     return report.finish()
 
 

@@ -1,0 +1,210 @@
+"""The yardstick of placement, driven through the live path: one real flow governor for each graph, one real cluster governor for
+each domain, and between them announcements, bids, awards and leases. Messages take no time; where a step goes is what the award
+says, and nothing beside that."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.yardstick.placement.model import allowed, eligible_nodes
+from ioi_dagster.governors import flow_messages as flow
+from ioi_dagster.governors.cluster import (
+    ClusterGovernor,
+    Instruction,
+    NodeJoined,
+    NodeLeft,
+    NodeReported,
+    Reply,
+    Withdrawn,
+)
+from ioi_dagster.governors.failures import Cause
+from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.flow_messages import Place
+from ioi_dagster.model.negotiation import Ask, Awarded, Bid, Lease, ReleaseRequest
+
+FOR_EVER_S = 1e9
+"""Leases are not renewed: whose node is gone is known at once."""
+
+
+class _Able(frozenset[str]):
+    """What a node offers. A capability stands for steps with the same needs: its name names the nodes that meet them."""
+
+    def __contains__(self, capability: object) -> bool:
+        return not self.isdisjoint(str(capability).split("|"))
+
+
+@dataclass(slots=True)
+class _Graph:
+    """One graph and its run. `started`: the leases of what was awarded and is not over."""
+
+    name: str
+    governor: FlowGovernor
+    tasks: Mapping[str, Mapping[str, Any]]
+    before: dict[str, list[tuple[str, float]]]
+    capability: dict[str, str]
+    vended: set[str] = field(default_factory=set)
+    started: dict[str, Lease] = field(default_factory=dict)
+
+
+class Bidding:
+    """Graphs in progress on nodes that fail, slow down and come back: an `Online` system of the yardstick."""
+
+    def __init__(self, graph: Mapping[str, Any], network: Mapping[str, Any]) -> None:
+        self._network, self._first, self._now = network, graph, 0.0
+        self._graphs: dict[str, _Graph] = {}
+        self._graph_of: dict[str, _Graph] = {}
+        self._clusters = {name: ClusterGovernor(name, name, 1, 1.0, ttl_s=FOR_EVER_S) for name in network["links"]}
+        self._todo: deque[tuple[_Graph, flow.Event]] = deque()
+        self._answer: dict[str, dict[str, Any]] = {}
+        self._count = 0
+        for node in network["nodes"]:
+            self._join(node)
+
+    def on_event(self, state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        event, self._now, self._answer = state["event"], state["time"], {}
+        tasks = state["tasks"]
+        match event["type"]:
+            case "start":
+                self._begin(self._first)
+            case "arrive":
+                self._begin(event["graph"])
+            case "finish":
+                self._ended(event["task"], event["node"], event["job_done"], tasks)
+            case "node_down":
+                self._lost(event["node"], tasks)
+            case "node_up":
+                self._join(event["node"])
+        self._vend(tasks)
+        for graph in list(self._graphs.values()):
+            self._todo.append((graph, flow.Tick()))
+        self._settle(tasks)
+        return self._answer
+
+    # What happened ----------------------------------------------------------------------------------------------
+
+    def _begin(self, graph: Mapping[str, Any]) -> None:
+        if not graph["tasks"]:
+            return
+        self._count += 1
+        name = f"run-{self._count}"
+        before: dict[str, list[tuple[str, float]]] = {task: [] for task in graph["tasks"]}
+        for producer, consumer, size in graph["edges"]:
+            before[consumer].append((producer, size))
+        capability = {task: "|".join(eligible_nodes(its, self._network)) for task, its in graph["tasks"].items()}
+        made = _Graph(name, FlowGovernor(name, "home", "fastest"), graph["tasks"], before, capability)
+        self._graphs[name] = made
+        self._graph_of |= dict.fromkeys(graph["tasks"], made)
+
+    def _vend(self, tasks: Mapping[str, Any]) -> None:
+        """What all before it are done for is ready."""
+        for graph in self._graphs.values():
+            for task in graph.tasks:
+                ready = tasks[task]["status"] == "pending" and all(
+                    tasks[producer]["status"] == "done" for producer, _ in graph.before[task]
+                )
+                if ready and task not in graph.vended:
+                    graph.vended.add(task)
+                    ask = Ask(graph.name, task, graph.capability[task])
+                    self._todo.append((graph, flow.StepReady(ask)))
+                elif (
+                    not ready
+                    and task in graph.vended
+                    and task not in graph.started
+                    and tasks[task]["status"] == "pending"
+                ):
+                    # What was made for it is lost.
+                    graph.vended.discard(task)
+                    self._todo.append((graph, flow.StepDropped(task, "an input of it is lost")))
+
+    def _ended(self, task: str, node: str, last: bool, tasks: Mapping[str, Any]) -> None:
+        graph = self._graph_of[task]
+        lease = graph.started.pop(task)
+        seconds = 0.0 if last else self._now - tasks[task]["started"]
+        self._todo.append((graph, flow.StepEnded(task, lease.fence, f"{node}/{self._now}", seconds)))
+        if last:
+            del self._graphs[graph.name]
+            self._graph_of = {task: one for task, one in self._graph_of.items() if one is not graph}
+
+    def _lost(self, node: str, tasks: Mapping[str, Any]) -> None:
+        cluster = self._network["nodes"][node]["domain"]
+        self._heard(cluster, self._clusters[cluster].handle(NodeLeft(node), self._now))
+        for graph in self._graphs.values():
+            for task, lease in list(graph.started.items()):
+                if lease.node == node:
+                    del graph.started[task]
+                    # As its run learns it: the machine went with all its leases, so no step is taken for the cause.
+                    lost = flow.StepLost(task, lease.fence, node, "its machine is down", Cause.LEASE_LOST)
+                    self._todo.append((graph, lost))
+            # What was made there, and is needed still, is made again.
+            graph.vended -= {t for t in graph.vended - set(graph.started) if tasks[t]["status"] == "pending"}
+
+    def _join(self, node: str) -> None:
+        its = self._network["nodes"][node]
+        governor, offers = self._clusters[its["domain"]], _Able((node,))
+        self._heard(its["domain"], governor.handle(NodeJoined(node, its["cores"], offers), self._now))
+        self._heard(its["domain"], governor.handle(NodeReported(node, frozenset()), self._now))
+
+    # Messages ---------------------------------------------------------------------------------------------------
+
+    def _settle(self, tasks: Mapping[str, Any]) -> None:
+        """All that follows from it, at the same moment."""
+        while self._todo:
+            graph, event = self._todo.popleft()
+            for instruction in graph.governor.handle(event, self._now):
+                self._perform(graph, instruction, tasks)
+
+    def _perform(self, graph: _Graph, instruction: flow.Instruction, tasks: Mapping[str, Any]) -> None:
+        match instruction:
+            case flow.FindPlaces(asks):
+                for ask in asks:
+                    found = flow.PlacesFound(ask.step, self._places(graph, ask.step, tasks), (), True)
+                    self._todo.append((graph, found))
+            case flow.SendAnnounce(cluster, announce):
+                self._heard(cluster, self._clusters[cluster].handle(announce, self._now), graph)
+            case flow.WithdrawAnnounce(cluster, round_):
+                self._heard(cluster, self._clusters[cluster].handle(Withdrawn(graph.name, round_), self._now))
+            case flow.SendAward(award):
+                self._heard(award.cluster, self._clusters[award.cluster].handle(award, self._now), graph)
+            case flow.ReleaseLeases(cluster, leases):
+                release = ReleaseRequest(graph.name, leases)
+                self._heard(cluster, self._clusters[cluster].handle(release, self._now))
+            case flow.StartStep(ask, lease):
+                self._count += 1
+                graph.started[ask.step] = lease
+                self._answer[ask.step] = {"node": lease.node, "order": self._count}
+            case flow.RefuseStep(step, refusal) | flow.FailStep(step, refusal):
+                raise AssertionError(f"{step}: {refusal}")
+            case _:
+                pass
+
+    def _heard(self, cluster: str, said: Iterable[Instruction], graph: _Graph | None = None) -> None:
+        for one in said:
+            if isinstance(one, Reply):
+                to = self._graphs.get(one.waited[0]) if one.waited is not None else graph
+                if to is not None and isinstance(one.answer, Bid):
+                    self._todo.append((to, flow.BidReceived(one.answer)))
+                elif to is not None and isinstance(one.answer, Awarded):
+                    self._todo.append((to, flow.AwardAnswered(one.answer)))
+
+    def _places(self, graph: _Graph, task: str, tasks: Mapping[str, Any]) -> tuple[Place, ...]:
+        """What a registry answers: the domains that may take it, and how long its inputs take there."""
+        nodes, links = self._network["nodes"], self._network["links"]
+        its = graph.tasks[task]
+        lie = [
+            (nodes[tasks[producer]["node"]]["domain"], size)
+            for producer, size in graph.before[task]
+            if tasks[producer]["node"]
+        ]
+        lie += list(its["inputs"].items())
+        return tuple(
+            Place(
+                domain,
+                domain,
+                max((links[at][domain]["latency"] + x / links[at][domain]["bandwidth"] for at, x in lie), default=0.0),
+            )
+            for domain in links
+            if any(node["domain"] == domain and allowed(its, node) for node in nodes.values())
+        )
