@@ -78,7 +78,8 @@ class SimCluster:
         """Whom to answer whose announcements wait for room."""
         self.mute = self.liar = 0
         self.late_s = 0.0
-        self.check: Callable[[ClusterGovernor], None] = lambda _: None
+        self.check: Callable[[ClusterGovernor], None] | None = None
+        """Called after each event that its governor took."""
         self.told_of_loss: Callable[[SimCluster], None] = lambda _: None
         self.told_of_return: Callable[[SimCluster], None] = lambda _: None
 
@@ -156,7 +157,6 @@ class SimCluster:
             message = replace(message, wait_s=0.0) if self.liar else message
             self._waiting.pop((message.run, message.round), None)
         told = self._handle(message)
-        self.check(self.governor)
         if isinstance(message, Announce) and told is None:
             self._waiting[message.run, message.round] = answer
             return
@@ -182,7 +182,10 @@ class SimCluster:
         """Perform what the governor wants done; returns what it answers."""
         assert self.governor is not None
         answer: Any = None
-        for item in self.governor.handle(event, self._engine.now):
+        instructions = self.governor.handle(event, self._engine.now)
+        if self.check is not None:
+            self.check(self.governor)
+        for item in instructions:
             if isinstance(item, Reply) and item.waited is not None:
                 waits = self._waiting.pop(item.waited, None)
                 if waits is not None and not self.mute:

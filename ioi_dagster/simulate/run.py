@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ioi_dagster.governors import flow
+from ioi_dagster.governors import flow_messages as flow
 from ioi_dagster.governors.cluster import Withdrawn
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
-from ioi_dagster.governors.flow_messages import SendAnnounce, SendAward, StartStep, WithdrawAnnounce
-from ioi_dagster.model.negotiation import Ask, Award, Lease, ReleaseRequest, RenewRequest
+from ioi_dagster.model.negotiation import Announce, Ask, Award, Lease, ReleaseRequest, RenewRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.simulate.scenario import Workflow
 
@@ -35,7 +34,7 @@ class SimRun:
     """One workflow's run. `life` counts its processes: what was meant for an earlier one is not heard."""
 
     def __init__(self, world: World, workflow: Workflow) -> None:
-        self._world, self._workflow = world, workflow
+        self.world, self._workflow = world, workflow
         self.name, self.domain = workflow.name, workflow.domain or world.scenario.topology.home
         self.ledger = SimLedger()
         self.life, self.governor = 0, None
@@ -63,13 +62,13 @@ class SimRun:
         if self.governor is not None or self.over:
             return
         if not self.life:
-            self.began = self._world.engine.now
+            self.began = self.world.engine.now
         self.life += 1
         self._ready_at.clear()
         self.governor = FlowGovernor(self.name, self.domain, self._workflow.objective)
         self.governor.resume(dict(self.ledger.fences))
         self._tick(self.life)
-        self._world.engine.after(RENEW_S, self._renew, self.life)
+        self.world.engine.after(RENEW_S, self._renew, self.life)
         for key in self._workflow.steps:
             self._vend(key)
 
@@ -89,7 +88,7 @@ class SimRun:
         if key in self.ledger.done or key in self.ledger.failed or key in self._ready_at:
             return
         if all(need in self.ledger.done for need in step.needs):
-            self._ready_at[key] = self._world.engine.now
+            self._ready_at[key] = self.world.engine.now
             self.take(
                 flow.StepReady(Ask(self.name, key, step.capability, step.data_class, tenant=self._workflow.tenant))
             )
@@ -97,156 +96,114 @@ class SimRun:
     def _tick(self, life: int) -> None:
         if self.governor is not None and life == self.life:
             self.take(flow.Tick())
-            self._world.engine.after(TICK_S, self._tick, life)
+            self.world.engine.after(TICK_S, self._tick, life)
 
     # Events and instructions ------------------------------------------------------------------------------------
 
     def take(self, event: flow.Event) -> None:
         if self.governor is None:
             return
-        instructions = self.governor.handle(event, self._world.engine.now)
-        self._world.check(self.governor)
+        instructions = self.governor.handle(event, self.world.engine.now)
+        if self.world.checked:
+            self.world.check(self.governor)
         for instruction in instructions:
-            self._perform(instruction)
+            act = _ACTS.get(type(instruction))
+            if act is not None:
+                act(self, instruction)
 
     def heard(self, life: int, event: flow.Event) -> None:
         if life == self.life:
             self.take(event)
 
-    def _perform(self, instruction: flow.Instruction) -> None:
-        match instruction:
-            case flow.FindPlaces(asks):
-                self._world.engine.after(LOOK_UP_S, self._places, self.life, asks)
-            case SendAnnounce(cluster, announce):
-                self._call(
-                    cluster, "announce", announce, announce.deadline_s + announce.wait_s, flow.BidReceived,
-                    lambda why: flow.BidMissed(cluster, announce.round, why),
-                )  # fmt: skip
-            case WithdrawAnnounce(cluster, round_):
-                self._withdraw(cluster, round_)
-            case SendAward(award):
-                self._award(award)
-            case StartStep(_, lease):
-                self._start(lease)
-            case flow.ReleaseLeases(cluster, leases):
-                self._tell(cluster, "release", ReleaseRequest(self.name, leases))
-            case flow.CommitStep(step, fence, attempt):
-                self._commit(step, fence, attempt)
-            case flow.DiscardAttempt():
-                self.discarded += 1
-            case flow.RefuseStep(step, refusal) | flow.FailStep(step, refusal):
-                self._fail(step, refusal)
-            case _:
-                pass
+    def _find(self, instruction: flow.FindPlaces) -> None:
+        self.world.engine.after(LOOK_UP_S, self._places, self.life, instruction.asks)
 
     def _places(self, life: int, asks: tuple[Ask, ...]) -> None:
         for ask in asks:
-            places, rejected = self._world.find(ask)
+            places, rejected = self.world.find(ask)
             self.heard(life, flow.PlacesFound(ask.step, places, rejected, may_change=bool(places) or not rejected))
 
-    def _award(self, award: Award) -> None:
-        steps = tuple(request.step for request in award.requests)
-        self._call(
-            award.cluster, "award", award, AWARD_S, flow.AwardAnswered,
-            lambda why: flow.AwardMissed(award.cluster, steps, why),
-        )  # fmt: skip
+    def _announce(self, instruction: flow.SendAnnounce) -> None:
+        _Call(self, instruction.cluster, "announce", instruction.announce)
 
-    def _start(self, lease: Lease) -> None:
+    def _award(self, instruction: flow.SendAward) -> None:
+        _Call(self, instruction.award.cluster, "award", instruction.award)
+
+    def _release(self, instruction: flow.ReleaseLeases) -> None:
+        self._tell(instruction.cluster, "release", ReleaseRequest(self.name, instruction.leases))
+
+    def _start(self, instruction: flow.StartStep) -> None:
         """Written before it is sent, as the ledger of a real run is."""
-        self.ledger.fences[lease.step] = max(lease.fence, self.ledger.fences.get(lease.step, 0))
-        now, step = self._world.engine.now, lease.step
+        lease, world = instruction.lease, self.world
+        step = lease.step
+        self.ledger.fences[step] = max(lease.fence, self.ledger.fences.get(step, 0))
         if step in self._ready_at:
-            self.waits.append(now - self._ready_at[step])
+            self.waits.append(world.engine.now - self._ready_at[step])
         self.starts += 1
-        self._world.record("start", self.name, step, lease.fence, lease.node)
-        cluster, life = self._world.clusters[lease.cluster], self.life
-        seconds = self._workflow.steps[step].seconds * self._world.noise()
+        world.record("start", self.name, step, lease.fence, lease.node)
+        cluster = world.clusters[lease.cluster]
+        seconds = self._workflow.steps[step].seconds * world.noise()
+        its = _Start(self, cluster.domain, lease)
+        world.wire.stream(self.domain, cluster.domain, "start", cluster.start_step, lease, seconds, its.ended, its.lost)
 
-        def ended(attempt: str, took: float, refusal: Refusal | None) -> None:
-            event: flow.Event = flow.StepEnded(step, lease.fence, attempt, took)
-            if refusal is not None:
-                event = flow.StartRefused(step, lease.fence, lease.node, refusal)
-            self.slot_s += took
-            self._fence_of[attempt] = lease.fence
-            self._world.wire.stream(cluster.domain, self.domain, "answer", self.heard, life, event)
+    def answered(self, lease: Lease, attempt: str, took: float) -> None:
+        """A node has ended what ran under `lease`, and its answer leaves."""
+        self.slot_s += took
+        self._fence_of[attempt] = lease.fence
 
-        def lost(why: str, cause: Cause) -> None:
-            event = flow.StepLost(step, lease.fence, lease.node, why, cause)
-            self._world.wire.stream(cluster.domain, self.domain, "loss", self.heard, life, event)
-
-        self._world.wire.stream(self.domain, cluster.domain, "start", cluster.start_step, lease, seconds, ended, lost)
-
-    def _commit(self, step: str, fence: int, attempt: str) -> None:
+    def _commit(self, instruction: flow.CommitStep) -> None:
+        step, fence, attempt = instruction.step, instruction.fence, instruction.attempt
         if step in self.ledger.done:
-            self._world.violated(f"{self.name}/{step} was committed twice")
+            self.world.violated(f"{self.name}/{step} was committed twice")
         if fence < self.ledger.fences.get(step, 0):
-            self._world.violated(f"{self.name}/{step} was committed under fence {fence}, which is not the newest")
+            self.world.violated(f"{self.name}/{step} was committed under fence {fence}, which is not the newest")
         if self._fence_of[attempt] != fence:
-            self._world.violated(
+            self.world.violated(
                 f"{self.name}/{step}: an attempt of fence {self._fence_of[attempt]} counted for {fence}"
             )
-        self.ledger.done[step] = self._world.engine.now
-        self._world.record("commit", self.name, step, fence, attempt)
+        self.ledger.done[step] = self.world.engine.now
+        self.world.record("commit", self.name, step, fence, attempt)
         for follower in self._after.get(step, ()):
             self._vend(follower)
         self._look_whether_over()
 
-    def _fail(self, step: str, refusal: Refusal) -> None:
+    def _discard(self, _instruction: flow.DiscardAttempt) -> None:
+        self.discarded += 1
+
+    def _fail(self, instruction: flow.RefuseStep | flow.FailStep) -> None:
         """What needs a step that failed is not run either."""
+        step, refusal = instruction.step, instruction.refusal
         doomed = [step]
         for key in doomed:
             if key not in self.ledger.failed:
                 self.ledger.failed[key] = refusal
                 doomed += self._after.get(key, ())
-        self._world.record("fail", self.name, step, 0, refusal.code)
+        self.world.record("fail", self.name, step, 0, refusal.code)
         self._look_whether_over()
 
     def _look_whether_over(self) -> None:
         if len(self.ledger.done) + len(self.ledger.failed) == len(self._workflow.steps):
-            self.ended = self._world.engine.now
+            self.ended = self.world.engine.now
             leases = self.governor.leases() if self.governor is not None else []
             for lease in leases:
                 self._tell(lease.cluster, "release", ReleaseRequest(self.name, (lease.id,)))
             self._withdraw_all()
             self.governor = None
-            self._world.one_is_over()
+            self.world.one_is_over()
 
     # Messages ---------------------------------------------------------------------------------------------------
 
-    def _call(
-        self,
-        cluster: str,
-        kind: str,
-        message: Any,
-        deadline_s: float,
-        heard: Callable[[Any], flow.Event],
-        missed: Callable[[str], flow.Event],
-    ) -> None:
-        """Exactly one of `heard` and `missed` becomes an event."""
-        there, life, open_ = self._world.clusters[cluster], self.life, [True]
-
-        def take(answer: Any) -> None:
-            if open_.pop() if open_ else False:
-                self.heard(life, heard(answer))
-
-        def miss() -> None:
-            if open_.pop() if open_ else False:
-                self.heard(life, missed(f"no answer within {deadline_s:g} s"))
-
-        def answer(told: Any) -> None:
-            self._world.wire.send(there.domain, self.domain, f"{kind}-answer", take, told)
-
-        self._world.wire.send(self.domain, there.domain, kind, there.asked, message, answer)
-        self._world.engine.after(deadline_s, miss)
-
     def _tell(self, cluster: str, kind: str, message: Any) -> None:
-        there = self._world.clusters[cluster]
-        self._world.wire.send(self.domain, there.domain, kind, there.asked, message, lambda _: None)
+        there = self.world.clusters[cluster]
+        self.world.wire.send(self.domain, there.domain, kind, there.asked, message, _unheard)
+
+    def _withdrawn(self, instruction: flow.WithdrawAnnounce) -> None:
+        self._withdraw(instruction.cluster, instruction.round)
 
     def _withdraw(self, cluster: str, round_: int) -> None:
         """The connection on which the answer was waited for is closed: seen there at once, or when a cut is over."""
-        there = self._world.clusters[cluster]
-        self._world.wire.stream(self.domain, there.domain, "withdraw", there.withdrawn, Withdrawn(self.name, round_))
+        there = self.world.clusters[cluster]
+        self.world.wire.stream(self.domain, there.domain, "withdraw", there.withdrawn, Withdrawn(self.name, round_))
 
     def _withdraw_all(self) -> None:
         for cluster, round_ in (self.governor.holding() if self.governor is not None else {}).items():
@@ -259,8 +216,8 @@ class SimRun:
         for lease in self.governor.leases():
             by_cluster.setdefault(lease.cluster, []).append(lease)
         for cluster, leases in by_cluster.items():
-            self._renew_at(self._world.clusters[cluster], leases)
-        self._world.engine.after(RENEW_S, self._renew, life)
+            self._renew_at(self.world.clusters[cluster], leases)
+        self.world.engine.after(RENEW_S, self._renew, life)
 
     def _renew_at(self, there: Any, leases: list[Lease]) -> None:
         life = self.life
@@ -268,12 +225,89 @@ class SimRun:
         def renewed(told: Any) -> None:
             for lease in leases:
                 if lease.id in told.lost:
-                    self._world.wire.stream(self.domain, there.domain, "cancel", there.cancel, lease.node, lease.key)
+                    self.world.wire.stream(self.domain, there.domain, "cancel", there.cancel, lease.node, lease.key)
                     lost = flow.StepLost(lease.step, lease.fence, "", "its lease is not held", Cause.LEASE_LOST)
                     self.heard(life, lost)
 
         def answer(told: Any) -> None:
-            self._world.wire.send(there.domain, self.domain, "renew-answer", renewed, told)
+            self.world.wire.send(there.domain, self.domain, _ANSWERS["renew"], renewed, told)
 
         request = RenewRequest(self.name, tuple(lease.id for lease in leases))
-        self._world.wire.send(self.domain, there.domain, "renew", there.asked, request, answer)
+        self.world.wire.send(self.domain, there.domain, "renew", there.asked, request, answer)
+
+
+class _Call:
+    """A request to a cluster. Exactly one of its answer and the lack of one becomes an event."""
+
+    __slots__ = ("_open", "cluster", "deadline_s", "kind", "life", "message", "run", "there")
+
+    def __init__(self, run: SimRun, cluster: str, kind: str, message: Announce | Award) -> None:
+        self.run, self.life, self.kind, self.message = run, run.life, kind, message
+        self.there = run.world.clusters[cluster]
+        self.deadline_s = AWARD_S if isinstance(message, Award) else message.deadline_s + message.wait_s
+        self._open = True
+        run.world.wire.send(run.domain, self.there.domain, kind, self.there.asked, message, self.answered)
+        run.world.engine.after(self.deadline_s, self.missed)
+
+    def answered(self, told: Any) -> None:
+        """The cluster's answer leaves it."""
+        self.run.world.wire.send(self.there.domain, self.run.domain, _ANSWERS[self.kind], self.heard, told)
+
+    def heard(self, told: Any) -> None:
+        if self._open:
+            self._open = False
+            self.run.heard(self.life, flow.BidReceived(told) if self.kind == "announce" else flow.AwardAnswered(told))
+
+    def missed(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        message, why, cluster = self.message, f"no answer within {self.deadline_s:g} s", self.there.name
+        if isinstance(message, Award):
+            event: flow.Event = flow.AwardMissed(cluster, tuple(request.step for request in message.requests), why)
+        else:
+            event = flow.BidMissed(cluster, message.round, why)
+        self.run.heard(self.life, event)
+
+
+class _Start:
+    """A step that was sent to a node. How it ended is told on the connection to its cluster."""
+
+    __slots__ = ("domain", "lease", "life", "run")
+
+    def __init__(self, run: SimRun, domain: str, lease: Lease) -> None:
+        self.run, self.life, self.domain, self.lease = run, run.life, domain, lease
+
+    def ended(self, attempt: str, took: float, refusal: Refusal | None) -> None:
+        run, lease = self.run, self.lease
+        run.answered(lease, attempt, took)
+        event: flow.Event = flow.StepEnded(lease.step, lease.fence, attempt, took)
+        if refusal is not None:
+            event = flow.StartRefused(lease.step, lease.fence, lease.node, refusal)
+        run.world.wire.stream(self.domain, run.domain, "answer", run.heard, self.life, event)
+
+    def lost(self, why: str, cause: Cause) -> None:
+        run, lease = self.run, self.lease
+        event = flow.StepLost(lease.step, lease.fence, lease.node, why, cause)
+        run.world.wire.stream(self.domain, run.domain, "loss", run.heard, self.life, event)
+
+
+def _unheard(_: Any) -> None:
+    """The answer to a message whose sender does not wait for one."""
+
+
+_ANSWERS = {kind: f"{kind}-answer" for kind in ("announce", "award", "renew")}
+
+_ACTS: dict[type, Callable[[SimRun, Any], None]] = {
+    flow.FindPlaces: SimRun._find,
+    flow.SendAnnounce: SimRun._announce,
+    flow.WithdrawAnnounce: SimRun._withdrawn,
+    flow.SendAward: SimRun._award,
+    flow.StartStep: SimRun._start,
+    flow.ReleaseLeases: SimRun._release,
+    flow.CommitStep: SimRun._commit,
+    flow.DiscardAttempt: SimRun._discard,
+    flow.RefuseStep: SimRun._fail,
+    flow.FailStep: SimRun._fail,
+}
+"""How each instruction of a flow governor is performed. What it only tells is not kept."""

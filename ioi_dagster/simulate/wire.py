@@ -13,13 +13,16 @@ from ioi_dagster.simulate.engine import Engine
 LATENCY_S = (0.0005, 0.003)
 RESEND_S = 0.2
 
+_LEAST, _SPREAD = LATENCY_S[0], LATENCY_S[1] - LATENCY_S[0]
+
 
 class Wire:
     """`loss` and `doubling`: the part of messages that never comes, and that comes twice."""
 
     def __init__(self, engine: Engine, rng: random.Random) -> None:
-        self._engine, self._rng = engine, rng
+        self._after, self._random = engine.after, rng.random
         self._cuts: Counter[frozenset[str]] = Counter()
+        """Those that are cut now, and how often."""
         self.loss = self.doubling = 0.0
         self.sent: Counter[str] = Counter()
         self.lost = 0
@@ -27,11 +30,11 @@ class Wire:
     def send(self, source: str, target: str, kind: str, act: Callable[..., None], *arguments: Any) -> None:
         """A call: have `act` happen at `target`, if it gets there."""
         self.sent[kind] += 1
-        for _ in range(2 if self.doubling and self._rng.random() < self.doubling else 1):
-            if self.is_cut(source, target) or (self.loss and self._rng.random() < self.loss):
+        for _ in range(2 if self.doubling and self._random() < self.doubling else 1):
+            if (self._cuts and self.is_cut(source, target)) or (self.loss and self._random() < self.loss):
                 self.lost += 1
             else:
-                self._engine.after(self._rng.uniform(*LATENCY_S), act, *arguments)
+                self._after(_LEAST + _SPREAD * self._random(), act, *arguments)
 
     def stream(self, source: str, target: str, kind: str, act: Callable[..., None], *arguments: Any) -> None:
         """On a kept connection."""
@@ -39,16 +42,19 @@ class Wire:
         self._resend(source, target, act, *arguments)
 
     def _resend(self, source: str, target: str, act: Callable[..., None], *arguments: Any) -> None:
-        if self.is_cut(source, target):
-            self._engine.after(RESEND_S, self._resend, source, target, act, *arguments)
+        if self._cuts and self.is_cut(source, target):
+            self._after(RESEND_S, self._resend, source, target, act, *arguments)
         else:
-            self._engine.after(self._rng.uniform(*LATENCY_S), act, *arguments)
+            self._after(_LEAST + _SPREAD * self._random(), act, *arguments)
 
     def cut(self, one: str, other: str) -> None:
         self._cuts[frozenset((one, other))] += 1
 
     def heal(self, one: str, other: str) -> None:
-        self._cuts[frozenset((one, other))] -= 1
+        ends = frozenset((one, other))
+        self._cuts[ends] -= 1
+        if not self._cuts[ends]:
+            del self._cuts[ends]
 
     def is_cut(self, one: str, other: str) -> bool:
-        return one != other and self._cuts[frozenset((one, other))] > 0
+        return one != other and frozenset((one, other)) in self._cuts

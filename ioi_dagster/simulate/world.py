@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ioi_dagster.governors import flow
+from ioi_dagster.governors import flow_messages as flow
 from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.model.negotiation import Ask
 from ioi_dagster.model.refusal import Refusal
@@ -75,7 +75,7 @@ def simulate(
 
 class World:
     def __init__(self, scenario: Scenario, checked: bool, tell: Callable[[float, int, int], None]) -> None:
-        self.scenario, self._checked, self._tell = scenario, checked, tell
+        self.scenario, self.checked, self._tell = scenario, checked, tell
         self.engine = Engine()
         self._rng = random.Random(f"world/{scenario.seed}")
         self.wire = Wire(self.engine, random.Random(f"wire/{scenario.seed}"))
@@ -96,7 +96,8 @@ class World:
 
     def run(self) -> Report:
         for cluster in self.clusters.values():
-            cluster.check, cluster.told_of_loss, cluster.told_of_return = self.check, self._lost, self._back
+            cluster.told_of_loss, cluster.told_of_return = self._lost, self._back
+            cluster.check = self.check if self.checked else None
             cluster.start()
         for run, workflow in zip(self.runs, self.scenario.workflows, strict=True):
             self.engine.after(workflow.arrives, run.start)
@@ -104,12 +105,12 @@ class World:
             begin, end = _FAULTS[fault.kind]
             self.engine.after(fault.at, begin, self, fault)
             self.engine.after(fault.at + fault.lasts, end, self, fault)
-        self.engine.run(self._longest(), lambda: not self._open)
+        self.engine.run(self._longest())
         makespan = self.engine.now
         if self._open:
             stuck = [run.name for run in self.runs if not run.over]
             self.violated(f"{len(stuck)} workflows never ended: {', '.join(stuck[:5])}")
-        elif self._checked:
+        elif self.checked:
             self._afterwards()
         return self._report(makespan)
 
@@ -121,7 +122,7 @@ class World:
 
     def _afterwards(self) -> None:
         """Nothing that was granted is held for ever."""
-        self.engine.run(self.engine.now + LEASE_S, lambda: False)
+        self.engine.run(self.engine.now + LEASE_S)
         for cluster in self.clusters.values():
             if cluster.governor is not None:
                 cluster.governor.validate()
@@ -157,8 +158,7 @@ class World:
         return math.exp(self._rng.uniform(-spread, spread)) if spread else 1.0
 
     def check(self, governor: Any) -> None:
-        if not self._checked:
-            return
+        """Its invariants, where they are to be checked at all."""
         try:
             governor.validate()
         except AssertionError as error:
@@ -176,6 +176,8 @@ class World:
 
     def one_is_over(self) -> None:
         self._open -= 1
+        if not self._open:
+            self.engine.stop()
 
     # What runs learn of clusters --------------------------------------------------------------------------------
 
