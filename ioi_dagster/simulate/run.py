@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TICK_S, RENEW_S = 0.2, 8.0
 AWARD_S, LOOK_UP_S = 3.0, 0.001
+BUSY, GATHER_S, GATHERED = 12, 0.02, 32
+"""While so many starts are out, events are gathered for so long, or until there are so many, as a live driver does."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,11 @@ class SimRun:
         self.waits: list[float] = []
         self.starts = self.discarded = 0
         self.slot_s = 0.0
+        self._inbox: list[flow.Event] = []
+        """What has come and was not handled."""
+        self._pumps = 0
+        self._out: dict[str, str] = {}
+        """Starts that are not answered, by their lease's key, and their clusters."""
         self._fence_of: dict[str, int] = {}
         self._ready_at: dict[str, float] = {}
         self._after: dict[str, list[str]] = {}
@@ -65,17 +72,22 @@ class SimRun:
             self.began = self.world.engine.now
         self.life += 1
         self._ready_at.clear()
+        self._out.clear()
         self.governor = FlowGovernor(self.name, self.domain, self._workflow.objective)
         self.governor.resume(dict(self.ledger.fences))
-        self._tick(self.life)
         self.world.engine.after(RENEW_S, self._renew, self.life)
         for key in self._workflow.steps:
             self._vend(key)
+        self._tick(self.life)
 
     def kill(self) -> None:
         """Its connections close with it."""
         self._withdraw_all()
+        self._end_process()
+
+    def _end_process(self) -> None:
         self.governor = None
+        self._inbox.clear()
 
     def resume(self) -> None:
         """Another process takes over, if one is missing."""
@@ -89,21 +101,49 @@ class SimRun:
             return
         if all(need in self.ledger.done for need in step.needs):
             self._ready_at[key] = self.world.engine.now
-            self.take(
-                flow.StepReady(Ask(self.name, key, step.capability, step.data_class, tenant=self._workflow.tenant))
-            )
+            ask = Ask(self.name, key, step.capability, step.data_class, tenant=self._workflow.tenant)
+            self._inbox.append(flow.StepReady(ask))
 
     def _tick(self, life: int) -> None:
         if self.governor is not None and life == self.life:
-            self.take(flow.Tick())
+            self._pump()
             self.world.engine.after(TICK_S, self._tick, life)
 
     # Events and instructions ------------------------------------------------------------------------------------
 
-    def take(self, event: flow.Event) -> None:
+    def take(self, *events: flow.Event) -> None:
+        """They have come: they are handled now, or in a little while with what comes until then."""
         if self.governor is None:
             return
-        instructions = self.governor.handle(event, self.world.engine.now)
+        self._inbox += events
+        if len(self._out) < BUSY or len(self._inbox) >= GATHERED:
+            self._pump()
+        elif len(self._inbox) == len(events):
+            self.world.engine.after(GATHER_S, self._gathered, self.life, self._pumps)
+
+    def _gathered(self, life: int, pumps: int) -> None:
+        if self.governor is not None and life == self.life and pumps == self._pumps:
+            self._pump()
+
+    def _pump(self) -> None:
+        """Handle what has come, and what is ready because of it, and then see what time it is."""
+        self._pumps += 1
+        while True:
+            events, self._inbox = self._inbox, []
+            for event in events:
+                if isinstance(event, flow.StepEnded | flow.StepLost | flow.StartRefused):
+                    self._out.pop(f"{self.name}/{event.step}/{event.fence}/0", None)
+                elif isinstance(event, flow.ClusterLost):
+                    self._out = {key: cluster for key, cluster in self._out.items() if cluster != event.cluster}
+                self._handle(event, more=True)
+            self._handle(_TICK, more=False)
+            if not self._inbox:
+                return
+
+    def _handle(self, event: flow.Event, more: bool) -> None:
+        if self.governor is None:
+            return
+        instructions = self.governor.handle(event, self.world.engine.now, more)
         if self.world.checked:
             self.world.check(self.governor)
         for instruction in instructions:
@@ -119,9 +159,13 @@ class SimRun:
         self.world.engine.after(LOOK_UP_S, self._places, self.life, instruction.asks)
 
     def _places(self, life: int, asks: tuple[Ask, ...]) -> None:
+        if life != self.life:
+            return
+        found: list[flow.Event] = []
         for ask in asks:
             places, rejected = self.world.find(ask)
-            self.heard(life, flow.PlacesFound(ask.step, places, rejected, may_change=bool(places) or not rejected))
+            found.append(flow.PlacesFound(ask.step, places, rejected, may_change=bool(places) or not rejected))
+        self.take(*found)
 
     def _announce(self, instruction: flow.SendAnnounce) -> None:
         _Call(self, instruction.cluster, "announce", instruction.announce)
@@ -144,6 +188,7 @@ class SimRun:
         cluster = world.clusters[lease.cluster]
         seconds = self._workflow.steps[step].seconds * world.noise()
         its = _Start(self, cluster.domain, lease)
+        self._out[lease.key] = lease.cluster
         world.wire.stream(self.domain, cluster.domain, "start", cluster.start_step, lease, seconds, its.ended, its.lost)
 
     def answered(self, lease: Lease, attempt: str, took: float) -> None:
@@ -188,7 +233,7 @@ class SimRun:
             for lease in leases:
                 self._tell(lease.cluster, "release", ReleaseRequest(self.name, (lease.id,)))
             self._withdraw_all()
-            self.governor = None
+            self._end_process()
             self.world.one_is_over()
 
     # Messages ---------------------------------------------------------------------------------------------------
@@ -295,6 +340,8 @@ class _Start:
 def _unheard(_: Any) -> None:
     """The answer to a message whose sender does not wait for one."""
 
+
+_TICK = flow.Tick()
 
 _ANSWERS = {kind: f"{kind}-answer" for kind in ("announce", "award", "renew")}
 

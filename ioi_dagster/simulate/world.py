@@ -182,16 +182,17 @@ class World:
     # What runs learn of clusters --------------------------------------------------------------------------------
 
     def _lost(self, cluster: SimCluster) -> None:
-        self._answers.clear()
-        for run in self.runs:
-            event = flow.ClusterLost(cluster.name, "its Dask scheduler went away")
-            self.engine.after(self._rng.uniform(0.02, PROBE_S), self._tell_if, run, run.life, cluster, event, False)
+        self._tell_runs(cluster, flow.ClusterLost(cluster.name, "its Dask scheduler went away"), False)
 
     def _back(self, cluster: SimCluster) -> None:
+        self._tell_runs(cluster, flow.ClusterBack(cluster.name), True)
+
+    def _tell_runs(self, cluster: SimCluster, event: flow.Event, back: bool) -> None:
+        """Each that is there learns of it at its next probe."""
         self._answers.clear()
         for run in self.runs:
-            event = flow.ClusterBack(cluster.name)
-            self.engine.after(self._rng.uniform(0.02, PROBE_S), self._tell_if, run, run.life, cluster, event, True)
+            if run.governor is not None:
+                self.engine.after(self._rng.uniform(0.02, PROBE_S), self._tell_if, run, run.life, cluster, event, back)
 
     def _tell_if(self, run: SimRun, life: int, cluster: SimCluster, event: flow.Event, back: bool) -> None:
         """A probe sees what is there now, not what was there when something happened."""
