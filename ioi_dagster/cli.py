@@ -343,33 +343,38 @@ def quota(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give the tenants of running clusters the shares that stand in the topology file."""
+    """Give the tenants of running clusters the quotas that stand in the topology file."""
     from dataclasses import asdict
 
     from ioi_dagster.errors import BadInputError
     from ioi_dagster.local.home import TOPOLOGY, domains_in, find_home
-    from ioi_dagster.local.quota import apply_shares
+    from ioi_dagster.local.quota import apply_quotas
     from ioi_dagster.local.topology_file import load_topology
 
     asked, domains = load_topology(topology or TOPOLOGY), domains_in(find_home(home))
     if not domains:
         raise BadInputError("no federation was ever started here", where=str(find_home(home)), todo="run `ioi up`")
-    changes = apply_shares(asked, domains)
+    changes = apply_quotas(asked, domains)
     if as_json:
         print(json.dumps([asdict(change) for change in changes]))
         return
-    table = Table("cluster", "tenant", "before", "after", show_edge=False)
+    table = Table("cluster", "cohort", "tenant", "class", "before", "after", show_edge=False)
     for change in changes:
-        table.add_row(change.cluster, Text(change.tenant), _share(change.before), _share(change.after))
-    out.print(table if changes else "the shares are as they were")
+        holder = (Text(name or "–") for name in (change.cohort, change.tenant, change.block_class))
+        table.add_row(change.cluster, *holder, _share(change.before), _share(change.after))
+    out.print(table if changes else "the quotas are as they were")
 
 
 def _share(share: Any) -> str:
+    from ioi_dagster.model.amounts import shown
+
     if share is None:
         return "not named"
-    told = [f"weight {share.weight:g}", f"guarantee {share.guarantee}"]
-    told += [f"lends {share.lends}"] if share.lends is not None else []
-    told += [f"borrows {share.borrows}"] if share.borrows is not None else []
+    told = [f"weight {share.weight:g}", *([f"in {share.parent}"] if share.parent else [])]
+    for key in ("guarantee", "lends", "borrows"):
+        amounts = getattr(share.quota, key)
+        if amounts:
+            told.append(f"{key} " + " + ".join(f"{shown(name, value)} {name}" for name, value in amounts.items()))
     return ", ".join(told)
 
 

@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ioi_dagster.model.negotiation import SLOTS
+from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.topology import TenantShare
 
 ASKS_S = 0.8
@@ -48,6 +50,18 @@ class Part:
     def more(self, free: int) -> int:
         """So many of `free` slots it may have now."""
         return max(0, min(self.whole - self.used, free - self.kept))
+
+
+def shares_of(tree: QuotaTree) -> tuple[TenantShare, ...]:
+    """What turns know of a tree: tenants and slots."""
+    found = []
+    for _, tenant in tree.tenants():
+        guarantee, lends, borrows = (
+            amounts.get(SLOTS) for amounts in (tenant.quota.guarantee, tenant.quota.lends, tenant.quota.borrows)
+        )
+        lends, borrows = (None if amount is None else int(amount) for amount in (lends, borrows))
+        found.append(TenantShare(tenant.name, tenant.weight, int(guarantee or 0), lends, borrows))
+    return tuple(found)
 
 
 class Turns:

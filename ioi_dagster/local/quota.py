@@ -1,4 +1,4 @@
-"""New shares for tenants while the federation runs: from the topology file into each domain's configuration."""
+"""New quotas for tenants while the federation runs: from the topology file into each domain's configuration."""
 
 from __future__ import annotations
 
@@ -7,30 +7,43 @@ from dataclasses import dataclass, replace
 
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError
-from ioi_dagster.model.topology import DomainSpec, TenantShare, Topology
+from ioi_dagster.model.quota import Quota, QuotaTree
+from ioi_dagster.model.topology import DomainSpec, Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What the tree says of one holder. `parent`: of a cohort, the one that it is part of."""
+
+    weight: float
+    quota: Quota
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A tenant's share of a cluster before and after; None: it is not named there."""
+    """A share of a cluster before and after; None: it is not named there. It is a cohort's, or, where they are given, that of a
+    tenant in it, and of a class of this tenant."""
 
     cluster: str
+    cohort: str
     tenant: str
-    before: TenantShare | None
-    after: TenantShare | None
+    block_class: str
+    before: Share | None
+    after: Share | None
 
 
-def apply_shares(topology: Topology, homes: Sequence[DomainHome]) -> list[Change]:
-    """Save the shares of `topology` for each of `homes`; their cluster governors take them over within about a second.
+def apply_quotas(topology: Topology, homes: Sequence[DomainHome]) -> list[Change]:
+    """Save the quotas of `topology` for each of `homes`; their cluster governors take them over within about a second.
 
     Raises `BadInputError`, and changes nothing, where the file differs in anything else from what runs.
     """
     running = {home.name: home.config() for home in homes}
     asked = {spec.name: spec for spec in topology.domains}
     for name, config in running.items():
-        if name not in asked or _without_shares(asked[name]) != _without_shares(config.spec):
+        if name not in asked or _without_quotas(asked[name]) != _without_quotas(config.spec):
             raise BadInputError(
-                f"{name} is not what was started: only `tenants` may change while it runs",
+                f"{name} is not what was started: only `quotas` and `tenants` may change while it runs",
                 todo="take the other changes back, or stop the federation and start it again",
             )
     changes = [change for name, config in running.items() for change in _changes(config.spec, asked[name])]
@@ -40,13 +53,25 @@ def apply_shares(topology: Topology, homes: Sequence[DomainHome]) -> list[Change
     return changes
 
 
-def _without_shares(spec: DomainSpec) -> DomainSpec:
-    return replace(spec, clusters=tuple(replace(cluster, tenants=()) for cluster in spec.clusters))
+def _without_quotas(spec: DomainSpec) -> DomainSpec:
+    return replace(spec, clusters=tuple(replace(cluster, quotas=QuotaTree(())) for cluster in spec.clusters))
 
 
 def _changes(before: DomainSpec, after: DomainSpec) -> Iterator[Change]:
     for old, new in zip(before.clusters, after.clusters, strict=True):
-        had, has = ({share.name: share for share in cluster.tenants} for cluster in (old, new))
-        for name in dict.fromkeys((*had, *has)):
-            if had.get(name) != has.get(name):
-                yield Change(old.name, name, had.get(name), has.get(name))
+        had, has = _shares(old.quotas), _shares(new.quotas)
+        for key in dict.fromkeys((*had, *has)):
+            if had.get(key) != has.get(key):
+                yield Change(old.name, *key, had.get(key), has.get(key))
+
+
+def _shares(tree: QuotaTree) -> dict[tuple[str, str, str], Share]:
+    """By cohort, tenant and class."""
+    found: dict[tuple[str, str, str], Share] = {}
+    for cohort in tree.cohorts:
+        found[cohort.name, "", ""] = Share(cohort.weight, cohort.quota, cohort.parent)
+        for tenant in cohort.tenants:
+            found[cohort.name, tenant.name, ""] = Share(tenant.weight, tenant.quota)
+            for one in tenant.classes:
+                found[cohort.name, tenant.name, one.name] = Share(one.weight, one.quota)
+    return found

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.local.quota_reader import read_amounts, read_quotas
+from ioi_dagster.local.yaml_reader import YamlReader
+from ioi_dagster.model.amounts import MEMORY
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, TenantShare, Topology
+from ioi_dagster.model.negotiation import SLOTS
+from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 
 MAX_BYTES = 1_000_000
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-"""Names become folders, URNs, process names and Dask resources."""
-_RANGES: dict[str, tuple[float, float]] = {
-    "slots": (1, 1_024),
-    "memory": (64 * 2**20, 2**50),
-    "price": (0, 1e9),
-    "weight": (0.01, 1_000),
-    "guarantee": (0, 1_000_000),
-    "lends": (0, 1_000_000),
-    "borrows": (0, 1_000_000),
-}
+MAX_RESOURCES = 14
+"""What a step takes of a node goes over the wire with its memory and its slot."""
 MAX_DEPTH = 30
 """A topology needs some eight. What PyYAML takes to read a file grows with the square of its depth."""
 _OPENS = (
@@ -52,7 +44,8 @@ def load_topology(path: Path) -> Topology:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise BadInputError(f"not YAML: {getattr(error, 'problem', error)}", where=where) from error
+        todo = 'write "*" in quotes' if getattr(error, "context", "") == "while scanning an alias" else _TODO
+        raise BadInputError(f"not YAML: {getattr(error, 'problem', error)}", where=where, todo=todo) from error
     reader = _Reader(path)
     topology = reader.topology(root)
     if reader.errors or topology is None:
@@ -71,11 +64,7 @@ def _refuse_odd(text: str, path: Path) -> None:
             raise BadInputError("it is nested too deeply", where=where, todo=_TODO)
 
 
-@dataclass
-class _Reader:
-    path: Path
-    errors: list[str] = field(default_factory=list)
-
+class _Reader(YamlReader):
     def topology(self, root: Any) -> Topology | None:
         if root is None:
             self.errors.append(f"{self.path}:1: the file is empty")
@@ -108,31 +97,29 @@ class _Reader:
         )
 
     def cluster(self, node: Any) -> ClusterSpec:
-        values = self.mapping(node, {"name", "price", "nodes", "tenants"}, {"name", "nodes"}, "a cluster")
-        price = self.number(values, "price", float, 1.0)
-        nodes = [self.node(item) for item in self.sequence(values.get("nodes"), "nodes")]
-        self.unique(values.get("tenants"), "tenant")
-        tenants = [self.tenant(item) for item in self.sequence(values.get("tenants"), "tenants", True)]
-        slots, promised = sum(one.slots for one in nodes), sum(one.guarantee for one in tenants)
-        if promised > slots:
-            text = f"its tenants are guaranteed {promised} slots, and its nodes have {slots}"
-            self.error(values["tenants"], text)
-        return ClusterSpec(self.name(values.get("name")), tuple(nodes), price, tuple(tenants))
-
-    def tenant(self, node: Any) -> TenantShare:
-        values = self.mapping(node, {"name", "weight", "guarantee", "lends", "borrows"}, {"name"}, "a tenant")
-        guarantee = self.number(values, "guarantee", int, 0)
-        lends, borrows = (self.number(values, key, int, 0) if key in values else None for key in ("lends", "borrows"))
-        if lends is not None and lends > guarantee:
-            self.error(values["lends"], f"it lends {lends} slots, and is guaranteed {guarantee}")
-        weight = self.number(values, "weight", float, 1.0)
-        return TenantShare(self.name(values.get("name")), weight, guarantee, lends, borrows)
+        allowed = {"name", "price", "nodes", "tenants", "quotas"}
+        values = self.mapping(node, allowed, {"name", "nodes"}, "a cluster")
+        nodes = tuple(self.node(item) for item in self.sequence(values.get("nodes"), "nodes"))
+        bare = ClusterSpec(self.name(values.get("name")), nodes, self.number(values, "price", float, 1.0))
+        return replace(bare, quotas=read_quotas(self, values, bare.capacity))
 
     def node(self, node: Any) -> NodeSpec:
-        values = self.mapping(node, {"name", "slots", "memory"}, {"name"}, "a node")
-        slots = self.number(values, "slots", int, 1)
-        memory = self.number(values, "memory", int, 2 * 2**30)
-        return NodeSpec(self.name(values.get("name")), slots, memory)
+        values = self.mapping(node, {"name", "slots", "memory", "resources"}, {"name"}, "a node")
+        return NodeSpec(
+            self.name(values.get("name")),
+            self.number(values, "slots", int, 1),
+            self.size(values, "memory", 2 * 2**30),
+            self.resources(values.get("resources")),
+        )
+
+    def resources(self, node: Any) -> tuple[tuple[str, float], ...]:
+        found = read_amounts(self, node, "resources")
+        for name in (SLOTS, MEMORY):
+            if name in found:
+                self.error(node, f"{name} of a node stand beside its resources, not among them")
+        if len(found) > MAX_RESOURCES:
+            self.error(node, f"a node has {MAX_RESOURCES} resources at most")
+        return tuple(sorted(found.items()))
 
     # Rules over the whole -----------------------------------------------------------------------------------------
 
@@ -177,57 +164,6 @@ class _Reader:
                 chain = " → ".join([*trail, parents[trail[-1]][0]])
                 self.errors.append(f"{self.path}:{line}: the domains' parents form a cycle: {chain}")
 
-    # Nodes --------------------------------------------------------------------------------------------------------
-
-    def error(self, node: Any, text: str) -> None:
-        self.errors.append(f"{self.path}:{node.start_mark.line + 1}: {text}")
-
-    def mapping(self, node: Any, allowed: set[str], required: set[str], what: str) -> dict[str, Any]:
-        if not isinstance(node, yaml.MappingNode):
-            self.error(node, f"{what} must be a mapping")
-            return {}
-        values: dict[str, Any] = {}
-        for key, value in node.value:
-            name = str(key.value)
-            if name not in allowed:
-                self.error(key, f"unknown key {name!r} in {what}; known are {', '.join(sorted(allowed))}")
-            elif name in values:
-                self.error(key, f"key {name!r} is given twice in {what}")
-            values[name] = value
-        for name in sorted(required - set(values)):
-            self.error(node, f"{what} lacks {name!r}")
-        return values
-
-    def sequence(self, node: Any, what: str, empty: bool = False) -> list[Any]:
-        if node is None:
-            return []
-        if not isinstance(node, yaml.SequenceNode):
-            self.error(node, f"{what} must be a list")
-            return []
-        if not node.value and not empty:
-            self.error(node, f"{what} may not be empty")
-        return list(node.value)
-
-    def text(self, node: Any, what: str) -> str:
-        value = self.scalar(node, what, str, "")
-        if node is not None and not value:
-            self.error(node, f"{what} may not be empty")
-        return value
-
-    def name(self, node: Any, what: str = "name") -> str:
-        value = self.text(node, what)
-        if value and not _NAME.fullmatch(value):
-            self.error(node, f"{what} {value[:80]!r} must be letters, digits, '.', '_' and '-', 63 at most")
-        return value
-
-    def number(self, values: dict[str, Any], what: str, kind: Callable[[Any], Any], default: Any) -> Any:
-        value = self.scalar(values.get(what), what, kind, default)
-        low, high = _RANGES[what]
-        if not (math.isfinite(value) and low <= value <= high):
-            self.error(values[what], f"{what} must be from {low:g} to {high:g}")
-            return default
-        return value
-
     def data_class(self, node: Any) -> DataClass:
         value = self.scalar(node, "handles", str, "internal")
         try:
@@ -235,30 +171,3 @@ class _Reader:
         except ValueError:
             self.error(node, f"unknown data class {value!r}; known are {', '.join(DataClass)}")
             return DataClass.PUBLIC
-
-    def scalar(self, node: Any, what: str, kind: Callable[[Any], Any], default: Any) -> Any:
-        if node is None:
-            return default
-        if isinstance(node, yaml.ScalarNode):
-            try:
-                value = yaml.SafeLoader("").construct_object(node)
-            except (yaml.YAMLError, ValueError, OverflowError):
-                value = None
-            if kind is float and type(value) is int:
-                value = float(value)
-            if type(value) is kind:
-                return value
-        self.error(node, f"{what} must be of type {getattr(kind, '__name__', kind)}")
-        return default
-
-    def items(self, node: Any) -> list[Any]:
-        return list(node.value) if isinstance(node, yaml.SequenceNode) else []
-
-    def value(self, node: Any, name: str) -> Any:
-        if not isinstance(node, yaml.MappingNode):
-            return None
-        return next((value for key, value in node.value if key.value == name), None)
-
-    def names(self, node: Any) -> list[tuple[str, int]]:
-        found = (self.value(item, "name") for item in self.items(node))
-        return [(n.value, n.start_mark.line + 1) for n in found if isinstance(n, yaml.ScalarNode)]

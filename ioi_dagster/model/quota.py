@@ -9,13 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.model.amounts import shown
 
 Amounts = Mapping[str, float]
+Where = tuple[str | int, ...]
+"""A place in a tree: keys, and positions in lists, as in `("cohorts", 0, "tenants", 1, "guarantee", "gpu")`."""
 
 TODO = "correct the quota tree"
+ANY = "*"
+"""The tenant that stands for each one that is not named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    where: Where
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +49,8 @@ class ClassQuota:
 
 @dataclass(frozen=True, slots=True)
 class TenantQuota:
-    """Who pays. Asks for a class that `classes` does not name share one child of weight 1 without guarantee."""
+    """Who pays. Asks for a class that `classes` does not name share one child of weight 1 without guarantee. One whose name is
+    `ANY` is the pattern of each tenant that is not named."""
 
     name: str
     weight: float = 1.0
@@ -68,19 +79,37 @@ class QuotaTree:
         """One cohort, no guarantees, no limits: plain weighted sharing."""
         return QuotaTree((CohortQuota("all", tuple(TenantQuota(name, weight) for name, weight in weights.items())),))
 
+    @staticmethod
+    def flat(tenants: Iterable[TenantQuota] = ()) -> QuotaTree:
+        """One cohort of `tenants`, in which also everybody else has a place, of weight 1."""
+        named = tuple(tenants)
+        others = () if any(one.name == ANY for one in named) else (TenantQuota(ANY),)
+        return QuotaTree((CohortQuota("all", (*named, *others)),))
+
     def tenants(self) -> Iterator[tuple[CohortQuota, TenantQuota]]:
         for cohort in self.cohorts:
             for tenant in cohort.tenants:
                 yield cohort, tenant
 
-    def errors(self, capacity: Amounts) -> tuple[str, ...]:
-        """All that is wrong with the tree on a cluster of `capacity` in total; nothing when it can be used."""
-        found = [*_names(self), *_parents(self)]
-        for what, weight, quota in _entries(self):
-            found += _entry(what, weight, quota, capacity)
-        return tuple(found or _sums(self, capacity))
+    def resources(self) -> set[str]:
+        """All that some quota is of."""
+        quotas = (entry.quota for entry in _entries(self))
+        return {name for quota in quotas for name in (*quota.guarantee, *quota.lends, *quota.borrows)}
 
-    def check(self, capacity: Amounts) -> None:
+    def problems(self, capacity: Amounts | None = None) -> tuple[Problem, ...]:
+        """All that is wrong with the tree on a cluster of `capacity` in total; nothing when it can be used. Without a capacity:
+        what is wrong with it on any."""
+        known = dict.fromkeys(self.resources(), math.inf) if capacity is None else capacity
+        found = [*_names(self), *_parents(self)]
+        for entry in _entries(self):
+            found += _entry(entry, known)
+        return tuple(found or _sums(self, known))
+
+    def errors(self, capacity: Amounts | None = None) -> tuple[str, ...]:
+        """The texts of `problems`."""
+        return tuple(problem.text for problem in self.problems(capacity))
+
+    def check(self, capacity: Amounts | None = None) -> None:
         """Raises `BadInputError` whose text lists every error, one a line."""
         errors = self.errors(capacity)
         if errors:
@@ -113,151 +142,94 @@ def total(amounts: Iterable[Amounts]) -> dict[str, float]:
     return summed
 
 
-# Reading ------------------------------------------------------------------------------------------------------------
-
-_TREE = {"cohorts"}
-_COHORT = {"name", "weight", "guarantee", "lends", "borrows", "parent", "tenants"}
-_TENANT = {"name", "weight", "guarantee", "lends", "borrows", "classes"}
-_CLASS = {"name", "weight", "guarantee", "lends", "borrows"}
-
-
-def quota_tree(values: Any) -> QuotaTree:
-    """A tree from plain mappings and lists, as JSON or YAML give them.
-
-    Raises `BadInputError` that lists every unknown key, missing name and value of a wrong type. What the tree means on a
-    cluster is checked by `QuotaTree.check`."""
-    errors: list[str] = []
-
-    def mapping(value: Any, known: set[str], what: str) -> dict[str, Any]:
-        if not isinstance(value, Mapping):
-            errors.append(f"{what} must be a mapping")
-            return {}
-        for key in value:
-            if key not in known:
-                errors.append(f"unknown key {str(key)!r} in {what}; known are {', '.join(sorted(known))}")
-        if "name" in known and not (isinstance(value.get("name"), str) and value.get("name")):
-            errors.append(f"{what} lacks a name")
-        return {str(key): item for key, item in value.items()}
-
-    def sequence(value: Any, what: str) -> list[Any]:
-        if value is None:
-            return []
-        if not isinstance(value, list | tuple):
-            errors.append(f"{what} must be a list")
-            return []
-        return list(value)
-
-    def number(value: Any, what: str) -> float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        errors.append(f"{what} must be a number")
-        return 0.0
-
-    def amounts(found: dict[str, Any], key: str, what: str) -> dict[str, float]:
-        value = found.get(key)
-        if value is None:
-            return {}
-        if not isinstance(value, Mapping):
-            errors.append(f"{key} of {what} must map resources to amounts")
-            return {}
-        return {str(name): number(amount, f"{key}.{name} of {what}") for name, amount in value.items()}
-
-    def common(found: dict[str, Any], what: str) -> dict[str, Any]:
-        return {
-            "name": str(found.get("name", "")),
-            "weight": number(found.get("weight", 1.0), f"weight of {what}"),
-            "quota": Quota(*(amounts(found, key, what) for key in ("guarantee", "lends", "borrows"))),
-        }
-
-    def called(kind: str, value: Any) -> str:
-        return f"{kind} {value['name']!r}" if isinstance(value, Mapping) and value.get("name") else f"a {kind}"
-
-    def block_class(value: Any) -> ClassQuota:
-        what = called("class", value)
-        return ClassQuota(**common(mapping(value, _CLASS, what), what))
-
-    def tenant(value: Any) -> TenantQuota:
-        what = called("tenant", value)
-        found = mapping(value, _TENANT, what)
-        classes = sequence(found.get("classes"), f"classes of {what}")
-        return TenantQuota(**common(found, what), classes=tuple(map(block_class, classes)))
-
-    def cohort(value: Any) -> CohortQuota:
-        what = called("cohort", value)
-        found = mapping(value, _COHORT, what)
-        tenants = sequence(found.get("tenants"), f"tenants of {what}")
-        parent = found.get("parent", "")
-        if not isinstance(parent, str):
-            errors.append(f"parent of {what} must be a name")
-        return CohortQuota(**common(found, what), tenants=tuple(map(tenant, tenants)), parent=str(parent))
-
-    found = mapping(values, _TREE, "the quota tree")
-    tree = QuotaTree(tuple(map(cohort, sequence(found.get("cohorts"), "cohorts"))))
-    if errors:
-        raise BadInputError("\n".join(errors), todo=TODO)
-    return tree
-
-
 # Checks -------------------------------------------------------------------------------------------------------------
 
 
-def _entries(tree: QuotaTree) -> Iterator[tuple[str, float, Quota]]:
-    for cohort in tree.cohorts:
-        yield f"cohort {cohort.name!r}", cohort.weight, cohort.quota
-    for _, tenant in tree.tenants():
-        yield f"tenant {tenant.name!r}", tenant.weight, tenant.quota
-        for one in tenant.classes:
-            yield f"class {one.name!r} of tenant {tenant.name!r}", one.weight, one.quota
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    where: Where
+    what: str
+    weight: float
+    quota: Quota
 
 
-def _names(tree: QuotaTree) -> Iterator[str]:
-    seen: set[str] = set()
-    for cohort in tree.cohorts:
-        if cohort.name in seen:
-            yield f"cohort {cohort.name!r} is given twice"
-        seen.add(cohort.name)
+def _at(cohort: int, tenant: int | None = None, block_class: int | None = None) -> Where:
+    below = () if tenant is None else ("tenants", tenant)
+    return ("cohorts", cohort, *below, *(() if block_class is None else ("classes", block_class)))
+
+
+def _entries(tree: QuotaTree) -> Iterator[_Entry]:
+    for c, cohort in enumerate(tree.cohorts):
+        yield _Entry(_at(c), f"cohort {cohort.name!r}", cohort.weight, cohort.quota)
+        for t, tenant in enumerate(cohort.tenants):
+            yield _Entry(_at(c, t), f"tenant {tenant.name!r}", tenant.weight, tenant.quota)
+            for k, one in enumerate(tenant.classes):
+                what = f"class {one.name!r} of tenant {tenant.name!r}"
+                yield _Entry(_at(c, t, k), what, one.weight, one.quota)
+
+
+def _names(tree: QuotaTree) -> Iterator[Problem]:
+    cohorts: set[str] = set()
     home: dict[str, str] = {}
-    for cohort, tenant in tree.tenants():
-        first = home.setdefault(tenant.name, cohort.name)
-        if first != cohort.name:
-            yield f"tenant {tenant.name!r} is in two cohorts, {first!r} and {cohort.name!r}; it must be in one"
-        elif sum(other.name == tenant.name for other in cohort.tenants) > 1:
-            yield f"tenant {tenant.name!r} is given twice in cohort {cohort.name!r}"
-        names = [one.name for one in tenant.classes]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"class {name!r} is given twice for tenant {tenant.name!r}"
+    for c, cohort in enumerate(tree.cohorts):
+        if cohort.name in cohorts:
+            yield Problem(_at(c), f"cohort {cohort.name!r} is given twice")
+        cohorts.add(cohort.name)
+        here: set[str] = set()
+        for t, tenant in enumerate(cohort.tenants):
+            first = home.setdefault(tenant.name, cohort.name)
+            if tenant.name in here:
+                yield Problem(_at(c, t), f"tenant {tenant.name!r} is given twice in cohort {cohort.name!r}")
+            elif first != cohort.name:
+                text = f"tenant {tenant.name!r} is in two cohorts, {first!r} and {cohort.name!r}; it must be in one"
+                yield Problem(_at(c, t), text)
+            here.add(tenant.name)
+            classes: set[str] = set()
+            for k, one in enumerate(tenant.classes):
+                if one.name in classes:
+                    yield Problem(_at(c, t, k), f"class {one.name!r} is given twice for tenant {tenant.name!r}")
+                classes.add(one.name)
 
 
-def _parents(tree: QuotaTree) -> Iterator[str]:
+def _parents(tree: QuotaTree) -> Iterator[Problem]:
     parents = {cohort.name: cohort.parent for cohort in tree.cohorts}
     told: set[str] = set()
-    for name, parent in parents.items():
+    for c, cohort in enumerate(tree.cohorts):
+        where, parent = (*_at(c), "parent"), cohort.parent
         if parent and parent not in parents:
-            yield f"parent {parent!r} of cohort {name!r} is not one of the cohorts"
-        trail = [name]
+            yield Problem(where, f"parent {parent!r} of cohort {cohort.name!r} is not one of the cohorts")
+        trail = [cohort.name]
         while parents.get(trail[-1]) and parents[trail[-1]] not in trail:
             trail.append(parents[trail[-1]])
         if parents.get(trail[-1]) and not told & set(trail):
             told |= set(trail)
-            yield f"the cohorts' parents form a cycle: {' → '.join([*trail, parents[trail[-1]]])}"
+            chain = " → ".join([*trail, parents[trail[-1]]])
+            yield Problem(where, f"the cohorts' parents form a cycle: {chain}")
 
 
-def _entry(what: str, weight: float, quota: Quota, capacity: Amounts) -> Iterator[str]:
-    if not (math.isfinite(weight) and weight > 0):
-        yield f"weight of {what} is {weight:g}; it must be above 0"
+def _entry(entry: _Entry, capacity: Amounts) -> Iterator[Problem]:
+    where, what, quota = entry.where, entry.what, entry.quota
+    if not (math.isfinite(entry.weight) and entry.weight > 0):
+        yield Problem((*where, "weight"), f"weight of {what} is {entry.weight:g}; it must be above 0")
     for kind, amounts in (("guarantee", quota.guarantee), ("lends", quota.lends), ("borrows", quota.borrows)):
         for resource, amount in amounts.items():
+            at = (*where, kind, resource)
             if resource not in capacity:
-                yield f"{kind} of {what} names {resource!r}, which no node offers; known are {', '.join(sorted(capacity))}"
+                known = ", ".join(sorted(capacity))
+                yield Problem(at, f"{kind} of {what} names {resource!r}, which no node offers; known are {known}")
             elif math.isnan(amount) or amount < 0:
-                yield f"{kind} of {what} is {amount:g} {resource}; it may not be negative"
+                yield Problem(at, f"{kind} of {what} is {_told(resource, amount)}; it may not be negative")
     for resource, amount in quota.lends.items():
-        if resource in capacity and amount > quota.guarantee.get(resource, 0.0) and quota.guarantee:
-            guarantee = quota.guarantee.get(resource, 0.0)
-            yield f"{what} lends {amount:g} {resource}, more than its guarantee of {guarantee:g}"
+        guarantee = quota.guarantee.get(resource, 0.0)
+        if resource in capacity and amount > guarantee and quota.guarantee:
+            text = f"{what} lends {_told(resource, amount)}, more than its guarantee of {shown(resource, guarantee)}"
+            yield Problem((*where, "lends", resource), text)
+    if what == f"tenant {ANY!r}" and any(quota.guarantee.values()):
+        text = f"tenant {ANY!r} is any number of tenants, so that it can be guaranteed nothing; guarantee it to their cohort"
+        yield Problem((*where, "guarantee"), text)
 
 
-def _sums(tree: QuotaTree, capacity: Amounts) -> Iterator[str]:
+def _sums(tree: QuotaTree, capacity: Amounts) -> Iterator[Problem]:
     """Of a tree whose parts are right: no level promises more than the one above has."""
     children: dict[str, list[CohortQuota]] = {}
     for cohort in tree.cohorts:
@@ -265,17 +237,28 @@ def _sums(tree: QuotaTree, capacity: Amounts) -> Iterator[str]:
     promised = guarantees(tree)
     for resource, amount in total(promised[cohort.name] for cohort in children.get("", ())).items():
         if amount > capacity[resource] * (1 + 1e-9):
-            yield f"the cohorts are guaranteed {amount:g} {resource}, but the cluster has {capacity[resource]:g}"
-    for cohort in tree.cohorts:
+            has = shown(resource, capacity[resource])
+            yield Problem(
+                ("cohorts",), f"the cohorts are guaranteed {_told(resource, amount)}, but the cluster has {has}"
+            )
+    for c, cohort in enumerate(tree.cohorts):
         below = [tenant.quota.guarantee for tenant in cohort.tenants]
         below += [promised[child.name] for child in children.get(cohort.name, ())]
-        yield from _exceeds(f"the members of cohort {cohort.name!r}", total(below), promised[cohort.name])
-    for _, tenant in tree.tenants():
-        below = total(one.quota.guarantee for one in tenant.classes)
-        yield from _exceeds(f"the classes of tenant {tenant.name!r}", below, tenant.quota.guarantee)
+        who = f"the members of cohort {cohort.name!r}"
+        yield from _exceeds((*_at(c), "guarantee"), who, total(below), promised[cohort.name])
+        for t, tenant in enumerate(cohort.tenants):
+            below = total(one.quota.guarantee for one in tenant.classes)
+            who = f"the classes of tenant {tenant.name!r}"
+            yield from _exceeds((*_at(c, t), "guarantee"), who, below, tenant.quota.guarantee)
 
 
-def _exceeds(who: str, below: Amounts, above: Amounts) -> Iterator[str]:
+def _exceeds(where: Where, who: str, below: Amounts, above: Amounts) -> Iterator[Problem]:
     for resource, amount in below.items():
-        if amount > above.get(resource, 0.0) * (1 + 1e-9):
-            yield f"{who} are guaranteed {amount:g} {resource}, more than the {above.get(resource, 0.0):g} above them"
+        most = above.get(resource, 0.0)
+        if amount > most * (1 + 1e-9):
+            text = f"{who} are guaranteed {_told(resource, amount)}, more than the {shown(resource, most)} above them"
+            yield Problem(where, text)
+
+
+def _told(resource: str, amount: float) -> str:
+    return f"{shown(resource, amount)} {resource}"

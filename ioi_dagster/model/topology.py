@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
+from ioi_dagster.model.amounts import MEMORY
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import SLOTS
+from ioi_dagster.model.quota import QuotaTree, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,11 @@ class NodeSpec:
     slots: int = 1
     memory: int = 2 * 2**30
     resources: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def amounts(self) -> dict[str, float]:
+        """All that it has, by resource."""
+        return {SLOTS: float(self.slots), MEMORY: float(self.memory), **dict(self.resources)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +53,18 @@ class TenantShare:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSpec:
-    """One Dask cluster. `price` is the base cost of one slot-second, in the network's credits. Tenants that are not among
-    `tenants` have weight 1."""
+    """One Dask cluster. `price` is the base cost of one slot-second, in the network's credits; `quotas` are who may use how
+    much of it: without any all tenants are equal."""
 
     name: str
     nodes: tuple[NodeSpec, ...]
     price: float = 1.0
-    tenants: tuple[TenantShare, ...] = ()
+    quotas: QuotaTree = field(default_factory=QuotaTree.flat)
+
+    @property
+    def capacity(self) -> dict[str, float]:
+        """What all its nodes have together, by resource."""
+        return total(node.amounts for node in self.nodes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from ioi_dagster.governors.cluster import (
 )
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.node import NodeGovernor, Refuse, StartAsked
+from ioi_dagster.governors.turns import shares_of
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, RejectedRequest, SupplyPoint
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartRequest
@@ -91,7 +92,9 @@ class SimCluster:
 
     def start(self) -> None:
         self.epoch += 1
-        self.governor = ClusterGovernor(self.domain, self.name, self.epoch, self.spec.price, shares=self.spec.tenants)
+        self.governor = ClusterGovernor(
+            self.domain, self.name, self.epoch, self.spec.price, shares=shares_of(self.spec.quotas)
+        )
         for name in self.nodes:
             self.start_node(name)
         self._engine.after(BEAT_S, self._beat, self.epoch)

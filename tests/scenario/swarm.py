@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from ioi_dagster.model.negotiation import SLOTS
+from ioi_dagster.model.quota import Quota, QuotaTree, TenantQuota
 from ioi_dagster.model.topology import DomainSpec, TenantShare
 from ioi_dagster.simulate.scenario import Scenario, draw_faults, grid
 from ioi_dagster.simulate.shapes import SHAPES, draw
@@ -39,6 +41,14 @@ def scenario(seed: int) -> Scenario:
     return replace(bare, faults=draw_faults(bare, rng.choice([2.0, 10.0, 40.0]), 90.0))
 
 
+def tree_of(*shares: TenantShare) -> QuotaTree:
+    def quota(share: TenantShare) -> Quota:
+        lends, borrows = ({} if one is None else {SLOTS: float(one)} for one in (share.lends, share.borrows))
+        return Quota({SLOTS: float(share.guarantee)}, lends, borrows)
+
+    return QuotaTree.flat(TenantQuota(share.name, share.weight, quota(share)) for share in shares)
+
+
 def with_shares(domain: DomainSpec, slots: int, rng: random.Random) -> DomainSpec:
     """Guarantees and limits that leave a slot for everybody."""
     shares, left = [], slots - 1
@@ -48,4 +58,4 @@ def with_shares(domain: DomainSpec, slots: int, rng: random.Random) -> DomainSpe
         lends = rng.choice([None, rng.randint(0, guarantee)])
         borrows = rng.choice([None, rng.randint(0, 3) + (guarantee == 0)])
         shares.append(TenantShare(f"t{number}", rng.choice([0.5, 1.0, 4.0]), guarantee, lends, borrows))
-    return replace(domain, clusters=tuple(replace(cluster, tenants=tuple(shares)) for cluster in domain.clusters))
+    return replace(domain, clusters=tuple(replace(cluster, quotas=tree_of(*shares)) for cluster in domain.clusters))

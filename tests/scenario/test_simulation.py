@@ -20,7 +20,7 @@ from ioi_dagster.model.topology import TenantShare
 from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, Workflow, WorkflowStep, grid
 from ioi_dagster.simulate.shapes import SHAPES, draw
 from ioi_dagster.simulate.world import Report, simulate
-from tests.scenario.swarm import scenario
+from tests.scenario.swarm import scenario, tree_of
 
 CHAIN = Workflow("chain", {"a": WorkflowStep(1.0), "b": WorkflowStep(2.0, ("a",)), "c": WorkflowStep(3.0, ("b",))})
 
@@ -50,7 +50,7 @@ def flood_and_late(tenant: str, *shares: TenantShare, steps: int = 300, seconds:
     topology = grid(1, 4)
     (domain,) = topology.domains
     (cluster,) = domain.clusters
-    cluster = replace(cluster, tenants=shares)
+    cluster = replace(cluster, quotas=tree_of(*shares))
     report = run(flood, late, topology=replace(topology, domains=(replace(domain, clusters=(cluster,)),)))
     assert (report.done, report.failed, report.violations) == (steps + 8, 0, ())
     return report.workflows["late"]

@@ -5,48 +5,33 @@ from __future__ import annotations
 import pytest
 
 from ioi_dagster.errors import BadInputError
-from ioi_dagster.model.quota import CohortQuota, Quota, QuotaTree, TenantQuota, guarantees, quota_tree
+from ioi_dagster.model.quota import ANY, ClassQuota, CohortQuota, Quota, QuotaTree, TenantQuota, guarantees
 
 CAPACITY = {"cpu": 10.0, "memory": 100.0}
 
 
-def test_a_tree_is_read_from_plain_values():
-    tree = quota_tree(
-        {
-            "cohorts": [
-                {
-                    "name": "research",
-                    "tenants": [
-                        {"name": "a", "weight": 2, "guarantee": {"cpu": 3}, "lends": {"cpu": 1}},
-                        {"name": "b", "borrows": {"cpu": 0}, "classes": [{"name": "ocr"}]},
-                    ],
-                },
-                {"name": "guests", "parent": "research", "guarantee": {"cpu": 1}},
-            ]
-        }
-    )
-    assert [tenant.name for _, tenant in tree.tenants()] == ["a", "b"]
-    assert tree.cohorts[0].tenants[0].quota == Quota({"cpu": 3.0}, {"cpu": 1.0}, {})
+def test_a_cohort_is_guaranteed_what_its_members_are_unless_it_says_so_itself():
+    tenants = (TenantQuota("a", quota=Quota({"cpu": 3.0})), TenantQuota("b", quota=Quota({"cpu": 1.0})))
+    tree = QuotaTree((CohortQuota("x", tenants), CohortQuota("y", parent="x", quota=Quota({"cpu": 2.0}))))
     assert tree.errors(CAPACITY) == ()
-    assert guarantees(tree) == {"research": {"cpu": 4.0}, "guests": {"cpu": 1.0}}
+    assert guarantees(tree) == {"x": {"cpu": 6.0}, "y": {"cpu": 2.0}}
 
 
-@pytest.mark.parametrize(
-    ("values", "says"),
-    [
-        (3, "the quota tree must be a mapping"),
-        ({"cohort": []}, "unknown key 'cohort' in the quota tree; known are cohorts"),
-        ({"cohorts": {}}, "cohorts must be a list"),
-        ({"cohorts": [{"tenants": []}]}, "a cohort lacks a name"),
-        ({"cohorts": [{"name": "x", "weight": "much"}]}, "weight of cohort 'x' must be a number"),
-        ({"cohorts": [{"name": "x", "guarantee": [1]}]}, "guarantee of cohort 'x' must map resources to amounts"),
-        ({"cohorts": [{"name": "x", "guarantee": {"cpu": True}}]}, "guarantee.cpu of cohort 'x' must be a number"),
-    ],
-)
-def test_what_is_no_tree_is_named(values, says):
-    with pytest.raises(BadInputError) as caught:
-        quota_tree(values)
-    assert says in str(caught.value)
+def test_in_a_flat_tree_everybody_has_a_place():
+    assert QuotaTree.flat([a(), TenantQuota("b", 2.0)]) == QuotaTree(
+        (CohortQuota("all", (a(), TenantQuota("b", 2.0), TenantQuota(ANY))),)
+    )
+    assert QuotaTree.flat([TenantQuota(ANY, 3.0)]) == QuotaTree((CohortQuota("all", (TenantQuota(ANY, 3.0),)),))
+
+
+def test_a_problem_says_where_in_the_tree_it_stands():
+    classes = (ClassQuota("ocr"), ClassQuota("ocr", quota=Quota(borrows={"gpu": 1.0})))
+    tree = QuotaTree((CohortQuota("x"), CohortQuota("y", (a(), TenantQuota("b", 0.0, classes=classes)))))
+    assert {problem.where for problem in tree.problems(CAPACITY)} == {
+        ("cohorts", 1, "tenants", 1, "weight"),
+        ("cohorts", 1, "tenants", 1, "classes", 1),
+        ("cohorts", 1, "tenants", 1, "classes", 1, "borrows", "gpu"),
+    }
 
 
 def a(**quota) -> TenantQuota:
@@ -75,6 +60,10 @@ def a(**quota) -> TenantQuota:
             "tenant 'a' lends 2 cpu, more than its guarantee of 1",
         ),
         (
+            [CohortQuota("x", (TenantQuota(ANY, quota=Quota({"cpu": 1})),))],
+            "tenant '*' is any number of tenants, so that it can be guaranteed nothing",
+        ),
+        (
             [CohortQuota("x", (a(guarantee={"cpu": 11}),))],
             "the cohorts are guaranteed 11 cpu, but the cluster has 10",
         ),
@@ -89,3 +78,13 @@ def test_a_tree_that_cannot_be_kept_says_why(cohorts, says):
     with pytest.raises(BadInputError) as caught:
         tree.check(CAPACITY)
     assert says in str(caught.value)
+
+
+def test_without_a_capacity_it_says_what_is_wrong_on_any_cluster():
+    much = CohortQuota("x", (a(guarantee={"gpu": 1e9}),))
+    assert QuotaTree((much,)).errors() == ()
+    assert QuotaTree((much, CohortQuota("x"))).errors() == ("cohort 'x' is given twice",)
+    members = CohortQuota("x", (a(guarantee={"gpu": 2}),), quota=Quota({"gpu": 1}))
+    assert QuotaTree((members,)).errors() == (
+        "the members of cohort 'x' are guaranteed 2 gpu, more than the 1 above them",
+    )

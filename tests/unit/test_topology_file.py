@@ -8,7 +8,7 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.local.home import TOPOLOGY
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.topology import TenantShare
+from ioi_dagster.model.topology import NodeSpec
 
 GOOD = """\
 network: n
@@ -59,7 +59,14 @@ def test_the_shipped_topology_is_three_domains():
         (("{name: c1,", "{name: c1, price: .nan,"), "FILE:6: price must be from"),
         (("{name: c1,", "{name: c1, tenants: [{name: t, weight: 0}],"), "FILE:6: weight must be from 0.01 to 1000"),
         (("{name: c1,", "{name: c1, tenants: [{weight: 2}],"), "FILE:6: a tenant lacks 'name'"),
-        (("{name: c1,", "{name: c1, tenants: [{name: t}, {name: t}],"), "FILE:6: tenant 't' was named before, on line 6"),
+        (("{name: n1}", "{name: n1, memory: 4 pounds}"), "FILE:6: memory says '4 pounds' is no amount"),
+        (("{name: n1}", "{name: n1, resources: [gpu]}"), "FILE:6: resources must give amounts by resource"),
+        (("{name: n1}", "{name: n1, resources: {gpu: -1}}"), "FILE:6: resources of gpu must be from 0 to 1e+18"),
+        (("{name: n1}", "{name: n1, resources: {gpu: .nan}}"), "FILE:6: resources of gpu must be from 0"),
+        (("{name: n1}", "{name: n1, resources: {gpu: [1]}}"), "FILE:6: resources of gpu must be of type float"),
+        (("{name: n1}", "{name: n1, resources: {gpu: 1, gpu: 2}}"), "FILE:6: resource 'gpu' is given twice"),
+        (("{name: n1}", "{name: n1, resources: {a/b: 1}}"), "FILE:6: resource 'a/b' must be letters"),
+        (("{name: n1}", "{name: n1, resources: {slots: 1}}"), "FILE:6: slots of a node stand beside its resources"),
         (("name: a\n    auth", "name: ../../etc\n    auth"), "FILE:4: name '../../etc' must be letters"),
         (("{name: n1}", "{name: n/1}"), "FILE:6: name 'n/1' must be letters"),
         (("name: b\n", "name: a.example\n"), "FILE:7: 'a.example' and 'a' would share the policies of 'a'"),
@@ -106,23 +113,16 @@ def test_a_bottomless_file_is_refused(tmp_path):
     assert "nested too deeply" in errors_of(tmp_path, "[" * 20_000)
 
 
-def test_tenants_of_a_cluster_have_shares(tmp_path):
+def test_sizes_of_memory_may_have_units(tmp_path):
     path = tmp_path / "topology.yaml"
-    shares = "{name: t, weight: 2.5}, {name: u}, {name: v, guarantee: 1, lends: 0, borrows: 3}"
-    path.write_text(GOOD.replace("{name: c1,", f"{{name: c1, tenants: [{shares}],"))
+    path.write_text(GOOD.replace("{name: n1}", "{name: n1, memory: 4GiB}"))
     (cluster,) = load_topology(path).domain("a").clusters
-    assert cluster.tenants == (TenantShare("t", 2.5), TenantShare("u"), TenantShare("v", 1.0, 1, 0, 3))
+    assert cluster.nodes == (NodeSpec("n1", memory=4 * 2**30),)
 
 
-@pytest.mark.parametrize(
-    ("share", "wrong"),
-    [
-        ("{name: t, guarantee: 99}", ":6: its tenants are guaranteed 99 slots, and its nodes have 1"),
-        ("{name: t, guarantee: 1, lends: 2}", ":6: it lends 2 slots, and is guaranteed 1"),
-        ("{name: t, borrows: -1}", ":6: borrows must be from 0 to 1e+06"),
-        ("{name: t, guarantee: 0.5}", ":6: guarantee must be of type int"),
-        ("{name: t}, {name: t}", ":6: tenant 't' was named before, on line 6"),
-    ],
-)
-def test_shares_that_do_not_add_up_are_refused(tmp_path, share, wrong):
-    assert wrong in errors_of(tmp_path, GOOD.replace("{name: c1,", f"{{name: c1, tenants: [{share}],"))
+def test_nodes_have_resources_of_any_name(tmp_path):
+    path = tmp_path / "topology.yaml"
+    path.write_text(GOOD.replace("{name: n1}", "{name: n1, slots: 2, resources: {licence: 0.5, gpu: 2}}, {name: n3}"))
+    (cluster,) = load_topology(path).domain("a").clusters
+    assert cluster.nodes[0].resources == (("gpu", 2.0), ("licence", 0.5))
+    assert cluster.capacity == {"slots": 3.0, "memory": 4.0 * 2**30, "gpu": 2.0, "licence": 0.5}

@@ -42,6 +42,7 @@ from ioi_dagster.governors.cluster import (
     Tick,
     Withdrawn,
 )
+from ioi_dagster.governors.turns import shares_of
 from ioi_dagster.model.negotiation import OWN_STEP, Announce, Award, Lease, ReleaseRequest, RenewRequest, VerifyRequest
 
 log = logging.getLogger("ioi.cluster")
@@ -65,13 +66,15 @@ class ClusterPlugin(SchedulerPlugin):
         self._config: DomainConfig = home.config()
         self._address: ClusterAddress = next(item for item in self._config.clusters if item.name == cluster)
         spec = next(item for item in self._config.spec.clusters if item.name == cluster)
-        self._cluster, self._shares, self._read_at = cluster, spec.tenants, home.changed_at()
+        self._cluster, self._quotas, self._read_at = cluster, spec.quotas, home.changed_at()
         self._slots = {node.name: node.slots for node in spec.nodes}
         blocks = read_blocks(home)
         steps = {OWN_STEP} if os.environ.get("IOI_STEP_RUNNER") else set()
         self._capabilities = frozenset({block.capability for block in blocks} | steps)
         self._journal = Journal(home.root / f"leases-{cluster}.jsonl")
-        self.governor = ClusterGovernor(home.name, cluster, self._journal.epoch, spec.price, shares=spec.tenants)
+        self.governor = ClusterGovernor(
+            home.name, cluster, self._journal.epoch, spec.price, shares=shares_of(spec.quotas)
+        )
         self._token = home.token()
         self.waiting = Waiting()
         self._names: dict[str, str] = {}
@@ -179,9 +182,9 @@ class ClusterPlugin(SchedulerPlugin):
         except (BadInputError, StopIteration) as error:
             log.warning("the shares of tenants stay as they are: %s", error)
             return
-        if spec.tenants != self._shares:
-            self._shares = spec.tenants
-            self.perform(self.governor.handle(SharesChanged(spec.tenants), now))
+        if spec.quotas != self._quotas:
+            self._quotas = spec.quotas
+            self.perform(self.governor.handle(SharesChanged(shares_of(spec.quotas)), now))
 
     def _leases(self) -> list[dict[str, Any]]:
         snapshot = self.governor.snapshot()

@@ -17,11 +17,11 @@ from heapq import heappop, heappush
 
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.fairness import eviction, reasons
-from ioi_dagster.governors.fairness.books import ANY, LEAST, Books
+from ioi_dagster.governors.fairness.books import LEAST, Books
 from ioi_dagster.governors.fairness.machines import EPSILON, Machines, Shape
 from ioi_dagster.governors.fairness.tree import Entry, Leaf, Unit
 from ioi_dagster.governors.fairness.values import Evict, Request, Rules, Snapshot
-from ioi_dagster.model.quota import Amounts, CohortQuota, QuotaTree, TenantQuota
+from ioi_dagster.model.quota import ANY, Amounts, CohortQuota, QuotaTree, TenantQuota
 from ioi_dagster.model.refusal import Refusal
 
 HOLD_BELOW = 0.85

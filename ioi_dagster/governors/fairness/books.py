@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from ioi_dagster.governors.fairness.entitlement import Claim, water_fill
 from ioi_dagster.governors.fairness.machines import EPSILON, Machines, Need
 from ioi_dagster.governors.fairness.tree import Entry, Leaf, Limits, Unit
-from ioi_dagster.model.quota import CohortQuota, Quota, QuotaTree, TenantQuota, guarantees
+from ioi_dagster.model.quota import ANY, CohortQuota, Quota, QuotaTree, TenantQuota, guarantees
 
-ANY = "*"
 LEAST = 1e-9
 ALWAYS = 32
 """Up to so many queues, what each is entitled to is worked out before every round; beyond, every few changes of each."""

@@ -1,0 +1,41 @@
+"""Amounts of resources as people write them: `4`, `0.5`, `4GiB`; and as they are shown to them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from ioi_dagster.errors import BadInputError
+
+MEMORY = "memory"
+"""The resource whose amounts are bytes."""
+MOST = 1e18
+RESOURCE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+"""What a resource may be called."""
+_UNITS = {
+    "": 1,
+    "B": 1,
+    **{f"{letter}B": 1000**power for power, letter in enumerate("kMGTP", 1)},
+    **{f"{letter}iB": 1024**power for power, letter in enumerate("KMGTP", 1)},
+}
+_BY_WORD = {unit.lower(): factor for unit, factor in _UNITS.items()}
+_AMOUNT = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]{0,3})")
+
+
+def amount(text: str) -> float:
+    """`4`, `0.5`, `4GiB`, `500 MB` as a number, of bytes where a unit is given. Raises `BadInputError`."""
+    found = _AMOUNT.fullmatch(text.strip())
+    factor = _BY_WORD.get(found[2].lower()) if found else None
+    if found is None or factor is None or float(found[1]) * factor > MOST:
+        raise BadInputError(f"{text[:80]!r} is no amount", todo="write it as 2, 0.5 or 4GiB")
+    return float(found[1]) * factor
+
+
+def shown(resource: str, value: float) -> str:
+    """The amount for a person: memory in binary units, others as they are."""
+    if resource != MEMORY or not math.isfinite(value):
+        return f"{value:g}"
+    for unit in ("PiB", "TiB", "GiB", "MiB", "KiB"):
+        if value >= _UNITS[unit]:
+            return f"{value / _UNITS[unit]:.4g} {unit}"
+    return f"{value:g} B"
