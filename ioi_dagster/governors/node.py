@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.refusal import Refusal
@@ -12,6 +13,11 @@ from ioi_dagster.model.versions import differences
 
 REPLACED = "node.replaced"
 """The code of a refusal: the process of the node is being replaced, and takes starts when it is."""
+OUT_OF_CONTACT = "node.out_of_contact"
+NOTHING_NEW_AT = 0.8
+"""Of the time for which contact counts: then nothing is started any more."""
+FENCE_GRACE_S = 3.0
+"""After that time what runs here is stopped. Its leases have run out, so others may run it by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +26,32 @@ class StartAsked:
     permit: StepPermit | Refusal | None
     """The checked permit; None where no policy root is configured."""
     memory: float = 0.0
+    wall: float = 0.0
+    """Unix seconds: permits expire by them."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrainAsked:
+    """From now on nothing is started here. Asked again it changes the reason."""
+
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RejoinAsked:
+    """It takes starts again."""
+
+
+@dataclass(frozen=True, slots=True)
+class InContact:
+    """Its cluster governor has answered a beat that was sent at monotonic time `sent`, and counts on this node."""
+
+    sent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +64,21 @@ class Refuse:
     refusal: Refusal
 
 
+@dataclass(frozen=True, slots=True)
+class StopAll:
+    """Stop what runs here: its leases have run out."""
+
+    why: str
+
+
+Event = StartAsked | DrainAsked | RejoinAsked | InContact | Tick
+
+
 @dataclass(slots=True)
 class NodeGovernor:
-    """`governed`: a policy root is configured, so a start without a permit is refused. `versions`: the node's own."""
+    """`governed`: a policy root is configured, so a start without a permit is refused. `versions`: the node's own.
+    `contact_ttl_s`: for so long a beat that its cluster governor has answered counts as contact; None where there is no such
+    governor."""
 
     node: str
     cluster: str
@@ -47,29 +86,65 @@ class NodeGovernor:
     governed: bool
     max_memory: float = 0.95
     versions: Mapping[str, str] = field(default_factory=dict)
+    contact_ttl_s: float | None = None
+    _contact: float | None = None
+    """When the last beat was sent that was answered; None before the first: then nobody has counted on it yet."""
+    _stopped: bool = False
     _fences: dict[tuple[str, str], int] = field(default_factory=dict)
     _nonces: dict[str, float] = field(default_factory=dict)
     _draining: str = ""
     _epoch: int = 0
 
-    def handle(self, event: StartAsked | DrainAsked, now: float) -> list[Admit | Refuse]:
-        """Take one event at wall time `now` (Unix seconds: permits expire by it)."""
-        if isinstance(event, DrainAsked):
-            self._draining = event.why
+    def handle(self, event: Event, now: float) -> list[Admit | Refuse | StopAll]:
+        """Take one event at monotonic time `now` (seconds)."""
+        match event:
+            case StartAsked():
+                return [self._asked(event, now)]
+            case DrainAsked(why):
+                self._draining = why
+            case RejoinAsked():
+                self._draining = ""
+            case InContact(sent):
+                self._contact = sent if self._contact is None else max(sent, self._contact)
+                self._stopped = self._stopped and self._silent_s(now) >= (self.contact_ttl_s or 0.0)
+            case Tick():
+                return self._fence_off(now)
+        return []
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Why it drains (empty: it does not), and for how long its cluster governor has not answered (s; None: never did)."""
+        silent_s = None if self._contact is None else round(self._silent_s(now), 1)
+        return {"draining": self._draining, "out_of_contact_s": silent_s, "stopped": self._stopped}
+
+    def validate(self) -> None:
+        """Assert every invariant; tests call it after each event."""
+        assert self.contact_ttl_s is not None or not self._stopped
+        assert self._contact is not None or not self._stopped
+
+    def _silent_s(self, now: float) -> float:
+        return 0.0 if self._contact is None else max(0.0, now - self._contact)
+
+    def _fence_off(self, now: float) -> list[Admit | Refuse | StopAll]:
+        if self.contact_ttl_s is None or self._stopped or self._silent_s(now) < self.contact_ttl_s + FENCE_GRACE_S:
             return []
-        refusal = self._first_refusal(event)
+        self._stopped = True
+        return [StopAll(f"its cluster governor has not been heard for {self._silent_s(now):.1f} s")]
+
+    def _asked(self, event: StartAsked, now: float) -> Admit | Refuse:
+        refusal = self._first_refusal(event, now)
         if refusal is not None:
-            return [Refuse(refusal)]
+            return Refuse(refusal)
         lease = event.request.lease
         self._fences[lease.run, lease.step] = lease.fence
         self._epoch = max(self._epoch, lease.epoch)
         if isinstance(event.permit, StepPermit):
             self._nonces[event.permit.nonce] = event.permit.expires
-        self._forget(now)
-        return [Admit(event.request)]
+        self._forget(event.wall)
+        return Admit(event.request)
 
-    def _first_refusal(self, event: StartAsked) -> Refusal | None:
+    def _first_refusal(self, event: StartAsked, now: float) -> Refusal | None:
         """In order: who may, then what is current, then what this node can."""
+        silent_s = self._silent_s(now)
         request, permit = event.request, event.permit
         lease = request.lease
         newest = self._fences.get((lease.run, lease.step), 0)
@@ -110,6 +185,12 @@ class NodeGovernor:
                 f"it cannot take steps of this run: {'; '.join(other)}",
                 "install the same versions on both sides",
             ),
+            (
+                self.contact_ttl_s is not None and silent_s >= NOTHING_NEW_AT * self.contact_ttl_s,
+                OUT_OF_CONTACT,
+                f"its cluster governor has not been heard for {silent_s:.1f} s, so its leases may be others' soon",
+                "it is placed again; look at the way between the node and its scheduler",
+            ),
             (bool(self._draining), "node.draining", f"the node drains: {self._draining}", "place it elsewhere"),
             (event.memory > self.max_memory, "node.memory", "the node's memory is full", "place it elsewhere"),
         )
@@ -120,8 +201,8 @@ class NodeGovernor:
                 return Refusal(code, text, f"node {self.node}", remedy)
         return None
 
-    def _forget(self, now: float) -> None:
+    def _forget(self, wall: float) -> None:
         if len(self._nonces) > 10_000:
-            self._nonces = {nonce: until for nonce, until in self._nonces.items() if until > now}
+            self._nonces = {nonce: until for nonce, until in self._nonces.items() if until > wall}
         if len(self._fences) > 100_000:
             self._fences = dict(list(self._fences.items())[-50_000:])

@@ -130,6 +130,7 @@ START = Machine(
                 ("node.stale_fence", "a start of the step under a newer fence was admitted"),
                 ("node.other_capability", "it asks for something else than its lease"),
                 ("node.not_offered", "nothing here does it"),
+                ("node.out_of_contact", "its cluster governor has not been heard for 0.8 of the time that leases hold"),
                 ("node.draining", "the node takes nothing new"),
                 ("node.memory", "its memory is full"),
             )
@@ -140,7 +141,12 @@ START = Machine(
 """In the order in which a node looks."""
 
 NODE = Machine(
-    "node", NodeState.TAKING, (Change(NodeState.TAKING, NodeState.DRAINING, "DrainAsked", "it does not come back"),)
+    "node",
+    NodeState.TAKING,
+    (
+        Change(NodeState.TAKING, NodeState.DRAINING, "DrainAsked", "it takes nothing new, and what runs goes on"),
+        Change(NodeState.DRAINING, NodeState.TAKING, "RejoinAsked"),
+    ),
 )
 
 _N = Liveness

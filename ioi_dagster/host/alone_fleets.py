@@ -377,6 +377,7 @@ class EmbeddedFleet(_AloneFleet):
             self._memory_looked = now
             try:
                 self._dask_cluster.end_too_large()
+                self._dask_cluster.end_stopped(now)
             finally:
                 self._lock.release()
         super().look_after(now)

@@ -11,7 +11,9 @@ import ctypes
 import fcntl
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,16 +22,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 from ioi_dagster.adapters.dask.profiling import WITHOUT_PROFILE
+from ioi_dagster.adapters.dask.witness import MAX_MESSAGE, WITNESS_FD, Stillness, end, look_at
 
 POLL_S = 0.1
 GRACE_S = 3.0
 BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 5.0)
 CRASH_WINDOW_S = 60.0
 CRASH_LOOP = 5
-STILL_S = 1.0
-"""A process that has been stopped (SIGSTOP) for so long is ended: what it holds goes to others."""
 MAX_LOG = 20 * 2**20
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "536870912"}
 """Models allocate and free the same large tensors on each call. Kept in the heap instead of mapped anew each time (mallopt(3)),
@@ -59,7 +61,13 @@ class _Child:
     crashes: list[float] = field(default_factory=list)
     restarts: int = 0
     last_exit: int | None = None
-    still_since: float | None = None
+    asks: socket.socket | None = None
+    """Where a scheduler asks what is seen of its workers."""
+
+    def hang_up(self) -> None:
+        if self.asks is not None:
+            self.asks.close()
+            self.asks = None
 
 
 class Supervisor:
@@ -67,7 +75,7 @@ class Supervisor:
 
     def __init__(self, specs: list[ProcessSpec], folder: Path) -> None:
         self._children = {spec.name: _Child(spec) for spec in specs}
-        self._folder = folder
+        self._folder, self._still = folder, Stillness()
         (folder / "logs").mkdir(parents=True, exist_ok=True)
 
     def tick(self, now: float) -> None:
@@ -78,7 +86,7 @@ class Supervisor:
                 changed = True
                 self._died(child, now)
             elif child.process is not None:
-                self._end_if_still(child, child.process, now)
+                self._end_if_still(child.spec.name, child.process, now)
         for child in self._children.values():
             if child.process is None and now >= child.due:
                 changed = True
@@ -109,24 +117,48 @@ class Supervisor:
                 process.wait()
         for child in self._children.values():
             child.process = None
+            child.hang_up()
         self._write()
 
-    def _end_if_still(self, child: _Child, process: subprocess.Popen[bytes], now: float) -> None:
+    def askers(self) -> list[socket.socket]:
+        """What `answer` has something to do for when there is something to read."""
+        return [child.asks for child in self._children.values() if child.asks is not None]
+
+    def answer(self) -> None:
+        """Say what is seen of processes to the schedulers that ask, and end those that they have given up."""
+        for child in self._children.values():
+            # One that has nothing more to ask, or reads nothing, is told nothing.
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                while child.asks is not None:
+                    message = child.asks.recv(MAX_MESSAGE)
+                    if message:
+                        child.asks.send(json.dumps(self._witness(json.loads(message))).encode())
+                    else:
+                        child.hang_up()
+
+    def _witness(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """`pid` 0 stands for whichever process has that name now."""
+        child = self._children.get(asked["name"])
+        process = child.process if child is not None else None
+        pid = process.pid if process is not None and asked["pid"] in (0, process.pid) else 0
+        if pid and asked["what"] == "end":
+            print(f"{asked['name']} is ended: its cluster has given it up", file=sys.stderr, flush=True)
+            end(pid)
+        state, cpu_s = look_at(pid) if pid else ("", 0.0)
+        return {"number": asked["number"], "pid": pid, "state": state, "cpu_s": cpu_s}
+
+    def _end_if_still(self, name: str, process: subprocess.Popen[bytes], now: float) -> None:
         """Dask takes minutes to give up a worker whose sockets are open, and one that is busy looks the same to it. The
         kernel knows the difference."""
-        if not is_stopped(process.pid):
-            child.still_since = None
-        elif child.still_since is None:
-            child.still_since = now
-        elif now - child.still_since >= STILL_S:
-            child.still_since = None
-            print(f"{child.spec.name} stood still for {STILL_S:g} s and is ended", file=sys.stderr, flush=True)
-            process.kill()
+        if self._still.look(name, process.pid, now):
+            print(f"{name} stood still and is ended", file=sys.stderr, flush=True)
+            end(process.pid)
 
     def _died(self, child: _Child, now: float) -> None:
         assert child.process is not None
         child.last_exit = child.process.returncode
         child.process = None
+        child.hang_up()
         child.restarts += 1
         child.crashes = [at for at in child.crashes if now - at < CRASH_WINDOW_S] + [now]
         child.due = now + BACK_OFF_S[min(len(child.crashes), len(BACK_OFF_S)) - 1]
@@ -139,15 +171,26 @@ class Supervisor:
         log = self._folder / "logs" / f"{child.spec.name}.log"
         if log.exists() and log.stat().st_size > MAX_LOG:
             log.replace(log.with_suffix(".log.1"))
-        with log.open("ab") as output:
-            child.process = subprocess.Popen(
-                child.spec.command,
-                env={**os.environ, **child.spec.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,
-            )
+        environment, theirs = {**os.environ, **child.spec.environment}, None
+        if child.spec.role == "scheduler":
+            # Messages, not a stream: each is read whole or not at all (unix(7)).
+            child.asks, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            child.asks.setblocking(False)
+            environment[WITNESS_FD] = str(theirs.fileno())
+        try:
+            with log.open("ab") as output:
+                child.process = subprocess.Popen(
+                    child.spec.command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    preexec_fn=_die_with_parent,
+                    pass_fds=() if theirs is None else (theirs.fileno(),),
+                )
+        finally:
+            if theirs is not None:
+                theirs.close()
         child.started = now
 
     def _write(self) -> None:
@@ -179,8 +222,9 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
     addresses = {item["name"]: item["scheduler"] for item in config["clusters"]}
     for cluster in spec["clusters"]:
         name, address = cluster["name"], addresses[cluster["name"]]
+        host = urlsplit(address).hostname or "127.0.0.1"
         scheduler = (
-            *(python, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"),
+            *(python, "-m", "distributed.cli.dask_scheduler", "--host", host),
             *("--port", address.rpartition(":")[2], "--no-dashboard", "--no-show"),
             *("--preload", "ioi_dagster.adapters.dask.scheduler_preload"),
         )
@@ -192,7 +236,7 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
         found.append(ProcessSpec(f"scheduler-{name}", "scheduler", scheduler, environment))
         for node in cluster["nodes"]:
             worker = (
-                *(python, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--host", "127.0.0.1"),
+                *(python, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--host", host),
                 *("--nthreads", str(node["slots"]), "--name", node["name"], "--no-dashboard"),
                 *("--resources", f"node:{node['name']}={node['slots']}", "--memory-limit", str(node["memory"])),
                 *("--local-directory", str(folder / "work" / node["name"]), "--death-timeout", "60"),
@@ -201,15 +245,6 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
             environment = {**common, **MALLOC, **MEMORY, "IOI_CLUSTER": name, "IOI_NODE": node["name"]}
             found.append(ProcessSpec(node["name"], "worker", worker, environment, after=f"scheduler-{name}"))
     return found
-
-
-def is_stopped(pid: int) -> bool:
-    """Is the process stopped by a signal (proc(5): state T)? One under a debugger (state t) is not meant. False where the
-    system has no /proc."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    except (OSError, IndexError):
-        return False
 
 
 def _die_with_parent() -> None:
@@ -222,7 +257,10 @@ def serve(supervisor: Supervisor, alive: Callable[[], bool]) -> None:
     """Tick until `alive` says no."""
     while alive():
         supervisor.tick(time.monotonic())
-        time.sleep(POLL_S)
+        until = time.monotonic() + POLL_S
+        while (left := until - time.monotonic()) > 0:
+            select.select(supervisor.askers(), [], [], left)
+            supervisor.answer()
 
 
 @contextlib.contextmanager

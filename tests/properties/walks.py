@@ -76,11 +76,19 @@ def walk_liveness(seed: int, episodes: int = 20) -> None:
 
 def walk_node(seed: int, events: int = 100) -> None:
     rng = random.Random(f"node/{seed}")
-    governor = node.NodeGovernor("n", "c", frozenset({"ocr", "trim"}), governed=rng.random() < 0.7)
+    governor = node.NodeGovernor(
+        "n", "c", frozenset({"ocr", "trim"}), governed=rng.random() < 0.7, contact_ttl_s=rng.choice([None, 10.0])
+    )
     rare = lambda usual, other: other if rng.random() < 0.08 else usual
     for number in range(events):
         if number > events * 0.9:
-            governor.handle(node.DrainAsked("it is to be replaced"), number)
+            governor.handle(
+                node.DrainAsked("it is to be replaced") if rng.random() < 0.7 else node.RejoinAsked(), number
+            )
+        if rng.random() < 0.3:
+            governor.handle(node.InContact(number - rng.random()), number)
+        governor.handle(node.Tick(), number)
+        governor.validate()
         lease = Lease(
             id=f"l{number}",
             run="r",

@@ -206,6 +206,7 @@ class DaskFleetClient:
         """Make every worker of the cluster, and each that joins later, a node.
 
         Raises `UnreachableError`, and `FinalError` where the cluster has other versions than this process."""
+        from ioi_dagster.adapters.dask.nanny_plugin import WitnessPlugin
         from ioi_dagster.adapters.dask.node_plugin import NodePlugin
 
         client = self._client
@@ -218,6 +219,7 @@ class DaskFleetClient:
         answer = self._patiently(lambda: _versions(client), "it does not say its versions")
         check_versions(self._scheduler, answer)
         self._patiently(lambda: _register(client, NodePlugin(step_runner)), "its workers cannot be made nodes")
+        self._patiently(lambda: _register(client, WitnessPlugin()), "its nannies cannot be made witnesses")
 
     def _patiently(self, question: Callable[[], Coroutine[Any, Any, Any]], what: str) -> Any:
         """The answer of all workers. One that dies or starts just then fails the whole question, so it is asked again."""

@@ -18,6 +18,7 @@ from ioi_dagster.adapters.dask.apart import ended_how
 from ioi_dagster.adapters.dask.memory import too_large
 from ioi_dagster.adapters.dask.profiling import WITHOUT_PROFILE
 from ioi_dagster.adapters.dask.running import MEMORY_STATUS
+from ioi_dagster.adapters.dask.witness import Stillness
 from ioi_dagster.errors import UnreachableError
 
 MEMORY = "for its memory"
@@ -37,6 +38,7 @@ class LocalCluster:
     """Bytes that a worker may hold; 0: what the machine has."""
     closed: bool = False
     _ends: dict[str, str] = field(default_factory=dict)
+    _still: Stillness = field(default_factory=Stillness)
 
     def how_it_ended(self, node: str, ends_s: float = 0.2) -> str:
         """How the last process of that name ended that has; empty where none has. One that is ending has `ends_s` seconds."""
@@ -57,6 +59,13 @@ class LocalCluster:
         for name, why in too_large(living, self.memory_limit).items():
             self._ends[f"{name} {living[name]}"] = f"{MEMORY}: {why}"
             _kill(self.workers[name])
+
+    def end_stopped(self, now: float) -> None:
+        """End processes that stand still: their sockets are open, so Dask would wait for minutes."""
+        for name, process in {**self.workers, "scheduler": self.scheduler}.items():
+            if process.poll() is None and self._still.look(name, process.pid, now):
+                self._ends[f"{name} {process.pid}"] = "after it stood still"
+                _kill(process)
 
     def revive(self) -> list[str]:
         """Start a dead scheduler and dead workers again, under their names; returns which they were. None once it is closed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import traceback
@@ -37,13 +38,15 @@ from ioi_dagster.errors import (
 )
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.governors.failures import Cause
-from ioi_dagster.governors.node import Admit, NodeGovernor, Refuse, StartAsked
+from ioi_dagster.governors.node import Admit, InContact, NodeGovernor, Refuse, StartAsked, StopAll, Tick
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer, StartRequest
 
+log = logging.getLogger("ioi.node")
+OUT_OF_CONTACT = "its node stopped it, since it had lost contact to its cluster governor for too long"
 PermitCheck = Callable[[StartRequest], StepPermit | Refusal | None]
 
 
@@ -63,6 +66,7 @@ class NodeHost:
     outdated: Outdated = field(default_factory=lambda: Outdated(""))
     _deciding: threading.Lock = field(default_factory=threading.Lock)
     _running: int = 0
+    _fenced: bool = False
 
     def start(self, data: bytes) -> bytes:
         """`StartRequest` in, `StartAnswer` out. Only a defect of this code raises."""
@@ -96,7 +100,7 @@ class NodeHost:
             else:
                 refusal = Refusal("node.block_refused", str(lacked), f"node {self.node}", "place it elsewhere")
         except StepRevokedError:
-            error, cause = "its slot was given to another tenant", Cause.LEASE_LOST
+            error, cause = OUT_OF_CONTACT if self._fenced else "its slot was given to another tenant", Cause.LEASE_LOST
         except StepStoppedError:
             error = "the run stopped it"
         except (StepTimeoutError, StepMemoryError, StepCrashedError) as problem:
@@ -110,10 +114,11 @@ class NodeHost:
         )
 
     def _decide(
-        self, request: StartRequest, permit: StepPermit | Refusal | None, memory: float, now: float
+        self, request: StartRequest, permit: StepPermit | Refusal | None, memory: float, wall: float
     ) -> Admit | Refuse:
         lease = request.lease
-        (decision,) = self.governor.handle(StartAsked(request, permit, memory), now)
+        (decision,) = self.governor.handle(StartAsked(request, permit, memory, wall), self.clock.monotonic())
+        assert not isinstance(decision, StopAll)
         if isinstance(decision, Admit):
             outdated = self.outdated.refusal(lease.run, lease.step)
             if outdated is not None:
@@ -125,6 +130,22 @@ class NodeHost:
         """If nothing runs here, nothing will any more: the process is about to be replaced."""
         with self._deciding:
             return self.outdated.leave()
+
+    def in_contact(self, sent: float) -> None:
+        """Its cluster governor has answered a beat that was sent at monotonic time `sent`."""
+        with self._deciding:
+            self.governor.handle(InContact(sent), self.clock.monotonic())
+            self._fenced = False
+
+    def fence(self) -> None:
+        """Stop what runs here where the cluster governor has been away for too long. Called again and again."""
+        with self._deciding:
+            out = self.governor.handle(Tick(), self.clock.monotonic())
+        for instruction in out:
+            if isinstance(instruction, StopAll):
+                log.warning("what runs is stopped: %s", instruction.why)
+                self._fenced = True
+                self.running.stop_all(StepRevokedError)
 
     @property
     def idle(self) -> bool:

@@ -1,10 +1,15 @@
-"""What a node does once a second beside its steps: it takes newer blocks, lets go of what runs left behind, and makes room. And
-what it reports of itself."""
+"""What a node does beside its steps.
+
+Once a second it takes newer blocks, lets go of what runs left behind, and makes room. Twice a second the node of a domain says to
+its cluster governor that it lives, and hears whether it is still counted on.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,15 +17,19 @@ import psutil
 from distributed import Worker
 from tornado.ioloop import PeriodicCallback
 
+from ioi_dagster.adapters.dask.cluster_watch import BEAT_OP
 from ioi_dagster.adapters.dask.memory import trim
 from ioi_dagster.adapters.dask.node import NodeHost
 from ioi_dagster.adapters.dask.run_scope import scope
+from ioi_dagster.governors.liveness import BEAT_S
 from ioi_dagster.model.capability import BlockSpec
 
 log = logging.getLogger("ioi.node")
 BEAT_MS = 1_000
 FOR_REPLICAS = 0.8
 """The part of a worker's memory that replicas may take together."""
+ACK_S = 2.0
+GIVEN_UP_STATUS = 72
 
 
 def look_after(worker: Worker, host: NodeHost, newer: Callable[[], Sequence[BlockSpec]] = list) -> None:
@@ -41,6 +50,45 @@ def look_after(worker: Worker, host: NodeHost, newer: Callable[[], Sequence[Bloc
 
     worker.metrics["ioi"] = report
     worker.loop.add_callback(PeriodicCallback(beat, BEAT_MS).start)
+
+
+def stay_in_contact(worker: Worker, host: NodeHost) -> None:
+    """Start to beat. What the answers say goes to the node governor, which fences the node off when they stay away."""
+    heard = Contact(worker, host)
+    worker.loop.add_callback(PeriodicCallback(heard.beat, 1_000 * BEAT_S).start)
+
+
+class Contact:
+    """A node's contact to its cluster governor."""
+
+    def __init__(self, worker: Worker, host: NodeHost) -> None:
+        self._worker, self._host = worker, host
+
+    async def beat(self) -> None:
+        """Says that it lives, and waits for the answer. One beat is on its way at a time."""
+        sent = self._host.clock.monotonic()
+        try:
+            question = getattr(self._worker.scheduler, BEAT_OP)(
+                node=str(self._worker.name), life=self._worker.contact_address, pid=os.getpid()
+            )
+            told = await asyncio.wait_for(question, ACK_S)
+        except Exception:  # whatever became of it, nobody is known to have heard it
+            self._host.fence()
+            return
+        if self._worker.status.name != "running":
+            return
+        if not told.get("known"):
+            give_up(self._host.node)
+        # Heard no later than it was answered and no earlier than it was sent.
+        self._host.in_contact(sent)
+        self._host.fence()
+
+
+def give_up(node: str) -> None:
+    """End this process: its cluster has given it up, and runs elsewhere what ran here. Whoever keeps it starts another."""
+    sys.stderr.write(f"{node} was given up by its cluster: the process ends and is started anew\n")
+    sys.stderr.flush()
+    os._exit(GIVEN_UP_STATUS)
 
 
 def replica_memory(worker: Worker) -> int:

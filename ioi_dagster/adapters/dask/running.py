@@ -144,6 +144,12 @@ class Running:
             late.start()
         return list(ran)
 
+    def stop_all(self, error: type[BaseException]) -> list[str]:
+        """As `stop`, for whatever runs here now."""
+        with self._lock:
+            keys = list(self._threads)
+        return self.stop(keys, error)
+
     def only(self) -> str | None:
         """The key of the step that runs here, where it is one."""
         with self._lock:

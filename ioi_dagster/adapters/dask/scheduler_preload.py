@@ -25,6 +25,7 @@ from tornado.httpserver import HTTPServer
 from tornado.ioloop import PeriodicCallback
 from tornado.web import Application, RequestHandler, stream_request_body
 
+from ioi_dagster.adapters.dask.cluster_watch import ClusterWatch
 from ioi_dagster.adapters.dask.node import revoke
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.clock import SystemClock
@@ -77,6 +78,7 @@ class ClusterPlugin(SchedulerPlugin):
         )
         self._token = home.token()
         self.waiting = Waiting()
+        self.watch = ClusterWatch(scheduler, self._clock, self._suspicion_changed)
         self._names: dict[str, str] = {}
         self._started = False
 
@@ -90,6 +92,7 @@ class ClusterPlugin(SchedulerPlugin):
         door_server(self, self._token).listen(port, "127.0.0.1")
         for address, state in scheduler.workers.items():
             self._join(address, state.name)
+        await self.watch.start()
         self._beat = PeriodicCallback(self._report, 1_000)
         self._beat.start()
 
@@ -98,11 +101,14 @@ class ClusterPlugin(SchedulerPlugin):
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         name = self._names.pop(worker, None)
+        if name is not None:
+            self.watch.left(worker, name)
         if name is not None and name not in self._names.values():
             self.perform(self.governor.handle(NodeLeft(name), self._clock.monotonic()))
 
     def _join(self, address: str, name: Any) -> None:
         self._names[address] = str(name)
+        self.watch.joined(address, str(name))
         joined = NodeJoined(str(name), self._slots.get(str(name), 1), self._capabilities)
         self.perform(self.governor.handle(joined, self._clock.monotonic()))
 
@@ -147,14 +153,8 @@ class ClusterPlugin(SchedulerPlugin):
         """What the domain's registry should know, leased for five seconds. A gateway that is away costs nothing."""
         now = self._clock.monotonic()
         try:
-            for address, state in self._scheduler.workers.items():
-                told = state.metrics.get("ioi") or {}
-                limit = state.memory_limit or 1
-                memory = state.metrics.get("memory", 0) / limit
-                name, warm = self._names.get(address, str(state.name)), frozenset(told.get("warm", ()))
-                blocks, closed = tuple(told.get("blocks", ())), bool(told.get("replaced"))
-                reported = NodeReported(name, warm, memory, blocks, closed)
-                self.perform(self.governor.handle(reported, now))
+            for address in self._scheduler.workers:
+                self._report_node(address, now)
             self._look_for_shares(now)
             self.perform(self.governor.handle(Tick(), now))
             await AsyncHTTPClient().fetch(
@@ -170,6 +170,20 @@ class ClusterPlugin(SchedulerPlugin):
             )
         except Exception as error:  # the beat goes on: a gateway away, or a worker leaving meanwhile
             log.debug("run-time state not delivered: %s", error)
+
+    def _report_node(self, address: str, now: float) -> None:
+        state = self._scheduler.workers[address]
+        told = state.metrics.get("ioi") or {}
+        limit = state.memory_limit or 1
+        memory = state.metrics.get("memory", 0) / limit
+        name, warm = self._names.get(address, str(state.name)), frozenset(told.get("warm", ()))
+        blocks, closed = tuple(told.get("blocks", ())), bool(told.get("replaced")) or self.watch.suspects(name)
+        self.perform(self.governor.handle(NodeReported(name, warm, memory, blocks, closed), now))
+
+    def _suspicion_changed(self, node: str) -> None:
+        for address in [address for address, name in self._names.items() if name == node]:
+            if address in self._scheduler.workers:
+                self._report_node(address, self._clock.monotonic())
 
     def _look_for_shares(self, now: float) -> None:
         """The domain's configuration may have new shares for tenants; all else of it counts from the next start."""
@@ -198,7 +212,8 @@ class ClusterPlugin(SchedulerPlugin):
         }
         entries = [{"key": f"cluster/{self._cluster}", "value": cluster, "ttl_s": 5}]
         for name, node in snapshot.nodes.items():
-            entries.append({"key": f"node/{self._cluster}/{name}", "value": node, "ttl_s": 5})
+            value = node | self.watch.told(name)
+            entries.append({"key": f"node/{self._cluster}/{name}", "value": value, "ttl_s": 5})
         return entries
 
 

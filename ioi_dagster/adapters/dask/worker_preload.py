@@ -17,7 +17,7 @@ from distributed import Worker
 from ioi_dagster.adapters.dask.forks import guard_forks, ports_of
 from ioi_dagster.adapters.dask.memory import watch_memory
 from ioi_dagster.adapters.dask.node import NodeHost, install
-from ioi_dagster.adapters.dask.node_beat import look_after, memory_of, replica_memory
+from ioi_dagster.adapters.dask.node_beat import look_after, memory_of, replica_memory, stay_in_contact
 from ioi_dagster.adapters.dask.profiling import can_freeze, stop_profile
 from ioi_dagster.adapters.dask.project_code import project_code
 from ioi_dagster.adapters.dask.replacing import Outdated, replaces_itself
@@ -27,7 +27,7 @@ from ioi_dagster.adapters.dask.versions import own_versions
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError
-from ioi_dagster.governors.cluster import EVERYTHING
+from ioi_dagster.governors.cluster import EVERYTHING, LEASE_TTL_S
 from ioi_dagster.governors.node import NodeGovernor
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.negotiation import OWN_STEP
@@ -53,7 +53,12 @@ def dask_setup(worker: Worker) -> None:
     host = NodeHost(
         node=node,
         governor=NodeGovernor(
-            node, cluster, EVERYTHING if home is None else offers, governed=home is not None, versions=own_versions()
+            node,
+            cluster,
+            EVERYTHING if home is None else offers,
+            governed=home is not None,
+            versions=own_versions(),
+            contact_ttl_s=LEASE_TTL_S if home is not None else None,
         ),
         replicas=ReplicaHost(blocks, node, clock, replica_memory(worker)),
         check_permit=_permit_check(home) if home is not None else lambda request: None,
@@ -73,6 +78,8 @@ def dask_setup(worker: Worker) -> None:
     if limit:
         watch_memory(host.running, limit)
     look_after(worker, host, newer=NewerBlocks(home, blocks) if home is not None else list)
+    if home is not None:
+        stay_in_contact(worker, host)
 
 
 async def dask_teardown(worker: Worker) -> None:
