@@ -1,25 +1,30 @@
-"""A domain's own folder: its keys, its trust, its static membership, its registry, its logs.
+"""A domain's own folder: its keys and certificates, whom it trusts, its registry, its logs.
 
-Nothing here is shared between domains; a peer is known only by its gateway's address and its public key.
+Nothing here is shared between domains; a peer is known by the record that it signed of itself.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from ioi_dagster.certificates import Trusted, write_private
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.member import MemberRecord, read_record
+from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import DomainSpec
-from ioi_dagster.signing import SigningKey, TrustedKeys
+from ioi_dagster.signing import Signed, SigningKey, TrustedKeys
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterAddress:
-    """`scheduler` is Dask's (`tcp://…`), `governor` the cluster governor's HTTP address. Both are loopback or private."""
+    """`scheduler` is Dask's (`tcp://…`), `governor` the cluster governor's HTTP address. Both are loopback or
+    private."""
 
     name: str
     scheduler: str
@@ -29,8 +34,9 @@ class ClusterAddress:
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
     """What a domain's processes know at start. `peers` maps a domain's name to its gateway's address; `policies` is the
-    folder with the built policy bundle; `scopes` are the policy scopes from the network down to this domain. `authorities`
-    and `limits` say of every member which certificate authority it has and the highest class it may be given."""
+    folder with the built policy bundle; `scopes` are the policy scopes from the network down to this domain.
+    `authorities` and `limits` say of every member which certificate authority it has and the highest class it may be
+    given."""
 
     network: str
     home: str
@@ -69,7 +75,18 @@ class DomainHome:
 
     @property
     def trust(self) -> Path:
+        """The newest record of each member, the domain's own among them, in a file of its name."""
         return self.root / "trust"
+
+    @property
+    def gateway_certificate(self) -> Path:
+        """PEM, with its key: what the gateway shows."""
+        return self.root / "keys" / "gateway.pem"
+
+    @property
+    def client_certificate(self) -> Path:
+        """PEM, with its key: what the domain's processes show to gateways."""
+        return self.root / "keys" / "client.pem"
 
     @property
     def ledger(self) -> Path:
@@ -105,7 +122,83 @@ class DomainHome:
         return (self.root / "keys" / "token").read_text().strip()
 
     def trusted(self) -> TrustedKeys:
-        return TrustedKeys.load(self.trust)
+        """The keys of all members; members that come, change their keys or go count from then on."""
+        return TrustedKeys(_KeysOf(TrustFolder(self.trust)))
+
+    def members(self) -> dict[str, MemberRecord]:
+        """Domain → its newest record; the domain's own among them."""
+        return TrustFolder(self.trust).records()
+
+    def put_member(self, signed: Signed) -> None:
+        """Keep a record that was checked, instead of an older one of its domain."""
+        write_private(self.trust / f"{signed.body['domain']}.json", msgspec.json.encode(signed))
+
+
+class TrustFolder:
+    """The members' records as they are now; read again when one has changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._seen = folder, -1
+        self._records: dict[str, MemberRecord] = {}
+        self._keys: dict[str, bytes] = {}
+
+    def changed_at(self) -> int:
+        """A number that differs when a record was put or removed (ns); 0 where there is no folder."""
+        try:
+            return self._folder.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def records(self) -> dict[str, MemberRecord]:
+        """Raises `BadInputError` where one cannot be read: it was damaged after it had been checked."""
+        self._look()
+        return self._records
+
+    def keys(self) -> dict[str, bytes]:
+        """Key id → public key, of all members."""
+        self._look()
+        return self._keys
+
+    def authorities(self) -> dict[str, tuple[Trusted, ...]]:
+        """Domain → the authorities that may issue certificates for it."""
+        return {name: record.authorities for name, record in self.records().items()}
+
+    def _look(self) -> None:
+        changed = self.changed_at()
+        if changed == self._seen:
+            return
+        found = {}
+        for path in sorted(self._folder.glob("[!.]*.json")):
+            try:
+                record = read_record(msgspec.json.decode(path.read_bytes(), type=Signed))
+            except FileNotFoundError:
+                continue
+            except (OSError, msgspec.MsgspecError) as error:
+                record = Refusal("member.malformed", str(error), "membership")
+            if isinstance(record, Refusal):
+                raise BadInputError(f"a member's record cannot be used: {record.text}", where=str(path), todo=_REJOIN)
+            if not record.left:
+                found[record.domain] = record
+        self._records = found
+        self._keys = {key: raw for record in found.values() for key, raw in record.trusted.keys.items()}
+        self._seen = changed
+
+
+_REJOIN = "remove the file, and join the domain again (`ioi up` makes those of its own domains anew)"
+
+
+@dataclass(frozen=True, slots=True)
+class _KeysOf(Mapping[str, bytes]):
+    folder: TrustFolder
+
+    def __getitem__(self, key: str) -> bytes:
+        return self.folder.keys()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.folder.keys())
+
+    def __len__(self) -> int:
+        return len(self.folder.keys())
 
 
 def home_domain() -> DomainHome | None:

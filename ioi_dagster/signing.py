@@ -107,12 +107,3 @@ class TrustedKeys:
         except (InvalidSignature, ValueError) as error:
             raise SignatureError(f"signature by {signed.key_id!r} does not verify") from error
         return signed.key_id.partition("#")[0]
-
-    @classmethod
-    def load(cls, folder: Path) -> TrustedKeys:
-        """Read every `<domain>.pub` (raw 32 bytes) in `folder`."""
-        keys = {}
-        for path in sorted(folder.glob("*.pub")):
-            public = path.read_bytes()
-            keys[key_id(path.stem, public)] = public
-        return cls(keys)

@@ -69,7 +69,7 @@ class FederatedNetwork:
         self._key = home.signing_key()
         self._gate = open_gate(home)
         self._clock = SystemClock()
-        self._registry = FederatedRegistry(self._config, self._key, checked.signed)
+        self._registry = FederatedRegistry(home, self._config, self._key, checked.signed)
         self._fleets: dict[str, Fleet] = {}
         self._lock = threading.Lock()
         self._found: dict[tuple[str, DataClass], tuple[float, Any]] = {}

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -25,11 +24,11 @@ import msgspec
 from ioi_dagster.adapters.http.client import own_gateway
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, RetryableError, UnreachableError
+from ioi_dagster.local.identity import prepare_authority, prepare_certificates, prepare_folders, renew_record
 from ioi_dagster.local.keeper import Keeper
 from ioi_dagster.local.readiness import Missing, Readiness, Seen, nodes_of
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.topology import DomainSpec, Topology
-from ioi_dagster.signing import SigningKey
 
 START_S = 5.0
 """So long a gateway may take for an answer while everything starts."""
@@ -92,16 +91,12 @@ class Federation:
         # A run of before that was killed had no chance to sweep.
         self.sweep()
         self._forget_strangers()
-        keys = {spec.name: self._prepare_keys(self.domain(spec.name)) for spec in self._topology.domains}
+        for spec in self._topology.domains:
+            prepare_folders(self.domain(spec.name))
         ports = _free_ports(sum(1 + 2 * len(spec.clusters) for spec in self._topology.domains))
-        gateways = {spec.name: f"http://127.0.0.1:{ports.pop()}" for spec in self._topology.domains}
+        gateways = {spec.name: f"https://127.0.0.1:{ports.pop()}" for spec in self._topology.domains}
         for spec in self._topology.domains:
             home = self.domain(spec.name)
-            for old in home.trust.glob("*.pub"):
-                if old.stem not in keys:
-                    old.unlink()
-            for name, key in keys.items():
-                (home.trust / f"{name}.pub").write_bytes(key.public_bytes)
             home.save_config(
                 DomainConfig(
                     network=self._topology.network,
@@ -122,6 +117,23 @@ class Federation:
                 )
             )
             (home.root / "blocks.json").write_bytes(msgspec.json.encode(_offered(spec, self._blocks)))
+        self._introduce(gateways)
+
+    def _introduce(self, gateways: dict[str, str]) -> None:
+        """Everybody has certificates of his authority and the record that each other one signed of himself."""
+        now, records = time.time(), {}
+        for spec in self._topology.domains:
+            home = self.domain(spec.name)
+            authority = prepare_authority(self._home / "authorities" / spec.authority, spec.authority, now)
+            prepare_certificates(home, authority, now)
+            records[spec.name] = renew_record(home, authority, self._topology.network, spec, gateways[spec.name], now)
+        for spec in self._topology.domains:
+            home = self.domain(spec.name)
+            for old in home.trust.iterdir():
+                if old.stem not in records:
+                    old.unlink()
+            for signed in records.values():
+                home.put_member(signed)
 
     def _forget_strangers(self) -> None:
         """A domain that left the topology is no member any more; its folder stays, for its owner to remove."""
@@ -131,7 +143,8 @@ class Federation:
                 path.unlink()
 
     def start(self) -> None:
-        """One supervisor a domain; each starts and restarts its own processes, and is itself started again when it dies."""
+        """One supervisor a domain; each starts and restarts its own processes, and is itself started again when it
+        dies."""
         for spec in self._topology.domains:
             (self.domain(spec.name).root / "supervisor.json").unlink(missing_ok=True)
         self._keeper = Keeper([spec.name for spec in self._topology.domains], self._start_supervisor)
@@ -163,8 +176,8 @@ class Federation:
         progress: Callable[[int, int], None] | None = None,
         stopped: Callable[[], object] = lambda: False,
     ) -> None:
-        """Until every gateway answers and every node has joined, or `stopped()`. Raises `UnreachableError` naming what is
-        missing when nothing new has appeared for `timeout_s` seconds."""
+        """Until every gateway answers and every node has joined, or `stopped()`. Raises `UnreachableError` naming what
+        is missing when nothing new has appeared for `timeout_s` seconds."""
         readiness = Readiness(nodes_of(self._topology), timeout_s, time.monotonic())
         while True:
             seen = self._seen()
@@ -200,8 +213,8 @@ class Federation:
         return found
 
     def stop(self) -> None:
-        """End every supervisor (and so its children); then domains that retain nothing are swept. An impatient second Ctrl-C
-        waits for that."""
+        """End every supervisor (and so its children); then domains that retain nothing are swept. An impatient second
+        Ctrl-C waits for that."""
         with _undisturbed():
             self._stop()
 
@@ -215,8 +228,8 @@ class Federation:
             self._lock = None
 
     def sweep(self) -> None:
-        """Everybody's scratch goes; of a domain that retains nothing also its logs and lease journals. What stays of it are
-        its keys, its records and its policy decisions (codes and digests of inputs, for the audit)."""
+        """Everybody's scratch goes; of a domain that retains nothing also its logs and lease journals. What stays of it
+        are its keys, its records and its policy decisions (codes and digests of inputs, for the audit)."""
         for spec in self._topology.domains:
             home = self.domain(spec.name)
             scratch = [home.work] if spec.retains else [home.work, home.logs]
@@ -245,19 +258,6 @@ class Federation:
                         nodes.add((spec.name, cluster, node))
             client.close()
         return Seen(frozenset(gateways), frozenset(clusters), frozenset(nodes))
-
-    def _prepare_keys(self, home: DomainHome) -> SigningKey:
-        for folder in (home.root, home.root / "keys", home.trust, home.logs, home.work):
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o700)
-        path = home.root / "keys" / "domain.key"
-        if not path.exists():
-            SigningKey.generate(home.name).save(path)
-        token = home.root / "keys" / "token"
-        if not token.exists():
-            token.touch(0o600)
-            token.write_text(secrets.token_urlsafe(32))
-        return home.signing_key()
 
     def _take_lock(self) -> None:
         lock = (self._home / "federation.lock").open("a+")

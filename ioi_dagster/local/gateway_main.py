@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ import uvicorn
 from ioi_dagster.adapters.dask.client import DaskRunner
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
+from ioi_dagster.adapters.http.tls import seeing_protocol, tls_of, tls_to
 from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.adapters.opa.wasm import WasmEngine
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
@@ -53,6 +55,7 @@ def main() -> None:
         )
         return gate.decide("placement", document)
 
+    tls, peers = tls_of(home)
     store = SqlRecordStore(home.registry, home.trusted())
     register(home, config, store, engine.revision)
     context = GatewayContext(
@@ -64,6 +67,8 @@ def main() -> None:
         runners={cluster.name: DaskRunner(cluster.scheduler) for cluster in config.clusters},
         clock=clock,
         http=httpx.AsyncClient(trust_env=False, transport=over_aiohttp(httpx.Limits(max_connections=MAX_CONNECTIONS))),
+        peers=peers,
+        http_to=lru_cache(None)(lambda peer: _asking(home, peer)),
         epoch=int(clock.wall()),
     )
     address = urlsplit(config.gateway)
@@ -75,7 +80,15 @@ def main() -> None:
         log_level="warning",
         access_log=False,
         limit_concurrency=MAX_CONNECTIONS,
+        http=seeing_protocol(),
+        ssl_context_factory=lambda _config, _default: tls,
     )
+
+
+def _asking(home: DomainHome, peer: str) -> httpx.AsyncClient:
+    """What probes the gateway of `peer`."""
+    transport = over_aiohttp(httpx.Limits(max_connections=4), tls_to(home, peer), peer)
+    return httpx.AsyncClient(trust_env=False, transport=transport)
 
 
 def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revision: str) -> None:

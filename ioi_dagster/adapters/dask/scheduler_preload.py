@@ -28,6 +28,7 @@ from tornado.web import Application, RequestHandler, stream_request_body
 from ioi_dagster.adapters.dask.cluster_watch import ClusterWatch
 from ioi_dagster.adapters.dask.node import revoke
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
+from ioi_dagster.adapters.http.tls import tls_to
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError
@@ -93,6 +94,10 @@ class ClusterPlugin(SchedulerPlugin):
         for address, state in scheduler.workers.items():
             self._join(address, state.name)
         await self.watch.start()
+        # The gateway's certificate is for the domain's name, which no name server needs to know.
+        where = {self._home.name: urlsplit(self._config.gateway).hostname}
+        self._tls = tls_to(self._home, self._home.name)
+        self._client = AsyncHTTPClient(force_instance=True, hostname_mapping=where)
         self._beat = PeriodicCallback(self._report, 1_000)
         self._beat.start()
 
@@ -113,8 +118,8 @@ class ClusterPlugin(SchedulerPlugin):
         self.perform(self.governor.handle(joined, self._clock.monotonic()))
 
     def request(self, message: Any) -> Any:
-        """Handle a negotiation message; the journal is written before the answer is. None where the answer waits: it goes to
-        `answered`."""
+        """Handle a negotiation message; the journal is written before the answer is. None where the answer waits: it
+        goes to `answered`."""
         return self.perform(self.governor.handle(message, self._clock.monotonic()))
 
     def perform(self, instructions: list[Any]) -> Any:
@@ -157,15 +162,16 @@ class ClusterPlugin(SchedulerPlugin):
                 self._report_node(address, now)
             self._look_for_shares(now)
             self.perform(self.governor.handle(Tick(), now))
-            await AsyncHTTPClient().fetch(
+            await self._client.fetch(
                 HTTPRequest(
-                    f"{self._config.gateway}/v1/registry/lease",
+                    f"https://{self._home.name}:{urlsplit(self._config.gateway).port}/v1/registry/lease",
                     method="POST",
                     headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
                     body=json.dumps(self._leases()),
                     # Longer than the beat: on a busy machine a late report is better than none, and the lease outlasts it.
                     request_timeout=3.0,
                     connect_timeout=2.0,
+                    ssl_options=self._tls,
                 )
             )
         except Exception as error:  # the beat goes on: a gateway away, or a worker leaving meanwhile

@@ -6,6 +6,7 @@ What a gateway answers is bounded in time and size and decoded into types; what 
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 import time
 from collections.abc import Coroutine, Mapping
@@ -26,6 +27,7 @@ from ioi_dagster.adapters.http.protocol import (
     Invocation,
     Invoked,
 )
+from ioi_dagster.adapters.http.tls import explain, tls_to
 from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.domain import DomainConfig, DomainHome
 from ioi_dagster.errors import FinalError, RetryableError, UnreachableError
@@ -52,18 +54,26 @@ _PERMITTED = frozenset(door.path for door in DOORS if door.who is For.RUN)
 class GatewayClient:
     """One gateway. Raises `UnreachableError` when it does not answer, `RetryableError` and `FinalError` on its errors.
 
-    `key` signs each request in the name of the caller's domain. Thread-safe; connections are kept; proxies and redirects
-    are not followed; every call has a wall-clock deadline and a limit of bytes.
-    """
+    `key` signs each request in the name of the caller's domain; `tls` is what `tls_to` makes for the asked one.
+    Thread-safe; connections are kept; proxies and redirects are not followed; every call has a wall-clock deadline and
+    a limit of bytes."""
 
-    def __init__(self, url: str, domain: str, key: SigningKey | None = None, permit: Signed | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        domain: str,
+        key: SigningKey | None = None,
+        permit: Signed | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.url, self.domain, self._key = url, domain, key
         self._permit = encode(permit) if permit else ""
         # Announcements that wait take a connection each, beside those of the other calls.
         limits = httpx.Limits(max_connections=32 + MAX_WAITING)
         self._waiting: dict[tuple[str, str, int], Future[Any]] = {}
         # Each call has a deadline of its own over the whole of it, which no per-read timeout gives.
-        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=None, transport=over_aiohttp(limits))  # noqa: S113
+        transport = over_aiohttp(limits, tls, domain)
+        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=None, transport=transport)  # noqa: S113
 
     def close(self) -> None:
         for future in list(self._waiting.values()):
@@ -112,7 +122,8 @@ class GatewayClient:
     def invoke(
         self, lease: Lease, permit: Signed, capability: str, payload: Payload, *, timeout: float
     ) -> tuple[Payload, Invoked] | Refusal:
-        """Run a block there. Loss of its node or cluster is a `RetryableError`, an error of the block a `FinalError`."""
+        """Run a block there. Loss of its node or cluster is a `RetryableError`, an error of the block a
+        `FinalError`."""
         invocation = Invocation(lease, msgspec.to_builtins(permit), capability, payload.document, timeout)
         request = encode_payload(Payload(msgspec.to_builtins(invocation), payload.parts))
         frame = decode_payload(self._send("POST", "invoke", request, timeout + 5.0, MAX_INVOKE))
@@ -169,7 +180,7 @@ class GatewayClient:
             why = f"no answer within {timeout:g} s: it has stopped, or its machine is too busy"
             raise UnreachableError(f"gateway of {self.domain}", why) from error
         except (httpx.HTTPError, OSError) as error:
-            raise UnreachableError(f"gateway of {self.domain}", type(error).__name__) from error
+            raise UnreachableError(f"gateway of {self.domain}", explain(error) or type(error).__name__) from error
         finally:
             if waits is not None:
                 self._waiting.pop(waits, None)
@@ -200,7 +211,8 @@ _making_loop = threading.Lock()
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """One loop in a thread for all clients of this process: only there does a deadline hold against a peer that drips."""
+    """One loop in a thread for all clients of this process: only there does a deadline hold against a peer that
+    drips."""
     with _making_loop:
         # A connection belongs to the loop in which it was opened, so there must never be a second one.
         if not _loops:
@@ -222,7 +234,7 @@ def _on_loop(work: Coroutine[Any, Any, T], timeout: float) -> T:
 
 def own_gateway(home: DomainHome) -> GatewayClient:
     """A client of the domain's own gateway, as the domain itself."""
-    return GatewayClient(home.config().gateway, home.name, home.signing_key())
+    return GatewayClient(home.config().gateway, home.name, home.signing_key(), tls=tls_to(home, home.name))
 
 
 class FederatedRegistry:
@@ -231,10 +243,12 @@ class FederatedRegistry:
     `config` is the home's: who the others are, by which authority, and what they may be given is its own knowledge.
     """
 
-    def __init__(self, config: DomainConfig, key: SigningKey, permit: Signed | None) -> None:
+    def __init__(self, home: DomainHome, config: DomainConfig, key: SigningKey, permit: Signed | None) -> None:
         self._config = config
         gateways = {config.spec.name: config.gateway, **config.peers}
-        self._clients = {name: GatewayClient(url, name, key, permit) for name, url in gateways.items()}
+        self._clients = {
+            name: GatewayClient(url, name, key, permit, tls_to(home, name)) for name, url in gateways.items()
+        }
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="registry")
 
     def client(self, domain: str) -> GatewayClient:

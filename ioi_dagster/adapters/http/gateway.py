@@ -39,6 +39,7 @@ from ioi_dagster.adapters.http.protocol import (
     StateEntry,
 )
 from ioi_dagster.adapters.http.refusals import RefusalLog
+from ioi_dagster.adapters.http.tls import STAMPS, Peers, explain
 from ioi_dagster.clock import Clock
 from ioi_dagster.domain import DomainConfig
 from ioi_dagster.errors import BadInputError, FinalError, UnreachableError
@@ -96,6 +97,10 @@ class GatewayContext:
     runners: dict[str, BlockRunner]
     clock: Clock
     http: httpx.AsyncClient
+    peers: Peers | None = None
+    """Whose certificate a connection was opened with; None where the listener is not one of TLS."""
+    http_to: Callable[[str], httpx.AsyncClient] | None = None
+    """Peer → what asks its gateway; None: `http`."""
     state: LeasedState = field(default_factory=LeasedState)
     epoch: int = 1
 
@@ -377,13 +382,15 @@ class _Gateway:
         event: ProbeAnswered | ProbeMissed
         try:
             url = f"{self._c.config.peers[peer]}{PREFIX}health"
-            answer = await asyncio.wait_for(self._c.http.get(url, timeout=PROBE_S), PROBE_S)
+            http = self._c.http_to(peer) if self._c.http_to is not None else self._c.http
+            answer = await asyncio.wait_for(http.get(url, timeout=PROBE_S), PROBE_S)
             health = msgspec.json.decode(answer.content, type=Health)
             if health.protocols and VERSION not in health.protocols:
                 raise _OtherVersionError(health.protocols)
             event = ProbeAnswered(peer, health.epoch)
         except Exception as error:  # whatever a peer sends, the answer to the governor is owed
-            event = ProbeMissed(peer, str(error) if isinstance(error, _OtherVersionError) else type(error).__name__)
+            told = str(error) if isinstance(error, _OtherVersionError) else explain(error)
+            event = ProbeMissed(peer, told or type(error).__name__)
         self._governor.handle(event, self._c.clock.monotonic())
 
     # Shared -----------------------------------------------------------------------------------------------------
@@ -409,7 +416,19 @@ class _Gateway:
         )
         if isinstance(caller, Refusal):
             raise _Problem(401, caller.code, caller.text, caller.remedy)
+        if self._c.peers is not None:
+            self._same_domain(request, self._c.peers, caller.domain)
         return caller
+
+    def _same_domain(self, request: Request, peers: Peers, signer: str) -> None:
+        """Who has opened the connection is who signed the request: nobody passes on what another signed."""
+        name = self._c.config.spec.name
+        shown = peers.domain(request.scope.get(STAMPS, ""), name)
+        if isinstance(shown, Refusal):
+            raise _Problem(401, shown.code, shown.text, shown.remedy)
+        if shown != signer:
+            text = f"the connection is {shown}'s, and the request is signed by {signer}"
+            raise _Problem(401, "tls.other_domain", text, "send it with the signing domain's own certificate")
 
     def _permitted(self, request: Request) -> tuple[RunPermit, Caller]:
         """The run permit, sent by its own issuer, for this domain. Checked before a byte of the body is read."""

@@ -1,0 +1,226 @@
+"""Mutual TLS between domains: TLS 1.3, and both sides show a certificate (`ssl.CERT_REQUIRED`).
+
+Each domain is believed under its own authority only: what another authority issues in its name is not its. Refusals say
+why: the reason goes over the wire as TLS's own alert, and is read back into words on the other side."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from ioi_dagster.adapters.http.refusals import RefusalLog
+from ioi_dagster.certificates import Trusted, domain_of
+from ioi_dagster.domain import DomainHome, TrustFolder
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.model.refusal import Refusal
+
+log = logging.getLogger("ioi.tls")
+_refusals = RefusalLog()
+STAMPS = "ioi_peer"
+"""Where a request's scope has the PEM of the certificate that the connection was opened with."""
+LINGER_CALLS = 8
+"""So often may a peer that was refused send more before it is cut off: it may not have read the alert yet."""
+
+_ROTATE = "`ioi domain rotate` makes new ones"
+REASONS: dict[str, tuple[str, str]] = {
+    "CERTIFICATE_EXPIRED": ("our certificate has expired", _ROTATE),
+    "CERTIFICATE_REVOKED": ("our certificate was revoked by our own authority", _ROTATE),
+    "UNKNOWN_CA": ("it does not know the authority of our certificate", "join it with `ioi domain join`"),
+    "BAD_CERTIFICATE": ("it does not take our certificate", _ROTATE),
+    "CERTIFICATE_REQUIRED": ("we showed no certificate", "`ioi domain init` makes one"),
+    "UNSUPPORTED_CERTIFICATE": ("our certificate is not one for clients", _ROTATE),
+}
+"""OpenSSL's reason, without its prefix, of an alert that the other side sent → (what is so, what to do)."""
+_VERIFY: dict[int, tuple[str, str]] = {
+    10: ("its certificate has expired", "its owner renews it: `ioi domain rotate`"),
+    9: ("its certificate is not valid yet", "compare the clocks of both machines"),
+    23: ("its certificate was revoked by its own authority", "its owner makes another: `ioi domain rotate`"),
+    62: ("its certificate is another domain's", "ask its owner whether the address is still right"),
+}
+"""X509_V_ERR_… → the same, where we refuse theirs."""
+_FOREIGN = (
+    "its certificate is not of the authority that it joined with",
+    "ask its owner, and join it again if it is so",
+)
+
+
+def client_context(certificate: Path, peer: Iterable[Trusted]) -> ssl.SSLContext:
+    """For connections to one domain: it must show a certificate of one of its authorities; ours is in `certificate`
+    (PEM)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _strict(context, certificate, peer)
+    return context
+
+
+def tls_to(home: DomainHome, peer: str) -> ssl.SSLContext:
+    """For connections of the domain in `home` to the gateway of `peer`. Raises `BadInputError` where `peer` is no
+    member."""
+    record = home.members().get(peer)
+    if record is None:
+        todo = "join it with `ioi domain join`"
+        raise BadInputError(f"{home.name} has no record of {peer}", where=str(home.trust), todo=todo)
+    return client_context(home.client_certificate, record.authorities)
+
+
+def tls_of(home: DomainHome) -> tuple[ssl.SSLContext, Peers]:
+    """For the gateway of the domain in `home`, and who its callers are. Both go by the members' records as they are."""
+    folder = TrustFolder(home.trust)
+
+    def make() -> ssl.SSLContext:
+        known = [one for authorities in folder.authorities().values() for one in authorities]
+        return server_context(home.gateway_certificate, known)
+
+    def changed() -> object:
+        return folder.changed_at(), home.gateway_certificate.stat().st_mtime_ns
+
+    return following(make, changed), Peers(folder.authorities)
+
+
+def server_context(certificate: Path, peers: Iterable[Trusted]) -> ssl.SSLContext:
+    """For a gateway: whoever connects shows a certificate of one of `peers`. Whose it is, is checked by `Peers`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _strict(context, certificate, peers)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.sslobject_class = _TellingObject
+    return context
+
+
+def following(make: Callable[[], ssl.SSLContext], changed: Callable[[], object]) -> ssl.SSLContext:
+    """A server's context that is made anew for connections that begin after `changed()` has another value: certificates
+    are renewed and members come and go while it serves."""
+    known, current = changed(), make()
+    outer = current
+
+    def choose(connection: ssl.SSLObject, _name: str | None, _outer: ssl.SSLContext) -> None:
+        nonlocal known, current
+        now = changed()
+        if now != known:
+            try:
+                current, known = make(), now
+            except (OSError, ValueError) as error:  # being written: the next connection looks again
+                log.warning("certificates stay as they are: %s", error)
+        connection.context = current
+
+    outer.sni_callback = choose
+    return outer
+
+
+def _strict(context: ssl.SSLContext, certificate: Path, trusted: Iterable[Trusted]) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(certificate)
+    # Python reads revocation lists from files only.
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write("".join(one.certificate + one.revocations for one in dict.fromkeys(trusted)))
+        file.flush()
+        context.load_verify_locations(file.name)
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF | ssl.VERIFY_X509_STRICT
+
+
+class _TellingObject(ssl.SSLObject):
+    """One connection of a server, whose peer learns why it was refused.
+
+    asyncio and uvloop close a connection whose handshake fails without sending the alert that OpenSSL has made. They
+    send what there is when more is to be read; so the error is said one time later."""
+
+    _refused: ssl.SSLError | None = None
+    _calls = 0
+
+    def do_handshake(self) -> None:
+        if self._refused is None:
+            try:
+                return super().do_handshake()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                raise
+            except ssl.SSLError as error:
+                self._refused = error
+                _refusals.refused("the handshake", why_we_refuse(error), time.monotonic())
+        self._calls += 1
+        if self._calls < LINGER_CALLS:
+            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the alert is on its way")
+        raise self._refused
+
+
+def why_we_refuse(error: ssl.SSLError) -> str:
+    """In words, with what to do."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        what, todo = _VERIFY.get(error.verify_code, _FOREIGN)
+        return f"{what} ({error.verify_message}) — {todo}"
+    return f"TLS: {error.reason or error}"
+
+
+def explain(error: BaseException) -> str:
+    """What TLS has to do with a failed connection, in words: of our refusal or of theirs; empty where it has
+    nothing."""
+    seen: BaseException | None = error
+    while seen is not None:
+        # aiohttp's own errors are of these classes too, and what is looked for is with their cause.
+        if isinstance(seen, ssl.SSLCertVerificationError) and hasattr(seen, "verify_code"):
+            return why_we_refuse(seen)
+        if isinstance(seen, ssl.SSLError) and getattr(seen, "reason", None):
+            name = str(seen.reason).partition("ALERT_")[2]
+            what, todo = REASONS.get(name, ("", ""))
+            return f"{what} — {todo}" if what else f"TLS: {seen.reason}"
+        seen = seen.__cause__ or seen.__context__
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """Which domain a certificate that was shown belongs to: each domain's own authorities, and nobody else's, speak for
+    it."""
+
+    authorities: Callable[[], Mapping[str, tuple[Trusted, ...]]]
+
+    def domain(self, pem: str, by: str) -> str | Refusal:
+        """The domain, or why it is not believed; `by` is who says so."""
+        certificate = _read(pem)
+        name = domain_of(certificate) if certificate is not None else ""
+        if certificate is None or not name:
+            return Refusal(
+                "tls.no_domain", "the certificate names no domain", by, "`ioi domain init` makes one that does"
+            )
+        known = self.authorities().get(name)
+        if not known:
+            text = f"{name[:100]} is no member here"
+            return Refusal("tls.stranger", text, by, "join first: `ioi domain join`")
+        if not any(one.issued(certificate) for one in known):
+            text = f"the certificate names {name[:100]}, and is not of its authority"
+            return Refusal("tls.foreign", text, by, "show one that the domain's own authority has issued")
+        return name
+
+
+@lru_cache(1024)
+def _read(pem: str) -> x509.Certificate | None:
+    try:
+        return x509.load_pem_x509_certificate(pem.encode())
+    except ValueError:
+        return None
+
+
+def seeing_protocol() -> type:
+    """uvicorn's protocol, which also puts the peer's certificate into each request's scope."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    class Seeing(AutoHTTPProtocol):  # pyright: ignore[reportGeneralTypeIssues]
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            connection = transport.get_extra_info("ssl_object")
+            shown = connection.getpeercert(binary_form=True) if connection is not None else None
+            stamp, app = ssl.DER_cert_to_PEM_cert(shown) if shown else "", self.app
+
+            async def stamped(scope: Any, receive: Any, send: Any) -> None:
+                scope[STAMPS] = stamp
+                await app(scope, receive, send)
+
+            self.app = stamped
+
+    return Seeing

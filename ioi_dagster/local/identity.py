@@ -1,0 +1,106 @@
+"""What a domain has of its own: folders, keys, certificates and the record that it signs of itself. What is there is
+kept."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+
+from ioi_dagster.certificates import (
+    RENEW_DAYS,
+    Authority,
+    Role,
+    days_left,
+    domain_of,
+    read_certificate,
+    write_private,
+)
+from ioi_dagster.domain import DomainHome
+from ioi_dagster.model.member import MemberRecord, read_record, sign_record
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.topology import DomainSpec
+from ioi_dagster.signing import Signed, SigningKey
+
+
+def prepare_folders(home: DomainHome) -> None:
+    """Its folders, which nobody else may read, the key that it signs by and the token of its own processes."""
+    for folder in (home.root, home.root / "keys", home.trust, home.logs, home.work):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    key = home.root / "keys" / "domain.key"
+    if not key.exists():
+        SigningKey.generate(home.name).save(key)
+    token = home.root / "keys" / "token"
+    if not token.exists():
+        token.touch(0o600)
+        token.write_text(secrets.token_urlsafe(32))
+
+
+def prepare_authority(folder: Path, name: str, now: float) -> Authority:
+    """The authority in `folder`, made where there is none. `now`: Unix seconds."""
+    try:
+        return Authority.load(folder)
+    except FileNotFoundError:
+        authority = Authority.make(name, now)
+        authority.save(folder)
+        return authority
+
+
+def prepare_certificates(home: DomainHome, authority: Authority, now: float) -> None:
+    """For its gateway and its clients; renewed in time, and where they are of another authority or taken back."""
+    for role, path in ((Role.GATEWAY, home.gateway_certificate), (Role.CLIENT, home.client_certificate)):
+        if not _holds(path, home.name, authority, now):
+            write_private(path, authority.issue(home.name, role, now))
+
+
+def _holds(path: Path, domain: str, authority: Authority, now: float) -> bool:
+    try:
+        certificate: x509.Certificate = read_certificate(path)
+    except (OSError, ValueError):
+        return False
+    return (
+        domain_of(certificate) == domain
+        and days_left(certificate, now) > RENEW_DAYS
+        and certificate.serial_number not in authority.revoked
+        and authority.trusted(now).issued(certificate)
+    )
+
+
+def renew_record(
+    home: DomainHome, authority: Authority, network: str, spec: DomainSpec, gateway: str, now: float
+) -> Signed:
+    """The domain's record as of now; the one that is there where nothing but its time would differ."""
+    key, known = home.signing_key(), own_record(home)
+    record = MemberRecord(
+        network=network,
+        domain=home.name,
+        serial=1,
+        gateway=gateway,
+        authority=spec.authority,
+        authorities=(authority.trusted(now),),
+        keys=(base64.b64encode(key.public_bytes).decode(),),
+        clusters=tuple(cluster.name for cluster in spec.clusters),
+        issued=float(int(now)),
+    )
+    if known is not None:
+        signed, before = known
+        same = replace(record, serial=before.serial, issued=before.issued, authorities=before.authorities)
+        if same == before and record.fingerprints == before.fingerprints:
+            return signed
+        record = replace(record, serial=before.serial + 1)
+    return sign_record(record, key)
+
+
+def own_record(home: DomainHome) -> tuple[Signed, MemberRecord] | None:
+    """The domain's own newest record, as it was signed and read; None where there is none that can be used."""
+    try:
+        signed = msgspec.json.decode((home.trust / f"{home.name}.json").read_bytes(), type=Signed)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    record = read_record(signed)
+    return None if isinstance(record, Refusal) else (signed, record)

@@ -1,0 +1,256 @@
+"""Gateways and their clients show each other certificates: who is refused, and what he is told."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from ioi_dagster.adapters.http.client import GatewayClient
+from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
+from ioi_dagster.adapters.http.tls import client_context, seeing_protocol, tls_of, tls_to
+from ioi_dagster.certificates import DAY_S, Authority, Role, read_certificate, write_private
+from ioi_dagster.clock import SystemClock
+from ioi_dagster.domain import DomainConfig
+from ioi_dagster.errors import FinalError, IoiError, UnreachableError
+from ioi_dagster.local.identity import renew_record
+from tests.conftest import eventually
+from tests.realms import Realm, introduce, realm
+
+pytestmark = pytest.mark.integration
+
+
+@contextmanager
+def gateway(of: Realm, loop: str = "auto") -> Iterator[str]:
+    """The real gateway of a domain, without clusters, in a thread; yields its address."""
+    tls, peers = tls_of(of.home)
+    config = DomainConfig("n", "", of.spec, "", (), {}, "", (), {}, {})
+    context = GatewayContext(
+        config=config,
+        token="own",
+        trusted=of.home.trusted(),
+        store=None,  # pyright: ignore[reportArgumentType]
+        decide=None,  # pyright: ignore[reportArgumentType]
+        runners={},
+        clock=SystemClock(),
+        http=httpx.AsyncClient(),
+        peers=peers,
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(context),
+                http=seeing_protocol(),
+                ssl_context_factory=lambda *_: tls,
+                log_level="warning",
+                loop=loop,  # pyright: ignore[reportArgumentType]
+            )
+        )
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        eventually(lambda: server.started, what="the gateway")
+        try:
+            yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def ask(url: str, asked: Realm, as_: Realm, signed_by: Realm | None = None) -> Any:
+    """The run-time state of `asked`, as a peer asks for it."""
+    key = (signed_by or as_).home.signing_key()
+    client = GatewayClient(url, asked.home.name, key, tls=tls_to(as_.home, asked.home.name))
+    try:
+        return client.state(10.0)
+    finally:
+        client.close()
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Realm:
+    return realm(tmp_path, "lab")
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Realm:
+    return realm(tmp_path, "library")
+
+
+def issue(to: Realm, by: Authority, **changes: Any) -> None:
+    """`to` has a certificate for clients of `by`, instead of the one that it had."""
+    values = {"domain": to.home.name, "role": Role.CLIENT, "now": time.time(), **changes}
+    write_private(to.home.client_certificate, by.issue(**values))
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_member_is_answered(lab, library, loop):
+    introduce(lab, library)
+    with gateway(lab, loop) as url:
+        assert ask(url, lab, library) == {}
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"now": time.time() - 40 * DAY_S, "days": 30}, "our certificate has expired"),
+        ({"role": Role.GATEWAY}, "our certificate is not one for clients"),
+    ],
+)
+def test_a_client_is_told_what_is_wrong_with_its_certificate(lab, library, loop, changes, told):
+    introduce(lab, library)
+    issue(library, library.authority, **changes)
+    with gateway(lab, loop) as url, pytest.raises(UnreachableError) as error:
+        ask(url, lab, library)
+    assert str(error.value) == f"gateway of lab is unreachable: {told} — `ioi domain rotate` makes new ones"
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_client_is_told_that_its_authority_is_unknown(lab, library, loop):
+    introduce(lab, library)
+    issue(library, Authority.make("nobody", time.time()))
+    with gateway(lab, loop) as url, pytest.raises(UnreachableError) as error:
+        ask(url, lab, library)
+    told = "it does not know the authority of our certificate — join it with `ioi domain join`"
+    assert str(error.value) == f"gateway of lab is unreachable: {told}"
+
+
+def test_a_certificate_that_its_authority_takes_back_counts_no_more_while_the_gateway_serves(lab, library):
+    introduce(lab, library)
+    taken = read_certificate(library.home.client_certificate).serial_number
+    with gateway(lab) as url:
+        assert ask(url, lab, library) == {}
+        authority = replace(library.authority, revoked=(taken,))
+        now = time.time()
+        # The list is newer, and nothing else of the record.
+        signed = renew_record(
+            library.home, replace(authority, revoked=(taken,)), "n", library.spec, "https://127.0.0.1:2", now
+        )
+        lab.home.put_member(signed)
+        with pytest.raises(UnreachableError) as error:
+            ask(url, lab, library)
+    told = "our certificate was revoked by our own authority — `ioi domain rotate` makes new ones"
+    assert str(error.value) == f"gateway of lab is unreachable: {told}"
+
+
+def test_an_authority_speaks_for_its_own_domains_only(tmp_path, lab, library):
+    """The cloud is a member too; a certificate of its authority in the library's name passes the handshake, and no
+    further."""
+    cloud = realm(tmp_path, "cloud")
+    introduce(lab, library, cloud)
+    issue(library, cloud.authority)
+    with gateway(lab) as url, pytest.raises(FinalError) as error:
+        ask(url, lab, library)
+    assert str(error.value) == "lab: the certificate names library, and is not of its authority [tls.foreign]"
+
+
+def test_nobody_passes_on_what_another_signed(tmp_path, lab, library):
+    cloud = realm(tmp_path, "cloud")
+    introduce(lab, library, cloud)
+    with gateway(lab) as url, pytest.raises(FinalError) as error:
+        ask(url, lab, cloud, signed_by=library)
+    assert str(error.value) == "lab: the connection is cloud's, and the request is signed by library [tls.other_domain]"
+
+
+def test_who_has_left_is_a_stranger_though_another_of_its_authority_stays(tmp_path, lab):
+    """Their authority is known still, so the handshake passes."""
+    one = realm(tmp_path, "one", lab.authority)
+    introduce(lab, one)
+    with gateway(lab) as url:
+        assert ask(url, lab, one) == {}
+        (lab.home.trust / "one.json").unlink()
+        with pytest.raises(IoiError) as error:
+            ask(url, lab, one)
+    assert "proof.signature" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"now": time.time() - 40 * DAY_S, "days": 30}, "its certificate has expired (certificate has expired) — "),
+        ({"domain": "cloud"}, "its certificate is another domain's (Hostname mismatch, "),
+        (
+            {"role": Role.CLIENT},
+            "its certificate is not of the authority that it joined with (unsuitable certificate purpose) — ",
+        ),
+    ],
+)
+def test_a_gateway_with_a_wrong_certificate_is_not_asked(lab, library, change, told):
+    introduce(lab, library)
+    values = {"domain": "lab", "role": Role.GATEWAY, "now": time.time(), **change}
+    write_private(lab.home.gateway_certificate, lab.authority.issue(**values))
+    with gateway(lab) as url, pytest.raises(UnreachableError) as error:
+        ask(url, lab, library)
+    assert told in str(error.value)
+
+
+def test_a_gateway_whose_certificate_was_revoked_is_not_asked(lab, library):
+    taken = read_certificate(lab.home.gateway_certificate).serial_number
+    revoking = replace(lab, authority=replace(lab.authority, revoked=(taken,)))
+    introduce(revoking, library)
+    with gateway(lab) as url, pytest.raises(UnreachableError) as error:
+        ask(url, lab, library)
+    assert "its certificate was revoked by its own authority (certificate revoked) — " in str(error.value)
+
+
+def test_nothing_is_said_without_tls_or_by_an_older_one(lab, library):
+    introduce(lab, library)
+    with gateway(lab) as url:
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(url.replace("https", "http") + "/v1/health", trust_env=False)
+        older = tls_to(library.home, "lab")
+        older.minimum_version, older.maximum_version = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2
+        raw = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 10.0)
+        with raw, pytest.raises(ssl.SSLError, match=r"PROTOCOL_VERSION"):
+            older.wrap_socket(raw, server_hostname="lab")
+
+
+def test_what_a_refused_peer_sends_is_not_kept(lab, library):
+    """It goes on sending after the alert; the gateway serves others and cuts it off."""
+    introduce(lab, library)
+    issue(library, Authority.make("nobody", time.time()))
+    other = realm(lab.home.root.parent, "other", lab.authority)
+    introduce(lab, other)
+    with gateway(lab) as url:
+        raw = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 10.0)
+        tls = client_context(library.home.client_certificate, lab.home.members()["lab"].authorities)
+        with tls.wrap_socket(raw, server_hostname="lab") as stream:
+
+            def flood() -> None:
+                for _ in range(10_000):
+                    stream.send(b"x" * 16_384)
+
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                flood()
+        assert ask(url, lab, other) == {}
+
+
+def test_a_gateway_answers_over_connections_that_it_keeps(lab, library):
+    """A second request needs no second handshake."""
+    introduce(lab, library)
+    with gateway(lab) as url:
+        context = tls_to(library.home, "lab")
+        begun: list[int] = []
+
+        class Counted(ssl.SSLObject):
+            def do_handshake(self) -> None:
+                begun.append(id(self))
+                super().do_handshake()
+
+        context.sslobject_class = Counted
+        client = GatewayClient(url, "lab", library.home.signing_key(), tls=context)
+        try:
+            assert [client.state(10.0) for _ in range(5)] == [{}] * 5
+        finally:
+            client.close()
+        assert len(set(begun)) == 1

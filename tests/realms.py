@@ -1,0 +1,39 @@
+"""Domains' folders with keys, certificates and each other's records, as their owners would have made them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ioi_dagster.certificates import Authority
+from ioi_dagster.domain import DomainHome
+from ioi_dagster.local.identity import prepare_certificates, prepare_folders, renew_record
+from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
+
+
+@dataclass(frozen=True)
+class Realm:
+    home: DomainHome
+    authority: Authority
+    spec: DomainSpec
+
+
+def realm(root: Path, name: str, authority: Authority | None = None, now: float | None = None) -> Realm:
+    """A domain with one cluster of one node, and an authority of its own unless it is given one. `now`: Unix seconds at
+    which its certificates were issued."""
+    home, at = DomainHome(root / name), time.time() if now is None else now
+    prepare_folders(home)
+    authority = authority or Authority.make(f"{name}-authority", time.time())
+    prepare_certificates(home, authority, at)
+    spec = DomainSpec(name, f"{name}-authority", (ClusterSpec(f"{name}-c", (NodeSpec(f"{name}-1"),)),))
+    return Realm(home, authority, spec)
+
+
+def introduce(*realms: Realm, gateways: dict[str, str] | None = None) -> None:
+    """Each has the newest record of all."""
+    for one in realms:
+        address = (gateways or {}).get(one.home.name, "https://127.0.0.1:1")
+        signed = renew_record(one.home, one.authority, "n", one.spec, address, time.time())
+        for other in realms:
+            other.home.put_member(signed)
