@@ -1,0 +1,140 @@
+"""What the flow governor asks of others, performed: registries and policy for places, clusters for bids, awards and releases.
+
+Whatever takes time is done in threads, which post back events. An answer is owed to the governor whatever goes wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
+
+from ioi_dagster.governors import flow
+from ioi_dagster.governors.flow_messages import (
+    AwardAnswered,
+    AwardMissed,
+    BidMissed,
+    BidReceived,
+    FindPlaces,
+    Place,
+    PlacesFound,
+    ReleaseLeases,
+    SendAnnounce,
+    SendAward,
+    WithdrawAnnounce,
+)
+from ioi_dagster.governors.flow_rounds import MAX_HOLDING
+from ioi_dagster.host.answers import checked_award, checked_bid
+from ioi_dagster.host.work import Found, Network
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Announce, Ask, Award, ReleaseRequest
+from ioi_dagster.model.refusal import Refusal
+
+TRANSFER_BYTES_PER_S = 50e6
+
+Asked = FindPlaces | SendAnnounce | WithdrawAnnounce | SendAward | ReleaseLeases
+
+
+class Negotiator:
+    """`typed(step)`: is it a block call with one typed input? `post` takes events from any thread."""
+
+    def __init__(
+        self, run: str, network: Network, typed: Callable[[str], bool], pool: Executor, post: Callable[[Any], None]
+    ) -> None:
+        self._run, self._network, self._typed = run, network, typed
+        self._pool, self._post = pool, post
+        self._waiting = ThreadPoolExecutor(MAX_HOLDING + 1, thread_name_prefix="flow-waits")
+
+    def perform(self, instruction: Asked) -> None:
+        match instruction:
+            case FindPlaces(asks):
+                self._find(asks)
+            case SendAnnounce(cluster, announce):
+                # One that waits for room keeps no thread from the others.
+                pool = self._waiting if announce.wait_s else self._pool
+                missed = lambda why: BidMissed(cluster, announce.round, why)
+                self._do(lambda: self._announce(cluster, announce), missed, pool)
+            case WithdrawAnnounce(cluster, round_):
+                self._network.fleet(cluster).withdraw(self._run, round_)
+            case SendAward(award):
+                steps = tuple(request.step for request in award.requests)
+                self._do(lambda: self._award(award), lambda why: AwardMissed(award.cluster, steps, why))
+            case ReleaseLeases(cluster, leases):
+                release = ReleaseRequest(self._run, leases)
+                # One that is not heard expires by itself.
+                self._do(lambda: self._network.fleet(cluster).release(release), lambda why: None)
+
+    def close(self, holding: dict[str, int]) -> None:
+        """Nothing is waited for any more, of what waits at clusters either: `holding`, by cluster its round."""
+        for cluster, round_ in holding.items():
+            self._network.fleet(cluster).withdraw(self._run, round_)
+        self._waiting.shutdown(wait=False, cancel_futures=True)
+
+    def _announce(self, cluster: str, announce: Announce) -> BidReceived:
+        return BidReceived(checked_bid(self._network.fleet(cluster).announce(announce), cluster, announce))
+
+    def _award(self, award: Award) -> AwardAnswered:
+        fleet = self._network.fleet(award.cluster)
+        awarded, missing = checked_award(fleet.award(award), award, fleet.domain)
+        if missing:
+            why = f"it has neither a good lease nor a refusal for {', '.join(missing[:3])}"
+            self._post(AwardMissed(award.cluster, missing, why))
+        return AwardAnswered(awarded)
+
+    def _do(self, call: Callable[[], Any], missed: Callable[[str], Any], pool: Executor | None = None) -> None:
+        """Run `call` in a thread and post its event, or the event that says why there is none."""
+
+        def run() -> None:
+            try:
+                event = call()
+            except Exception as error:
+                event = missed(str(error) or type(error).__name__)
+            if event is not None:
+                self._post(event)
+
+        if self._network.immediate:
+            run()
+        else:
+            (pool or self._pool).submit(run)
+
+    # Places -----------------------------------------------------------------------------------------------------
+
+    def _find(self, asks: tuple[Ask, ...]) -> None:
+        groups: dict[tuple, list[Ask]] = {}
+        for ask in asks:
+            groups.setdefault((ask.capability, ask.data_class, ask.domains, self._typed(ask.step)), []).append(ask)
+        for (capability, data_class, domains, typed), members in groups.items():
+            if self._network.immediate:
+                self._find_group(capability, data_class, domains, typed, members)
+            else:
+                self._pool.submit(self._find_group, capability, data_class, domains, typed, members)
+
+    def _find_group(
+        self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool, members: list[Ask]
+    ) -> None:
+        try:
+            found = self._network.find(capability, data_class, domains, typed)
+        except Exception as error:
+            refusal = Refusal("ras.unreachable", str(error) or type(error).__name__, "registry")
+            found = Found((), (("registry", refusal),), True)
+        # Most of them are alike in what their places depend on.
+        alike: dict[tuple[str, int], tuple[tuple[Place, ...], tuple[tuple[str, Refusal], ...]]] = {}
+        for ask in members:
+            key = (ask.cluster, ask.input_bytes)
+            if key not in alike:
+                alike[key] = (self._places(ask, found), (*found.rejected, *_elsewhere(ask, found.places)))
+            self._post(PlacesFound(ask.step, *alike[key], found.may_change))
+
+    def _places(self, ask: Ask, found: Found) -> tuple[Place, ...]:
+        away_s = ask.input_bytes / TRANSFER_BYTES_PER_S
+        return tuple(
+            Place(place.cluster, place.domain, 0.0 if place.domain == self._network.home else away_s)
+            for place in found.places
+            if ask.cluster in ("", place.cluster)
+        )
+
+
+def _elsewhere(ask: Ask, places: Iterable[Place]) -> list[tuple[str, Refusal]]:
+    text = f"it runs beside the step that asks for it, at {ask.cluster}"
+    refusal = Refusal("flow.other_cluster", text, flow.BY)
+    return [(place.cluster, refusal) for place in places if ask.cluster not in ("", place.cluster)]

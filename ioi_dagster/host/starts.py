@@ -1,0 +1,275 @@
+"""Starts on their way to nodes and back: made, sent in order, and what became of each in the flow governor's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ioi_dagster.adapters.dask import client
+from ioi_dagster.adapters.dask.client import NEVER_THERE, TAKEN_BACK
+from ioi_dagster.adapters.dask.node import begun_topic
+from ioi_dagster.clock import Clock
+from ioi_dagster.framing import encode_payload
+from ioi_dagster.governors.failures import Cause
+from ioi_dagster.governors.flow_messages import Event, StartRefused, StepEnded, StepLost, StepReturned
+from ioi_dagster.governors.node import REPLACED
+from ioi_dagster.host.fleets import Fleet, Start
+from ioi_dagster.host.losses import SendingOrder, cause_of_loss
+from ioi_dagster.host.work import Network, Work
+from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect, Lease
+from ioi_dagster.model.start import StartAnswer
+
+BRIEF_S = 0.03
+"""A step whose like took no longer than this may share a task with others."""
+ADOPTED = "as it was started by an earlier process of the run"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A start is over. `at`: when that came, monotonic."""
+
+    start: Start
+    answer: StartAnswer | None
+    why: str | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A node of `cluster` said, at monotonic time `at`, that the code of the start under `key` begins."""
+
+    cluster: str
+    key: Any
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Death:
+    """The loss of a node: the keys of all starts that were there, and of those among them that were running."""
+
+    there: frozenset[str]
+    running: frozenset[str]
+
+
+class Starts:
+    """`waiting()`: keys of starts that wait for their items, and so do nothing at their nodes. `post` takes `Done`, `Begun` and
+    events of the flow governor, from any thread."""
+
+    def __init__(
+        self,
+        run: str,
+        network: Network,
+        waiting: Callable[[], frozenset[str]],
+        clock: Clock,
+        post: Callable[[Any], None],
+    ) -> None:
+        self._run, self._network, self._waiting, self._clock, self._post = run, network, waiting, clock, post
+        self._ready: list[Start] = []
+        self._sent: dict[str, dict[str, Start]] = {}
+        """Node → key → start, of all that are out."""
+        self._order = SendingOrder(self._sent)
+        self._permits: dict[str, str] = {}
+        self._code_since: dict[str, float | None] = {}
+        """Of starts with a limit of time: since when their code runs, None where it is not known to."""
+        self._begun_heard: set[str] = set()
+        self._deaths: dict[str, _Death] = {}
+        self._took: dict[str, float] = {}
+        self._replaced: dict[str, str] = {}
+        """Node → what is to be told of its being replaced, empty where that was told."""
+
+    # Out --------------------------------------------------------------------------------------------------------
+
+    def make(self, work: Work, lease: Lease) -> None:
+        """It goes with the next `send`. Raises `FinalError` where an input is gone, and `OSError` where one cannot be read."""
+        ask, fleet = work.ask, self._network.fleet(lease.cluster)
+        payload = None
+        if fleet.accepts == "block" and work.payload is not None:
+            payload = work.payload()
+            data = work.encoded()
+        elif work.fused is not None and lease.fence == 1:
+            # Only once: a loss must name the step that caused it.
+            data = work.fused()
+        else:
+            data = work.encoded()
+        permit = self._network.step_permit(lease, ask.data_class, data if payload is None else encode_payload(payload))
+        self._permits[ask.step] = permit.key_id if permit else ""
+        self._ready.append(
+            Start(
+                lease.key,
+                lease,
+                permit,
+                ask.capability,
+                data,
+                payload,
+                work.priority,
+                work.timeout_s,
+                self._brief(work, lease),
+                _own_process(ask),
+            )
+        )
+
+    def adopt(self, work: Work, lease: Lease) -> None:
+        """Wait for what an earlier process of the run has started."""
+        ask = work.ask
+        self._permits[ask.step] = ADOPTED
+        start = Start(
+            lease.key,
+            lease,
+            None,
+            ask.capability,
+            b"",
+            None,
+            work.priority,
+            work.timeout_s,
+            own_process=_own_process(ask),
+        )
+        if start.timeout_s:
+            # It began earlier; how much earlier is not known here.
+            self._code_since[start.key] = self._clock.monotonic()
+        self._sent.setdefault(lease.node, {})[start.key] = start
+        self._network.fleet(lease.cluster).adopt(start, self._on_done)
+
+    def send(self, wanted: Callable[[Lease], bool], listen: Callable[[Fleet], None]) -> None:
+        """What was made and is `wanted` still. `listen`: called before anything is sent to a cluster."""
+        starts, self._ready = self._ready, []
+        by_cluster: dict[str, list[Start]] = {}
+        for start in starts:
+            self._order.add(start)
+        for start in self._order.take():
+            if not wanted(start.lease):
+                continue
+            self._sent.setdefault(start.lease.node, {})[start.key] = start.without_work()
+            if start.timeout_s:
+                self._code_since[start.key] = None
+            by_cluster.setdefault(start.lease.cluster, []).append(start)
+        for cluster, its_starts in by_cluster.items():
+            fleet = self._network.fleet(cluster)
+            listen(fleet)
+            if any(start.timeout_s for start in its_starts):
+                self._hear_begun(fleet)
+            fleet.start(its_starts, self._on_done)
+
+    def learn(self, step: str, seconds: float) -> None:
+        """It ran for so long."""
+        its_like = _like(step)
+        self._took[its_like] = max(seconds, 0.8 * self._took.get(its_like, 0.0), 0.001)
+
+    def permit(self, step: str) -> str:
+        """The id of the key that signed the permit of its newest start."""
+        return self._permits.get(step, "")
+
+    def _brief(self, work: Work, lease: Lease) -> float:
+        """See `Start.brief_s`. Never for what was lost before, or may run once only: a shared task's end names nobody."""
+        alone = work.payload is not None or work.fused is not None or work.chunk or work.timeout_s
+        if alone or lease.fence > 1 or work.ask.effect is Effect.AT_MOST_ONCE:
+            return 0.0
+        seconds = self._took.get(_like(work.ask.step), float("inf"))
+        return seconds if seconds <= BRIEF_S else 0.0
+
+    def _on_done(self, start: Start, answer: StartAnswer | None, why: str | None) -> None:
+        self._post(Done(start, answer, why, self._clock.monotonic()))
+
+    def _hear_begun(self, fleet: Fleet) -> None:
+        """When the code of steps with a limit begins at the nodes of `fleet`; before the first of them is sent there."""
+        if fleet.cluster in self._begun_heard:
+            return
+        self._begun_heard.add(fleet.cluster)
+        take = lambda key: self._post(Begun(fleet.cluster, key, self._clock.monotonic()))
+        fleet.listen(begun_topic(self._run), take)
+
+    # Out there ---------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return sum(map(len, self._sent.values()))
+
+    def running(self) -> Iterable[str]:
+        """Steps, and chunks, that nodes run now, as far as can be told from here: with those that wait for the items of their
+        maps, without those that wait at a node."""
+        for node, sent in self._sent.items():
+            begun = self._waiting().union(self._first(node))
+            yield from (start.lease.step for key, start in sent.items() if key in begun)
+
+    def begun(self, event: Begun) -> None:
+        """Told by whoever runs the cluster: what is no start there says nothing."""
+        sent = (
+            start.key for node in self._sent.values() for start in node.values() if start.lease.cluster == event.cluster
+        )
+        if event.key in sent and event.key in self._code_since:
+            self._code_since[event.key] = event.at
+
+    def replaced(self) -> list[str]:
+        """What is to be told of nodes whose processes are being replaced, since the last call."""
+        texts = [text for text in self._replaced.values() if text]
+        if texts:
+            self._replaced = dict.fromkeys(self._replaced, "")
+        return texts
+
+    # Back -------------------------------------------------------------------------------------------------------
+
+    def unsent(self, cluster: str, why: str) -> list[StepReturned]:
+        """What waits for nodes of `cluster`, which is gone."""
+        return [StepReturned(start.lease.step, start.lease.fence, why) for start in self._order.drop(cluster=cluster)]
+
+    def ended(self, done: Done) -> Event:
+        """What its end is to the flow governor."""
+        lease, answer = done.start.lease, done.answer
+        since = self._code_since.pop(done.start.key, None)
+        if answer is None:
+            return self._without_answer(done, 0.0 if since is None else done.at - since)
+        self._sent.get(lease.node, {}).pop(done.start.key, None)
+        self._deaths.pop(lease.node, None)
+        if answer.refusal is not None:
+            if answer.refusal.code == REPLACED and lease.node not in self._replaced:
+                self._replaced[lease.node] = f"{lease.node} of {lease.cluster}: {answer.refusal.text}"
+            return StartRefused(lease.step, lease.fence, lease.node, answer.refusal)
+        if answer.error is not None or answer.result is None:
+            error = answer.error or "the node returned nothing"
+            return StepLost(lease.step, lease.fence, lease.node, error, Cause.said(answer.cause))
+        return StepEnded(lease.step, lease.fence, answer.attempt, max(0.0, answer.ended - answer.started))
+
+    def _without_answer(self, done: Done, ran_s: float) -> Event:
+        lease, why = done.start.lease, done.why or "no answer"
+        if why in (TAKEN_BACK, client.REPLACED):
+            self._sent.get(lease.node, {}).pop(done.start.key, None)
+            waited = "it waited behind a long step" if why == TAKEN_BACK else why
+            return StepReturned(lease.step, lease.fence, waited)
+        ran = why != NEVER_THERE and self._may_have_caused(done.start)
+        death = self._deaths.get(lease.node)
+        alone = death is not None and len(death.there) == 1
+        cause = cause_of_loss(why, ran, alone, done.start.timeout_s, ran_s)
+        self._sent.get(lease.node, {}).pop(done.start.key, None)
+        for start in self._order.drop(node=lease.node):
+            self._post(StepReturned(start.lease.step, start.lease.fence, f"its node was lost: {why}"))
+        return StepLost(lease.step, lease.fence, lease.node, why, cause)
+
+    def _may_have_caused(self, start: Start) -> bool:
+        """Did this start run when its node was lost, or did it wait there for others?
+
+        Dask runs what a worker has by priority and then in order of submission, so it is the first ones. They are told when
+        the first start comes back lost, and for all that were there then; an answer from the node ends that.
+        """
+        if start.brief_s:
+            # Which of a task's steps it was cannot be told. Placed again, each has a task of its own.
+            return False
+        node = start.lease.node
+        death = self._deaths.get(node)
+        if death is None or start.key not in death.there:
+            sent = self._sent.get(node, {})
+            death = self._deaths[node] = _Death(frozenset(sent), frozenset(self._first(node)))
+        return start.key in death.running
+
+    def _first(self, node: str) -> list[str]:
+        """The keys of the starts that a node runs now, as far as can be told from here."""
+        sent, waiting = self._sent.get(node, {}), self._waiting()
+        order = sorted((key for key in sent if key not in waiting), key=lambda key: -sent[key].priority)
+        return order[: self._network.fleet(next(iter(sent.values())).lease.cluster).at_once(node)] if sent else []
+
+
+def _own_process(ask: Ask) -> bool:
+    return ask.effect is Effect.AT_MOST_ONCE and ask.capability == OWN_STEP
+
+
+def _like(step: str) -> str:
+    """Steps of one op, mapped over something, are taken to be alike."""
+    return step.partition("[")[0]
