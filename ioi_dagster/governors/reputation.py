@@ -52,7 +52,8 @@ class Reputation:
 
     def trust(self, cluster: str, now: float) -> float:
         """The part of its bids that it is expected to keep, 0 < trust ≤ 1; 1 for who is not known."""
-        if cluster not in self._seen:
+        seen = self._seen.get(cluster)
+        if seen is None or not seen.broken:
             return 1.0
         seen = self._faded(cluster, now)
         return (seen.kept + 1.0) / (seen.kept + seen.broken + 1.0)
@@ -81,7 +82,8 @@ class Reputation:
         """Of many clusters the best and a sample, drawn by `seed`; of few all."""
         if len(clusters) <= MANY:
             return clusters
-        known = [name for name in self._last if name in clusters]
+        among = set(clusters)
+        known = [name for name in self._last if name in among]
         best = sorted(known, key=lambda name: (bool(self.suspect(name)), -self.trust(name, now), name))[:BEST]
         drawn = random.Random(seed).sample(clusters, BEST + SAMPLED)
         return [*best, *[name for name in drawn if name not in best][: BEST + SAMPLED - len(best)]]
