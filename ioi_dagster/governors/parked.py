@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from math import inf
 
 from ioi_dagster.model.negotiation import Announce
 
@@ -62,6 +63,8 @@ class ParkedAsks:
         self._places: dict[str, tuple[float, float]] = {}
         """Run → since when it waits, and until when its place is kept."""
         self._offers: dict[str, tuple[Offer, ...]] = {}
+        self._next_end = inf
+        """Before this nobody has waited long enough, and no place is given up."""
         self._count = 0
 
     def __len__(self) -> int:
@@ -80,7 +83,8 @@ class ParkedAsks:
         if len(queue) > 2 * len(self._parked) + 64:
             self._queues[one.kinds] = queue = [item for item in queue if self._waits(item[2])]
             heapify(queue)
-        self._places[announce.run] = (came, now + announce.wait_s + PLACE_KEPT_S)
+        self._places[announce.run] = (came, one.until + PLACE_KEPT_S)
+        self._next_end = min(self._next_end, one.until)
         return True
 
     def take(self, run: str, served: bool, now: float) -> Parked | None:
@@ -89,6 +93,7 @@ class ParkedAsks:
             self._places.pop(run, None)
         elif run in self._places:
             self._places[run] = (self._places[run][0], now + PLACE_KEPT_S)
+            self._next_end = min(self._next_end, now + PLACE_KEPT_S)
         return self._parked.pop(run, None)
 
     def of(self, run: str) -> Parked | None:
@@ -114,9 +119,15 @@ class ParkedAsks:
         return self._parked.get(one.announce.run) is one
 
     def overdue(self, now: float) -> list[Parked]:
+        """Who has waited long enough: to be taken out by `take`."""
+        if now < self._next_end:
+            return []
         for run in [run for run, (_, until) in self._places.items() if until <= now]:
             del self._places[run]
-        return [one for one in self._parked.values() if one.until <= now]
+        over = [one for one in self._parked.values() if one.until <= now]
+        ends = [one.until for one in self._parked.values() if one.until > now]
+        self._next_end = min(*ends, *(until for _, until in self._places.values()), inf, inf)
+        return over
 
     # Offers -----------------------------------------------------------------------------------------------------
 
