@@ -66,9 +66,8 @@ def render(status: dict[str, Any]) -> RenderableType:
                 )
                 for block in node.get("blocks", ()):
                     replicas.add_row(name, *_replicas_row(block))
-            slots = sum(node["slots"] for node in snapshot["nodes"].values())
             for name, its in snapshot["tenants"].items():
-                tenants.add_row(cluster, Text(name), *_tenants_row(its, slots))
+                tenants.add_row(cluster, Text(name), *_tenants_row(its))
             for lease in snapshot["leases"]:
                 leases.add_row(cluster, lease["node"], lease["run"][:8], Text(lease["step"]), str(lease["fence"]))
     notes = [Text(status[domain]["error"], "red") for domain in silent]
@@ -119,25 +118,30 @@ def _live_blocks(facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _tenants_table() -> Table:
-    shares = ("weight", "guarantee", "limit", "slots used", "share", "waiting", "entitled to", "borrowed", "lent")
-    return Table("cluster", "tenant", *shares, show_edge=False, title="tenants", title_justify="left")
+    columns = ("cohort", "weight", "guarantee", "limit", "used", "share", "waiting", "entitled to", "borrowed", "lent")
+    return Table("cluster", "tenant", *columns, show_edge=False, title="tenants", title_justify="left")
 
 
-def _tenants_row(its: dict[str, Any], slots: int) -> list[str]:
-    """`borrowed`: what it uses beyond what it is entitled to now; others get it as its steps end, or are stopped for a guarantee.
-    `lent`: what others use of its own."""
-    used, entitled = its["used"], its["entitled"]
+def _tenants_row(its: dict[str, Any]) -> list[str]:
+    """`borrowed`: what it uses beyond its guarantee; others get it as its steps end, or are stopped for a guarantee. `lent`: what
+    others use of its own."""
+    used = _amounts(its["used"])
     return [
+        its["cohort"],
         f"{its['weight']:g}",
-        str(its["guarantee"] or "–"),
-        "–" if its["limit"] is None else str(its["limit"]),
-        f"{used} ({its['stopping']} stopping)" if its["stopping"] else str(used),
-        f"{used / slots:.0%}" if slots else "–",
+        _amounts(its["guarantee"]),
+        _amounts(its["limit"]),
+        f"{used} ({its['stopping']} stopping)" if its["stopping"] else used,
+        f"{its['share']:.0%}",
         str(its["waiting"]),
-        f"{entitled:g}",
-        f"{max(0.0, used - entitled):g}",
-        str(its["lent"] or "–"),
+        f"{its['entitled']:.0%}",
+        _amounts(its["borrowed"]),
+        _amounts(its["lent"]),
     ]
+
+
+def _amounts(amounts: dict[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in amounts.items() if amount) or "–"
 
 
 def _replicas_table() -> Table:

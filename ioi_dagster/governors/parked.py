@@ -1,161 +1,188 @@
-"""Announcements that wait at a cluster for room: whose comes next, and what of the room was offered to whom a moment ago.
+"""What runs ask of a cluster: announcements that wait for room, those that were answered a moment ago, and what was offered.
 
-Who asks for room that is not there is not turned away to ask again: the answer waits until there is room for it. Those that wait
-come in the order of their tenants' turns; within a tenant by how long they have waited, where a step of priority is worth
-`AGING_S` of waiting. That key never changes, so nothing is aged by scanning and nobody waits for ever behind higher priorities.
+Who asks for room that is not there is not turned away to ask again: the answer waits until there is room for it. What is asked
+for counts for what its tenant is entitled to, while it waits and a little longer.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Iterator
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
-from math import inf
+from heapq import heappop, heappush
 
-from ioi_dagster.model.negotiation import Announce
+from ioi_dagster.governors.fairness.tree import Entry
+from ioi_dagster.model.negotiation import Announce, AskGroup, LeaseRequest, Resources
+from ioi_dagster.model.refusal import Refusal
 
 MAX_PARKED = 10_000
 """Runs whose announcements wait; what comes beyond that is answered at once, and asks again."""
+MAX_ASKED = 20_000
+"""Runs whose asks are remembered."""
 AGING_S = 60.0
+"""A step of priority is worth so much waiting."""
 OFFER_S = 1.5
 """So long nobody else is given what was offered to one that waited. Its round may wait a second for other bids."""
 PLACE_KEPT_S = 5.0
 """Who was answered with nothing and asks again within this keeps its place."""
+ASKS_S = 0.8
+"""So long an ask counts after it was answered. Who still wants it asks again several times within it; who got what it wanted
+elsewhere is forgotten after it, and holds back nobody any longer."""
+
+Like = tuple[str, str, Resources]
+"""What is asked for: tenant, capability, resources."""
 
 
-Kinds = tuple[tuple[str, str], ...]
-"""What is asked for: by group, its tenant and capability. Where there is nothing for one there is nothing for its like."""
+def like(one: AskGroup | LeaseRequest) -> Like:
+    return one.tenant, one.capability, one.resources
 
 
-@dataclass(frozen=True, slots=True)
-class Parked:
-    """`since`: when it came, earlier by what its priority is worth (monotonic s). `until`: then it is answered, with nothing if
-    need be."""
+@dataclass(slots=True, eq=False)
+class Asked:
+    """What a run asked for last. `groups`: where each stands in the books, or why nothing could ever satisfy it; `until`: when it
+    `waits`, then it is answered, with nothing if need be; else it is forgotten then; `since`: when the run
+    began to wait (monotonic s)."""
 
     announce: Announce
-    since: float
+    groups: list[tuple[AskGroup, Entry | Refusal]]
     until: float
+    waits: bool = False
+    since: float = 0.0
 
-    @property
-    def kinds(self) -> Kinds:
-        return tuple((group.tenant, group.capability) for group in self.announce.groups)
+    def entries(self) -> list[Entry]:
+        return [one for _, one in self.groups if isinstance(one, Entry)]
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """So many slots that were offered and may be awarded still."""
+Kind = tuple[Like, int]
+"""What is offered, and how many of it start together."""
+
+
+@dataclass(slots=True, eq=False)
+class Offered:
+    """What a run was offered after it had waited. `due`: so often it may still be awarded; `rooms`: what is kept for that, which
+    is less where a node is gone."""
 
     run: str
-    tenant: str
-    capability: str
-    slots: int
     until: float
+    due: dict[Kind, int]
+    rooms: dict[Kind, list[Entry]]
+
+    def entries(self) -> list[Entry]:
+        return [entry for entries in self.rooms.values() for entry in entries]
 
 
-class ParkedAsks:
-    """All times are monotonic seconds."""
+class Desk:
+    """By run, what it asked for and what it was offered. All times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self._parked: dict[str, Parked] = {}
-        self._queues: dict[Kinds, list[tuple[float, int, Parked]]] = {}
-        """Heaps. One that waits no more stands here until it comes up."""
+        self.asked: dict[str, Asked] = {}
+        self.offers: dict[str, Offered] = {}
+        self.run_of: dict[str, str] = {}
+        """By entry that is asked for, whose it is."""
         self._places: dict[str, tuple[float, float]] = {}
         """Run → since when it waits, and until when its place is kept."""
-        self._offers: dict[str, tuple[Offer, ...]] = {}
-        self._next_end = inf
-        """Before this nobody has waited long enough, and no place is given up."""
+        self._ends: list[tuple[float, int, Asked]] = []
+        self._lapses: list[tuple[float, int, Offered]] = []
+        self._places_end: list[tuple[float, int, str]] = []
         self._count = 0
+        self._parked = 0
 
     def __len__(self) -> int:
-        return len(self._parked)
+        """How many wait."""
+        return self._parked
 
-    def park(self, announce: Announce, now: float) -> bool:
-        """Whether it waits from now on. A run has one announcement here: the older one was taken out by `take`."""
-        if len(self._parked) >= MAX_PARKED:
-            return False
-        came = self._places.get(announce.run, (now, 0.0))[0]
-        priority = max((group.priority for group in announce.groups), default=0)
-        one = self._parked[announce.run] = Parked(announce, came - AGING_S * priority, now + announce.wait_s)
-        queue = self._queues.setdefault(one.kinds, [])
+    def _next(self) -> int:
         self._count += 1
-        heappush(queue, (one.since, self._count, one))
-        if len(queue) > 2 * len(self._parked) + 64:
-            self._queues[one.kinds] = queue = [item for item in queue if self._waits(item[2])]
-            heapify(queue)
-        self._places[announce.run] = (came, one.until + PLACE_KEPT_S)
-        self._next_end = min(self._next_end, one.until)
-        return True
+        return self._count
 
-    def take(self, run: str, served: bool, now: float) -> Parked | None:
-        """The run's announcement waits no longer. `served`: it was offered something, so it gives up its place."""
-        if served:
-            self._places.pop(run, None)
-        elif run in self._places:
-            self._places[run] = (self._places[run][0], now + PLACE_KEPT_S)
-            self._next_end = min(self._next_end, now + PLACE_KEPT_S)
-        return self._parked.pop(run, None)
+    # What is asked ----------------------------------------------------------------------------------------------
 
-    def of(self, run: str) -> Parked | None:
-        return self._parked.get(run)
+    def since(self, run: str, now: float) -> float:
+        """When the run began to wait: now, unless it has waited before and kept its place."""
+        since, until = self._places.get(run, (now, now))
+        return since if until > now else now
 
-    def first(self, turn: Callable[[str], float], not_of: Container[Kinds]) -> Parked | None:
-        """Whose turn it is, of those whose kinds are not in `not_of`. `turn`: the less, the sooner a tenant comes."""
-        best: tuple[float, float, int] | None = None
-        found = None
-        for kinds, queue in list(self._queues.items()):
-            while queue and not self._waits(queue[0][2]):
-                heappop(queue)
-            if not queue:
-                del self._queues[kinds]
-            elif kinds not in not_of:
-                since, number, one = queue[0]
-                key = (min(turn(tenant) for tenant, _ in kinds), since, number)
-                if best is None or key < best:
-                    best, found = key, one
-        return found
+    def add(self, asked: Asked) -> None:
+        run = asked.announce.run
+        assert run not in self.asked
+        self.asked[run] = asked
+        self.run_of.update((entry.request.id, run) for entry in asked.entries())
+        heappush(self._ends, (asked.until, self._next(), asked))
 
-    def _waits(self, one: Parked) -> bool:
-        return self._parked.get(one.announce.run) is one
+    def full(self) -> bool:
+        return len(self.asked) >= MAX_ASKED
 
-    def overdue(self, now: float) -> list[Parked]:
-        """Who has waited long enough: to be taken out by `take`."""
-        if now < self._next_end:
-            return []
-        for run in [run for run, (_, until) in self._places.items() if until <= now]:
-            del self._places[run]
-        over = [one for one in self._parked.values() if one.until <= now]
-        ends = [one.until for one in self._parked.values() if one.until > now]
-        self._next_end = min(*ends, *(until for _, until in self._places.values()), inf, inf)
-        return over
+    def oldest(self) -> Asked | None:
+        """That does not wait."""
+        return next((asked for asked in self.asked.values() if not asked.waits), None)
 
-    # Offers -----------------------------------------------------------------------------------------------------
+    def park(self, asked: Asked, since: float, until: float) -> None:
+        """It waits from now on."""
+        asked.waits, asked.since, asked.until = True, since, until
+        self._parked += 1
+        heappush(self._ends, (until, self._next(), asked))
+        self._keep_place(asked.announce.run, since, until + PLACE_KEPT_S)
 
-    def offer(self, run: str, offers: tuple[Offer, ...]) -> None:
-        self._offers[run] = offers
+    def answered(self, asked: Asked, served: bool, now: float) -> None:
+        """It waits no longer. `served`: it was offered something, so it gives up its place."""
+        run = asked.announce.run
+        self._parked -= 1
+        asked.waits, asked.until = False, now + ASKS_S
+        heappush(self._ends, (asked.until, self._next(), asked))
+        if not served:
+            self._keep_place(run, asked.since, now + PLACE_KEPT_S)
+        else:
+            self.lose_place(run)
 
-    def awarded(self, run: str, now: float) -> Counter[str]:
-        """What it was offered, by capability, which is due to it whoever has come meanwhile. What it does not take of that is
-        anybody's."""
-        offers = self._offers.pop(run, ())
-        return Counter({offer.capability: offer.slots for offer in offers if offer.until > now})
+    def _keep_place(self, run: str, since: float, until: float) -> None:
+        self._places[run] = (since, until)
+        heappush(self._places_end, (until, self._next(), run))
 
-    def offered(self, now: float, run: str = "", capabilities: Container[str] | None = None) -> list[Offer]:
-        """What is offered now to others than `run`; of `capabilities`, where they are given."""
-        for one in [one for one, offers in self._offers.items() if offers[0].until <= now]:
-            del self._offers[one]
-        return [
-            offer
-            for one, offers in self._offers.items()
-            if one != run
-            for offer in offers
-            if capabilities is None or offer.capability in capabilities
-        ]
+    def lose_place(self, run: str) -> None:
+        self._places.pop(run, None)
+
+    def waits(self, asked: Asked) -> bool:
+        return asked.waits and self.asked.get(asked.announce.run) is asked
+
+    def remove(self, run: str) -> Asked | None:
+        asked = self.asked.pop(run, None)
+        if asked is not None:
+            for entry in asked.entries():
+                del self.run_of[entry.request.id]
+        return asked
+
+    def over(self, now: float) -> Iterator[Asked]:
+        """Those whose time is over."""
+        while self._places_end and self._places_end[0][0] <= now:
+            _, _, run = heappop(self._places_end)
+            if run in self._places and self._places[run][1] <= now:
+                del self._places[run]
+        while self._ends and self._ends[0][0] <= now:
+            _, _, asked = heappop(self._ends)
+            if self.asked.get(asked.announce.run) is asked and asked.until <= now:
+                yield asked
+
+    # What is offered --------------------------------------------------------------------------------------------
+
+    def offer(self, run: str, entries: list[tuple[Like, Entry]], until: float) -> None:
+        rooms: dict[Kind, list[Entry]] = {}
+        for its, entry in entries:
+            rooms.setdefault((its, entry.shape.copies), []).append(entry)
+        self.offers[run] = Offered(run, until, {kind: len(its) for kind, its in rooms.items()}, rooms)
+        heappush(self._lapses, (until, self._next(), self.offers[run]))
+
+    def take(self, run: str) -> Offered | None:
+        return self.offers.pop(run, None)
+
+    def lapsed(self, now: float) -> Iterator[Offered]:
+        while self._lapses and self._lapses[0][0] <= now:
+            _, _, offered = heappop(self._lapses)
+            if self.offers.get(offered.run) is offered:
+                del self.offers[offered.run]
+                yield offered
 
     def validate(self) -> None:
-        assert len(self._parked) <= MAX_PARKED
-        assert self._parked.keys() <= self._places.keys()
-        assert all(offers for offers in self._offers.values())
-        assert all(run == one.announce.run for run, one in self._parked.items())
-        waiting = {one.announce.run for queue in self._queues.values() for _, _, one in queue if self._waits(one)}
-        assert waiting == self._parked.keys()
+        assert self._parked == sum(asked.waits for asked in self.asked.values()) <= MAX_PARKED
+        assert all(run == asked.announce.run for run, asked in self.asked.items())
+        entries = {entry.request.id: run for run, asked in self.asked.items() for entry in asked.entries()}
+        assert entries == self.run_of
+        assert {run for run, asked in self.asked.items() if asked.waits} <= self._places.keys()

@@ -87,10 +87,12 @@ LEASE = Machine(
         Change(_L.HELD, _L.WAITING, "RenewRequest", "its step waits for others, which run in its slot"),
         Change(_L.WAITING, _L.HELD, "RenewRequest", "its step goes on"),
         Change(_L.HELD, _L.STOPPING, "Announce", "another tenant asks for what it is guaranteed"),
-        Change(_L.HELD, _L.STOPPING, "SharesChanged", "its tenant's limit was lowered"),
-        Change(_L.HELD, _L.STOPPING, "Tick", "its tenant is over its limit, since a step that waited goes on"),
+        Change(_L.HELD, _L.STOPPING, "QuotasChanged", "its tenant's limit was lowered"),
         Change(
-            _L.HELD, _L.STOPPING, ANY, "a tenant that waits is guaranteed it, and it has run for long enough by now"
+            _L.HELD,
+            _L.STOPPING,
+            "Tick",
+            "its tenant is over its limit, or has borrowed what one that waits is guaranteed, and it has run for long enough",
         ),
         *_each(_L, NOTHING, "ReleaseRequest", "by its run", "released"),
         *_each(_L, NOTHING, "Award", "the same step is granted under a newer fence", "superseded"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import inf
 
 from ioi_dagster.model.amounts import MEMORY
 from ioi_dagster.model.data_class import DataClass
@@ -24,31 +23,6 @@ class NodeSpec:
     def amounts(self) -> dict[str, float]:
         """All that it has, by resource."""
         return {SLOTS: float(self.slots), MEMORY: float(self.memory), **dict(self.resources)}
-
-
-@dataclass(frozen=True, slots=True)
-class TenantShare:
-    """Beside the other tenants of a cluster that want slots at the same time, this one gets `weight` times as many.
-
-    `guarantee`: so many slots it is given whenever it asks, also by stopping steps of those who borrow. `lends`: so many of
-    them others may use while they are idle (None: all). `borrows`: so many slots it may use beyond its guarantee (None: any).
-    """
-
-    name: str
-    weight: float = 1.0
-    guarantee: int = 0
-    lends: int | None = None
-    borrows: int | None = None
-
-    @property
-    def limit(self) -> float:
-        """Slots that it may use at most."""
-        return inf if self.borrows is None else self.guarantee + self.borrows
-
-    @property
-    def own(self) -> int:
-        """Slots that are lent to nobody."""
-        return 0 if self.lends is None else max(0, self.guarantee - self.lends)
 
 
 @dataclass(frozen=True, slots=True)

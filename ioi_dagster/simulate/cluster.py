@@ -12,19 +12,19 @@ from ioi_dagster.governors.cluster import (
     NodeJoined,
     NodeLeft,
     NodeReported,
+    QuotasChanged,
     Reply,
-    SharesChanged,
     StopStep,
     Tick,
     Withdrawn,
 )
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.node import NodeGovernor, Refuse, StartAsked
-from ioi_dagster.governors.turns import shares_of
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, RejectedRequest, SupplyPoint
+from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartRequest
-from ioi_dagster.model.topology import ClusterSpec, NodeSpec, TenantShare
+from ioi_dagster.model.topology import ClusterSpec, NodeSpec
 from ioi_dagster.simulate.engine import Engine
 
 BEAT_S = 1.0
@@ -92,9 +92,7 @@ class SimCluster:
 
     def start(self) -> None:
         self.epoch += 1
-        self.governor = ClusterGovernor(
-            self.domain, self.name, self.epoch, self.spec.price, shares=shares_of(self.spec.quotas)
-        )
+        self.governor = ClusterGovernor(self.domain, self.name, self.epoch, self.spec.price, quotas=self.spec.quotas)
         for name in self.nodes:
             self.start_node(name)
         self._engine.after(BEAT_S, self._beat, self.epoch)
@@ -117,7 +115,8 @@ class SimCluster:
         if self.governor is None or node.there:
             return
         node.begin()
-        self._handle(NodeJoined(name, node.spec.slots, self._offers))
+        resources = tuple(sorted((("memory", float(node.spec.memory)), *node.spec.resources)))
+        self._handle(NodeJoined(name, node.spec.slots, self._offers, resources))
         self._handle(NodeReported(name, self._offers))
 
     def kill_node(self, name: str) -> None:
@@ -177,9 +176,9 @@ class SimCluster:
         else:
             answer(told)
 
-    def change_shares(self, shares: tuple[TenantShare, ...]) -> None:
+    def change_quotas(self, tree: QuotaTree) -> None:
         if self.governor is not None:
-            self._handle(SharesChanged(shares))
+            self._handle(QuotasChanged(tree))
 
     def _handle(self, event: Any) -> Any:
         """Perform what the governor wants done; returns what it answers."""

@@ -33,9 +33,10 @@ from ioi_dagster.model.negotiation import (
     VerifyRequest,
 )
 from ioi_dagster.model.permit import StepPermit
+from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartRequest
-from ioi_dagster.model.topology import TenantShare
+from tests.quotas import share
 
 NO = Refusal("x.no", "no", "the walk")
 
@@ -113,7 +114,9 @@ def walk_node(seed: int, events: int = 100) -> None:
 class ClusterWalk:
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(f"cluster/{seed}")
-        self._governor = cluster.ClusterGovernor("d", "c", 1, 1.0, ttl_s=10.0, shares=(TenantShare("a", guarantee=2),))
+        self._governor = cluster.ClusterGovernor(
+            "d", "c", 1, 1.0, ttl_s=10.0, quotas=QuotaTree.flat((share("a", guarantee=2),))
+        )
         self._now = 0.0
         self._leases: list[Lease] = []
         self._fences: dict[str, int] = {}
@@ -178,7 +181,7 @@ class ClusterWalk:
 
     def _shares(self) -> None:
         borrows = self._rng.choice(self._borrows)
-        self._tell(cluster.SharesChanged((TenantShare("a", guarantee=2), TenantShare("b", borrows=borrows))))
+        self._tell(cluster.QuotasChanged(QuotaTree.flat((share("a", guarantee=2), share("b", borrows=borrows)))))
 
     def _wait(self) -> None:
         self._now += self._rng.choice([0.1, 0.5, 1.5, 6.0])

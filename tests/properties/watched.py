@@ -73,7 +73,7 @@ class Watch:
         self._on_flow(patch)
         self._on_block(patch)
         self._around(patch, ClusterGovernor, self._leases, self._leased)
-        self._around(patch, ClusterGovernor, lambda governor: dict(governor._parked._parked), self._parked)
+        self._around(patch, ClusterGovernor, _waiting, self._parked)
         self._around(patch, NodeGovernor, lambda node: bool(node._draining), self._started)
         members = lambda governor: {name: peer.state for name, peer in governor._peers.items()}
         self._around(patch, NetworkGovernor, members, self._probed)
@@ -122,7 +122,7 @@ class Watch:
     # Cluster ----------------------------------------------------------------------------------------------------
 
     def _leases(self, governor: ClusterGovernor) -> dict[str, LeaseState]:
-        waiting = {name for node in governor._nodes.values() for name in node.waiting}
+        waiting = {held.lease.id for held in governor._leases if held.waits}
         assert not waiting & governor._stopping.keys(), "a step that waits has no slot that could be taken back"
         return {
             name: LeaseState.STOPPING
@@ -130,7 +130,7 @@ class Watch:
             else LeaseState.WAITING
             if name in waiting
             else LeaseState.HELD
-            for name in governor._held
+            for name in governor._leases.held
         }
 
     def _leased(self, governor: ClusterGovernor, known: dict[str, LeaseState], out: list[Any]) -> None:
@@ -147,7 +147,7 @@ class Watch:
             self.seen("lease", was, now[name])
 
     def _parked(self, governor: ClusterGovernor, known: dict[str, Any], out: list[Any]) -> None:
-        now = governor._parked._parked
+        now = _waiting(governor)
         answered = {item.waited: item.answer for item in out if isinstance(item, Reply) and item.waited is not None}
         for run, one in known.items():
             if now.get(run) is one:
@@ -208,6 +208,11 @@ class Watch:
 
         patch.setattr(flow_steps.Step, "state", _State(flow_steps.Step, "state", step))
         self._around(patch, FlowGovernor, begin, lambda *_: None)
+
+
+def _waiting(governor: ClusterGovernor) -> dict[str, Any]:
+    """By run, what it asked for that waits."""
+    return {run: asked for run, asked in governor._bids.desk.asked.items() if asked.waits}
 
 
 def unknown(machine: Machine, seen: set[Seen]) -> set[Seen]:

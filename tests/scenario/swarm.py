@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from ioi_dagster.model.negotiation import SLOTS
-from ioi_dagster.model.quota import Quota, QuotaTree, TenantQuota
-from ioi_dagster.model.topology import DomainSpec, TenantShare
+from ioi_dagster.model.quota import QuotaTree
+from ioi_dagster.model.topology import DomainSpec
 from ioi_dagster.simulate.scenario import Scenario, draw_faults, grid
 from ioi_dagster.simulate.shapes import SHAPES, draw
+from tests.quotas import share
 
 MAY_FAIL = {"flow.poison_step"}
 """Where many faults hit one step, it looks like a cause of them."""
@@ -41,14 +41,6 @@ def scenario(seed: int) -> Scenario:
     return replace(bare, faults=draw_faults(bare, rng.choice([2.0, 10.0, 40.0]), 90.0))
 
 
-def tree_of(*shares: TenantShare) -> QuotaTree:
-    def quota(share: TenantShare) -> Quota:
-        lends, borrows = ({} if one is None else {SLOTS: float(one)} for one in (share.lends, share.borrows))
-        return Quota({SLOTS: float(share.guarantee)}, lends, borrows)
-
-    return QuotaTree.flat(TenantQuota(share.name, share.weight, quota(share)) for share in shares)
-
-
 def with_shares(domain: DomainSpec, slots: int, rng: random.Random) -> DomainSpec:
     """Guarantees and limits that leave a slot for everybody."""
     shares, left = [], slots - 1
@@ -57,5 +49,7 @@ def with_shares(domain: DomainSpec, slots: int, rng: random.Random) -> DomainSpe
         left -= guarantee
         lends = rng.choice([None, rng.randint(0, guarantee)])
         borrows = rng.choice([None, rng.randint(0, 3) + (guarantee == 0)])
-        shares.append(TenantShare(f"t{number}", rng.choice([0.5, 1.0, 4.0]), guarantee, lends, borrows))
-    return replace(domain, clusters=tuple(replace(cluster, quotas=tree_of(*shares)) for cluster in domain.clusters))
+        shares.append(share(f"t{number}", rng.choice([0.5, 1.0, 4.0]), guarantee, lends, borrows))
+    return replace(
+        domain, clusters=tuple(replace(cluster, quotas=QuotaTree.flat(shares)) for cluster in domain.clusters)
+    )

@@ -16,11 +16,12 @@ from ioi_dagster.cli import app
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.topology import TenantShare
+from ioi_dagster.model.quota import QuotaTree, TenantQuota
 from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, Workflow, WorkflowStep, grid
 from ioi_dagster.simulate.shapes import SHAPES, draw
 from ioi_dagster.simulate.world import Report, simulate
-from tests.scenario.swarm import scenario, tree_of
+from tests.quotas import share
+from tests.scenario.swarm import scenario
 
 CHAIN = Workflow("chain", {"a": WorkflowStep(1.0), "b": WorkflowStep(2.0, ("a",)), "c": WorkflowStep(3.0, ("b",))})
 
@@ -43,14 +44,14 @@ def test_a_bag_fills_all_slots_and_no_more() -> None:
     assert report.workflows == {"bag": report.makespan_s}
 
 
-def flood_and_late(tenant: str, *shares: TenantShare, steps: int = 300, seconds: float = 1.0) -> float:
+def flood_and_late(tenant: str, *shares: TenantQuota, steps: int = 300, seconds: float = 1.0) -> float:
     """Seconds that a run of eight steps of a second takes, which comes five seconds after one of `steps` of `seconds`."""
     flood = Workflow("flood", {f"f{number}": WorkflowStep(seconds) for number in range(steps)}, tenant="a")
     late = Workflow("late", {f"l{number}": WorkflowStep(1.0) for number in range(8)}, 5.0, tenant)
     topology = grid(1, 4)
     (domain,) = topology.domains
     (cluster,) = domain.clusters
-    cluster = replace(cluster, quotas=tree_of(*shares))
+    cluster = replace(cluster, quotas=QuotaTree.flat(shares))
     report = run(flood, late, topology=replace(topology, domains=(replace(domain, clusters=(cluster,)),)))
     assert (report.done, report.failed, report.violations) == (steps + 8, 0, ())
     return report.workflows["late"]
@@ -59,7 +60,7 @@ def flood_and_late(tenant: str, *shares: TenantShare, steps: int = 300, seconds:
 def test_a_tenant_that_comes_to_a_full_cluster_gets_its_share_as_slots_come_free() -> None:
     # Two of the four slots are its own: four seconds, one more until the first come free, and the rounds of asking.
     assert 4.0 < flood_and_late("b") < 7.5
-    assert flood_and_late("b", TenantShare("b", 3.0)) < flood_and_late("b")
+    assert flood_and_late("b", share("b", 3.0)) < flood_and_late("b")
     # Runs of one tenant come by how long they have waited, so that the later one does not wait for the end of the first.
     assert 4.0 < flood_and_late("a") < 10.0
 
@@ -70,11 +71,11 @@ LONG = {"steps": 12, "seconds": 60.0}
 def test_a_guarantee_is_not_waited_for_until_long_steps_end() -> None:
     # Two slots for eight steps of a second. Nobody gives one back within the minute that each step of the flood takes.
     assert flood_and_late("b", **LONG) > 50.0
-    assert 4.0 < flood_and_late("b", TenantShare("b", guarantee=2), **LONG) < 7.5
+    assert 4.0 < flood_and_late("b", share("b", guarantee=2), **LONG) < 7.5
 
 
 def test_a_limit_leaves_the_rest_to_who_comes() -> None:
-    assert 2.0 < flood_and_late("b", TenantShare("a", borrows=1), **LONG) < 4.0
+    assert 2.0 < flood_and_late("b", share("a", borrows=1), **LONG) < 4.0
 
 
 @pytest.mark.parametrize(

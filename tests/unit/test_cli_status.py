@@ -35,13 +35,18 @@ def domain(name: str, handles: str, of: str = "1.0.0+c0de", blocks: tuple[str, .
 
 
 TENANT = {
+    "cohort": "partners",
     "weight": 2.0,
-    "used": 1,
+    "share": 0.5,
+    "entitled": 0.25,
+    "used": {"gpu": 0.0, "slots": 1.0},
+    "guarantee": {"slots": 3.0},
+    "borrowed": {"gpu": 0.0, "slots": 0.0},
+    "lent": {"gpu": 0.0, "slots": 2.0},
+    "limit": {"gpu": 1.0, "slots": 5.0},
+    "running": 1,
     "waiting": 3,
-    "entitled": 0.5,
-    "guarantee": 3,
-    "limit": 5,
-    "lent": 2,
+    "oldest_wait_s": 1.5,
     "stopping": 1,
 }
 
@@ -69,11 +74,24 @@ def test_a_block_has_one_row_whoever_offers_it():
 
 
 def test_a_tenant_has_its_share_of_each_cluster_and_what_it_borrows_of_it():
-    console = Console(width=200)
+    console = Console(width=240)
     with console.capture() as captured:
         console.print(render({"lab": domain("lab", "internal")}))
     (row,) = [line for line in captured.get().splitlines() if "lab-c" in line and "library" in line]
-    told = ["lab-c", "library", "2", "3", "5", "1 (1 stopping)", "50%", "3", "0.5", "0.5", "2"]
+    told = [
+        "lab-c",
+        "library",
+        "partners",
+        "2",
+        "3 slots",
+        "1 gpu, 5 slots",
+        "1 slots (1 stopping)",
+        "50%",
+        "3",
+        "25%",
+        "–",
+    ]
+    told.append("2 slots")
     assert [part.strip() for part in row.split("│")] == told
 
 

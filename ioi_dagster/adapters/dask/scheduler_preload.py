@@ -38,14 +38,14 @@ from ioi_dagster.governors.cluster import (
     NodeJoined,
     NodeLeft,
     NodeReported,
+    QuotasChanged,
     Reply,
-    SharesChanged,
     StopStep,
     Tick,
     Withdrawn,
 )
-from ioi_dagster.governors.turns import shares_of
 from ioi_dagster.model.negotiation import OWN_STEP, Announce, Award, Lease, ReleaseRequest, RenewRequest, VerifyRequest
+from ioi_dagster.model.topology import NodeSpec
 
 log = logging.getLogger("ioi.cluster")
 MAX_BODY = 4 * 2**20
@@ -69,14 +69,12 @@ class ClusterPlugin(SchedulerPlugin):
         self._address: ClusterAddress = next(item for item in self._config.clusters if item.name == cluster)
         spec = next(item for item in self._config.spec.clusters if item.name == cluster)
         self._cluster, self._quotas, self._read_at = cluster, spec.quotas, home.changed_at()
-        self._slots = {node.name: node.slots for node in spec.nodes}
+        self._specs = {node.name: node for node in spec.nodes}
         blocks = read_blocks(home)
         steps = {OWN_STEP} if os.environ.get("IOI_STEP_RUNNER") else set()
         self._capabilities = frozenset({block.capability for block in blocks} | steps)
         self._journal = Journal(home.root / f"leases-{cluster}.jsonl")
-        self.governor = ClusterGovernor(
-            home.name, cluster, self._journal.epoch, spec.price, shares=shares_of(spec.quotas)
-        )
+        self.governor = ClusterGovernor(home.name, cluster, self._journal.epoch, spec.price, quotas=spec.quotas)
         self._token = home.token()
         self.waiting = Waiting()
         self.watch = ClusterWatch(scheduler, self._clock, self._suspicion_changed)
@@ -114,7 +112,9 @@ class ClusterPlugin(SchedulerPlugin):
     def _join(self, address: str, name: Any) -> None:
         self._names[address] = str(name)
         self.watch.joined(address, str(name))
-        joined = NodeJoined(str(name), self._slots.get(str(name), 1), self._capabilities)
+        spec = self._specs.get(str(name), NodeSpec(str(name)))
+        resources = tuple(sorted((("memory", float(spec.memory)), *spec.resources)))
+        joined = NodeJoined(spec.name, spec.slots, self._capabilities, resources)
         self.perform(self.governor.handle(joined, self._clock.monotonic()))
 
     def request(self, message: Any) -> Any:
@@ -204,7 +204,7 @@ class ClusterPlugin(SchedulerPlugin):
             return
         if spec.quotas != self._quotas:
             self._quotas = spec.quotas
-            self.perform(self.governor.handle(SharesChanged(shares_of(spec.quotas)), now))
+            self.perform(self.governor.handle(QuotasChanged(spec.quotas), now))
 
     def _leases(self) -> list[dict[str, Any]]:
         snapshot = self.governor.snapshot()

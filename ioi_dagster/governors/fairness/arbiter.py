@@ -1,10 +1,9 @@
 """Fair arbitration: whose request gets which node next.
 
-    unit      at every level the child with the least (beyond its part?, share of what it is entitled to, effective arrival)
-    node      the one that is left most useful; of many, the best of a few
-    turn      while somebody who is below what it is entitled to fits nowhere, nobody beyond its own starts anything
-    hold      whoever is well below and fits nowhere has a node emptied for it (a gang: as many as it needs)
-    eviction  (`eviction.py`) gives a tenant its guarantee back from those that borrow
+    rounds     (`rounds.py`) what waits in queues starts in the order of shares
+    claims     what does not wait in a queue starts at once, if it is within what it is entitled to or takes nothing from those
+               who are not
+    eviction   (`eviction.py`) gives a tenant its guarantee back from those that borrow
 
 Time is passed in (s, of one monotonic clock); the only randomness is which nodes are sampled, from a seed.
 """
@@ -12,60 +11,50 @@ Time is passed in (s, of one monotonic clock); the only randomness is which node
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from heapq import heappop, heappush
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import count
 
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.fairness import eviction, reasons
 from ioi_dagster.governors.fairness.books import LEAST, Books
-from ioi_dagster.governors.fairness.machines import EPSILON, Machines, Shape
-from ioi_dagster.governors.fairness.tree import Entry, Leaf, Unit
+from ioi_dagster.governors.fairness.machines import EPSILON, NOTHING, SHUT, Machines
+from ioi_dagster.governors.fairness.rounds import Rounds
+from ioi_dagster.governors.fairness.tree import Entry
 from ioi_dagster.governors.fairness.values import Evict, Request, Rules, Snapshot
 from ioi_dagster.model.quota import ANY, Amounts, CohortQuota, QuotaTree, TenantQuota
 from ioi_dagster.model.refusal import Refusal
 
-HOLD_BELOW = 0.85
-"""Of what it is entitled to: a queue that has more waits for its turn, and no node is emptied for it. Emptied nodes stand idle
-meanwhile, so there is one a queue: more of them cost more room than they bring those who wait."""
-BEYOND = (2, 1.0)
-"""What is above it in the order of turns has more than it is entitled to."""
 ORPHANS = "(no quota)"
-PASSES = 2
-"""Of a round: what is no longer held after the first is offered in a second."""
 
 
 class Arbiter:
-    """`capacity`: what each node has, by resource. `shares`: weights of tenants, or the whole tree of quotas.
+    """`capacity`: what each node has, by resource. `shares`: weights of tenants, or the whole tree of quotas. `elastic`: nodes
+    come and go while quotas stay, and where they are too few, guarantees shrink in proportion. `resources` are known though no
+    node may have them yet.
 
-    Raises `BadInputError` for a tree that `capacity` cannot keep."""
+    Raises `BadInputError` for a tree that makes no sense, or, unless `elastic`, one that `capacity` cannot keep."""
 
     def __init__(
-        self, capacity: Mapping[str, Amounts], shares: Mapping[str, float] | QuotaTree, rules: Rules = Rules()
+        self,
+        capacity: Mapping[str, Amounts],
+        shares: Mapping[str, float] | QuotaTree,
+        rules: Rules = Rules(),
+        *,
+        elastic: bool = False,
+        resources: Collection[str] = (),
     ) -> None:
         self.rules = rules
-        names = {resource for amounts in capacity.values() for resource in amounts}
-        self._machines = Machines(names, rules.seed, rules.exact, rules.choices)
+        names = {*resources, *(resource for amounts in capacity.values() for resource in amounts)}
+        self._machines = Machines(names, rules.seed, rules.exact, rules.choices, rules.spread)
         for node, amounts in capacity.items():
             self._machines.resize(node, _checked(node, amounts))
         tree = shares if isinstance(shares, QuotaTree) else QuotaTree.of_weights(shares)
-        self._books = Books(self._machines, tree)
+        self._books = Books(self._machines, tree, elastic)
         self._evictions = eviction.Ledger()
-        self._sequence = 0
-        self._freed: dict[int, None] = {}
-        self._shapes: dict[Shape, None] = {}
-        """Those that some queue has first."""
-        self._open: dict[Shape, None] = {}
-        """Of these, those that may fit somewhere."""
-        self._claims: dict[Leaf, None] = {}
-        """Queues that may have a right to hold nodes, or hold too many."""
-        self._at_limit: Leaf | None = None
-        self._closed: Unit | None = None
-        self._short = False
-        """In this round somebody who is below what it is entitled to fits nowhere."""
-        self._gang: Leaf | None = None
-        """Whose gang holds nodes. One at a time, or each might hold what the other needs."""
+        self._rounds = Rounds(self._books, self._evictions)
+        self._ids = count(1)
 
-    # Events -----------------------------------------------------------------------------------------------------
+    # Requests ---------------------------------------------------------------------------------------------------
 
     def on_request(self, request: Request) -> Refusal | None:
         """It waits from now on, or is refused since nothing could ever satisfy it. The same one twice is one.
@@ -78,8 +67,17 @@ class Arbiter:
                     f"request {request.id!r} is known with other contents", todo="give it an id of its own"
                 )
             return None
-        if request.copies < 1:
-            raise BadInputError(f"request {request.id!r} is for {request.copies} copies", todo="ask for one or more")
+        entry = self.entry(request)
+        if isinstance(entry, Refusal):
+            return entry
+        self._rounds.wait(entry)
+        return None
+
+    def entry(self, request: Request) -> Entry | Refusal:
+        """`request` as it would stand in the books, where it does not stand yet; or why nothing could ever satisfy it."""
+        if request.copies < 1 or request.wanted < 1:
+            amount = min(request.copies, request.wanted)
+            raise BadInputError(f"request {request.id!r} is for {amount} copies", todo="ask for one or more")
         for resource, amount in request.amounts.items():
             if not (amount >= 0 and math.isfinite(amount)):
                 raise BadInputError(f"request {request.id!r} asks for {amount:g} {resource}", todo="ask for 0 or more")
@@ -90,12 +88,31 @@ class Arbiter:
         if unknown:
             return reasons.not_offered(unknown, self._books)
         nodes = None if request.nodes is None else frozenset(request.nodes)
-        shape = self._machines.shape(request.amounts, request.copies, nodes)
-        refusal = reasons.never(request, leaf, shape, self._books)
+        shape = self._machines.shape(request.amounts, request.copies, request.capability, nodes)
+        refusal = reasons.never(leaf, shape, self._books)
         if refusal is not None:
             return refusal
-        self._wait(Entry(request, request.arrived - self.rules.aging_s * request.priority, leaf, shape))
-        return None
+        return Entry(request, request.arrived - self.rules.aging_s * request.priority, leaf.line(shape.pool), shape)
+
+    def wish(self, entry: Entry) -> None:
+        """It is asked for, which counts for what its tenant is entitled to, but does not wait."""
+        self._rounds.wish(entry)
+
+    def wait(self, entry: Entry) -> None:
+        """It waits from now on."""
+        self._rounds.wait(entry)
+
+    def step_back(self, entry: Entry) -> None:
+        """It does not wait any longer, and is wished for still."""
+        self._rounds.step_back(entry)
+
+    def less(self, entry: Entry, by: int) -> None:
+        """So many less are asked for of what waits or is wished for; with the last it is gone."""
+        if by >= entry.left:
+            self._rounds.leave(entry)
+        elif by > 0:
+            self._rounds.unasked(entry, by)
+            entry.left -= by
 
     def on_finished(self, request_id: str) -> None:
         """It runs no longer, however that came. An id that is not known is no error."""
@@ -103,61 +120,58 @@ class Arbiter:
         if entry is None:
             return
         if entry.machines is None:
-            self.on_cancel(request_id)
+            self._rounds.leave(entry)
             return
         del self._books.entries[request_id]
-        leaf, need = entry.leaf, entry.shape.need
-        del leaf.running[request_id]
-        for machine in entry.machines:
-            free = self._machines.free[machine]
-            for number, amount in need:
-                free[number] += amount
-            self._freed[machine] = None
-        self._books.book(leaf, entry.shape.total, -1)
-        self._books.changes += 1
-        self._evictions.ended(request_id)
-        leaf.note()
-        self._claims[leaf] = None
+        self._evictions.ended(entry)
+        if not entry.aside:
+            self._rounds.end(entry)
 
     def on_cancel(self, request_id: str) -> None:
         """It is wanted no longer: out of its queue, or, when it runs, as if it had finished."""
-        entry = self._books.entries.get(request_id)
-        if entry is None:
-            return
-        if entry.machines is not None:
-            self.on_finished(request_id)
-            return
-        del self._books.entries[request_id]
-        self._leave_queue(entry)
+        self.on_finished(request_id)
 
-    def on_node(self, node: str, amounts: Amounts) -> None:
+    # Nodes and quotas -------------------------------------------------------------------------------------------
+
+    def on_node(self, node: str, amounts: Amounts, offers: frozenset[str] = NOTHING) -> None:
         """A node joins, or has other amounts from now on. What runs there stays, even when it is more.
 
-        Raises `BadInputError` when it has a resource that the cluster did not have; the tree must name it first."""
-        unknown = [name for name in _checked(node, amounts) if name not in self._machines.number]
-        if unknown:
-            raise BadInputError(
-                f"no node had {', '.join(sorted(unknown))} so far", todo="name it with 0 on some node at the beginning"
-            )
-        machine = self._machines.resize(node, amounts)
-        self._resized(machine)
+        Raises `BadInputError` for amounts that are no amounts."""
+        new = [name for name in _checked(node, amounts) if name not in self._machines.number]
+        for name in new:
+            self._machines.add_resource(name)
+        machine = self._machines.resize(node, amounts, offers)
+        if new:
+            self._replant(self._books.tree, judged=False)
+        self._rounds.resized(machine)
 
     def on_node_left(self, node: str) -> tuple[str, ...]:
         """The node is gone; the requests that ran there, which run nowhere now and are forgotten."""
         machine = self._machines.index.get(node)
         if machine is None:
             return ()
-        lost = [
-            identity
-            for leaf in self._books.leaves.values()
-            for identity, entry in leaf.running.items()
-            if entry.machines and machine in entry.machines
-        ]
-        for identity in lost:
-            self.on_finished(identity)
+        lost = [name for name, entry in self._books.entries.items() if entry.machines and machine in entry.machines]
+        for name in lost:
+            self.on_finished(name)
+        self._rounds.unheld(machine)
         self._machines.resize(node, {})
-        self._resized(machine)
+        self._rounds.resized(machine)
+        self._machines.forget(node)
         return tuple(lost)
+
+    def on_warm(self, node: str, capabilities: frozenset[str]) -> None:
+        """Replicas of these are loaded at the node."""
+        self._machines.warm(node, capabilities)
+
+    def shut(self, node: str, shut: bool) -> None:
+        """Whether the node takes nothing new from now on."""
+        machine = self._machines.index[node]
+        if shut:
+            self._rounds.unheld(machine)
+            self._machines.held[machine] = SHUT
+        elif self._machines.held.get(machine) is SHUT:
+            del self._machines.held[machine]
+            self._rounds.freed(machine)
 
     def on_quota(self, tree: QuotaTree) -> tuple[tuple[str, Refusal], ...]:
         """Other quotas from now on. What waits keeps its place and what runs goes on; `evict` says what is over.
@@ -165,63 +179,239 @@ class Arbiter:
         Returns the requests that wait no longer, since the new tree could never satisfy them. A tenant of running requests
         that the tree no longer names stays, without weight of its own to speak of, until those have ended. Raises
         `BadInputError` for a tree that cannot be kept; then nothing has changed."""
-        tree.check(dict(zip(self._machines.resources, self._machines.total, strict=True)))
+        self._books.check(tree)
+        return self._replant(tree)
+
+    def _replant(self, tree: QuotaTree, judged: bool = True) -> tuple[tuple[str, Refusal], ...]:
         entries = list(self._books.entries.values())
         kept = _with_orphans(tree, {e.request.tenant for e in entries if e.machines is not None})
+        self._rounds.clear()
         self._books.plant(kept)
-        self._machines.held.clear()
-        for shape in self._shapes:
-            shape.heads = 0
-        self._shapes.clear()
-        self._open.clear()
-        self._claims.clear()
-        self._gang = None
         self._books.entries.clear()
-        refused = []
         running = [entry for entry in entries if entry.machines is not None]
         for entry in sorted(running, key=lambda entry: entry.started):
             leaf = self._books.leaf(entry.request.tenant, entry.request.block_class)
             assert leaf is not None
-            entry.leaf = leaf
-            self._books.entries[entry.request.id] = entry
-            leaf.running[entry.request.id] = entry
-            self._books.book(leaf, entry.shape.total, 1)
+            entry.leaf, entry.line = leaf, leaf.line(entry.shape.pool)
+            self._books.entries[entry.id] = entry
+            if not entry.aside:
+                leaf.running[entry.id] = entry
+                self._books.book(leaf, entry.shape.total, 1)
+        refused = []
         for entry in entries:
             if entry.machines is None:
-                refusal = self.on_request(entry.request)
+                refusal = self._again(entry, judged)
                 if refusal is not None:
-                    refused.append((entry.request.id, refusal))
-        self._evictions.replanted(self._books.entries)
+                    refused.append((entry.id, refusal))
+        self._evictions.replanted()
         return tuple(refused)
+
+    def _again(self, entry: Entry, judged: bool) -> Refusal | None:
+        """What waited or was wished for, in the new tree."""
+        leaf = self._books.leaf(entry.request.tenant, entry.request.block_class)
+        if leaf is None:
+            return reasons.unknown_tenant(entry.request, self._books)
+        refusal = reasons.never(leaf, entry.shape, self._books) if judged else None
+        if refusal is not None:
+            return refusal
+        entry.leaf, entry.line = leaf, leaf.line(entry.shape.pool)
+        if entry.queued:
+            self._rounds.wait(entry)
+        else:
+            self._rounds.wish(entry)
+        return None
 
     # Decisions --------------------------------------------------------------------------------------------------
 
     def arbitrate(self, now: float) -> list[tuple[str, str]]:
-        """What starts now and where, in order; a gang has one pair for each copy."""
-        if self._books.refresh():
-            self._rekey()
-        granted: list[tuple[str, str]] = []
-        for _ in range(PASSES):
-            self._open_freed(now, granted)
-            self._short = False
-            aside: list[Unit] = []
-            while self._open and self._step(self._books.root, now, granted, aside):
-                pass
-            for unit in aside:
-                unit.note()
-            self._claim()
-            if not self._freed:
-                break
-        return granted
+        """What starts now and where, in order; a gang has one pair for each copy. Of a request that is wanted more than once
+        each has an id of its own."""
+        names = self._machines.names
+        return [(entry.id, names[machine]) for entry in self._rounds.run(now) for machine in entry.machines or ()]
 
-    def evict(self, now: float) -> list[Evict]:
+    def start(self, now: float) -> list[Entry]:
+        """The same as entries of the books."""
+        return self._rounds.run(now)
+
+    def evict(self, now: float, heads: Iterable[Entry] | None = None) -> list[Evict]:
         """Who must stop, so that quotas are kept: those over a limit that was lowered, and those that borrow what a tenant
-        needs that is within its guarantee. Ask after `arbitrate`; each is told once."""
-        found = eviction.choose(self._books, self._evictions, self.rules, now)
-        for leaf, machines in self._evictions.take_holds():
+        needs that is within its guarantee. Ask after `arbitrate`; each is told once. `heads`: only for these."""
+        found = [] if heads is not None else list(eviction.over_limits(self._books, self._evictions, now))
+        claimants = self._heads() if heads is None else heads
+        found += eviction.guaranteed(claimants, self._books, self._evictions, self.rules, now)
+        for line, machines in self._evictions.take_holds():
             for machine in machines:
-                self._hold(leaf, machine)
+                if line.head is not None:
+                    self._rounds.hold(line, machine)
         return found
+
+    def _heads(self) -> Iterator[Entry]:
+        lines = [line for leaf in self._books.leaves.values() for line in leaf.lines.values()]
+        for line in lines if self._books.promises else ():
+            if line.head is not None:
+                yield line.head
+            elif line.wishes:
+                yield next(iter(line.wishes.values()))
+
+    # Claims -----------------------------------------------------------------------------------------------------
+
+    def quote(self, entry: Entry) -> int:
+        """So many times it could start at once, if it were claimed now."""
+        if self._books.refresh():
+            self._rounds.rekey()
+        room = self._rounds.count(entry.shape, entry.left)
+        room = self._books.most(entry.leaf, entry.shape.total, room) if room else 0
+        if not room:
+            return 0
+        whole = self._books.whole(entry.leaf, entry.shape)
+        return room if whole >= room or not self._others_wait(entry) else whole
+
+    def quote_warm(self, entry: Entry, most: int) -> int:
+        """So many of them where a replica is warm."""
+        return self._machines.count_warm(entry.shape, most)
+
+    def claim(
+        self, entry: Entry, now: float, prefer: Collection[str] = (), avoid: Collection[str] = ()
+    ) -> Refusal | None:
+        """It starts now, rather at the nodes `prefer` and at `avoid` only where there are no others; or why it may not."""
+        if self._books.refresh():
+            self._rounds.rekey()
+        leaf, shape = entry.leaf, entry.shape
+        if (
+            self._books.limiter(leaf, shape.total) is not None
+            or (not self._books.whole(leaf, shape) and self._others_wait(entry))
+            or not self._place(entry, now, prefer, avoid)
+        ):
+            return self.why_not(entry)
+        return None
+
+    def redeem(self, entry: Entry, now: float, prefer: Collection[str] = (), avoid: Collection[str] = ()) -> bool:
+        """It starts now wherever there is room, as it was promised; whether there is."""
+        return self._place(entry, now, prefer, avoid)
+
+    def _place(self, entry: Entry, now: float, prefer: Collection[str], avoid: Collection[str]) -> bool:
+        machines, shape = self._machines, entry.shape
+        if shape.copies > 1:
+            found = machines.find_gang(shape, machines.numbers_of(prefer), frozenset(machines.numbers_of(avoid)))
+        else:
+            one = machines.find_rather(shape, machines.numbers_of(prefer), frozenset(machines.numbers_of(avoid)))
+            found = None if one is None else [one]
+        if found is None:
+            return False
+        self._rounds.begin(entry, found, now)
+        if entry.leaf.heads:
+            entry.leaf.note()
+        return True
+
+    def why_not(self, entry: Entry) -> Refusal:
+        """Why it may not start now."""
+        return reasons.claims_not(entry, self._books)
+
+    def _others_wait(self, entry: Entry) -> bool:
+        """Is there somebody else who asks for what it could use and has less than it is entitled to by a whole request?"""
+        for leaf in self._books.asking:
+            if leaf is entry.leaf:
+                continue
+            for line in leaf.lines.values():
+                other = line.head or next(iter(line.wishes.values()), None)
+                if other is None or not line.pool.overlaps(entry.line.pool) or not self._books.whole(leaf, other.shape):
+                    continue
+                limiter = self._books.limiter(leaf, other.shape.total)
+                if limiter is None or limiter[0] is self._books.root:
+                    return True
+        return False
+
+    # What runs --------------------------------------------------------------------------------------------------
+
+    def node_of(self, entry: Entry) -> list[str]:
+        """By copy, where it runs."""
+        return self._machines.names_of(entry.machines or ())
+
+    def rename(self, entry: Entry, name: str) -> None:
+        """What runs is known by another id from now on."""
+        entries, running = self._books.entries, entry.leaf.running
+        del entries[entry.id]
+        if not entry.aside:
+            del running[entry.id]
+            running[name] = entry
+        entry.id, entries[name] = name, entry
+
+    def running(self) -> dict[str, Entry]:
+        """All that run, also what is aside."""
+        return {name: entry for name, entry in self._books.entries.items() if entry.machines is not None}
+
+    def has(self, resource: str) -> bool:
+        """Is it one that some node has, had, or a quota names?"""
+        return resource in self._machines.number
+
+    def asks(self, entry: Entry) -> bool:
+        """It waits or is wished for."""
+        return entry.machines is None and self._books.entries.get(entry.id) is entry
+
+    def is_warm(self, entry: Entry) -> bool:
+        return any(machine in entry.shape.pool.warm for machine in entry.machines or ())
+
+    def keeps(self, entry: Entry) -> bool:
+        """Its nodes take something new, and have not more on them than they have room for."""
+        free, held = self._machines.free, self._machines.held
+        return all(
+            held.get(machine) is not SHUT and all(free[machine][number] > -EPSILON for number, _ in entry.shape.need)
+            for machine in entry.machines or ()
+        )
+
+    def in_the_way(self, one: Entry, entry: Entry) -> bool:
+        """`one` runs where `entry` might."""
+        return any(machine in entry.shape.pool.members for machine in one.machines or ())
+
+    def split(self, entry: Entry) -> list[Entry]:
+        """A gang that runs, as one entry for each copy; each of them may end by itself."""
+        if entry.shape.copies == 1:
+            return [entry]
+        shape = self._machines.shaped(entry.shape.need, 1, entry.shape.pool.scope)
+        found = []
+        for number, machine in enumerate(entry.machines or ()):
+            one = Entry(entry.request, entry.key, entry.line, shape)
+            one.id, one.machines, one.started, one.left = f"{entry.id}/{number}", [machine], entry.started, 1
+            one.preemptible, one.checkpointable = entry.preemptible, entry.checkpointable
+            self._books.entries[one.id] = entry.leaf.running[one.id] = one
+            found.append(one)
+        del self._books.entries[entry.id], entry.leaf.running[entry.id]
+        return found
+
+    def relocate(self, entry: Entry, prefer: Collection[str], avoid: Collection[str]) -> bool:
+        """To a node that suits better, if one has room; whether it is at none of `avoid` now, or there is no other."""
+        machines = self._machines
+        here = entry.machines[0] if entry.machines else -1
+        prefers, avoids = machines.numbers_of(prefer), frozenset(machines.numbers_of(avoid))
+        if here not in avoids and (not prefers or here in prefers):
+            return True
+        there = machines.find_rather(entry.shape, prefers, avoids)
+        if there is None or (here not in avoids and there not in prefers):
+            return here not in avoids
+        self.move(entry, there)
+        return True
+
+    def move(self, entry: Entry, there: int) -> None:
+        here = entry.machines[0] if entry.machines else -1
+        entry.machines = [there]
+        for number, amount in entry.shape.need:
+            self._machines.free[here][number] += amount
+            self._machines.free[there][number] -= amount
+        self._rounds.freed(here)
+
+    def set_aside(self, request_id: str, aside: bool) -> None:
+        """What runs waits for others and takes nothing meanwhile; or goes on, be there room or not."""
+        entry = self._books.entries[request_id]
+        if entry.aside == aside:
+            return
+        if aside:
+            self._rounds.end(entry)
+            entry.aside = True
+        else:
+            entry.aside = False
+            self._rounds.take_up(entry)
+
+    # What is told -----------------------------------------------------------------------------------------------
 
     def explain(self, request_id: str, now: float) -> Refusal | None:
         """Why it waits; None when it runs or is not known."""
@@ -231,258 +421,15 @@ class Arbiter:
         return reasons.waits(entry, self._books, self._evictions, now)
 
     def snapshot(self, now: float) -> Snapshot:
-        return reasons.snapshot(self._books, now)
+        self._books.work_out()
+        self._rounds.rekey()
+        return reasons.snapshot(self._books, self._evictions, now)
 
     def validate(self) -> None:
         """Assert every invariant; tests call it after each event."""
         self._books.validate()
-        heads: dict[int, int] = {}
-        for leaf in self._books.leaves.values():
-            if leaf.head is not None:
-                heads[id(leaf.head.shape)] = heads.get(id(leaf.head.shape), 0) + 1
-        assert heads == {id(shape): shape.heads for shape in self._shapes}
-        assert set(self._open) <= set(self._shapes)
-        for shape in self._shapes:
-            assert (shape in self._open) == (not shape.full or bool(shape.open))
-
-    # Queues -----------------------------------------------------------------------------------------------------
-
-    def _wait(self, entry: Entry) -> None:
-        leaf = entry.leaf
-        self._books.entries[entry.request.id] = entry
-        self._books.changes += 1
-        self._sequence += 1
-        heappush(leaf.queue, (entry.key, self._sequence, entry))
-        if not leaf.waiting:
-            for unit in leaf.path():  # who had nothing to ask for was entitled to nothing yet
-                unit.entitled = max(unit.entitled, unit.part)
-        leaf.waiting += 1
-        for number, amount in entry.shape.total:
-            leaf.waiting_amounts[number] += amount
-        if leaf.queue[0][2] is entry:
-            self._set_head(leaf)
-
-    def _leave_queue(self, entry: Entry) -> None:
-        leaf = entry.leaf
-        leaf.waiting -= 1
-        for number, amount in entry.shape.total:
-            leaf.waiting_amounts[number] -= amount
-        self._books.changes += 1
-        if leaf.head is entry:
-            self._set_head(leaf)
-        elif len(leaf.queue) > 2 * leaf.waiting + 64:
-            leaf.queue = [item for item in leaf.queue if self._books.is_waiting(item[2])]
-            leaf.queue.sort()
-
-    def _set_head(self, leaf: Leaf) -> None:
-        old = leaf.head
-        queue, waiting = leaf.queue, self._books.is_waiting
-        while queue and not waiting(queue[0][2]):
-            heappop(queue)
-        new = leaf.head = queue[0][2] if queue else None
-        leaf.note()
-        shape = new.shape if new is not None else None
-        self._claims[leaf] = None
-        if old is not None and old.shape is shape:
-            return
-        if old is not None:
-            old.shape.heads -= 1
-            if not old.shape.heads:
-                del self._shapes[old.shape]
-                self._open.pop(old.shape, None)
-        if shape is not None:
-            if not shape.heads:
-                shape.full = False
-                shape.open.clear()
-                self._shapes[shape] = self._open[shape] = None
-            shape.heads += 1
-        if leaf.holds:
-            self._release(leaf)  # they were chosen for another demand
-
-    # Rounds -----------------------------------------------------------------------------------------------------
-
-    def _open_freed(self, now: float, granted: list[tuple[str, str]]) -> None:
-        """Offer the nodes freed since to whoever holds them, and then to the shapes that fit there."""
-        machines = self._machines
-        while self._freed:
-            freed, self._freed = self._freed, {}
-            for machine in freed:
-                leaf = machines.held.get(machine)
-                while isinstance(leaf, Leaf) and leaf.holds and self._place_held(leaf, now, granted):
-                    leaf = machines.held.get(machine)
-            for shape in self._shapes:
-                if shape.full:
-                    for machine in freed:
-                        if (
-                            machines.fits(shape.need, machine)
-                            and machine not in machines.held
-                            and machines.allows(shape.pool, machine)
-                        ):
-                            shape.open[machine] = None
-                    if shape.open:
-                        self._open[shape] = None
-
-    def _place_held(self, leaf: Leaf, now: float, granted: list[tuple[str, str]]) -> bool:
-        entry = leaf.head
-        if entry is None or self._books.limiter(leaf, entry.shape.total) is not None:
-            return False
-        found = self._machines.find_held(entry.shape, leaf.holds)
-        if found is None:
-            return False
-        self._start(entry, found, now, granted)
-        return True
-
-    def _step(self, unit: Unit, now: float, granted: list[tuple[str, str]], aside: list[Unit]) -> bool:
-        """Start one request below `unit`. Children for whom there is nothing are set aside for the round."""
-        while self._open:
-            child = unit.next()
-            if child is None or (self._short and unit.heap[0][:2] > BEYOND):
-                # All others are beyond what they are entitled to as well.
-                return False
-            if isinstance(child, Leaf):
-                if self._place(child, now, granted):
-                    return True
-            elif self._step(child, now, granted, aside):
-                return True
-            heappop(unit.heap)
-            child.version += 1
-            if child is not self._at_limit:
-                aside.append(child)
-            if self._closed is not None:
-                if self._closed is unit:
-                    self._closed = None
-                return False
-        return False
-
-    def _place(self, leaf: Leaf, now: float, granted: list[tuple[str, str]]) -> bool:
-        entry = leaf.head
-        assert entry is not None
-        self._at_limit = None
-        shape = entry.shape
-        found = None
-        below = leaf.share + shape.size / 2 <= leaf.entitled
-        if self._short and not below:
-            return False
-        if shape.full and not shape.open:
-            # What it may hold was seen to when it last changed.
-            self._short = self._short or (below and self._could_start(leaf, shape))
-            return False
-        limiter = self._books.limiter(leaf, shape.total) if self._books.limits else None
-        if limiter is not None and limiter[0] is not self._books.root:
-            self._release(leaf)
-            if limiter[0] is leaf:
-                self._at_limit = leaf  # until something of its own ends
-            elif self._wanted(leaf, shape):
-                self._closed = limiter[0]  # or those beside it would use up what it waits for
-            return False
-        if limiter is None:
-            found = self._machines.find(shape)
-            if found is None:
-                self._open.pop(shape, None)
-        if found is None:
-            self._short = self._short or (below and self._could_start(leaf, shape))
-            self._claims[leaf] = None
-            self._reserve(leaf)
-            return False
-        self._start(entry, found, now, granted)
-        return True
-
-    def _could_start(self, leaf: Leaf, shape: Shape) -> bool:
-        """Only room is what it lacks."""
-        limiter = self._books.limiter(leaf, shape.total)
-        free_to = limiter is None or limiter[0] is self._books.root
-        return free_to and self._machines.could_hold(shape) == shape.copies
-
-    def _start(self, entry: Entry, found: list[int], now: float, granted: list[tuple[str, str]]) -> None:
-        leaf, shape = entry.leaf, entry.shape
-        entry.machines, entry.started = found, now
-        for machine in found:
-            free = self._machines.free[machine]
-            for number, amount in shape.need:
-                free[number] -= amount
-            granted.append((entry.request.id, self._machines.names[machine]))
-        leaf.running[entry.request.id] = entry
-        self._books.book(leaf, shape.total, 1)
-        self._leave_queue(entry)
-        if self._gang is leaf:
-            self._release(leaf)
-
-    def _rekey(self) -> None:
-        for unit in self._books.units():
-            if unit.parent is not None and (not isinstance(unit, Leaf) or unit.head is not None):
-                unit.note()
-        for leaf in self._books.leaves.values():
-            if leaf.head is not None:
-                self._claims[leaf] = None
-
-    def _resized(self, machine: int) -> None:
-        self._books.resized()
-        holder = self._machines.held.get(machine)
-        if isinstance(holder, Leaf):
-            del self._machines.held[machine], holder.holds[machine]
-        self._freed[machine] = None
-        for shape in self._shapes:  # shares are of another whole
-            shape.size = max((amount * self._machines.inverse[number] for number, amount in shape.total), default=0.0)
-
-    # Holds ------------------------------------------------------------------------------------------------------
-
-    def _claim(self) -> None:
-        claims = [leaf for leaf in self._claims if leaf.head is not None]
-        self._claims.clear()
-        for leaf in sorted(claims, key=_urgency):
-            self._reserve(leaf)
-
-    def _reserve(self, leaf: Leaf) -> None:
-        """Hold as many nodes as it lacks of what it is entitled to, where it lacks least; give back what is more."""
-        entry = leaf.head
-        if entry is None:
-            return
-        shape = entry.shape
-        if leaf in self._evictions.awaited:
-            return
-        limiter = self._books.limiter(leaf, shape.total)
-        free_to = limiter is None or limiter[0] is self._books.root
-        wanted = self._wanted(leaf, shape) if shape.full and free_to else 0
-        gang = shape.copies > 1
-        if gang and wanted:
-            if self._gang not in (None, leaf):
-                return
-            self._gang = leaf
-        if wanted > len(leaf.holds):
-            for machine in self._machines.nearest(shape, wanted - len(leaf.holds), gang):
-                self._hold(leaf, machine)
-        elif not wanted:
-            self._release(leaf)
-        for machine in list(leaf.holds)[wanted:]:
-            self._unhold(leaf, machine)
-
-    def _wanted(self, leaf: Leaf, shape: Shape) -> int:
-        if leaf.share + shape.size / 2 > HOLD_BELOW * leaf.entitled and leaf.share > EPSILON:
-            return 0
-        return shape.copies
-
-    def _hold(self, leaf: Leaf, machine: int) -> None:
-        holder = self._machines.held.get(machine)
-        if isinstance(holder, Leaf):
-            del holder.holds[machine]
-        self._machines.held[machine] = leaf
-        leaf.holds[machine] = None
-
-    def _unhold(self, leaf: Leaf, machine: int) -> None:
-        del self._machines.held[machine], leaf.holds[machine]
-        self._freed[machine] = None
-
-    def _release(self, leaf: Leaf) -> None:
-        for machine in list(leaf.holds):
-            self._unhold(leaf, machine)
-        if self._gang is leaf:
-            self._gang = None
-
-
-def _urgency(leaf: Leaf) -> tuple[int, float, float, str, str]:
-    head = leaf.head
-    assert head is not None
-    return (*leaf.key(head)[:3], leaf.tenant, leaf.name)
+        self._rounds.validate()
+        assert self._evictions.leaving.keys() <= self._books.entries.keys()
 
 
 def _checked(node: str, amounts: Amounts) -> Amounts:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 
 from ioi_dagster.governors.fairness.entitlement import Claim, water_fill
-from ioi_dagster.governors.fairness.machines import EPSILON, Machines, Need
-from ioi_dagster.governors.fairness.tree import Entry, Leaf, Limits, Unit
+from ioi_dagster.governors.fairness.machines import EPSILON, Machines, Need, Shape
+from ioi_dagster.governors.fairness.tree import Entry, Leaf, Limits, Line, Unit
 from ioi_dagster.model.quota import ANY, CohortQuota, Quota, QuotaTree, TenantQuota, guarantees
 
 LEAST = 1e-9
@@ -16,21 +16,29 @@ ALWAYS = 32
 
 
 class Books:
-    """Raises `BadInputError` when the tree does not fit the machines."""
+    """`elastic`: nodes come and go while quotas stay, so that a tree may promise more than the nodes that are there have; then
+    guarantees shrink in proportion. Raises `BadInputError` when the tree does not fit the machines."""
 
-    def __init__(self, machines: Machines, tree: QuotaTree) -> None:
-        self.machines = machines
+    def __init__(self, machines: Machines, tree: QuotaTree, elastic: bool = False) -> None:
+        self.machines, self.elastic = machines, elastic
         self.entries: dict[str, Entry] = {}
         self.changes = 1 << 30
         self.plant(tree)
 
+    def check(self, tree: QuotaTree) -> None:
+        """Raises `BadInputError` when it cannot be used."""
+        tree.check(None if self.elastic else dict(zip(self.machines.resources, self.machines.total, strict=True)))
+
     def plant(self, tree: QuotaTree) -> None:
         """Grow the tree anew with nothing in it."""
-        tree.check(dict(zip(self.machines.resources, self.machines.total, strict=True)))
+        self.check(tree)
+        for name in sorted(tree.resources() - self.machines.number.keys()):
+            self.machines.add_resource(name)
         self.tree = tree
         self.width = len(self.machines.resources)
         self.limits = False
         self.keeps = False
+        self.promises = False
         promised = guarantees(tree)
         for _, tenant in tree.tenants():
             quotas = [tenant.quota, *(one.quota for one in tenant.classes)]
@@ -38,6 +46,8 @@ class Books:
         self.limits |= any(cohort.quota.borrows or cohort.quota.lends for cohort in tree.cohorts)
         self.root = Unit("", None, 1.0, self.width, None)
         self.leaves: dict[tuple[str, str], Leaf] = {}
+        self.asking: dict[Leaf, None] = {}
+        """Those that ask for something, waiting for it or not."""
         self.tenants: dict[str, Unit] = {}
         self.cohorts: dict[str, Unit] = {}
         self._templates: dict[str, tuple[Unit, TenantQuota]] = {}
@@ -48,11 +58,6 @@ class Books:
                 waiting.append(cohort)
                 continue
             self._grow_cohort(cohort, promised[cohort.name])
-        if self.keeps:
-            for unit in reversed(self.units()):
-                below = [sum(column) for column in zip(*(child.most for child in unit.children), strict=True)]
-                own = unit.limits.own if unit.limits is not None else unit.most
-                unit.most = [max(pair) for pair in zip(own, below or unit.most, strict=True)]
         self.resized()
 
     def _grow_cohort(self, cohort: CohortQuota, guarantee: Mapping[str, float]) -> None:
@@ -87,20 +92,42 @@ class Books:
         guarantee = [float(quota.guarantee.get(name, 0.0)) for name in names]
         cap = [have + quota.borrows.get(name, math.inf) for name, have in zip(names, guarantee, strict=True)]
         lends = [quota.lends.get(name, have) for name, have in zip(names, guarantee, strict=True)]
-        own = [have - part for have, part in zip(guarantee, lends, strict=True)]
+        own = [max(0.0, have - part) for have, part in zip(guarantee, lends, strict=True)]
         self.keeps |= any(own)
-        return Limits(guarantee, cap, own)
+        self.promises |= any(guarantee)
+        return Limits(guarantee, cap, own, list(guarantee), list(own))
 
     def resized(self) -> None:
         """The machines have changed, or the tree: what follows from both."""
-        total = list(self.machines.total)
-        self.root.limits = Limits(total, total, [0.0] * self.width) if self.limits else None
+        total, nothing = list(self.machines.total), [0.0] * self.width
+        self.root.limits = Limits(total, total, nothing, total, nothing) if self.limits else None
+        if self.promises:
+            self._scale(self.root, total)
         self._parts(self.root)
         if self.keeps:
+            self._most()
             self._keep(self.root)
         for unit in self.units():
             self.measure(unit)
         self.changes = 1 << 30
+
+    def _scale(self, unit: Unit, there: list[float]) -> None:
+        """What is guaranteed below `unit`, when it has so much itself."""
+        limited = [child.limits for child in unit.children if child.limits is not None]
+        promised = [sum(column) for column in zip(*(limits.promised for limits in limited), strict=True)]
+        parts = [
+            min(1.0, have / asked) if asked > 0 else 1.0 for have, asked in zip(there, promised, strict=bool(limited))
+        ]
+        for child in unit.children:
+            if child.limits is not None:
+                child.limits.scale(parts)
+                self._scale(child, child.limits.guarantee)
+
+    def _most(self) -> None:
+        for unit in reversed(self.units()):
+            below = [sum(column) for column in zip(*(child.most for child in unit.children), strict=True)]
+            own = unit.limits.own if unit.limits is not None else [0.0] * self.width
+            unit.most = [max(pair) for pair in zip(own, below or own, strict=True)]
 
     def _parts(self, unit: Unit) -> None:
         weights = sum(child.weight for child in unit.children)
@@ -190,19 +217,42 @@ class Books:
 
     # Entitlement ------------------------------------------------------------------------------------------------
 
+    def most(self, leaf: Leaf, total: Need, count: int) -> int:
+        """So many times `total` it may have more, up to `count`."""
+        low, high = 0, count
+        while self.limits and low < high:
+            middle = (low + high + 1) // 2
+            if self.limiter(leaf, tuple((number, amount * middle) for number, amount in total)) is None:
+                low = middle
+            else:
+                high = middle - 1
+        return high
+
+    def whole(self, leaf: Leaf, shape: Shape) -> int:
+        """So many more it is entitled to on every level; a part of one does not count."""
+        if not shape.size:
+            return 1 << 30
+        slack = min(unit.entitled - unit.share for unit in leaf.path() if unit.parent is not None)
+        return max(0, int((slack + EPSILON) / shape.size))
+
     def refresh(self) -> bool:
         """Work out anew what everybody is entitled to, when enough has changed; whether it was."""
         if self.changes <= 4 * (len(self.leaves) - ALWAYS):
             return False
+        self.work_out()
+        return True
+
+    def work_out(self) -> None:
+        """What everybody is entitled to now."""
         self.changes = 0
         self._wants(self.root)
         self._share_out(self.root, [1.0 if amount > 0 else 0.0 for amount in self.machines.total])
-        return True
 
     def _wants(self, unit: Unit) -> list[float]:
         if isinstance(unit, Leaf):
             rows = zip(unit.used, unit.waiting_amounts, self.machines.inverse, strict=True)
             unit.want = [max(0.0, (used + waiting) * inverse) for used, waiting, inverse in rows]
+            unit.reach = self._reach(unit)
         else:
             unit.want = [sum(column) for column in zip(*map(self._wants, unit.children), strict=True)]
             unit.want = unit.want or [0.0] * self.width
@@ -213,21 +263,35 @@ class Books:
         claims = [self._claim(child) for child in active]
         for child in unit.children:
             child.entitled = max(child.part, LEAST)
+        unit.contending = 0.0
         fair = []
         for child, claim, got in zip(active, claims, water_fill(claims, limit), strict=True):
             child.entitled = max(got, LEAST)
+            unit.contending += child.entitled
             fair.append([got * part for part in claim.mix])
+        unit.contending = unit.contending or 1.0
         # A unit of several has no one mix: who in it needs what the others leave idle may have that.
         idle = [part - sum(column) for part, column in zip(limit, zip(*fair, strict=True), strict=True)] if fair else []
         for child, its in zip(active, fair, strict=True):
             if child.children:
                 self._share_out(child, [part + max(0.0, spare) for part, spare in zip(its, idle, strict=True)])
 
+    def _reach(self, leaf: Leaf) -> list[float] | None:
+        """The part of the cluster that what it asks for could use at all; None: all of it."""
+        pools = [line.pool for line in leaf.lines.values() if line.head is not None or line.wishes]
+        if not pools or any(pool.scope == ("", None) for pool in pools):
+            return None
+        if len(pools) == 1:
+            return self.machines.reach(pools[0])
+        rows = [self.machines.size[number] for number in {number for pool in pools for number in pool.members}]
+        sums = [sum(column) for column in zip(*rows, strict=True)] or [0.0] * self.width
+        return [amount * part for amount, part in zip(sums, self.machines.inverse, strict=True)]
+
     def _claim(self, unit: Unit) -> Claim:
         top = max(unit.want)
         mix = [part / top for part in unit.want]
         cap = top
-        reach = unit.head.shape.pool.reach if isinstance(unit, Leaf) and unit.head is not None else None
+        reach = unit.reach if isinstance(unit, Leaf) else None
         floor = 0.0
         for number, part in enumerate(mix):
             if part > 0:
@@ -244,38 +308,49 @@ class Books:
 
     def validate(self) -> None:
         """Assert that everything adds up."""
+        self.machines.validate()
         free = [list(size) for size in self.machines.size]
+        live: set[str] = set()
         for leaf in self.leaves.values():
             used = [0.0] * self.width
-            for entry in leaf.running.values():
-                assert self.entries[entry.request.id] is entry and entry.leaf is leaf and entry.machines
+            for name, entry in leaf.running.items():
+                assert self.entries[name] is entry and entry.id == name and entry.leaf is leaf and entry.machines
+                assert not entry.aside
                 for machine in entry.machines:
                     for number, amount in entry.shape.need:
                         used[number] += amount
                         free[machine][number] -= amount
             assert _same(used, leaf.used), f"{leaf.name} uses {leaf.used}, not {used}"
-            waiting = [entry for _, _, entry in leaf.queue if self.is_waiting(entry)]
-            assert leaf.waiting == len(waiting)
-            first = min((entry for entry in leaf.queue if self.is_waiting(entry[2])), default=None)
-            assert leaf.head is (first[2] if first else None)
-            sums = [sum(dict(entry.shape.total).get(n, 0.0) for entry in waiting) for n in range(self.width)]
+            asked = [entry for line in leaf.lines.values() for entry in self._validate_line(line)]
+            assert leaf.waiting == sum(entry.left for entry in asked)
+            sums = [sum(dict(e.shape.total).get(n, 0.0) * e.left for e in asked) for n in range(self.width)]
             assert _same(sums, leaf.waiting_amounts), leaf.name
-            assert all(self.machines.held[machine] is leaf for machine in leaf.holds)
-            assert leaf.head is not None or not leaf.holds
+            assert (leaf in self.asking) == bool(asked)
+            live |= {entry.id for entry in asked} | leaf.running.keys()
+        live |= {name for name, entry in self.entries.items() if entry.aside}
+        assert live == self.entries.keys()
         for unit in self.units():
+            lines = [line for leaf in unit.leaves() for line in leaf.lines.values()]
+            assert unit.heads == sum(line.head is not None for line in lines), unit.name
             if unit.children:
                 sums = [sum(column, 0.0) for column in zip(*(child.used for child in unit.children), strict=True)]
                 assert _same(sums, unit.used), unit.name
         assert all(_same(have, books) for have, books in zip(free, self.machines.free, strict=True))
-        assert sum(len(leaf.holds) for leaf in self.leaves.values()) == len(self.machines.held)
-        live = {i for leaf in self.leaves.values() for i in leaf.running}
-        live |= {
-            entry.request.id for leaf in self.leaves.values() for _, _, entry in leaf.queue if self.is_waiting(entry)
-        }
-        assert live == set(self.entries)
+        held = sum(len(line.holds) for leaf in self.leaves.values() for line in leaf.lines.values())
+        assert held == sum(isinstance(holder, Line) for holder in self.machines.held.values())
+
+    def _validate_line(self, line: Line) -> list[Entry]:
+        waiting = [entry for _, _, entry in line.queue if self.is_waiting(entry)]
+        assert line.waiting == len(waiting)
+        first = min((item for item in line.queue if self.is_waiting(item[2])), default=None)
+        assert line.head is (first[2] if first else None)
+        assert all(self.machines.held[machine] is line for machine in line.holds)
+        assert line.head is not None or not line.holds
+        assert all(self.entries[name] is entry and entry.machines is None for name, entry in line.wishes.items())
+        return [*waiting, *line.wishes.values()]
 
     def is_waiting(self, entry: Entry) -> bool:
-        return entry.machines is None and self.entries.get(entry.request.id) is entry
+        return entry.queued and self.entries.get(entry.id) is entry
 
 
 def _same(left: list[float], right: list[float]) -> bool:

@@ -1,32 +1,27 @@
 """The nodes of a cluster and what is free on each; finding one that a demand fits on.
 
-Small clusters are searched whole for the node that is left most useful. In large ones the best of a few sampled nodes is
-nearly as good (M. Mitzenmacher, "The power of two choices in randomized load balancing", 2001); only when none of those
-fits is the rest looked at, and that not twice: a shape that fits nowhere is tried again only on nodes freed since.
+Small clusters are searched whole for the best node. In large ones the best of a few sampled nodes is nearly as good
+(M. Mitzenmacher, "The power of two choices in randomized load balancing", 2001); only when none of those fits is the rest
+looked at, and that not twice: a shape that fits nowhere is tried again only on nodes freed since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from random import Random
+from weakref import WeakValueDictionary
+
+from ioi_dagster.governors.fairness.pools import Bag, Pool, Scope
+from ioi_dagster.model.quota import Amounts
 
 EPSILON = 1e-9
 MAX_SHAPES = 4096
+SHUT = object()
+"""Who holds a node that takes nothing new."""
+NOTHING: frozenset[str] = frozenset()
 
 Need = tuple[tuple[int, float], ...]
 """What is asked, by the resource's number; nothing that is zero."""
-
-
-class Pool:
-    """The nodes that a request may use: all (`names` is None), or those named."""
-
-    __slots__ = ("members", "names", "reach", "version")
-
-    def __init__(self, names: frozenset[str] | None) -> None:
-        self.names = names
-        self.members: list[int] = []
-        self.reach: list[float] = []
-        self.version = -1
 
 
 class Shape:
@@ -47,87 +42,201 @@ class Shape:
 
 
 class Machines:
-    """`free` and `size` by node number and resource number; a node that left keeps its number with nothing on it."""
+    """`free` and `size` by node number and resource number; a node that left keeps its number with nothing on it until
+    another one needs a number. `spread`: of nodes that fit the emptiest is best, not the one that is left most useful."""
 
-    def __init__(self, resources: Iterable[str], seed: int, exact: int, choices: int) -> None:
-        self.resources = tuple(sorted(resources))
+    def __init__(self, resources: Iterable[str], seed: int, exact: int, choices: int, spread: bool = False) -> None:
+        self.resources = sorted(resources)
         self.number = {name: number for number, name in enumerate(self.resources)}
         self.names: list[str] = []
         self.index: dict[str, int] = {}
         self.free: list[list[float]] = []
         self.size: list[list[float]] = []
+        self.offers: list[frozenset[str]] = []
         self._kinds: list[int] = []
         """By node, of how many resources it has something."""
+        self._warm: dict[int, frozenset[str]] = {}
         self.total = [0.0] * len(self.resources)
         self.inverse = [0.0] * len(self.resources)
         self.held: dict[int, object] = {}
-        """Node number → the queue for whose head it is emptied. Nobody else is placed there."""
+        """Node number → the line for whose head it is emptied, or SHUT. Nobody else is placed there."""
         self._random = Random(seed)
-        self._exact, self._choices = exact, choices
+        self._exact, self._choices, self._spread = exact, choices, spread
         self._version = 0
-        self._pools: dict[frozenset[str] | None, Pool] = {}
-        self._shapes: dict[tuple[Need, int, frozenset[str] | None], Shape] = {}
+        self._gone: list[int] = []
+        self._least: dict[int, float] = {}
+        """By resource, the least that was asked of it."""
+        self._pools: WeakValueDictionary[Scope, Pool] = WeakValueDictionary()
+        self._shapes: dict[tuple[Need, int, Scope], Shape] = {}
 
-    def resize(self, name: str, amounts: Mapping[str, float]) -> int:
+    # Nodes ------------------------------------------------------------------------------------------------------
+
+    def add_resource(self, name: str) -> None:
+        """One that no node had so far; every node has nothing of it."""
+        self.number[name] = len(self.resources)
+        self.resources.append(name)
+        for vector in (*self.free, *self.size, self.total, self.inverse):
+            vector.append(0.0)
+        self._version += 1
+
+    def resize(self, name: str, amounts: Amounts, offers: frozenset[str] = NOTHING) -> int:
         """The node joins, or has `amounts` from now on (nothing: it left); its number. What runs there stays booked."""
         number = self.index.get(name)
         if number is None:
-            number = self.index[name] = len(self.names)
-            self.names.append(name)
-            self.free.append([0.0] * len(self.resources))
-            self.size.append([0.0] * len(self.resources))
-            self._kinds.append(0)
+            number = self._numbered(name)
         size, free = self.size[number], self.free[number]
         for resource, known in enumerate(self.resources):
             amount = float(amounts.get(known, 0.0))
             free[resource] += amount - size[resource]
             self.total[resource] += amount - size[resource]
             size[resource] = amount
+        self.offers[number] = offers
         self.inverse = [1.0 / amount if amount > 0 else 0.0 for amount in self.total]
         self._kinds[number] = sum(amount > 0 for amount in size)
         self._version += 1
+        for pool in list(self._pools.values()):
+            self._belongs(number, pool)
         return number
 
-    def shape(self, amounts: Mapping[str, float], copies: int, nodes: frozenset[str] | None) -> Shape:
+    def _numbered(self, name: str) -> int:
+        number = self._gone.pop() if self._gone else len(self.names)
+        if number == len(self.names):
+            self.names.append(name)
+            self.free.append([0.0] * len(self.resources))
+            self.size.append([0.0] * len(self.resources))
+            self.offers.append(NOTHING)
+            self._kinds.append(0)
+        self.index[name], self.names[number] = number, name
+        return number
+
+    def forget(self, name: str) -> None:
+        """It left for good and nothing runs there: its number is free for another node."""
+        number = self.index.pop(name)
+        self.held.pop(number, None)
+        self._warm.pop(number, None)
+        self.free[number] = [0.0] * len(self.resources)
+        self._gone.append(number)
+
+    def warm(self, name: str, capabilities: frozenset[str]) -> None:
+        """Replicas of these are loaded there, so that their steps rather go there."""
+        number = self.index[name]
+        if self._warm.get(number, NOTHING) == capabilities:
+            return
+        self._warm[number] = capabilities
+        for pool in list(self._pools.values()):
+            self._belongs(number, pool)
+
+    def _belongs(self, number: int, pool: Pool) -> None:
+        """Whether the node is one of the pool's, from now on."""
+        if self._kinds[number] and pool.allows(self.names[number], self.offers[number]):
+            pool.members.add(number)
+            kind = (type(self.offers[number]), self.offers[number])
+            if pool.kind_of.get(number) != kind:
+                pool.drop_kind(number)
+                pool.kind_of[number] = kind
+                pool.kinds[kind] = pool.kinds.get(kind, 0) + 1
+            if pool.scope[0] in self._warm.get(number, NOTHING):
+                pool.warm.add(number)
+            else:
+                pool.warm.discard(number)
+        else:
+            pool.members.discard(number)
+            pool.warm.discard(number)
+            pool.drop_kind(number)
+
+    # Shapes and pools -------------------------------------------------------------------------------------------
+
+    def shape(self, amounts: Amounts, copies: int, capability: str, nodes: frozenset[str] | None) -> Shape:
         """Raises `KeyError` with the name of a resource that no node has."""
         need = tuple(sorted((self.number[name], float(amount)) for name, amount in amounts.items() if amount))
-        key = (need, copies, nodes)
+        return self.shaped(need, copies, (capability, nodes))
+
+    def shaped(self, need: Need, copies: int, scope: Scope) -> Shape:
+        key = (need, copies, scope)
         found = self._shapes.get(key)
         if found is None:
             if len(self._shapes) >= MAX_SHAPES:
                 self._shapes.clear()  # those in use live on at their requests; the same again is then another one
-            pool = self._pools.get(nodes)
-            if pool is None:
-                pool = self._pools[nodes] = Pool(nodes)
-            found = self._shapes[key] = Shape(need, copies, pool)
-        found.size = max((amount * self.inverse[number] for number, amount in found.total), default=0.0)
+            found = self._shapes[key] = Shape(need, copies, self.pool(scope))
+            for number, amount in need:
+                self._least[number] = min(self._least.get(number, amount), amount)
+        found.size = self.share(found.total)
         return found
 
-    def members(self, pool: Pool) -> list[int]:
-        """The numbers of the pool's nodes that are there."""
+    def least(self, shape: Shape) -> bool:
+        """It asks for one resource only, and for no more of it than anybody does: whatever comes free is enough for it."""
+        return (
+            shape.copies == 1
+            and all(amount <= self._least[number] for number, amount in shape.need[:1])
+            and len(shape.need) == 1
+        )
+
+    def share(self, total: Need) -> float:
+        """Its dominant part of the cluster."""
+        return max((amount * self.inverse[number] for number, amount in total), default=0.0)
+
+    def pool(self, scope: Scope) -> Pool:
+        found = self._pools.get(scope)
+        if found is None:
+            found = self._pools[scope] = Pool(scope)
+            for number in self.index.values():
+                self._belongs(number, found)
+        return found
+
+    def reach(self, pool: Pool) -> list[float]:
+        """The part of the cluster that its nodes are, by resource."""
         if pool.version != self._version:
-            names = self.names if pool.names is None else sorted(pool.names & self.index.keys())
-            pool.members = [number for number in map(self.index.__getitem__, names) if any(self.size[number])]
-            sums = [sum(self.size[number][r] for number in pool.members) for r in range(len(self.resources))]
+            rows = [self.size[number] for number in pool.members]
+            sums = [sum(column) for column in zip(*rows, strict=True)] if rows else [0.0] * len(self.resources)
             pool.reach = [amount * part for amount, part in zip(sums, self.inverse, strict=True)]
             pool.version = self._version
-        return pool.members
+        return pool.reach
 
-    def allows(self, pool: Pool, number: int) -> bool:
-        return pool.names is None or self.names[number] in pool.names
+    # What fits --------------------------------------------------------------------------------------------------
 
     def copies_on(self, room: list[float], need: Need) -> int:
         """How many copies fit into `room`."""
-        return min((int((room[number] + EPSILON) / amount) for number, amount in need), default=1 << 30)
+        return max(0, min((int((room[number] + EPSILON) / amount) for number, amount in need), default=1 << 30))
 
     def could_hold(self, shape: Shape) -> int:
         """How many copies the pool's nodes would take if they were empty, counted up to what is asked."""
         found = 0
-        for number in self.members(shape.pool):
+        for number in shape.pool.members:
             found += self.copies_on(self.size[number], shape.need)
             if found >= shape.copies:
                 return shape.copies
         return found
+
+    def count(self, shape: Shape, most: int) -> tuple[int, list[int]]:
+        """So many times it fits now, up to `most`; when that is less, all the nodes where it does."""
+        wanted, found, where = most * shape.copies, 0, []
+        members = list(shape.open) if shape.full and shape.heads else shape.pool.members.items
+        for number in members:
+            if number not in self.held and self.fits(shape.need, number):
+                found += self.copies_on(self.free[number], shape.need)
+                where.append(number)
+                if found >= wanted:
+                    return most, where
+        return found // shape.copies, where
+
+    def count_warm(self, shape: Shape, most: int) -> int:
+        """The same on nodes where a replica is warm."""
+        found = 0
+        for number in shape.pool.warm:
+            if number not in self.held:
+                found += self.copies_on(self.free[number], shape.need)
+                if found >= most:
+                    return most
+        return found
+
+    def fits(self, need: Need, number: int) -> bool:
+        free = self.free[number]
+        for resource, amount in need:  # noqa: SIM110 - a hot test, twice as fast as `all`
+            if free[resource] + EPSILON < amount:
+                return False
+        return True
+
+    # Finding ----------------------------------------------------------------------------------------------------
 
     def find(self, shape: Shape) -> list[int] | None:
         """Nodes for all copies, one for each, or None, and then `shape` is `full`."""
@@ -144,36 +253,71 @@ class Machines:
         fits = [number for number in held if self.fits(shape.need, number)]
         return [min(fits, key=self._waste)] if fits else None
 
-    def fits(self, need: Need, number: int) -> bool:
-        free = self.free[number]
-        for resource, amount in need:  # noqa: SIM110 - a hot test, twice as fast as `all`
-            if free[resource] + EPSILON < amount:
-                return False
-        return True
+    def find_rather(self, shape: Shape, prefer: Collection[int], avoid: Collection[int]) -> int | None:
+        """A node for one copy: one of `prefer`, if there is room; one of `avoid` only where there is no other in the pool."""
+        fits = [n for n in prefer if n in shape.pool.members and n not in self.held and self.fits(shape.need, n)]
+        fits = [n for n in fits if n not in avoid] or fits
+        if fits:
+            return min(fits, key=lambda n: self._rank(shape.pool, n))
+        if not avoid or all(n in avoid for n in shape.pool.members):
+            found = self._one(shape)
+            return found[0] if found else None
+        for members in (shape.pool.warm, shape.pool.members):
+            fits = [n for n in members if n not in avoid and n not in self.held and self.fits(shape.need, n)]
+            if fits:
+                return min(fits, key=lambda n: self._rank(shape.pool, n))
+        return None
+
+    def find_gang(self, shape: Shape, prefer: Collection[int], avoid: Collection[int]) -> list[int] | None:
+        """The same for a gang."""
+        rather = [n for n in prefer if n in shape.pool.members and n not in self.held and n not in avoid]
+        return self._gang(shape, rather, avoid) or (self._gang(shape, rather) if avoid else None)
 
     def nearest(self, shape: Shape, count: int, any_held: bool) -> list[int]:
         """The `count` nodes that lack least for one copy, in a large cluster of a sample; held for nobody, or `any_held`."""
-        members = self.members(shape.pool)
+        members = shape.pool.members.items
         if len(members) > max(self._exact, 4 * count):
             draw = self._random.random
             picked = {members[int(draw() * len(members))]: None for _ in range(max(self._exact, 4 * count))}
             members = list(picked)
-        able = [n for n in members if (any_held or n not in self.held) and self.copies_on(self.size[n], shape.need)]
+        held = self.held
+        able = [
+            n
+            for n in members
+            if (n not in held or (any_held and held[n] is not SHUT)) and self.copies_on(self.size[n], shape.need)
+        ]
         inverse, free = self.inverse, self.free
 
-        def lacks(number: int) -> float:
+        def lacks(number: int) -> tuple[float, int]:
             room = free[number]
-            return sum(max(0.0, amount - room[resource]) * inverse[resource] for resource, amount in shape.need)
+            return sum(max(0.0, amount - room[resource]) * inverse[resource] for resource, amount in shape.need), number
 
         return sorted(able, key=lacks)[:count]
 
     def _one(self, shape: Shape) -> list[int] | None:
-        need, held, free = shape.need, self.held, self.free
-        members = list(shape.open) if shape.full else self.members(shape.pool)
-        if len(members) <= self._exact:
-            fits = [number for number in members if number not in held and self.fits(need, number)]
-            return [min(fits, key=self._waste)] if fits else None
-        draw, count = self._random.random, len(members)
+        pool = shape.pool
+        if shape.full and shape.heads:
+            return self._best(shape, list(shape.open))
+        if len(pool.warm):
+            found = self._sampled(shape, pool.warm.items)
+            if found is not None:
+                return found
+        found = self._sampled(shape, pool.members.items)
+        return found if found is not None or len(pool.members) <= self._exact else self._rest(shape)
+
+    def _best(self, shape: Shape, members: list[int]) -> list[int] | None:
+        need, held, pool = shape.need, self.held, shape.pool
+        fits = [number for number in members if number not in held and self.fits(need, number)]
+        if not fits:
+            return None
+        return [fits[0] if len(fits) == 1 else min(fits, key=lambda number: self._rank(pool, number))]
+
+    def _sampled(self, shape: Shape, members: list[int]) -> list[int] | None:
+        """The best of all where there are few, else of a few."""
+        count = len(members)
+        if count <= self._exact:
+            return self._best(shape, members)
+        need, held, free, draw = shape.need, self.held, self.free, self._random.random
         best, least = -1, (0, 0.0)
         for _ in range(self._choices):
             number = members[int(draw() * count)]
@@ -186,9 +330,13 @@ class Machines:
                     waste = self._waste(number)
                     if best < 0 or waste < least:
                         best, least = number, waste
-        if best >= 0:
-            return [best]
-        start = int(draw() * count)
+        return [best] if best >= 0 else None
+
+    def _rest(self, shape: Shape) -> list[int] | None:
+        """The first that fits, from anywhere."""
+        need, held, free, members = shape.need, self.held, self.free, shape.pool.members.items
+        count = len(members)
+        start = int(self._random.random() * count)
         for place in range(start - count, start):
             number = members[place]
             room = free[number]
@@ -200,19 +348,49 @@ class Machines:
                     return [number]
         return None
 
-    def _gang(self, shape: Shape, mine: Iterable[int]) -> list[int] | None:
+    def _gang(self, shape: Shape, mine: Iterable[int], avoid: Collection[int] = ()) -> list[int] | None:
         own = dict.fromkeys(mine)
+        warm = (n for n in shape.pool.warm if n not in self.held and n not in avoid)
+        others = (n for n in shape.pool.members if n not in self.held and n not in avoid)
         found: list[int] = []
-        for number in (*own, *(n for n in self.members(shape.pool) if n not in self.held)):
+        for number in dict.fromkeys((*own, *warm, *others)):
             fit = self.copies_on(self.free[number], shape.need)
             found += [number] * min(fit, shape.copies - len(found))
             if len(found) == shape.copies:
                 return found
         return None
 
+    def _rank(self, pool: Pool, number: int) -> tuple[bool, tuple[int, float], str]:
+        return number not in pool.warm, self._waste(number), self.names[number]
+
     def _waste(self, number: int) -> tuple[int, float]:
-        """Least first: how many kinds of resources the node has, so that those of rare kinds stay free; how much it has left."""
+        """Least first: how many kinds of resources the node has, so that those of rare kinds stay free; how much it has left,
+        or, to `spread`, how full it is."""
+        if self._spread:
+            most = 0.0
+            for amount, size in zip(self.free[number], self.size[number]):  # noqa: B905 - a hot loop, of equal lengths
+                if size > 0 and 1.0 - amount / size > most:
+                    most = 1.0 - amount / size
+            return self._kinds[number], most
         left = 0.0
         for amount, part in zip(self.free[number], self.inverse):  # noqa: B905 - a hot loop, of equal lengths
             left += amount * part
         return self._kinds[number], left
+
+    def names_of(self, numbers: Iterable[int]) -> list[str]:
+        return [self.names[number] for number in numbers]
+
+    def numbers_of(self, names: Iterable[str]) -> list[int]:
+        """Of those that are known."""
+        index: Mapping[str, int] = self.index
+        return [index[name] for name in names if name in index]
+
+    def validate(self) -> None:
+        for pool in self._pools.values():
+            members = {n for n in self.index.values() if self._kinds[n] and pool.allows(self.names[n], self.offers[n])}
+            assert set(pool.members) == members == set(pool.kind_of), pool.scope
+            assert set(pool.warm) == {n for n in members if pool.scope[0] in self._warm.get(n, NOTHING)}
+            assert sum(pool.kinds.values()) == len(members)
+
+
+__all__ = ["EPSILON", "SHUT", "Bag", "Machines", "Need", "Pool", "Shape"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable
 
 from ioi_dagster.governors.fairness.books import Books
 from ioi_dagster.governors.fairness.eviction import Ledger
 from ioi_dagster.governors.fairness.machines import EPSILON, Need, Shape
-from ioi_dagster.governors.fairness.tree import Entry, Leaf, Unit
+from ioi_dagster.governors.fairness.tree import Entry, Leaf, Line, Unit
 from ioi_dagster.governors.fairness.values import Request, Snapshot, TenantView
+from ioi_dagster.model.negotiation import SLOTS
 from ioi_dagster.model.refusal import Refusal
 
 BY = "fair arbitration"
@@ -27,12 +30,12 @@ def not_offered(resources: Iterable[str], books: Books) -> Refusal:
     return Refusal("fair.not_offered", text, BY, "ask for what nodes have")
 
 
-def never(request: Request, leaf: Leaf, shape: Shape, books: Books) -> Refusal | None:
-    """Not even an idle cluster would do."""
+def never(leaf: Leaf, shape: Shape, books: Books) -> Refusal | None:
+    """Not even an idle cluster would do. Where nodes come and go, those count that are there, and slots only for gangs."""
     machines = books.machines
     able = machines.could_hold(shape)
-    if able < shape.copies:
-        members = machines.members(shape.pool)
+    if able < shape.copies and not (books.elastic and _may_grow(shape, books)):
+        members = shape.pool.members
         largest = [max((machines.size[m][n] for m in members), default=0.0) for n in range(books.width)]
         text = (
             f"it needs {_amounts(shape.need, books)} on one node; the most on any of the {len(members)} nodes allowed: "
@@ -55,17 +58,66 @@ def never(request: Request, leaf: Leaf, shape: Shape, books: Books) -> Refusal |
     return None
 
 
-def waits(entry: Entry, books: Books, ledger: Ledger, now: float) -> Refusal:
+def _may_grow(shape: Shape, books: Books) -> bool:
+    """No node is there, or some lack nothing but slots, which they have more or less of as they are told."""
+    sizes = [books.machines.size[number] for number in shape.pool.members]
+    slots = books.machines.number.get(SLOTS)
+    lasting = [(number, amount) for number, amount in shape.need if number != slots]
+    enough = any(all(size[number] + EPSILON >= amount for number, amount in lasting) for size in sizes)
+    return not sizes or (shape.copies == 1 and enough)
+
+
+def claims_not(entry: Entry, books: Books) -> Refusal:
+    """Why it may not start now."""
     leaf, shape, machines = entry.leaf, entry.shape, books.machines
+    if not machines.count(shape, 1)[0]:
+        text = f"no node has {_amounts(shape.need, books)} free for it"
+        if shape.copies > 1:
+            text = f"no nodes have {_amounts(shape.need, books)} free for each of {shape.copies} at once"
+        return Refusal("fair.full", text, BY, "it is asked again")
+    limiter = books.limiter(leaf, shape.total)
+    if limiter is not None and limiter[0] is books.root:
+        text = f"{_uses(leaf, limiter[1], books)}, and what is free is kept by tenants that do not lend it"
+        return Refusal("fair.kept", text, BY, "have them lend more, or give it a guarantee")
+    if limiter is not None:
+        unit, number = limiter
+        limit = unit.limits.cap[number] if unit.limits else 0.0
+        name, wants = machines.resources[number], dict(shape.total)[number]
+        text = f"{_who(unit, leaf)} uses {unit.used[number]:g} {name} and may use {limit:g} at most"
+        text += f"; this needs {wants:g}" if unit.used[number] + EPSILON < limit else ""
+        return Refusal("fair.limit", text, BY, "raise what it borrows, or wait for what it runs")
+    unit = next((one for one in leaf.path() if one.entitled - one.share + EPSILON < shape.size), leaf)
+    shares = [amount * part for amount, part in zip(unit.used, machines.inverse, strict=True)]
+    number = max((number for number, _ in shape.total), key=lambda number: shares[number])
+    text = f"{_who(unit, leaf)} uses {unit.used[number]:g} {machines.resources[number]} and is entitled to "
+    text += f"{unit.entitled * machines.total[number]:.3g} while other tenants wait"
+    return Refusal("fair.not_its_turn", text, BY, "it is asked again")
+
+
+def _uses(leaf: Leaf, number: int, books: Books) -> str:
+    unit = books.tenants[leaf.tenant]
+    return f"{leaf.tenant} uses {unit.used[number]:g} {books.machines.resources[number]}"
+
+
+def _who(unit: Unit, leaf: Leaf) -> str:
+    if unit is leaf and leaf.name != leaf.tenant:
+        return f"{leaf.name or 'the rest'} of {leaf.tenant}"
+    return leaf.tenant if unit is leaf or unit.name == leaf.tenant else f"cohort {unit.name}"
+
+
+def waits(entry: Entry, books: Books, ledger: Ledger, now: float) -> Refusal:
+    leaf, line, shape, machines = entry.leaf, entry.line, entry.shape, books.machines
     waited = f"it has waited {max(0.0, now - entry.request.arrived):.0f} s"
-    if leaf.head is not entry:
+    if line.head is not entry:
         before = sum(
-            1 for key, _, other in leaf.queue if key <= entry.key and other is not entry and books.is_waiting(other)
+            other.left
+            for key, _, other in line.queue
+            if key <= entry.key and other is not entry and books.is_waiting(other)
         )
         text = f"{before} of {leaf.tenant}'s own requests are before it; {waited}"
         return Refusal("fair.behind", text, BY, "raise its priority, or cancel those before it")
-    if leaf in ledger.awaited:
-        text = f"{len(ledger.awaited[leaf])} requests are being stopped to make room for it; {waited}"
+    if line in ledger.awaited:
+        text = f"{len(ledger.awaited[line])} requests are being stopped to make room for it; {waited}"
         return Refusal("fair.evicting", text, BY, "nothing: it starts when they have stopped")
     limiter = books.limiter(leaf, shape.total)
     if limiter is not None:
@@ -83,8 +135,8 @@ def waits(entry: Entry, books: Books, ledger: Ledger, now: float) -> Refusal:
     if machines.could_hold(shape) < shape.copies:
         text = f"no node that is there now could take {_amounts(shape.need, books)}; {waited}"
         return Refusal("fair.no_node", text, BY, "the return of a node that is large enough")
-    if leaf.holds:
-        names = ", ".join(sorted(machines.names[m] for m in leaf.holds)[:8])
+    if line.holds:
+        names = ", ".join(sorted(machines.names[m] for m in line.holds)[:8])
         text = f"{names} is being emptied for it; {waited}"
         return Refusal("fair.holding", text, BY, "nothing: it starts when what runs there has ended")
     text = f"no node has {_amounts(shape.need, books)} free for it; {waited}"
@@ -92,32 +144,39 @@ def waits(entry: Entry, books: Books, ledger: Ledger, now: float) -> Refusal:
     return Refusal("fair.no_room", text, BY, "more nodes, or a higher weight or guarantee")
 
 
-def snapshot(books: Books, now: float) -> Snapshot:
-    tenants = {name: _tenant(unit, books, now) for name, unit in sorted(books.tenants.items())}
+def snapshot(books: Books, ledger: Ledger, now: float) -> Snapshot:
+    leaving = Counter(entry.leaf.tenant for entry in ledger.leaving.values())
+    tenants = {name: _tenant(unit, books, leaving[name], now) for name, unit in sorted(books.tenants.items())}
     machines = books.machines
-    held = {machines.names[m]: leaf.tenant for m, leaf in sorted(machines.held.items()) if isinstance(leaf, Leaf)}
+    held = {machines.names[m]: line.leaf.tenant for m, line in sorted(machines.held.items()) if isinstance(line, Line)}
     return Snapshot(_all(machines.total, books), _all(books.root.used, books), tenants, held)
 
 
-def _tenant(unit: Unit, books: Books, now: float) -> TenantView:
+def _tenant(unit: Unit, books: Books, leaving: int, now: float) -> TenantView:
     leaves = list(unit.leaves())
-    waiting = [entry for leaf in leaves for _, _, entry in leaf.queue if books.is_waiting(entry)]
+    oldest = min(
+        (line.head.request.arrived for leaf in leaves for line in leaf.lines.values() if line.head), default=now
+    )
     guarantee = unit.limits.guarantee if unit.limits is not None else [0.0] * books.width
+    cap = unit.limits.cap if unit.limits is not None else [math.inf] * books.width
     borrowed = [max(0.0, used - have) for used, have in zip(unit.used, guarantee, strict=True)]
     idle = [max(0.0, have - used) for used, have in zip(unit.used, guarantee, strict=True)]
     free = [total - used for total, used in zip(books.machines.total, books.root.used, strict=True)]
     assert unit.parent is not None
     return TenantView(
         cohort=unit.parent.name,
+        weight=unit.weight,
         share=unit.share,
-        entitled=unit.entitled,
+        entitled=unit.entitled if unit.want and max(unit.want) > EPSILON else 0.0,
         used=_all(unit.used, books),
         guarantee=_all(guarantee, books),
         borrowed=_all(borrowed, books),
         lent=_all([max(0.0, part - max(0.0, have)) for part, have in zip(idle, free, strict=True)], books),
+        limit={name: amount for name, amount in _all(cap, books).items() if math.isfinite(amount)},
         running=sum(len(leaf.running) for leaf in leaves),
-        waiting=len(waiting),
-        oldest_wait_s=max((now - entry.request.arrived for entry in waiting), default=0.0),
+        waiting=sum(leaf.waiting for leaf in leaves),
+        oldest_wait_s=max(0.0, now - oldest),
+        stopping=leaving,
     )
 
 

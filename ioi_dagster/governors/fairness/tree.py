@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
 from ioi_dagster.governors.fairness.machines import EPSILON, Need, Shape
+from ioi_dagster.governors.fairness.pools import Pool
 from ioi_dagster.governors.fairness.values import Request
 
 Key = tuple[int, float, float, int, int, "Unit"]
@@ -18,33 +19,56 @@ Key = tuple[int, float, float, int, int, "Unit"]
 
 
 class Entry:
-    """A request in the books. `machines` is where it runs, `key` its place in its queue: arrival less what its priority is
-    worth in seconds, which is the same for ever, so that nobody has to be aged."""
+    """A request in the books. `key` is its place in its queue: arrival less what its priority is worth in seconds, which is the
+    same for ever, so that nobody has to be aged. Of what waits, so many as are `left` wait still, each to start by itself;
+    `machines` is where one that runs does. `aside`: what it runs waits for others and takes nothing meanwhile."""
 
-    __slots__ = ("evicted_for", "key", "leaf", "machines", "request", "shape", "started")
+    __slots__ = (
+        "aside", "checkpointable", "evicted_for", "id", "key", "leaf", "left", "line", "machines", "preemptible", "queued",
+        "request", "shape", "started",
+    )  # fmt: skip
 
-    def __init__(self, request: Request, key: float, leaf: Leaf, shape: Shape) -> None:
-        self.request, self.key, self.leaf, self.shape = request, key, leaf, shape
+    def __init__(self, request: Request, key: float, line: Line, shape: Shape) -> None:
+        self.id, self.request, self.key, self.line, self.shape = request.id, request, key, line, shape
+        self.leaf = line.leaf
+        self.left = request.wanted
         self.machines: list[int] | None = None
         self.started = 0.0
-        self.evicted_for: Leaf | None = None
+        self.evicted_for: Line | None = None
+        self.preemptible, self.checkpointable = request.preemptible, request.checkpointable
+        self.aside = False
+        self.queued = False
+
+    def one(self) -> Entry:
+        """One of those that are left, by itself."""
+        found = Entry(self.request, self.key, self.line, self.shape)
+        found.id, found.left = f"{self.request.id}#{self.left}", 1
+        return found
 
 
 @dataclass(slots=True)
 class Limits:
-    """By resource number. `cap`: guarantee and what may be borrowed; `own`: the part of the guarantee not lent."""
+    """By resource number. `cap`: guarantee and what may be borrowed; `own`: the part of the guarantee not lent. Of what is
+    `promised` the guarantee is what the nodes that are there can keep, and `own` likewise."""
 
-    guarantee: list[float]
+    promised: list[float]
     cap: list[float]
+    withheld: list[float]
+    guarantee: list[float]
     own: list[float]
+
+    def scale(self, parts: list[float]) -> None:
+        """So much of each promise can be kept (0..1)."""
+        self.guarantee = [amount * part for amount, part in zip(self.promised, parts, strict=True)]
+        self.own = [amount * part for amount, part in zip(self.withheld, parts, strict=True)]
 
 
 class Unit:
     """The network, a cohort, a tenant, or a tenant's block class."""
 
     __slots__ = (
-        "children", "entitled", "heap", "index", "kept", "limits", "most", "name", "noted", "parent", "part",
-        "share", "stale", "used", "version", "want", "weight",
+        "children", "contending", "due_at", "entitled", "heads", "heap", "index", "kept", "limits", "most", "name", "noted",
+        "parent", "part", "passed", "served", "share", "stale", "turns", "used", "version", "want", "weight",
     )  # fmt: skip
 
     def __init__(self, name: str, parent: Unit | None, weight: float, width: int, limits: Limits | None) -> None:
@@ -68,6 +92,17 @@ class Unit:
         self.version = 0
         self.stale: list[Unit] = []
         self.noted = False
+        self.heads = 0
+        """Lines below it that have somebody waiting."""
+        self.served = 0.0
+        """How far its children's turns have come: all that started below it, by what they are entitled to together."""
+        self.contending = 1.0
+        """That sum, of those that want something."""
+        self.passed = 0.0
+        """Up to where of its parent's turns it has had its own."""
+        self.due_at = -1.0
+        self.turns: list[tuple[float, int, int, Unit]] = []
+        """Children that come before their share says so, and from where in the turns on."""
 
     def leaves(self) -> Iterator[Leaf]:
         for child in self.children:
@@ -114,8 +149,36 @@ class Unit:
 
     def key(self, head: Entry) -> Key:
         shape = head.shape
-        after = self.share + shape.size / 2
-        return (self.rank(shape), after / self.entitled, head.key, self.index, self.version, self)
+        after = (self.share + shape.size / 2) / self.entitled
+        rank = self.rank(shape)
+        if rank and self.parent is not None and self.share < self.entitled < self.share + shape.size:
+            at = self.turn(shape)
+            if self.parent.served >= at:
+                return (1, 0.0, head.key, self.index, self.version, self)
+            if self.due_at != at:
+                self.due_at = at
+                heappush(self.parent.turns, (at, self.index, self.version, self))
+        return (rank, after, head.key, self.index, self.version, self)
+
+    def turn(self, shape: Shape) -> float:
+        """From where in its parent's turns on it is due what it is entitled to in part only: stride scheduling, C. Waldspurger,
+        W. Weihl, MIT/LCS/TM-528, 1995. Without it who is entitled to half of the only slot would never have it."""
+        return self.passed + shape.size / 2 / self.entitled
+
+    def due(self, shape: Shape) -> bool:
+        return self.parent is not None and self.share < self.entitled and self.parent.served >= self.turn(shape)
+
+    def advance(self, size: float) -> None:
+        """Something of this size starts below it."""
+        unit, parent = self, self.parent
+        while parent is not None:
+            parent.served += size / parent.contending
+            # Who could not use its turns does not save them up.
+            unit.passed = max(unit.passed, parent.served - size / unit.entitled) + size / unit.entitled
+            turns = parent.turns
+            while turns and turns[0][0] <= parent.served:
+                heappop(turns)[3].note()
+            unit, parent = parent, parent.parent
 
     def rank(self, shape: Shape) -> int:
         """0 within its guarantee, 1 within its part by weight, 2 beyond."""
@@ -132,6 +195,14 @@ class Unit:
         limits = self.limits
         return limits is not None and all(self.used[n] + amount <= limits.guarantee[n] + EPSILON for n, amount in need)
 
+    def guaranteed(self, need: Need, most: int) -> int:
+        """So many times `need` it may have more within its guarantee, up to `most`."""
+        if self.limits is None:
+            return 0
+        for number, amount in need:
+            most = min(most, int((self.limits.guarantee[number] - self.used[number] + EPSILON) / amount))
+        return max(0, most)
+
     def borrows(self, need: Need) -> bool:
         """Does it use more than its guarantee of something that is needed?"""
         guarantee = self.limits.guarantee if self.limits else None
@@ -139,24 +210,59 @@ class Unit:
 
 
 class Leaf(Unit):
-    """A queue: a tenant without block classes, or one class of a tenant."""
+    """What a tenant without block classes has, or one class of a tenant. What waits stands in a line for each pool of nodes, so
+    that what waits for one pool does not hold up what another one would take; of their heads the earliest is next."""
 
-    __slots__ = ("head", "holds", "queue", "running", "tenant", "waiting", "waiting_amounts")
+    __slots__ = ("lines", "reach", "running", "tenant", "waiting", "waiting_amounts")
 
     def __init__(self, name: str, tenant: str, parent: Unit, weight: float, width: int, limits: Limits | None) -> None:
         super().__init__(name, parent, weight, width, limits)
         self.tenant = tenant
-        self.queue: list[tuple[float, int, Entry]] = []
-        self.head: Entry | None = None
-        self.holds: dict[int, None] = {}
-        """Nodes that are emptied for its head."""
+        self.lines: dict[Pool, Line] = {}
+        self.reach: list[float] | None = None
+        """The part of the cluster that it could use, by resource."""
         self.running: dict[str, Entry] = {}
         """In the order in which they started."""
         self.waiting = 0
         self.waiting_amounts = [0.0] * width
+        """Of all that is asked for, also where nobody stands in a line for it."""
 
     def leaves(self) -> Iterator[Leaf]:
         yield self
 
+    def line(self, pool: Pool) -> Line:
+        found = self.lines.get(pool)
+        if found is None:
+            found = self.lines[pool] = Line(self, pool)
+        return found
+
     def first(self) -> Entry | None:
-        return self.head
+        if len(self.lines) == 1:
+            for line in self.lines.values():
+                return line.head
+        return min((line.head for line in self.lines.values() if line.head is not None), key=_by_key, default=None)
+
+    def in_turn(self) -> list[Line]:
+        """Those where somebody waits, the earliest first."""
+        lines = [line for line in self.lines.values() if line.head is not None]
+        return lines if len(lines) < 2 else sorted(lines, key=lambda line: line.head.key if line.head else 0.0)
+
+
+class Line:
+    """A queue for one pool of nodes."""
+
+    __slots__ = ("head", "holds", "leaf", "pool", "queue", "waiting", "wishes")
+
+    def __init__(self, leaf: Leaf, pool: Pool) -> None:
+        self.leaf, self.pool = leaf, pool
+        self.queue: list[tuple[float, int, Entry]] = []
+        self.head: Entry | None = None
+        self.holds: dict[int, None] = {}
+        """Nodes that are emptied for its head."""
+        self.waiting = 0
+        self.wishes: dict[str, Entry] = {}
+        """What is asked for without standing in the line: it counts for what the leaf is entitled to."""
+
+
+def _by_key(entry: Entry) -> float:
+    return entry.key

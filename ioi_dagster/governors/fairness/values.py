@@ -10,9 +10,10 @@ from ioi_dagster.model.quota import Amounts
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One ask for room. `amounts` is what one copy takes on one node, by resource; `nodes` are those allowed (None: any);
-    `arrived` is when it was first asked (s), which a request that comes again after an eviction keeps; of `copies` all
-    start at once or none does; `checkpointable` says that ending it loses little."""
+    """One ask for room. `amounts` is what one copy takes on one node, by resource; `nodes` are those allowed (None: any), of
+    those that offer `capability` ("": any); `arrived` is when it was first asked (s), which a request that comes again after
+    an eviction keeps; of `copies` all start at once or none does; it is `wanted` so many times, each by itself;
+    `preemptible` says that it may be ended for others, `checkpointable` that ending it loses little."""
 
     id: str
     tenant: str
@@ -23,13 +24,17 @@ class Request:
     priority: int = 0
     copies: int = 1
     checkpointable: bool = False
+    capability: str = ""
+    wanted: int = 1
+    preemptible: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """`aging_s`: a step of priority is worth so many seconds of waiting, and no more. `min_run_s`: what ran shorter is not
     evicted. Of one tenant at most `evictions` requests are evicted for others in any `window_s` seconds. `seed` is of the
-    nodes that are sampled; clusters of up to `exact` nodes are searched whole, larger ones by the best of `choices`."""
+    nodes that are sampled; clusters of up to `exact` nodes are searched whole, larger ones by the best of `choices`, which
+    is the emptiest where they are to `spread`, else the one that is left most useful."""
 
     aging_s: float = 60.0
     min_run_s: float = 30.0
@@ -38,6 +43,7 @@ class Rules:
     seed: int = 0
     exact: int = 64
     choices: int = 8
+    spread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +58,22 @@ class Evict:
 @dataclass(frozen=True, slots=True)
 class TenantView:
     """A tenant's books. `share` is its dominant share of the cluster (0..1), `entitled` what weighted fairness would give
-    it now; `lent` is the part of its guarantee that others use."""
+    it now; `lent` is the part of its guarantee that others use; of resources that `limit` does not name it may use any amount.
+    `waiting` is all that is asked for, `stopping` how many run that were told to stop."""
 
     cohort: str
+    weight: float
     share: float
     entitled: float
     used: Mapping[str, float]
     guarantee: Mapping[str, float]
     borrowed: Mapping[str, float]
     lent: Mapping[str, float]
+    limit: Mapping[str, float]
     running: int
     waiting: int
     oldest_wait_s: float
+    stopping: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ def test_an_idle_guarantee_is_lent_and_taken_back():
     ask(arbiter, "owner", 3)
     assert arbiter.arbitrate(10.0) == []
     evicted = arbiter.evict(10.0)
-    assert [type(one) for one in evicted] == [Evict]
+    assert [type(one) for one in evicted] == [Evict] * 3, "as many as are guaranteed and asked for"
     assert "within its guarantee" in evicted[0].why
     assert arbiter.evict(10.0) == [], "each is told once"
     gone = [one.victim for one in evicted]

@@ -10,8 +10,8 @@ from ioi_dagster.governors.cluster import (
     NodeJoined,
     NodeLeft,
     NodeResized,
+    QuotasChanged,
     Reply,
-    SharesChanged,
     StopStep,
     Tick,
     Withdrawn,
@@ -32,8 +32,9 @@ from ioi_dagster.model.negotiation import (
     ReleaseRequest,
     SupplyPoint,
 )
+from ioi_dagster.model.quota import QuotaTree, TenantQuota
 from ioi_dagster.model.refusal import Refusal
-from ioi_dagster.model.topology import TenantShare
+from tests.quotas import share
 
 WAIT_S = 10.0
 
@@ -41,8 +42,8 @@ WAIT_S = 10.0
 class Cluster:
     """A node of two slots, both taken by `holder` of the tenant `h` since long ago."""
 
-    def __init__(self, *shares: TenantShare) -> None:
-        self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0, shares=shares, ttl_s=1e6)
+    def __init__(self, *shares: TenantQuota) -> None:
+        self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0, quotas=QuotaTree.flat(shares), ttl_s=1e6)
         self.now = 0.0
         self.round = 0
         self.event(NodeJoined("n", 2, frozenset({"ocr", "llm"})))
@@ -222,7 +223,7 @@ def test_who_has_hung_up_gets_no_answer_and_holds_back_nobody():
     assert cluster.governor.snapshot().parked == 2, "that was another round"
     cluster.event(Withdrawn("gone", 1))
     assert cluster.free() == [("there", 1)]
-    assert cluster.governor.snapshot().tenants["t"]["waiting"] == 1
+    assert cluster.governor.snapshot().tenants["t"]["waiting"] == 0
 
 
 def test_priority_is_worth_a_minute_of_waiting_and_no_more():
@@ -241,7 +242,7 @@ def test_priority_is_worth_a_minute_of_waiting_and_no_more():
 
 
 def test_tenants_take_turns_by_weight_whatever_their_runs_have_waited():
-    cluster = Cluster(TenantShare("b", 2.0))
+    cluster = Cluster(share("b", 2.0))
     cluster.waits("a1", "a2", "a3", tenant="a")
     cluster.waits("b1", "b2", "b3", tenant="b")
     order = ""
@@ -251,13 +252,13 @@ def test_tenants_take_turns_by_weight_whatever_their_runs_have_waited():
         order += run[0]
         (lease,) = cluster.award(run, run[0], "s").leases
         served = answered(cluster.event(ReleaseRequest(run, (lease.id,))))
-    assert order == "abba"
+    assert order == "bbab"
 
 
 def test_a_guarantee_is_taken_back_for_who_waits():
     cluster = Cluster()
     cluster.waits("r", tenant="b")
-    out = cluster.event(SharesChanged((TenantShare("b", guarantee=1),)))
+    out = cluster.event(QuotasChanged(QuotaTree.flat((share("b", guarantee=1),))))
     assert [one.lease.step for one in out if isinstance(one, StopStep)] == ["s2"]
     assert answered(out) == []
     assert cluster.free() == [("r", 1)]

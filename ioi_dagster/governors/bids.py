@@ -1,0 +1,331 @@
+"""A cluster's bids and grants: what the fair arbiter says of what runs ask for, kept as offers for those that waited.
+
+A bid is not binding: it says what would start now, and nothing is kept for it. What waits stands in the arbiter's queues; what it
+is granted there is kept for a while as an offer, and an award takes that first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import count
+from typing import Protocol
+
+from ioi_dagster.governors.fairness.arbiter import Arbiter
+from ioi_dagster.governors.fairness.tree import Entry
+from ioi_dagster.governors.fairness.values import Request
+from ioi_dagster.governors.parked import ASKS_S, MAX_PARKED, OFFER_S, Asked, Desk, Like, Offered, like
+from ioi_dagster.model.negotiation import SLOTS, Announce, AskGroup, Bid, LeaseRequest, SupplyPoint
+from ioi_dagster.model.refusal import Refusal
+
+CODES = {
+    "fair.full": "cluster.full",
+    "fair.limit": "cluster.limit",
+    "fair.kept": "cluster.kept",
+    "fair.not_its_turn": "cluster.not_its_turn",
+    "fair.unknown_tenant": "cluster.never",
+    "fair.not_offered": "cluster.never",
+    "fair.too_large": "cluster.never",
+    "fair.over_limit": "cluster.never",
+}
+
+
+class Rooms(Protocol):
+    """What the governor knows of its nodes beyond the arbiter's books."""
+
+    def offered(self, capability: str) -> bool:
+        """Does any node that is there offer it?"""
+        ...
+
+    def counted(self, resource: str) -> bool:
+        """Is it taken account of?"""
+        ...
+
+    def full(self, capability: str) -> Refusal:
+        """Why nothing is free for a step that takes its slot alone."""
+        ...
+
+    def price(self, warm: bool) -> float: ...
+
+
+class Bids:
+    """All times are monotonic seconds."""
+
+    def __init__(self, cluster: str, domain: str, epoch: int, arbiter: Arbiter, rooms: Rooms) -> None:
+        self._cluster, self._domain, self._epoch = cluster, domain, epoch
+        self._arbiter, self._rooms = arbiter, rooms
+        self.desk = Desk()
+        self._overdue: list[Asked] = []
+        """Those that wait and have done so for long enough."""
+        self._ids = count(1)
+
+    # Announcements ----------------------------------------------------------------------------------------------
+
+    def announced(self, announce: Announce, now: float) -> tuple[Announce | None, Asked, Bid | None]:
+        """The announcement of the run that waited until now, what is asked for from now on, and the answer, if there is one
+        already."""
+        older = self.forget(announce.run, now)
+        while self.desk.full() and (oldest := self.desk.oldest()) is not None:
+            self.forget(oldest.announce.run, now)
+        since = self.desk.since(announce.run, now)
+        groups = [(group, self._entry(group, since)) for group in announce.groups]
+        asked = Asked(announce, groups, now + ASKS_S)
+        self.desk.add(asked)
+        for entry in asked.entries():
+            self._arbiter.wish(entry)
+        bid = self._bid(asked)
+        waits = announce.wait_s and not bid.points and asked.entries() and len(self.desk) < MAX_PARKED
+        if not waits:
+            if bid.points:
+                self.desk.lose_place(announce.run)
+            return older, asked, bid
+        for entry in asked.entries():
+            self._arbiter.wait(entry)
+        self.desk.park(asked, since, now + announce.wait_s)
+        return older, asked, None
+
+    def forget(self, run: str, now: float) -> Announce | None:
+        """The run asks for nothing any more. Its announcement, if that waited."""
+        asked = self.desk.asked.get(run)
+        if asked is None:
+            return None
+        waited = asked.waits
+        if waited:
+            self.desk.answered(asked, False, now)
+        for entry in asked.entries():
+            if self._arbiter.asks(entry):
+                self._arbiter.less(entry, entry.left)
+        self.desk.remove(run)
+        return asked.announce if waited else None
+
+    def withdrawn(self, run: str, round_: int, now: float) -> None:
+        asked = self.desk.asked.get(run)
+        if asked is not None and asked.waits and asked.announce.round == round_:
+            self.forget(run, now)
+            self.desk.lose_place(run)
+
+    def _entry(self, group: AskGroup, since: float) -> Entry | Refusal:
+        copies = max(1, group.gang)
+        if group.count < copies:
+            return Refusal(
+                "cluster.never", f"a gang of {copies} of {group.count} steps", self._cluster, "ask for all of it"
+            )
+        return self._request(like(group), since, copies, group.count // copies, group.priority)
+
+    def _request(self, its: Like, since: float, copies: int, wanted: int, priority: int = 0) -> Entry | Refusal:
+        tenant, capability, resources = its
+        amounts = {name: amount for name, amount in resources if self._rooms.counted(name)}
+        amounts[SLOTS] = 1.0
+        found = self._arbiter.entry(
+            Request(
+                f"ask {next(self._ids)}",
+                tenant,
+                amounts,
+                since,
+                None,
+                capability,
+                priority,
+                copies,
+                False,
+                capability,
+                wanted,
+            )
+        )
+        return self.told(found) if isinstance(found, Refusal) else found
+
+    def told(self, refusal: Refusal) -> Refusal:
+        """As this cluster says it."""
+        return Refusal(CODES[refusal.code], refusal.text, self._cluster, refusal.remedy)
+
+    # Bids -------------------------------------------------------------------------------------------------------
+
+    def _bid(self, asked: Asked) -> Bid:
+        """What would start now."""
+        points, refusals = [], []
+        for group, entry in asked.groups:
+            slots = 0
+            if isinstance(entry, Entry):
+                slots = self._arbiter.quote(entry) * entry.shape.copies
+            if slots and isinstance(entry, Entry):
+                points.append(self._point(group, slots, self._arbiter.quote_warm(entry, slots)))
+            else:
+                refusals.append(self._why_not(group, entry))
+        return self._made(asked.announce, points, refusals)
+
+    def _point(self, group: AskGroup, slots: int, warm: int) -> SupplyPoint:
+        price = self._rooms.price(warm > 0)
+        return SupplyPoint(group.capability, group.data_class, slots, price, warm, group.resources, group.gang)
+
+    def _made(self, announce: Announce, points: Iterable[SupplyPoint], refusals: Iterable[Refusal]) -> Bid:
+        return Bid(
+            self._cluster, self._domain, announce.run, announce.round, self._epoch, tuple(points), tuple(refusals)
+        )
+
+    def nothing(self, announce: Announce) -> Bid:
+        """The answer to one that waits no more, since its run has announced anew."""
+        return self._made(announce, (), ())
+
+    def _why_not(self, one: AskGroup | LeaseRequest, entry: Entry | Refusal) -> Refusal:
+        if not self._rooms.offered(one.capability):
+            return Refusal("cluster.not_offered", f"no node here offers {one.capability}", self._cluster)
+        if isinstance(entry, Refusal):
+            return entry
+        refusal = self._arbiter.why_not(entry)
+        if refusal.code == "fair.full" and not one.resources and entry.shape.copies == 1:
+            return self._rooms.full(one.capability)
+        return self.told(refusal)
+
+    # Those that wait --------------------------------------------------------------------------------------------
+
+    def expire(self, now: float) -> None:
+        """What was asked and offered some time ago counts no more. Ask before anything else."""
+        for offered in self.desk.lapsed(now):
+            self._give_up(offered)
+        for asked in self.desk.over(now):
+            if asked.waits:
+                self._overdue.append(asked)
+            else:
+                self.forget(asked.announce.run, now)
+
+    def serve(self, now: float) -> list[tuple[Asked, Bid]]:
+        """Answers to those that wait: for whom there is room now, and who has waited long enough."""
+        started: dict[str, list[Entry]] = {}
+        for entry in self._arbiter.start(now) if len(self.desk) else ():
+            started.setdefault(self.desk.run_of[entry.request.id], []).append(entry)
+        out = [self._served(self.desk.asked[run], entries, now) for run, entries in started.items()]
+        overdue, self._overdue = self._overdue, []
+        out += [(asked, self._in_vain(asked, now)) for asked in overdue if self.desk.waits(asked)]
+        return out
+
+    def _served(self, asked: Asked, entries: list[Entry], now: float) -> tuple[Asked, Bid]:
+        announce, kept = asked.announce, []
+        given: dict[str, list[Entry]] = {}
+        for entry in entries:
+            entry.preemptible = False
+            given.setdefault(entry.request.id, []).append(entry)
+        points, refusals = [], []
+        for group, one in asked.groups:
+            its = given.get(one.request.id, []) if isinstance(one, Entry) else []
+            if its:
+                warm = sum(self._arbiter.is_warm(entry) for entry in its)
+                points.append(self._point(group, sum(entry.shape.copies for entry in its), warm))
+                kept += [(like(group), entry) for entry in its]
+            else:
+                refusals.append(self._why_not(group, one))
+        self._step_back(asked)
+        self.desk.answered(asked, True, now)
+        before = self.desk.take(announce.run)
+        if before is not None:
+            self._give_up(before)
+        self.desk.offer(announce.run, kept, now + OFFER_S)
+        return asked, replace(self._made(announce, points, refusals), expires_s=OFFER_S)
+
+    def _in_vain(self, asked: Asked, now: float) -> Bid:
+        self._step_back(asked)
+        self.desk.answered(asked, False, now)
+        refusals = [self._why_not(group, one) for group, one in asked.groups]
+        return self._made(asked.announce, (), refusals)
+
+    def _step_back(self, asked: Asked) -> None:
+        for entry in asked.entries():
+            if entry.queued:
+                self._arbiter.step_back(entry)
+
+    def refused(self, refusals: Iterable[tuple[str, Refusal]]) -> None:
+        """These can never be satisfied any more."""
+        told = dict(refusals)
+        for name in told:
+            del self.desk.run_of[name]
+        for asked in self.desk.asked.values() if told else ():
+            asked.groups = [
+                (group, self.told(told[one.id]) if isinstance(one, Entry) and one.id in told else one)
+                for group, one in asked.groups
+            ]
+
+    # Offers and grants ------------------------------------------------------------------------------------------
+
+    def _give_up(self, offered: Offered) -> None:
+        for entry in offered.entries():
+            self._arbiter.on_finished(entry.id)
+
+    def evacuate(self, node: str) -> None:
+        """What was kept at the node is so no more; it is due still."""
+        for offered in self.desk.offers.values():
+            for entries in offered.rooms.values():
+                for entry in [entry for entry in entries if node in self._arbiter.node_of(entry)]:
+                    entries.remove(entry)
+                    self._arbiter.on_finished(entry.id)
+
+    def offered_to(self, run: str, now: float) -> Offered | None:
+        """What the run was offered, which is its own from here."""
+        offered = self.desk.take(run)
+        if offered is not None and offered.until <= now:
+            self._give_up(offered)
+            return None
+        return offered
+
+    def decline(self, offered: Offered | None) -> None:
+        """What the run has not taken of that is anybody's."""
+        if offered is not None:
+            self._give_up(offered)
+
+    def grant(
+        self, requests: list[LeaseRequest], name: str, offered: Offered | None, now: float
+    ) -> list[Entry] | Refusal:
+        """Room for these, which start together: one, or a gang. By request, an entry that runs."""
+        first = requests[0]
+        its, copies = like(first), len(requests)
+        promised = self._promised(offered, its, copies, first, now)
+        if promised is None:
+            entry = self._request(its, now, copies, 1, first.priority)
+            if isinstance(entry, Refusal):
+                return self._why_not(first, entry)
+            entry.id = name
+            refusal = self._arbiter.claim(entry, now, first.prefer, first.avoid)
+            if refusal is not None:
+                return self._why_not(first, entry)
+        else:
+            entry = promised
+            self._arbiter.rename(entry, name)
+            entry.started = now
+        self._got(first.run, its, copies)
+        return self._arbiter.split(entry)
+
+    def _got(self, run: str, its: Like, copies: int) -> None:
+        """One of what the run asked for is granted, so it asks for one less."""
+        asked = self.desk.asked.get(run)
+        for group, one in asked.groups if asked is not None else ():
+            if like(group) == its and isinstance(one, Entry) and one.shape.copies == copies and self._arbiter.asks(one):
+                self._arbiter.less(one, 1)
+                return
+
+    def _promised(
+        self, offered: Offered | None, its: Like, copies: int, request: LeaseRequest, now: float
+    ) -> Entry | None:
+        """What was kept for it, at a node that suits; or any room, since it was promised some."""
+        kind = (its, copies)
+        if offered is None or not offered.due.get(kind):
+            return None
+        offered.due[kind] -= 1
+        rooms = offered.rooms.get(kind, [])
+        for entry in rooms:
+            if self._arbiter.keeps(entry) and (
+                copies > 1 or self._arbiter.relocate(entry, request.prefer, request.avoid)
+            ):
+                rooms.remove(entry)
+                return entry
+        if rooms:
+            self._arbiter.on_finished(rooms.pop().id)
+        entry = self._request(its, now, copies, 1)
+        if isinstance(entry, Refusal):
+            return None
+        # Where nodes have left, more may be promised than there is: who comes first has it.
+        others = [rooms for other in (offered, *self.desk.offers.values()) for rooms in other.rooms.values()]
+        for rooms in others:
+            for one in list(rooms):
+                if self._arbiter.redeem(entry, now, request.prefer, request.avoid):
+                    return entry
+                if self._arbiter.in_the_way(one, entry):
+                    rooms.remove(one)
+                    self._arbiter.on_finished(one.id)
+        return entry if self._arbiter.redeem(entry, now, request.prefer, request.avoid) else None

@@ -1,0 +1,128 @@
+"""What a cluster governor hears and what it wants done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ioi_dagster.model.negotiation import (
+    Announce,
+    Award,
+    Awarded,
+    Bid,
+    Lease,
+    ReleaseRequest,
+    Renewed,
+    RenewRequest,
+    Resources,
+    VerifyRequest,
+)
+from ioi_dagster.model.quota import QuotaTree
+
+
+class _Everything(frozenset[str]):
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+EVERYTHING = _Everything()
+"""The capabilities of a node that serves one user alone: whatever is asked of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJoined:
+    """`resources`: what it has besides slots, by name, in the resource's own unit."""
+
+    node: str
+    slots: int
+    capabilities: frozenset[str]
+    resources: Resources = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResized:
+    """From now on it takes so many, and has such `resources` (None: as before). What runs there beyond that is not taken away."""
+
+    node: str
+    slots: int
+    resources: Resources | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLeft:
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReported:
+    """From the node's heartbeat: what is warm there, how full its memory is (0..1), and how its blocks do, for people.
+    `closed`: it takes nothing new, but what its own steps wait for."""
+
+    node: str
+    warm: frozenset[str]
+    memory: float = 0.0
+    blocks: tuple[dict[str, Any], ...] = ()
+    closed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QuotasChanged:
+    """From now on these are the quotas. What a tenant uses beyond a lowered limit is taken back."""
+
+    tree: QuotaTree
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Nobody waits any longer for the answer to this announcement, see `Announce.wait_s`."""
+
+    run: str
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    pass
+
+
+Event = (
+    NodeJoined
+    | NodeResized
+    | NodeLeft
+    | NodeReported
+    | QuotasChanged
+    | Announce
+    | Award
+    | RenewRequest
+    | VerifyRequest
+    | ReleaseRequest
+    | Withdrawn
+    | Tick
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer owed to whoever sent the event. `granted` must be journalled before it is sent. `waited`: it is the answer to an
+    announcement that came earlier and waited, by its run and round. An announcement without a reply waits."""
+
+    answer: Bid | Awarded | Renewed
+    granted: tuple[Lease, ...] = ()
+    waited: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded:
+    lease: Lease
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopStep:
+    """End what runs under `lease`, whose slot is somebody else's; its run places it again. It is held until it is released."""
+
+    lease: Lease
+    why: str
+
+
+Instruction = Reply | LeaseEnded | StopStep

@@ -1,0 +1,458 @@
+"""The queues, and rounds in which what waits in them starts.
+
+unit      at every level the child with the least (beyond its part?, share of what it is entitled to, effective arrival)
+node      the one that is left most useful, or the emptiest; of many, the best of a few
+turn      while somebody who is below what it is entitled to fits nowhere, nobody beyond its own starts anything there
+hold      whoever is well below and fits nowhere has a node emptied for it (a gang: as many as it needs)
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+from ioi_dagster.governors.fairness.books import Books
+from ioi_dagster.governors.fairness.eviction import Ledger
+from ioi_dagster.governors.fairness.machines import EPSILON, Shape
+from ioi_dagster.governors.fairness.pools import Pool
+from ioi_dagster.governors.fairness.tree import Entry, Leaf, Line, Unit
+
+HOLD_BELOW = 0.85
+"""Of what it is entitled to: a queue that has more waits for its turn, and no node is emptied for it. Emptied nodes stand idle
+meanwhile, so there is one a queue: more of them cost more room than they bring those who wait."""
+BEYOND = (2, 1.0)
+"""What is above it in the order of turns has more than it is entitled to."""
+PASSES = 2
+"""Of a round: what is no longer held after the first is offered in a second."""
+
+
+class Rounds:
+    def __init__(self, books: Books, evictions: Ledger) -> None:
+        self._books, self._machines, self._evictions = books, books.machines, evictions
+        self._sequence = 0
+        self._freed: dict[int, None] = {}
+        self.shapes: dict[Shape, None] = {}
+        """Those that some line has first."""
+        self.open: dict[Shape, None] = {}
+        """Of these, those that may fit somewhere."""
+        self._claims: dict[Line, None] = {}
+        """Lines that may have a right to hold nodes, or hold too many."""
+        self._at_limit: Leaf | None = None
+        self._closed: Unit | None = None
+        self._short: list[Pool] = []
+        """In this round somebody who is below what it is entitled to fits nowhere in these."""
+        self._all_short = False
+        self._gang: Line | None = None
+        """Whose gang holds nodes. One at a time, or each might hold what the other needs."""
+
+    # Queues -----------------------------------------------------------------------------------------------------
+
+    def wish(self, entry: Entry) -> None:
+        """It is asked for, which counts for what its leaf is entitled to, and stands in no line."""
+        entry.line.wishes[entry.id] = entry
+        self._books.entries[entry.id] = entry
+        self._asked(entry, entry.left)
+
+    def wait(self, entry: Entry) -> None:
+        """It stands in its line from now on."""
+        line = entry.line
+        if line.wishes.pop(entry.id, None) is None:
+            self._books.entries[entry.id] = entry
+            self._asked(entry, entry.left)
+        entry.queued = True
+        self._sequence += 1
+        heappush(line.queue, (entry.key, self._sequence, entry))
+        line.waiting += 1
+        if line.queue[0][2] is entry:
+            self._set_head(line)
+
+    def leave(self, entry: Entry) -> None:
+        """It is asked for no longer."""
+        del self._books.entries[entry.id]
+        self.unasked(entry, entry.left)
+        if entry.line.wishes.pop(entry.id, None) is None:
+            self._leave_line(entry)
+
+    def step_back(self, entry: Entry) -> None:
+        """It is asked for still, but stands in its line no longer."""
+        self._leave_line(entry)
+        entry.line.wishes[entry.id] = entry
+
+    def unasked(self, entry: Entry, count: int) -> None:
+        """So many of it less are asked for."""
+        self._asked(entry, -count)
+
+    def _asked(self, entry: Entry, count: int) -> None:
+        leaf = entry.leaf
+        self._books.changes += 1
+        if not leaf.waiting:
+            for unit in leaf.path():  # who had nothing to ask for was entitled to nothing yet
+                unit.entitled = max(unit.entitled, unit.part)
+            self._books.asking[leaf] = None
+        leaf.waiting += count
+        if not leaf.waiting:
+            del self._books.asking[leaf]
+        for number, amount in entry.shape.total:
+            leaf.waiting_amounts[number] += amount * count
+
+    def _leave_line(self, entry: Entry) -> None:
+        line = entry.line
+        entry.queued = False
+        line.waiting -= 1
+        if line.head is entry:
+            self._set_head(line)
+        elif len(line.queue) > 2 * line.waiting + 64:
+            line.queue = [item for item in line.queue if item[2].queued]
+            line.queue.sort(key=_by_place)
+
+    def _set_head(self, line: Line) -> None:
+        old = line.head
+        queue = line.queue
+        while queue and not queue[0][2].queued:
+            heappop(queue)
+        new = line.head = queue[0][2] if queue else None
+        if (old is None) != (new is None):
+            self._contends(line.leaf, 1 if old is None else -1)
+        line.leaf.note()
+        shape = new.shape if new is not None else None
+        self._claims[line] = None
+        if old is not None and old.shape is shape:
+            return
+        if old is not None:
+            old.shape.heads -= 1
+            if not old.shape.heads:
+                del self.shapes[old.shape]
+                self.open.pop(old.shape, None)
+        if shape is not None:
+            if not shape.heads:
+                shape.full = False
+                shape.open.clear()
+                self.shapes[shape] = self.open[shape] = None
+            shape.heads += 1
+        if line.holds:
+            self._release(line)  # they were chosen for another demand
+
+    def _contends(self, leaf: Leaf, change: int) -> None:
+        for unit in leaf.path():
+            if not unit.heads and unit.parent is not None:
+                unit.passed = max(unit.passed, unit.parent.served)  # who comes anew begins where the others are
+            unit.heads += change
+
+    def clear(self) -> None:
+        """Nobody waits, and no node is held for anybody."""
+        for shape in self.shapes:
+            shape.heads = 0
+        self.shapes.clear()
+        self.open.clear()
+        self._claims.clear()
+        self._gang = None
+        for machine, holder in list(self._machines.held.items()):
+            if isinstance(holder, Line):
+                del self._machines.held[machine]
+
+    # What begins and ends ---------------------------------------------------------------------------------------
+
+    def begin(self, entry: Entry, found: list[int], now: float) -> None:
+        """It runs at the nodes `found` from now on."""
+        entry.machines, entry.started, entry.left = found, now, 1
+        need = entry.shape.need
+        for machine in found:
+            free = self._machines.free[machine]
+            for number, amount in need:
+                free[number] -= amount
+        entry.leaf.running[entry.id] = self._books.entries[entry.id] = entry
+        entry.leaf.advance(entry.shape.size)
+        self._books.book(entry.leaf, entry.shape.total, 1)
+
+    def end(self, entry: Entry) -> None:
+        """What it ran on is free."""
+        del entry.leaf.running[entry.id]
+        self._books.book(entry.leaf, entry.shape.total, -1)
+        self._books.changes += 1
+        entry.leaf.note()
+        for line in entry.leaf.lines.values():
+            self._claims[line] = None
+        for machine in entry.machines or ():
+            free = self._machines.free[machine]
+            for number, amount in entry.shape.need:
+                free[number] += amount
+        for machine in dict.fromkeys(entry.machines or ()):
+            self.freed(machine)
+
+    def count(self, shape: Shape, most: int) -> int:
+        """So many times it fits now, up to `most`. When that is less, where it fits is known from then on."""
+        found, where = self._machines.count(shape, most)
+        if found < most and shape.heads:
+            shape.full, shape.open = True, dict.fromkeys(where)
+            if not where:
+                self.open.pop(shape, None)
+        return found
+
+    def take_up(self, entry: Entry) -> None:
+        """What waited for others goes on, be there room or not."""
+        for machine in entry.machines or ():
+            free = self._machines.free[machine]
+            for number, amount in entry.shape.need:
+                free[number] -= amount
+        entry.leaf.running[entry.id] = entry
+        self._books.book(entry.leaf, entry.shape.total, 1)
+        entry.leaf.note()
+
+    def freed(self, machine: int) -> None:
+        """Something of it may be free that was not."""
+        self._freed[machine] = None
+        machines = self._machines
+        if machine in machines.held:
+            return
+        name, offers = machines.names[machine], machines.offers[machine]
+        for shape in self.shapes:
+            if shape.full and machines.fits(shape.need, machine) and shape.pool.allows(name, offers):
+                shape.open[machine] = None
+                self.open[shape] = None
+
+    def resized(self, machine: int) -> None:
+        self._books.resized()
+        self.unheld(machine)
+        self.freed(machine)
+        for shape in self.shapes:  # shares are of another whole
+            shape.size = self._machines.share(shape.total)
+
+    def unheld(self, machine: int) -> None:
+        """It is emptied for nobody any longer."""
+        holder = self._machines.held.get(machine)
+        if isinstance(holder, Line):
+            del self._machines.held[machine], holder.holds[machine]
+            self._claims[holder] = None
+
+    # Rounds -----------------------------------------------------------------------------------------------------
+
+    def run(self, now: float) -> list[Entry]:
+        """What starts now, in order."""
+        if self._books.refresh():
+            self.rekey()
+        granted: list[Entry] = []
+        for _ in range(PASSES):
+            self._serve_holders(now, granted)
+            self._short.clear()
+            self._all_short = False
+            aside: list[Unit] = []
+            while self.open and self._step(self._books.root, now, granted, aside):
+                pass
+            for unit in aside:
+                unit.note()
+            self._claim()
+            if not self._freed:
+                break
+        return granted
+
+    def _serve_holders(self, now: float, granted: list[Entry]) -> None:
+        """Offer the nodes freed since to whoever holds them."""
+        held = self._machines.held
+        while self._freed:
+            freed, self._freed = self._freed, {}
+            for machine in freed:
+                line = held.get(machine)
+                while isinstance(line, Line) and line.holds and self._place_held(line, now, granted):
+                    line = held.get(machine)
+
+    def _place_held(self, line: Line, now: float, granted: list[Entry]) -> bool:
+        entry = line.head
+        if entry is None or self._books.limiter(line.leaf, entry.shape.total) is not None:
+            return False
+        found = self._machines.find_held(entry.shape, line.holds)
+        if found is None:
+            return False
+        self._start(entry, found, now, granted)
+        return True
+
+    def _step(self, unit: Unit, now: float, granted: list[Entry], aside: list[Unit]) -> bool:
+        """Start one request below `unit`. Children for whom there is nothing are set aside for the round."""
+        while self.open:
+            child = unit.next()
+            if child is None or (self._all_short and unit.heap[0][:2] > BEYOND):
+                # All others are beyond what they are entitled to as well.
+                return False
+            if isinstance(child, Leaf):
+                if self._place(child, now, granted):
+                    return True
+            elif self._step(child, now, granted, aside):
+                return True
+            heappop(unit.heap)
+            child.version += 1
+            if child is not self._at_limit:
+                aside.append(child)
+            if self._closed is not None:
+                if self._closed is unit:
+                    self._closed = None
+                return False
+        return False
+
+    def _place(self, leaf: Leaf, now: float, granted: list[Entry]) -> bool:
+        self._at_limit = None
+        limited = 0
+        lines = leaf.in_turn()
+        for line in lines:
+            if self._place_line(line, now, granted):
+                return True
+            if self._closed is not None:
+                return False
+            limited += self._at_limit is leaf
+        if limited < len(lines):
+            self._at_limit = None
+        return False
+
+    def _place_line(self, line: Line, now: float, granted: list[Entry]) -> bool:
+        entry, leaf = line.head, line.leaf
+        assert entry is not None
+        shape = entry.shape
+        found = None
+        below = leaf.share + shape.size / 2 <= leaf.entitled or leaf.due(shape)
+        if self._short and not below and (self._all_short or any(line.pool.overlaps(pool) for pool in self._short)):
+            return False
+        if shape.full and not shape.open:
+            # What it may hold was seen to when it last changed.
+            if below and self._could_start(leaf, shape):
+                self._is_short(line.pool)
+            return False
+        limiter = self._books.limiter(leaf, shape.total) if self._books.limits else None
+        if limiter is not None and limiter[0] is not self._books.root:
+            self._release(line)
+            if limiter[0] is leaf:
+                self._at_limit = leaf  # until something of its own ends
+            elif self._wanted(line, shape):
+                self._closed = limiter[0]  # or those beside it would use up what it waits for
+            return False
+        if limiter is None:
+            found = self._machines.find(shape)
+            if found is None:
+                self.open.pop(shape, None)
+        if found is None:
+            if below and self._could_start(leaf, shape):
+                self._is_short(line.pool)
+            self._claims[line] = None
+            self._reserve(line)
+            return False
+        self._start(entry, found, now, granted)
+        return True
+
+    def _is_short(self, pool: Pool) -> None:
+        if pool not in self._short:
+            self._short.append(pool)
+            self._all_short = all(any(shape.pool.overlaps(short) for short in self._short) for shape in self.open)
+
+    def _could_start(self, leaf: Leaf, shape: Shape) -> bool:
+        """Only room is what it lacks."""
+        limiter = self._books.limiter(leaf, shape.total)
+        free_to = limiter is None or limiter[0] is self._books.root
+        return free_to and self._machines.could_hold(shape) == shape.copies
+
+    def _start(self, entry: Entry, found: list[int], now: float, granted: list[Entry]) -> None:
+        line = entry.line
+        self._asked_less(entry)
+        if entry.left > 1:
+            started = entry.one()
+            entry.left -= 1
+            self.begin(started, found, now)
+            line.leaf.note()
+            self._claims[line] = None
+        else:
+            started = entry
+            self.begin(entry, found, now)
+            self._leave_line(entry)
+        granted.append(started)
+        if self._gang is line:
+            self._release(line)
+
+    def _asked_less(self, entry: Entry) -> None:
+        leaf = entry.leaf
+        self._books.changes += 1
+        leaf.waiting -= 1
+        if not leaf.waiting:
+            del self._books.asking[leaf]
+        for number, amount in entry.shape.total:
+            leaf.waiting_amounts[number] -= amount
+
+    def rekey(self) -> None:
+        for unit in self._books.units():
+            if unit.parent is not None and unit.heads:
+                unit.note()
+        for leaf in self._books.leaves.values():
+            for line in leaf.lines.values():
+                if line.head is not None:
+                    self._claims[line] = None
+
+    def validate(self) -> None:
+        heads: dict[Shape, int] = {}
+        for leaf in self._books.leaves.values():
+            for line in leaf.lines.values():
+                if line.head is not None:
+                    heads[line.head.shape] = heads.get(line.head.shape, 0) + 1
+        assert heads == {shape: shape.heads for shape in self.shapes}
+        assert set(self.open) <= set(self.shapes)
+        for shape in self.shapes:
+            assert (shape in self.open) == (not shape.full or bool(shape.open))
+
+    # Holds ------------------------------------------------------------------------------------------------------
+
+    def _claim(self) -> None:
+        claims = [line for line in self._claims if line.head is not None]
+        self._claims.clear()
+        for line in sorted(claims, key=_urgency) if len(claims) > 1 else claims:
+            self._reserve(line)
+
+    def _reserve(self, line: Line) -> None:
+        """Hold as many nodes as it lacks of what it is entitled to, where it lacks least; give back what is more."""
+        entry, leaf = line.head, line.leaf
+        if entry is None:
+            return
+        shape = entry.shape
+        if line in self._evictions.awaited:
+            return
+        wanted = self._wanted(line, shape) if shape.full and not self._machines.least(shape) else 0
+        if wanted:
+            limiter = self._books.limiter(leaf, shape.total)
+            wanted = wanted if limiter is None or limiter[0] is self._books.root else 0
+        gang = shape.copies > 1
+        if gang and wanted:
+            if self._gang not in (None, line):
+                return
+            self._gang = line
+        if wanted > len(line.holds):
+            for machine in self._machines.nearest(shape, wanted - len(line.holds), gang):
+                self.hold(line, machine)
+        elif not wanted:
+            self._release(line)
+        for machine in list(line.holds)[wanted:]:
+            self._unhold(line, machine)
+
+    def _wanted(self, line: Line, shape: Shape) -> int:
+        leaf = line.leaf
+        if leaf.share + shape.size / 2 > HOLD_BELOW * leaf.entitled and leaf.share > EPSILON:
+            return 0
+        return shape.copies
+
+    def hold(self, line: Line, machine: int) -> None:
+        holder = self._machines.held.get(machine)
+        if isinstance(holder, Line):
+            del holder.holds[machine]
+        self._machines.held[machine] = line
+        line.holds[machine] = None
+
+    def _unhold(self, line: Line, machine: int) -> None:
+        del self._machines.held[machine], line.holds[machine]
+        self.freed(machine)
+
+    def _release(self, line: Line) -> None:
+        for machine in list(line.holds):
+            self._unhold(line, machine)
+        if self._gang is line:
+            self._gang = None
+
+
+def _by_place(item: tuple[float, int, Entry]) -> tuple[float, int]:
+    return item[:2]
+
+
+def _urgency(line: Line) -> tuple[int, float, float, str, str]:
+    head = line.head
+    assert head is not None
+    return (*line.leaf.key(head)[:3], line.leaf.tenant, line.leaf.name)

@@ -1,0 +1,177 @@
+"""The nodes of a cluster as its governor knows them; how full they are stands in the arbiter's books."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from ioi_dagster.governors.cluster_messages import EVERYTHING, NodeJoined, NodeReported
+from ioi_dagster.governors.fairness.arbiter import Arbiter
+from ioi_dagster.model.negotiation import SLOTS, Resources
+from ioi_dagster.model.refusal import Refusal
+
+CONGESTION = 0.5
+"""Price rises by this part of the base price as the cluster fills."""
+COLD_START = 0.2
+"""Added where no replica of the capability is warm."""
+
+
+@dataclass(slots=True)
+class ClusterNode:
+    """`used`: leases of its slots, in the order in which they were granted; `waiting`: those of them whose steps wait for others,
+    which run in their place."""
+
+    slots: int
+    capabilities: frozenset[str]
+    resources: Resources = ()
+    warm: frozenset[str] = frozenset()
+    memory: float = 0.0
+    blocks: tuple[dict[str, Any], ...] = ()
+    closed: bool = False
+    used: dict[str, None] = field(default_factory=dict)
+    waiting: set[str] = field(default_factory=set)
+
+    @property
+    def free(self) -> int:
+        if self.closed and not self.waiting:
+            return 0
+        return max(0, self.slots - len(self.used) + len(self.waiting))
+
+    @property
+    def amounts(self) -> dict[str, float]:
+        return {SLOTS: float(self.slots), **dict(self.resources)}
+
+
+class Nodes:
+    """`price`: of a slot where nothing runs; `max_memory`: the fullness above which a node takes nothing new."""
+
+    def __init__(self, cluster: str, price: float, max_memory: float, arbiter: Arbiter) -> None:
+        self._cluster, self._price, self._max_memory, self._arbiter = cluster, price, max_memory, arbiter
+        self.by_name: dict[str, ClusterNode] = {}
+        self._offering: dict[str, dict[str, None]] = {}
+        """By capability that was asked for, the nodes that offer it."""
+        self._slots = self._busy = 0
+        self._limited = 0
+        """Nodes that offer only some capabilities."""
+
+    def __getitem__(self, name: str) -> ClusterNode:
+        return self.by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.by_name
+
+    # What comes and goes ----------------------------------------------------------------------------------------
+
+    def join(self, event: NodeJoined) -> None:
+        node = ClusterNode(event.slots, event.capabilities, event.resources)
+        self.by_name[event.node] = node
+        self._slots += node.slots
+        self._limited += node.capabilities is not EVERYTHING
+        for capability, names in self._offering.items():
+            if capability in node.capabilities:
+                names[event.node] = None
+        self._arbiter.on_node(event.node, node.amounts, node.capabilities)
+
+    def resize(self, name: str, slots: int, resources: Resources | None) -> None:
+        node = self.by_name.get(name)
+        if node is None:
+            return
+        self._slots += slots - node.slots
+        node.slots = slots
+        node.resources = node.resources if resources is None else resources
+        self._arbiter.on_node(name, node.amounts, node.capabilities)
+
+    def reported(self, event: NodeReported) -> None:
+        node = self.by_name.get(event.node)
+        if node is None:
+            return
+        node.warm, node.memory, node.blocks, node.closed = event.warm, event.memory, event.blocks, event.closed
+        self._arbiter.on_warm(event.node, event.warm)
+        self._look(event.node)
+
+    def drop(self, name: str) -> None:
+        """Nothing runs there any more."""
+        node = self.by_name.pop(name)
+        self._slots -= node.slots
+        self._limited -= node.capabilities is not EVERYTHING
+        for names in self._offering.values():
+            names.pop(name, None)
+        self._arbiter.on_node_left(name)
+
+    def took(self, name: str, lease: str) -> None:
+        self.by_name[name].used[lease] = None
+        self._busy += 1
+
+    def left_by(self, name: str, lease: str) -> None:
+        node = self.by_name[name]
+        del node.used[lease]
+        self._busy -= 1
+        if lease in node.waiting:
+            self.waits(name, lease, False)
+
+    def waits(self, name: str, lease: str, waits: bool) -> None:
+        node = self.by_name[name]
+        (node.waiting.add if waits else node.waiting.discard)(lease)
+        self._look(name)
+
+    def _look(self, name: str) -> None:
+        """Whether it takes anything new; a closed node takes what its own steps wait for."""
+        node = self.by_name[name]
+        self._arbiter.shut(name, node.memory >= self._max_memory or (node.closed and not node.waiting))
+
+    # What is asked of it ----------------------------------------------------------------------------------------
+
+    def offering(self, capability: str) -> dict[str, None]:
+        found = self._offering.get(capability)
+        if found is None:
+            found = {name: None for name, node in self.by_name.items() if capability in node.capabilities}
+            self._offering[capability] = found
+        return found
+
+    def offered(self, capability: str) -> bool:
+        return bool(self.offering(capability))
+
+    def counted(self, resource: str) -> bool:
+        """Nodes that serve whatever is asked take account of what they say that they have, and of nothing else."""
+        return bool(self._limited) or not self.by_name or self._arbiter.has(resource)
+
+    def full(self, capability: str) -> Refusal:
+        nodes = [self.by_name[name] for name in self.offering(capability)]
+        if any(node.free and node.memory < self._max_memory for node in nodes):
+            text = "what is free was offered to others a moment ago"
+            return Refusal("cluster.full", text, self._cluster, "it is asked again")
+        if any(node.free for node in nodes):
+            text = f"what is free of {len(nodes)} nodes has no memory left"
+            return Refusal("cluster.no_memory", text, self._cluster, "it is asked again")
+        return Refusal("cluster.full", f"all {len(nodes)} nodes are busy", self._cluster, "it is asked again")
+
+    def price(self, warm: bool) -> float:
+        busy = self._busy / (self._slots or 1)
+        return self._price * (1 + CONGESTION * busy) + (0.0 if warm else COLD_START)
+
+    # What is told -----------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, dict[str, Any]]:
+        return {
+            name: {
+                "slots": node.slots,
+                "free": node.free,
+                "memory": round(node.memory, 3),
+                "resources": dict(node.resources),
+                "warm": sorted(node.warm),
+                "capabilities": sorted(node.capabilities),
+                "blocks": list(node.blocks),
+            }
+            for name, node in sorted(self.by_name.items())
+        }
+
+    def validate(self, used: Counter[str]) -> None:
+        """`used`: leases by node."""
+        assert self._slots == sum(node.slots for node in self.by_name.values())
+        assert self._busy == sum(used.values())
+        for name, node in self.by_name.items():
+            assert node.waiting <= node.used.keys()
+            assert len(node.used) == used[name]
+        for capability, names in self._offering.items():
+            assert names.keys() == {name for name, node in self.by_name.items() if capability in node.capabilities}
