@@ -28,11 +28,14 @@ from ioi_dagster.governors.failures import AT_MOST_ONCE, POISON, RULES, USERS_RE
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_rounds import PARK_S
 from ioi_dagster.host import tags
+from ioi_dagster.host.beside import Beside
 from ioi_dagster.host.console import Console
+from ioi_dagster.host.demand import demand_of, run_priority
 from ioi_dagster.host.event_groups import GroupedEventLogStorage, grouped, patient, told_event, waits_for_log
 from ioi_dagster.host.exchange import Handle, Located, StepInput, StepWork, handle_from_text
 from ioi_dagster.host.flow_driver import FlowDriver
 from ioi_dagster.host.fusion import Chains
+from ioi_dagster.host.gangs import Gangs
 from ioi_dagster.host.io_manager import ObjectStore, default_folder, ledger_path
 from ioi_dagster.host.map_events import map_event
 from ioi_dagster.host.outage import OutageTeller
@@ -60,6 +63,8 @@ from ioi_dagster.host.private import (
     keep_claims,
     moves_plan,
     serialize_value,
+    steps_in_flight,
+    steps_that_ended,
     update_plan,
 )
 from ioi_dagster.host.progress import ProgressTeller
@@ -167,6 +172,8 @@ class GovernedExecutor(Executor):
 
         run = plan_context.dagster_run
         clock = SystemClock()
+        run_priority(run.tags)
+        gangs = Gangs(execution_plan, run.tags, self._max_concurrent, self._tag_concurrency_limits or ())
         with ExitStack() as stack:
             unread = stack.enter_context(events_not_collected())
             opened = open_network(run, self._workers, self._address, self._memory_limit)
@@ -213,6 +220,7 @@ class GovernedExecutor(Executor):
                 driver,
                 ProgressTeller(driver, clock, execution_plan),
                 unread,
+                gangs,
             )
             if plan_context.resume_from_failure or epoch > 1:
                 # Also where two processes were started for one run: what the first has done is not done again.
@@ -266,8 +274,10 @@ class _Flow:
         driver: FlowDriver,
         progress: ProgressTeller,
         unread: bool,
+        gangs: Gangs,
     ) -> None:
         self._progress, self._outage = progress, OutageTeller(driver)
+        self._gangs, self._beside = gangs, Beside(plan)
         self._owner, self._context, self._plan = owner, plan_context, plan
         self._active, self._driver = active, driver
         self._states = StepStates(plan)
@@ -296,6 +306,8 @@ class _Flow:
 
     def run(self) -> Iterator[DagsterEvent | None]:
         """Yields events; None when a person or the machine interrupted the run."""
+        for text in self._beside.nothing_meant():
+            self._context.log.warning(text)
         while True:
             if self._active.check_for_interrupts():
                 # Else it may be taken for complete, and the run for one that went well.
@@ -308,6 +320,8 @@ class _Flow:
             yield from self._active.plan_events_iterator(self._context)
             if self._active.is_complete:
                 return
+            if self._gangs:
+                self._start_gangs()
             outcomes = self._driver.fused() or self._driver.pump(self._wait(ready))
             for report in self._driver.reports():
                 yield map_event(self._context, self._plan, report)
@@ -366,11 +380,28 @@ class _Flow:
             if self._driver.take_fused(step.key):
                 continue
             try:
-                self._driver.submit(self._work(step, known))
+                work = self._work(step, known)
+                if work.ask.gang and step.key in self._driver.found:
+                    # It is under way still, as an earlier process of the run started it.
+                    work = replace(work, ask=replace(work.ask, gang=""))
+                if not self._gangs.hold(work):
+                    self._driver.submit(work)
             except FinalError as error:
                 # Its tags or inputs are unfit: that is the failure of this step, and of no other.
                 self._driver.refuse(step.key, Refusal("flow.unfit_step", str(error), "flow governor"))
         return ready
+
+    def _start_gangs(self) -> None:
+        """Hand over those that are whole by now, and refuse those that never will be."""
+        succeeded, over = steps_that_ended(self._active)
+        mappings = self._active.get_known_state().dynamic_mappings
+        due = self._gangs.due(steps_in_flight(self._active) | succeeded, over, mappings)
+        for work in due.whole:
+            self._driver.submit(work)
+        for step, refusal in due.broken:
+            self._driver.refuse(step, refusal)
+        for step, why in due.wait:
+            self._driver.tell(Chapter.WAIT, why, step=step)
 
     def _wait(self, just_vended: list[ExecutionStep]) -> float:
         if just_vended:
@@ -418,6 +449,8 @@ class _Flow:
         if tags.DATA_CLASS in step.tags:
             classes.append(tags.one_of(DataClass, step.tags, tags.DATA_CLASS, DataClass.INTERNAL))
         capability = step.tags.get(tags.CAPABILITY, OWN_STEP)
+        run_tags = self._context.dagster_run.tags
+        demand = demand_of(step.tags, run_tags)
         work = StepWork(
             origin=self._origin,
             run=self._run,
@@ -439,10 +472,15 @@ class _Flow:
             effect=tags.one_of(
                 Effect, step.tags, tags.EFFECT, Effect.PURE if capability != OWN_STEP else Effect.IDEMPOTENT
             ),
-            tenant=self._context.dagster_run.tags.get(tags.TENANT, "default"),
-            priority=_integer(step.tags.get("dagster/priority", "0")),
+            tenant=run_tags.get(tags.TENANT, "default"),
+            priority=demand.priority,
             input_bytes=sum(map(self._size, stored.values())),
             domains=self._driver.places_in(step.tags.get(tags.PLACE_IN, "")),
+            resources=demand.resources,
+            gang=demand.gang,
+            checkpointable=demand.checkpointable,
+            near=self._beside.keys(step, tags.NEAR, known.dynamic_mappings),
+            apart=self._beside.keys(step, tags.APART, known.dynamic_mappings),
         )
 
         def whole() -> StepWork:
@@ -595,10 +633,3 @@ def _gone(name: str) -> FinalError:
 
 def _encode(work: StepWork) -> bytes:
     return msgspec.msgpack.encode(work)
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        return 0

@@ -18,6 +18,12 @@ _ALONE = (
     tags.PLACE_IN,
     tags.EFFECT,
     tags.TIMEOUT,
+    tags.RESOURCES,
+    tags.GANG,
+    tags.CHECKPOINTABLE,
+    tags.PRIORITY,
+    tags.NEAR,
+    tags.APART,
     "dagster/concurrency_key",
     "dagster/priority",
 )

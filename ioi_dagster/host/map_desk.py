@@ -174,6 +174,12 @@ class MapDesk:
             # Before other steps: else all that map would begin before any item of theirs.
             priority=parent.ask.priority + 1,
             input_bytes=0,
+            # Those are the step's own, which holds them meanwhile.
+            resources=(),
+            gang="",
+            gang_size=0,
+            near=(),
+            apart=(),
         )
         work = encode_chunk(chunk.map, chunk.index, chunk.worker, chunk.step)
         self._driver.submit(

@@ -95,6 +95,7 @@ from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, deserialize_value, serialize_value
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.hosted_user_process import recon_job_from_origin
+from dagster._utils.tags import TagConcurrencyLimitsCounter
 from dagster_shared.error import SerializableErrorInfo
 from dagster_shared.serdes.serdes import _WHITELIST_MAP, NamedTupleSerializer, pack_value
 from dagster_shared.utils.cached_method import get_cached_method_cache
@@ -174,6 +175,7 @@ __all__ = [
     "StepOutputHandle",
     "SubmitRunContext",
     "SyncInMemoryRunLauncher",
+    "TagConcurrencyLimitsCounter",
     "UnresolvedMappedExecutionStep",
     "UserConfigSchema",
     "WorkerStatus",
@@ -193,6 +195,7 @@ __all__ = [
     "get_step_dependency_config_field",
     "is_async_resource",
     "keep_claims",
+    "keys_of",
     "make_new_run_id",
     "pack_field",
     "pack_value",
@@ -208,6 +211,7 @@ __all__ = [
     "serialize_value",
     "snapshot_from_execution_plan",
     "steps_in_flight",
+    "steps_that_ended",
     "takes_several",
     "unresolved_key",
     "update_plan",
@@ -312,6 +316,14 @@ def unresolved_key(step: ExecutionStep) -> str:
     """The key that `step` had before the dynamic outputs that it depends on were made."""
     handle = step.handle
     return handle.unresolved_form.to_key() if isinstance(handle, ResolvedFromDynamicStepHandle) else step.key
+
+
+def keys_of(step: Any, mappings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The keys of the steps that `step` of a plan is: itself, or, where it is mapped, as many as `mappings` say by now."""
+    if not isinstance(step, UnresolvedMappedExecutionStep):
+        return [step.key]
+    made = mappings.get(step.resolved_by_step_key, {}).get(step.resolved_by_output_name) or ()
+    return [step.handle.resolve(key).to_key() for key in made]
 
 
 def takes_several(step: ExecutionStep) -> bool:
@@ -468,6 +480,11 @@ def update_plan(active: ActiveExecution) -> None:
 def steps_in_flight(active: ActiveExecution) -> set[str]:
     """The steps that are handed over, and of which nothing says how they ended."""
     return set(active._in_flight)
+
+
+def steps_that_ended(active: ActiveExecution) -> tuple[set[str], set[str]]:
+    """The steps that succeeded, and those that will not run (any more)."""
+    return active._success, active._failed | active._skipped | active._abandoned
 
 
 @contextmanager

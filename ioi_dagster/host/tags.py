@@ -33,6 +33,18 @@ APPROVAL = "ioi/approval"
 TIMEOUT = "ioi/timeout_s"
 """On an op: seconds that a step may run. Then it is interrupted and fails; its retry policy applies."""
 SUBJECT = "ioi/subject"
+RESOURCES = "ioi/resources"
+"""On an op: what a step takes of its node besides a slot, as in `gpu=1, memory=4GiB`."""
+GANG = "ioi/gang"
+"""On an op: a name; the steps of one gang start together, in one cluster, or none does."""
+CHECKPOINTABLE = "ioi/checkpointable"
+"""On an op, `true`: a step that is stopped for another tenant loses little."""
+PRIORITY = "ioi/priority"
+"""On a run: added to the `dagster/priority` of each of its steps. On an op: instead of its `dagster/priority`."""
+NEAR = "ioi/near"
+"""On an op: comma-separated steps, or a word that others have here too: its step rather runs where those do."""
+APART = "ioi/apart"
+"""The same of steps on whose nodes it runs only where there is no other."""
 
 
 def seconds(tags: Mapping[str, str], name: str) -> float:
@@ -58,6 +70,19 @@ def _amount(tags: Mapping[str, str], name: str, unit: str) -> float | None:
     return value
 
 
+def truth(tags: Mapping[str, str], name: str) -> bool:
+    """Does the tag say `true`? False where it is not set. Raises `BadInputError`."""
+    text = tags.get(name, "false")
+    if text not in ("true", "false"):
+        raise BadInputError(f"the tag {name} says {text[:80]!r}", todo="use `true` or `false`")
+    return text == "true"
+
+
+def words(tags: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """What stands in the tag between commas."""
+    return tuple(dict.fromkeys(word for part in tags.get(name, "").split(",") if (word := part.strip())))
+
+
 def one_of(kind: type[E], tags: Mapping[str, str], name: str, otherwise: E) -> E:
     """The tag's word as one of `kind`, `otherwise` where it is not set. Raises `BadInputError`."""
     if name not in tags:
@@ -65,5 +90,5 @@ def one_of(kind: type[E], tags: Mapping[str, str], name: str, otherwise: E) -> E
     try:
         return kind(tags[name])
     except ValueError:
-        words = ", ".join(str(word.value) for word in kind)
-        raise BadInputError(f"the tag {name} says {tags[name]!r}", todo=f"use one of: {words}") from None
+        known = ", ".join(str(word.value) for word in kind)
+        raise BadInputError(f"the tag {name} says {tags[name]!r}", todo=f"use one of: {known}") from None

@@ -251,3 +251,48 @@ def test_resources_that_are_made_asynchronously_are_told_from_others() -> None:
     definitions = (Plain().get_resource_definition(), Asynchronous().get_resource_definition())
     assert [private.is_async_resource(one) for one in definitions] == [False, True]
     assert not private.is_async_resource(ResourceDefinition.hardcoded_resource(1))
+
+
+def test_how_steps_ended_is_known_to_the_plan() -> None:
+    plan = private.create_execution_plan(of_four)
+    with private.ActiveExecution(plan, retry_mode=private.RetryMode.DISABLED) as active:
+        active.get_steps_to_execute()
+        assert private.steps_in_flight(active) == {"good", "bad", "idle"}
+        active.mark_success("good")
+        active.mark_failed("bad")
+        active.mark_skipped("idle")
+        assert private.steps_that_ended(active) == ({"good"}, {"bad", "idle"})
+        active.get_steps_to_abandon()
+        active.mark_abandoned("after")
+        assert private.steps_that_ended(active) == ({"good"}, {"bad", "idle", "after"})
+
+
+def test_limits_by_tag_count_the_steps_that_are_there() -> None:
+    (step,) = [step for step in private.create_execution_plan(of_four).steps if step.key == "good"]
+    assert step.tags == {"kind": "x"}
+    assert private.TagConcurrencyLimitsCounter([{"key": "kind", "limit": 1}], [step]).is_blocked(step)
+    assert not private.TagConcurrencyLimitsCounter([{"key": "kind", "limit": 2}], [step]).is_blocked(step)
+
+
+@op(tags={"kind": "x"})
+def good() -> None: ...
+
+
+@op
+def bad() -> int:
+    return 1
+
+
+@op
+def idle() -> None: ...
+
+
+@op
+def after(value: int) -> None: ...
+
+
+@job
+def of_four() -> None:
+    good()
+    after(bad())
+    idle()
