@@ -308,33 +308,28 @@ def _ending(facts: dict[str, Any]) -> str:
 
 @app.command()
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again every second")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every second; with --json one line each time")
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Domains, clusters, nodes, blocks, leases and load."""
+    """Domains, clusters, nodes, tenants, blocks, leases and load."""
     from ioi_dagster.cli_status import collect, render
+    from ioi_dagster.cli_status import watch as watch_status
     from ioi_dagster.local.home import find_home
 
     folder = find_home(home)
-    if as_json or not watch:
-        found = collect(folder)
-        if as_json:
-            print(json.dumps(found))
-        else:
-            out.print(render(found))
-        if all("error" in facts for facts in found.values()):
-            raise typer.Exit(1)
+    if watch:
+        watch_status(folder, out, as_json)
         return
-    from rich.live import Live
-
-    with Live(render(collect(folder)), console=out, refresh_per_second=2) as live:
-        try:
-            while True:
-                time.sleep(1.0)
-                live.update(render(collect(folder)))
-        except KeyboardInterrupt:
-            return
+    found = collect(folder)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        out.print(render(found))
+    if all("error" in facts for facts in found.values()):
+        raise typer.Exit(1)
 
 
 @app.command()

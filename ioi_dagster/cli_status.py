@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +19,33 @@ from ioi_dagster.adapters.http.client import own_gateway
 from ioi_dagster.errors import BadInputError, IoiError
 from ioi_dagster.local.federation import read_supervisor
 from ioi_dagster.local.home import domains_in
+
+EVERY_S = 1.0
+
+
+def watch(home: Path, console: Console, as_json: bool) -> None:
+    """Show the status again every second until interrupted: on a terminal in its place, `as_json` a line each time.
+
+    Raises `BadInputError` where no federation was ever started."""
+    found = collect(home)
+    try:
+        if as_json:
+            while True:
+                # One that reads on goes on reading: nothing may stay in a buffer.
+                print(json.dumps(found), flush=True)
+                time.sleep(EVERY_S)
+                found = collect(home)
+        with Live(render(found), console=console, screen=console.is_terminal, auto_refresh=False) as live:
+            while True:
+                time.sleep(EVERY_S)
+                found = collect(home)
+                live.update(render(found), refresh=True)
+    except KeyboardInterrupt:
+        if console.is_terminal and not as_json:
+            console.print(render(found))
+    except BrokenPipeError:
+        # Who read it has had enough. What Python still has to write when it ends goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def collect(home: Path) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dagster import MetadataValue
 
+from ioi_dagster.host import tags
+from ioi_dagster.host.demand import demand_of
 from ioi_dagster.host.private import DagsterEvent, EngineEventData
 from ioi_dagster.host.work import Outcome
+from ioi_dagster.model.amounts import shown
 from ioi_dagster.model.story import Chapter, Entry
 
 _TOLD = (
@@ -34,11 +37,30 @@ def placement_event(step_context: Any, outcome: Outcome) -> DagsterEvent | None:
     else:
         return None
     run, step = step_context.run_id, outcome.step
-    metadata = {**told(outcome.story), **where, "ioi/explain": MetadataValue.text(f"ioi explain run {run} '{step}'")}
+    demanded = asked(step_context.step.tags, step_context.run_tags, bool(outcome.permit))
+    metadata = {
+        **told(outcome.story),
+        **demanded,
+        **where,
+        "ioi/explain": MetadataValue.text(f"ioi explain run {run} '{step}'"),
+    }
     return DagsterEvent.engine_event(step_context, text, EngineEventData(metadata=metadata))
 
 
-def told(story: Iterable[Entry]) -> dict[str, MetadataValue]:
+def asked(step: Mapping[str, str], run: Mapping[str, str], shares: bool) -> dict[str, MetadataValue]:
+    """Who it counts for, where it `shares` a federation or says so itself, and what it asked for besides a slot."""
+    demand = demand_of(step, run)
+    resources = ", ".join(f"{name} {shown(name, amount)}" for name, amount in demand.resources)
+    found = {
+        "ioi/tenant": run.get(tags.TENANT, "default" if shares else ""),
+        "ioi/resources": resources,
+        "ioi/gang": demand.gang,
+        "ioi/priority": str(demand.priority) if demand.priority else "",
+    }
+    return {key: MetadataValue.text(text) for key, text in found.items() if text}
+
+
+def told(story: Sequence[Entry]) -> dict[str, MetadataValue]:
     """The step's story up to its award."""
     texts: dict[Chapter, list[str]] = {}
     choice = False
@@ -50,7 +72,13 @@ def told(story: Iterable[Entry]) -> dict[str, MetadataValue]:
         key: MetadataValue.text(texts[chapter][-1] if last_only else "; ".join(texts[chapter]))
         for chapter, key, last_only in _TOLD
         if chapter in texts and (choice or chapter not in _CHOICE)
-    }
+    } | _seconds(story)
+
+
+def _seconds(story: Sequence[Entry]) -> dict[str, MetadataValue]:
+    """How long it waited for places in all."""
+    waits = [entry.facts["seconds"] for entry in story if entry.chapter is Chapter.WAIT and "seconds" in entry.facts]
+    return {"ioi/waited_s": MetadataValue.float(round(sum(waits), 3))} if waits else {}
 
 
 def _where(outcome: Outcome) -> dict[str, MetadataValue]:

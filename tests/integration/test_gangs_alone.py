@@ -22,6 +22,7 @@ from dagster import (
 
 from ioi_dagster import ExchangeIOManager, governed_executor
 from ioi_dagster.host import tags
+from ioi_dagster.host.private import SerializableErrorInfo
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -127,6 +128,13 @@ def run_of(name: str) -> JobExecutionResult:
         return execute_job(reconstructable(globals()[name]), instance=instance, run_config=config)
 
 
+def error_of(result: JobExecutionResult, step: str) -> SerializableErrorInfo:
+    failure = result.failure_data_for_node(step)
+    assert failure is not None
+    assert failure.error is not None
+    return failure.error
+
+
 def of_kind(result: JobExecutionResult, kind: DagsterEventType) -> list[str]:
     return [str(event.step_key) for event in result.all_events if event.event_type is kind]
 
@@ -142,8 +150,7 @@ def test_a_gang_starts_when_its_last_step_is_ready_and_one_of_it_is_tried_again(
 def test_a_gang_of_which_a_step_will_not_run_is_refused(places) -> None:
     result = run_of("broken")
     assert of_kind(result, DagsterEventType.STEP_FAILURE) == ["fails", "one"]
-    error = result.failure_data_for_node("one").error
-    assert error is not None
+    error = error_of(result, "one")
     assert error.cls_name == "flow.gang_incomplete"
     assert "gang 'world' cannot start whole: two of it will not run" in error.message
     assert list(places.iterdir()) == []
@@ -160,7 +167,8 @@ def test_steps_that_ask_for_different_things_end_the_run_before_it_begins(places
 def test_mapped_steps_are_a_gang_and_a_bad_tag_fails_its_own_step_only(places) -> None:
     result = run_of("sharded")
     assert "total" in of_kind(result, DagsterEventType.STEP_SUCCESS)
+    (placed,) = [e for e in result.all_events if e.step_key == "total" and str(e.message).startswith("Ran on")]
+    assert placed.engine_event_data.metadata["ioi/priority"].value == "2"
     assert of_kind(result, DagsterEventType.STEP_FAILURE) == ["unfit"]
-    error = result.failure_data_for_node("unfit").error
-    assert error is not None
+    error = error_of(result, "unfit")
     assert "the tag ioi/resources says 'memory=lots': 'lots' is no amount" in error.message

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ioi_dagster.host.placement_event import told
+from ioi_dagster.host import tags
+from ioi_dagster.host.placement_event import asked, told
 from ioi_dagster.model.story import Chapter, Entry
 
 C = Chapter
@@ -56,3 +57,25 @@ def test_the_run_page_tells_the_story_of_a_step_and_nothing_where_nothing_was_to
     found = told(story)
     assert {key: value.value for key, value in found.items()} == expected
     assert list(found) == list(expected)
+
+
+def test_how_long_a_step_has_waited_in_all_is_a_number_beside_the_words():
+    story = [
+        entry(C.WAIT, "waited 2.0 s", seconds=2.0),
+        entry(C.LOSS, "lost"),
+        entry(C.WAIT, "waited 1.5 s", seconds=1.5),
+    ]
+    assert told(story)["ioi/waited_s"].value == 3.5
+
+
+def test_who_a_step_counts_for_and_what_it_asks_for():
+    step = {tags.RESOURCES: "memory=4GiB, gpu=1", tags.GANG: "world", "dagster/priority": "2"}
+    found = asked(step, {tags.TENANT: "scans", tags.PRIORITY: "1"}, True)
+    assert {key: value.value for key, value in found.items()} == {
+        "ioi/tenant": "scans",
+        "ioi/resources": "gpu 1, memory 4 GiB",
+        "ioi/gang": "world",
+        "ioi/priority": "3",
+    }
+    assert asked({}, {}, True)["ioi/tenant"].value == "default"
+    assert asked({}, {}, False) == {}

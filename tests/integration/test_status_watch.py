@@ -1,0 +1,90 @@
+"""`ioi status --watch` goes on until it is told to stop, and ends well then."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from definitions.documents.catalogue import BLOCKS
+from ioi_dagster.local.federation import Federation
+from ioi_dagster.local.home import POLICIES, PROJECT, TOPOLOGY
+from ioi_dagster.local.topology_file import load_topology
+
+pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A federation that was prepared, and whose gateways are not up."""
+    federation = Federation(load_topology(TOPOLOGY), tmp_path / "home", POLICIES, BLOCKS)
+    federation.prepare()
+    federation.stop()
+    return tmp_path / "home"
+
+
+def command(home: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "ioi_dagster.cli", "status", "--watch", "--home", str(home), *more]
+
+
+def test_one_line_of_json_each_time_until_it_is_interrupted(home: Path) -> None:
+    with subprocess.Popen(command(home, "--json"), cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.wait(30) == 0
+    assert [sorted(line) for line in lines] == [["cloud.example", "lab.example", "library.example"]] * 2
+    assert all("does not answer" in facts["error"] or "unreachable" in facts["error"] for facts in lines[0].values())
+    assert all(json.loads(line) for line in rest.splitlines())
+
+
+def test_who_reads_no_longer_ends_it(home: Path) -> None:
+    with subprocess.Popen(
+        command(home, "--json"), cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 0
+        assert process.stderr.read() == ""
+
+
+def test_a_terminal_has_its_screen_back_with_what_was_shown_last(home: Path) -> None:
+    main, terminal = pty.openpty()
+    with subprocess.Popen(
+        command(home),
+        cwd=PROJECT,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm"},
+    ) as process:
+        os.close(terminal)
+        shown, until = "", time.monotonic() + 60
+        while "no domain answers" not in shown:
+            assert time.monotonic() < until, shown
+            if select.select([main], [], [], 1.0)[0]:
+                shown += os.read(main, 65_536).decode(errors="replace")
+        process.send_signal(signal.SIGINT)
+        while process.poll() is None or select.select([main], [], [], 0)[0]:
+            try:
+                shown += os.read(main, 65_536).decode(errors="replace")
+            except OSError:  # the other end is closed
+                break
+        assert process.wait(30) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    os.close(main)
+    left = shown.index("\x1b[?1049l")
+    assert "\x1b[?1049h" in shown[:left]
+    assert "no domain answers" in shown[left:]
