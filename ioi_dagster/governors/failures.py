@@ -69,6 +69,8 @@ RULES = {
 
 POISON = "flow.poison_step"
 AT_MOST_ONCE = "flow.at_most_once"
+GANG_LOST = "flow.gang_lost"
+"""It ran, and was stopped since its gang cannot go on."""
 POISON_TODO = "look for os._exit, a crash in native code or memory that runs out; then re-execute the run from failure"
 AT_MOST_ONCE_TODO = "find out whether it took effect; then re-execute the run from failure, or clear it by hand"
 

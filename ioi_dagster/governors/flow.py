@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, POISON, POISON_TODO, RULES, Cause
+from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, GANG_LOST, POISON, POISON_TODO, RULES, Cause
 from ioi_dagster.governors.flow_awards import BY, Awards
+from ioi_dagster.governors.flow_gangs import Gangs
 from ioi_dagster.governors.flow_messages import (
     AdoptStep,
     AwardAnswered,
@@ -38,6 +39,7 @@ from ioi_dagster.governors.flow_messages import (
     StepLost,
     StepReady,
     StepReturned,
+    StopStep,
     Tell,
     Tick,
 )
@@ -100,8 +102,11 @@ class FlowGovernor:
         self._patience_s, self._again_s = patience_s, again_s
         self._placing = placing or LeastCost(objective_of(objective))
         self._reputation, self._steps = Reputation(), Steps()
+        self._gangs = Gangs(self._steps)
         self._rounds = Rounds(run, origin, self._reputation, deadline_s=deadline_s, again_s=again_s, park_s=park_s)
-        self._awards = Awards(run, origin, self._steps, self._rounds, self._reputation, self._placing, budget)
+        self._awards = Awards(
+            run, origin, self._steps, self._gangs, self._rounds, self._reputation, self._placing, budget
+        )
         self._places_seen: dict[tuple[Place, ...], tuple[Place, ...]] = {}
 
     # The one way in ---------------------------------------------------------------------------------------------
@@ -193,6 +198,7 @@ class FlowGovernor:
     def validate(self) -> None:
         """Assert every invariant; tests call it after each event."""
         self._steps.validate()
+        self._gangs.validate()
         self._rounds.validate()
         self._awards.validate()
 
@@ -209,7 +215,7 @@ class FlowGovernor:
             for step in stale:
                 step.looking = True
             out.append(FindPlaces(tuple(step.ask for step in stale)))
-        out += self._rounds.open(waiting, now)
+        out += self._rounds.open(self._gangs.together(waiting), now)
         if self._rounds.is_over(now):
             out += self._awards.match(now)
         return out
@@ -220,7 +226,10 @@ class FlowGovernor:
         known = self._steps.get(ask.step)
         if known is not None and known.state not in OVER:
             return []
-        self._steps.add(ask, now)
+        step = self._steps.add(ask, now)
+        unfit = self._gangs.ready(ask)
+        if unfit is not None:
+            return self._refuse(step, unfit)
         self._rounds.soon(now)
         return []
 
@@ -261,8 +270,7 @@ class FlowGovernor:
             BY,
             remedy(event.rejected),
         )
-        self._steps.close(step, StepState.REFUSED)
-        return [told, Tell(event.step, Chapter.REFUSED, str(refusal)), RefuseStep(event.step, refusal)]
+        return [told, *self._refuse(step, refusal)]
 
     def _ended(self, event: StepEnded, now: float) -> list[Instruction]:
         running = self._steps.running_under(event.step, event.fence)
@@ -335,7 +343,7 @@ class FlowGovernor:
             return [*out, *self._fail(step, POISON, text, POISON_TODO)]
         self._steps.wait(step, "to be placed again", now)
         self._rounds.soon(now)
-        return out
+        return [*out, *self._gang_falls(step, f"lost on {lease.node}", now)]
 
     def _returned(self, event: StepReturned, now: float) -> list[Instruction]:
         running = self._steps.running_under(event.step, event.fence)
@@ -347,7 +355,8 @@ class FlowGovernor:
         self._steps.wait(step, event.why, now)
         self._rounds.soon(now)
         text = f"taken back from {lease.node}, where it had not started: {event.why}"
-        return [ReleaseLeases(lease.cluster, (lease.id,)), Tell(event.step, Chapter.AWARD, text, back)]
+        out = [ReleaseLeases(lease.cluster, (lease.id,)), Tell(event.step, Chapter.AWARD, text, back)]
+        return [*out, *self._gang_falls(step, f"taken back from {lease.node}", now)]
 
     def _dropped(self, key: str, why: str) -> list[Instruction]:
         step = self._steps.get(key)
@@ -358,9 +367,8 @@ class FlowGovernor:
             # The price is told when it is granted, so there is nothing to tell.
             self._awards.take_back_price(step)
         self._awards.dropped(key)
-        self._steps.close(step, StepState.DROPPED)
-        told = Tell(key, Chapter.LOSS, f"dropped: {why}")
-        return [told, ReleaseLeases(lease.cluster, (lease.id,))] if lease is not None else [told]
+        told = [Tell(key, Chapter.LOSS, f"dropped: {why}"), *self._close(step, StepState.DROPPED)]
+        return [*told, ReleaseLeases(lease.cluster, (lease.id,))] if lease is not None else told
 
     def _start_refused(self, event: StartRefused, now: float) -> list[Instruction]:
         running = self._steps.running_under(event.step, event.fence)
@@ -386,11 +394,10 @@ class FlowGovernor:
             Tell(event.step, Chapter.REFUSED, f"{lease.node} refused the start: {event.refusal}", back),
         ]
         if step.rejections >= MAX_NODES_LOST or step.passing >= MAX_PASSING:
-            self._steps.close(step, StepState.REFUSED)
-            return [*out, RefuseStep(event.step, event.refusal)]
+            return [*out, *self._refuse(step, event.refusal, told=True)]
         self._steps.wait(step, f"refused by {lease.node}: {event.refusal.text}", now)
         self._rounds.pause(now)
-        return out
+        return [*out, *self._gang_falls(step, f"{lease.node} refused the start", now)]
 
     def _pause(self, times: int) -> float:
         return min(self._again_s * 2 ** min(times, 10), MAX_PAUSE_S)
@@ -405,6 +412,59 @@ class FlowGovernor:
         return [*out, *unanswered]
 
     def _fail(self, step: Step, code: str, text: str, todo: str) -> list[Instruction]:
-        self._steps.close(step, StepState.FAILED)
         refusal = Refusal(code, text, BY, todo)
-        return [Tell(step.ask.step, Chapter.REFUSED, str(refusal)), FailStep(step.ask.step, refusal)]
+        told = [Tell(step.ask.step, Chapter.REFUSED, str(refusal)), FailStep(step.ask.step, refusal)]
+        return [*told, *self._close(step, StepState.FAILED)]
+
+    def _refuse(self, step: Step, refusal: Refusal, told: bool = False) -> list[Instruction]:
+        """`told`: why is in its story already."""
+        out: list[Instruction] = [] if told else [Tell(step.ask.step, Chapter.REFUSED, str(refusal))]
+        return [*out, RefuseStep(step.ask.step, refusal), *self._close(step, StepState.REFUSED)]
+
+    # Gangs ------------------------------------------------------------------------------------------------------
+
+    def _gang_falls(self, step: Step, why: str, now: float) -> list[Instruction]:
+        """A step waits again: those of its gang that run are stopped, to start again together with it. What may run once only
+        cannot, and so they end with it."""
+        running = self._gangs.others(step, StepState.RUNNING)
+        why = f"{step.ask.step} of its gang {step.ask.gang!r} was {why}" if running else ""
+        once = [other for other in running if other.ask.effect is Effect.AT_MOST_ONCE]
+        if once:
+            text = f"it may run once only, and is stopped with its gang: {why}"
+            return [*self._stop(once[0], why), *self._fail(once[0], AT_MOST_ONCE, text, AT_MOST_ONCE_TODO)]
+        out: list[Instruction] = []
+        for other in running:
+            out += self._stop(other, why)
+            self._steps.wait(other, why, now)
+        return out
+
+    def _close(self, step: Step, state: StepState) -> list[Instruction]:
+        """It is over, and so are those that cannot do without it."""
+        waiting = self._gangs.others(step, StepState.WAITING, StepState.AWARDING)
+        running = self._gangs.others(step, StepState.RUNNING)
+        self._gangs.over(step)
+        self._steps.close(step, state)
+        why = f"{step.ask.step} of its gang {step.ask.gang!r} was {state}"
+        refusal = Refusal("flow.gang_broken", f"it starts with all of its gang or not at all: {why}", BY)
+        out: list[Instruction] = []
+        for other in waiting:
+            if other.state is StepState.AWARDING:
+                self._awards.take_back_price(other)
+                self._awards.dropped(other.ask.step)
+            self._gangs.over(other)
+            self._steps.close(other, StepState.REFUSED)
+            out += [Tell(other.ask.step, Chapter.REFUSED, str(refusal)), RefuseStep(other.ask.step, refusal)]
+        refusal = Refusal(GANG_LOST, f"it was stopped with the rest of its gang: {why}", BY)
+        for other in running:
+            out += self._stop(other, why)
+            self._gangs.over(other)
+            self._steps.close(other, StepState.FAILED)
+            out += [Tell(other.ask.step, Chapter.REFUSED, str(refusal)), FailStep(other.ask.step, refusal)]
+        return out
+
+    def _stop(self, step: Step, why: str) -> list[Instruction]:
+        lease = step.lease
+        assert lease is not None
+        facts = {"node": lease.node, "cluster": lease.cluster, "domain": lease.domain, "fence": lease.fence}
+        told = Tell(step.ask.step, Chapter.LOSS, f"stopped on {lease.node} of {lease.cluster}: {why}", facts)
+        return [told, StopStep(lease, why)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ioi_dagster.governors.flow_gangs import Gangs
 from ioi_dagster.governors.flow_messages import (
     AwardMissed,
     Instruction,
@@ -17,10 +18,10 @@ from ioi_dagster.governors.flow_messages import (
 )
 from ioi_dagster.governors.flow_placing import Offer, Placing
 from ioi_dagster.governors.flow_rounds import Offers, Rounds
-from ioi_dagster.governors.flow_steps import Step, Steps, StepState
+from ioi_dagster.governors.flow_steps import Step, Steps, StepState, group_of
 from ioi_dagster.governors.flow_texts import bids_text, why_no_slot, why_silent
 from ioi_dagster.governors.reputation import Reputation
-from ioi_dagster.model.negotiation import Award, Awarded, Bid, Effect, LeaseRequest
+from ioi_dagster.model.negotiation import Award, Awarded, Bid, Effect, Lease, LeaseRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 
@@ -38,13 +39,15 @@ class Awards:
         run: str,
         origin: str,
         steps: Steps,
+        gangs: Gangs,
         rounds: Rounds,
         reputation: Reputation,
         placing: Placing,
         budget: float | None,
     ) -> None:
         self._run, self._origin, self._budget = run, origin, budget
-        self._steps, self._rounds, self._reputation, self._placing = steps, rounds, reputation, placing
+        self._steps, self._gangs, self._rounds = steps, gangs, rounds
+        self._reputation, self._placing = reputation, placing
         self.spent = 0.0
         self._no_room: dict[str, Bid] | None = None
         """The bids of the last round, if they did not come to every step."""
@@ -59,26 +62,37 @@ class Awards:
         awards: dict[str, list[LeaseRequest]] = {}
         out: list[Instruction] = []
         no_room, self._no_room = self._no_room, None
-        for step in self._placing.order(self._steps.waiting()):
+        passed: set[str] = set()
+        """Those that were looked at with the first of their gang."""
+        for step in self._placing.order(list(self._gangs.together(self._steps.waiting()))):
             if offers.exhausted:
                 # Why each of the others waits is worked out when somebody asks.
                 self._no_room = seen
                 break
-            if now < step.not_before:
+            if now < step.not_before or step.ask.step in passed:
                 continue
+            unit = self._gangs.unit(step)
+            passed.update(one.ask.step for one in unit[1:])
             near = round_.near(step.places)
-            offered = self._offered(step, near, offers, now)
+            offered = self._offered(unit, near, offers, now)
             choice = self._placing.choose(step, [offer for offer in offered if self._can_pay(offer.price)])
             if choice is None:
-                out += self._not_chosen(step, near, offered, seen)
+                out += self._not_chosen(unit, near, offered, seen)
                 continue
+            cluster = choice.place.cluster
             silent = self._silent(step, near, seen, offered)
-            out += self._told_wait(step, no_room, now)
-            offers.take(choice.place.cluster)
-            awards.setdefault(choice.place.cluster, []).append(self._request(step, choice, now))
-            considered = [offer.facts for offer in offered]
-            facts = {"round": round_.number, "offers": considered, "silent": silent, "taken": choice.place.cluster}
-            out.append(Tell(step.ask.step, Chapter.BID, bids_text(facts), facts))
+            facts = {
+                "round": round_.number,
+                "offers": [offer.facts for offer in offered],
+                "silent": silent,
+                "taken": cluster,
+            }
+            prices = [offers.price(cluster, group_of(one)) or 0.0 for one in unit]
+            offers.take(cluster, len(unit))
+            for one, price in zip(unit, prices, strict=True):
+                out += self._told_wait(one, no_room, now)
+                awards.setdefault(cluster, []).append(self._request(one, cluster, price, now))
+                out.append(Tell(one.ask.step, Chapter.BID, bids_text(facts), facts))
         self._rounds.settle(round_, offers, now)
         for cluster in round_.late - awards.keys():
             if round_.bids[cluster].points:
@@ -88,49 +102,70 @@ class Awards:
             out.append(SendAward(Award(cluster, self._run, round_.number, self._origin, tuple(requests))))
         return out
 
-    def _offered(self, step: Step, places: tuple[Place, ...], offers: Offers, now: float) -> list[Offer]:
+    def _offered(self, unit: Sequence[Step], places: tuple[Place, ...], offers: Offers, now: float) -> list[Offer]:
+        """What all of `unit` can have at one of `places`; of a gang, what they cost together, and how long the longest takes."""
+        others = [{place.cluster: place for place in step.places} for step in unit[1:]]
         offered = []
         for place in places:
-            price = offers.price(place.cluster, step.ask)
-            if price is not None:
-                seconds = self._placing.expect(step.ask.capability, place.cluster) + place.transfer_s
-                offered.append(Offer(place, price, seconds, self._reputation.trust(place.cluster, now)))
+            cluster = place.cluster
+            if offers.room(cluster) < len(unit) or not all(cluster in its for its in others):
+                continue
+            prices = [offers.price(cluster, group_of(step)) for step in unit]
+            if any(price is None for price in prices):
+                continue
+            moves_s = max([place.transfer_s, *(its[cluster].transfer_s for its in others)])
+            seconds = max(self._placing.expect(step.ask.capability, cluster) for step in unit) + moves_s
+            price = sum(price for price in prices if price is not None)
+            offered.append(Offer(place, price, seconds, self._reputation.trust(cluster, now)))
         return offered
 
-    def _request(self, step: Step, choice: Offer, now: float) -> LeaseRequest:
+    def _request(self, step: Step, cluster: str, price: float, now: float) -> LeaseRequest:
+        gang = step.ask.gang if step.together else ""
         self._steps.award(step)
-        step.price = choice.price
+        step.price = price
         self.spent += step.price
-        self._awarding.setdefault(choice.place.cluster, set()).add(step.ask.step)
+        self._awarding.setdefault(cluster, set()).add(step.ask.step)
+        ask = step.ask
         return LeaseRequest(
             run=self._run,
-            step=step.ask.step,
+            step=ask.step,
             fence=step.fence,
-            capability=step.ask.capability,
-            data_class=step.ask.data_class,
-            tenant=step.ask.tenant,
+            capability=ask.capability,
+            data_class=ask.data_class,
+            tenant=ask.tenant,
             avoid=step.avoids(now),
-            preemptible=step.ask.effect is not Effect.AT_MOST_ONCE,
+            preemptible=ask.effect is not Effect.AT_MOST_ONCE,
+            checkpointable=ask.checkpointable,
+            priority=ask.priority,
+            resources=ask.resources,
+            gang=gang,
         )
 
     def _can_pay(self, price: float) -> bool:
         return self._budget is None or self.spent + price <= self._budget
 
     def _not_chosen(
-        self, step: Step, near: tuple[Place, ...], offers: Sequence[Offer], bids: dict[str, Bid]
+        self, unit: Sequence[Step], near: tuple[Place, ...], offers: Sequence[Offer], bids: dict[str, Bid]
     ) -> list[Instruction]:
+        step = unit[0]
         if not offers:
-            step.waiting_for = why_no_slot(step.ask, near, bids)
+            for one in unit:
+                one.waiting_for = why_no_slot(step.ask, near, bids)
             return []
         least = min(offer.price for offer in offers)
         text = f"the run may spend {self._budget:g} credits and has spent {self.spent:g}; the least offer is {least:g}"
         if len(offers) < len(step.places):
             # A cheaper one may have room later.
-            step.waiting_for = text
+            for one in unit:
+                one.waiting_for = text
             return []
         refusal = Refusal("flow.budget", text, BY, "raise the run's budget, or let it run where it is cheaper")
-        self._steps.close(step, StepState.REFUSED)
-        return [Tell(step.ask.step, Chapter.REFUSED, str(refusal)), RefuseStep(step.ask.step, refusal)]
+        out: list[Instruction] = []
+        for one in unit:
+            self._gangs.over(one)
+            self._steps.close(one, StepState.REFUSED)
+            out += [Tell(one.ask.step, Chapter.REFUSED, str(refusal)), RefuseStep(one.ask.step, refusal)]
+        return out
 
     # Why ---------------------------------------------------------------------------------------------------------
 
@@ -171,38 +206,62 @@ class Awards:
         broken = [item for item in awarded.rejected if item.refusal.code != STALE_FENCE]
         self._reputation.observe(awarded.cluster, len(awarded.leases), len(broken), now)
         open_keys = self._awarding.get(awarded.cluster, set())
+        granted: dict[str, Lease] = {}
         for lease in awarded.leases:
             step = self._steps.get(lease.step)
             if step is None or lease.step not in open_keys or step.fence != lease.fence:
                 out.append(ReleaseLeases(awarded.cluster, (lease.id,)))
+            else:
+                granted[lease.step] = lease
+        for key, lease in granted.items():
+            step = self._steps[key]
+            mates = self._gangs.others(step, StepState.AWARDING)
+            if all(mate.ask.step in granted for mate in mates):
                 continue
-            open_keys.discard(lease.step)
-            step.state, step.lease, step.turned_down_by = StepState.RUNNING, lease, ""
-            facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
-            facts |= {"price": step.price} if step.price else {}
-            out.append(Tell(lease.step, Chapter.AWARD, f"awarded to {lease.node} of {lease.cluster}", facts))
-            out.append(StartStep(step.ask, lease))
+            # A gang of which only a part was leased does not start: all of it is asked for again.
+            out.append(ReleaseLeases(awarded.cluster, (lease.id,)))
+            text = f"{awarded.cluster} leased only a part of gang {step.ask.gang!r}"
+            refusal = Refusal("flow.gang_torn", text, BY)
+            out += self._not_awarded(step, awarded.cluster, open_keys, refusal, now)
+        for key, lease in granted.items():
+            if key in open_keys:
+                open_keys.discard(key)
+                out += self._began(self._steps[key], lease)
         for rejected in awarded.rejected:
             step = self._steps.get(rejected.step)
-            if step is None or rejected.step not in open_keys or step.fence != rejected.fence:
-                continue
-            open_keys.discard(rejected.step)
-            step.turned_down_by = awarded.cluster
-            self.take_back_price(step)
-            self._steps.wait(step, rejected.refusal.text, now)
-            out.append(Tell(rejected.step, Chapter.AWARD, f"not awarded: {rejected.refusal}"))
+            if step is not None and rejected.step in open_keys and step.fence == rejected.fence:
+                out += self._not_awarded(step, awarded.cluster, open_keys, rejected.refusal, now)
         if not open_keys:
             self._awarding.pop(awarded.cluster, None)
         return out
 
+    def _began(self, step: Step, lease: Lease) -> list[Instruction]:
+        step.state, step.lease, step.turned_down_by = StepState.RUNNING, lease, ""
+        facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
+        facts |= {"price": step.price} if step.price else {}
+        told = Tell(lease.step, Chapter.AWARD, f"awarded to {lease.node} of {lease.cluster}", facts)
+        return [told, StartStep(step.ask, lease)]
+
+    def _not_awarded(
+        self, step: Step, cluster: str, open_keys: set[str], refusal: Refusal, now: float
+    ) -> list[Instruction]:
+        open_keys.discard(step.ask.step)
+        step.turned_down_by = cluster
+        self.take_back_price(step)
+        self._steps.wait(step, refusal.text, now)
+        return [Tell(step.ask.step, Chapter.AWARD, f"not awarded: {refusal}")]
+
     def missed(self, event: AwardMissed, now: float) -> list[Instruction]:
         open_keys = self._awarding.get(event.cluster, set())
         self._reputation.missed(event.cluster, event.why, now)
-        for key in event.steps:
-            if key in open_keys:
-                open_keys.discard(key)
-                self.take_back_price(self._steps[key])
-                self._steps.wait(self._steps[key], f"{event.cluster} did not answer the award: {event.why}", now)
+        missed = [self._steps[key] for key in event.steps if key in open_keys]
+        # What comes of the others of their gangs is of no use.
+        missed += [mate for step in missed for mate in self._gangs.others(step, StepState.AWARDING)]
+        for step in missed:
+            if step.ask.step in open_keys:
+                open_keys.discard(step.ask.step)
+                self.take_back_price(step)
+                self._steps.wait(step, f"{event.cluster} did not answer the award: {event.why}", now)
         if not open_keys:
             self._awarding.pop(event.cluster, None)
         # A lease that was granted all the same is not leaked: it expires, and a newer fence replaces it.

@@ -204,6 +204,14 @@ class StartStep:
 
 
 @dataclass(frozen=True, slots=True)
+class StopStep:
+    """End what runs under `lease`, or take it back where it has not begun, and release the lease then."""
+
+    lease: Lease
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class AdoptStep:
     """Wait for the answer of a start that an earlier process of the run sent."""
 
@@ -264,6 +272,7 @@ Instruction = (
     | WithdrawAnnounce
     | SendAward
     | StartStep
+    | StopStep
     | AdoptStep
     | ReleaseLeases
     | CommitStep

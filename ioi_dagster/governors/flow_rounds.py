@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ioi_dagster.governors.flow_messages import BidMissed, Instruction, Place, SendAnnounce, Tell, WithdrawAnnounce
 from ioi_dagster.governors.flow_steps import Group, Step, group_of
 from ioi_dagster.governors.reputation import MANY, Reputation
-from ioi_dagster.model.negotiation import Announce, Ask, AskGroup, Bid
+from ioi_dagster.model.negotiation import MAX_GROUPS, Announce, Bid
 from ioi_dagster.model.story import Chapter
 
 OLD_ROUNDS = 100
@@ -104,7 +104,7 @@ class Rounds:
         alike: dict[tuple[Group, int], list[Step]] = {}
         for step in waiting:
             if now >= step.not_before:
-                alike.setdefault((group_of(step.ask), id(step.places)), []).append(step)
+                alike.setdefault((group_of(step), id(step.places)), []).append(step)
         wanted: dict[str, dict[Group, int]] = {}
         for (group, _), steps in alike.items():
             reason = ""
@@ -113,7 +113,8 @@ class Rounds:
                     reason = f"{cluster} is away: {self.away[cluster]}"
                 elif cluster not in late:
                     counts = wanted.setdefault(cluster, {})
-                    counts[group] = counts.get(group, 0) + len(steps)
+                    if group in counts or len(counts) < MAX_GROUPS:
+                        counts[group] = counts.get(group, 0) + len(steps)
                     if cluster not in self._holding and self._silent_now(cluster, now):
                         reason = f"{cluster} does not answer: {self._reputation.suspect(cluster)}"
             for step in steps if reason else ():
@@ -144,10 +145,7 @@ class Rounds:
             run=self._run,
             round=self.number,
             origin=self._origin,
-            groups=tuple(
-                AskGroup(capability, data_class, count, tenant, priority)
-                for (capability, data_class, tenant, priority), count in counts.items()
-            ),
+            groups=tuple(group.asked(count) for group, count in counts.items()),
             # Nobody waits for a suspect, so it may take its time.
             deadline_s=self._deadline_s * (SUSPECT_PATIENCE if suspect else 1),
             wait_s=wait_s,
@@ -264,26 +262,32 @@ class Offers:
 
     def __init__(self, bids: Iterable[Bid]) -> None:
         self._points = {
-            (bid.cluster, point.capability, point.data_class): point for bid in bids for point in bid.points
+            (bid.cluster, point.capability, point.data_class, point.resources, point.gang): point
+            for bid in bids
+            for point in bid.points
         }
         self._left: dict[str, int] = {}
-        for (cluster, _, _), point in self._points.items():
+        for (cluster, *_), point in self._points.items():
             self._left[cluster] = max(self._left.get(cluster, 0), point.slots)
 
     @property
     def exhausted(self) -> bool:
         return not any(left > 0 for left in self._left.values())
 
-    def price(self, cluster: str, ask: Ask) -> float | None:
-        """None where it has no room."""
-        point = self._points.get((cluster, ask.capability, ask.data_class))
-        if point is None or point.slots < 1 or self._left.get(cluster, 0) < 1:
+    def price(self, cluster: str, group: Group) -> float | None:
+        """Of one step; None where it has no room for one, or for as many as start together."""
+        point = self._points.get((cluster, group.capability, group.data_class, group.resources, group.gang))
+        together = max(1, group.gang)
+        if point is None or point.slots < together or self._left.get(cluster, 0) < together:
             return None
         return point.price
 
     def left(self, cluster: str, group: Group) -> bool:
-        point = self._points.get((cluster, *group[:2]))
-        return point is not None and point.slots > 0 and self._left[cluster] > 0
+        return self.price(cluster, group) is not None
 
-    def take(self, cluster: str) -> None:
-        self._left[cluster] -= 1
+    def room(self, cluster: str) -> int:
+        """For so many steps of any kind at most."""
+        return self._left.get(cluster, 0)
+
+    def take(self, cluster: str, count: int = 1) -> None:
+        self._left[cluster] -= count

@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.negotiation import Ask, Lease
+from ioi_dagster.model.negotiation import Ask, AskGroup, Lease, Resources
 
 WINDOW = 512
 """Waiting steps of one kind that are negotiated for at a time; the others come after them anyway, and a round's cost must
-not grow with a run's size."""
+not grow with a run's size. A gang, which is asked for as a whole, has no more of it than its size."""
 
 
 class StepState(StrEnum):
@@ -28,18 +29,50 @@ class StepState(StrEnum):
 
 OVER = frozenset({StepState.DONE, StepState.FAILED, StepState.REFUSED, StepState.DROPPED})
 
-Group = tuple[str, DataClass, str, int]
-"""What makes asks the same to a bidder: (capability, class, tenant, priority)."""
-Kind = tuple[str, DataClass, str, int, tuple[str, ...], str]
-"""Steps of one kind have the same places: (capability, class, tenant, priority, domains, cluster)."""
+
+class Group(NamedTuple):
+    """What makes asks the same to a bidder. `gang`: how many of them start together, 0: each by itself."""
+
+    capability: str
+    data_class: DataClass
+    tenant: str
+    priority: int
+    resources: Resources = ()
+    gang: int = 0
+
+    def asked(self, count: int) -> AskGroup:
+        return AskGroup(self.capability, self.data_class, count, self.tenant, self.priority, self.resources, self.gang)
 
 
-def group_of(ask: Ask) -> Group:
-    return ask.capability, ask.data_class, ask.tenant, ask.priority
+class Kind(NamedTuple):
+    """Steps of one kind have the same places; each gang is a kind of its own."""
+
+    capability: str
+    data_class: DataClass
+    tenant: str
+    priority: int
+    domains: tuple[str, ...]
+    cluster: str
+    resources: Resources = ()
+    gang: str = ""
+
+
+def group_of(step: Step) -> Group:
+    ask = step.ask
+    return Group(ask.capability, ask.data_class, ask.tenant, ask.priority, ask.resources, step.together)
 
 
 def kind_of(ask: Ask) -> Kind:
-    return ask.capability, ask.data_class, ask.tenant, ask.priority, ask.domains, ask.cluster
+    return Kind(
+        ask.capability,
+        ask.data_class,
+        ask.tenant,
+        ask.priority,
+        ask.domains,
+        ask.cluster,
+        ask.resources,
+        ask.gang,
+    )
 
 
 @dataclass(slots=True)
@@ -67,6 +100,8 @@ class Step:
     price: float = 0.0
     since: float = 0.0
     """When its wait for a place began."""
+    together: int = 0
+    """So many of its gang that are like it start with it, itself counted; 0: it starts by itself."""
 
     def avoids(self, now: float) -> tuple[str, ...]:
         """Nodes that it is given only where there is no other."""
@@ -119,7 +154,7 @@ class Steps:
         self._order += 1
         step = self._steps[ask.step] = Step(ask, self._order, fence=self.fence(ask.step), since=now)
         kind = kind_of(ask)
-        if self._in_window.get(kind, 0) < WINDOW:
+        if ask.gang or self._in_window.get(kind, 0) < WINDOW:
             self._enter(step)
         else:
             self._backlog.setdefault(kind, {})[ask.step] = step

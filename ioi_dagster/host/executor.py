@@ -24,7 +24,7 @@ from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.codec import block_payload
 from ioi_dagster.errors import FinalError
 from ioi_dagster.framing import decode_payload
-from ioi_dagster.governors.failures import AT_MOST_ONCE, POISON, RULES, USERS_RETRY
+from ioi_dagster.governors.failures import AT_MOST_ONCE, GANG_LOST, POISON, RULES, USERS_RETRY
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_rounds import PARK_S
 from ioi_dagster.host import tags
@@ -78,7 +78,9 @@ from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 
-BEGAN = frozenset({POISON, AT_MOST_ONCE, *(f"flow.{rule.cause}" for rule in RULES.values() if not rule.again)})
+BEGAN = frozenset(
+    {POISON, AT_MOST_ONCE, GANG_LOST, *(f"flow.{rule.cause}" for rule in RULES.values() if not rule.again)}
+)
 """Why a step failed that had begun: its own events were lost with its process."""
 
 MAX_WAIT_S = 0.2

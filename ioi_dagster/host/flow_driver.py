@@ -347,6 +347,9 @@ class FlowDriver:
                 self._start(ask, lease)
             case flow.AdoptStep(ask, lease):
                 self._adopt(ask, lease)
+            case flow.StopStep(lease):
+                # It may take seconds until what runs has stopped.
+                self._pool.submit(self._stop, lease)
             case flow.CommitStep(step, fence, attempt):
                 self._commit(step, fence, attempt)
             case flow.DiscardAttempt(step, fence, attempt, _):
@@ -376,6 +379,13 @@ class FlowDriver:
         for instruction in self._governor.handle(flow.StepDropped(step, why), self._clock.monotonic()):
             self._perform(instruction)
         self._refuse(step, Refusal("flow.unfit_step", why, flow.BY))
+
+    def _stop(self, lease: Lease) -> None:
+        fleet = self._network.fleet(lease.cluster)
+        # Where nobody answers, what runs there cannot commit, and the lease expires by itself.
+        with contextlib.suppress(RetryableError):
+            fleet.cancel([lease.key])
+            fleet.release(ReleaseRequest(self._run, (lease.id,)))
 
     def _adopt(self, ask: Ask, lease: Lease) -> None:
         self._listen(self._network.fleet(lease.cluster))

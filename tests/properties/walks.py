@@ -271,6 +271,12 @@ class FlowWalk:
         """How often each end of a start comes: another one is usual in each walk."""
         effects = (Effect.PURE, Effect.PURE, Effect.AT_MOST_ONCE)
         self._asks = [Ask("r", f"s{number}", "ocr", effect=self._rng.choice(effects)) for number in range(6)]
+        self._asks += [
+            Ask("r", f"g{n}", "ocr", effect=self._rng.choice(effects), gang="g", gang_size=2) for n in (0, 1)
+        ]
+        size = self._rng.choice([2, 3, 0])
+        self._asks += [Ask("r", f"h{number}", "ocr", gang="h", gang_size=max(2, size)) for number in range(2)]
+        self._asks.append(Ask("r", "h2", "ocr", gang="h", gang_size=size))
         self._governor.resume({"s0": 2, "s1": 3})
         for step in ("s0", "s1"):
             self._tell(
@@ -318,12 +324,16 @@ class FlowWalk:
     def _bid(self, name: str, announce: Announce) -> flow.Event:
         if self._rng.random() < 0.2:
             return flow.BidMissed(name, announce.round, "no answer")
-        points = tuple(SupplyPoint(g.capability, g.data_class, self._rng.randint(0, 3), 2.0) for g in announce.groups)
+        points = tuple(
+            SupplyPoint(g.capability, g.data_class, self._rng.randint(0, 3), 2.0, gang=g.gang) for g in announce.groups
+        )
         return flow.BidReceived(Bid(name, name, "r", announce.round, 1, points, (NO,)))
 
     def _awarded(self, award: Award) -> flow.Event:
         if self._rng.random() < 0.2:
             return flow.AwardMissed(award.cluster, tuple(request.step for request in award.requests), "no answer")
+        if award.requests and self._rng.random() < 0.05:
+            self._tell(flow.StepDropped(award.requests[0].step, "nobody waits for it"))
         kept = [self._rng.random() < 0.8 for _ in award.requests]
         pairs = list(zip(award.requests, kept, strict=True))
         return flow.AwardAnswered(
@@ -352,7 +362,10 @@ class FlowWalk:
     # What comes by itself ---------------------------------------------------------------------------------------
 
     def _ready(self) -> None:
-        self._tell(flow.StepReady(self._rng.choice(self._asks)))
+        ask = self._rng.choice(self._asks)
+        together = ask.gang and self._rng.random() < 0.8
+        for one in [one for one in self._asks if one.gang == ask.gang] if together else [ask]:
+            self._tell(flow.StepReady(one))
 
     def _wait(self) -> None:
         self._now += self._rng.choice([0.1, 0.5, 3.0])
