@@ -108,6 +108,7 @@ class FlowGovernor:
             run, origin, self._steps, self._gangs, self._rounds, self._reputation, self._placing, budget
         )
         self._places_seen: dict[tuple[Place, ...], tuple[Place, ...]] = {}
+        self._last_places: tuple[Place, ...] = ()
 
     # The one way in ---------------------------------------------------------------------------------------------
 
@@ -238,27 +239,13 @@ class FlowGovernor:
         if step is None:
             return []
         step.looking, step.looked_at = False, now
-        changed = step.places != event.places
-        # Equal ones are one object, so that a round can tell steps that have the same places without comparing them.
-        if len(self._places_seen) > MAX_PLACES_SEEN:
-            self._places_seen.clear()
-            self._rounds.forget_places()
-        step.places = self._places_seen.setdefault(event.places, event.places)
-        told = Tell(
-            event.step,
-            Chapter.CANDIDATES,
-            candidates_text(event),
-            {
-                "places": [place.cluster for place in event.places],
-                "rejected": [
-                    {"who": who, "code": refusal.code, "text": refusal.text} for who, refusal in event.rejected
-                ],
-            },
-        )
+        before, step.places = step.places, self._shared(event.places)
         if event.places:
-            if changed:
-                self._rounds.soon(now)
-            return [told] if changed else []
+            if step.places is before:
+                return []
+            self._rounds.soon(now)
+            return [_candidates(event)]
+        told = _candidates(event)
         if event.may_change:
             reason = why_nobody(event.rejected)
             first = step.waiting_for != reason
@@ -271,6 +258,15 @@ class FlowGovernor:
             remedy(event.rejected),
         )
         return [told, *self._refuse(step, refusal)]
+
+    def _shared(self, places: tuple[Place, ...]) -> tuple[Place, ...]:
+        """Equal ones are one object, so that a round can tell steps that have the same places without comparing them."""
+        if places is not self._last_places:
+            if len(self._places_seen) > MAX_PLACES_SEEN:
+                self._places_seen.clear()
+                self._rounds.forget_places()
+            self._last_places = self._places_seen.setdefault(places, places)
+        return self._last_places
 
     def _ended(self, event: StepEnded, now: float) -> list[Instruction]:
         running = self._steps.running_under(event.step, event.fence)
@@ -468,3 +464,9 @@ class FlowGovernor:
         facts = {"node": lease.node, "cluster": lease.cluster, "domain": lease.domain, "fence": lease.fence}
         told = Tell(step.ask.step, Chapter.LOSS, f"stopped on {lease.node} of {lease.cluster}: {why}", facts)
         return [told, StopStep(lease, why)]
+
+
+def _candidates(event: PlacesFound) -> Tell:
+    rejected = [{"who": who, "code": refusal.code, "text": refusal.text} for who, refusal in event.rejected]
+    facts = {"places": [place.cluster for place in event.places], "rejected": rejected}
+    return Tell(event.step, Chapter.CANDIDATES, candidates_text(event), facts)

@@ -20,7 +20,7 @@ from ioi_dagster.governors.flow_placing import Offer, Placing
 from ioi_dagster.governors.flow_rounds import Offers, Rounds
 from ioi_dagster.governors.flow_steps import Step, Steps, StepState, group_of
 from ioi_dagster.governors.flow_texts import bids_text, why_no_slot, why_silent
-from ioi_dagster.governors.reputation import Reputation
+from ioi_dagster.governors.reputation import MANY, Reputation
 from ioi_dagster.model.negotiation import Award, Awarded, Bid, Effect, Lease, LeaseRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
@@ -173,8 +173,11 @@ class Awards:
         return self._why_waits(step, self._no_room)
 
     def _why_waits(self, step: Step, no_room: dict[str, Bid] | None) -> str:
-        asked = no_room is not None and any(place.cluster in no_room for place in step.places)
-        return why_no_slot(step.ask, step.places, no_room) if asked and no_room is not None else step.waiting_for
+        """`no_room`: the bids of a round in which offers ended before this step's turn. Of many places few were asked."""
+        asked = tuple(place for place in step.places if place.cluster in no_room) if no_room else ()
+        if not asked or no_room is None:
+            return step.waiting_for
+        return why_no_slot(step.ask, asked if len(step.places) > MANY else step.places, no_room)
 
     def _told_wait(self, step: Step, no_room: dict[str, Bid] | None, now: float) -> list[Instruction]:
         """How long the step has waited for room, once it has it."""

@@ -83,8 +83,9 @@ class Reputation:
         if len(clusters) <= MANY:
             return clusters
         among = set(clusters)
-        known = [name for name in self._last if name in among]
-        best = sorted(known, key=lambda name: (bool(self.suspect(name)), -self.trust(name, now), name))[:BEST]
+        known = [(self._seen[name], name) for name in self._last if name in among]
+        ranks = [(bool(seen.why), -self.trust(name, now) if seen.broken else -1.0, name) for seen, name in known]
+        best = [name for _, _, name in sorted(ranks)[:BEST]]
         drawn = random.Random(seed).sample(clusters, BEST + SAMPLED)
         return [*best, *[name for name in drawn if name not in best][: BEST + SAMPLED - len(best)]]
 

@@ -397,6 +397,17 @@ def test_a_wait_for_room_is_told_with_its_length_when_it_is_over(story):
     assert chapters == [Chapter.CANDIDATES, Chapter.WAIT, Chapter.BID]
 
 
+def test_of_many_places_only_those_that_were_asked_are_said_to_have_no_room(story):
+    story.ready(ask(), places=tuple(f"c{number}" for number in range(200)))
+    asked = {item.cluster: item.announce.round for item in story.wanted(SendAnnounce)}
+    assert len(asked) == 5
+    full = Refusal("cluster.full", "all 1 nodes are busy", "a", "it is asked again")
+    for cluster, round_ in asked.items():
+        story.event(flow.BidReceived(Bid(cluster, cluster, "r", round_, 1, (), (full,))))
+    why = story.governor.snapshot().waiting["s"]
+    assert sorted(why.split("; ")) == sorted(f"{cluster}: all 1 nodes are busy" for cluster in asked)
+
+
 def test_a_step_that_is_placed_at_once_has_not_waited_and_the_wait_begins_anew_after_a_loss(story):
     story.ready(ask())
     story.bid("a")
