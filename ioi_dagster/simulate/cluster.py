@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from ioi_dagster.governors.cluster import (
     ClusterGovernor,
@@ -29,9 +29,20 @@ from ioi_dagster.simulate.engine import Engine
 
 BEAT_S = 1.0
 
-Ended = Callable[[str, float, Refusal | None], None]
-"""(attempt, seconds, the node's refusal) of a start that was answered."""
-Lost = Callable[[str, Cause], None]
+
+class Start(Protocol):
+    """A step that was sent to a node, as its run knows it. One of `ended` and `lost` is called, or, where nobody can know, none
+    of them."""
+
+    def begun(self) -> None:
+        """Its code begins."""
+        ...
+
+    def ended(self, attempt: str, took: float, refusal: Refusal | None) -> None:
+        """It was answered: after how many seconds, or with the node's refusal."""
+        ...
+
+    def lost(self, why: str, cause: Cause) -> None: ...
 
 
 @dataclass(slots=True)
@@ -40,8 +51,7 @@ class _Running:
     attempt: str
     seconds: float
     since: float
-    ended: Ended
-    lost: Lost
+    start: Start
 
 
 @dataclass(slots=True)
@@ -128,7 +138,7 @@ class SimCluster:
         if self.governor is not None:
             self._handle(NodeLeft(name))
         for its in running.values():
-            self._engine.after(self._rng.uniform(0.02, 0.2), its.lost, "its worker died", Cause.NODE_LOST)
+            self._engine.after(self._rng.uniform(0.02, 0.2), its.start.lost, "its worker died", Cause.NODE_LOST)
 
     def freeze_node(self, name: str) -> None:
         self.nodes[name].frozen += 1
@@ -201,7 +211,7 @@ class SimCluster:
     def _stop(self, lease: Lease, why: str) -> None:
         node = self.nodes[lease.node]
         if not node.frozen and (its := node.running.pop(lease.key, None)) is not None:
-            its.lost(why, Cause.LEASE_LOST)
+            its.start.lost(why, Cause.LEASE_LOST)
 
     def _lie(self, message: Any, honest: Any) -> Any:
         """Everything is free and for nothing, and none of it is given."""
@@ -213,21 +223,22 @@ class SimCluster:
             return Awarded(self.name, (), tuple(RejectedRequest(r.step, r.fence, no) for r in message.requests))
         return honest
 
-    def start_step(self, lease: Lease, seconds: float, ended: Ended, lost: Lost) -> None:
-        """A start has come. One of `ended` and `lost` is called, or, where nobody can know, none of them."""
+    def start_step(self, lease: Lease, seconds: float, start: Start) -> None:
+        """A start has come, of something that takes so many seconds."""
         node = self.nodes.get(lease.node)
         if node is None or not node.there or self.governor is None:
-            return lost("its worker was not there", Cause.NODE_LOST)
+            return start.lost("its worker was not there", Cause.NODE_LOST)
         assert node.governor is not None
         request = StartRequest("block", lease, None, lease.capability, b"")
         (decision,) = node.governor.handle(StartAsked(request, None), self._engine.now)
         if isinstance(decision, Refuse):
-            return ended("", 0.0, decision.refusal)
+            return start.ended("", 0.0, decision.refusal)
         if lease.key in node.running:
             return None  # the message came twice; Dask takes a key once
         node.attempts += 1
-        its = _Running(lease, f"{lease.node}.{node.life}.{node.attempts}", seconds, self._engine.now, ended, lost)
+        its = _Running(lease, f"{lease.node}.{node.life}.{node.attempts}", seconds, self._engine.now, start)
         node.running[lease.key] = its
+        start.begun()
         self._engine.after(seconds, self._end, node, node.life, lease.key, its)
 
     def cancel(self, node: str, key: str) -> None:
@@ -239,4 +250,4 @@ class SimCluster:
             return
         del node.running[key]
         node.busy_s += its.seconds
-        its.ended(its.attempt, its.seconds, None)
+        its.start.ended(its.attempt, its.seconds, None)

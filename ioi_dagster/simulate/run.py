@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ioi_dagster.governors import flow_messages as flow
 from ioi_dagster.governors.cluster import Withdrawn
-from ioi_dagster.governors.failures import Cause
+from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, Cause
 from ioi_dagster.governors.flow import FlowGovernor
-from ioi_dagster.model.negotiation import Announce, Ask, Award, Lease, ReleaseRequest, RenewRequest
+from ioi_dagster.model.negotiation import Announce, Ask, Award, Effect, Lease, ReleaseRequest, RenewRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.simulate.scenario import Workflow
 
@@ -38,6 +38,7 @@ class SimRun:
     def __init__(self, world: World, workflow: Workflow) -> None:
         self.world, self._workflow = world, workflow
         self.name, self.domain = workflow.name, workflow.domain or world.scenario.topology.home
+        self.tenant = workflow.tenant
         self.ledger = SimLedger()
         self.life, self.governor = 0, None
         self.began = self.ended = float("nan")
@@ -47,8 +48,11 @@ class SimRun:
         self._inbox: list[flow.Event] = []
         """What has come and was not handled."""
         self._pumps = 0
+        self._closed = 0
+        """Steps that this process has closed."""
         self._out: dict[str, str] = {}
         """Starts that are not answered, by their lease's key, and their clusters."""
+        self._begun: set[str] = set()
         self._fence_of: dict[str, int] = {}
         self._ready_at: dict[str, float] = {}
         self._after: dict[str, list[str]] = {}
@@ -62,6 +66,16 @@ class SimRun:
     def over(self) -> bool:
         return self.ended == self.ended
 
+    @property
+    def running(self) -> int:
+        """Starts that are out."""
+        return len(self._out)
+
+    @property
+    def waiting(self) -> int:
+        """Steps that are ready and have no slot."""
+        return len(self._ready_at) - self._closed - len(self._out)
+
     # Its life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -73,6 +87,7 @@ class SimRun:
         self.life += 1
         self._ready_at.clear()
         self._out.clear()
+        self._closed = 0
         self.governor = FlowGovernor(self.name, self.domain, self._workflow.objective)
         self.governor.resume(dict(self.ledger.fences))
         self.world.engine.after(RENEW_S, self._renew, self.life)
@@ -99,9 +114,14 @@ class SimRun:
         step = self._workflow.steps[key]
         if key in self.ledger.done or key in self.ledger.failed or key in self._ready_at:
             return
-        if all(need in self.ledger.done for need in step.needs):
-            self._ready_at[key] = self.world.engine.now
-            ask = Ask(self.name, key, step.capability, step.data_class, tenant=self._workflow.tenant)
+        if not all(need in self.ledger.done for need in step.needs):
+            return
+        self._ready_at[key] = self.world.engine.now
+        if step.effect is Effect.AT_MOST_ONCE and key in self.ledger.fences:
+            text = "it may run once only, and was in flight when an earlier process of the run ended"
+            self._fail_step(key, Refusal(AT_MOST_ONCE, text, self.name, AT_MOST_ONCE_TODO))
+        else:
+            ask = Ask(self.name, key, step.capability, step.data_class, step.effect, self.tenant, step.priority)
             self._inbox.append(flow.StepReady(ask))
 
     def _tick(self, life: int) -> None:
@@ -189,7 +209,14 @@ class SimRun:
         seconds = self._workflow.steps[step].seconds * world.noise()
         its = _Start(self, cluster.domain, lease)
         self._out[lease.key] = lease.cluster
-        world.wire.stream(self.domain, cluster.domain, "start", cluster.start_step, lease, seconds, its.ended, its.lost)
+        world.wire.stream(self.domain, cluster.domain, "start", cluster.start_step, lease, seconds, its)
+
+    def begun(self, step: str) -> None:
+        """A node runs its code."""
+        if step not in self._begun:
+            self._begun.add(step)
+        elif self._workflow.steps[step].effect is Effect.AT_MOST_ONCE:
+            self.world.violated(f"{self.name}/{step} may run once only, and began again")
 
     def answered(self, lease: Lease, attempt: str, took: float) -> None:
         """A node has ended what ran under `lease`, and its answer leaves."""
@@ -206,6 +233,7 @@ class SimRun:
             self.world.violated(
                 f"{self.name}/{step}: an attempt of fence {self._fence_of[attempt]} counted for {fence}"
             )
+        self._closed += 1
         self.ledger.done[step] = self.world.engine.now
         self.world.record("commit", self.name, step, fence, attempt)
         for follower in self._after.get(step, ()):
@@ -216,8 +244,11 @@ class SimRun:
         self.discarded += 1
 
     def _fail(self, instruction: flow.RefuseStep | flow.FailStep) -> None:
+        self._fail_step(instruction.step, instruction.refusal)
+
+    def _fail_step(self, step: str, refusal: Refusal) -> None:
         """What needs a step that failed is not run either."""
-        step, refusal = instruction.step, instruction.refusal
+        self._closed += 1
         doomed = [step]
         for key in doomed:
             if key not in self.ledger.failed:
@@ -322,6 +353,9 @@ class _Start:
 
     def __init__(self, run: SimRun, domain: str, lease: Lease) -> None:
         self.run, self.life, self.domain, self.lease = run, run.life, domain, lease
+
+    def begun(self) -> None:
+        self.run.begun(self.lease.step)
 
     def ended(self, attempt: str, took: float, refusal: Refusal | None) -> None:
         run, lease = self.run, self.lease

@@ -12,6 +12,7 @@ import msgspec
 
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Effect, Priority
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 
 T = TypeVar("T")
@@ -21,12 +22,14 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 @dataclass(frozen=True, slots=True)
 class WorkflowStep:
-    """`seconds`: how long it runs; `needs`: the steps before it."""
+    """`seconds`: how long it runs; `needs`: the steps before it. The others mean what they mean for a real step, see `Ask`."""
 
     seconds: Seconds
     needs: tuple[str, ...] = ()
     capability: str = "work"
     data_class: DataClass = DataClass.PUBLIC
+    effect: Effect = Effect.PURE
+    priority: Priority = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,10 @@ from ioi_dagster.governors import flow_messages as flow
 from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.model.negotiation import Ask
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.topology import Topology
 from ioi_dagster.simulate.cluster import SimCluster
 from ioi_dagster.simulate.engine import Engine
+from ioi_dagster.simulate.fairness import SAMPLE_S, Fairness
 from ioi_dagster.simulate.run import SimRun
 from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, check
 from ioi_dagster.simulate.wire import Wire
@@ -43,8 +45,9 @@ class TenantReport:
 @dataclass(frozen=True, slots=True)
 class Report:
     """Seconds are those of the simulation. `failures`: steps by the code of why, with those that needed them. `starts` more than
-    `done` are starts that were lost or in vain. `messages`: by kind. `violations`: what must never happen and did. `digest`: of
-    every start and commit; the same scenario has the same."""
+    `done` are starts that were lost or in vain. `fairness`: Jain's index of the slots of tenants that wait, by weight; None where
+    no two waited at once. `messages`: by kind. `violations`: what must never happen and did. `digest`: of every start and commit;
+    the same scenario has the same."""
 
     makespan_s: float
     done: int
@@ -55,6 +58,7 @@ class Report:
     utilisation: float
     mean_wait_s: float
     p99_wait_s: float
+    fairness: float | None
     tenants: dict[str, TenantReport]
     workflows: dict[str, float]
     messages: dict[str, int]
@@ -91,6 +95,7 @@ class World:
         self._open = len(self.runs)
         self._answers: dict[tuple[str, str], tuple[tuple[Place, ...], tuple[tuple[str, Refusal], ...]]] = {}
         self._found: list[str] = []
+        self._fairness = Fairness(_weights(scenario.topology))
         self._hash = hashlib.sha256()
         self._commits, self._steps = 0, sum(len(workflow.steps) for workflow in scenario.workflows)
 
@@ -105,6 +110,7 @@ class World:
             begin, end = _FAULTS[fault.kind]
             self.engine.after(fault.at, begin, self, fault)
             self.engine.after(fault.at + fault.lasts, end, self, fault)
+        self.engine.after(SAMPLE_S, self._look)
         self.engine.run(self._longest())
         makespan = self.engine.now
         if self._open:
@@ -113,6 +119,17 @@ class World:
         elif self.checked:
             self._afterwards()
         return self._report(makespan)
+
+    def _look(self) -> None:
+        """How the tenants fare now."""
+        waiting, running = Counter[str](), Counter[str]()
+        for run in self.runs:
+            if run.governor is not None:
+                waiting[run.tenant] += run.waiting
+                running[run.tenant] += run.running
+        self._fairness.look(waiting, running)
+        if self._open:
+            self.engine.after(SAMPLE_S, self._look)
 
     def _longest(self) -> float:
         its = self.scenario
@@ -253,6 +270,7 @@ class World:
             utilisation=round(busy / (slots * makespan), 4) if makespan else 0.0,
             mean_wait_s=_mean(waits),
             p99_wait_s=_p99(waits),
+            fairness=self._fairness.index,
             tenants={name: _tenant(its) for name, its in sorted(by_tenant.items())},
             workflows={run.name: round(run.ended - run.began, 6) for run in self.runs if run.over},
             messages=dict(sorted(self.wire.sent.items())),
@@ -261,6 +279,21 @@ class World:
             violations=tuple(self._found),
             digest=self._hash.hexdigest(),
         )
+
+
+def _weights(topology: Topology) -> dict[str, float]:
+    """Of tenants that are named: by their own weights, and where there are several cohorts by their parts of those. Of a tenant
+    that weighs differently from cluster to cluster, the mean."""
+    known: dict[str, list[float]] = {}
+    for cluster in (cluster for domain in topology.domains for cluster in domain.clusters):
+        for cohort in cluster.quotas.cohorts:
+            several = len(cluster.quotas.cohorts) > 1
+            part = (
+                cohort.weight / sum(tenant.weight for tenant in cohort.tenants) if several and cohort.tenants else 1.0
+            )
+            for tenant in cohort.tenants:
+                known.setdefault(tenant.name, []).append(part * tenant.weight)
+    return {name: sum(weights) / len(weights) for name, weights in known.items()}
 
 
 def _tenant(runs: list[SimRun]) -> TenantReport:
