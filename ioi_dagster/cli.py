@@ -530,6 +530,11 @@ def simulate_command(
     graphs: Annotated[
         str, typer.Argument(help="A file or folder of workflows, or layers:20x500 (also bag, chain, fork-join)")
     ] = "",
+    nodes: Annotated[
+        list[str] | None,
+        typer.Option(help="What if a cluster had more or fewer nodes? c0=+4, c0=-1, c0=6, all=+1; may be given again"),
+    ] = None,
+    against: Annotated[str, typer.Option(help="Another topology, to be compared with the first")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Decides all that is drawn")] = 0,
     noise: Annotated[float, typer.Option(min=0.0, max=5.0, help="How far durations are from what is expected")] = 0.2,
     faults: Annotated[
@@ -540,32 +545,36 @@ def simulate_command(
     checked: Annotated[bool, typer.Option(help="Check every governor's invariants after each event")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Run workflows on machines that are not there: the same governors on virtual time. Exit code 1 where an invariant broke."""
-    import msgspec
-
+    """Run workflows on machines that are not there: the same governors on virtual time. With --nodes or --against twice, side by
+    side. Exit code 1 where an invariant broke."""
     from ioi_dagster import cli_simulate
-    from ioi_dagster.cli_progress import ProgressDisplay
     from ioi_dagster.errors import BadInputError
-    from ioi_dagster.simulate.world import simulate
 
     if bool(replay) == bool(topology and graphs):
         raise BadInputError("give a topology and workflows, or --replay", todo="try `ioi simulate 10x4 layers:20x50`")
-    scenario = cli_simulate.read_scenario(replay) if replay else None
-    scenario = scenario or cli_simulate.scenario_of(topology, graphs, seed, noise, faults)
-    with ProgressDisplay(err, quiet=as_json) as show:
-        report = simulate(
-            scenario, checked=checked, tell=lambda at, done, of: show("steps", done, of, f"{at:,.0f} s of theirs")
-        )
+    if (nodes or against) and (save or replay):
+        raise BadInputError("a comparison is neither saved nor replayed", todo="save each of the two by itself")
+    if replay:
+        scenarios = {"": cli_simulate.read_scenario(replay)}
+    else:
+        topologies = cli_simulate.topologies_of(topology, nodes or [], against)
+        scenarios = {
+            name: cli_simulate.scenario_of(its, graphs, seed, noise, faults) for name, its in topologies.items()
+        }
+    reports = cli_simulate.play(scenarios, checked, err, quiet=as_json)
+    (name, scenario), report = next(iter(scenarios.items())), next(iter(reports.values()))
     if save:
         cli_simulate.save(scenario, report, save)
     if as_json:
-        print(msgspec.json.encode(report).decode())
+        print(cli_simulate.as_json(reports))
+    elif name:
+        out.print(cli_simulate.compare(reports, scenarios))
     else:
         out.print(cli_simulate.render(report))
     if scenario.digest and scenario.digest != report.digest:
         err.print("[bold red]not the same[/] as when it was saved: the code decides otherwise now")
         raise typer.Exit(1)
-    if report.violations:
+    if any(its.violations for its in reports.values()):
         raise typer.Exit(1)
 
 

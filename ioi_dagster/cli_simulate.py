@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from ioi_dagster.cli_progress import ProgressDisplay
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.local.topology_file import load_topology
-from ioi_dagster.model.topology import Topology
+from ioi_dagster.model.quota import ANY
+from ioi_dagster.model.topology import ClusterSpec, Topology
 from ioi_dagster.simulate import shapes
 from ioi_dagster.simulate.scenario import Scenario, Workflow, decode, draw_faults, grid, read_workflows
-from ioi_dagster.simulate.world import Report
+from ioi_dagster.simulate.world import Report, simulate
 
 MAX_STEPS = 10_000_000
+MAX_NODES = 1_000_000
 
 
 def topology_of(text: str) -> Topology:
     """A topology file, or `100x20`: so many clusters of so many nodes. Raises `BadInputError`."""
     clusters, by, nodes = text.partition("x")
     if by and clusters.isdigit() and nodes.isdigit():
-        if not 0 < int(clusters) * int(nodes) <= 1_000_000:
-            raise BadInputError(f"{text} is no number of nodes to simulate", todo="take 1 to 1,000,000 nodes in all")
+        if not 0 < int(clusters) * int(nodes) <= MAX_NODES:
+            raise BadInputError(
+                f"{text} is no number of nodes to simulate", todo=f"take 1 to {MAX_NODES:,} nodes in all"
+            )
         return grid(int(clusters), int(nodes))
     return load_topology(Path(text))
 
 
-def workflows_of(text: str, seed: int) -> tuple[Workflow, ...]:
-    """A file or folder of workflows, or `layers:20x500`: so many of a shape, each of so many steps, one a second. Raises
-    `BadInputError`."""
+def workflows_of(text: str, seed: int, tenants: Sequence[str] = ()) -> tuple[Workflow, ...]:
+    """A file or folder of workflows, or `layers:20x500`: so many of a shape, each of so many steps, one a second, of each of
+    `tenants` in turn. Raises `BadInputError`."""
     shape, _, size = text.partition(":")
     if shape not in shapes.SHAPES:
         if size and not Path(text).exists():
@@ -47,20 +54,54 @@ def workflows_of(text: str, seed: int) -> tuple[Workflow, ...]:
             f"{text!r} is no number of workflows and steps",
             todo=f"give one as in '{shape}:20x500', {MAX_STEPS:,} steps at most",
         )
+    of = tenants or ("default",)
     return tuple(
-        shapes.draw(shape, int(steps), seed * 1_000_003 + number, name=f"{shape}-{number}", arrives=float(number))
+        shapes.draw(
+            shape,
+            int(steps),
+            seed * 1_000_003 + number,
+            name=f"{shape}-{number}",
+            arrives=float(number),
+            tenant=of[number % len(of)],
+        )
         for number in range(int(count))
     )
 
 
-def scenario_of(topology: str, workflows: str, seed: int, noise: float, faults: float) -> Scenario:
+def topologies_of(topology: str, changes: Sequence[str], against: str) -> dict[str, Topology]:
+    """One without a name, or those to be compared. Raises `BadInputError`."""
+    its = topology_of(topology)
+    if not changes and not against:
+        return {"": its}
+    other = with_nodes(topology_of(against) if against else its, changes)
+    name = ", ".join(filter(None, (against, *changes)))
+    return {topology: its, name if name != topology else f"{name} again": other}
+
+
+def play(scenarios: Mapping[str, Scenario], checked: bool, console: Console, quiet: bool) -> dict[str, Report]:
+    """Simulate each to its end, and show on `console` how far it is."""
+    reports: dict[str, Report] = {}
+    with ProgressDisplay(console, quiet=quiet) as show:
+        for name, scenario in scenarios.items():
+            what = f"steps on {name}" if name else "steps"
+
+            def tell(at: float, done: int, of: int, what: str = what) -> None:
+                show(what, done, of, f"{at:,.0f} s of theirs")
+
+            reports[name] = simulate(scenario, checked=checked, tell=tell)
+    return reports
+
+
+def scenario_of(topology: Topology, workflows: str, seed: int, noise: float, faults: float) -> Scenario:
     """`faults`: how many a minute, as long as the work would take on all slots. Raises `BadInputError`."""
-    its = workflows_of(workflows, seed)
+    clusters = [cluster for domain in topology.domains for cluster in domain.clusters]
+    tenants = {tenant.name for cluster in clusters for _, tenant in cluster.quotas.tenants()} - {ANY}
+    its = workflows_of(workflows, seed, sorted(tenants))
     capabilities = tuple(sorted({step.capability for workflow in its for step in workflow.steps.values()}))
-    scenario = Scenario(topology_of(topology), its, seed=seed, noise=noise, capabilities=capabilities)
+    scenario = Scenario(topology, its, seed=seed, noise=noise, capabilities=capabilities)
     if not faults:
         return scenario
-    slots = sum(n.slots for d in scenario.topology.domains for c in d.clusters for n in c.nodes)
+    slots = slots_of(topology)
     work = sum(step.seconds for workflow in its for step in workflow.steps.values())
     last = max(workflow.arrives for workflow in its)
     return replace(scenario, faults=draw_faults(scenario, faults, last + work / slots))
@@ -76,25 +117,63 @@ def save(scenario: Scenario, report: Report, path: Path) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(replace(scenario, digest=report.digest)), indent=1))
 
 
+def with_nodes(topology: Topology, changes: Sequence[str]) -> Topology:
+    """The topology after changes like `c0=+4`, `c0=-1` or `c0=6`, or of all its clusters, as in `all=+1`. New nodes are as the
+    last one of their cluster. Raises `BadInputError`."""
+    names = [cluster.name for domain in topology.domains for cluster in domain.clusters]
+    for change in changes:
+        found = re.fullmatch(r"(.+)=([+-]?)(\d{1,7})", change)
+        if found is None or (found[1] not in names and found[1] != "all"):
+            raise BadInputError(
+                f"{change!r} is no change of a cluster's nodes",
+                todo=f"give one as in '{names[0]}=+4'; clusters are all, {', '.join(names[:10])}",
+            )
+        topology = replace(
+            topology,
+            domains=tuple(
+                replace(
+                    domain,
+                    clusters=tuple(
+                        _resized(cluster, found[2], int(found[3])) if found[1] in (cluster.name, "all") else cluster
+                        for cluster in domain.clusters
+                    ),
+                )
+                for domain in topology.domains
+            ),
+        )
+    return topology
+
+
+def _resized(cluster: ClusterSpec, sign: str, by: int) -> ClusterSpec:
+    count = {"+": len(cluster.nodes) + by, "-": len(cluster.nodes) - by}.get(sign, by)
+    if not 0 < count <= MAX_NODES:
+        raise BadInputError(
+            f"{cluster.name} would have {count:,} nodes", todo=f"it has {len(cluster.nodes):,}; keep 1 to {MAX_NODES:,}"
+        )
+    more = range(1, count - len(cluster.nodes) + 1)
+    added = tuple(replace(cluster.nodes[-1], name=f"{cluster.name}.added-{number}") for number in more)
+    return replace(cluster, nodes=(*cluster.nodes[:count], *added))
+
+
+def slots_of(topology: Topology) -> int:
+    return sum(node.slots for domain in topology.domains for cluster in domain.clusters for node in cluster.nodes)
+
+
 def render(report: Report) -> RenderableType:
-    whole = Table(show_header=False, show_edge=False)
-    messages = sum(report.messages.values())
-    rows = {
-        "makespan": f"{report.makespan_s:,.1f} s",
-        "steps": f"{report.done:,} done" + (f", {report.failed:,} failed" if report.failed else ""),
-        "starts": f"{report.starts:,}" + (f", {report.discarded:,} answers discarded" if report.discarded else ""),
-        "slots in use": f"{report.utilisation:.0%} of the time",
-        "wait for a slot": f"mean {report.mean_wait_s:.2f} s, 99 % within {report.p99_wait_s:.2f} s",
-        "messages": f"{messages:,}, {messages / max(1, report.done):.1f} a step"
-        + (f"; {report.messages_lost:,} lost" if report.messages_lost else ""),
-        "digest": report.digest[:16],
-    }
-    for name, text in rows.items():
-        whole.add_row(name, text)
-    for code, count in report.failures.items():
-        whole.add_row("[yellow]failed[/]", f"{count:,} × {escape(code)}")
-    for text in report.violations:
-        whole.add_row("[bold red]violated[/]", escape(text))
+    return Group(_table({"": report}), "", _tenants(report))
+
+
+def compare(reports: Mapping[str, Report], scenarios: Mapping[str, Scenario]) -> RenderableType:
+    """Side by side, what ran the same workflows on other machines; each with its name."""
+    return _table(reports, {name: slots_of(scenario.topology) for name, scenario in scenarios.items()})
+
+
+def as_json(reports: Mapping[str, Report]) -> str:
+    """The report; of a comparison an object with those of both, by name."""
+    return msgspec.json.encode(reports[""] if "" in reports else dict(reports)).decode()
+
+
+def _tenants(report: Report) -> Table:
     tenants = Table("tenant", "workflows", "steps", "slot-seconds", "mean wait", "99 %", show_edge=False)
     for name, its in report.tenants.items():
         tenants.add_row(
@@ -105,4 +184,41 @@ def render(report: Report) -> RenderableType:
             f"{its.mean_wait_s:.2f} s",
             f"{its.p99_wait_s:.2f} s",
         )
-    return Group(whole, "", tenants)
+    return tenants
+
+
+def _table(reports: Mapping[str, Report], slots: Mapping[str, int] | None = None) -> Table:
+    """A row for each thing to tell, a column for each report; without slots there is one report, and it needs no name."""
+    many = slots is not None
+    whole = Table("", *[escape(name) for name in reports], show_header=many, show_edge=False)
+    if slots is not None:
+        whole.add_row("slots", *[f"{slots[name]:,}" for name in reports])
+    for what, tell in _ROWS.items():
+        whole.add_row(what, *[tell(report) for report in reports.values()])
+    for code in dict.fromkeys(code for report in reports.values() for code in report.failures):
+        counts = [f"{report.failures.get(code, 0):,} × {escape(code)}" for report in reports.values()]
+        whole.add_row("[yellow]failed[/]", *counts)
+    for number in range(max(len(report.violations) for report in reports.values())):
+        texts = [
+            escape(report.violations[number]) if number < len(report.violations) else "" for report in reports.values()
+        ]
+        whole.add_row("[bold red]violated[/]", *texts)
+    return whole
+
+
+def _messages(report: Report) -> str:
+    count = sum(report.messages.values())
+    lost = f"; {report.messages_lost:,} lost" if report.messages_lost else ""
+    return f"{count:,}, {count / max(1, report.done):.1f} a step{lost}"
+
+
+_ROWS: dict[str, Callable[[Report], str]] = {
+    "makespan": lambda its: f"{its.makespan_s:,.1f} s",
+    "steps": lambda its: f"{its.done:,} done" + (f", {its.failed:,} failed" if its.failed else ""),
+    "starts": lambda its: f"{its.starts:,}" + (f", {its.discarded:,} answers discarded" if its.discarded else ""),
+    "slots in use": lambda its: f"{its.utilisation:.0%} of the time",
+    "wait for a slot": lambda its: f"mean {its.mean_wait_s:.2f} s, 99 % within {its.p99_wait_s:.2f} s",
+    "fairness": lambda its: "no two tenants waited at once" if its.fairness is None else f"{its.fairness:.3f}",
+    "messages": _messages,
+    "digest": lambda its: its.digest[:16],
+}

@@ -14,8 +14,8 @@ from ioi_dagster.simulate.shapes import SHAPES, draw
 from tests.quotas import share
 
 MAY_FAIL = {"flow.poison_step", "flow.at_most_once", "flow.no_place"}
-"""Where many faults hit one step, it looks like a cause of them. What may run once only is not tried again after a loss. Data that
-no domain may see goes nowhere."""
+"""Where many faults hit one step, it looks like a cause of them. What may run once only is not tried again after a loss.
+Data that no domain may see goes nowhere."""
 
 
 def scenario(seed: int) -> Scenario:

@@ -1,0 +1,183 @@
+"""`ioi simulate` as it is used before machines are bought: what if there were more of them, and how fair it would be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from ioi_dagster.cli import app
+from ioi_dagster.cli_simulate import with_nodes
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.model.negotiation import Effect
+from ioi_dagster.model.topology import NodeSpec, TenantShare, Topology
+from ioi_dagster.simulate.fairness import Fairness, jain
+from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, Workflow, WorkflowStep, grid
+from ioi_dagster.simulate.world import Report, simulate
+from tests.scenario.swarm import tree_of
+
+GUIDE = Path("docs/guides/size-a-federation.md")
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["simulate", *arguments])
+
+
+def sizes(topology: Topology) -> dict[str, int]:
+    return {cluster.name: len(cluster.nodes) for domain in topology.domains for cluster in domain.clusters}
+
+
+# What if --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["c0=+4"], {"c0": 6, "c1": 2}),
+        (["c1=-1"], {"c0": 2, "c1": 1}),
+        (["c0=7", "c0=+1", "c1=-1"], {"c0": 8, "c1": 1}),
+        (["all=+1"], {"c0": 3, "c1": 3}),
+    ],
+)
+def test_clusters_get_more_or_fewer_nodes(changes: list[str], expected: dict[str, int]) -> None:
+    assert sizes(with_nodes(grid(2, 2), changes)) == expected
+
+
+def test_new_nodes_are_as_the_last_one_and_those_that_were_there_stay() -> None:
+    topology = grid(1, 1)
+    (domain,) = topology.domains
+    (cluster,) = domain.clusters
+    nodes = (NodeSpec("small", 1), NodeSpec("large", 8, resources=(("gpu", 2.0),)))
+    topology = replace(topology, domains=(replace(domain, clusters=(replace(cluster, nodes=nodes),)),))
+    changed = with_nodes(topology, ["c0=+1"]).domains[0].clusters[0].nodes
+    assert changed == (*nodes, replace(nodes[1], name="c0.added-1"))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("c9=+1", "'c9=\\+1' is no change of a cluster's nodes"),
+        ("c0", "'c0' is no change"),
+        ("c0=+x", "is no change"),
+        ("c0=-2", "c0 would have 0 nodes"),
+        ("c0=0", "c0 would have 0 nodes"),
+        ("all=9999999", "would have 9,999,999 nodes"),
+    ],
+)
+def test_a_change_that_is_none_is_named(change: str, text: str) -> None:
+    with pytest.raises(BadInputError, match=text):
+        with_nodes(grid(2, 2), [change])
+
+
+def test_two_federations_run_the_same_workflows_and_stand_side_by_side() -> None:
+    result = invoke("2x2", "bag:2x40", "--nodes", "c0=+4", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told.keys() == {"2x2", "c0=+4"}
+    assert [its["done"] for its in told.values()] == [80, 80]
+    assert told["c0=+4"]["makespan_s"] < told["2x2"]["makespan_s"]
+    # The first of them is what is simulated by itself.
+    assert told["2x2"] == json.loads(invoke("2x2", "bag:2x40", "--json").stdout)
+    table = invoke("2x2", "bag:2x40", "--against", "4x2")
+    assert table.exit_code == 0
+    assert table.stdout.split()[:4] == ["┃", "2x2", "┃", "4x2"]
+    assert {f"{its['makespan_s']:,.1f}" for its in told.values()} & set(table.stdout.split())
+
+
+def test_a_comparison_is_not_saved(tmp_path: Path) -> None:
+    result = invoke("2x2", "bag:1x4", "--nodes", "c0=+1", "--save", str(tmp_path / "s.json"))
+    assert "neither saved nor replayed" in str(result.exception)
+
+
+# How fair -------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=20), st.floats(0.01, 100))
+def test_jain_lies_between_one_for_all_and_all_alike_and_knows_no_unit(shares: list[float], unit: float) -> None:
+    index = jain(shares)
+    assert 1 / len(shares) - 1e-9 <= index <= 1 + 1e-9
+    assert jain([share * unit for share in shares]) == pytest.approx(index, abs=1e-6)
+    assert jain([1.0] * len(shares)) == pytest.approx(1.0)
+    assert jain([1.0] + [0.0] * (len(shares) - 1)) == pytest.approx(1 / len(shares))
+
+
+def test_who_waits_twice_in_a_row_is_looked_at_by_weight() -> None:
+    fairness = Fairness({"heavy": 3.0})
+    fairness.look({"heavy": 1, "light": 1}, {"heavy": 3, "light": 1})
+    assert fairness.index is None
+    fairness.look({"heavy": 1, "light": 1}, {"heavy": 3, "light": 1})
+    assert fairness.index == 1.0
+    fairness.look({"heavy": 1, "light": 1, "new": 5}, {"heavy": 3, "light": 0, "new": 0})
+    assert fairness.index == 0.75
+    fairness.look({"heavy": 0, "light": 1}, {"heavy": 3})
+    assert fairness.index == 0.75
+
+
+def shared(weight: float) -> Report:
+    """Two tenants with more than enough to do, one of which has `weight`."""
+    flood = {f"s{number}": WorkflowStep(2.0) for number in range(120)}
+    topology = grid(2, 6)
+    domains = tuple(
+        replace(domain, clusters=tuple(replace(c, quotas=tree_of(TenantShare("b", weight))) for c in domain.clusters))
+        for domain in topology.domains
+    )
+    flows = (Workflow("a", flood, tenant="a"), Workflow("b", flood, tenant="b", domain="d1"))
+    return simulate(Scenario(replace(topology, domains=domains), flows))
+
+
+def test_two_tenants_that_want_everything_get_their_shares() -> None:
+    for weight in (1.0, 3.0):
+        report = shared(weight)
+        assert report.fairness is not None
+        assert report.fairness > 0.95, weight
+
+
+def test_nobody_is_unfair_to_somebody_alone() -> None:
+    bag = Workflow("bag", {f"s{number}": WorkflowStep(2.0) for number in range(60)})
+    assert simulate(Scenario(grid(2, 6), (bag,))).fairness is None
+
+
+# Steps that may run once ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [(FaultKind.NODE_KILLED, "n0.0"), (FaultKind.SCHEDULER_KILLED, "c0"), (FaultKind.RUN_KILLED, "w")],
+)
+def test_what_may_run_once_only_fails_where_nobody_knows_what_became_of_it(kind: FaultKind, target: str) -> None:
+    workflow = Workflow("w", {"pay": WorkflowStep(5.0, effect=Effect.AT_MOST_ONCE)})
+    report = simulate(Scenario(grid(1, 1), (workflow,), (Fault(2.0, kind, target, 1.0),)))
+    assert (report.failures, report.starts, report.violations) == ({"flow.at_most_once": 1}, 1, ())
+
+
+# Anybody can repeat it ------------------------------------------------------------------------------------------------
+
+
+def test_hash_seeds_decide_nothing() -> None:
+    command = [sys.executable, "-m", "ioi_dagster.cli", "simulate", "12x3", "layers:6x30", "--faults", "40", "--json"]
+
+    def told(hash_seed: str) -> dict[str, Any]:
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        return json.loads(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+
+    assert told("1") == told("2")
+
+
+def test_a_federation_of_a_hundred_clusters_ends_as_the_guide_says() -> None:
+    lines = GUIDE.read_text().splitlines()
+    command = next(line for line in lines if line.startswith("ioi simulate 100x"))
+    result = invoke(*command.split()[2:])
+    assert result.exit_code == 0, result.output
+    begins = lines.index(command) + 1
+    written = lines[begins : lines.index("```", begins)]
+    # Where governors are to decide otherwise than they did, the guide is to say what they decide now.
+    assert [line.split() for line in written] == [line.split() for line in result.stdout.splitlines()]
