@@ -78,7 +78,10 @@ class LeastCost:
 
     def __init__(self, objective: Objective) -> None:
         self._weights = objective
-        self._seconds: dict[tuple[str, str], float] = {}
+        self._seconds: dict[str, dict[str, float]] = {}
+        """By capability, by cluster."""
+        self._means: dict[str, float] = {}
+        """By capability, over its clusters; worked out when it is asked for."""
 
     def order(self, waiting: Iterable[Step]) -> Sequence[Step]:
         """Priority first; then who has the fewest places, lest others take their only one; then age."""
@@ -94,12 +97,14 @@ class LeastCost:
 
     def expect(self, capability: str, cluster: str) -> float:
         """Where nothing is known, the mean of the others, so that all get tried."""
-        known = self._seconds.get((capability, cluster))
-        if known is not None:
-            return known
-        others = [seconds for (name, _), seconds in self._seconds.items() if name == capability]
-        return sum(others) / len(others) if others else 1.0
+        known = self._seconds.get(capability, {})
+        if cluster in known:
+            return known[cluster]
+        if capability not in self._means:
+            self._means[capability] = sum(known.values()) / len(known) if known else 1.0
+        return self._means[capability]
 
     def learn(self, capability: str, cluster: str, seconds: float) -> None:
-        old = self._seconds.get((capability, cluster), seconds)
-        self._seconds[capability, cluster] = 0.7 * old + 0.3 * seconds
+        known = self._seconds.setdefault(capability, {})
+        known[cluster] = 0.7 * known.get(cluster, seconds) + 0.3 * seconds
+        self._means.pop(capability, None)
