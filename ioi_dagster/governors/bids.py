@@ -73,12 +73,17 @@ class Bids:
         self.desk.add(asked)
         for entry in asked.entries():
             self._arbiter.wish(entry)
-        bid = self._bid(asked)
-        waits = announce.wait_s and not bid.points and asked.entries() and len(self.desk) < MAX_PARKED
-        if not waits:
-            if bid.points:
+        points = self._points(asked)
+        if points or not announce.wait_s or not asked.entries() or len(self.desk) >= MAX_PARKED:
+            if points:
                 self.desk.lose_place(announce.run)
-            return older, asked, bid
+            answered = {(point.capability, point.data_class, point.resources, point.gang) for point in points}
+            left = [
+                self._why_not(group, one)
+                for group, one in asked.groups
+                if (group.capability, group.data_class, group.resources, group.gang) not in answered
+            ]
+            return older, asked, self._made(announce, points, left)
         for entry in asked.entries():
             self._arbiter.wait(entry)
         self.desk.park(asked, since, now + announce.wait_s)
@@ -139,18 +144,14 @@ class Bids:
 
     # Bids -------------------------------------------------------------------------------------------------------
 
-    def _bid(self, asked: Asked) -> Bid:
+    def _points(self, asked: Asked) -> list[SupplyPoint]:
         """What would start now."""
-        points, refusals = [], []
+        points = []
         for group, entry in asked.groups:
-            slots = 0
-            if isinstance(entry, Entry):
-                slots = self._arbiter.quote(entry) * entry.shape.copies
+            slots = self._arbiter.quote(entry) * entry.shape.copies if isinstance(entry, Entry) else 0
             if slots and isinstance(entry, Entry):
                 points.append(self._point(group, slots, self._arbiter.quote_warm(entry, slots)))
-            else:
-                refusals.append(self._why_not(group, entry))
-        return self._made(asked.announce, points, refusals)
+        return points
 
     def _point(self, group: AskGroup, slots: int, warm: int) -> SupplyPoint:
         price = self._rooms.price(warm > 0)

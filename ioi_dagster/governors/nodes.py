@@ -52,6 +52,8 @@ class Nodes:
         self._offering: dict[str, dict[str, None]] = {}
         """By capability that was asked for, the nodes that offer it."""
         self._slots = self._busy = 0
+        self._open: dict[str, None] = {}
+        """Nodes with a free slot."""
         self._limited = 0
         """Nodes that offer only some capabilities."""
 
@@ -72,6 +74,7 @@ class Nodes:
             if capability in node.capabilities:
                 names[event.node] = None
         self._arbiter.on_node(event.node, node.amounts, node.capabilities)
+        self._look(event.node)
 
     def resize(self, name: str, slots: int, resources: Resources | None) -> None:
         node = self.by_name.get(name)
@@ -81,6 +84,7 @@ class Nodes:
         node.slots = slots
         node.resources = node.resources if resources is None else resources
         self._arbiter.on_node(name, node.amounts, node.capabilities)
+        self._look(name)
 
     def reported(self, event: NodeReported) -> None:
         node = self.by_name.get(event.node)
@@ -93,6 +97,7 @@ class Nodes:
     def drop(self, name: str) -> None:
         """Nothing runs there any more."""
         node = self.by_name.pop(name)
+        self._open.pop(name, None)
         self._slots -= node.slots
         self._limited -= node.capabilities is not EVERYTHING
         for names in self._offering.values():
@@ -100,8 +105,11 @@ class Nodes:
         self._arbiter.on_node_left(name)
 
     def took(self, name: str, lease: str) -> None:
-        self.by_name[name].used[lease] = None
+        node = self.by_name[name]
+        node.used[lease] = None
         self._busy += 1
+        if not node.free:
+            self._open.pop(name, None)
 
     def left_by(self, name: str, lease: str) -> None:
         node = self.by_name[name]
@@ -109,6 +117,8 @@ class Nodes:
         self._busy -= 1
         if lease in node.waiting:
             self.waits(name, lease, False)
+        if node.free:
+            self._open[name] = None
 
     def waits(self, name: str, lease: str, waits: bool) -> None:
         node = self.by_name[name]
@@ -118,6 +128,10 @@ class Nodes:
     def _look(self, name: str) -> None:
         """Whether it takes anything new; a closed node takes what its own steps wait for."""
         node = self.by_name[name]
+        if node.free:
+            self._open[name] = None
+        else:
+            self._open.pop(name, None)
         self._arbiter.shut(name, node.memory >= self._max_memory or (node.closed and not node.waiting))
 
     # What is asked of it ----------------------------------------------------------------------------------------
@@ -137,14 +151,15 @@ class Nodes:
         return bool(self._limited) or not self.by_name or self._arbiter.has(resource)
 
     def full(self, capability: str) -> Refusal:
-        nodes = [self.by_name[name] for name in self.offering(capability)]
-        if any(node.free and node.memory < self._max_memory for node in nodes):
+        able = self.offering(capability)
+        free = [self.by_name[name] for name in self._open if name in able]
+        if any(node.memory < self._max_memory for node in free):
             text = "what is free was offered to others a moment ago"
             return Refusal("cluster.full", text, self._cluster, "it is asked again")
-        if any(node.free for node in nodes):
-            text = f"what is free of {len(nodes)} nodes has no memory left"
+        if free:
+            text = f"what is free of {len(able)} nodes has no memory left"
             return Refusal("cluster.no_memory", text, self._cluster, "it is asked again")
-        return Refusal("cluster.full", f"all {len(nodes)} nodes are busy", self._cluster, "it is asked again")
+        return Refusal("cluster.full", f"all {len(able)} nodes are busy", self._cluster, "it is asked again")
 
     def price(self, warm: bool) -> float:
         busy = self._busy / (self._slots or 1)
@@ -170,6 +185,7 @@ class Nodes:
         """`used`: leases by node."""
         assert self._slots == sum(node.slots for node in self.by_name.values())
         assert self._busy == sum(used.values())
+        assert self._open.keys() == {name for name, node in self.by_name.items() if node.free}
         for name, node in self.by_name.items():
             assert node.waiting <= node.used.keys()
             assert len(node.used) == used[name]

@@ -299,6 +299,7 @@ class Arbiter:
         if found is None:
             return False
         self._rounds.begin(entry, found, now)
+        self._books.touched[entry.leaf] = None
         if entry.leaf.heads:
             entry.leaf.note()
         return True

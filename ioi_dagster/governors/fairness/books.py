@@ -46,6 +46,8 @@ class Books:
         self.limits |= any(cohort.quota.borrows or cohort.quota.lends for cohort in tree.cohorts)
         self.root = Unit("", None, 1.0, self.width, None)
         self.leaves: dict[tuple[str, str], Leaf] = {}
+        self.touched: dict[Leaf, None] = {}
+        """Those that want more or less since it was worked out what everybody is entitled to."""
         self.asking: dict[Leaf, None] = {}
         """Those that ask for something, waiting for it or not."""
         self.tenants: dict[str, Unit] = {}
@@ -236,11 +238,19 @@ class Books:
         return max(0, int((slack + EPSILON) / shape.size))
 
     def refresh(self) -> bool:
-        """Work out anew what everybody is entitled to, when enough has changed; whether it was."""
-        if self.changes <= 4 * (len(self.leaves) - ALWAYS):
+        """Work out anew what everybody is entitled to, when enough has changed; whether it was. How much more a leaf wants than
+        it is entitled to is nothing to anybody."""
+        for leaf in self.touched:
+            self.changes += leaf.enough <= 0.0 or self._wanted(leaf) <= leaf.enough
+        self.touched.clear()
+        if self.changes <= 4 * max(0, len(self.leaves) - ALWAYS):
             return False
         self.work_out()
         return True
+
+    def _wanted(self, leaf: Leaf) -> float:
+        rows = zip(leaf.used, leaf.waiting_amounts, self.machines.inverse)  # noqa: B905 - a hot loop, of equal lengths
+        return max((used + waiting) * inverse for used, waiting, inverse in rows)
 
     def work_out(self) -> None:
         """What everybody is entitled to now."""
@@ -268,6 +278,8 @@ class Books:
         for child, claim, got in zip(active, claims, water_fill(claims, limit), strict=True):
             child.entitled = max(got, LEAST)
             unit.contending += child.entitled
+            if isinstance(child, Leaf):
+                child.enough = got if got < max(child.want) - LEAST else 0.0
             fair.append([got * part for part in claim.mix])
         unit.contending = unit.contending or 1.0
         # A unit of several has no one mix: who in it needs what the others leave idle may have that.

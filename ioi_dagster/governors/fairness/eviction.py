@@ -294,7 +294,7 @@ class _Search:
                 victims.remove(entry)
             else:
                 self._give(entry)
-        if self._books.machines.least(self._head.shape):
+        if self._head.shape.least:
             return victims, []  # wherever something ends it fits, so no node is kept from others
         touched = {machine for victim in victims for machine in victim.machines or ()}
         chosen: list[int] = []

@@ -28,15 +28,16 @@ class Shape:
     """Requests that ask for the same on the same nodes are one to the search.
 
     While `full`, it fits on no node but, perhaps, those in `open`. `heads` counts the queues that it stands first in;
-    `size` is its dominant share of the cluster, all copies."""
+    `size` is its dominant share of the cluster, all copies. `least`: it asks for one resource only, and for no more of it than
+    anybody does, so that whatever comes free is enough for it."""
 
-    __slots__ = ("copies", "full", "heads", "need", "open", "pool", "size", "total")
+    __slots__ = ("copies", "full", "heads", "least", "need", "open", "pool", "size", "total")
 
     def __init__(self, need: Need, copies: int, pool: Pool) -> None:
         self.need, self.copies, self.pool = need, copies, pool
         self.total: Need = tuple((number, amount * copies) for number, amount in need)
         self.size = 0.0
-        self.full = False
+        self.full = self.least = False
         self.open: dict[int, None] = {}
         self.heads = 0
 
@@ -160,16 +161,10 @@ class Machines:
             found = self._shapes[key] = Shape(need, copies, self.pool(scope))
             for number, amount in need:
                 self._least[number] = min(self._least.get(number, amount), amount)
+            for shape in self._shapes.values():
+                shape.least = shape.copies == len(shape.need) == 1 and shape.need[0][1] <= self._least[shape.need[0][0]]
         found.size = self.share(found.total)
         return found
-
-    def least(self, shape: Shape) -> bool:
-        """It asks for one resource only, and for no more of it than anybody does: whatever comes free is enough for it."""
-        return (
-            shape.copies == 1
-            and all(amount <= self._least[number] for number, amount in shape.need[:1])
-            and len(shape.need) == 1
-        )
 
     def share(self, total: Need) -> float:
         """Its dominant part of the cluster."""

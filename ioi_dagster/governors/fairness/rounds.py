@@ -83,7 +83,7 @@ class Rounds:
 
     def _asked(self, entry: Entry, count: int) -> None:
         leaf = entry.leaf
-        self._books.changes += 1
+        self._books.touched[leaf] = None
         if not leaf.waiting:
             for unit in leaf.path():  # who had nothing to ask for was entitled to nothing yet
                 unit.entitled = max(unit.entitled, unit.part)
@@ -167,10 +167,12 @@ class Rounds:
         """What it ran on is free."""
         del entry.leaf.running[entry.id]
         self._books.book(entry.leaf, entry.shape.total, -1)
-        self._books.changes += 1
-        entry.leaf.note()
-        for line in entry.leaf.lines.values():
-            self._claims[line] = None
+        self._books.touched[entry.leaf] = None
+        if entry.leaf.heads:
+            entry.leaf.note()
+            for line in entry.leaf.lines.values():
+                if not entry.shape.least or line.holds:
+                    self._claims[line] = None
         for machine in entry.machines or ():
             free = self._machines.free[machine]
             for number, amount in entry.shape.need:
@@ -195,6 +197,7 @@ class Rounds:
                 free[number] -= amount
         entry.leaf.running[entry.id] = entry
         self._books.book(entry.leaf, entry.shape.total, 1)
+        self._books.touched[entry.leaf] = None
         entry.leaf.note()
 
     def freed(self, machine: int) -> None:
@@ -364,7 +367,6 @@ class Rounds:
 
     def _asked_less(self, entry: Entry) -> None:
         leaf = entry.leaf
-        self._books.changes += 1
         leaf.waiting -= 1
         if not leaf.waiting:
             del self._books.asking[leaf]
@@ -405,9 +407,9 @@ class Rounds:
         if entry is None:
             return
         shape = entry.shape
-        if line in self._evictions.awaited:
+        if (shape.least and not line.holds) or line in self._evictions.awaited:
             return
-        wanted = self._wanted(line, shape) if shape.full and not self._machines.least(shape) else 0
+        wanted = self._wanted(line, shape) if shape.full and not shape.least else 0
         if wanted:
             limiter = self._books.limiter(leaf, shape.total)
             wanted = wanted if limiter is None or limiter[0] is self._books.root else 0

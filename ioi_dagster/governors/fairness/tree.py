@@ -213,7 +213,7 @@ class Leaf(Unit):
     """What a tenant without block classes has, or one class of a tenant. What waits stands in a line for each pool of nodes, so
     that what waits for one pool does not hold up what another one would take; of their heads the earliest is next."""
 
-    __slots__ = ("lines", "reach", "running", "tenant", "waiting", "waiting_amounts")
+    __slots__ = ("enough", "lines", "reach", "running", "tenant", "waiting", "waiting_amounts")
 
     def __init__(self, name: str, tenant: str, parent: Unit, weight: float, width: int, limits: Limits | None) -> None:
         super().__init__(name, parent, weight, width, limits)
@@ -221,6 +221,8 @@ class Leaf(Unit):
         self.lines: dict[Pool, Line] = {}
         self.reach: list[float] | None = None
         """The part of the cluster that it could use, by resource."""
+        self.enough = 0.0
+        """While it wants more than this, what it wants changes nothing for anybody; 0: it has all that it wants."""
         self.running: dict[str, Entry] = {}
         """In the order in which they started."""
         self.waiting = 0
