@@ -172,7 +172,7 @@ class NodeHost:
             if request.own_process:
                 return run_apart(self.step_runner, request.payload, its)
             with answering(self._answer):
-                return _load(self.step_runner)(request.payload)
+                return load_runner(self.step_runner)(request.payload)
 
     def _answer(self, block: BlockSpec, payload: Payload) -> Payload:
         """A governed node has blocks of its owner's; alone, the step brings its own."""
@@ -252,7 +252,8 @@ def take_back_here(keys: list[str]) -> list[str]:
     return _host.running.take_back(keys) if _host is not None else []
 
 
-def _load(name: str) -> Callable[[bytes], bytes]:
+def load_runner(name: str) -> Callable[[bytes], bytes]:
+    """The step runner of that name, "module:function". It takes a second or two when it is loaded first."""
     if name not in _runners:
         module, _, function = name.partition(":")
         _runners[name] = getattr(import_module(module), function)

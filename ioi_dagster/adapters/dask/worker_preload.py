@@ -16,7 +16,7 @@ from distributed import Worker
 
 from ioi_dagster.adapters.dask.forks import guard_forks, ports_of
 from ioi_dagster.adapters.dask.memory import watch_memory
-from ioi_dagster.adapters.dask.node import NodeHost, install
+from ioi_dagster.adapters.dask.node import NodeHost, install, load_runner
 from ioi_dagster.adapters.dask.node_beat import look_after, memory_of, replica_memory, stay_in_contact
 from ioi_dagster.adapters.dask.profiling import can_freeze, stop_profile
 from ioi_dagster.adapters.dask.project_code import project_code
@@ -69,6 +69,9 @@ def dask_setup(worker: Worker) -> None:
         outdated=Outdated(node),
     )
     install(host)
+    if home is not None and runner:
+        # Before it joins: a step that was lost elsewhere is not to wait for it here.
+        load_runner(runner)
     project_code.watch()
     replaces_itself(worker, host)
     guard_forks(lambda: ports_of(worker))
