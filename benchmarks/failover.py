@@ -2,10 +2,10 @@
 
 `p50_s@FAULT` and `worst_s@FAULT`: from the fault to the first line of the step's code on another node, as the step itself says.
 The domain runs as `ioi up` runs it, with a cluster of two nodes and one of one, which have loaded the job's code; the run is one
-process of Dagster's, whose steps wait one at a time on whichever node they were given. `link`: the node is a Dask worker with a nanny in a network namespace of its
-own, and the link to it is cut (root only; without it the row is not measured). `evictions@gil`: nodes that were given up while a
-step held the interpreter for ten seconds, which must be none. The peer is plain Dask, whose worker is stopped, with
-`worker-ttl: 5s`.
+process of Dagster's, whose steps wait one at a time on whichever node they were given. `link`: the node is a Dask worker with a
+nanny in a network namespace of its own, and the link to it is cut (root only; without it the row is not measured).
+`evictions@gil`: nodes that were given up while a step held the interpreter for ten seconds, which must be none. The peer is plain
+Dask, whose worker is stopped, with `worker-ttl: 5s`.
 """
 
 from __future__ import annotations
@@ -157,8 +157,12 @@ class Domain:
 
 
 def load() -> None:
-    """On a node: have the job's code loaded."""
+    """On a node: have the job's code loaded, and what of Dagster a first step needs."""
+    from dagster import DagsterInstance
+
     job_of(MODULE, "lost_nodes", PROJECT).get_definition()
+    with DagsterInstance.ephemeral():
+        pass
 
 
 def measure(report: Report, name: str, seconds: list[float]) -> None:
