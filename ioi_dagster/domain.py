@@ -15,7 +15,7 @@ import msgspec
 from ioi_dagster.certificates import Trusted, write_private
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.member import MemberRecord, read_record
+from ioi_dagster.model.member import MAX_CHAIN, MemberRecord, read_record
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import DomainSpec
 from ioi_dagster.signing import Signed, SigningKey, TrustedKeys
@@ -133,12 +133,26 @@ class DomainHome:
         """Keep a record that was checked, instead of an older one of its domain."""
         write_private(self.trust / f"{signed.body['domain']}.json", msgspec.json.encode(signed))
 
+    def put_own(self, signed: Signed) -> None:
+        """Keep the domain's own newest record, and those before it for who has missed some."""
+        write_private(self.root / "records.json", msgspec.json.encode([*self.own_chain(), signed][-MAX_CHAIN:]))
+        self.put_member(signed)
+
+    def own_chain(self) -> list[Signed]:
+        """The domain's own records, oldest first; empty where there is none."""
+        try:
+            return msgspec.json.decode((self.root / "records.json").read_bytes(), type=list[Signed])
+        except FileNotFoundError:
+            return []
+
 
 class TrustFolder:
     """The members' records as they are now; read again when one has changed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._seen = folder, -1
+        self._signed: dict[str, Signed] = {}
+        self._all: dict[str, MemberRecord] = {}
         self._records: dict[str, MemberRecord] = {}
         self._keys: dict[str, bytes] = {}
 
@@ -150,9 +164,19 @@ class TrustFolder:
             return 0
 
     def records(self) -> dict[str, MemberRecord]:
-        """Raises `BadInputError` where one cannot be read: it was damaged after it had been checked."""
+        """Of those that take part. Raises `BadInputError` where one cannot be read: it was damaged after it had been checked."""
         self._look()
         return self._records
+
+    def all(self) -> dict[str, MemberRecord]:
+        """Also of those that have left."""
+        self._look()
+        return self._all
+
+    def signed(self) -> dict[str, Signed]:
+        """All of them as they were signed."""
+        self._look()
+        return self._signed
 
     def keys(self) -> dict[str, bytes]:
         """Key id → public key, of all members."""
@@ -167,20 +191,24 @@ class TrustFolder:
         changed = self.changed_at()
         if changed == self._seen:
             return
-        found = {}
+        every: dict[str, MemberRecord] = {}
+        signed: dict[str, Signed] = {}
         for path in sorted(self._folder.glob("[!.]*.json")):
             try:
-                record = read_record(msgspec.json.decode(path.read_bytes(), type=Signed))
+                text = msgspec.json.decode(path.read_bytes(), type=Signed)
+                record = read_record(text)
             except FileNotFoundError:
                 continue
             except (OSError, msgspec.MsgspecError) as error:
-                record = Refusal("member.malformed", str(error), "membership")
+                raise BadInputError(
+                    f"a member's record cannot be read: {error}", where=str(path), todo=_REJOIN
+                ) from error
             if isinstance(record, Refusal):
                 raise BadInputError(f"a member's record cannot be used: {record.text}", where=str(path), todo=_REJOIN)
-            if not record.left:
-                found[record.domain] = record
-        self._records = found
-        self._keys = {key: raw for record in found.values() for key, raw in record.trusted.keys.items()}
+            every[record.domain], signed[record.domain] = record, text
+        self._all, self._signed = every, signed
+        self._records = {name: record for name, record in every.items() if not record.left}
+        self._keys = {key: raw for record in self._records.values() for key, raw in record.trusted.keys.items()}
         self._seen = changed
 
 

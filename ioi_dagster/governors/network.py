@@ -1,13 +1,30 @@
-"""The network governor of one domain: which peers are there, as seen from here. Soft state, no leader."""
+"""The network governor of one domain: who the members are and which of them are there, as seen from here. Soft state,
+no leader.
+
+Each domain's record is its own word, signed by it; whoever has a newer one passes it on. Whether a member is there is
+found out by own probes alone: what others say of it only makes it be asked again sooner (as the suspicion of SWIM, Das
+et al., DSN 2002, without its verdicts)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from ioi_dagster.model.member import MemberRecord, claims_others, first_record, newer_record
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.signing import Signed
 
 SUSPECT_AFTER = 2
 GONE_AFTER = 10
-"""Missed probes, one a second."""
+"""Missed probes in a row."""
+PROBE_S = 1.0
+GONE_PROBE_S = 5.0
+"""Between probes of a member that is gone: it may be back."""
+HINT_S = 0.25
+"""After a hint a member is asked at once, but not more often than this."""
+MAX_MEMBERS = 256
+MAX_HEARD = 2 * MAX_MEMBERS
+"""What one peer may say of others at a time; the rest is not read."""
 
 
 class PeerState(StrEnum):
@@ -15,17 +32,30 @@ class PeerState(StrEnum):
     ALIVE = "alive"
     SUSPECT = "suspect"
     GONE = "gone"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a peer says of a member: the newest record that it has, and whether it is there as far as the peer sees."""
+
+    domain: str
+    serial: int
+    state: str = PeerState.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    pass
+    """Time has passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswered:
+    """`epoch` rises with each start of the peer's gateway; `heard` is its view of the members, itself among them."""
+
     peer: str
     epoch: int
+    heard: tuple[Heard, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,63 +65,282 @@ class ProbeMissed:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordsPulled:
+    """What `peer` has of `domain`: its records, oldest first. Empty where it has none, or no answer came."""
+
+    peer: str
+    domain: str
+    chain: tuple[Signed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A record that came with an invitation of ours, or whose owner invited us: it counts whatever was known of that
+    domain."""
+
+    signed: Signed
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     peer: str
 
 
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Ask `peer` for the records of `domain` after `after`."""
+
+    peer: str
+    domain: str
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """A record that counts from now on. `vouched`: the peer that told of a domain which was not known; empty
+    otherwise."""
+
+    signed: Signed
+    record: MemberRecord
+    vouched: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NotBelieved:
+    """What `peer` told of `domain` is not taken."""
+
+    peer: str
+    domain: str
+    refusal: Refusal
+
+
+Event = Tick | ProbeAnswered | ProbeMissed | RecordsPulled | Joined
+Instruction = Probe | Pull | Keep | NotBelieved
+
+
 @dataclass(slots=True)
 class _Peer:
+    record: MemberRecord
+    vouched: str = ""
     state: PeerState = PeerState.UNKNOWN
     missed: int = 0
     epoch: int = 0
     seen_at: float | None = None
     why: str = ""
     probing: bool = False
+    due: float = float("-inf")
+    asked_at: float = float("-inf")
+    hints: set[str] = field(default_factory=set)
+    """Who says that it is not there; told to people."""
+    pulling: bool = False
+    has_ours: int = 0
+    """The newest record of this domain that the peer has told to have."""
 
 
 class NetworkGovernor:
-    """Static membership: the peers that the domain's configuration names."""
+    """`records` are those that are known at the start: this domain's own, its members', and of those that have left.
+    `introductions`: whether a domain that is told of by a member becomes one here."""
 
-    def __init__(self, domain: str, peers: dict[str, str]) -> None:
-        self._domain, self._addresses = domain, dict(peers)
-        self._peers = {name: _Peer() for name in sorted(peers)}
+    def __init__(self, domain: str, records: dict[str, MemberRecord], introductions: bool = True) -> None:
+        self._domain, self._introductions = domain, introductions
+        self._own = records.get(domain)
+        self._peers: dict[str, _Peer] = {}
+        for name, record in sorted(records.items()):
+            if name != domain:
+                self._peers[name] = _Peer(record)
+                self._take(self._peers[name], record)
+        self._unknown: dict[str, float] = {}
+        """Domain that was told of and is being asked for → since when."""
 
-    def handle(self, event: Tick | ProbeAnswered | ProbeMissed, now: float) -> list[Probe]:
+    def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take one event at monotonic time `now` (seconds)."""
         match event:
             case Tick():
-                due = [name for name, peer in self._peers.items() if not peer.probing]
-                for name in due:
-                    self._peers[name].probing = True
-                return [Probe(name) for name in due]
-            case ProbeAnswered(name, epoch) if name in self._peers:
-                peer = self._peers[name]
-                peer.probing, peer.missed, peer.epoch = False, 0, epoch
-                peer.state, peer.seen_at, peer.why = PeerState.ALIVE, now, ""
-            case ProbeMissed(name, why) if name in self._peers:
-                peer = self._peers[name]
-                peer.probing, peer.why = False, why
-                peer.missed += 1
-                if peer.missed >= GONE_AFTER:
-                    peer.state = PeerState.GONE
-                elif peer.missed >= SUSPECT_AFTER:
-                    peer.state = PeerState.SUSPECT
+                return self._tick(now)
+            case ProbeAnswered(name) if name in self._peers:
+                return self._answered(event, self._peers[name], now)
+            case ProbeMissed(name) if name in self._peers:
+                self._missed(self._peers[name], event.why, now)
+            case RecordsPulled():
+                return self._pulled(event)
+            case Joined(signed):
+                return self._joined(signed)
             case _:
                 pass
         return []
 
+    def own_changed(self, record: MemberRecord) -> None:
+        """This domain has signed a newer record of itself."""
+        if self._own is None or record.serial > self._own.serial:
+            self._own = record
+
+    def view(self) -> tuple[Heard, ...]:
+        """What this domain tells its peers: serials of all records, its own among them, and who is there."""
+        told = [Heard(name, peer.record.serial, peer.state) for name, peer in self._peers.items()]
+        return (*([Heard(self._domain, self._own.serial, PeerState.ALIVE)] if self._own else []), *told)
+
     def snapshot(self, now: float) -> dict[str, dict[str, object]]:
+        """For people."""
         return {
             name: {
-                "gateway": self._addresses[name],
+                "gateway": peer.record.gateway,
                 "state": str(peer.state),
                 "why": peer.why,
                 "seen_s_ago": None if peer.seen_at is None else round(now - peer.seen_at, 1),
+                "authority": peer.record.authority,
+                "serial": peer.record.serial,
+                "epoch": peer.epoch,
+                "vouched": peer.vouched,
+                "doubted_by": sorted(peer.hints),
+                "has_ours": peer.has_ours,
             }
             for name, peer in self._peers.items()
         }
 
     def validate(self) -> None:
+        """Raises `AssertionError` where the state contradicts itself."""
         assert self._domain not in self._peers
-        for peer in self._peers.values():
+        assert len(self._peers) <= MAX_MEMBERS and len(self._unknown) <= MAX_MEMBERS
+        for name, peer in self._peers.items():
+            assert peer.record.domain == name
             assert (peer.state is PeerState.ALIVE) <= (peer.missed < SUSPECT_AFTER)
+            assert (peer.state is PeerState.LEFT) == peer.record.left
+
+    # Probes -----------------------------------------------------------------------------------------------------
+
+    def _tick(self, now: float) -> list[Instruction]:
+        due = [
+            name
+            for name, peer in self._peers.items()
+            if not peer.probing and now >= peer.due and peer.state is not PeerState.LEFT
+        ]
+        for name in due:
+            peer = self._peers[name]
+            peer.probing, peer.asked_at = True, now
+        self._unknown = {name: at for name, at in self._unknown.items() if now - at < GONE_PROBE_S}
+        return [Probe(name) for name in due]
+
+    def _answered(self, event: ProbeAnswered, peer: _Peer, now: float) -> list[Instruction]:
+        peer.probing, peer.due = False, now + PROBE_S
+        if peer.state is PeerState.LEFT:
+            return []
+        if event.epoch < peer.epoch:
+            # Another process answers than the one that answered last, and it was started before that.
+            self._missed(
+                peer,
+                f"a gateway of epoch {event.epoch} answers, after one of {peer.epoch}: two run for one domain",
+                now,
+            )
+            return []
+        peer.missed, peer.epoch = 0, event.epoch
+        peer.state, peer.seen_at, peer.why = PeerState.ALIVE, now, ""
+        return [pull for heard in event.heard[:MAX_HEARD] for pull in self._heard(event.peer, heard, now)]
+
+    def _missed(self, peer: _Peer, why: str, now: float) -> None:
+        peer.probing, peer.why = False, why
+        if peer.state is PeerState.LEFT:
+            return
+        peer.missed += 1
+        if peer.missed >= GONE_AFTER:
+            peer.state = PeerState.GONE
+        elif peer.missed >= SUSPECT_AFTER:
+            peer.state = PeerState.SUSPECT
+        peer.due = now + (GONE_PROBE_S if peer.state is PeerState.GONE else PROBE_S)
+
+    def _heard(self, by: str, heard: Heard, now: float) -> list[Instruction]:
+        """A newer record is asked for where it is told of; a doubt has the member asked again sooner, and changes
+        nothing else."""
+        name = heard.domain
+        if name == self._domain:
+            self._peers[by].has_ours = heard.serial
+            return []
+        peer = self._peers.get(name)
+        if peer is None:
+            return self._told_of_new(by, name, now)
+        doubted = heard.state in (PeerState.SUSPECT, PeerState.GONE)
+        if doubted and name != by:
+            if by not in peer.hints and peer.state is PeerState.ALIVE and now - peer.asked_at >= HINT_S:
+                peer.due = now
+            peer.hints.add(by)
+        else:
+            peer.hints.discard(by)
+        if heard.serial > peer.record.serial and not peer.pulling:
+            peer.pulling = True
+            return [Pull(by, name, peer.record.serial)]
+        return []
+
+    def _told_of_new(self, by: str, name: str, now: float) -> list[Instruction]:
+        room = len(self._peers) + len(self._unknown) < MAX_MEMBERS
+        if not self._introductions or name in self._unknown or not room or len(name) > 100:
+            return []
+        self._unknown[name] = now
+        return [Pull(by, name, 0)]
+
+    # Records ----------------------------------------------------------------------------------------------------
+
+    def _pulled(self, event: RecordsPulled) -> list[Instruction]:
+        peer = self._peers.get(event.domain)
+        if peer is None:
+            return self._introduced(event)
+        peer.pulling = False
+        newer = newer_record(peer.record, event.chain)
+        if newer is None:
+            return []
+        if isinstance(newer, Refusal):
+            return [NotBelieved(event.peer, event.domain, newer)]
+        record, signed = newer
+        claim = claims_others(record, self._others(record.domain))
+        if claim is not None:
+            return [NotBelieved(event.peer, event.domain, claim)]
+        self._take(peer, record)
+        return [Keep(signed, record)]
+
+    def _introduced(self, event: RecordsPulled) -> list[Instruction]:
+        """A domain that is not known, by the word of a member. One that has left by now is none."""
+        if self._unknown.pop(event.domain, None) is None or not event.chain:
+            return []
+        signed = event.chain[-1]
+        record = self._fit(first_record(signed), event.domain)
+        if isinstance(record, Refusal):
+            return [NotBelieved(event.peer, event.domain, record)]
+        self._peers[record.domain] = _Peer(record, event.peer)
+        return [Keep(signed, record, event.peer)]
+
+    def _joined(self, signed: Signed) -> list[Instruction]:
+        name = str(signed.body.get("domain", ""))[:100]
+        record = self._fit(first_record(signed), name)
+        if isinstance(record, MemberRecord) and name not in self._peers and len(self._peers) >= MAX_MEMBERS:
+            text = f"{self._domain} knows {MAX_MEMBERS} members, and takes no more"
+            record = Refusal("member.too_many", text, self._domain, "one of them leaves first")
+        if isinstance(record, Refusal):
+            return [NotBelieved("", name, record)]
+        self._peers[name] = _Peer(record)
+        return [Keep(signed, record)]
+
+    def _fit(self, record: MemberRecord | Refusal, asked: str) -> MemberRecord | Refusal:
+        """Or why a record of a domain of which nothing is known is not taken."""
+        if isinstance(record, Refusal):
+            return record
+        if record.domain != asked:
+            return Refusal("member.other_domain", f"asked for {asked}, a record of {record.domain} came", self._domain)
+        if record.domain == self._domain:
+            return Refusal("member.not_its_own", f"{record.domain} is this domain's own name", self._domain)
+        if record.left:
+            return Refusal("member.left", f"{record.domain} has left", self._domain, "it signs a newer record")
+        if self._own is not None and record.network != self._own.network:
+            text = f"{record.domain} is of the network {record.network}, not of {self._own.network}"
+            return Refusal("member.other_network", text, self._domain, "name that network in `ioi domain init`")
+        return claims_others(record, self._others(record.domain)) or record
+
+    def _others(self, domain: str) -> list[MemberRecord]:
+        own = [self._own] if self._own is not None else []
+        return [*own, *(peer.record for name, peer in self._peers.items() if name != domain)]
+
+    def _take(self, peer: _Peer, record: MemberRecord) -> None:
+        if record.gateway != peer.record.gateway:
+            peer.due = float("-inf")
+        peer.record = record
+        if record.left:
+            peer.state, peer.why, peer.missed = PeerState.LEFT, "it has left", 0
+        elif peer.state is PeerState.LEFT:
+            peer.state, peer.why, peer.epoch = PeerState.UNKNOWN, "", 0

@@ -68,6 +68,7 @@ def _each(was: Iterable[str], becomes: str, on: str, when: str = "", told: str =
 
 
 _P = PeerState
+_STALE = "one of an older epoch than was heard before counts as missed"
 MEMBER = Machine(
     "member",
     _P.UNKNOWN,
@@ -75,6 +76,11 @@ MEMBER = Machine(
         *_each((_P.UNKNOWN, _P.SUSPECT, _P.GONE), _P.ALIVE, "ProbeAnswered", "once is enough"),
         *_each((_P.UNKNOWN, _P.ALIVE), _P.SUSPECT, "ProbeMissed", "the second in a row"),
         Change(_P.SUSPECT, _P.GONE, "ProbeMissed", "the tenth in a row"),
+        Change(_P.ALIVE, _P.SUSPECT, "ProbeAnswered", _STALE),
+        Change(_P.SUSPECT, _P.GONE, "ProbeAnswered", _STALE),
+        *_each((_P.UNKNOWN, _P.ALIVE, _P.SUSPECT, _P.GONE), _P.LEFT, "RecordsPulled", "its newer record says so"),
+        Change(_P.LEFT, _P.UNKNOWN, "RecordsPulled", "a newer record says that it takes part again"),
+        *_each((_P.ALIVE, _P.SUSPECT, _P.GONE, _P.LEFT), _P.UNKNOWN, "Joined", "by a new invitation"),
     ),
 )
 

@@ -24,7 +24,13 @@ import msgspec
 from ioi_dagster.adapters.http.client import own_gateway
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, RetryableError, UnreachableError
-from ioi_dagster.local.identity import prepare_authority, prepare_certificates, prepare_folders, renew_record
+from ioi_dagster.local.identity import (
+    forget_damaged,
+    prepare_authority,
+    prepare_certificates,
+    prepare_folders,
+    renew_record,
+)
 from ioi_dagster.local.keeper import Keeper
 from ioi_dagster.local.readiness import Missing, Readiness, Seen, nodes_of
 from ioi_dagster.model.capability import BlockSpec
@@ -124,6 +130,7 @@ class Federation:
         now, records = time.time(), {}
         for spec in self._topology.domains:
             home = self.domain(spec.name)
+            forget_damaged(home)
             authority = prepare_authority(self._home / "authorities" / spec.authority, spec.authority, now)
             prepare_certificates(home, authority, now)
             records[spec.name] = renew_record(home, authority, self._topology.network, spec, gateways[spec.name], now)

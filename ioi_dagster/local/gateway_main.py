@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,14 +13,17 @@ import uvicorn
 from ioi_dagster.adapters.dask.client import DaskRunner
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
-from ioi_dagster.adapters.http.tls import seeing_protocol, tls_of, tls_to
+from ioi_dagster.adapters.http.tls import client_context, seeing_protocol, tls_of
 from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.adapters.opa.wasm import WasmEngine
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
+from ioi_dagster.certificates import write_private
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainConfig, DomainHome
+from ioi_dagster.local.member_book import FolderBook
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision
+from ioi_dagster.model.member import MemberRecord
 from ioi_dagster.policy.decision_log import DecisionLog
 from ioi_dagster.policy.documents import placement_document
 from ioi_dagster.policy.gate import Gate
@@ -68,8 +70,9 @@ def main() -> None:
         clock=clock,
         http=httpx.AsyncClient(trust_env=False, transport=over_aiohttp(httpx.Limits(max_connections=MAX_CONNECTIONS))),
         peers=peers,
-        http_to=lru_cache(None)(lambda peer: _asking(home, peer)),
-        epoch=int(clock.wall()),
+        http_to=lambda record: _asking(home, record),
+        book=FolderBook(home),
+        epoch=_next_epoch(home.root / "gateway.epoch", clock.wall()),
     )
     address = urlsplit(config.gateway)
     assert address.hostname and address.port
@@ -85,10 +88,22 @@ def main() -> None:
     )
 
 
-def _asking(home: DomainHome, peer: str) -> httpx.AsyncClient:
-    """What probes the gateway of `peer`."""
-    transport = over_aiohttp(httpx.Limits(max_connections=4), tls_to(home, peer), peer)
+def _asking(home: DomainHome, peer: MemberRecord) -> httpx.AsyncClient:
+    """What asks the gateway of `peer` how it is."""
+    tls = client_context(home.client_certificate, peer.authorities)
+    transport = over_aiohttp(httpx.Limits(max_connections=4), tls, peer.domain)
     return httpx.AsyncClient(trust_env=False, transport=transport)
+
+
+def _next_epoch(path: Path, now: float) -> int:
+    """Higher than that of any start before, also where the clock was set back or the file is lost. `now`: Unix seconds."""
+    try:
+        before = int(path.read_text())
+    except (OSError, ValueError):
+        before = 0
+    epoch = max(before + 1, int(now))
+    write_private(path, str(epoch).encode())
+    return epoch
 
 
 def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revision: str) -> None:

@@ -20,9 +20,9 @@ from ioi_dagster.certificates import (
     read_certificate,
     write_private,
 )
-from ioi_dagster.domain import DomainHome
-from ioi_dagster.model.member import MemberRecord, read_record, sign_record
-from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.domain import DomainHome, TrustFolder
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.model.member import MemberRecord, sign_record
 from ioi_dagster.model.topology import DomainSpec
 from ioi_dagster.signing import Signed, SigningKey
 
@@ -39,6 +39,16 @@ def prepare_folders(home: DomainHome) -> None:
     if not token.exists():
         token.touch(0o600)
         token.write_text(secrets.token_urlsafe(32))
+
+
+def forget_damaged(home: DomainHome) -> None:
+    """Members' records of which one cannot be read are removed, all of them: for who makes them anew."""
+    try:
+        TrustFolder(home.trust).all()
+        home.own_chain()
+    except (BadInputError, msgspec.MsgspecError):
+        for path in (*home.trust.glob("*.json"), home.root / "records.json"):
+            path.unlink(missing_ok=True)
 
 
 def prepare_authority(folder: Path, name: str, now: float) -> Authority:
@@ -74,8 +84,9 @@ def _holds(path: Path, domain: str, authority: Authority, now: float) -> bool:
 def renew_record(
     home: DomainHome, authority: Authority, network: str, spec: DomainSpec, gateway: str, now: float
 ) -> Signed:
-    """The domain's record as of now; the one that is there where nothing but its time would differ."""
-    key, known = home.signing_key(), own_record(home)
+    """The domain's record as of now, which it keeps; the one that is there where nothing but its time would differ."""
+    folder = TrustFolder(home.trust)
+    key, before = home.signing_key(), folder.all().get(home.name)
     record = MemberRecord(
         network=network,
         domain=home.name,
@@ -87,20 +98,11 @@ def renew_record(
         clusters=tuple(cluster.name for cluster in spec.clusters),
         issued=float(int(now)),
     )
-    if known is not None:
-        signed, before = known
+    if before is not None:
         same = replace(record, serial=before.serial, issued=before.issued, authorities=before.authorities)
         if same == before and record.fingerprints == before.fingerprints:
-            return signed
+            return folder.signed()[home.name]
         record = replace(record, serial=before.serial + 1)
-    return sign_record(record, key)
-
-
-def own_record(home: DomainHome) -> tuple[Signed, MemberRecord] | None:
-    """The domain's own newest record, as it was signed and read; None where there is none that can be used."""
-    try:
-        signed = msgspec.json.decode((home.trust / f"{home.name}.json").read_bytes(), type=Signed)
-    except (OSError, msgspec.MsgspecError):
-        return None
-    record = read_record(signed)
-    return None if isinstance(record, Refusal) else (signed, record)
+    signed = sign_record(record, key)
+    home.put_own(signed)
+    return signed

@@ -11,13 +11,13 @@ import binascii
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 from ioi_dagster.certificates import Trusted
 from ioi_dagster.errors import SignatureError
+from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.signing import Signed, SigningKey, TrustedKeys, canonical, key_id
 
@@ -60,11 +60,43 @@ class MemberRecord:
         return frozenset(one.fingerprint for one in self.authorities)
 
 
+INVITED = "invitation-"
+"""How the name in an invitation's certificate begins; no domain is called so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What one owner hands another, by a way that both trust: the record of the host, and a certificate with its key
+    (PEM) that opens the host's gateway for joining alone, until `expires` (Unix seconds)."""
+
+    id: str
+    record: Signed
+    certificate: str
+    expires: float
+
+    @property
+    def name(self) -> str:
+        return INVITED + self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Invited:
+    """What the host remembers of an invitation. `domain`: whom it is for, anybody where that is empty; `used_by`: who
+    came. `give`: the highest data class that the guest may be given."""
+
+    id: str
+    give: DataClass
+    expires: float
+    domain: str = ""
+    used_by: str = ""
+
+
 def sign_record(record: MemberRecord, key: SigningKey) -> Signed:
     """Raises `ValueError` where `key` is another domain's."""
     if key.domain != record.domain:
         raise ValueError(f"{key.domain} cannot sign a record of {record.domain}")
-    return key.sign(msgspec.to_builtins(record))
+    # As it looks when it comes over the wire: lists, not tuples.
+    return key.sign(msgspec.json.decode(msgspec.json.encode(record)))
 
 
 def read_record(signed: Signed) -> MemberRecord | Refusal:
@@ -144,6 +176,8 @@ def _wrong(record: MemberRecord) -> str:
     odd = next((name for name in names if not NAME.fullmatch(name)), None)
     if odd is not None:
         return f"{odd[:80]!r} is no name"
+    if record.domain.startswith(INVITED):
+        return f"a domain's name may not begin with {INVITED!r}"
     if record.kind != KIND:
         return f"it is of kind {record.kind[:40]!r}, not {KIND!r}"
     if not 1 <= record.serial <= MAX_SERIAL:
@@ -163,10 +197,6 @@ def _wrong(record: MemberRecord) -> str:
     except (ValueError, binascii.Error, SignatureError) as error:
         return str(error)
     return ""
-
-
-def plain(signed: Signed) -> dict[str, Any]:
-    return {"body": signed.body, "key_id": signed.key_id, "signature": signed.signature}
 
 
 def _no(code: str, text: str, remedy: str = "") -> Refusal:

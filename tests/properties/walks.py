@@ -36,6 +36,7 @@ from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartRequest
+from tests.members import author
 from tests.quotas import share
 
 NO = Refusal("x.no", "no", "the walk")
@@ -43,15 +44,25 @@ NO = Refusal("x.no", "no", "the walk")
 
 def walk_network(seed: int, events: int = 200) -> None:
     rng = random.Random(f"network/{seed}")
-    governor = network.NetworkGovernor("a", {"b": "http://b", "c": "http://c"})
+    names = ("a", "b", "c")
+    governor = network.NetworkGovernor("a", {name: author(name).record() for name in names})
     open_: list[str] = []
+    epoch, serial = 5, 1
     for now in range(events):
         if not open_ or rng.random() < 0.3:
-            open_ += [probe.peer for probe in governor.handle(network.Tick(), now)]
+            open_ += [item.peer for item in governor.handle(network.Tick(), now) if isinstance(item, network.Probe)]
         else:
             peer = open_.pop(rng.randrange(len(open_)))
+            epoch += rng.random() < 0.05
+            its = epoch - (rng.random() < 0.4)
             well = rng.random() < (0.05 if now % 100 < 60 else 0.6)
-            governor.handle(network.ProbeAnswered(peer, 1) if well else network.ProbeMissed(peer, "away"), now)
+            governor.handle(network.ProbeAnswered(peer, its) if well else network.ProbeMissed(peer, "away"), now)
+        if rng.random() < 0.05:
+            serial += 1
+            signed = author(rng.choice("bc")).signed(serial, left=rng.random() < 0.5)
+            governor.handle(network.RecordsPulled("b", signed.body["domain"], (signed,)), now)
+        if rng.random() < 0.02:
+            governor.handle(network.Joined(author(rng.choice("bc")).signed(serial + 1)), now)
         governor.handle(network.ProbeAnswered("stranger", 1), now)
         governor.validate()
 

@@ -100,7 +100,7 @@ class Watch:
 
     def _probed(self, governor: NetworkGovernor, known: dict[str, str], _: list[Any]) -> None:
         for name, peer in governor._peers.items():
-            self.seen("member", known[name], peer.state)
+            self.seen("member", known.get(name, network.PeerState.UNKNOWN), peer.state)
 
     def _started(self, governor: NodeGovernor, drained: bool, out: list[Any]) -> None:
         states = (NodeState.TAKING, NodeState.DRAINING)

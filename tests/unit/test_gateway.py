@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from ioi_dagster.adapters.http import client as client_module
-from ioi_dagster.adapters.http import gateway as module
+from ioi_dagster.adapters.http import membership
 from ioi_dagster.adapters.http.client import GatewayClient, believed
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.protocol import PERMIT_HEADER, PROOF_HEADER
@@ -26,10 +26,12 @@ from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig
 from ioi_dagster.errors import UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
+from ioi_dagster.governors import network
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision, Verdict
+from ioi_dagster.model.member import MemberRecord
 from ioi_dagster.model.negotiation import MAX_GROUPS, Announce, AskGroup, Lease, ReleaseRequest, Renewed, RenewRequest
 from ioi_dagster.model.permit import RunPermit, StepPermit
 from ioi_dagster.model.start import StartAnswer, StartRequest
@@ -38,6 +40,7 @@ from ioi_dagster.policy.permits import encode, issue
 from ioi_dagster.policy.proof import prove
 from ioi_dagster.ras.selection import Candidate, Discovery, Query
 from ioi_dagster.signing import SigningKey, TrustedKeys, digest_bytes
+from tests.members import author
 
 HOME, PEER, STRANGER = (SigningKey.generate(name) for name in ("library", "cloud", "library"))
 TRUSTED = TrustedKeys({key.key_id: key.public_bytes for key in (HOME, PEER)})
@@ -115,6 +118,11 @@ class Runner:
         return msgspec.msgpack.encode(StartAnswer("a", node, 1.0, 2.0, result=asked.payload))
 
 
+class KnowsCloud(membership.NoMembers):
+    def read(self) -> dict[str, MemberRecord]:
+        return {"cloud": author("cloud").record()}
+
+
 class Lab:
     """A gateway in this process; its cluster governor is a stand-in that holds `LEASE` alone."""
 
@@ -131,6 +139,8 @@ class Lab:
             runners={"lab-c": self.runner},
             clock=self.clock,
             http=httpx.AsyncClient(transport=httpx.MockTransport(elsewhere or self._governor)),
+            http_to=lambda _: httpx.AsyncClient(transport=httpx.MockTransport(elsewhere or self._governor)),
+            book=KnowsCloud(),
         )
         self._app = create_app(context)
 
@@ -399,9 +409,9 @@ def test_what_is_asked_of_no_door_is_refused_by_name_and_counted_together(caplog
 )
 def test_a_peer_of_another_version_is_told_apart_from_one_that_is_away(monkeypatch, health, state, why):
     body = {"domain": "cloud", "epoch": 3, "ready": True, **health}
-    config = replace(CONFIG, peers={"cloud": "http://cloud"})
-    monkeypatch.setattr(module, "PROBE_S", 0.05)
-    member = Lab(config, lambda _request: httpx.Response(200, json=body)).member("cloud", state)
+    monkeypatch.setattr(network, "PROBE_S", 0.0)
+    monkeypatch.setattr(membership, "TICK_S", 0.01)
+    member = Lab(elsewhere=lambda _request: httpx.Response(200, json=body)).member("cloud", state)
     assert member["why"] == why
 
 

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ioi_dagster.adapters.http.membership import MemberBook, Members, NoMembers
 from ioi_dagster.adapters.http.protocol import (
     BY_PATH,
     DOORS,
@@ -32,6 +33,7 @@ from ioi_dagster.adapters.http.protocol import (
     Health,
     Invocation,
     Invoked,
+    JoinRequest,
     Problem,
     ProblemAnswer,
     ReleaseAt,
@@ -39,16 +41,16 @@ from ioi_dagster.adapters.http.protocol import (
     StateEntry,
 )
 from ioi_dagster.adapters.http.refusals import RefusalLog
-from ioi_dagster.adapters.http.tls import STAMPS, Peers, explain
+from ioi_dagster.adapters.http.tls import STAMPS, Peers
 from ioi_dagster.clock import Clock
 from ioi_dagster.domain import DomainConfig
 from ioi_dagster.errors import BadInputError, FinalError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.governors.failures import Cause
-from ioi_dagster.governors.network import NetworkGovernor, ProbeAnswered, ProbeMissed, Tick
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision
+from ioi_dagster.model.member import MemberRecord
 from ioi_dagster.model.negotiation import (
     Announce,
     Award,
@@ -70,7 +72,6 @@ from ioi_dagster.ras.store import RecordStore
 from ioi_dagster.signing import TrustedKeys, digest_bytes
 
 MAX_INVOKE_S = 3_600.0
-PROBE_S = 1.0
 MAX_WAITING = 128
 """Announcements that wait for room, each on a connection; what comes beyond that is answered at once."""
 
@@ -99,8 +100,9 @@ class GatewayContext:
     http: httpx.AsyncClient
     peers: Peers | None = None
     """Whose certificate a connection was opened with; None where the listener is not one of TLS."""
-    http_to: Callable[[str], httpx.AsyncClient] | None = None
-    """Peer → what asks its gateway; None: `http`."""
+    http_to: Callable[[MemberRecord], httpx.AsyncClient] | None = None
+    """Member → what asks its gateway; None: nobody is asked."""
+    book: MemberBook = field(default_factory=NoMembers)
     state: LeasedState = field(default_factory=LeasedState)
     epoch: int = 1
 
@@ -119,18 +121,14 @@ def create_app(context: GatewayContext) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        task = asyncio.create_task(gateway.probe_peers())
+        task = asyncio.create_task(gateway.members.run())
         yield
         task.cancel()
+        await gateway.members.close()
         await context.http.aclose()
 
     routes = [Route(PREFIX + door.path, gateway.answer_at(door), methods=[door.method]) for door in DOORS]
     return Starlette(routes=[*routes, Route("/{path:path}", gateway.nowhere, methods=_METHODS)], lifespan=lifespan)
-
-
-class _OtherVersionError(Exception):
-    def __init__(self, spoken: tuple[int, ...]) -> None:
-        super().__init__(f"it speaks version {', '.join(map(str, spoken))} of the protocol, not {VERSION}")
 
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -139,10 +137,9 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 class _Gateway:
     def __init__(self, context: GatewayContext) -> None:
         self._c = context
-        self._governor = NetworkGovernor(context.config.spec.name, context.config.peers)
+        self.members = Members(context.config.spec.name, context.book, context.http_to, context.clock)
         self._addresses = {cluster.name: cluster.governor for cluster in context.config.clusters}
         self._waiting = 0
-        self._probes: set[asyncio.Task[None]] = set()
         self._refusals = RefusalLog()
         self._permits = ReadPermits(context.trusted)
 
@@ -184,10 +181,30 @@ class _Gateway:
     # Reading ----------------------------------------------------------------------------------------------------
 
     async def _health(self, _request: Request) -> Any:
-        return Health(self._c.config.spec.name, self._c.epoch, True, (VERSION,))
+        return Health(self._c.config.spec.name, self._c.epoch, True, (VERSION,), self.members.view())
 
     async def _members(self, _request: Request) -> Any:
-        return self._governor.snapshot(self._c.clock.monotonic())
+        return self.members.snapshot()
+
+    async def _member(self, request: Request) -> Any:
+        try:
+            after = int(request.query_params.get("after", "0")[:20])
+        except ValueError:
+            raise _Problem(400, "gateway.malformed", "`after` is a number") from None
+        return self._c.book.chain(request.query_params.get("domain", "")[:100], after)
+
+    async def _join(self, request: Request) -> Any:
+        if self._c.peers is None:
+            raise _Problem(401, "tls.no_certificate", "one joins over mutual TLS only")
+        name = self._c.config.spec.name
+        shown = self._c.peers.invited(request.scope.get(STAMPS, ""), name)
+        if isinstance(shown, Refusal):
+            raise _Problem(401, shown.code, shown.text, shown.remedy)
+        body = await self._read(request, JoinRequest, None)
+        answer = self.members.join(shown, body.record, self._c.clock.wall())
+        if isinstance(answer, Refusal):
+            raise _Problem(403, answer.code, answer.text, answer.remedy)
+        return answer
 
     async def _status(self, request: Request) -> Any:
         """Runs, steps and leases are for those who are known here."""
@@ -199,12 +216,11 @@ class _Gateway:
                 clusters[name] = await self._forward(name, "status", None, dict)
             except _Problem as problem:
                 clusters[name] = {"error": problem.text}
-        now = self._c.clock.monotonic()
         return {
             "domain": self._c.config.spec.name,
             "spec": self._c.config.spec,
             "clusters": clusters,
-            "peers": self._governor.snapshot(now),
+            "peers": self.members.snapshot(),
             "blocks": [
                 {"urn": r.urn, "version": r.version, "of": r.spec.get("version"), "handles": r.spec.get("handles")}
                 for r in self._c.store.records(Kind.BLOCK)
@@ -227,7 +243,7 @@ class _Gateway:
         caller = self._caller(request)
         query = await self._read(request, Query, caller)
         # Who asks is what is proved, not what is written in the question.
-        authority = self._c.config.authorities.get(caller.domain, "")
+        authority = self._authority(caller.domain)
         query = replace(query, origin=caller.domain, authority=authority)
         state = self._c.state.items(self._c.clock.monotonic(), "cluster/")
         return discover(query, self._c.config.spec, self._c.store.records(Kind.BLOCK), state)
@@ -348,7 +364,7 @@ class _Gateway:
             )
         if permit.capability != body.capability:
             return self._refusal(Refusal("gateway.other_capability", f"the permit is for {permit.capability}", name))
-        refusal = (await self._verdicts(run_permit, {(body.capability, permit.data_class)})).popitem()[1]
+        refusal = (await self._verdicts(run_permit, {(body.capability, permit.data_class)}, new=False)).popitem()[1]
         if refusal is not None:
             return self._refusal(refusal)
         held = await self._forward(lease.cluster, "verify", VerifyRequest(lease), Renewed)
@@ -367,38 +383,16 @@ class _Gateway:
         answer = msgspec.msgpack.decode(data, type=StartAnswer)
         return self._refusal(answer.refusal) if answer.refusal is not None else _answer(answer)
 
-    # Peers ------------------------------------------------------------------------------------------------------
-
-    async def probe_peers(self) -> None:
-        """Once a second, each peer on its own."""
-        while True:
-            for probe in self._governor.handle(Tick(), self._c.clock.monotonic()):
-                task = asyncio.create_task(self._probe(probe.peer))
-                self._probes.add(task)
-                task.add_done_callback(self._probes.discard)
-            await asyncio.sleep(PROBE_S)
-
-    async def _probe(self, peer: str) -> None:
-        event: ProbeAnswered | ProbeMissed
-        try:
-            url = f"{self._c.config.peers[peer]}{PREFIX}health"
-            http = self._c.http_to(peer) if self._c.http_to is not None else self._c.http
-            answer = await asyncio.wait_for(http.get(url, timeout=PROBE_S), PROBE_S)
-            health = msgspec.json.decode(answer.content, type=Health)
-            if health.protocols and VERSION not in health.protocols:
-                raise _OtherVersionError(health.protocols)
-            event = ProbeAnswered(peer, health.epoch)
-        except Exception as error:  # whatever a peer sends, the answer to the governor is owed
-            told = str(error) if isinstance(error, _OtherVersionError) else explain(error)
-            event = ProbeMissed(peer, told or type(error).__name__)
-        self._governor.handle(event, self._c.clock.monotonic())
-
     # Shared -----------------------------------------------------------------------------------------------------
 
     def _refusal(self, refusal: Refusal) -> bytes:
         """The answer to an invocation that is not run."""
         self._refusals.refused("/v1/invoke", refusal.code, self._c.clock.monotonic())
         return _frame(Invoked(False, refusal=refusal))
+
+    def _authority(self, domain: str) -> str:
+        """The name of its certificate authority; empty where it is not known."""
+        return self._c.book.authorities().get(domain) or self._c.config.authorities.get(domain, "")
 
     def _is_own(self, request: Request) -> bool:
         given = request.headers.get("authorization", "")
@@ -451,9 +445,13 @@ class _Gateway:
             raise _Problem(403, "permit.run_mismatch", "the permit is for another run")
 
     async def _verdicts(
-        self, permit: RunPermit, wanted: set[tuple[str, DataClass]]
+        self, permit: RunPermit, wanted: set[tuple[str, DataClass]], new: bool = True
     ) -> dict[tuple[str, DataClass], Refusal | None]:
-        """This domain's word on each kind of ask, decided beside the event loop."""
+        """This domain's word on each kind of ask, decided beside the event loop. `new`: it asks for a lease."""
+        if new and self._c.book.leaving():
+            name = self._c.config.spec.name
+            text = f"{name} leaves the network: it takes nothing new"
+            return dict.fromkeys(wanted, Refusal("gateway.leaving", text, name, "ask another domain"))
         return await asyncio.to_thread(lambda: {pair: self._refused(permit, *pair) for pair in wanted})
 
     def _refused(self, permit: RunPermit, capability: str, data_class: DataClass) -> Refusal | None:
@@ -461,9 +459,7 @@ class _Gateway:
         name = self._c.config.spec.name
         if not data_class.within(permit.highest):
             return Refusal("permit.class", f"the run's permit ends at {permit.highest}", name)
-        decision = self._c.decide(
-            permit.issuer, self._c.config.authorities.get(permit.issuer, ""), capability, data_class
-        )
+        decision = self._c.decide(permit.issuer, self._authority(permit.issuer), capability, data_class)
         if decision.allowed:
             return None
         return decision.refusals[0] if decision.refusals else Refusal("policy.held", "policy could not decide", name)

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from ioi_dagster.governors.network import Heard
+from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.ras.selection import Discovery, Query
@@ -32,16 +34,34 @@ class For(StrEnum):
     DOMAIN = "a known domain, by a proof"
     RUN = "a run's own domain, by a proof and the run's permit"
     OWN = "the domain's own processes, by its token"
+    INVITED = "who opens the connection with an invitation's certificate"
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`epoch` rises with each start of the gateway; `protocols` are the versions that it speaks."""
+    """`epoch` rises with each start of the gateway; `protocols` are the versions that it speaks; `heard` is what it has of the
+    network's members, itself among them."""
 
     domain: str
     epoch: int
     ready: bool
     protocols: tuple[int, ...] = ()
+    heard: tuple[Heard, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRequest:
+    """`record`: the guest's own, signed by it."""
+
+    record: Signed
+
+
+@dataclass(frozen=True, slots=True)
+class JoinAnswer:
+    """`record`: the host's, as it is now. `give`: the highest data class that the guest may be given."""
+
+    record: Signed
+    give: DataClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +153,15 @@ class Door:
 DOORS = (
     Door("GET", "health", For.ANYONE, None, Health, "is it there, and which versions does it speak"),
     Door("GET", "members", For.ANYONE, None, dict[str, dict[str, Any]], "its peers, as it sees them"),
+    Door(
+        "GET",
+        "member",
+        For.ANYONE,
+        None,
+        list[Signed],
+        "records of one member, oldest first; `?domain=` says whose, `&after=` leaves out those up to that serial",
+    ),
+    Door("POST", "join", For.INVITED, JoinRequest, JoinAnswer, "become a member, by an invitation"),
     Door("GET", "status", For.DOMAIN, None, dict[str, Any], "clusters, nodes, leases and blocks, for people"),
     Door("GET", "registry/records", For.ANYONE, None, list[Signed], "signed records; `?kind=` leaves out the others"),
     Door("GET", "registry/state", For.DOMAIN, None, dict[str, Any], "run-time state that has not expired"),

@@ -21,6 +21,7 @@ from ioi_dagster.adapters.http.refusals import RefusalLog
 from ioi_dagster.certificates import Trusted, domain_of
 from ioi_dagster.domain import DomainHome, TrustFolder
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.model.member import INVITED
 from ioi_dagster.model.refusal import Refusal
 
 log = logging.getLogger("ioi.tls")
@@ -192,9 +193,18 @@ class Peers:
         if not known:
             text = f"{name[:100]} is no member here"
             return Refusal("tls.stranger", text, by, "join first: `ioi domain join`")
-        if not any(one.issued(certificate) for one in known):
+        if not any(_issued(pem, one) for one in known):
             text = f"the certificate names {name[:100]}, and is not of its authority"
             return Refusal("tls.foreign", text, by, "show one that the domain's own authority has issued")
+        return name
+
+    def invited(self, pem: str, own: str) -> str | Refusal:
+        """The name in an invitation's certificate, which is one of the authority of the domain `own` itself."""
+        certificate = _read(pem)
+        name = domain_of(certificate) if certificate is not None else ""
+        if not name.startswith(INVITED) or not any(_issued(pem, one) for one in self.authorities().get(own, ())):
+            text = "the connection was not opened with an invitation"
+            return Refusal("tls.not_invited", text, own, "ask the owner for one: `ioi domain invite`")
         return name
 
 
@@ -204,6 +214,13 @@ def _read(pem: str) -> x509.Certificate | None:
         return x509.load_pem_x509_certificate(pem.encode())
     except ValueError:
         return None
+
+
+@lru_cache(4096)
+def _issued(pem: str, authority: Trusted) -> bool:
+    """Known once it was checked: what is presented again and again is the same text."""
+    certificate = _read(pem)
+    return certificate is not None and authority.issued(certificate)
 
 
 def seeing_protocol() -> type:

@@ -1,0 +1,272 @@
+"""The live driver of the network governor: asks peers, keeps what is believed, tells others what there is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import httpx
+import msgspec
+
+from ioi_dagster.adapters.http.protocol import PREFIX, VERSION, Health, JoinAnswer
+from ioi_dagster.adapters.http.tls import explain
+from ioi_dagster.clock import Clock
+from ioi_dagster.governors.network import (
+    Event,
+    Heard,
+    Instruction,
+    Joined,
+    Keep,
+    NetworkGovernor,
+    NotBelieved,
+    Probe,
+    ProbeAnswered,
+    ProbeMissed,
+    Pull,
+    RecordsPulled,
+    Tick,
+)
+from ioi_dagster.model.member import Invited, MemberRecord
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.signing import Signed
+
+log = logging.getLogger("ioi.members")
+TICK_S = 0.2
+ANSWER_S = 1.0
+MAX_ANSWER = 2**20
+"""Bytes of an answer about members; of more the rest is not read."""
+
+
+class MemberBook(Protocol):
+    """What a domain knows of the members, and where it keeps that."""
+
+    def records(self) -> dict[str, Signed]:
+        """Domain → its newest record, also of those that have left and of this domain."""
+        ...
+
+    def read(self) -> dict[str, MemberRecord]:
+        """The same, read."""
+        ...
+
+    def authorities(self) -> dict[str, str]:
+        """Domain → the name of its authority."""
+        ...
+
+    def chain(self, domain: str, after: int) -> tuple[Signed, ...]:
+        """Its records of a higher serial, oldest first; of others than this domain the newest alone."""
+        ...
+
+    def keep(self, kept: Keep) -> None:
+        """For good: it counts after a restart too."""
+        ...
+
+    def invited(self, name: str) -> Invited | None:
+        """The invitation whose certificate has that name."""
+        ...
+
+    def came(self, invited: Invited, record: MemberRecord) -> None:
+        """Its guest is there."""
+        ...
+
+    def changed_at(self) -> object:
+        """Differs when the owner has changed something."""
+        ...
+
+    def leaving(self) -> bool:
+        """The owner takes the domain out of the network."""
+        ...
+
+
+class NoMembers:
+    """A `MemberBook` of a domain that knows nobody."""
+
+    def records(self) -> dict[str, Signed]:
+        return {}
+
+    def read(self) -> dict[str, MemberRecord]:
+        return {}
+
+    def authorities(self) -> dict[str, str]:
+        return {}
+
+    def chain(self, domain: str, after: int) -> tuple[Signed, ...]:
+        return ()
+
+    def keep(self, kept: Keep) -> None:
+        """It is forgotten with the process."""
+
+    def invited(self, name: str) -> Invited | None:
+        return None
+
+    def came(self, invited: Invited, record: MemberRecord) -> None:
+        """Nobody is invited."""
+
+    def changed_at(self) -> object:
+        return 0
+
+    def leaving(self) -> bool:
+        return False
+
+
+class _OtherVersionError(Exception):
+    def __init__(self, spoken: tuple[int, ...]) -> None:
+        super().__init__(f"it speaks version {', '.join(map(str, spoken))} of the protocol, not {VERSION}")
+
+
+@dataclass(slots=True)
+class _Connection:
+    record: MemberRecord
+    http: httpx.AsyncClient
+
+
+class Members:
+    """`http_to`: what asks a member's gateway, by its record; None: nobody is asked."""
+
+    def __init__(
+        self,
+        domain: str,
+        book: MemberBook,
+        http_to: Callable[[MemberRecord], httpx.AsyncClient] | None,
+        clock: Clock,
+    ) -> None:
+        self._domain, self._book, self._http_to, self._clock = domain, book, http_to, clock
+        self._governor = NetworkGovernor(domain, book.read())
+        self._seen = book.changed_at()
+        self._connections: dict[str, _Connection] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def view(self) -> tuple[Heard, ...]:
+        return self._governor.view()
+
+    def snapshot(self) -> dict[str, dict[str, object]]:
+        return self._governor.snapshot(self._clock.monotonic())
+
+    def join(self, shown: str, signed: Signed, now: float) -> JoinAnswer | Refusal:
+        """A guest, whose connection was opened with the certificate named `shown`, becomes a member. `now`: Unix
+        seconds."""
+        invited = self._book.invited(shown)
+        name = str(signed.body.get("domain", ""))[:100]
+        if invited is None or invited.expires < now:
+            text = "the invitation has expired, or is not one of ours any more"
+            return Refusal("member.not_invited", text, self._domain, "ask for another: `ioi domain invite`")
+        if invited.domain not in ("", name) or invited.used_by not in ("", name):
+            text = f"the invitation is for {invited.domain or invited.used_by}, not for {name}"
+            return Refusal("member.not_invited", text, self._domain, "ask for one of your own: `ioi domain invite`")
+        for said in self._governor.handle(Joined(signed), self._clock.monotonic()):
+            if isinstance(said, NotBelieved):
+                return said.refusal
+            self._perform(said)
+            if isinstance(said, Keep):
+                self._book.came(replace(invited, used_by=name), said.record)
+        return JoinAnswer(self._book.records()[self._domain], invited.give)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                self._look()
+                self._handle(Tick())
+            except (
+                Exception
+            ) as error:  # a disk that is full, a file that is being written: the next time it is looked again
+                log.warning("members are not looked after for now: %s", error)
+            await asyncio.sleep(TICK_S)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for connection in self._connections.values():
+            await connection.http.aclose()
+
+    def _look(self) -> None:
+        """What the owner has changed: his own record, whom he has joined."""
+        changed = self._book.changed_at()
+        if changed == self._seen:
+            return
+        known, signed = self._governor.snapshot(0.0), self._book.records()
+        for name, record in self._book.read().items():
+            if name == self._domain:
+                self._governor.own_changed(record)
+            elif not record.left and record.serial > int(str(known.get(name, {"serial": 0})["serial"])):
+                self._handle(Joined(signed[name]))
+        self._seen = changed
+
+    def _handle(self, event: Event) -> None:
+        for instruction in self._governor.handle(event, self._clock.monotonic()):
+            self._perform(instruction)
+
+    def _perform(self, instruction: Instruction) -> None:
+        match instruction:
+            case Probe(peer):
+                self._begin(self._probe(peer))
+            case Pull(peer, domain, after):
+                self._begin(self._pull(peer, domain, after))
+            case Keep(_, record, vouched):
+                told = f", as {vouched} tells" if vouched else ""
+                log.info(
+                    "%s: record %d%s%s", record.domain, record.serial, told, ", it has left" if record.left else ""
+                )
+                self._book.keep(instruction)
+                self._seen = self._book.changed_at()
+            case NotBelieved(peer, domain, refusal):
+                log.warning(
+                    "what %s told of %s is not taken: %s [%s]", peer or "it", domain, refusal.text, refusal.code
+                )
+
+    def _begin(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _probe(self, peer: str) -> None:
+        event: Event
+        try:
+            health = msgspec.json.decode(await self._get(peer, "health"), type=Health)
+            if health.protocols and VERSION not in health.protocols:
+                raise _OtherVersionError(health.protocols)
+            event = ProbeAnswered(peer, health.epoch, health.heard)
+        except Exception as error:  # whatever a peer sends, the answer to the governor is owed
+            told = str(error) if isinstance(error, _OtherVersionError) else explain(error)
+            event = ProbeMissed(peer, told or type(error).__name__)
+        self._handle(event)
+
+    async def _pull(self, peer: str, domain: str, after: int) -> None:
+        chain: tuple[Signed, ...] = ()
+        try:
+            answer = await self._get(peer, "member", {"domain": domain, "after": str(after)})
+            chain = msgspec.json.decode(answer, type=tuple[Signed, ...])
+        except Exception as error:  # the governor waits for an end of this
+            log.info("%s did not tell its records of %s: %s", peer, domain, explain(error) or type(error).__name__)
+        self._handle(RecordsPulled(peer, domain, chain))
+
+    async def _get(self, peer: str, door: str, query: dict[str, str] | None = None) -> bytes:
+        record = self._book.read().get(peer)
+        if self._http_to is None or record is None:
+            raise httpx.ConnectError("nobody is asked")
+        return await asyncio.wait_for(self._bounded(self._connection(peer, record), record, door, query), ANSWER_S)
+
+    async def _bounded(
+        self, http: httpx.AsyncClient, record: MemberRecord, door: str, query: dict[str, str] | None
+    ) -> bytes:
+        parts, size = [], 0
+        url = f"{record.gateway}{PREFIX}{door}"
+        async with http.stream("GET", url, params=query, timeout=ANSWER_S) as answer:
+            async for part in answer.aiter_bytes():
+                size += len(part)
+                if answer.status_code != 200 or size > MAX_ANSWER:
+                    raise httpx.ReadError(f"status {answer.status_code}, {size} bytes")
+                parts.append(part)
+        return b"".join(parts)
+
+    def _connection(self, peer: str, record: MemberRecord) -> httpx.AsyncClient:
+        """Kept as long as the member's record is the same: a newer one may name another authority."""
+        known = self._connections.get(peer)
+        if known is None or known.record != record:
+            assert self._http_to is not None
+            if known is not None:
+                self._begin(known.http.aclose())
+            known = self._connections[peer] = _Connection(record, self._http_to(record))
+        return known.http

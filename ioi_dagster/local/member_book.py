@@ -1,0 +1,119 @@
+"""What a domain knows of the network's members, in its folder, where its gateway and its owner's commands write."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from ioi_dagster.certificates import write_private
+from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.governors.network import Keep
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.member import INVITED, Invited, MemberRecord
+from ioi_dagster.signing import Signed
+
+LEAVING = "leaving"
+"""The file that says so; its domain takes nothing new."""
+
+
+class FolderBook:
+    """Implements `adapters.http.membership.MemberBook` on the folder of a domain."""
+
+    def __init__(self, home: DomainHome) -> None:
+        self._home, self._folder = home, TrustFolder(home.trust)
+
+    def records(self) -> dict[str, Signed]:
+        return self._folder.signed()
+
+    def read(self) -> dict[str, MemberRecord]:
+        return self._folder.all()
+
+    def authorities(self) -> dict[str, str]:
+        return {name: record.authority for name, record in self._folder.records().items()}
+
+    def chain(self, domain: str, after: int) -> tuple[Signed, ...]:
+        if domain == self._home.name:
+            found = self._home.own_chain()
+        else:
+            found = [one for name, one in self.records().items() if name == domain]
+        return tuple(signed for signed in found if signed.body["serial"] > after)
+
+    def keep(self, kept: Keep) -> None:
+        self._home.put_member(kept.signed)
+        know(self._home, kept.record)
+
+    def invited(self, name: str) -> Invited | None:
+        if not name.startswith(INVITED) or not name.removeprefix(INVITED).isalnum():
+            return None
+        try:
+            return msgspec.json.decode(self._invitation(name.removeprefix(INVITED)).read_bytes(), type=Invited)
+        except FileNotFoundError:
+            return None
+
+    def came(self, invited: Invited, record: MemberRecord) -> None:
+        write_private(self._invitation(invited.id), msgspec.json.encode(invited))
+        know(self._home, record, invited.give)
+
+    def put_invited(self, invited: Invited) -> None:
+        """Remember whom the owner has invited."""
+        folder = self._home.root / "invitations"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        write_private(self._invitation(invited.id), msgspec.json.encode(invited))
+
+    def changed_at(self) -> object:
+        return self._folder.changed_at()
+
+    def leaving(self) -> bool:
+        return (self._home.root / LEAVING).exists()
+
+    def _invitation(self, number: str) -> Path:
+        return self._home.root / "invitations" / f"{number}.json"
+
+
+def know(home: DomainHome, record: MemberRecord, give: DataClass | None = None) -> None:
+    """The domain's configuration names a member as its record says. `give`: the highest class that it may be given from
+    now on; who is new may be given what is public."""
+
+    def named(config: DomainConfig) -> DomainConfig:
+        name = record.domain
+        peers, limits = dict(config.peers), dict(config.limits)
+        authorities = {**config.authorities, name: record.authority}
+        if record.left:
+            for known in (peers, limits, authorities):
+                known.pop(name, None)
+        else:
+            peers[name] = record.gateway
+            limits[name] = give or limits.get(name, DataClass.PUBLIC)
+        return replace(config, peers=peers, limits=limits, authorities=authorities)
+
+    change_config(home, named)
+
+
+def change_config(home: DomainHome, change: Callable[[DomainConfig], DomainConfig]) -> None:
+    """Save what `change` makes of the configuration as it is."""
+    with _locked(home):
+        config = home.config()
+        changed = change(config)
+        if changed != config:
+            home.save_config(changed)
+
+
+@contextlib.contextmanager
+def _locked(home: DomainHome) -> Iterator[None]:
+    with (home.root / "config.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def own_record(home: DomainHome) -> MemberRecord:
+    """Raises `BadInputError` where the domain has none."""
+    record = TrustFolder(home.trust).all().get(home.name)
+    if record is None:
+        raise BadInputError("it has no record of itself", where=str(home.root), todo="run `ioi domain init`")
+    return record

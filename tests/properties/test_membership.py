@@ -1,0 +1,291 @@
+"""Domains that come and go, are cut off from each other, change their keys and lie: what each member believes in the
+end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from ioi_dagster.governors.network import (
+    GONE_AFTER,
+    GONE_PROBE_S,
+    Heard,
+    Joined,
+    Keep,
+    NetworkGovernor,
+    NotBelieved,
+    PeerState,
+    Probe,
+    ProbeAnswered,
+    ProbeMissed,
+    Pull,
+    RecordsPulled,
+    Tick,
+)
+from ioi_dagster.model.member import MAX_CHAIN, MemberRecord, read_record, sign_record
+from ioi_dagster.signing import Signed, SigningKey
+from tests.members import Author, author
+
+NAMES = ("a", "b", "c", "d")
+
+
+class Domain:
+    """A gateway: its governor, and its own records."""
+
+    def __init__(self, name: str) -> None:
+        self.author: Author = author(name)
+        self.chain: list[Signed] = [self.author.signed()]
+        self.kept: dict[str, Signed] = {}
+        self.epoch = 1
+        self.start()
+
+    def start(self) -> None:
+        known = {name: _read(signed) for name, signed in self.kept.items()}
+        self.governor = NetworkGovernor(self.author.name, {self.author.name: self.record, **known})
+
+    @property
+    def record(self) -> MemberRecord:
+        return _read(self.chain[-1])
+
+    def sign(self, record: MemberRecord, key: SigningKey) -> None:
+        self.chain = [*self.chain, sign_record(record, key)][-MAX_CHAIN:]
+        self.governor.own_changed(record)
+
+    def tells(self, domain: str, after: int) -> tuple[Signed, ...]:
+        """What it answers who pulls."""
+        if domain == self.author.name:
+            return tuple(signed for signed in self.chain if signed.body["serial"] > after)
+        return (self.kept[domain],) if domain in self.kept else ()
+
+
+def _read(signed: Signed) -> MemberRecord:
+    record = read_record(signed)
+    assert isinstance(record, MemberRecord)
+    return record
+
+
+class Membership(RuleBasedStateMachine):
+    """Four domains on virtual time. `cut` are pairs that do not reach each other, also one way only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.cut: set[tuple[str, str]] = set()
+        self.domains = {name: Domain(name) for name in NAMES}
+        self.serials: dict[tuple[str, str], int] = {}
+
+    @initialize()
+    def join_one_after_the_other(self) -> None:
+        for name in NAMES[1:]:
+            self._introduce("a", name)
+
+    # What happens ---------------------------------------------------------------------------------------------------
+
+    @rule(seconds=st.integers(1, 15))
+    def time_passes(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.now += 1.0
+            for name in NAMES:
+                self._tick(name)
+
+    @rule(group=st.sets(st.sampled_from(NAMES), min_size=1, max_size=3))
+    def split(self, group: set[str]) -> None:
+        self.cut |= {(one, other) for one in NAMES for other in NAMES if (one in group) != (other in group)}
+
+    @rule(one=st.sampled_from(NAMES), other=st.sampled_from(NAMES))
+    def cut_one_way(self, one: str, other: str) -> None:
+        self.cut.add((one, other))
+
+    @rule()
+    def heal(self) -> None:
+        self.cut.clear()
+
+    @rule(name=st.sampled_from(NAMES))
+    def restart(self, name: str) -> None:
+        domain = self.domains[name]
+        domain.epoch += 1
+        domain.start()
+
+    @rule(name=st.sampled_from(NAMES))
+    def move(self, name: str) -> None:
+        """Its gateway has another address."""
+        domain = self.domains[name]
+        record = replace(
+            domain.record, serial=domain.record.serial + 1, gateway=f"https://{name}:{domain.record.serial + 1}"
+        )
+        domain.sign(record, domain.author.key)
+
+    @rule(name=st.sampled_from(NAMES), overlap=st.booleans())
+    def change_key(self, name: str, overlap: bool) -> None:
+        """The new key beside the old one, told by the old; then the old one is given up, told by the new."""
+        domain = self.domains[name]
+        old, new = domain.author.key, SigningKey.generate(name)
+        both = Author(name, new, domain.author.trusted, old=(old,))
+        serial = domain.record.serial
+        domain.sign(replace(both.record(serial + 1), gateway=domain.record.gateway), old)
+        domain.author = both
+        if not overlap:
+            alone = Author(name, new, domain.author.trusted)
+            domain.sign(replace(alone.record(serial + 2), gateway=domain.record.gateway), new)
+            domain.author = alone
+
+    @rule(by=st.sampled_from(NAMES), of=st.sampled_from(NAMES))
+    def an_older_record_is_told(self, by: str, of: str) -> None:
+        self._deliver(by, of, (self.domains[of].chain[0],))
+
+    @rule(by=st.sampled_from(NAMES), of=st.sampled_from(NAMES))
+    def a_forged_record_is_told(self, by: str, of: str) -> None:
+        """Newer than all, and signed by a key of the liar's own."""
+        liar = Author(of, SigningKey.generate(of), author(of).trusted)
+        self._deliver(by, of, (liar.signed(1_000_000),))
+
+    @rule(of=st.sampled_from(NAMES), other=st.sampled_from(NAMES))
+    def another_ones_cluster_is_claimed(self, of: str, other: str) -> None:
+        """Well signed, and not its own: nobody who knows whose it is takes it."""
+        domain = self.domains[of]
+        if of == other:
+            return
+        claim = replace(domain.record, serial=domain.record.serial + 1, clusters=(f"{other}-c",))
+        knowing = [name for name in NAMES if name == other or other in self.domains[name].kept]
+        self._deliver(of, of, (sign_record(claim, domain.author.key),), knowing)
+
+    # What must hold -------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def each_is_sound(self) -> None:
+        for domain in self.domains.values():
+            domain.governor.validate()
+
+    @invariant()
+    def nothing_forged_or_older_is_believed(self) -> None:
+        for name, domain in self.domains.items():
+            for other, signed in domain.kept.items():
+                serial = signed.body["serial"]
+                assert serial >= self.serials.get((name, other), 0)
+                assert serial <= self.domains[other].record.serial
+                assert signed.body["clusters"] == [f"{other}-c"]
+                self.serials[name, other] = serial
+
+    def teardown(self) -> None:
+        """Healed, everybody sees everybody, with his newest record."""
+        self.cut.clear()
+        for _ in range(int(4 * GONE_PROBE_S)):
+            self.now += 1.0
+            for name in NAMES:
+                self._tick(name)
+        for name, domain in self.domains.items():
+            seen = domain.governor.snapshot(self.now)
+            assert {other: row["state"] for other, row in seen.items()} == {o: "alive" for o in NAMES if o != name}
+            assert {other: row["serial"] for other, row in seen.items()} == {
+                other: self.domains[other].record.serial for other in NAMES if other != name
+            }
+
+    # The wire -------------------------------------------------------------------------------------------------------
+
+    def _introduce(self, one: str, other: str) -> None:
+        for host, guest in ((one, other), (other, one)):
+            self._perform(host, self.domains[host].governor.handle(Joined(self.domains[guest].chain[-1]), self.now))
+
+    def _deliver(self, by: str, of: str, chain: tuple[Signed, ...], to: Sequence[str] = NAMES) -> None:
+        for name in to:
+            self._perform(name, self.domains[name].governor.handle(RecordsPulled(by, of, chain), self.now))
+
+    def _tick(self, name: str) -> None:
+        self._perform(name, self.domains[name].governor.handle(Tick(), self.now))
+
+    def _perform(self, name: str, instructions: list) -> None:
+        domain = self.domains[name]
+        for instruction in instructions:
+            match instruction:
+                case Keep(signed, record):
+                    domain.kept[record.domain] = signed
+                case Probe(peer):
+                    there = self._reaches(name, peer)
+                    its = self.domains[peer]
+                    event = (
+                        ProbeAnswered(peer, its.epoch, its.governor.view()) if there else ProbeMissed(peer, "cut off")
+                    )
+                    self._perform(name, domain.governor.handle(event, self.now))
+                case Pull(peer, of, after):
+                    chain = self.domains[peer].tells(of, after) if self._reaches(name, peer) else ()
+                    self._perform(name, domain.governor.handle(RecordsPulled(peer, of, chain), self.now))
+                case _:
+                    pass
+
+    def _reaches(self, one: str, other: str) -> bool:
+        return (one, other) not in self.cut and (other, one) not in self.cut
+
+
+TestMembership = Membership.TestCase
+TestMembership.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def known(*names: str) -> NetworkGovernor:
+    return NetworkGovernor("a", {name: author(name).record() for name in ("a", *names)})
+
+
+def states(governor: NetworkGovernor) -> dict[str, str]:
+    return {name: str(row["state"]) for name, row in governor.snapshot(0.0).items()}
+
+
+def test_hearsay_has_a_member_asked_sooner_and_changes_nothing_else():
+    """Of the four who talk about c, all say that it is gone; c answers, so it is alive."""
+    governor = known("b", "c")
+    for probe in governor.handle(Tick(), 0.0):
+        assert isinstance(probe, Probe)
+        governor.handle(ProbeAnswered(probe.peer, 1), 0.0)
+    assert governor.handle(Tick(), 0.5) == [], "it is not time yet"
+    assert governor.handle(ProbeAnswered("b", 1, (Heard("c", 1, "gone"),)), 0.5) == []
+    assert states(governor) == {"b": "alive", "c": "alive"}
+    assert governor.handle(Tick(), 0.5) == [Probe("c")], "sooner than it would have been"
+    governor.handle(ProbeAnswered("c", 1), 0.6)
+    assert states(governor) == {"b": "alive", "c": "alive"}
+    assert governor.handle(ProbeAnswered("b", 1, (Heard("c", 1, "gone"),)), 0.7) == []
+    assert governor.handle(Tick(), 0.7) == [], "the same word again does not count again"
+
+
+def test_an_older_gateway_of_a_domain_is_no_answer():
+    governor = known("b")
+    governor.handle(ProbeAnswered("b", 7), 0.0)
+    for at in range(GONE_AFTER):
+        governor.handle(ProbeAnswered("b", 6), float(at))
+    row = governor.snapshot(0.0)["b"]
+    assert (row["state"], row["why"]) == (
+        "gone",
+        "a gateway of epoch 6 answers, after one of 7: two run for one domain",
+    )
+    governor.handle(ProbeAnswered("b", 8), 20.0)
+    assert states(governor) == {"b": "alive"}
+
+
+def test_who_has_left_is_not_brought_back_by_an_older_record():
+    governor = known("b", "c")
+    left = author("c").signed(2, left=True)
+    assert governor.handle(RecordsPulled("b", "c", (left,)), 0.0) == [Keep(left, author("c").record(2, left=True))]
+    assert governor.handle(RecordsPulled("b", "c", (author("c").signed(1),)), 0.0) == []
+    assert states(governor) == {"b": "unknown", "c": "left"}
+    assert [item for item in governor.handle(Tick(), 1.0) if item == Probe("c")] == []
+
+
+def test_a_domain_that_a_member_tells_of_becomes_one_unless_the_owner_wants_none():
+    told = ProbeAnswered("b", 1, (Heard("d", 3, PeerState.ALIVE),))
+    signed = author("d").signed(3)
+    open_, closed = known("b"), NetworkGovernor("a", {n: author(n).record() for n in "ab"}, introductions=False)
+    assert open_.handle(told, 0.0) == [Pull("b", "d", 0)]
+    assert open_.handle(RecordsPulled("b", "d", (signed,)), 0.0) == [Keep(signed, author("d").record(3), "b")]
+    assert closed.handle(told, 0.0) == []
+    assert closed.handle(RecordsPulled("b", "d", (signed,)), 0.0) == []
+    assert states(closed) == {"b": "alive"}
+
+
+def test_a_newcomer_that_calls_its_authority_as_another_does_is_refused():
+    governor = known("b")
+    (said,) = governor.handle(Joined(author("d").signed(authority="b-authority")), 0.0)
+    assert isinstance(said, NotBelieved)
+    assert said.refusal.code == "member.not_its_own"
+    assert said.refusal.text == "d calls its authority b-authority, as b does, and it is another one"
+    assert states(governor) == {"b": "unknown"}

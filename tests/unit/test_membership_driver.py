@@ -1,0 +1,119 @@
+"""A gateway's members: what its book keeps, and who may join."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ioi_dagster.adapters.http.membership import Members
+from ioi_dagster.adapters.http.protocol import JoinAnswer
+from ioi_dagster.clock import ManualClock
+from ioi_dagster.domain import DomainConfig, DomainHome
+from ioi_dagster.governors.network import Keep
+from ioi_dagster.local.member_book import FolderBook
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.member import Invited
+from ioi_dagster.model.refusal import Refusal
+from tests.members import author
+from tests.realms import introduce, realm
+
+LATER = time.time() + 3_600
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> DomainHome:
+    one = realm(tmp_path, "lab")
+    introduce(one)
+    one.home.save_config(DomainConfig("n", "lab", one.spec, "", (), {}, "", (), {}, {}))
+    return one.home
+
+
+def guest(home: DomainHome, **changes: object) -> tuple[Members, FolderBook]:
+    book = FolderBook(home)
+    invited = Invited("a1", DataClass.INTERNAL, LATER)
+    book.put_invited(replace(invited, **changes))  # pyright: ignore[reportArgumentType]
+    return Members("lab", book, None, ManualClock()), book
+
+
+def test_a_guest_becomes_a_member_and_may_be_given_what_the_invitation_says(lab):
+    members, book = guest(lab)
+    answer = members.join("invitation-a1", author("cloud").signed(), time.time())
+    assert answer == JoinAnswer(book.records()["lab"], DataClass.INTERNAL)
+    config = lab.config()
+    assert (config.peers, config.authorities) == ({"cloud": "https://cloud:1"}, {"cloud": "cloud-authority"})
+    assert config.limits == {"cloud": DataClass.INTERNAL}
+    assert lab.trusted().verify(author("cloud").key.sign({"a": 1})) == "cloud"
+    assert members.join("invitation-a1", author("cloud").signed(), time.time()) == answer, "its answer may be lost"
+
+
+@pytest.mark.parametrize(
+    ("shown", "changes", "text"),
+    [
+        ("invitation-b2", {}, "the invitation has expired, or is not one of ours any more"),
+        ("invitation-../../x", {}, "the invitation has expired, or is not one of ours any more"),
+        ("invitation-a1", {"expires": 5.0}, "the invitation has expired, or is not one of ours any more"),
+        ("invitation-a1", {"domain": "library"}, "the invitation is for library, not for cloud"),
+        ("invitation-a1", {"used_by": "library"}, "the invitation is for library, not for cloud"),
+    ],
+)
+def test_nobody_else_joins(lab, shown, changes, text):
+    members, book = guest(lab, **changes)
+    answer = members.join(shown, author("cloud").signed(), time.time())
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.text) == ("member.not_invited", text)
+    assert set(book.read()) == {"lab"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"clusters": ("lab-c",)}, "cloud claims lab-c, which lab has"),
+        ({"network": "other"}, "cloud is of the network other, not of n"),
+        (
+            {"gateway": "http://cloud:1"},
+            "the record of cloud is not valid: its gateway is not of the form https://host:port",
+        ),
+        ({"left": True}, "cloud has left"),
+        ({"domain": "lab"}, "lab is this domain's own name"),
+    ],
+)
+def test_a_guest_whose_record_is_not_fit_is_told_why(lab, changes, text):
+    members, book = guest(lab)
+    signer = author(str(changes.get("domain", "cloud")))
+    answer = members.join("invitation-a1", signer.signed(**changes), time.time())
+    assert isinstance(answer, Refusal)
+    assert answer.text == text
+    assert set(book.read()) == {"lab"}
+
+
+def test_who_has_left_is_remembered_and_not_trusted(lab):
+    book = FolderBook(lab)
+    book.keep(Keep(author("cloud").signed(), author("cloud").record()))
+    assert set(lab.members()) == {"lab", "cloud"}
+    left = author("cloud").record(2, left=True)
+    book.keep(Keep(author("cloud").signed(2, left=True), left))
+    assert (set(lab.members()), book.read()["cloud"]) == ({"lab"}, left)
+    assert lab.config().peers == {}
+    assert [row["state"] for row in Members("lab", book, None, ManualClock()).snapshot().values()] == ["left"]
+
+
+def test_only_the_own_records_are_told_one_after_the_other(lab):
+    book = FolderBook(lab)
+    first = book.records()["lab"]
+    book.keep(Keep(author("cloud").signed(3), author("cloud").record(3)))
+    assert book.chain("lab", 0) == (first,)
+    assert book.chain("lab", 1) == ()
+    assert [one.body["serial"] for one in book.chain("cloud", 0)] == [3]
+    assert book.chain("nobody", 0) == ()
+
+
+def test_a_record_of_too_many_bytes_is_not_read(lab):
+    members, _ = guest(lab)
+    signed = author("cloud").signed()
+    big = author("cloud").key.sign({**signed.body, "more": "x" * 70_000})
+    answer = members.join("invitation-a1", big, time.time())
+    assert isinstance(answer, Refusal)
+    assert answer.text == "a member's record has 65536 bytes at most"
