@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ioi_dagster.cli_domain import domain_app
 from ioi_dagster.errors import IoiError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ app.add_typer(run_app, name="run")
 app.add_typer(policy_app, name="policy")
 app.add_typer(explain_app, name="explain")
 app.add_typer(protocol_app, name="protocol")
+app.add_typer(domain_app, name="domain")
 
 _WIDE = None if sys.stdout.isatty() else 160
 """A log or a pipe has no width of its own; tables need one."""

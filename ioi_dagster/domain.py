@@ -207,7 +207,9 @@ class TrustFolder:
                 raise BadInputError(f"a member's record cannot be used: {record.text}", where=str(path), todo=_REJOIN)
             every[record.domain], signed[record.domain] = record, text
         self._all, self._signed = every, signed
-        self._records = {name: record for name, record in every.items() if not record.left}
+        # To itself a domain that has left is known still: its own processes talk on until they end.
+        own = self._folder.parent.name
+        self._records = {name: record for name, record in every.items() if not record.left or name == own}
         self._keys = {key: raw for record in self._records.values() for key, raw in record.trusted.keys.items()}
         self._seen = changed
 

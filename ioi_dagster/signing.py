@@ -77,9 +77,13 @@ class SigningKey:
         """Read a raw 32-byte key file written by `save`."""
         return cls(domain, Ed25519PrivateKey.from_private_bytes(path.read_bytes()))
 
+    def raw(self) -> bytes:
+        """The private key itself, 32 bytes: for its own file alone."""
+        return self.private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+
     def save(self, path: Path) -> None:
         """Write the raw key, readable by its owner only."""
-        raw = self.private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+        raw = self.raw()
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(raw)

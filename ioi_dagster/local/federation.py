@@ -99,7 +99,7 @@ class Federation:
         self._forget_strangers()
         for spec in self._topology.domains:
             prepare_folders(self.domain(spec.name))
-        ports = _free_ports(sum(1 + 2 * len(spec.clusters) for spec in self._topology.domains))
+        ports = free_ports(sum(1 + 2 * len(spec.clusters) for spec in self._topology.domains))
         gateways = {spec.name: f"https://127.0.0.1:{ports.pop()}" for spec in self._topology.domains}
         for spec in self._topology.domains:
             home = self.domain(spec.name)
@@ -122,7 +122,7 @@ class Federation:
                     limits={other.name: other.handles for other in self._topology.domains},
                 )
             )
-            (home.root / "blocks.json").write_bytes(msgspec.json.encode(_offered(spec, self._blocks)))
+            (home.root / "blocks.json").write_bytes(msgspec.json.encode(offered(spec, self._blocks)))
         self._introduce(gateways)
 
     def _introduce(self, gateways: dict[str, str]) -> None:
@@ -165,7 +165,7 @@ class Federation:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": _python_path()},
+                env={**os.environ, "PYTHONPATH": python_path()},
                 start_new_session=True,
             )
 
@@ -313,7 +313,7 @@ def read_supervisor(home: DomainHome) -> list[dict[str, Any]]:
         return []
 
 
-def _offered(spec: DomainSpec, blocks: Sequence[BlockSpec]) -> list[BlockSpec]:
+def offered(spec: DomainSpec, blocks: Sequence[BlockSpec]) -> list[BlockSpec]:
     """The domain's blocks, none of which may be given more than the domain handles."""
     known = {block.name: block for block in blocks}
     missing = [name for name in spec.blocks if name not in known]
@@ -327,7 +327,7 @@ def _offered(spec: DomainSpec, blocks: Sequence[BlockSpec]) -> list[BlockSpec]:
     ]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago, all different."""
     sockets = [socket.socket() for _ in range(count)]
     try:
@@ -339,7 +339,7 @@ def _free_ports(count: int) -> list[int]:
             one.close()
 
 
-def _python_path() -> str:
+def python_path() -> str:
     """Children import what this process imports."""
     here = str(Path(__file__).resolve().parents[2])
     return os.pathsep.join(dict.fromkeys([here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))

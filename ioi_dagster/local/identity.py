@@ -26,6 +26,9 @@ from ioi_dagster.model.member import MemberRecord, sign_record
 from ioi_dagster.model.topology import DomainSpec
 from ioi_dagster.signing import Signed, SigningKey
 
+OVERLAP_S = 86_400.0
+"""So long counts what the key before the present one has signed: permits of runs under way."""
+
 
 def prepare_folders(home: DomainHome) -> None:
     """Its folders, which nobody else may read, the key that it signs by and the token of its own processes."""
@@ -94,7 +97,7 @@ def renew_record(
         gateway=gateway,
         authority=spec.authority,
         authorities=(authority.trusted(now),),
-        keys=(base64.b64encode(key.public_bytes).decode(),),
+        keys=tuple(public(one) for one in (key, old_key(home, now)) if one is not None),
         clusters=tuple(cluster.name for cluster in spec.clusters),
         issued=float(int(now)),
     )
@@ -106,3 +109,17 @@ def renew_record(
     signed = sign_record(record, key)
     home.put_own(signed)
     return signed
+
+
+def public(key: SigningKey) -> str:
+    """As a record has it."""
+    return base64.b64encode(key.public_bytes).decode()
+
+
+def old_key(home: DomainHome, now: float) -> SigningKey | None:
+    """The key before the present one, as long as what it has signed still counts. `now`: Unix seconds."""
+    path = home.root / "keys" / "old.key"
+    try:
+        return SigningKey.load(home.name, path) if now - path.stat().st_mtime < OVERLAP_S else None
+    except FileNotFoundError:
+        return None

@@ -26,6 +26,8 @@ from ioi_dagster.adapters.http.protocol import (
     For,
     Invocation,
     Invoked,
+    JoinAnswer,
+    JoinRequest,
 )
 from ioi_dagster.adapters.http.tls import explain, tls_to
 from ioi_dagster.adapters.http.transport import over_aiohttp
@@ -44,6 +46,7 @@ from ioi_dagster.signing import Signed, SigningKey, digest_bytes
 T = TypeVar("T")
 DISCOVER_S = 2.0
 """A registry that answers later than this counts as unreachable for now; it is asked again."""
+JOIN_S = 10.0
 MAX_ANSWER = 16 * 2**20
 MAX_WAITING = 64
 """Announcements of one run process at one gateway that wait for room."""
@@ -82,6 +85,10 @@ class GatewayClient:
 
     def health(self, timeout: float = 1.0) -> dict[str, Any]:
         return self._get("health", dict, timeout)
+
+    def join(self, record: Signed) -> JoinAnswer:
+        """Become a member, over a connection that an invitation opens. Raises `FinalError` where the host refuses."""
+        return self._post("join", JoinRequest(record), JoinAnswer, JOIN_S)
 
     def members(self) -> dict[str, dict[str, Any]]:
         return self._get("members", dict, 1.0)

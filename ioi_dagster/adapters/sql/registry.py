@@ -40,7 +40,10 @@ class SqlRecordStore:
         text = json.dumps({"body": signed.body, "key_id": signed.key_id, "signature": signed.signature})
         row = {"urn": record.urn, "version": record.version, "kind": str(record.kind), "digest": record.digest}
         with self._engine.begin() as connection:
-            connection.execute(insert(_record).values(**row, signed=text).on_conflict_do_nothing())
+            # The same content may come signed by the owner's newer key.
+            again = insert(_record).values(**row, signed=text)
+            same = _record.c.digest == again.excluded.digest
+            connection.execute(again.on_conflict_do_update(set_={"signed": again.excluded.signed}, where=same))
             known = connection.execute(
                 sa.select(_record.c.digest).where(_record.c.urn == record.urn, _record.c.version == record.version)
             ).scalar_one()

@@ -1,0 +1,276 @@
+"""One domain by its owner's hand: made, invited, joined, its keys changed, taken out of the network."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ioi_dagster.adapters.http.client import GatewayClient, own_gateway
+from ioi_dagster.adapters.http.tls import client_context
+from ioi_dagster.certificates import Authority, Role, read_certificate, write_private
+from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
+from ioi_dagster.errors import BadInputError, IoiError, UnreachableError
+from ioi_dagster.local.federation import free_ports, offered
+from ioi_dagster.local.identity import (
+    forget_damaged,
+    prepare_authority,
+    prepare_certificates,
+    prepare_folders,
+    public,
+    renew_record,
+)
+from ioi_dagster.local.member_book import LEAVING, FolderBook, change_config, know, own_record
+from ioi_dagster.model.capability import BlockSpec
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.member import (
+    INVITED,
+    Invitation,
+    Invited,
+    MemberRecord,
+    claims_others,
+    first_record,
+    sign_record,
+)
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.topology import DomainSpec
+from ioi_dagster.signing import SigningKey
+
+MAX_INVITATION = 256 * 2**10
+POLL_S = 0.1
+LEFT = "left"
+
+
+def authority_of(home: DomainHome, name: str) -> Path:
+    """The folder of the certificate authority `name` beside the domains of `home`."""
+    return home.root.parent.parent / "authorities" / name
+
+
+def init(
+    home: DomainHome,
+    network: str,
+    spec: DomainSpec,
+    listen: str,
+    policies: Path,
+    blocks: list[BlockSpec],
+    now: float,
+) -> MemberRecord:
+    """Folders, keys, certificates, configuration and the first record of a domain. `listen`: `host:port` of its
+    gateway, port 0 for a free one. Raises `BadInputError` where it is there already."""
+    if (home.root / "domain.json").exists():
+        raise BadInputError("this domain is there already", where=str(home.root), todo="see it with `ioi domain show`")
+    if home.name.startswith(INVITED):
+        raise BadInputError(f"a domain's name may not begin with {INVITED!r}", todo="choose another name")
+    prepare_folders(home)
+    forget_damaged(home)
+    authority = prepare_authority(authority_of(home, spec.authority), spec.authority, now)
+    prepare_certificates(home, authority, now)
+    host, _, port = listen.rpartition(":")
+    ports = free_ports(1 + 2 * len(spec.clusters))
+    clusters = tuple(
+        ClusterAddress(cluster.name, f"tcp://127.0.0.1:{ports.pop()}", f"http://127.0.0.1:{ports.pop()}")
+        for cluster in spec.clusters
+    )
+    config = DomainConfig(
+        network=network,
+        home=home.name,
+        spec=spec,
+        gateway=f"https://{host}:{int(port) or ports.pop()}",
+        clusters=clusters,
+        peers={},
+        policies=str(policies.resolve()),
+        scopes=(network, f"{network}/{spec.scope}"),
+        authorities={home.name: spec.authority},
+        limits={home.name: spec.handles},
+    )
+    home.save_config(config)
+    write_private(home.root / "blocks.json", msgspec.json.encode(offered(spec, blocks)))
+    sign_again(home, now)
+    return own_record(home)
+
+
+def sign_again(home: DomainHome, now: float) -> None:
+    """The domain's record says what its configuration, keys and authority are now; certificates that end soon are
+    renewed."""
+    config = home.config()
+    authority = Authority.load(authority_of(home, config.spec.authority))
+    prepare_certificates(home, authority, now)
+    renew_record(home, authority, config.network, config.spec, config.gateway, now)
+
+
+def invite(home: DomainHome, guest: str, give: DataClass, hours: float, now: float) -> Invitation:
+    """For one guest, named or not. Who has it may join until it expires."""
+    config, number, expires = home.config(), secrets.token_hex(8), now + 3_600 * hours
+    authority = Authority.load(authority_of(home, config.spec.authority))
+    own = FolderBook(home).records()[home.name]
+    certificate = authority.issue(INVITED + number, Role.CLIENT, now, max(hours / 24, 1 / 24))
+    FolderBook(home).put_invited(Invited(number, give, expires, guest))
+    return Invitation(number, own, certificate.decode(), expires)
+
+
+def read_invitation(path: Path) -> Invitation:
+    """Raises `BadInputError` where it is none."""
+    todo = "ask the owner for another: `ioi domain invite`"
+    try:
+        if path.stat().st_size > MAX_INVITATION:
+            raise BadInputError(f"an invitation has {MAX_INVITATION} bytes at most", where=str(path), todo=todo)
+        return msgspec.json.decode(path.read_bytes(), type=Invitation)
+    except msgspec.MsgspecError as error:
+        raise BadInputError(f"this is no invitation: {error}", where=str(path), todo=todo) from error
+
+
+def join(home: DomainHome, invitation: Invitation, give: DataClass, now: float) -> MemberRecord:
+    """Trust on both sides: the host has this domain's record, and this domain the host's. `give`: the highest class
+    that the host may be given. Returns the host's record; raises `BadInputError` and `FinalError` with what is
+    wrong."""
+    host = first_record(invitation.record)
+    if isinstance(host, Refusal):
+        raise BadInputError(f"the invitation cannot be used: {host.text}", todo="ask for another: `ioi domain invite`")
+    if invitation.expires < now:
+        raise BadInputError(f"the invitation of {host.domain} has expired", todo="ask for another: `ioi domain invite`")
+    config = home.config()
+    if host.network != config.network and len(home.members()) > 1:
+        text = f"{host.domain} is of the network {host.network}, and {home.name} is a member of {config.network}"
+        raise BadInputError(text, todo="leave that one first: `ioi domain leave`")
+    others = [record for name, record in home.members().items() if name != host.domain]
+    claim = claims_others(host, others)
+    if claim is not None:
+        raise BadInputError(claim.text, todo=claim.remedy)
+    (home.root / LEAVING).unlink(missing_ok=True)
+    if host.network != config.network:
+        scopes = (host.network, f"{host.network}/{config.spec.scope}")
+        change_config(home, lambda config: replace(config, network=host.network, scopes=scopes))
+    sign_again(home, now)
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(invitation.certificate)
+        file.flush()
+        tls = client_context(Path(file.name), host.authorities)
+    client = GatewayClient(host.gateway, host.domain, tls=tls)
+    try:
+        answer = client.join(FolderBook(home).records()[home.name])
+    finally:
+        client.close()
+    newest = first_record(answer.record)
+    if isinstance(newest, Refusal) or newest.domain != host.domain or newest.serial < host.serial:
+        raise BadInputError(f"{host.domain} answered with a record that is not its own", todo="ask its owner")
+    home.put_member(answer.record)
+    know(home, newest, give)
+    return newest
+
+
+def rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: Callable[[str], None]) -> MemberRecord:
+    """A new signing key and new certificates, beside the old ones for an overlap; with `revoke` the old ones count no
+    more as soon as the new ones are known. Peers learn it by the record; those that did not within `patience_s` seconds
+    are told to `say`."""
+    keys = home.root / "keys"
+    old, new = home.signing_key(), SigningKey.generate(home.name)
+    folder = authority_of(home, home.config().spec.authority)
+    authority = Authority.load(folder)
+    record = own_record(home)
+    both = replace(record, serial=record.serial + 1, keys=(public(old), public(new)), issued=float(int(now)))
+    home.put_own(sign_record(both, old))
+    _wait_until_known(home, both.serial, patience_s, say)
+    old.save(keys / "old.key")
+    write_private(keys / "domain.key", new.raw())
+    taken = [read_certificate(path).serial_number for path in (home.gateway_certificate, home.client_certificate)]
+    write_private(home.gateway_certificate, authority.issue(home.name, Role.GATEWAY, now))
+    write_private(home.client_certificate, authority.issue(home.name, Role.CLIENT, now))
+    told = replace(both, serial=both.serial + 1, keys=(public(new), public(old)))
+    if revoke:
+        (keys / "old.key").unlink()
+        authority = replace(authority, revoked=(*authority.revoked, *taken))
+        authority.save(folder)
+        told = replace(told, keys=(public(new),), authorities=(authority.trusted(now),))
+    home.put_own(sign_record(told, new))
+    _wait_until_known(home, told.serial, patience_s, say)
+    return told
+
+
+def leave(home: DomainHome, patience_s: float, now: float, say: Callable[[str], None]) -> MemberRecord:
+    """Nothing new is taken; what runs here ends first; then everybody is told. Raises `UnreachableError` where the
+    domain's own gateway does not run, or steps run still after `patience_s` seconds: then nothing was told, and it may
+    be tried again."""
+    (home.root / LEAVING).touch()
+    until = time.monotonic() + patience_s
+    said = -1
+    while (left := _leases(home)) > 0:
+        if left != said:
+            say(f"{left} step{'s run' if left > 1 else ' runs'} here still")
+            said = left
+        if time.monotonic() > until:
+            todo = "give it more --patience, or stop those runs"
+            raise UnreachableError(
+                "the end of what runs here", f"{left} leases are held after {patience_s:g} s — {todo}"
+            )
+        time.sleep(POLL_S)
+    record = own_record(home)
+    told = replace(record, serial=record.serial + 1, left=True, issued=float(int(now)))
+    home.put_own(sign_record(told, home.signing_key()))
+    _wait_until_known(home, told.serial, patience_s, say)
+    for path in home.trust.glob("*.json"):
+        if path.stem != home.name:
+            path.unlink()
+    change_config(home, lambda config: replace(config, peers={}, authorities=_own(config), limits=_own(config, True)))
+    (home.root / LEAVING).write_text(LEFT)
+    return told
+
+
+def has_left(home: DomainHome) -> bool:
+    """Has it left, and did those who are there have the time to learn it?"""
+    try:
+        return (home.root / LEAVING).read_text() == LEFT
+    except FileNotFoundError:
+        return False
+
+
+def _own(config: DomainConfig, limit: bool = False) -> dict[str, Any]:
+    name = config.spec.name
+    return {name: config.limits[name] if limit else config.authorities[name]}
+
+
+def _leases(home: DomainHome) -> int:
+    """Leases that the domain's clusters hold. Raises `UnreachableError` where its gateway does not answer."""
+    client = own_gateway(home)
+    try:
+        clusters = client.status()["clusters"]
+    finally:
+        client.close()
+    return sum(len(snapshot.get("leases", ())) for snapshot in clusters.values())
+
+
+def _wait_until_known(home: DomainHome, serial: int, patience_s: float, say: Callable[[str], None]) -> None:
+    """Until every peer that is there has told that it has the record of that serial. Without a gateway that runs, they
+    learn it when it does."""
+    until, missing = time.monotonic() + patience_s, ["?"]
+    client = own_gateway(home)
+    try:
+        while missing and time.monotonic() < until:
+            rows = client.members()
+            missing = [name for name, row in rows.items() if row["state"] == "alive" and row["has_ours"] < serial]
+            if missing:
+                time.sleep(POLL_S)
+    except IoiError as error:
+        missing = [name for name in home.members() if name != home.name]
+        say(f"its own gateway does not tell who knows it: {error}")
+    finally:
+        client.close()
+    if missing and missing != ["?"]:
+        say(f"not known yet to {', '.join(sorted(missing))}: they learn it when they are there")
+
+
+def listening(address: str) -> tuple[str, int]:
+    """(host, port) of `host:port`. Raises `BadInputError`."""
+    parts = urlsplit(f"//{address}")
+    try:
+        if parts.hostname and parts.port is not None:
+            return parts.hostname, parts.port
+    except ValueError:
+        pass
+    raise BadInputError(f"{address!r} is no address", todo="write host:port, as 10.1.2.3:7443; port 0 takes a free one")

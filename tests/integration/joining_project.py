@@ -1,0 +1,81 @@
+"""A block that says a word aloud, and a job that has it said in another domain."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dagster import Definitions, job, op
+
+from ioi_dagster import ExchangeIOManager, block_op, governed_executor
+from ioi_dagster.host import tags
+from ioi_dagster.model.block import Payload
+from ioi_dagster.model.capability import BlockSpec, Contract
+from ioi_dagster.model.refusal import Refusal
+
+
+class Loud:
+    """Waits for the file `go` in the folder `IOI_TEST_FOLDER` where a word asks for that."""
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def unload(self) -> None:
+        """Nothing to unload."""
+
+    def invoke(self, batch):
+        return [self._one(payload) for payload in batch]
+
+    def _one(self, payload: Payload) -> Payload:
+        text = payload.document["text"]
+        if text == "slowly":
+            folder = Path(os.environ["IOI_TEST_FOLDER"])
+            (folder / "came").touch()
+            until = time.monotonic() + 120
+            try:
+                while not (folder / "go").exists():
+                    assert time.monotonic() < until, "nobody let it go on"
+                    time.sleep(0.02)
+            finally:
+                (folder / "over").touch()
+        return Payload({"text": text.upper()}, payload.parts)
+
+
+LOUD = BlockSpec("loud", "1", "text.loud", f"{__name__}:Loud", Contract("text.loud", "makes it loud"))
+BLOCKS = (LOUD,)
+
+
+@dataclass(frozen=True)
+class Word:
+    text: str
+
+    def to_payload(self) -> Payload:
+        return Payload(asdict(self))
+
+    @classmethod
+    def from_payload(cls, payload: Payload) -> Word:
+        return cls(**payload.document)
+
+
+def refused(word: Word, refusal: Refusal) -> Word:
+    return Word(f"refused {word.text}: {refusal}")
+
+
+@op(config_schema=str, tags={tags.DATA_CLASS: "public"})
+def word(context) -> Word:
+    return Word(context.op_config)
+
+
+@op(tags={tags.DATA_CLASS: "public"})
+def heard(context, said: Word) -> None:
+    context.log.info(f"heard {said.text}")
+
+
+@job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()}, tags={tags.HIGHEST: "public"})
+def saying() -> None:
+    heard(block_op(LOUD, Word, name="shout", on_refusal=refused, tags={tags.DATA_CLASS: "public"})(word()))
+
+
+defs = Definitions(jobs=[saying])
