@@ -183,7 +183,9 @@ class InvokeFleet(_Negotiating):
         return True
 
     def cancel(self, keys: list[str]) -> None:
-        """A foreign call cannot be taken back in this version: its answer is discarded by its fence."""
+        """The other side is hung up on, and stops what it runs; an answer that is under way is discarded by its fence."""
+        for key in keys:
+            self._gateway.hang_up(key)
 
     def listen(self, topic: str, take: Callable[[Any], None]) -> None:
         """Steps run in the run process, and their maps with them."""

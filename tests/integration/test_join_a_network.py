@@ -169,6 +169,14 @@ def test_domains_made_by_hand_join_work_together_change_keys_and_leave(tmp_path:
         eventually(lambda: shop.sees()["desk.example"] == ("alive", 3, ""), 60, "the shop has the desk's newest record")
         said_in(desk, "again")
 
+        # A run that is interrupted has its call stopped where it runs: nobody lets it go on.
+        run = desk.run("slowly")
+        eventually((tmp_path / "came").exists, 120, "the call in the shop")
+        run.send_signal(signal.SIGINT)
+        eventually((tmp_path / "over").exists, 60, "the end of the call in the shop")
+        assert run.wait(120) != 0
+        (tmp_path / "came").unlink()
+
         # Who leaves finishes what he has begun, and takes nothing new.
         run = desk.run("slowly")
         eventually((tmp_path / "came").exists, 120, "the call in the shop")

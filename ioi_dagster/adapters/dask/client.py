@@ -36,15 +36,16 @@ REPLACED = "its worker was restarted before it began"
 WORKER_DIED = "the worker died"
 SCHEDULER_LOST, SCHEDULER_AWAY = "the scheduler was lost", "the scheduler is away"
 IN_ORDER = "0 s"
-"""Of what is sent within Dask's `fifo_timeout` a worker begins the last first, and then nobody could tell which one it was that
-ran when a worker died."""
+"""Of what is sent within Dask's `fifo_timeout` a worker begins the last first, and then nobody could tell which one it
+was that ran when a worker died."""
 
 log = logging.getLogger("ioi.dask")
 THREAD = "ioi-dask"
 
 
 class _NotOurs(logging.Filter):
-    """Drops what Dask logs, with a stack, of the connections of our own clients: what became of one is told by who uses it."""
+    """Drops what Dask logs, with a stack, of the connections of our own clients: what became of one is told by who uses
+    it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not str(record.threadName).startswith(THREAD)
@@ -64,7 +65,8 @@ class DaskRunner:
         self._connecting = asyncio.Lock()
 
     async def run(self, request: bytes, key: str, node: str, timeout_s: float) -> bytes:
-        """The answer's bytes; raises `UnreachableError` when the worker or the scheduler is lost, or time is up."""
+        """The answer's bytes; raises `UnreachableError` when the worker or the scheduler is lost, or time is up.
+        Cancelled, it has what runs at the node stopped. `key`: that of the lease, and a part of the caller's own."""
         client = await self._connected()
         future = client.submit(start_here, request, key=key, resources={f"node:{node}": 1}, pure=False, retries=0)
         waiting = asyncio.ensure_future(_result(future))
@@ -83,11 +85,21 @@ class DaskRunner:
                     raise UnreachableError(f"node {node}", f"no answer within {timeout_s:g} s")
         except UnreachableError:
             raise
+        except asyncio.CancelledError:
+            await self._stop(client, future, node, key.rpartition("/")[0])
+            raise
         except Exception as error:
             raise UnreachableError(f"node {node}", why_lost(error)) from error
         finally:
             waiting.cancel()
             future.release()
+
+    async def _stop(self, client: Client, future: Future, node: str, key: str) -> None:
+        """A node that does not hear it goes on until its step ends; its answer is nobody's."""
+        with contextlib.suppress(Exception):
+            asked: Any = client.run(stop, node, [key], on_error="ignore")
+            await asyncio.wait_for(asked, CONNECT_S)
+            await client.cancel([future], force=True)  # pyright: ignore[reportGeneralTypeIssues]
 
     async def close(self) -> None:
         if self._client is not None:
@@ -133,8 +145,8 @@ class DaskFleetClient:
         asyncio.run_coroutine_threadsafe(self._submit(key, request, node, priority, on_done, once), self._loop)
 
     def submit_batch(self, requests: dict[str, bytes], node: str, priority: int, on_done: OnDone) -> None:
-        """Several starts in one Dask task on `node`; `on_done` comes as from `submit`, once for each key. `TAKEN_BACK` is why
-        for one that was not begun, since those before it took too long."""
+        """Several starts in one Dask task on `node`; `on_done` comes as from `submit`, once for each key. `TAKEN_BACK`
+        is why for one that was not begun, since those before it took too long."""
         asyncio.run_coroutine_threadsafe(self._submit_batch(requests, node, priority, on_done), self._loop)
 
     def cancel(self, keys: list[str]) -> None:
@@ -142,8 +154,8 @@ class DaskFleetClient:
         self._call(self._stop(keys), GRACE_S + CONNECT_S)
 
     def take_back(self, node: str, keys: list[str]) -> None:
-        """Those of `keys` that have not begun at `node`, and now never will, are done with `TAKEN_BACK`. Returns when that has
-        been told, or when the node has had its time."""
+        """Those of `keys` that have not begun at `node`, and now never will, are done with `TAKEN_BACK`. Returns when
+        that has been told, or when the node has had its time."""
         self._call(self._take_back(node, keys), 3 * CONNECT_S)
 
     def claim(self, keys: list[str]) -> list[str]:
@@ -175,7 +187,8 @@ class DaskFleetClient:
         asyncio.run_coroutine_threadsafe(self._tell(worker, function, arguments), self._loop)
 
     def tell_all(self, function: Callable[..., Any], *arguments: Any, patience_s: float = CONNECT_S) -> list[Any]:
-        """Have every worker call `function`; waits until they did, for `patience_s` seconds at most. Returns their answers."""
+        """Have every worker call `function`; waits until they did, for `patience_s` seconds at most. Returns their
+        answers."""
         told = self._call(self._tell(None, function, arguments, patience_s), patience_s + 1.0)
         return list((told or {}).values())
 
@@ -222,7 +235,8 @@ class DaskFleetClient:
         self._patiently(lambda: _register(client, WitnessPlugin()), "its nannies cannot be made witnesses")
 
     def _patiently(self, question: Callable[[], Coroutine[Any, Any, Any]], what: str) -> Any:
-        """The answer of all workers. One that dies or starts just then fails the whole question, so it is asked again."""
+        """The answer of all workers. One that dies or starts just then fails the whole question, so it is asked
+        again."""
         for left in reversed(range(TRIES)):
             future = asyncio.run_coroutine_threadsafe(question(), self._loop)
             try:
@@ -238,8 +252,8 @@ class DaskFleetClient:
         return self._call(self._nodes(), CONNECT_S)
 
     def known_nodes(self) -> dict[str, int] | None:
-        """As `nodes`, by the scheduler's last answer, which is half a second old while it answers: nothing is waited for. None
-        when it has not said anything since the last connection."""
+        """As `nodes`, by the scheduler's last answer, which is half a second old while it answers: nothing is waited
+        for. None when it has not said anything since the last connection."""
         return self._known
 
     async def _nodes(self) -> dict[str, int]:
@@ -300,7 +314,8 @@ class DaskFleetClient:
                 self._finish(key, None, SCHEDULER_LOST)
 
     async def _lose_gone(self, identity: Any) -> None:
-        """What was sent to a node that is not there any more is lost, also where Dask keeps it for that node's return."""
+        """What was sent to a node that is not there any more is lost, also where Dask keeps it for that node's
+        return."""
         there = self._look_at(identity)
         self._seen |= {key for key, (_, _, node) in self._outstanding.items() if node in there}
         gone = {key: node for key, (_, _, node) in self._outstanding.items() if node not in there}

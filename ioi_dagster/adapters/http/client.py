@@ -133,7 +133,7 @@ class GatewayClient:
         `FinalError`."""
         invocation = Invocation(lease, msgspec.to_builtins(permit), capability, payload.document, timeout)
         request = encode_payload(Payload(msgspec.to_builtins(invocation), payload.parts))
-        frame = decode_payload(self._send("POST", "invoke", request, timeout + 5.0, MAX_INVOKE))
+        frame = decode_payload(self._send("POST", "invoke", request, timeout + 5.0, MAX_INVOKE, _call(lease.key)))
         try:
             answer = msgspec.convert(frame.document, Invoked)
         except msgspec.MsgspecError as error:
@@ -144,6 +144,13 @@ class GatewayClient:
             return Payload(answer.payload, frame.parts), answer
         text = f"{self.domain}: {answer.error or 'no further word'}"
         raise RetryableError(text) if answer.infrastructure else FinalError(text)
+
+    def hang_up(self, key: str) -> None:
+        """Nobody wants the answer of the call under the lease of that key: the other side stops it. One that is over is
+        no error."""
+        future = self._waiting.get(_call(key))
+        if future is not None:
+            future.cancel()
 
     def _get(self, path: str, kind: type[T], timeout: float) -> T:
         return self._decode(self._send("GET", path, None, timeout), kind)
@@ -211,6 +218,11 @@ class GatewayClient:
                     raise RetryableError(f"{self.domain} answered with more than {max_bytes} bytes")
                 parts.append(part)
             return answer.status_code, b"".join(parts)
+
+
+def _call(key: str) -> tuple[str, str, int]:
+    """What a call waits as, beside announcements (cluster, run, round)."""
+    return ("", key, 0)
 
 
 _loops: list[asyncio.AbstractEventLoop] = []

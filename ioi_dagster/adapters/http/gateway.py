@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import httpx
 import msgspec
@@ -71,7 +71,10 @@ from ioi_dagster.ras.selection import Query, discover
 from ioi_dagster.ras.store import RecordStore
 from ioi_dagster.signing import TrustedKeys, digest_bytes
 
+T = TypeVar("T")
 MAX_INVOKE_S = 3_600.0
+CANCEL_S = 5.0
+"""So long may take what is done when nobody waits for an answer any more."""
 MAX_WAITING = 128
 """Announcements that wait for room, each on a connection; what comes beyond that is answered at once."""
 
@@ -286,19 +289,13 @@ class _Gateway:
         """The cluster's answer, which may wait for room. The cluster is told if nobody waits for it any more."""
         if not announce.wait_s or self._waiting >= MAX_WAITING:
             return await self._forward(cluster, "announce", replace(announce, wait_s=0.0), Bid)
-        asked = asyncio.ensure_future(self._forward(cluster, "announce", announce, Bid, 1.0 + announce.wait_s))
-        gone = asyncio.ensure_future(_hung_up(request))
         self._waiting += 1
         try:
-            await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not asked.done():
-                raise _Problem(408, "gateway.hung_up", "nobody waits for the answer any longer")
-            return asked.result()
+            # Cancelled, it closes the connection on which the cluster would answer.
+            asked = self._forward(cluster, "announce", announce, Bid, 1.0 + announce.wait_s)
+            return await _while_wanted(request, asked)
         finally:
             self._waiting -= 1
-            # This closes the connection on which the cluster would answer.
-            asked.cancel()
-            gone.cancel()
 
     async def _award(self, request: Request) -> Any:
         permit, caller = self._permitted(request)
@@ -377,7 +374,7 @@ class _Gateway:
         # The nonce makes the key the caller's own: under a key in flight Dask hands out the first caller's result.
         key = f"{lease.run}/{lease.step}/{lease.fence}/{lease.copy}/{permit.nonce}"
         try:
-            data = await runner.run(msgspec.msgpack.encode(start), key, lease.node, timeout_s)
+            data = await _while_wanted(request, runner.run(msgspec.msgpack.encode(start), key, lease.node, timeout_s))
         except UnreachableError as error:
             return _frame(Invoked(False, error=str(error), infrastructure=True))
         answer = msgspec.msgpack.decode(data, type=StartAnswer)
@@ -503,6 +500,20 @@ class _Gateway:
         if caller is not None and not hmac.compare_digest(caller.body, digest_bytes(data)):
             raise _Problem(401, "proof.body_mismatch", "the request was signed for another body")
         return data
+
+
+async def _while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What comes of `work`, which is cancelled when the caller hangs up."""
+    asked, gone = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            raise _Problem(408, "gateway.hung_up", "nobody waits for the answer any longer")
+        return asked.result()
+    finally:
+        gone.cancel()
+        if asked.cancel():
+            await asyncio.wait({asked}, timeout=CANCEL_S)
 
 
 async def _hung_up(request: Request) -> None:
