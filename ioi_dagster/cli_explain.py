@@ -22,6 +22,7 @@ _COLOURS = {
     "candidates": "blue",
     "bid": "cyan",
     "award": "green",
+    "copy": "yellow",
     "loss": "bold red",
     "refused": "red",
     "commit": "bold green",

@@ -8,10 +8,12 @@ instead of per-task bids. No I/O, no clock: the executor performs the instructio
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, GANG_LOST, POISON, POISON_TODO, RULES, Cause
-from ioi_dagster.governors.flow_awards import BY, Awards
+from ioi_dagster.governors.flow_awards import BY, COPY_AGAIN_S, Awards
+from ioi_dagster.governors.flow_copies import Copies
 from ioi_dagster.governors.flow_gangs import Gangs
 from ioi_dagster.governors.flow_messages import (
     AdoptStep,
@@ -102,10 +104,10 @@ class FlowGovernor:
         self._patience_s, self._again_s = patience_s, again_s
         self._placing = placing or LeastCost(objective_of(objective))
         self._reputation, self._steps = Reputation(), Steps()
-        self._gangs = Gangs(self._steps)
+        self._gangs, self._copies = Gangs(self._steps), Copies(self._steps)
         self._rounds = Rounds(run, origin, self._reputation, deadline_s=deadline_s, again_s=again_s, park_s=park_s)
         self._awards = Awards(
-            run, origin, self._steps, self._gangs, self._rounds, self._reputation, self._placing, budget
+            run, origin, self._steps, self._gangs, self._copies, self._rounds, self._reputation, self._placing, budget
         )
         self._places_seen: dict[tuple[Place, ...], tuple[Place, ...]] = {}
         self._last_places: tuple[Place, ...] = ()
@@ -135,7 +137,7 @@ class FlowGovernor:
             case StepEnded():
                 out = self._ended(event, now)
             case StepFused():
-                out = self._fused(event)
+                out = self._fused(event, now)
             case StepFound(ask, lease):
                 out = self._found(ask, lease, now)
             case StepLost():
@@ -173,13 +175,18 @@ class FlowGovernor:
         known = self._steps.get(step)
         return known.lease if known else None
 
+    def wants(self, lease: Lease) -> bool:
+        """Does the step run under `lease` now, as far as is known here?"""
+        step = self._steps.get(lease.step)
+        return step is not None and any(lease is one for one in step.runs())
+
     def holding(self) -> dict[str, int]:
         """Clusters at which an announcement of this run waits for room, and its round."""
         return self._rounds.holding()
 
     def leases(self) -> list[Lease]:
         """Leases in use, to be renewed."""
-        return [step.lease for step in self._steps.all() if step.lease is not None]
+        return [lease for step in self._steps.all() for lease in step.runs()]
 
     def snapshot(self) -> FlowSnapshot:
         counts: dict[str, int] = {}
@@ -207,19 +214,27 @@ class FlowGovernor:
         """Close the round that is over, or open one that is due."""
         if self._rounds.is_open:
             return self._awards.match(now) if self._rounds.is_over(now) else []
-        waiting = self._steps.waiting()
-        if not waiting or not self._rounds.is_due(now):
+        if not self._rounds.is_due(now):
             return []
-        stale = [step for step in waiting if not step.looking and now - step.looked_at > self._patience_s]
-        out: list[Instruction] = []
-        if stale:
-            for step in stale:
-                step.looking = True
-            out.append(FindPlaces(tuple(step.ask for step in stale)))
-        out += self._rounds.open(self._gangs.together(waiting), now)
+        waiting = self._steps.waiting()
+        # Copies of what runs are for room that nothing waits for.
+        late = () if waiting else tuple(self._copies.late(now))
+        if not waiting and not late:
+            return []
+        out = self._look_up([*waiting, *late], now)
+        late = tuple(step for step in late if step.places and not step.looking)
+        if waiting or late:
+            out += self._rounds.open(self._gangs.together(waiting), now, late)
         if self._rounds.is_over(now):
             out += self._awards.match(now)
         return out
+
+    def _look_up(self, steps: Iterable[Step], now: float) -> list[Instruction]:
+        """The places of those of which they are not known, or were known too long ago."""
+        stale = [step for step in steps if not step.looking and now - step.looked_at > self._patience_s]
+        for step in stale:
+            step.looking = True
+        return [FindPlaces(tuple(step.ask for step in stale))] if stale else []
 
     # Steps ------------------------------------------------------------------------------------------------------
 
@@ -237,7 +252,7 @@ class FlowGovernor:
     def _places(self, event: PlacesFound, now: float) -> list[Instruction]:
         step = self._steps.waits(event.step)
         if step is None:
-            return []
+            return self._places_of_running(event, now)
         step.looking, step.looked_at = False, now
         before, step.places = step.places, self._shared(event.places)
         if event.places:
@@ -268,8 +283,14 @@ class FlowGovernor:
             self._last_places = self._places_seen.setdefault(places, places)
         return self._last_places
 
+    def _places_of_running(self, event: PlacesFound, now: float) -> list[Instruction]:
+        step = self._steps.get(event.step)
+        if step is not None and step.state is StepState.RUNNING:
+            step.looking, step.looked_at, step.places = False, now, self._shared(event.places)
+        return []
+
     def _ended(self, event: StepEnded, now: float) -> list[Instruction]:
-        running = self._steps.running_under(event.step, event.fence)
+        running = self._steps.running_under(event.step, event.fence, event.copy)
         if running is None:
             why = f"fence {event.fence} is not current ({self._steps.fence(event.step)})"
             return [
@@ -278,22 +299,35 @@ class FlowGovernor:
             ]
         step, lease = running
         self._placing.learn(step.ask.capability, lease.cluster, event.seconds)
+        self._copies.learn(step.ask, event.seconds)
         self._rounds.has_room(lease.cluster)
+        others = [other for other in step.runs() if other is not lease]
         self._steps.close(step, StepState.DONE)
         self._rounds.soon(now)
+        why = f"{'its copy' if lease.copy else 'it'} has ended on {lease.node} of {lease.cluster}"
         return [
+            *(
+                Tell(
+                    event.step,
+                    Chapter.COPY,
+                    f"{'its copy' if other.copy else 'it'} is stopped on {other.node} of {other.cluster}: {why}",
+                    {"node": other.node, "cluster": other.cluster, "copy": other.copy},
+                )
+                for other in others
+            ),
             CommitStep(event.step, event.fence, event.attempt),
             ReleaseLeases(lease.cluster, (lease.id,)),
+            *(StopStep(other, why) for other in others),
         ]
 
-    def _fused(self, event: StepFused) -> list[Instruction]:
+    def _fused(self, event: StepFused, now: float) -> list[Instruction]:
         ask, lease = event.ask, event.lease
         known = self._steps.get(ask.step)
         fence = self._steps.raise_fence(ask.step)
         if known is not None and known.state not in OVER:
             why = "the step is under way by itself"
             return [DiscardAttempt(ask.step, fence, event.attempt, why)]
-        self._steps.add_known(ask, StepState.DONE, fence)
+        self._steps.add_known(ask, StepState.DONE, fence, now)
         self._placing.learn(ask.capability, lease.cluster, event.seconds)
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": fence}
         text = f"ran in one task after {lease.step} on {lease.node} of {lease.cluster}"
@@ -303,13 +337,13 @@ class FlowGovernor:
         if self._steps.get(ask.step) is not None or self._steps.fence(ask.step) != lease.fence:
             # A newer start of it is wanted by now.
             return [ReleaseLeases(lease.cluster, (lease.id,)), *self._ready(ask, now)]
-        self._steps.add_known(ask, StepState.RUNNING, lease.fence, lease)
+        self._steps.add_known(ask, StepState.RUNNING, lease.fence, now, lease)
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
         text = f"runs on {lease.node} of {lease.cluster} since an earlier process of the run: its answer is waited for"
         return [Tell(ask.step, Chapter.AWARD, text, facts), AdoptStep(ask, lease)]
 
     def _lost(self, event: StepLost, now: float) -> list[Instruction]:
-        running = self._steps.running_under(event.step, event.fence)
+        running = self._steps.running_under(event.step, event.fence, event.copy)
         if running is None:
             return []
         step, lease = running
@@ -327,6 +361,8 @@ class FlowGovernor:
         if event.node and rule.blames:
             step.losses += 1
             step.lost_on = tuple(dict.fromkeys((*step.lost_on, event.node)))
+        if self._goes_on(step, lease, now):
+            return out
         if step.ask.effect is Effect.AT_MOST_ONCE:
             text = f"it may run once only and its outcome is unknown: {event.why}"
             return [*out, *self._fail(step, AT_MOST_ONCE, text, AT_MOST_ONCE_TODO)]
@@ -342,16 +378,20 @@ class FlowGovernor:
         return [*out, *self._gang_falls(step, f"lost on {lease.node}", now)]
 
     def _returned(self, event: StepReturned, now: float) -> list[Instruction]:
-        running = self._steps.running_under(event.step, event.fence)
+        running = self._steps.running_under(event.step, event.fence, event.copy)
         if running is None:
             return []
         step, lease = running
-        back = {"price": -step.price} if step.price else {}
-        self._awards.take_back_price(step)
+        back = self._awards.take_back(step, lease)
+        text = f"taken back from {lease.node}, where it had not started: {event.why}"
+        out: list[Instruction] = [
+            ReleaseLeases(lease.cluster, (lease.id,)),
+            Tell(event.step, Chapter.AWARD, text, back),
+        ]
+        if self._goes_on(step, lease, now):
+            return out
         self._steps.wait(step, event.why, now)
         self._rounds.soon(now)
-        text = f"taken back from {lease.node}, where it had not started: {event.why}"
-        out = [ReleaseLeases(lease.cluster, (lease.id,)), Tell(event.step, Chapter.AWARD, text, back)]
         return [*out, *self._gang_falls(step, f"taken back from {lease.node}", now)]
 
     def _dropped(self, key: str, why: str) -> list[Instruction]:
@@ -359,18 +399,30 @@ class FlowGovernor:
         if step is None or step.state in OVER:
             return []
         lease = step.lease
+        copy = [StopStep(step.copy, why)] if step.copy is not None else []
         if step.state is StepState.AWARDING:
             # The price is told when it is granted, so there is nothing to tell.
             self._awards.take_back_price(step)
         self._awards.dropped(key)
-        told = [Tell(key, Chapter.LOSS, f"dropped: {why}"), *self._close(step, StepState.DROPPED)]
+        told = [Tell(key, Chapter.LOSS, f"dropped: {why}"), *copy, *self._close(step, StepState.DROPPED)]
         return [*told, ReleaseLeases(lease.cluster, (lease.id,))] if lease is not None else told
 
     def _start_refused(self, event: StartRefused, now: float) -> list[Instruction]:
-        running = self._steps.running_under(event.step, event.fence)
+        running = self._steps.running_under(event.step, event.fence, event.copy)
         if running is None:
             return []
         step, lease = running
+        out: list[Instruction] = [
+            ReleaseLeases(lease.cluster, (lease.id,)),
+            Tell(
+                event.step,
+                Chapter.REFUSED,
+                f"{lease.node} refused the start: {event.refusal}",
+                self._awards.take_back(step, lease),
+            ),
+        ]
+        if self._goes_on(step, lease, now):
+            return out
         code = event.refusal.code
         if code == REPLACED:
             # However long that takes: what runs there has to end first.
@@ -383,12 +435,6 @@ class FlowGovernor:
             step.rejections += code not in PASSING
             if code in PASSING:
                 step.not_before = now + self._pause(step.passing)
-        back = {"price": -step.price} if step.price else {}
-        self._awards.take_back_price(step)
-        out: list[Instruction] = [
-            ReleaseLeases(lease.cluster, (lease.id,)),
-            Tell(event.step, Chapter.REFUSED, f"{lease.node} refused the start: {event.refusal}", back),
-        ]
         if step.rejections >= MAX_NODES_LOST or step.passing >= MAX_PASSING:
             return [*out, *self._refuse(step, event.refusal, told=True)]
         self._steps.wait(step, f"refused by {lease.node}: {event.refusal.text}", now)
@@ -402,9 +448,11 @@ class FlowGovernor:
         unanswered = self._rounds.lost(event.cluster, event.why, now)
         out: list[Instruction] = []
         for step in list(self._steps.all()):
-            if step.lease is not None and step.lease.cluster == event.cluster:
-                # The node is not to blame for its scheduler's death, so it is not counted against the step.
-                out += self._lost(StepLost(step.ask.step, step.fence, "", event.why, Cause.SCHEDULER_LOST), now)
+            for lease in step.runs():
+                if lease.cluster == event.cluster:
+                    # The node is not to blame for its scheduler's death, so it is not counted against the step.
+                    lost = StepLost(lease.step, lease.fence, "", event.why, Cause.SCHEDULER_LOST, lease.copy)
+                    out += self._lost(lost, now)
         return [*out, *unanswered]
 
     def _fail(self, step: Step, code: str, text: str, todo: str) -> list[Instruction]:
@@ -416,6 +464,15 @@ class FlowGovernor:
         """`told`: why is in its story already."""
         out: list[Instruction] = [] if told else [Tell(step.ask.step, Chapter.REFUSED, str(refusal))]
         return [*out, RefuseStep(step.ask.step, refusal), *self._close(step, StepState.REFUSED)]
+
+    def _goes_on(self, step: Step, lease: Lease, now: float) -> bool:
+        """One of its starts is over without a result: is there another one?"""
+        if step.copy is None:
+            return False
+        if lease is step.lease:
+            step.lease, step.price = step.copy, step.copy_price
+        step.copy, step.no_copy_before = None, now + COPY_AGAIN_S
+        return True
 
     # Gangs ------------------------------------------------------------------------------------------------------
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from ioi_dagster.governors.flow_copies import Copies
 from ioi_dagster.governors.flow_gangs import Gangs
 from ioi_dagster.governors.flow_messages import (
     AwardMissed,
@@ -17,7 +19,7 @@ from ioi_dagster.governors.flow_messages import (
     Tell,
 )
 from ioi_dagster.governors.flow_placing import Offer, Placing
-from ioi_dagster.governors.flow_rounds import Offers, Rounds
+from ioi_dagster.governors.flow_rounds import Offers, Round, Rounds
 from ioi_dagster.governors.flow_steps import Step, Steps, StepState, group_of
 from ioi_dagster.governors.flow_texts import bids_text, why_no_slot, why_silent
 from ioi_dagster.governors.reputation import MANY, Reputation
@@ -27,6 +29,8 @@ from ioi_dagster.model.story import Chapter
 
 BY = "flow governor"
 STALE_FENCE = "cluster.stale_fence"
+COPY_AGAIN_S = 5.0
+"""Before a step has another copy, where one was lost or not granted."""
 TOLD_WAIT_S = 1.0
 """A wait for room that was shorter is no part of a step's story."""
 
@@ -40,13 +44,14 @@ class Awards:
         origin: str,
         steps: Steps,
         gangs: Gangs,
+        copies: Copies,
         rounds: Rounds,
         reputation: Reputation,
         placing: Placing,
         budget: float | None,
     ) -> None:
         self._run, self._origin, self._budget = run, origin, budget
-        self._steps, self._gangs, self._rounds = steps, gangs, rounds
+        self._steps, self._gangs, self._copies, self._rounds = steps, gangs, copies, rounds
         self._reputation, self._placing = reputation, placing
         self.spent = 0.0
         self._no_room: dict[str, Bid] | None = None
@@ -93,6 +98,8 @@ class Awards:
                 out += self._told_wait(one, no_room, now)
                 awards.setdefault(cluster, []).append(self._request(one, cluster, price, now))
                 out.append(Tell(one.ask.step, Chapter.BID, bids_text(facts), facts))
+        for step in round_.copies if not self._steps.waiting() else ():
+            out += self._copied(step, round_, offers, awards, now)
         self._rounds.settle(round_, offers, now)
         for cluster in round_.late - awards.keys():
             if round_.bids[cluster].points:
@@ -125,21 +132,50 @@ class Awards:
         step.price = price
         self.spent += step.price
         self._awarding.setdefault(cluster, set()).add(step.ask.step)
+        return replace(self._lease_request(step, step.avoids(now)), gang=gang)
+
+    def _lease_request(self, step: Step, avoid: tuple[str, ...], copy: int = 0) -> LeaseRequest:
         ask = step.ask
         return LeaseRequest(
             run=self._run,
             step=ask.step,
             fence=step.fence,
+            copy=copy,
             capability=ask.capability,
             data_class=ask.data_class,
             tenant=ask.tenant,
-            avoid=step.avoids(now),
+            avoid=avoid,
             preemptible=ask.effect is not Effect.AT_MOST_ONCE,
             checkpointable=ask.checkpointable,
             priority=ask.priority,
             resources=ask.resources,
-            gang=gang,
         )
+
+    def _copied(
+        self, step: Step, round_: Round, offers: Offers, awards: dict[str, list[LeaseRequest]], now: float
+    ) -> list[Instruction]:
+        """Have a late step run once more, where that is worth it."""
+        if not self._copies.may(step, now):
+            return []
+        offered = self._offered([step], round_.near(step.places), offers, now)
+        payable = [offer for offer in offered if self._can_pay(offer.price)]
+        # A copy is there to be early.
+        choice = min(payable, key=lambda one: (one.seconds / one.trust, one.price, one.place.cluster), default=None)
+        if choice is None or not self._copies.is_worth(step, choice.seconds, now):
+            return []
+        cluster, lease = choice.place.cluster, step.lease
+        assert lease is not None
+        offers.take(cluster)
+        step.copying, step.copies, step.copy_price = cluster, step.copies + 1, choice.price
+        request = self._lease_request(step, (lease.node, *step.avoids(now)), step.copies)
+        awards.setdefault(cluster, []).append(request)
+        ran, usual = now - step.started, self._copies.usual(step.ask) or 0.0
+        text = (
+            f"late: it has run {ran:.1f} s on {lease.node} of {lease.cluster}, its like took {usual:.1f} s; "
+            f"a copy is asked of {cluster}"
+        )
+        facts = {"ran": round(ran, 3), "usual": round(usual, 3), "offers": [offer.facts for offer in offered]}
+        return [Tell(step.ask.step, Chapter.COPY, text, facts | {"taken": cluster})]
 
     def _can_pay(self, price: float) -> bool:
         return self._budget is None or self.spent + price <= self._budget
@@ -212,7 +248,9 @@ class Awards:
         granted: dict[str, Lease] = {}
         for lease in awarded.leases:
             step = self._steps.get(lease.step)
-            if step is None or lease.step not in open_keys or step.fence != lease.fence:
+            if step is not None and lease.copy and step.copying == awarded.cluster and step.fence == lease.fence:
+                out += self._copy_granted(step, lease, now)
+            elif step is None or lease.copy or lease.step not in open_keys or step.fence != lease.fence:
                 out.append(ReleaseLeases(awarded.cluster, (lease.id,)))
             else:
                 granted[lease.step] = lease
@@ -229,17 +267,34 @@ class Awards:
         for key, lease in granted.items():
             if key in open_keys:
                 open_keys.discard(key)
-                out += self._began(self._steps[key], lease)
+                out += self._began(self._steps[key], lease, now)
         for rejected in awarded.rejected:
             step = self._steps.get(rejected.step)
-            if step is not None and rejected.step in open_keys and step.fence == rejected.fence:
+            if step is not None and step.copying == awarded.cluster and step.fence == rejected.fence:
+                out += self._no_copy(step, str(rejected.refusal), now)
+            elif step is not None and rejected.step in open_keys and step.fence == rejected.fence:
                 out += self._not_awarded(step, awarded.cluster, open_keys, rejected.refusal, now)
         if not open_keys:
             self._awarding.pop(awarded.cluster, None)
         return out
 
-    def _began(self, step: Step, lease: Lease) -> list[Instruction]:
-        step.state, step.lease, step.turned_down_by = StepState.RUNNING, lease, ""
+    def _copy_granted(self, step: Step, lease: Lease, now: float) -> list[Instruction]:
+        if any((one.cluster, one.node) == (lease.cluster, lease.node) for one in step.runs()):
+            why = f"{lease.cluster} has room on {lease.node} only, where it runs"
+            return [ReleaseLeases(lease.cluster, (lease.id,)), *self._no_copy(step, why, now)]
+        step.copying, step.copy = "", lease
+        self.spent += step.copy_price
+        facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
+        facts |= {"copy": lease.copy} | ({"price": step.copy_price} if step.copy_price else {})
+        text = f"its copy was awarded to {lease.node} of {lease.cluster}"
+        return [Tell(lease.step, Chapter.COPY, text, facts), StartStep(step.ask, lease)]
+
+    def _no_copy(self, step: Step, why: str, now: float) -> list[Instruction]:
+        step.copying, step.no_copy_before = "", now + COPY_AGAIN_S
+        return [Tell(step.ask.step, Chapter.COPY, f"no copy: {why}")]
+
+    def _began(self, step: Step, lease: Lease, now: float) -> list[Instruction]:
+        step.state, step.lease, step.turned_down_by, step.started = StepState.RUNNING, lease, "", now
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
         facts |= {"price": step.price} if step.price else {}
         told = Tell(lease.step, Chapter.AWARD, f"awarded to {lease.node} of {lease.cluster}", facts)
@@ -257,6 +312,10 @@ class Awards:
     def missed(self, event: AwardMissed, now: float) -> list[Instruction]:
         open_keys = self._awarding.get(event.cluster, set())
         self._reputation.missed(event.cluster, event.why, now)
+        out: list[Instruction] = []
+        for step in filter(None, map(self._steps.get, event.steps)):
+            if step.copying == event.cluster:
+                out += self._no_copy(step, f"{event.cluster} did not answer the award: {event.why}", now)
         missed = [self._steps[key] for key in event.steps if key in open_keys]
         # What comes of the others of their gangs is of no use.
         missed += [mate for step in missed for mate in self._gangs.others(step, StepState.AWARDING)]
@@ -268,7 +327,7 @@ class Awards:
         if not open_keys:
             self._awarding.pop(event.cluster, None)
         # A lease that was granted all the same is not leaked: it expires, and a newer fence replaces it.
-        return [Tell("", Chapter.AWARD, f"award to {event.cluster} not answered: {event.why}")]
+        return [*out, Tell("", Chapter.AWARD, f"award to {event.cluster} not answered: {event.why}")]
 
     def dropped(self, key: str) -> None:
         """Nobody waits for it: a lease that is granted all the same is released when the award is answered."""
@@ -276,6 +335,15 @@ class Awards:
             open_keys.discard(key)
             if not open_keys:
                 del self._awarding[cluster]
+
+    def take_back(self, step: Step, lease: Lease) -> dict[str, Any]:
+        """The price of a start that no node began, as facts."""
+        if step.copy is lease:
+            price, step.copy_price = step.copy_price, 0.0
+        else:
+            price, step.price = step.price, 0.0
+        self.spent -= price
+        return {"price": -price} if price else {}
 
     def take_back_price(self, step: Step) -> None:
         """What nobody granted, or no node began, costs nothing. What was begun is paid, also where it is lost."""

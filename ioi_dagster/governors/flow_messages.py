@@ -72,6 +72,7 @@ class StepEnded:
     fence: int
     attempt: str
     seconds: float
+    copy: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class StepLost:
     node: str
     why: str
     cause: Cause = Cause.NODE_LOST
+    copy: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ class StepReturned:
     step: str
     fence: int
     why: str
+    copy: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ class StartRefused:
     fence: int
     node: str
     refusal: Refusal
+    copy: int = 0
 
 
 @dataclass(frozen=True, slots=True)

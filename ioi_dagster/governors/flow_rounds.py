@@ -33,6 +33,8 @@ class Round:
     asked: frozenset[str] = frozenset()
     late: frozenset[str] = frozenset()
     """Those of whom a bid was there already when it began."""
+    copies: tuple[Step, ...] = ()
+    """Those that run and are late: it is about copies of them."""
     _near: dict[int, tuple[tuple[Place, ...], tuple[Place, ...]]] = field(default_factory=dict)
     """By the identity of places, which is theirs as long as they are kept here."""
 
@@ -98,13 +100,15 @@ class Rounds:
 
     # Asking -----------------------------------------------------------------------------------------------------
 
-    def open(self, waiting: Iterable[Step], now: float) -> list[Instruction]:
-        """Ask for all that wait; no round is open afterwards where there is nobody to ask."""
+    def open(self, waiting: Iterable[Step], now: float, copies: tuple[Step, ...] = ()) -> list[Instruction]:
+        """Ask for all that wait, or for `copies` of what runs; no round is open afterwards where there is nobody to ask."""
         late, self._late = {name: bid for name, (bid, until) in self._late.items() if until > now}, {}
         alike: dict[tuple[Group, int], list[Step]] = {}
         for step in waiting:
             if now >= step.not_before:
                 alike.setdefault((group_of(step), id(step.places)), []).append(step)
+        for step in copies:
+            alike.setdefault((group_of(step)._replace(idle=True), id(step.places)), []).append(step)
         wanted: dict[str, dict[Group, int]] = {}
         for (group, _), steps in alike.items():
             reason = ""
@@ -131,7 +135,7 @@ class Rounds:
             expected |= {cluster} if waits else set()
             out.append(SendAnnounce(cluster, announce))
         until = now + self._deadline_s
-        self._round = Round(self.number, until, expected, late, frozenset(groups), frozenset(late))
+        self._round = Round(self.number, until, expected, late, frozenset(groups), frozenset(late), copies)
         return out
 
     def _announce(self, cluster: str, counts: dict[Group, int], now: float) -> tuple[bool, Announce]:
@@ -166,6 +170,8 @@ class Rounds:
         return not self._silent_now(cluster, now)
 
     def _wait_s(self, cluster: str, counts: dict[Group, int], now: float) -> float:
+        if any(group.idle for group in counts):
+            return 0.0
         nothing, until = self._nothing.get(cluster, (frozenset(), now))
         return self._park_s if now < until and counts.keys() <= nothing and len(self._holding) < MAX_HOLDING else 0.0
 

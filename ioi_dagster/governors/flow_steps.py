@@ -31,7 +31,8 @@ OVER = frozenset({StepState.DONE, StepState.FAILED, StepState.REFUSED, StepState
 
 
 class Group(NamedTuple):
-    """What makes asks the same to a bidder. `gang`: how many of them start together, 0: each by itself."""
+    """What makes asks the same to a bidder. `gang`: how many of them start together, 0: each by itself; `idle`: they are
+    copies."""
 
     capability: str
     data_class: DataClass
@@ -39,9 +40,19 @@ class Group(NamedTuple):
     priority: int
     resources: Resources = ()
     gang: int = 0
+    idle: bool = False
 
     def asked(self, count: int) -> AskGroup:
-        return AskGroup(self.capability, self.data_class, count, self.tenant, self.priority, self.resources, self.gang)
+        return AskGroup(
+            self.capability,
+            self.data_class,
+            count,
+            self.tenant,
+            self.priority,
+            self.resources,
+            self.gang,
+            self.idle,
+        )
 
 
 class Kind(NamedTuple):
@@ -100,8 +111,21 @@ class Step:
     price: float = 0.0
     since: float = 0.0
     """When its wait for a place began."""
+    started: float = 0.0
+    copy: Lease | None = None
+    """Of another start of it, since this one is late: whichever ends first counts."""
+    copying: str = ""
+    """The cluster that was awarded such a one and has not answered."""
+    copies: int = 0
+    """Such starts under its fence so far; each has its number."""
+    no_copy_before: float = float("-inf")
+    copy_price: float = 0.0
     together: int = 0
     """So many of its gang that are like it start with it, itself counted; 0: it starts by itself."""
+
+    def runs(self) -> tuple[Lease, ...]:
+        """The leases under which it runs."""
+        return tuple(lease for lease in (self.lease, self.copy) if lease is not None)
 
     def avoids(self, now: float) -> tuple[str, ...]:
         """Nodes that it is given only where there is no other."""
@@ -141,13 +165,13 @@ class Steps:
         """Keys of those that wait until others of their kind have a place."""
         return (key for behind in self._backlog.values() for key in behind)
 
-    def running_under(self, key: str, fence: int) -> tuple[Step, Lease] | None:
-        """The step and its lease, if it runs under that fence; else what is said of it is of an older start."""
+    def running_under(self, key: str, fence: int, copy: int) -> tuple[Step, Lease] | None:
+        """The step and its lease, if it runs as that copy under that fence; else what is said of it is of an older start."""
         step = self._steps.get(key)
         if step is None or step.state is not StepState.RUNNING or step.fence != fence:
             return None
-        assert step.lease is not None
-        return step, step.lease
+        lease = next((lease for lease in step.runs() if lease.copy == copy), None)
+        return (step, lease) if lease is not None else None
 
     def add(self, ask: Ask, now: float = 0.0) -> Step:
         """It waits from `now` on."""
@@ -160,10 +184,10 @@ class Steps:
             self._backlog.setdefault(kind, {})[ask.step] = step
         return step
 
-    def add_known(self, ask: Ask, state: StepState, fence: int, lease: Lease | None = None) -> Step:
+    def add_known(self, ask: Ask, state: StepState, fence: int, now: float, lease: Lease | None = None) -> Step:
         """One that never waited here."""
         self._order += 1
-        step = self._steps[ask.step] = Step(ask, self._order, state, fence, lease=lease)
+        step = self._steps[ask.step] = Step(ask, self._order, state, fence, lease=lease, started=now)
         return step
 
     def wait(self, step: Step, why: str, now: float) -> None:
@@ -171,6 +195,7 @@ class Steps:
         if step.state is StepState.RUNNING:
             step.since = now
         step.state, step.lease, step.waiting_for = StepState.WAITING, None, why
+        step.copy, step.copying, step.copies = None, "", 0
         # An answer that is still under way is taken when it comes; it is not waited for.
         step.looked_at, step.looking = float("-inf"), False
         self._enter(step)
@@ -187,7 +212,7 @@ class Steps:
         if behind.pop(step.ask.step, None) is not None and not behind:
             del self._backlog[kind]
         self._leave(step)
-        step.state, step.lease = state, None
+        step.state, step.lease, step.copy, step.copying = state, None, None, ""
 
     # Fences -----------------------------------------------------------------------------------------------------
 
@@ -210,8 +235,10 @@ class Steps:
             assert not (key in self._waiting and behind), key
             assert (step.lease is not None) == (step.state is StepState.RUNNING), key
             assert step.fence <= self.fence(key), key
-            if step.lease is not None:
-                assert step.lease.fence == step.fence == self.fence(key), key
+            for lease in step.runs():
+                assert lease.fence == step.fence == self.fence(key), key
+            assert not (step.copy or step.copying) or step.state is StepState.RUNNING, key
+            assert step.lease is None or step.copy is None or step.lease.copy != step.copy.copy, key
         assert self._in_window == Counter(kind_of(step.ask) for step in self._waiting.values())
         for kind, behind in self._backlog.items():
             assert behind and self._in_window[kind] >= WINDOW, kind

@@ -466,14 +466,16 @@ class _Flow:
             upstream=self._upstream(step),
             takes=[_handle(source) for source in takes],
         )
+        effect = tags.one_of(
+            Effect, step.tags, tags.EFFECT, Effect.PURE if capability != OWN_STEP else Effect.IDEMPOTENT
+        )
         ask = Ask(
             run=self._context.run_id,
             step=step.key,
             capability=capability,
             data_class=DataClass.highest(classes) if classes else DataClass.INTERNAL,
-            effect=tags.one_of(
-                Effect, step.tags, tags.EFFECT, Effect.PURE if capability != OWN_STEP else Effect.IDEMPOTENT
-            ),
+            effect=effect,
+            copies=tags.copies_of(step.tags, effect),
             tenant=run_tags.get(tags.TENANT, "default"),
             priority=demand.priority,
             input_bytes=sum(map(self._size, stored.values())),

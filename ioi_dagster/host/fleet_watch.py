@@ -81,7 +81,7 @@ class FleetWatch:
         lost = [lease for lease in leases if lease.id in renewed.lost]
         for lease in lost:
             why = f"{cluster} no longer holds the lease"
-            self._post(flow.StepLost(lease.step, lease.fence, "", why, Cause.LEASE_LOST))
+            self._post(flow.StepLost(lease.step, lease.fence, "", why, Cause.LEASE_LOST, lease.copy))
         if lost:
             # Its slot is somebody else's now. What still runs could not commit any more.
             self._fleets.fleet(cluster).cancel([lease.key for lease in lost])

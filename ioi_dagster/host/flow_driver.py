@@ -369,10 +369,15 @@ class FlowDriver:
         try:
             self._starts.make(self._work[ask.step], lease)
         except (FinalError, OSError) as error:
+            if lease.copy:
+                # What it was sent at first is there.
+                return self._take(flow.StepReturned(ask.step, lease.fence, str(error), lease.copy))
             return self._unfit(ask.step, str(error))
-        self._ledger.started(
-            Started(ask.step, lease.fence, lease.domain, lease.cluster, lease.node, ask.capability, ask.data_class)
-        )
+        # Where the run is resumed, the first start is looked for, and its copy is none that anybody waits for.
+        if not lease.copy:
+            self._ledger.started(
+                Started(ask.step, lease.fence, lease.domain, lease.cluster, lease.node, ask.capability, ask.data_class)
+            )
 
     def _unfit(self, step: str, why: str) -> None:
         """What the step is to be sent is not there any more."""
@@ -442,12 +447,14 @@ class FlowDriver:
         self._starts.learn(step, ended - started)
         owed = msgspec.msgpack.encode(Owed(decoded.events, stored.links, None if work.chunk else decoded.failure))
         commit = Commit(step, fence, attempt, node, started, ended, stored.references, owed, stored.classes)
+        if lease is not None and lease.copy:
+            commit = replace(commit, cluster=lease.cluster, domain=lease.domain)
         outcome = Outcome(
             step,
             events=decoded.events,
             lease=lease,
             attempt=attempt,
-            permit=self._starts.permit(step),
+            permit=self._starts.permit(lease.key) if lease is not None else "",
             data_class=work.ask.data_class,
             failure=decoded.failure,
             fused_after=fused_after,
@@ -500,7 +507,7 @@ class FlowDriver:
                 self._told(outcome)
             elif first:
                 self._outcomes.append(outcome)
-        self._starts.send(lambda lease: self._governor.lease(lease.step) is lease, self._listen)
+        self._starts.send(self._governor.wants, self._listen)
         outcomes, self._outcomes = self._outcomes, []
         for outcome in outcomes:
             self._told(outcome)

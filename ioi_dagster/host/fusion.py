@@ -17,6 +17,7 @@ _ALONE = (
     tags.DATA_CLASS,
     tags.PLACE_IN,
     tags.EFFECT,
+    tags.COPIES,
     tags.TIMEOUT,
     tags.RESOURCES,
     tags.GANG,

@@ -20,6 +20,7 @@ _TOLD = (
     (Chapter.WAIT, "ioi/waited", False),
     (Chapter.BID, "ioi/bids", True),
     (Chapter.AWARD, "ioi/award", False),
+    (Chapter.COPY, "ioi/copies", False),
     (Chapter.LOSS, "ioi/losses", False),
     (Chapter.REFUSED, "ioi/refused", False),
 )

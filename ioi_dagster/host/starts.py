@@ -87,13 +87,13 @@ class Starts:
         if fleet.accepts == "block" and work.payload is not None:
             payload = work.payload()
             data = work.encoded()
-        elif work.fused is not None and lease.fence == 1:
+        elif work.fused is not None and lease.fence == 1 and not lease.copy:
             # Only once: a loss must name the step that caused it.
             data = work.fused()
         else:
             data = work.encoded()
         permit = self._network.step_permit(lease, ask.data_class, data if payload is None else encode_payload(payload))
-        self._permits[ask.step] = permit.key_id if permit else ""
+        self._permits[lease.key] = permit.key_id if permit else ""
         self._ready.append(
             Start(
                 lease.key,
@@ -112,7 +112,7 @@ class Starts:
     def adopt(self, work: Work, lease: Lease) -> None:
         """Wait for what an earlier process of the run has started."""
         ask = work.ask
-        self._permits[ask.step] = ADOPTED
+        self._permits[lease.key] = ADOPTED
         start = Start(
             lease.key,
             lease,
@@ -155,14 +155,14 @@ class Starts:
         its_like = _like(step)
         self._took[its_like] = max(seconds, 0.8 * self._took.get(its_like, 0.0), 0.001)
 
-    def permit(self, step: str) -> str:
-        """The id of the key that signed the permit of its newest start."""
-        return self._permits.get(step, "")
+    def permit(self, key: str) -> str:
+        """The id of the key that signed the permit of the start under `key`. Asked once."""
+        return self._permits.pop(key, "")
 
     def _brief(self, work: Work, lease: Lease) -> float:
         """See `Start.brief_s`. Never for what was lost before, or may run once only: a shared task's end names nobody."""
         alone = work.payload is not None or work.fused is not None or work.chunk or work.timeout_s
-        if alone or lease.fence > 1 or work.ask.effect is Effect.AT_MOST_ONCE:
+        if alone or lease.fence > 1 or lease.copy or work.ask.effect is Effect.AT_MOST_ONCE:
             return 0.0
         seconds = self._took.get(_like(work.ask.step), float("inf"))
         return seconds if seconds <= BRIEF_S else 0.0
@@ -209,7 +209,8 @@ class Starts:
 
     def unsent(self, cluster: str, why: str) -> list[StepReturned]:
         """What waits for nodes of `cluster`, which is gone."""
-        return [StepReturned(start.lease.step, start.lease.fence, why) for start in self._order.drop(cluster=cluster)]
+        leases = [start.lease for start in self._order.drop(cluster=cluster)]
+        return [StepReturned(lease.step, lease.fence, why, lease.copy) for lease in leases]
 
     def ended(self, done: Done) -> Event:
         """What its end is to the flow governor."""
@@ -222,26 +223,28 @@ class Starts:
         if answer.refusal is not None:
             if answer.refusal.code == REPLACED and lease.node not in self._replaced:
                 self._replaced[lease.node] = f"{lease.node} of {lease.cluster}: {answer.refusal.text}"
-            return StartRefused(lease.step, lease.fence, lease.node, answer.refusal)
+            return StartRefused(lease.step, lease.fence, lease.node, answer.refusal, lease.copy)
         if answer.error is not None or answer.result is None:
             error = answer.error or "the node returned nothing"
-            return StepLost(lease.step, lease.fence, lease.node, error, Cause.said(answer.cause))
-        return StepEnded(lease.step, lease.fence, answer.attempt, max(0.0, answer.ended - answer.started))
+            return StepLost(lease.step, lease.fence, lease.node, error, Cause.said(answer.cause), lease.copy)
+        seconds = max(0.0, answer.ended - answer.started)
+        return StepEnded(lease.step, lease.fence, answer.attempt, seconds, lease.copy)
 
     def _without_answer(self, done: Done, ran_s: float) -> Event:
         lease, why = done.start.lease, done.why or "no answer"
         if why in (TAKEN_BACK, client.REPLACED):
             self._sent.get(lease.node, {}).pop(done.start.key, None)
             waited = "it waited behind a long step" if why == TAKEN_BACK else why
-            return StepReturned(lease.step, lease.fence, waited)
+            return StepReturned(lease.step, lease.fence, waited, lease.copy)
         ran = why != NEVER_THERE and self._may_have_caused(done.start)
         death = self._deaths.get(lease.node)
         alone = death is not None and len(death.there) == 1
         cause = cause_of_loss(why, ran, alone, done.start.timeout_s, ran_s)
         self._sent.get(lease.node, {}).pop(done.start.key, None)
         for start in self._order.drop(node=lease.node):
-            self._post(StepReturned(start.lease.step, start.lease.fence, f"its node was lost: {why}"))
-        return StepLost(lease.step, lease.fence, lease.node, why, cause)
+            its = start.lease
+            self._post(StepReturned(its.step, its.fence, f"its node was lost: {why}", its.copy))
+        return StepLost(lease.step, lease.fence, lease.node, why, cause, lease.copy)
 
     def _may_have_caused(self, start: Start) -> bool:
         """Did this start run when its node was lost, or did it wait there for others?

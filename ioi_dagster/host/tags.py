@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TypeVar
 
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.model.negotiation import Effect
 
 E = TypeVar("E", bound=Enum)
 
@@ -32,6 +33,8 @@ HIGHEST = "ioi/highest"
 APPROVAL = "ioi/approval"
 TIMEOUT = "ioi/timeout_s"
 """On an op: seconds that a step may run. Then it is interrupted and fails; its retry policy applies."""
+COPIES = "ioi/copies"
+"""On an op: how often a step of it may run besides, where it is late and room is idle: 0 or 1."""
 SUBJECT = "ioi/subject"
 RESOURCES = "ioi/resources"
 """On an op: what a step takes of its node besides a slot, as in `gpu=1, memory=4GiB`."""
@@ -50,6 +53,16 @@ APART = "ioi/apart"
 def seconds(tags: Mapping[str, str], name: str) -> float:
     """The tag's seconds, 0 where it is not set. Raises `BadInputError`."""
     return _amount(tags, name, "seconds") or 0.0
+
+
+def copies_of(tags: Mapping[str, str], effect: Effect) -> int:
+    """How often a step of this effect may run besides. Raises `BadInputError`."""
+    text = tags.get(COPIES, "1" if effect is Effect.PURE else "0")
+    if text not in ("0", "1"):
+        raise BadInputError(f"the tag {COPIES} says {text[:80]!r}", todo="give 0 or 1")
+    if text == "1" and effect is Effect.AT_MOST_ONCE:
+        raise BadInputError(f"the tag {COPIES} says 1, and {EFFECT} says {effect}", todo="take one of them away")
+    return int(text)
 
 
 def credits_of(tags: Mapping[str, str], name: str) -> float | None:

@@ -51,7 +51,8 @@ class Ask:
     """One step's demand. `capability` is what it needs, not where; `domains` (if any) are the only ones allowed, and so is
     `cluster`. `resources`: what it takes of its node besides a slot. The `gang_size` steps of one `gang` start together, in one
     cluster, or none does. `checkpointable`: ending it loses little. `near`: keys of steps of its run beside which it rather runs;
-    `apart`: those beside which it runs only where there is no other place."""
+    `apart`: those beside which it runs only where there is no other place. `copies`: how often it may run besides, where it is
+    late and room is idle."""
 
     run: str
     step: str
@@ -70,12 +71,13 @@ class Ask:
     checkpointable: bool = False
     near: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
+    copies: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AskGroup:
     """Asks that are the same to a bidder: how many of one capability at one data class. `gang`: so many start together or none
-    does (0: each by itself); `count` is a multiple of it."""
+    does (0: each by itself); `count` is a multiple of it. `idle`: copies of what runs elsewhere, for what nobody else wants."""
 
     capability: Name
     data_class: DataClass
@@ -84,6 +86,7 @@ class AskGroup:
     priority: Priority = 0
     resources: Resources = ()
     gang: Slots = 0
+    idle: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ class Chapter(StrEnum):
     PROGRESS = "progress"
     START = "start"
     MAP = "map"
+    COPY = "copy"
     LOSS = "loss"
     COMMIT = "commit"
     REFUSED = "refused"

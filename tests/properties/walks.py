@@ -281,7 +281,9 @@ class FlowWalk:
         self._ends = [self._rng.random() ** 3 for _ in range(4)]
         """How often each end of a start comes: another one is usual in each walk."""
         effects = (Effect.PURE, Effect.PURE, Effect.AT_MOST_ONCE)
-        self._asks = [Ask("r", f"s{number}", "ocr", effect=self._rng.choice(effects)) for number in range(6)]
+        self._asks = [
+            Ask("r", f"s{number}", "ocr", effect=self._rng.choice(effects), copies=number % 2) for number in range(6)
+        ]
         self._asks += [
             Ask("r", f"g{n}", "ocr", effect=self._rng.choice(effects), gang="g", gang_size=2) for n in (0, 1)
         ]
@@ -319,7 +321,16 @@ class FlowWalk:
     def _lease(self, request: LeaseRequest, name: str) -> Lease:
         where = f"{name}{self._rng.randint(1, 3)}"
         return Lease(
-            f"{request.step}/{request.fence}", "r", request.step, request.fence, 0, "ocr", name, name, where, 1
+            f"{request.step}/{request.fence}/{request.copy}",
+            "r",
+            request.step,
+            request.fence,
+            request.copy,
+            "ocr",
+            name,
+            name,
+            where,
+            1,
         )
 
     # What is answered -------------------------------------------------------------------------------------------
@@ -356,15 +367,15 @@ class FlowWalk:
         )
 
     def _end(self, lease: Lease) -> flow.Event:
-        step, fence = lease.step, lease.fence
+        step, fence, copy = lease.step, lease.fence, lease.copy
         refusal = replace(NO, code=self._rng.choice(["block.queue_full", "node.memory", "node.memory"]))
         cause = self._rng.choice([Cause.NODE_LOST, Cause.NODE_LOST, Cause.NEIGHBOUR, Cause.TIMEOUT])
         (event,) = self._rng.choices(
             [
-                flow.StepEnded(step, fence, f"{lease.id}/{self._now}", 1.0),
-                flow.StepLost(step, fence, lease.node, "it died", cause),
-                flow.StepReturned(step, fence, "it waited behind a long step"),
-                flow.StartRefused(step, fence, lease.node, refusal),
+                flow.StepEnded(step, fence, f"{lease.id}/{self._now}", 1.0, copy),
+                flow.StepLost(step, fence, lease.node, "it died", cause, copy),
+                flow.StepReturned(step, fence, "it waited behind a long step", copy),
+                flow.StartRefused(step, fence, lease.node, refusal, copy),
             ],
             self._ends,
         )

@@ -715,3 +715,73 @@ def test_why_a_refused_call_could_not_be_told_to_its_step_is_told(tmp_path: Path
         assert refusal.text == (
             "not here; what its step makes of that is not known, since it ended with UnableError: no module named 'books'"
         )
+
+
+class TwoNodes(OneNode):
+    """Another node beside it, `m`, and what is to be stopped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._governor.handle(NodeJoined("m", 8, EVERYTHING), 0.0)
+        self.cancelled: list[str] = []
+        self.released: list[str] = []
+
+    def cancel(self, keys):
+        self.cancelled += keys
+
+    def release(self, message) -> Any:
+        self.released += message.leases
+        return self._ask(message)
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+def test_of_a_late_step_and_its_copy_one_is_committed_and_the_other_is_stopped(tmp_path: Path, winner: int) -> None:
+    with a_run(tmp_path, TwoNodes()) as run:
+        node = run.node
+        assert isinstance(node, TwoNodes)
+        for number in range(3):
+            run.submit(f"read[{number}]")
+            run.answer(f"read[{number}]", replace(DONE, attempt=f"a{number}"))
+            run.settle()
+        run.submit("read[x]", copies=1)
+        run.until(lambda: run.clock.advance(0.2) or len(run.sent) == 2)
+        starts = {start.lease.copy: (start, on_done) for start, on_done in node.queue}
+        (first, _), (copy, _) = starts[0], starts[1]
+        assert first.lease.node != copy.lease.node
+        assert (first.lease.fence, first.key) == (copy.lease.fence, first.key)
+        ended, on_done = starts[winner]
+        other = starts[1 - winner][0]
+        on_done(ended, replace(DONE, attempt="wins", node=ended.lease.node), None)
+        run.until(lambda: "read[x]" in run.ended and node.cancelled and other.lease.id in node.released)
+        starts[1 - winner][1](other, replace(DONE, attempt="late", node=other.lease.node), None)
+        run.settle()
+        (row,) = [row for row in run.ledger.steps("r") if row.step == "read[x]"]
+        assert (row.attempt, row.node, row.fence, row.state) == ("wins", ended.lease.node, 1, "DONE")
+        assert node.cancelled == [other.key]
+        assert run.ended["read[x]"].lease == ended.lease
+        told = [entry.text for entry in run.ledger.story("r", "read[x]") if entry.chapter is Chapter.COPY]
+        assert told[0].startswith("late: it has run")
+
+
+def test_a_copy_that_cannot_be_sent_leaves_its_step_as_it_is(tmp_path: Path) -> None:
+    """Its input is gone by now."""
+    with a_run(tmp_path, TwoNodes()) as run:
+        sent: list[str] = []
+
+        def work() -> bytes:
+            if sent:
+                raise FinalError("the stored value x of this run is gone")
+            sent.append("once")
+            return b""
+
+        for number in range(3):
+            run.submit(f"read[{number}]")
+            run.answer(f"read[{number}]", replace(DONE, attempt=f"a{number}"))
+            run.settle()
+        ask = Ask("r", "read[x]", "dagster.step", copies=1)
+        run.driver.submit(Work(ask, work, None, 0, False))
+        why = "the stored value x of this run is gone"
+        run.until(lambda: run.clock.advance(0.2) or any(entry.text.endswith(why) for entry in run.ledger.story("r")))
+        run.answer("read[x]", replace(DONE, attempt="it"))
+        run.settle()
+        assert run.ended["read[x]"].refusal is None

@@ -109,6 +109,9 @@ class Commit:
     outputs: dict[str, str]
     events: bytes
     classes: dict[str, str] = field(default_factory=dict)
+    cluster: str = ""
+    domain: str = ""
+    """Where it ran, if that is not where the start that the ledger knows of was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +262,7 @@ class Ledger:
                         events=commit.events,
                         published=False,
                         commits=_step.c.commits + 1,
+                        **({"cluster": commit.cluster, "domain": commit.domain} if commit.cluster else {}),
                     )
                 )
                 if result.rowcount == 1:
@@ -346,7 +350,7 @@ class Ledger:
 
     def spent(self, run: str) -> float:
         """Credits that the run's awards cost, as its story tells."""
-        chapters = (str(Chapter.AWARD), str(Chapter.REFUSED))
+        chapters = (str(Chapter.AWARD), str(Chapter.REFUSED), str(Chapter.COPY))
         query = sa.select(_story.c.facts).where(
             _story.c.run == run, _story.c.chapter.in_(chapters), _story.c.facts.contains('"price"')
         )
