@@ -37,6 +37,8 @@ class Reputation:
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
         self._last: OrderedDict[str, None] = OrderedDict()
+        self._asked_of: tuple[Sequence[str], frozenset[str]] = (), frozenset()
+        """The clusters of `ask_whom`, as they were given last, and as a set."""
 
     def observe(self, cluster: str, kept: int, broken: int, now: float) -> None:
         """An award was answered: so many of the requests that the bid had room for were leased, so many were not."""
@@ -82,8 +84,10 @@ class Reputation:
         """Of many clusters the best and a sample, drawn by `seed`; of few all."""
         if len(clusters) <= MANY:
             return clusters
-        among = set(clusters)
-        known = [(self._seen[name], name) for name in self._last if name in among]
+        if clusters is not self._asked_of[0]:
+            # They seldom change, and a look through them costs as much as all else here.
+            self._asked_of = clusters, frozenset(clusters)
+        known = [(self._seen[name], name) for name in self._last if name in self._asked_of[1]]
         ranks = [(bool(seen.why), -self.trust(name, now) if seen.broken else -1.0, name) for seen, name in known]
         best = [name for _, _, name in sorted(ranks)[:BEST]]
         drawn = random.Random(seed).sample(clusters, BEST + SAMPLED)
