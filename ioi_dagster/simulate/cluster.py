@@ -64,10 +64,17 @@ class SimNode:
     life: int = 0
     there: bool = False
     frozen: int = 0
+    full: int = 0
+    slowness: float = 1.0
     running: dict[str, _Running] = field(default_factory=dict)
     governor: NodeGovernor | None = None
     attempts: int = 0
     busy_s: float = 0.0
+
+    @property
+    def memory(self) -> float:
+        """How full it is."""
+        return 1.0 if self.full else 0.0
 
     def begin(self) -> None:
         self.life, self.there, self.frozen = self.life + 1, True, 0
@@ -127,7 +134,7 @@ class SimCluster:
         node.begin()
         resources = tuple(sorted((("memory", float(node.spec.memory)), *node.spec.resources)))
         self._handle(NodeJoined(name, node.spec.slots, self._offers, resources))
-        self._handle(NodeReported(name, self._offers))
+        self._handle(NodeReported(name, self._offers, node.memory))
 
     def kill_node(self, name: str) -> None:
         node = self.nodes[name]
@@ -151,6 +158,16 @@ class SimCluster:
                 # What it had left when it stood still cannot be less than nothing.
                 left = max(0.0, its.since + its.seconds - self._engine.now)
                 self._engine.after(left, self._end, node, node.life, key, its)
+
+    def slow_node(self, name: str, times: float) -> None:
+        """What begins there from now on takes so many times as long."""
+        self.nodes[name].slowness *= times
+
+    def fill_node(self, name: str, by: int) -> None:
+        node = self.nodes[name]
+        node.full += by
+        if node.there and self.governor is not None:
+            self._handle(NodeReported(name, self._offers, node.memory))
 
     def _beat(self, epoch: int) -> None:
         if self.governor is None or epoch != self.epoch:
@@ -230,12 +247,13 @@ class SimCluster:
             return start.lost("its worker was not there", Cause.NODE_LOST)
         assert node.governor is not None
         request = StartRequest("block", lease, None, lease.capability, b"")
-        (decision,) = node.governor.handle(StartAsked(request, None), self._engine.now)
+        (decision,) = node.governor.handle(StartAsked(request, None, node.memory), self._engine.now)
         if isinstance(decision, Refuse):
             return start.ended("", 0.0, decision.refusal)
         if lease.key in node.running:
             return None  # the message came twice; Dask takes a key once
         node.attempts += 1
+        seconds *= node.slowness
         its = _Running(lease, f"{lease.node}.{node.life}.{node.attempts}", seconds, self._engine.now, start)
         node.running[lease.key] = its
         start.begun()

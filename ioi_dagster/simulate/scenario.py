@@ -51,12 +51,18 @@ class FaultKind(StrEnum):
     """A node: what runs there is lost; it is back after `lasts`."""
     NODE_FROZEN = "node_frozen"
     """A node: it does nothing for `lasts`, then goes on where it was."""
+    NODE_SLOW = "node_slow"
+    """A node: what begins there within `lasts` takes `amount` times as long."""
+    NODE_FULL = "node_full"
+    """A node: its memory is full for `lasts`."""
     SCHEDULER_KILLED = "scheduler_killed"
     """A cluster: its governor and all its nodes start anew after `lasts`."""
     RUN_KILLED = "run_killed"
     """A workflow: its run process; another takes over after `lasts`."""
     LINK_CUT = "link_cut"
     """`one|other`: no message passes between two domains for `lasts`."""
+    LINK_ONE_WAY = "link_one_way"
+    """`one|other`: no message of the first reaches the second for `lasts`, but the other way they do."""
     MUTE = "mute"
     """A cluster: it answers nothing for `lasts`."""
     LATE = "late"
@@ -67,6 +73,13 @@ class FaultKind(StrEnum):
     """All messages: the part `amount` is lost, for `lasts`."""
     DOUBLING = "doubling"
     """All messages: the part `amount` comes twice, for `lasts`."""
+
+
+OF_NODES = (FaultKind.NODE_KILLED, FaultKind.NODE_FROZEN, FaultKind.NODE_SLOW, FaultKind.NODE_FULL)
+OF_CLUSTERS = (FaultKind.SCHEDULER_KILLED, FaultKind.MUTE, FaultKind.LATE, FaultKind.LIAR)
+OF_LINKS = (FaultKind.LINK_CUT, FaultKind.LINK_ONE_WAY)
+_AMOUNTS = {FaultKind.LATE: (0.5, 4.0), FaultKind.NODE_SLOW: (1.5, 20.0)}
+"""What is drawn for those that are not a part of all messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +118,17 @@ def check(scenario: Scenario) -> None:
     clusters = {c.name for d in scenario.topology.domains for c in d.clusters}
     nodes = {n.name for d in scenario.topology.domains for c in d.clusters for n in c.nodes}
     known = {
-        **dict.fromkeys((FaultKind.NODE_KILLED, FaultKind.NODE_FROZEN), nodes),
-        **dict.fromkeys((FaultKind.SCHEDULER_KILLED, FaultKind.MUTE, FaultKind.LATE, FaultKind.LIAR), clusters),
+        **dict.fromkeys(OF_NODES, nodes),
+        **dict.fromkeys(OF_CLUSTERS, clusters),
         FaultKind.RUN_KILLED: {w.name for w in scenario.workflows},
     }
     for fault in scenario.faults:
-        ends = fault.target.split("|") if fault.kind is FaultKind.LINK_CUT else [fault.target]
-        among = domains if fault.kind is FaultKind.LINK_CUT else known.get(fault.kind)
+        ends = fault.target.split("|") if fault.kind in OF_LINKS else [fault.target]
+        among = domains if fault.kind in OF_LINKS else known.get(fault.kind)
         wrong += [
             f"{fault.kind} at {fault.at:g} s: nothing named {end!r}" for end in ends if among and end not in among
         ]
-        if fault.kind is FaultKind.LINK_CUT and len(ends) != 2:
+        if fault.kind in OF_LINKS and len(ends) != 2:
             wrong.append(f"{fault.kind} at {fault.at:g} s: its target is two domains, as in 'one|other'")
     if wrong:
         more = f"\nand {len(wrong) - 20} more" if len(wrong) > 20 else ""
@@ -172,16 +185,16 @@ def draw_faults(scenario: Scenario, rate: float, seconds: float) -> tuple[Fault,
     nodes = [node.name for domain in topology.domains for cluster in domain.clusters for node in cluster.nodes]
     at, faults = rng.expovariate(rate / 60), []
     while at < seconds:
-        kind = rng.choice([kind for kind in FaultKind if kind is not FaultKind.LINK_CUT or len(domains) > 1])
+        kind = rng.choice([kind for kind in FaultKind if kind not in OF_LINKS or len(domains) > 1])
         among = {
-            **dict.fromkeys((FaultKind.NODE_KILLED, FaultKind.NODE_FROZEN), nodes),
-            **dict.fromkeys((FaultKind.SCHEDULER_KILLED, FaultKind.MUTE, FaultKind.LATE, FaultKind.LIAR), clusters),
+            **dict.fromkeys(OF_NODES, nodes),
+            **dict.fromkeys(OF_CLUSTERS, clusters),
             FaultKind.RUN_KILLED: [workflow.name for workflow in scenario.workflows],
         }.get(kind)
         target = rng.choice(among) if among else ""
-        if kind is FaultKind.LINK_CUT:
+        if kind in OF_LINKS:
             target = "|".join(rng.sample(domains, 2))
-        amount = {FaultKind.LATE: rng.uniform(0.5, 4.0)}.get(kind, rng.uniform(0.05, 0.5))
+        amount = rng.uniform(*_AMOUNTS.get(kind, (0.05, 0.5)))
         faults.append(Fault(round(at, 3), kind, target, round(rng.uniform(0.5, 15.0), 3), round(amount, 3)))
         at += rng.expovariate(rate / 60)
     return tuple(faults)

@@ -21,8 +21,8 @@ class Wire:
 
     def __init__(self, engine: Engine, rng: random.Random) -> None:
         self._after, self._random = engine.after, rng.random
-        self._cuts: Counter[frozenset[str]] = Counter()
-        """Those that are cut now, and how often."""
+        self._cuts: Counter[tuple[str, str]] = Counter()
+        """(from, to) of those that are cut now, and how often."""
         self.loss = self.doubling = 0.0
         self.sent: Counter[str] = Counter()
         self.lost = 0
@@ -47,14 +47,18 @@ class Wire:
         else:
             self._after(_LEAST + _SPREAD * self._random(), act, *arguments)
 
-    def cut(self, one: str, other: str) -> None:
-        self._cuts[frozenset((one, other))] += 1
+    def cut(self, source: str, target: str) -> None:
+        """One way."""
+        self._cuts[source, target] += 1
 
-    def heal(self, one: str, other: str) -> None:
-        ends = frozenset((one, other))
-        self._cuts[ends] -= 1
-        if not self._cuts[ends]:
-            del self._cuts[ends]
+    def heal(self, source: str, target: str) -> None:
+        self._cuts[source, target] -= 1
+        if not self._cuts[source, target]:
+            del self._cuts[source, target]
 
-    def is_cut(self, one: str, other: str) -> bool:
-        return one != other and frozenset((one, other)) in self._cuts
+    def is_cut(self, source: str, target: str) -> bool:
+        return source != target and (source, target) in self._cuts
+
+    def reaches(self, one: str, other: str) -> bool:
+        """A question gets there, and its answer back."""
+        return not self.is_cut(one, other) and not self.is_cut(other, one)

@@ -213,7 +213,7 @@ class World:
 
     def _tell_if(self, run: SimRun, life: int, cluster: SimCluster, event: flow.Event, back: bool) -> None:
         """A probe sees what is there now, not what was there when something happened."""
-        reachable = cluster.governor is not None and not self.wire.is_cut(run.domain, cluster.domain)
+        reachable = cluster.governor is not None and self.wire.reaches(run.domain, cluster.domain)
         if run.life == life and (reachable if back else True):
             run.take(event)
             if not back and reachable:
@@ -236,6 +236,8 @@ class World:
     def _cut(self, fault: Fault) -> None:
         one, other = fault.target.split("|")
         self.wire.cut(one, other)
+        if fault.kind is FaultKind.LINK_CUT:
+            self.wire.cut(other, one)
         for cluster in self.clusters.values():
             for run in self.runs:
                 if {run.domain, cluster.domain} == {one, other}:
@@ -243,12 +245,14 @@ class World:
                     self.engine.after(PROBE_S, self._tell_cut, run, run.life, cluster, event)
 
     def _tell_cut(self, run: SimRun, life: int, cluster: SimCluster, event: flow.Event) -> None:
-        if run.life == life and self.wire.is_cut(run.domain, cluster.domain):
+        if run.life == life and not self.wire.reaches(run.domain, cluster.domain):
             run.take(event)
 
     def _heal(self, fault: Fault) -> None:
         one, other = fault.target.split("|")
         self.wire.heal(one, other)
+        if fault.kind is FaultKind.LINK_CUT:
+            self.wire.heal(other, one)
         for cluster in self.clusters.values():
             if cluster.domain in (one, other):
                 self._back(cluster)
@@ -345,12 +349,21 @@ _FAULTS: dict[FaultKind, tuple[Callable[[World, Fault], None], Callable[[World, 
         lambda world, fault: world._owner(fault).freeze_node(fault.target),
         lambda world, fault: world._owner(fault).thaw_node(fault.target),
     ),
+    FaultKind.NODE_SLOW: (
+        lambda world, fault: world._owner(fault).slow_node(fault.target, fault.amount or 1.0),
+        lambda world, fault: world._owner(fault).slow_node(fault.target, 1.0 / (fault.amount or 1.0)),
+    ),
+    FaultKind.NODE_FULL: (
+        lambda world, fault: world._owner(fault).fill_node(fault.target, 1),
+        lambda world, fault: world._owner(fault).fill_node(fault.target, -1),
+    ),
     FaultKind.SCHEDULER_KILLED: (lambda world, fault: world._cluster(fault).kill(), World._restart),
     FaultKind.RUN_KILLED: (
         lambda world, fault: world._by_name[fault.target].kill(),
         lambda world, fault: world._by_name[fault.target].resume(),
     ),
     FaultKind.LINK_CUT: (World._cut, World._heal),
+    FaultKind.LINK_ONE_WAY: (World._cut, World._heal),
     FaultKind.MUTE: (_count("mute", 1), _count("mute", -1)),
     FaultKind.LATE: (_late(1.0), _late(-1.0)),
     FaultKind.LIAR: (_count("liar", 1), _count("liar", -1)),

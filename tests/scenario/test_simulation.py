@@ -85,7 +85,11 @@ def test_a_limit_leaves_the_rest_to_who_comes() -> None:
         (Fault(3.0, FaultKind.SCHEDULER_KILLED, "c0", 1.0), 0, 3),
         (Fault(3.0, FaultKind.NODE_FROZEN, "n0.0", 5.0), 0, 0),
         (Fault(3.0, FaultKind.RUN_KILLED, "chain", 1.0), 1, 1),
+        (Fault(0.0, FaultKind.NODE_SLOW, "n0.0", 1_000.0, 5.0), 0, 0),
+        (Fault(0.0, FaultKind.NODE_FULL, "n0.0", 1_000.0), 0, 0),
         (Fault(3.0, FaultKind.LINK_CUT, "d0|d1", 10.0), 0, 1),
+        (Fault(3.0, FaultKind.LINK_ONE_WAY, "d0|d1", 10.0), 0, 1),
+        (Fault(3.0, FaultKind.LINK_ONE_WAY, "d1|d0", 10.0), 0, 1),
         (Fault(0.0, FaultKind.LIAR, "c0", 1_000.0), 0, 0),
         (Fault(0.0, FaultKind.MUTE, "c0", 1_000.0), 0, 0),
         (Fault(0.0, FaultKind.LATE, "c0", 1_000.0, 2.0), 0, 0),
@@ -99,6 +103,16 @@ def test_no_fault_alone_costs_a_step_or_more_than_the_starts_that_it_hit(fault, 
     assert (report.done, report.failed, report.violations) == (3, 0, ())
     assert at_least <= report.starts - 3 <= at_most
     assert report.makespan_s < 40
+
+
+def test_what_begins_on_a_slow_node_takes_longer_and_a_full_node_is_given_nothing() -> None:
+    bag = Workflow("bag", {f"s{number}": WorkflowStep(10.0) for number in range(4)})
+    whole = run(bag, topology=grid(1, 4)).makespan_s
+    assert 10.0 < whole < 10.5
+    slow = run(bag, topology=grid(1, 4), faults=(Fault(0.0, FaultKind.NODE_SLOW, "n0.0", 1e6, 3.0),))
+    assert 30.0 < slow.makespan_s < 30.5
+    full = run(bag, topology=grid(1, 4), faults=(Fault(0.0, FaultKind.NODE_FULL, "n0.0", 1e6),))
+    assert 20.0 < full.makespan_s < 20.5
 
 
 def test_a_liar_loses_what_is_negotiated_after_its_first_broken_bid() -> None:
