@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.synced
 
-.PHONY: setup run up test test-tools lint demo-failure bench crash-loop swarm docs lock policy
+.PHONY: setup run up test test-tools lint demo-failure bench crash-loop chaos swarm docs lock policy
 
 setup: $(STAMP)
 
@@ -54,6 +54,9 @@ swarm: setup
 crash-loop: test-tools
 	@$(BIN)/python -W ignore -m tests.crash --kills 200
 	@$(BIN)/python -W ignore -m tests.crash --kills 40 --storage postgres
+
+chaos: setup
+	@$(BIN)/python -W ignore -m tests.chaos $(if $(ROWS),--rows $(ROWS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 docs: setup
 	@$(BIN)/mkdocs build --strict --quiet

@@ -232,6 +232,8 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
             **common,
             "IOI_CLUSTER": name,
             "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+            # By the time of day, so that a clock that is set forward would end every worker. The cluster's watch does better.
+            "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "None",
         }
         found.append(ProcessSpec(f"scheduler-{name}", "scheduler", scheduler, environment))
         for node in cluster["nodes"]:

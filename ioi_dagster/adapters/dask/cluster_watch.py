@@ -17,9 +17,9 @@ from typing import Any
 
 from distributed import Scheduler
 from distributed.protocol.pickle import dumps
-from tornado.ioloop import PeriodicCallback
 
 from ioi_dagster.adapters.dask.nanny_plugin import WitnessPlugin
+from ioi_dagster.adapters.dask.periodic import Periodic, TimeOfDay
 from ioi_dagster.adapters.dask.witness import MAX_MESSAGE, WITNESS_FD
 from ioi_dagster.clock import Clock
 from ioi_dagster.governors import liveness
@@ -38,6 +38,7 @@ class ClusterWatch:
         self._scheduler, self._clock, self._changed = scheduler, clock, changed
         self._watch = NodeWatch()
         self._supervisor = Supervised.connected()
+        self._time_of_day = TimeOfDay(scheduler)
         self._pids: dict[str, int] = {}
         self._doing: set[asyncio.Task[None]] = set()
 
@@ -48,7 +49,7 @@ class ClusterWatch:
         await self._scheduler.register_nanny_plugin(
             comm=None, plugin=dumps(WitnessPlugin()), name=WitnessPlugin.name, idempotent=True
         )
-        self._ticking = PeriodicCallback(self._tick, 1_000 * TICK_S)
+        self._ticking = Periodic(self._tick, TICK_S)
         self._ticking.start()
 
     def joined(self, address: str, node: str) -> None:
@@ -78,6 +79,7 @@ class ClusterWatch:
         return {"known": known}
 
     def _tick(self) -> None:
+        self._time_of_day.look()
         self._handle(liveness.Tick())
 
     def _handle(self, event: liveness.Event) -> None:

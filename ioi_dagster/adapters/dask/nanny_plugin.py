@@ -12,12 +12,12 @@ from typing import Any
 
 from distributed import Nanny
 from distributed.diagnostics.plugin import NannyPlugin
-from tornado.ioloop import PeriodicCallback
 
+from ioi_dagster.adapters.dask.periodic import Periodic, TimeOfDay
 from ioi_dagster.adapters.dask.witness import Stillness, end, look_at
 
 log = logging.getLogger("ioi.witness")
-LOOK_MS = 100
+LOOK_S = 0.1
 LOST_CONTACT = ("worker-handle-scheduler-connection-broken", "worker-heartbeat-missing")
 """Why a worker closes when its scheduler has given it up, or cannot be reached. Dask would have the nanny end too."""
 
@@ -28,13 +28,13 @@ class WitnessPlugin(NannyPlugin):
     name = "ioi-witness"
 
     def setup(self, nanny: Nanny) -> None:
-        self._nanny, self._still = nanny, Stillness()
+        self._nanny, self._still, self._clock = nanny, Stillness(), TimeOfDay(nanny)
         nanny.handlers["ioi_look"] = self._look
         nanny.handlers["ioi_end"] = self._end
         self._close_gracefully = nanny.handlers["close_gracefully"]
         nanny.handlers["close_gracefully"] = self._leaves
-        self._beat = PeriodicCallback(self._tick, LOOK_MS)
-        self._beat.start()
+        self._beat = Periodic(self._tick, LOOK_S)
+        nanny.loop.add_callback(self._beat.start)
 
     def teardown(self, nanny: Nanny) -> None:
         self._beat.stop()
@@ -62,6 +62,7 @@ class WitnessPlugin(NannyPlugin):
             self._close_gracefully(reason=reason)
 
     def _tick(self) -> None:
+        self._clock.look()
         pid = self._nanny.pid
         if pid and self._still.look("worker", pid, time.monotonic()):
             log.warning("the worker (process %s) stood still and is ended", pid)

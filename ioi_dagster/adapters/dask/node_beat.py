@@ -15,17 +15,17 @@ from typing import Any
 
 import psutil
 from distributed import Worker
-from tornado.ioloop import PeriodicCallback
 
 from ioi_dagster.adapters.dask.cluster_watch import BEAT_OP
 from ioi_dagster.adapters.dask.memory import trim
 from ioi_dagster.adapters.dask.node import NodeHost
+from ioi_dagster.adapters.dask.periodic import Periodic, TimeOfDay
 from ioi_dagster.adapters.dask.run_scope import scope
 from ioi_dagster.governors.liveness import BEAT_S
 from ioi_dagster.model.capability import BlockSpec
 
 log = logging.getLogger("ioi.node")
-BEAT_MS = 1_000
+LOOK_AFTER_S = 1.0
 FOR_REPLICAS = 0.8
 """The part of a worker's memory that replicas may take together."""
 ACK_S = 2.0
@@ -35,7 +35,10 @@ GIVEN_UP_STATUS = 72
 def look_after(worker: Worker, host: NodeHost, newer: Callable[[], Sequence[BlockSpec]] = list) -> None:
     """Start the beat of a node. `newer` gives the blocks that its owner changed since it was last asked."""
 
+    clock = TimeOfDay(worker)
+
     async def beat() -> None:
+        clock.look()
         for block in newer():
             host.replicas.offer(block)
         if scope.idle():
@@ -49,13 +52,13 @@ def look_after(worker: Worker, host: NodeHost, newer: Callable[[], Sequence[Bloc
         return told
 
     worker.metrics["ioi"] = report
-    worker.loop.add_callback(PeriodicCallback(beat, BEAT_MS).start)
+    worker.loop.add_callback(Periodic(beat, LOOK_AFTER_S).start)
 
 
 def stay_in_contact(worker: Worker, host: NodeHost) -> None:
     """Start to beat. What the answers say goes to the node governor, which fences the node off when they stay away."""
     heard = Contact(worker, host)
-    worker.loop.add_callback(PeriodicCallback(heard.beat, 1_000 * BEAT_S).start)
+    worker.loop.add_callback(Periodic(heard.beat, BEAT_S).start)
 
 
 class Contact:

@@ -22,11 +22,11 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.pickle import dumps
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.httpserver import HTTPServer
-from tornado.ioloop import PeriodicCallback
 from tornado.web import Application, RequestHandler, stream_request_body
 
 from ioi_dagster.adapters.dask.cluster_watch import ClusterWatch
 from ioi_dagster.adapters.dask.node import revoke
+from ioi_dagster.adapters.dask.periodic import Periodic
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.adapters.http.tls import tls_to
 from ioi_dagster.clock import SystemClock
@@ -96,7 +96,7 @@ class ClusterPlugin(SchedulerPlugin):
         where = {self._home.name: urlsplit(self._config.gateway).hostname}
         self._tls = tls_to(self._home, self._home.name)
         self._client = AsyncHTTPClient(force_instance=True, hostname_mapping=where)
-        self._beat = PeriodicCallback(self._report, 1_000)
+        self._beat = Periodic(self._report, 1.0)
         self._beat.start()
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:

@@ -1,0 +1,306 @@
+"""The rows of the failure matrix: how each fault is made, how it is known that it bit, and what must hold then.
+
+A row's function has a run of its own, strikes while steps of it run, ends the fault and returns what it found. It raises
+`DidNotBite` where the fault met nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tests.chaos import judge
+from tests.chaos.lab import FAR_NODE, STEPS, Began, DidNotBite, Lab, Run, send, until
+
+NEAR = ("near-1", "near-2", "other-1")
+HOUR = 3_600
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`recovered_s`: from the fault until the last of the steps that were lost by it ran elsewhere; None where none was to be."""
+
+    wrong: list[str]
+    recovered_s: float | None = None
+
+
+Strike = Callable[[Lab, random.Random], Found]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`needs`: what the machine must allow for it, see `Lab`."""
+
+    number: int
+    fault: str
+    expected: str
+    strike: Strike
+    needs: str = ""
+
+
+@dataclass(slots=True)
+class Struck:
+    """The moment of a strike at the node of a step, and what ran there."""
+
+    run: Run
+    victim: Began
+    there: list[Began] = field(default_factory=list)
+    at: float = 0.0
+
+    @classmethod
+    def at_work(cls, lab: Lab, nodes: tuple[str, ...]) -> Struck:
+        run = lab.run()
+        victim = run.working(lambda one: one.node in nodes)
+        there = [one for one in run.began() if one.pid == victim.pid and not one.ended]
+        return cls(run, victim, there, time.time())
+
+    def recovered(self) -> float:
+        """Raises `DidNotBite` where nothing that ran there ran again."""
+        later = {(one.step, one.fence): one.at for one in self.run.began()}
+        again = [
+            at for one in self.there for (step, fence), at in later.items() if step == one.step and fence > one.fence
+        ]
+        if not again:
+            raise DidNotBite("what ran there came to its end")
+        return max(again) - self.at
+
+    def end(self, recovers: bool = True) -> Found:
+        self.run.end()
+        return Found(judge.whole(self.run, STEPS), self.recovered() if recovers else None)
+
+
+def cluster_of(node: str) -> str:
+    return node.rpartition("-")[0]
+
+
+def suspected(lab: Lab, node: str) -> int:
+    """How often the node was a suspect so far."""
+    return lab.log(f"scheduler-{cluster_of(node)}").count(f"{node} is a suspect")
+
+
+# 1 to 6: nodes --------------------------------------------------------------------------------------------------------
+
+
+def worker_killed(lab: Lab, rng: random.Random) -> Found:
+    struck = Struck.at_work(lab, NEAR)
+    send(struck.victim.pid, signal.SIGKILL)
+    return struck.end()
+
+
+def worker_stopped(lab: Lab, rng: random.Random) -> Found:
+    struck = Struck.at_work(lab, NEAR)
+    send(struck.victim.pid, signal.SIGSTOP)
+    time.sleep(rng.uniform(0.3, 2.5))  # how long the fault lasts
+    send(struck.victim.pid, signal.SIGCONT)
+    return struck.end()
+
+
+def interpreter_held(lab: Lab, rng: random.Random, seconds: float = 10.0) -> Found:
+    run = lab.run()
+    run.working()
+    (run.folder / ".hold").write_text(str(seconds))
+    (run.folder / ".hold").rename(run.folder / "hold")
+    run.end()
+    held = next(run.folder.glob("held [0-9]*"), None)
+    if held is None:
+        raise DidNotBite("no step was left to hold it")
+    pid = int(held.name.split(" ")[1])
+    node = next(one.node for one in run.began() if one.pid == pid)
+    if not suspected(lab, node):
+        raise DidNotBite("nobody noticed")
+    evicted = ["evicted: a node whose step held the interpreter"] if run.lost_at(node) else []
+    return Found(evicted + judge.whole(run, STEPS))
+
+
+@contextlib.contextmanager
+def link(lab: Lab) -> Iterator[Struck]:
+    """The link to the far node is whole again after that."""
+    assert lab.far is not None
+    struck = Struck.at_work(lab, (FAR_NODE,))
+    try:
+        yield struck
+    finally:
+        lab.far.heal()
+
+
+def link_down(lab: Lab, rng: random.Random) -> Found:
+    with link(lab) as struck:
+        assert lab.far is not None
+        lab.far.cut()
+        until(lambda: struck.run.lost_at(FAR_NODE) or struck.run.over, "a loss")
+        time.sleep(rng.uniform(0.0, 2.0))  # the orphan goes on meanwhile
+    return struck.end()
+
+
+def link_one_way(lab: Lab, rng: random.Random) -> Found:
+    before = suspected(lab, FAR_NODE)
+    with link(lab) as struck:
+        assert lab.far is not None
+        lab.far.cut_one_way(inward=rng.random() < 0.5)
+        time.sleep(rng.uniform(0.5, 3.0))  # how long the fault lasts
+    struck.run.end()
+    if suspected(lab, FAR_NODE) == before and not struck.run.lost_at(FAR_NODE):
+        raise DidNotBite("nobody noticed")
+    return struck.end(recovers=struck.run.lost_at(FAR_NODE))
+
+
+def governor_out_of_reach(lab: Lab, rng: random.Random) -> Found:
+    """For less than it takes to be sure of a loss: what ended meanwhile is delivered."""
+    before = suspected(lab, FAR_NODE)
+    with link(lab) as struck:
+        assert lab.far is not None
+        lab.far.cut()
+        time.sleep(rng.uniform(0.6, 0.9))  # how long the fault lasts
+    struck.run.end()
+    if suspected(lab, FAR_NODE) == before:
+        raise DidNotBite("nobody noticed")
+    return struck.end(recovers=False)
+
+
+# 7 to 9: schedulers, with their governors -----------------------------------------------------------------------------
+
+
+def scheduler_killed(lab: Lab, rng: random.Random) -> Found:
+    struck = Struck.at_work(lab, NEAR)
+    send(lab.pid(f"scheduler-{cluster_of(struck.victim.node)}"), signal.SIGKILL)
+    return struck.end()
+
+
+def scheduler_stopped(lab: Lab, rng: random.Random) -> Found:
+    struck = Struck.at_work(lab, NEAR)
+    pid = lab.pid(f"scheduler-{cluster_of(struck.victim.node)}")
+    send(pid, signal.SIGSTOP)
+    time.sleep(rng.uniform(0.4, 2.5))  # how long the fault lasts
+    send(pid, signal.SIGCONT)
+    return struck.end()
+
+
+def governor_restarted(lab: Lab, rng: random.Random) -> Found:
+    """As soon as it has granted something; there is more to grant."""
+    run = lab.run()
+    until(lambda: run.over or any("[" in entry.step for entry in run.story("award")), "the first awards")
+    send(lab.pid("scheduler-near"), signal.SIGKILL)
+    run.end()
+    if not any("went away" in entry.text or "scheduler was lost" in entry.text for entry in lab.ledger.story(run.id)):
+        raise DidNotBite("nobody asked it meanwhile")
+    return Found(judge.whole(run, STEPS))
+
+
+# 10, 11, 13: the run's own side ---------------------------------------------------------------------------------------
+
+
+def run_process_killed(lab: Lab, rng: random.Random) -> Found:
+    struck = Struck.at_work(lab, (*NEAR, FAR_NODE))
+    struck.run.process.kill()
+    struck.run.process.wait()
+    if struck.run.over:
+        raise DidNotBite("the run was over before")
+    lab.process({"resume": struck.run.id})
+    return struck.end(recovers=False)
+
+
+def two_run_processes(lab: Lab, rng: random.Random) -> Found:
+    struck = Struck.at_work(lab, (*NEAR, FAR_NODE))
+    lab.process({"resume": struck.run.id})
+    struck.run.end()
+    with contextlib.closing(sqlite3.connect(lab.domain.ledger)) as ledger:
+        (epoch,) = ledger.execute("SELECT epoch FROM run WHERE run = ?", (struck.run.id,)).fetchone()
+    if epoch < 2:
+        raise DidNotBite("the second came too late")
+    return struck.end(recovers=False)
+
+
+def ledger_away(lab: Lab, rng: random.Random) -> Found:
+    struck = Struck.at_work(lab, (*NEAR, FAR_NODE))
+    with contextlib.closing(sqlite3.connect(lab.domain.ledger, timeout=10, isolation_level=None)) as ledger:
+        ledger.execute("BEGIN EXCLUSIVE")
+        waiting = {one.attempt for one in struck.run.began() if not one.ended}
+        time.sleep(rng.uniform(2.0, 10.0))  # how long the fault lasts
+        ended = {one.attempt for one in struck.run.began() if one.ended}
+        over = struck.run.over
+        ledger.execute("ROLLBACK")
+    if over or not waiting & ended:
+        raise DidNotBite("nothing was to be committed meanwhile")
+    return struck.end(recovers=False)
+
+
+# 15 to 17: the machine, and the step itself ---------------------------------------------------------------------------
+
+
+def clock_jumps(lab: Lab, rng: random.Random) -> Found:
+    struck = Struck.at_work(lab, (*NEAR, FAR_NODE))
+    jump = rng.choice((-HOUR, HOUR))
+    lab.move_clock(jump)
+    try:
+        struck.run.end()
+        if not any(abs(one.at - struck.at - jump) < HOUR / 2 for one in struck.run.began()):
+            raise DidNotBite("nothing began after the jump")
+        return struck.end(recovers=False)
+    finally:
+        lab.move_clock(0)
+
+
+def poison(lab: Lab, rng: random.Random) -> Found:
+    run = lab.run("poisoned", steps=4)
+    run.end()
+    wrong = judge.counted(run, {"some", "kills[n1]", "kills[n2]", "kills[n3]"})
+    nodes = {one.node for one in run.began() if one.step == "kills[n0]"}
+    failed = [
+        entry.user_message + str(entry.dagster_event.event_specific_data)
+        for entry in lab.instance.all_logs(run.id)
+        if entry.dagster_event and entry.dagster_event.is_step_failure
+    ]
+    if len(failed) != 1 or "poison" not in failed[0]:
+        wrong.append(f"not named: it failed as {failed}")
+    if len(nodes) != 3:
+        wrong.append(f"it ran on {len(nodes)} nodes: {nodes}")
+    return Found(wrong)
+
+
+def disk_full(lab: Lab, rng: random.Random) -> Found:
+    struck = Struck.at_work(lab, (*NEAR, FAR_NODE))
+    filling = lab.home / "filling"
+    try:
+        with filling.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 16) if os.statvfs(lab.home).f_bavail > 32 else bytes(4_096))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+    try:
+        waiting = {one.attempt for one in struck.run.began() if not one.ended}
+        time.sleep(rng.uniform(2.0, 6.0))  # how long the fault lasts
+        over = struck.run.over
+    finally:
+        filling.unlink()
+    if over or not waiting:
+        raise DidNotBite("nothing was to be written meanwhile")
+    return struck.end(recovers=False)
+
+
+ROWS = (
+    Row(1, "worker SIGKILL", "elsewhere, one commit", worker_killed),
+    Row(2, "worker SIGSTOP, CONT", "takeover, the zombie fenced", worker_stopped),
+    Row(3, "a step holds the interpreter", "not evicted", interpreter_held),
+    Row(4, "node's link down", "takeover, the orphan fenced", link_down, "far"),
+    Row(5, "one-way link", "one commit, whoever wins", link_one_way, "far"),
+    Row(6, "governor out of reach", "the outcome comes later", governor_out_of_reach, "far"),
+    Row(7, "scheduler SIGKILL", "its steps run on peers", scheduler_killed),
+    Row(8, "scheduler SIGSTOP, CONT", "takeover", scheduler_stopped),
+    Row(9, "governor restarted while it awards", "no lease lost or double", governor_restarted),
+    Row(10, "run process SIGKILL", "resumed, nothing done twice", run_process_killed),
+    Row(11, "two run processes", "the older is fenced", two_run_processes),
+    Row(13, "ledger away", "commits wait", ledger_away),
+    Row(15, "clock jumps an hour", "no effect", clock_jumps, "moves_clocks"),
+    Row(16, "poison step", "stopped after 3 nodes, named", poison),
+    Row(17, "disk full", "waits, nothing half-written", disk_full, "mounted"),
+)
+NOT_HERE = {12: "network split 2+2", 14: "a cluster that lies"}
+"""By simulation only, so far."""

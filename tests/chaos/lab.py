@@ -1,0 +1,331 @@
+"""A living federation on a disk of its own, with a node on another machine, and runs in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+from dagster import DagsterInstance
+
+from benchmarks.netns import FarMachine, possible
+from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.domain import DomainHome
+from ioi_dagster.host.private import DagsterRun
+from ioi_dagster.local.federation import Federation
+from ioi_dagster.local.home import POLICIES, PROJECT, prepare_dagster
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
+
+T = TypeVar("T")
+DOMAIN, FAR, FAR_NODE = "chaos.example", "far", "far-1"
+CLUSTERS = (
+    ClusterSpec("near", (NodeSpec("near-1", slots=2), NodeSpec("near-2", slots=2)), price=0.5),
+    ClusterSpec("other", (NodeSpec("other-1", slots=2),)),
+)
+TOPOLOGY = Topology(
+    "book", DOMAIN, (DomainSpec(DOMAIN, "own", (*CLUSTERS, ClusterSpec(FAR, (), price=0.1)), DataClass.RESTRICTED),)
+)
+DISK = "192m"
+STEPS, SECONDS = 16, 0.6
+PATIENCE_S = 150.0
+
+
+class DidNotBite(Exception):
+    """The fault met nothing: the run is not counted."""
+
+
+def until(look: Callable[[], T | None], what: str, patience_s: float = PATIENCE_S) -> T:
+    end = time.monotonic() + patience_s
+    while not (found := look()):
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what} did not come within {patience_s:g} s")
+        time.sleep(0.005)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """A start of a step, as it says itself."""
+
+    step: str
+    fence: int
+    attempt: str
+    node: str
+    pid: int
+    at: float
+    ended: bool
+
+
+class Run:
+    """A run and the process that it began in."""
+
+    def __init__(self, lab: Lab, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.lab, self.process, self.log = lab, process, log
+        self.id = until(self._id, "the run")
+        self.folder = lab.starts / self.id
+
+    def began(self) -> list[Began]:
+        found = []
+        for path in self.folder.glob("began *"):
+            _, step, fence, attempt, node, pid = path.name.split(" ")
+            ended = path.with_name(path.name.replace("began", "ended", 1)).exists()
+            found.append(Began(step, int(fence), attempt, node, int(pid), float(path.read_text()), ended))
+        return found
+
+    def working(self, where: Callable[[Began], bool] = lambda _: True) -> Began:
+        """A mapped step that runs now, at one of the nodes that are meant."""
+
+        def look() -> Began | None:
+            if self.over:
+                raise DidNotBite("the run was over before")
+            running = (one for one in self.began() if not one.ended and "[" in one.step and where(one))
+            return next((one for one in running if psutil.pid_exists(one.pid)), None)
+
+        return until(look, "a step that runs there", 60.0)
+
+    @property
+    def over(self) -> bool:
+        return self.now().is_finished
+
+    def now(self) -> DagsterRun:
+        run = self.lab.instance.get_run_by_id(self.id)
+        assert run is not None
+        return run
+
+    def story(self, chapter: str) -> list[Any]:
+        return [entry for entry in self.lab.ledger.story(self.id) if entry.chapter == chapter]
+
+    def lost_at(self, node: str) -> bool:
+        return any(f"lost on {node} " in entry.text for entry in self.story("loss"))
+
+    def end(self, patience_s: float = PATIENCE_S) -> None:
+        until(lambda: self.over, f"the end of run {self.id}", patience_s)
+
+    def _id(self) -> str | None:
+        path = self.lab.starts / f"run {self.process.pid}"
+        if self.process.poll() not in (None, 0):
+            raise RuntimeError(f"no run began:\n{self.log.read_text()[-2_000:]}")
+        return path.read_text() if path.exists() and path.stat().st_size else None
+
+
+class Lab:
+    """`home` is made a disk of its own where this process may mount one."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.starts = home, home.with_name(f"{home.name}-starts")
+        self.clock = home.with_name(f"{home.name}-clock")
+        self.far: FarMachine | None = None
+        self.mounted = self.moves_clocks = False
+        self._waiting: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Lab:
+        try:
+            self._open()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _open(self) -> None:
+        for folder in (self.home, self.starts):
+            folder.mkdir(parents=True)
+        self.move_clock(0)
+        environment = {"IOI_CHAOS_FOLDER": str(self.starts), "PYTHONPATH": str(PROJECT), **self._clock_environment()}
+        if possible():
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", self.home], check=True)
+            self._stack.callback(subprocess.run, ["umount", "--lazy", self.home], check=False)
+            self.mounted = True
+            self.far = self._stack.enter_context(FarMachine())
+        federation = self.federation = Federation(TOPOLOGY, self.home, POLICIES, [])
+        self._stack.callback(federation.stop)
+        federation.prepare()
+        self._listen_far()
+        environment |= {**federation.environment(), "DAGSTER_HOME": str(prepare_dagster(self.home))}
+        self._stack.enter_context(_environment(environment))
+        federation.start()
+        federation.wait_ready(180)
+        self._stack.callback(self._end_processes)
+        if self.far is not None:
+            self._start_far_node(self.far)
+        self.instance = self._stack.enter_context(DagsterInstance.get())
+        self.ledger = Ledger(self.domain.ledger)
+        self._stack.callback(self.ledger.close)
+        self.whole()
+
+    @property
+    def domain(self) -> DomainHome:
+        return self.federation.home_domain
+
+    # Runs -------------------------------------------------------------------------------------------------------------
+
+    def run(self, job: str = "spread", steps: int = STEPS, seconds: float = SECONDS) -> Run:
+        process, log = self.process({"job": job, "steps": steps, "seconds": seconds})
+        return Run(self, process, log)
+
+    def process(self, asked: dict[str, Any]) -> tuple[subprocess.Popen[bytes], Path]:
+        """A process for a run, told what it is asked. One more is kept that has imported everything."""
+        process = self._waiting or self._new_process()
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(asked).encode() + b"\n")
+        process.stdin.close()
+        self._waiting = self._new_process()
+        return process, self._log(process)
+
+    def _new_process(self) -> subprocess.Popen[bytes]:
+        log = self.starts / "process.log.new"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-m", "tests.chaos.jobs", str(self.starts)],
+                cwd=PROJECT,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        log.replace(self._log_of(process.pid))
+        self._processes.append(process)
+        return process
+
+    def _log(self, process: subprocess.Popen[bytes]) -> Path:
+        return self._log_of(process.pid)
+
+    def _log_of(self, pid: int) -> Path:
+        return self.starts / f"process-{pid}.log"
+
+    def _end_processes(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+    # The federation ---------------------------------------------------------------------------------------------------
+
+    def pid(self, name: str) -> int:
+        return until(lambda: {one.name: one.pid for one in self.federation.processes()}.get(name), f"process {name}")
+
+    def status(self, cluster: str) -> dict[str, Any] | None:
+        """What the cluster's governor says; None where it does not answer."""
+        address = next(item for item in self.domain.config().clusters if item.name == cluster)
+        header = {"Authorization": f"Bearer {self.domain.token()}"}
+        with contextlib.suppress(httpx.HTTPError, ValueError):
+            return httpx.get(f"{address.governor}/v1/status", headers=header, timeout=2.0).json()
+        return None
+
+    def leases(self) -> list[dict[str, Any]]:
+        found = []
+        for cluster in self.clusters:
+            found += (self.status(cluster) or {"leases": ["the governor does not answer"]})["leases"]
+        return found
+
+    @property
+    def clusters(self) -> list[str]:
+        return ["near", "other"] + ([FAR] if self.far is not None else [])
+
+    def whole(self) -> None:
+        """Wait until every node is there and takes steps."""
+        wanted = {"near-1", "near-2", "other-1"} | ({FAR_NODE} if self.far is not None else set())
+
+        def there() -> bool:
+            statuses = [self.status(cluster) or {"nodes": {}} for cluster in self.clusters]
+            return wanted <= {name for one in statuses for name, node in one["nodes"].items() if node["free"]}
+
+        until(there, "all nodes")
+
+    def log(self, name: str) -> str:
+        path = self.domain.logs / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def move_clock(self, seconds: int) -> None:
+        """Of every process of the lab, but not of this one."""
+        self.clock.touch()
+        with self.clock.open("r+b") as file:
+            file.write(struct.pack("q", seconds))
+
+    def _clock_environment(self) -> dict[str, str]:
+        library, compiler = self.clock.with_suffix(".so"), shutil.which("cc")
+        if compiler is None:
+            return {}
+        source = Path(__file__).with_name("clock.c")
+        subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source], check=True)
+        self.moves_clocks = True
+        return {"LD_PRELOAD": str(library), "IOI_CHAOS_CLOCK": str(self.clock)}
+
+    def _listen_far(self) -> None:
+        """The scheduler of the far cluster can be reached from the other machine."""
+        if self.far is None:
+            return
+        config, here = self.domain.config(), self.far.here
+        clusters = tuple(
+            replace(item, scheduler=item.scheduler.replace("127.0.0.1", here)) if item.name == FAR else item
+            for item in config.clusters
+        )
+        self.domain.save_config(replace(config, clusters=clusters))
+
+    def _start_far_node(self, machine: FarMachine) -> None:
+        """A worker with a nanny."""
+        address = next(item.scheduler for item in self.domain.config().clusters if item.name == FAR)
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nanny", "--host", machine.there]
+        command += ["--nthreads", "1", "--name", FAR_NODE, "--no-dashboard", "--resources", f"node:{FAR_NODE}=1"]
+        command += ["--local-directory", str(self.starts), "--preload", "ioi_dagster.adapters.dask.worker_preload"]
+        own = {
+            "IOI_DOMAIN_HOME": str(self.domain.root),
+            "IOI_CLUSTER": FAR,
+            "IOI_NODE": FAR_NODE,
+            "IOI_STEP_RUNNER": "ioi_dagster.host.step_runner:run",
+        }
+        with (self.starts / "far.log").open("wb") as log:
+            nanny = subprocess.Popen(
+                machine.command(command),
+                env={**os.environ, **own},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._stack.callback(_end_with_children, nanny)
+
+
+def _end_with_children(process: subprocess.Popen[bytes]) -> None:
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    for one in (*children, process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+
+
+@contextlib.contextmanager
+def _environment(more: dict[str, str]) -> Iterator[None]:
+    """In this process too, which starts the others; what is preloaded is not loaded here."""
+    before = {name: os.environ.get(name) for name in more}
+    os.environ |= more
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

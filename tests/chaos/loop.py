@@ -1,0 +1,64 @@
+"""Faults one after another at one living federation, and the count of what came of them."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tests.chaos import judge
+from tests.chaos.faults import Row
+from tests.chaos.lab import DidNotBite, Lab
+
+
+@dataclass(slots=True)
+class Tally:
+    """Of one row: how often it was tried and bit, how long recoveries took, and what was wrong."""
+
+    tried: int = 0
+    bit: int = 0
+    recovered_s: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+
+
+def strike(lab: Lab, row: Row, rng: random.Random, tally: Tally) -> None:
+    """One fault, and what is left of it. A run in which it did not bite is not counted, but what is wrong then is wrong too."""
+    tally.tried += 1
+    try:
+        found = row.strike(lab, rng)
+    except DidNotBite as why:
+        tally.missed.append(str(why))
+    except TimeoutError as error:
+        tally.wrong.append(f"lost: {error}")
+    else:
+        tally.bit += 1
+        tally.wrong += found.wrong
+        tally.recovered_s += [found.recovered_s] if found.recovered_s is not None else []
+    tally.wrong += judge.leases_are_back(lab)
+    lab.whole()
+
+
+def able(lab: Lab, row: Row) -> bool:
+    """Does the machine allow for this fault?"""
+    return not row.needs or bool(getattr(lab, row.needs))
+
+
+def run(
+    lab: Lab,
+    rows: Sequence[Row],
+    seed: int,
+    more: Callable[[int, float], bool],
+    told: Callable[[Row, Tally], None] = lambda *_: None,
+) -> dict[int, Tally]:
+    """Strike at `lab` with each of `rows` in turn, in an order drawn anew for each turn, while `more(faults, seconds)` so far."""
+    rng, began, faults = random.Random(seed), time.monotonic(), 0
+    tallies = {row.number: Tally() for row in rows if able(lab, row)}
+    while True:
+        for row in rng.sample([row for row in rows if row.number in tallies], len(tallies)):
+            if not more(faults, time.monotonic() - began):
+                return tallies
+            strike(lab, row, rng, tallies[row.number])
+            faults += 1
+            told(row, tallies[row.number])

@@ -1,0 +1,34 @@
+"""A few rows of the failure matrix for real; `make chaos` has them all, for as long as one likes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import loop
+from tests.chaos.faults import ROWS
+from tests.chaos.lab import Lab
+from tests.chaos.loop import Tally
+
+pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(600)]
+
+SHORT = (2, 4, 15)
+"""A node that is stopped, one that is cut off (where this process may make network namespaces), and a clock that is set."""
+
+
+TRIES = 3
+"""A fault that met nothing is made again."""
+
+
+def test_each_fault_bites_and_costs_nothing_that_was_done(tmp_path: Path) -> None:
+    with Lab(tmp_path / "home") as lab:
+        rows = [row for row in ROWS if row.number in SHORT and loop.able(lab, row)]
+        tallies = {row.number: Tally() for row in rows}
+        for row in rows:
+            for _ in range(TRIES):
+                if not tallies[row.number].bit:
+                    loop.strike(lab, row, random.Random(row.number), tallies[row.number])
+    assert {number: tally.wrong for number, tally in tallies.items() if tally.wrong} == {}
+    assert [number for number, tally in tallies.items() if not tally.bit] == []
