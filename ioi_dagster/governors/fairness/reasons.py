@@ -25,7 +25,7 @@ def unknown_tenant(request: Request, books: Books) -> Refusal:
 
 
 def not_offered(resources: Iterable[str], books: Books) -> Refusal:
-    offered = ", ".join(books.machines.resources)
+    offered = ", ".join(sorted(books.machines.resources))
     text = f"no node has {', '.join(sorted(resources))}; nodes have {offered}"
     return Refusal("fair.not_offered", text, BY, "ask for what nodes have")
 

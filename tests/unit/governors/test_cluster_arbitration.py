@@ -1,0 +1,395 @@
+"""Resources, gangs, cohorts, classes and checkpoints, as a cluster governor deals with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.governors.cluster import (
+    EVERYTHING,
+    ClusterGovernor,
+    NodeJoined,
+    NodeLeft,
+    NodeReported,
+    NodeResized,
+    QuotasChanged,
+    Reply,
+    StopStep,
+    Tick,
+)
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import (
+    Announce,
+    AskGroup,
+    Award,
+    Awarded,
+    Bid,
+    LeaseRequest,
+    ReleaseRequest,
+    RenewRequest,
+)
+from ioi_dagster.model.quota import ClassQuota, CohortQuota, Quota, QuotaTree, TenantQuota
+
+GPU, MEMORY = "gpu", "memory"
+SERVES = frozenset({"ocr", "llm"})
+
+
+class Cluster:
+    def __init__(self, *nodes: NodeJoined, quotas: QuotaTree | None = None) -> None:
+        self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0, quotas=quotas, ttl_s=1e6)
+        self.now = 0.0
+        self.round = 0
+        for node in nodes:
+            self.event(node)
+
+    def event(self, event: Any) -> list[Any]:
+        out = self.governor.handle(event, self.now)
+        self.governor.validate()
+        return out
+
+    def ask(self, run: str, count: int, capability: str = "ocr", wait_s: float = 0.0, **more: Any) -> list[Any]:
+        self.round += 1
+        group = AskGroup(capability, DataClass.PUBLIC, count, more.pop("tenant", run), **more)
+        return self.event(Announce(run, self.round, "home", (group,), wait_s=wait_s))
+
+    def offered(self, run: str, count: int, capability: str = "ocr", **more: Any) -> int:
+        """Slots that are bid for it."""
+        return slots(self.ask(run, count, capability, **more)[-1].answer)
+
+    def refusal(self, run: str, count: int, capability: str = "ocr", **more: Any) -> tuple[str, str]:
+        (reply,) = self.ask(run, count, capability, **more)
+        (refusal,) = reply.answer.refusals
+        assert refusal.by == "lab-c"
+        return refusal.code, refusal.text
+
+    def award(self, run: str, *steps: str, capability: str = "ocr", fence: int = 1, **more: Any) -> Awarded:
+        tenant = more.pop("tenant", run)
+        requests = tuple(
+            LeaseRequest(run, step, fence, capability, DataClass.PUBLIC, tenant=tenant, **more) for step in steps
+        )
+        (reply,) = [
+            one
+            for one in self.event(Award("lab-c", run, 1, "home", requests))
+            if isinstance(one, Reply) and one.waited is None
+        ]
+        assert isinstance(reply.answer, Awarded)
+        return reply.answer
+
+    def release(self, run: str, *leases: str) -> list[Any]:
+        return self.event(ReleaseRequest(run, leases))
+
+    def tenant(self, name: str) -> dict[str, Any]:
+        return self.governor.snapshot().tenants[name]
+
+
+def slots(bid: Bid) -> int:
+    return sum(point.slots for point in bid.points)
+
+
+def waited(out: list[Any]) -> dict[str, int]:
+    """By run, what those that waited are offered."""
+    return {one.waited[0]: slots(one.answer) for one in out if isinstance(one, Reply) and one.waited is not None}
+
+
+def stopped(out: list[Any]) -> list[str]:
+    return [one.lease.step for one in out if isinstance(one, StopStep)]
+
+
+def node(name: str, slots: int, serves: frozenset[str] = SERVES, **resources: float) -> NodeJoined:
+    return NodeJoined(name, slots, serves, tuple(sorted(resources.items())))
+
+
+def tree(*tenants: TenantQuota, cohort: str = "all") -> QuotaTree:
+    return QuotaTree((CohortQuota(cohort, (*tenants, TenantQuota("*"))),))
+
+
+def one_gpu(amount: float = 1.0) -> dict[str, Any]:
+    return {"resources": ((GPU, amount),)}
+
+
+# Resources ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_step_takes_besides_its_slot_is_taken_of_the_node_that_has_it():
+    cluster = Cluster(node("plain", 4), node("fast", 4, gpu=2.0))
+    assert cluster.offered("r", 9, **one_gpu()) == 2
+    leases = cluster.award("r", "a", "b", **one_gpu()).leases
+    assert [lease.node for lease in leases] == ["fast", "fast"]
+    code, text = cluster.refusal("r", 1, **one_gpu())
+    assert (code, text) == ("cluster.full", "no node has 1 slots, 1 gpu free for it")
+    assert cluster.offered("r", 9) == 6, "slots alone are there still"
+    cluster.release("r", leases[0].id)
+    assert cluster.offered("r", 9, **one_gpu()) == 1
+
+
+def test_a_bid_names_the_resources_that_it_answers():
+    (reply,) = Cluster(node("fast", 4, gpu=2.0)).ask("r", 1, **one_gpu())
+    assert [(point.resources, point.slots) for point in reply.answer.points] == [(((GPU, 1.0),), 1)]
+
+
+def test_steps_that_need_nothing_rare_go_where_nothing_rare_is():
+    cluster = Cluster(node("fast", 4, gpu=2.0), node("plain", 4))
+    nodes = [lease.node for lease in cluster.award("r", *"abcdef").leases]
+    assert nodes == ["plain"] * 4 + ["fast"] * 2
+
+
+def test_a_resource_comes_with_the_node_that_has_it():
+    cluster = Cluster(node("plain", 1))
+    assert cluster.refusal("r", 1, **one_gpu())[0] == "cluster.never"
+    (held,) = cluster.award("other", "s").leases
+    assert cluster.ask("waits", 1, wait_s=50.0) == []
+    assert waited(cluster.event(node("fast", 1, gpu=1.0))) == {"waits": 1}
+    cluster.award("waits", "s")
+    assert cluster.offered("r", 1, **one_gpu()) == 0, "its slot is taken"
+    cluster.release("other", held.id)
+    cluster.event(NodeResized("plain", 1, ((GPU, 2.0),)))
+    assert cluster.offered("r", 1, **one_gpu(2.0)) == 1
+
+
+def test_shares_are_of_what_a_tenant_takes_most_of():
+    cluster = Cluster(node("n", 100, gpu=4.0))
+    assert cluster.ask("a", 99, tenant="a", wait_s=50.0, **one_gpu())[0].answer.points[0].slots == 4
+    cluster.ask("b", 99, tenant="b", **one_gpu())
+    assert cluster.offered("a", 99, **one_gpu()) == 2, "half of the gpus, though of slots it would have next to nothing"
+    assert cluster.offered("c", 99) == 96, "who needs none of them has all slots but those that go with the gpus"
+
+
+# What can never be --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"resources": ((GPU, 3.0),)}, "the most on any of the 2 nodes allowed: 4 slots, 2 gpu"),
+        ({"resources": (("tpu", 1.0),)}, "no node has tpu; nodes have gpu, slots"),
+        ({"gang": 9, "count": 9}, "8 of its 9 copies would fit into the empty nodes"),
+        ({"tenant": "small", "gang": 3, "count": 3}, "it needs 3 slots; tenant small may use 2 at most"),
+        ({"gang": 4, "count": 3}, "a gang of 4 of 3 steps"),
+    ],
+)
+def test_what_nothing_could_ever_satisfy_is_told_at_once_and_does_not_wait(asked, says):
+    small = TenantQuota("small", quota=Quota({}, {}, {"slots": 2.0}))
+    cluster = Cluster(node("plain", 4), node("fast", 4, gpu=2.0), quotas=tree(small))
+    count = asked.pop("count", 1)
+    code, text = cluster.refusal("r", count, wait_s=50.0, **asked)
+    assert code == "cluster.never"
+    assert says in text
+    assert cluster.governor.snapshot().parked == 0
+    more = {"gang": "g"} if asked.pop("gang", 0) else {}
+    if says.startswith("a gang"):
+        return
+    steps = [f"s{number}" for number in range(count)]
+    codes = {item.refusal.code for item in cluster.award("r", *steps, **more, **asked).rejected}
+    assert codes == {"cluster.never"}
+
+
+def test_a_capability_that_no_node_offers_yet_is_waited_for():
+    cluster = Cluster(node("n", 1))
+    assert cluster.ask("r", 1, "fly", wait_s=50.0) == []
+    assert waited(cluster.event(node("m", 1, frozenset({"fly"})))) == {"r": 1}
+
+
+def test_a_node_that_serves_whatever_is_asked_counts_what_it_says_that_it_has():
+    cluster = Cluster(NodeJoined("n", 2, EVERYTHING, ((GPU, 1.0),)))
+    assert cluster.offered("r", 9, "anything", resources=(("tpu", 5.0),)) == 2
+    assert cluster.offered("r", 9, "anything", **one_gpu()) == 1
+
+
+# Gangs --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_gang_is_offered_and_leased_whole():
+    cluster = Cluster(node("n1", 3), node("n2", 3))
+    assert cluster.offered("r", 8, gang=4) == 4
+    leases = cluster.award("r", *"abcd", gang="g").leases
+    assert len(leases) == 4
+    assert cluster.offered("r", 4, gang=4) == 0
+    rejected = cluster.award("r", *"efgh", gang="h").rejected
+    assert [item.refusal.code for item in rejected] == ["cluster.full"] * 4
+    assert "for each of 4 at once" in rejected[0].refusal.text
+    assert len(cluster.award("r", *"ef", gang="i").leases) == 2
+    cluster.release("r", leases[0].id)
+    assert cluster.offered("r", 1) == 1, "each of them ends by itself"
+
+
+def test_the_same_gang_twice_is_the_same_leases_and_a_stale_step_takes_the_others_with_it():
+    cluster = Cluster(node("n", 4))
+    first = cluster.award("r", "a", "b", gang="g")
+    assert cluster.award("r", "a", "b", gang="g") == first
+    again = cluster.award("r", "a", "b", gang="g", fence=2)
+    assert len(again.leases) == 2
+    cluster.release("r", *(lease.id for lease in again.leases))
+    requests = (
+        LeaseRequest("r", "a", 2, "ocr", DataClass.PUBLIC, tenant="r", gang="g"),
+        LeaseRequest("r", "b", 3, "ocr", DataClass.PUBLIC, tenant="r", gang="g"),
+    )
+    (reply,) = cluster.event(Award("lab-c", "r", 1, "home", requests))
+    assert reply.answer.leases == ()
+    assert [item.refusal.code for item in reply.answer.rejected] == ["cluster.stale_fence", "cluster.gang"]
+
+
+def test_a_gang_of_steps_that_ask_for_different_things_is_refused():
+    requests = tuple(
+        LeaseRequest("r", step, 1, capability, DataClass.PUBLIC, gang="g")
+        for step, capability in (("a", "ocr"), ("b", "llm"))
+    )
+    (reply,) = Cluster(node("n", 4)).event(Award("lab-c", "r", 1, "home", requests))
+    assert [item.refusal.code for item in reply.answer.rejected] == ["cluster.mixed_gang"] * 2
+
+
+def test_room_collects_for_a_gang_that_waits_while_small_ones_end():
+    cluster = Cluster(node("n1", 2), node("n2", 2))
+    held = list(cluster.award("flood", *"abcd").leases)
+    assert cluster.ask("gang", 4, gang=4, wait_s=50.0) == []
+    assert cluster.ask("flood", 9, wait_s=50.0) == []
+    for number in range(3):
+        assert waited(cluster.release("flood", held[number].id)) == {}, "those are kept for it"
+    assert waited(cluster.release("flood", held[3].id)) == {"gang": 4}
+    assert len(cluster.award("gang", *"abcd", gang="g").leases) == 4
+
+
+# Cohorts, classes, guarantees ---------------------------------------------------------------------------------------
+
+
+def cohorts() -> QuotaTree:
+    return QuotaTree(
+        (
+            CohortQuota("x", (TenantQuota("a"), TenantQuota("b"))),
+            CohortQuota("y", (TenantQuota("c"),), weight=1.0),
+            CohortQuota("others", (TenantQuota("*"),), weight=0.5),
+        )
+    )
+
+
+def test_cohorts_share_first_and_their_tenants_what_that_leaves():
+    cluster = Cluster(node("n", 8), quotas=cohorts())
+    for tenant in "abc":
+        cluster.ask(tenant, 99)
+    assert {tenant: cluster.offered(tenant, 99) for tenant in "abc"} == {"a": 2, "b": 2, "c": 4}
+    assert cluster.tenant("a")["cohort"] == "x"
+    assert cluster.tenant("c")["entitled"] == 0.5
+
+
+def test_who_is_not_named_has_a_place_of_its_own_at_the_star():
+    cluster = Cluster(node("n", 10), quotas=cohorts())
+    for tenant in ("a", "c", "new", "newer"):
+        cluster.ask(tenant, 99)
+    assert [cluster.offered(tenant, 99) for tenant in ("a", "c", "new", "newer")] == [4, 4, 1, 1]
+    assert cluster.tenant("new")["cohort"] == "others"
+
+
+def test_without_a_star_who_is_not_named_has_nothing():
+    cluster = Cluster(node("n", 1), quotas=QuotaTree((CohortQuota("x", (TenantQuota("a"),)),)))
+    code, text = cluster.refusal("stranger", 1, wait_s=50.0)
+    assert (code, text) == ("cluster.never", "'stranger' is not one of the tenants (a)")
+
+
+def test_a_class_is_called_as_the_capability_that_is_asked_for():
+    quotas = tree(TenantQuota("a", classes=(ClassQuota("ocr", 3.0), ClassQuota("llm", 1.0))))
+    cluster = Cluster(node("n", 8), quotas=quotas)
+    for capability in ("ocr", "llm"):
+        cluster.ask(f"run-{capability}", 99, capability, tenant="a")
+    assert cluster.offered("run-ocr", 99, "ocr", tenant="a") == 6
+    assert cluster.offered("run-llm", 99, "llm", tenant="a") == 2
+
+
+def test_guarantees_shrink_with_the_nodes_and_come_back_with_them():
+    quotas = tree(TenantQuota("a", quota=Quota({"slots": 6.0})), TenantQuota("b", quota=Quota({"slots": 2.0})))
+    cluster = Cluster(quotas=quotas)
+    assert cluster.ask("a", 9, wait_s=50.0) == []
+    assert waited(cluster.event(node("n1", 4))) == {"a": 4}
+    cluster.award("a", "s1", "s2", "s3", "s4")
+    assert cluster.tenant("a")["guarantee"] == {"slots": 3.0}
+    cluster.now = 10.0
+    assert stopped(cluster.ask("b", 1)) == ["s4"], "a quarter of what is there is guaranteed to it"
+    cluster.event(node("n2", 4))
+    assert cluster.tenant("a")["guarantee"] == {"slots": 6.0}
+
+
+def test_quotas_that_make_no_sense_change_nothing():
+    cluster = Cluster(node("n", 2), quotas=cohorts())
+    cluster.award("a", "s")
+    before = cluster.governor.snapshot()
+    for bad in (
+        QuotaTree((CohortQuota("x", (TenantQuota("a"),)), CohortQuota("y", (TenantQuota("a"),)))),
+        QuotaTree((CohortQuota("x", parent="y"), CohortQuota("y", parent="x"))),
+        tree(TenantQuota("a", weight=-1.0)),
+    ):
+        with pytest.raises(BadInputError):
+            cluster.event(QuotasChanged(bad))
+    assert cluster.governor.snapshot() == before
+
+
+def test_what_waits_is_told_when_new_quotas_make_it_impossible():
+    cluster = Cluster(node("n", 1))
+    cluster.award("other", "s")
+    assert cluster.ask("r", 1, wait_s=5.0) == []
+    cluster.event(QuotasChanged(tree(TenantQuota("r", quota=Quota({}, {}, {"slots": 0.0})))))
+    cluster.now = 5.0
+    (reply,) = cluster.event(Tick())
+    assert (reply.waited, [refusal.code for refusal in reply.answer.refusals]) == (("r", 1), ["cluster.never"])
+
+
+def test_of_what_was_borrowed_steps_that_lose_little_are_stopped_first():
+    cluster = Cluster(node("n", 3), quotas=tree(TenantQuota("owner", quota=Quota({"slots": 2.0}))))
+    cluster.award("guest", "saves", checkpointable=True)
+    cluster.award("guest", "old")
+    cluster.now = 1.0
+    cluster.award("guest", "young")
+    cluster.now = 10.0
+    assert stopped(cluster.ask("owner", 9)) == ["saves", "young"]
+
+
+def test_a_guarantee_of_a_resource_is_taken_back_from_who_holds_it():
+    cluster = Cluster(node("n", 8, gpu=2.0), quotas=tree(TenantQuota("owner", quota=Quota({GPU: 1.0}))))
+    cluster.award("guest", "plain")
+    cluster.award("guest", "g1", "g2", **one_gpu())
+    cluster.now = 10.0
+    assert stopped(cluster.ask("owner", 1, **one_gpu())) == [], "nothing is guaranteed of slots, which it needs too"
+    both = tree(TenantQuota("owner", quota=Quota({GPU: 1.0, "slots": 1.0})))
+    assert stopped(cluster.event(QuotasChanged(both))) == ["g2"]
+
+
+# Nodes --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_rather_goes_where_its_inputs_lie_and_where_a_replica_is_warm():
+    cluster = Cluster(node("n1", 2), node("n2", 2), node("n3", 2))
+    cluster.event(NodeReported("n3", frozenset({"ocr"})))
+    assert [lease.node for lease in cluster.award("r", "a").leases] == ["n3"]
+    assert [lease.node for lease in cluster.award("r", "b", prefer=("n2", "gone")).leases] == ["n2"]
+    assert [lease.node for lease in cluster.award("r", "c", avoid=("n3", "n2")).leases] == ["n1"]
+    assert [lease.node for lease in cluster.award("r", "d", avoid=("n1", "n2", "n3")).leases] == ["n3"]
+
+
+def test_an_offer_is_at_another_node_where_that_suits_better():
+    cluster = Cluster(node("n1", 1), node("n2", 1))
+    held = {lease.node: lease.id for lease in cluster.award("first", "a", "b").leases}
+    assert cluster.ask("r", 1, wait_s=50.0) == []
+    assert waited(cluster.release("first", held["n1"])) == {"r": 1}
+    cluster.release("first", held["n2"])
+    assert [lease.node for lease in cluster.award("r", "s", prefer=("n2",)).leases] == ["n2"]
+
+
+def test_what_was_offered_at_a_node_that_left_is_given_elsewhere():
+    cluster = Cluster(node("n1", 1))
+    cluster.award("first", "a")
+    assert cluster.ask("r", 1, wait_s=50.0) == []
+    assert waited(cluster.event(node("n2", 1))) == {"r": 1}
+    cluster.event(NodeLeft("n2"))
+    cluster.event(node("n3", 1))
+    assert [lease.node for lease in cluster.award("r", "s").leases] == ["n3"]
+
+
+def test_a_step_that_waits_for_others_gives_up_its_resources_too():
+    cluster = Cluster(node("n", 2, gpu=1.0))
+    (parent,) = cluster.award("r", "p", **one_gpu()).leases
+    assert cluster.offered("r", 1, **one_gpu()) == 0
+    cluster.event(RenewRequest("r", (parent.id,), (parent.id,)))
+    assert cluster.offered("r", 1, **one_gpu()) == 1
+    assert cluster.tenant("r")["used"] == {GPU: 0.0, "slots": 0.0}
+    cluster.award("r", "child", **one_gpu())
+    cluster.event(RenewRequest("r", (parent.id,)))
+    assert cluster.tenant("r")["used"] == {GPU: 2.0, "slots": 2.0}, "it goes on, be there room or not"
