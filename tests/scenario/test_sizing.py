@@ -19,11 +19,12 @@ from ioi_dagster.cli import app
 from ioi_dagster.cli_simulate import with_nodes
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.negotiation import Effect
-from ioi_dagster.model.topology import NodeSpec, TenantShare, Topology
+from ioi_dagster.model.quota import QuotaTree
+from ioi_dagster.model.topology import NodeSpec, Topology
 from ioi_dagster.simulate.fairness import Fairness, jain
 from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, Workflow, WorkflowStep, grid
 from ioi_dagster.simulate.world import Report, simulate
-from tests.scenario.swarm import tree_of
+from tests.quotas import share
 
 GUIDE = Path("docs/guides/size-a-federation.md")
 
@@ -127,7 +128,9 @@ def shared(weight: float) -> Report:
     flood = {f"s{number}": WorkflowStep(2.0) for number in range(120)}
     topology = grid(2, 6)
     domains = tuple(
-        replace(domain, clusters=tuple(replace(c, quotas=tree_of(TenantShare("b", weight))) for c in domain.clusters))
+        replace(
+            domain, clusters=tuple(replace(c, quotas=QuotaTree.flat([share("b", weight)])) for c in domain.clusters)
+        )
         for domain in topology.domains
     )
     flows = (Workflow("a", flood, tenant="a"), Workflow("b", flood, tenant="b", domain="d1"))
