@@ -31,7 +31,7 @@ class Shape:
     `size` is its dominant share of the cluster, all copies. `least`: it asks for one resource only, and for no more of it than
     anybody does, so that whatever comes free is enough for it."""
 
-    __slots__ = ("copies", "full", "heads", "least", "need", "open", "pool", "size", "total")
+    __slots__ = ("copies", "could", "could_at", "full", "heads", "least", "need", "open", "pool", "size", "total")
 
     def __init__(self, need: Need, copies: int, pool: Pool) -> None:
         self.need, self.copies, self.pool = need, copies, pool
@@ -40,6 +40,8 @@ class Shape:
         self.full = self.least = False
         self.open: dict[int, None] = {}
         self.heads = 0
+        self.could, self.could_at = 0, -1
+        """How many copies fit into empty nodes, and of which time that is."""
 
 
 class Machines:
@@ -195,12 +197,13 @@ class Machines:
 
     def could_hold(self, shape: Shape) -> int:
         """How many copies the pool's nodes would take if they were empty, counted up to what is asked."""
-        found = 0
-        for number in shape.pool.members:
-            found += self.copies_on(self.size[number], shape.need)
-            if found >= shape.copies:
-                return shape.copies
-        return found
+        if shape.could_at != self._version:
+            shape.could, shape.could_at = 0, self._version
+            for number in shape.pool.members:
+                shape.could = min(shape.copies, shape.could + self.copies_on(self.size[number], shape.need))
+                if shape.could == shape.copies:
+                    break
+        return shape.could
 
     def count(self, shape: Shape, most: int) -> tuple[int, list[int]]:
         """So many times it fits now, up to `most`; when that is less, all the nodes where it does."""
@@ -305,7 +308,9 @@ class Machines:
         fits = [number for number in members if number not in held and self.fits(need, number)]
         if not fits:
             return None
-        return [fits[0] if len(fits) == 1 else min(fits, key=lambda number: self._rank(pool, number))]
+        if len(fits) == 1:
+            return fits
+        return [min(fits, key=self._waste if not len(pool.warm) else lambda number: self._rank(pool, number))]
 
     def _sampled(self, shape: Shape, members: list[int]) -> list[int] | None:
         """The best of all where there are few, else of a few."""

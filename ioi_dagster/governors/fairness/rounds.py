@@ -14,7 +14,7 @@ from ioi_dagster.governors.fairness.books import Books
 from ioi_dagster.governors.fairness.eviction import Ledger
 from ioi_dagster.governors.fairness.machines import EPSILON, Shape
 from ioi_dagster.governors.fairness.pools import Pool
-from ioi_dagster.governors.fairness.tree import Entry, Leaf, Line, Unit
+from ioi_dagster.governors.fairness.tree import Entry, Key, Leaf, Line, Unit
 
 HOLD_BELOW = 0.85
 """Of what it is entitled to: a queue that has more waits for its turn, and no node is emptied for it. Emptied nodes stand idle
@@ -237,11 +237,12 @@ class Rounds:
             self._serve_holders(now, granted)
             self._short.clear()
             self._all_short = False
-            aside: list[Unit] = []
+            aside: list[tuple[Unit, Key]] = []
             while self.open and self._step(self._books.root, now, granted, aside):
                 pass
-            for unit in aside:
-                unit.note()
+            for unit, key in aside:
+                if key[4] == key[5].version:  # else its place has changed meanwhile
+                    heappush(unit.heap, key)
             self._claim()
             if not self._freed:
                 break
@@ -267,7 +268,7 @@ class Rounds:
         self._start(entry, found, now, granted)
         return True
 
-    def _step(self, unit: Unit, now: float, granted: list[Entry], aside: list[Unit]) -> bool:
+    def _step(self, unit: Unit, now: float, granted: list[Entry], aside: list[tuple[Unit, Key]]) -> bool:
         """Start one request below `unit`. Children for whom there is nothing are set aside for the round."""
         while self.open:
             child = unit.next()
@@ -279,10 +280,9 @@ class Rounds:
                     return True
             elif self._step(child, now, granted, aside):
                 return True
-            heappop(unit.heap)
-            child.version += 1
+            key = heappop(unit.heap)
             if child is not self._at_limit:
-                aside.append(child)
+                aside.append((unit, key))
             if self._closed is not None:
                 if self._closed is unit:
                     self._closed = None
@@ -313,7 +313,7 @@ class Rounds:
             return False
         if shape.full and not shape.open:
             # What it may hold was seen to when it last changed.
-            if below and self._could_start(leaf, shape):
+            if below and not self._all_short and self._could_start(leaf, shape):
                 self._is_short(line.pool)
             return False
         limiter = self._books.limiter(leaf, shape.total) if self._books.limits else None
