@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from benchmarks.adapters.placement import offers, steps
 from benchmarks.yardstick.placement.model import allowed, eligible_nodes
 from ioi_dagster.governors import flow_messages as flow
 from ioi_dagster.governors.cluster import (
@@ -24,7 +25,10 @@ from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.model.negotiation import Ask, Awarded, Bid, Lease, ReleaseRequest
+from ioi_dagster.model.placement import Step
 
+QUIET = 2
+"""Rounds without an award after which nothing more happens at that moment."""
 FOR_EVER_S = 1e9
 """Leases are not renewed: whose node is gone is known at once."""
 
@@ -75,12 +79,22 @@ class Bidding:
                 self._ended(event["task"], event["node"], event["job_done"], tasks)
             case "node_down":
                 self._lost(event["node"], tasks)
+            case "node_speed":
+                node, speed = event["node"], state["nodes"][event["node"]]["speed"]
+                domain = self._network["nodes"][node]["domain"]
+                report = NodeReported(node, frozenset(), speed=speed)
+                self._heard(domain, self._clusters[domain].handle(report, self._now))
             case "node_up":
                 self._join(event["node"])
         self._vend(tasks)
-        for graph in list(self._graphs.values()):
-            self._todo.append((graph, flow.Tick()))
         self._settle(tasks)
+        quiet = 0
+        while quiet < QUIET:
+            # What one round leaves is looked at in the next, which a run process comes to at once.
+            before = len(self._answer)
+            self._todo += [(graph, flow.Tick()) for graph in self._graphs.values()]
+            self._settle(tasks)
+            quiet = 0 if len(self._answer) > before else quiet + 1
         return self._answer
 
     # What happened ----------------------------------------------------------------------------------------------
@@ -94,9 +108,14 @@ class Bidding:
         for producer, consumer, size in graph["edges"]:
             before[consumer].append((producer, size))
         capability = {task: "|".join(eligible_nodes(its, self._network)) for task, its in graph["tasks"].items()}
-        made = _Graph(name, FlowGovernor(name, "home", "fastest"), graph["tasks"], before, capability)
+        # Messages take no time, so a run that waits for a better place asks again whenever something has happened.
+        made = _Graph(name, FlowGovernor(name, "home", "fastest", again_s=0.0), graph["tasks"], before, capability)
         self._graphs[name] = made
         self._graph_of |= dict.fromkeys(graph["tasks"], made)
+        known, edges = steps(graph)
+        known = [_told(one, capability[one.id]) for one in known]
+        links = offers(self._network)[1]
+        self._todo.append((made, flow.GraphKnown(tuple(known), tuple(edges), tuple(links))))
 
     def _vend(self, tasks: Mapping[str, Any]) -> None:
         """What all before it are done for is ready."""
@@ -107,7 +126,7 @@ class Bidding:
                 )
                 if ready and task not in graph.vended:
                     graph.vended.add(task)
-                    ask = Ask(graph.name, task, graph.capability[task])
+                    ask = Ask(graph.name, task, graph.capability[task], resources=_resources(graph.tasks[task]))
                     self._todo.append((graph, flow.StepReady(ask)))
                 elif (
                     not ready
@@ -144,8 +163,8 @@ class Bidding:
     def _join(self, node: str) -> None:
         its = self._network["nodes"][node]
         governor, offers = self._clusters[its["domain"]], _Able((node,))
-        self._heard(its["domain"], governor.handle(NodeJoined(node, its["cores"], offers), self._now))
-        self._heard(its["domain"], governor.handle(NodeReported(node, frozenset()), self._now))
+        self._heard(its["domain"], governor.handle(NodeJoined(node, its["cores"], offers, _resources(its)), self._now))
+        self._heard(its["domain"], governor.handle(NodeReported(node, frozenset(), speed=its["speed"]), self._now))
 
     # Messages ---------------------------------------------------------------------------------------------------
 
@@ -153,7 +172,9 @@ class Bidding:
         """All that follows from it, at the same moment."""
         while self._todo:
             graph, event = self._todo.popleft()
-            for instruction in graph.governor.handle(event, self._now):
+            # As its run process does, which takes what has come together.
+            more = bool(self._todo) and self._todo[0][0] is graph
+            for instruction in graph.governor.handle(event, self._now, more):
                 self._perform(graph, instruction, tasks)
 
     def _perform(self, graph: _Graph, instruction: flow.Instruction, tasks: Mapping[str, Any]) -> None:
@@ -208,3 +229,14 @@ class Bidding:
             for domain in links
             if any(node["domain"] == domain and allowed(its, node) for node in nodes.values())
         )
+
+
+def _told(step: Step, capability: str) -> Step:
+    """What policy and residency say stands in the capability."""
+    return replace(step, min_trust=0, domains=None, capability=capability)
+
+
+def _resources(its: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    """Of a step or a node; what is none is not named."""
+    named = (("cpu", its["cores"]), ("gpu", its["gpus"]), ("memory", its["memory"]))
+    return tuple((name, float(amount)) for name, amount in named if amount)

@@ -68,7 +68,7 @@ class Bids:
         while self.desk.full() and (oldest := self.desk.oldest()) is not None:
             self.forget(oldest.announce.run, now)
         since = self.desk.since(announce.run, now)
-        groups = [(group, self._entry(group, since)) for group in announce.groups]
+        groups = [(group, self._entry(group, since, announce.remaining_s)) for group in announce.groups]
         asked = Asked(announce, groups, now + ASKS_S)
         self.desk.add(asked)
         for entry in asked.entries():
@@ -109,15 +109,17 @@ class Bids:
             self.forget(run, now)
             self.desk.lose_place(run)
 
-    def _entry(self, group: AskGroup, since: float) -> Entry | Refusal:
+    def _entry(self, group: AskGroup, since: float, left_s: float) -> Entry | Refusal:
         copies = max(1, group.gang)
         if group.count < copies:
             return Refusal(
                 "cluster.never", f"a gang of {copies} of {group.count} steps", self._cluster, "ask for all of it"
             )
-        return self._request(like(group), since, copies, group.count // copies, group.priority)
+        return self._request(like(group), since, copies, group.count // copies, group.priority, left_s)
 
-    def _request(self, its: Like, since: float, copies: int, wanted: int, priority: int = 0) -> Entry | Refusal:
+    def _request(
+        self, its: Like, since: float, copies: int, wanted: int, priority: int = 0, left_s: float = 0.0
+    ) -> Entry | Refusal:
         tenant, capability, resources = its
         amounts = {name: amount for name, amount in resources if self._rooms.counted(name)}
         amounts[SLOTS] = 1.0
@@ -134,6 +136,7 @@ class Bids:
                 False,
                 capability,
                 wanted,
+                remaining_s=left_s,
             )
         )
         return self.told(found) if isinstance(found, Refusal) else found

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ioi_dagster.governors.bids import Bids
@@ -33,12 +33,14 @@ from ioi_dagster.governors.fairness.tree import Entry
 from ioi_dagster.governors.fairness.values import Rules
 from ioi_dagster.governors.leases import Leases
 from ioi_dagster.governors.nodes import Nodes
+from ioi_dagster.governors.outlook import NodeNow, Occupied, outlook
 from ioi_dagster.governors.parked import AGING_S
 from ioi_dagster.model.negotiation import (
     SLOTS,
     Announce,
     Award,
     Awarded,
+    Bid,
     Lease,
     LeaseRequest,
     RejectedRequest,
@@ -171,14 +173,30 @@ class ClusterGovernor:
             # A turn may be its own though nobody else would have been refused: then it does not wait.
             out += self._serve(now, announce)
             return out
-        return [*out, Reply(bid)]
+        return [*out, Reply(self._with_nodes(bid, announce, now))]
 
     def _serve(self, now: float, at_once: Announce | None = None) -> list[Instruction]:
         """Answer those that wait and have something, or have waited long enough. `at_once` has only just come."""
         return [
-            Reply(bid, waited=None if asked.announce is at_once else (bid.run, bid.round))
+            Reply(
+                self._with_nodes(bid, asked.announce, now),
+                waited=None if asked.announce is at_once else (bid.run, bid.round),
+            )
             for asked, bid in self._bids.serve(now)
         ]
+
+    def _with_nodes(self, bid: Bid, announce: Announce, now: float) -> Bid:
+        """Who plans ahead is told how the nodes look."""
+        if not announce.about:
+            return bid
+        return replace(bid, nodes=outlook(self._nodes_now(), announce.run, announce.about, now))
+
+    def _nodes_now(self) -> Iterator[NodeNow]:
+        for name, node in self._nodes.by_name.items():
+            held = [self._leases.held[lease] for lease in node.used if lease not in node.waiting]
+            occupied = [Occupied(one.lease.run, one.since, one.seconds, one.resources) for one in held]
+            shut = self._nodes.shut(name)
+            yield NodeNow(name, node.slots, node.capabilities, occupied, node.speed, shut, node.resources)
 
     # Awards and leases ------------------------------------------------------------------------------------------
 
@@ -261,7 +279,7 @@ class ClusterGovernor:
         if entry.id != lease.id:
             self._arbiter.rename(entry, lease.id)
         entry.preemptible, entry.checkpointable = request.preemptible, request.checkpointable
-        self._leases.add(lease, request.tenant, now + self._ttl_s)
+        self._leases.add(lease, request, now + self._ttl_s, now)
         self._nodes.took(node, lease.id)
         return lease
 

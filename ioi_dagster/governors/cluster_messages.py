@@ -56,13 +56,14 @@ class NodeLeft:
 @dataclass(frozen=True, slots=True)
 class NodeReported:
     """From the node's heartbeat: what is warm there, how full its memory is (0..1), and how its blocks do, for people.
-    `closed`: it takes nothing new, but what its own steps wait for."""
+    `closed`: it takes nothing new, but what its own steps wait for. A step takes 1 / `speed` of its usual time there."""
 
     node: str
     warm: frozenset[str]
     memory: float = 0.0
     blocks: tuple[dict[str, Any], ...] = ()
     closed: bool = False
+    speed: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

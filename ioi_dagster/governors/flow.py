@@ -28,6 +28,7 @@ from ioi_dagster.governors.flow_messages import (
     Event,
     FailStep,
     FindPlaces,
+    GraphKnown,
     Instruction,
     Place,
     PlacesFound,
@@ -45,7 +46,8 @@ from ioi_dagster.governors.flow_messages import (
     Tell,
     Tick,
 )
-from ioi_dagster.governors.flow_placing import LeastCost, Placing, objective_of
+from ioi_dagster.governors.flow_placing import Placing, objective_of
+from ioi_dagster.governors.flow_plan import PlanAhead
 from ioi_dagster.governors.flow_rounds import PARK_S, Rounds
 from ioi_dagster.governors.flow_steps import OVER, WINDOW, Step, Steps, StepState
 from ioi_dagster.governors.flow_texts import candidates_text, remedy, why_nobody
@@ -102,7 +104,7 @@ class FlowGovernor:
         placing: Placing | None = None,
     ) -> None:
         self._patience_s, self._again_s = patience_s, again_s
-        self._placing = placing or LeastCost(objective_of(objective))
+        self._placing = placing or PlanAhead(objective_of(objective))
         self._reputation, self._steps = Reputation(), Steps()
         self._gangs, self._copies = Gangs(self._steps), Copies(self._steps)
         self._rounds = Rounds(run, origin, self._reputation, deadline_s=deadline_s, again_s=again_s, park_s=park_s)
@@ -121,6 +123,9 @@ class FlowGovernor:
         less than one for each event.
         """
         match event:
+            case GraphKnown():
+                self._placing.know(event, now)
+                out = []
             case StepReady(ask):
                 out = self._ready(ask, now)
             case PlacesFound():
@@ -224,7 +229,8 @@ class FlowGovernor:
         out = self._look_up([*waiting, *late], now)
         late = tuple(step for step in late if step.places and not step.looking)
         if waiting or late:
-            out += self._rounds.open(self._gangs.together(waiting), now, late)
+            together, placing = self._gangs.together(waiting), self._placing
+            out += self._rounds.open(together, now, placing.about(now), placing.remaining_s(), late)
         if self._rounds.is_over(now):
             out += self._awards.match(now)
         return out
@@ -243,6 +249,7 @@ class FlowGovernor:
         if known is not None and known.state not in OVER:
             return []
         step = self._steps.add(ask, now)
+        self._placing.again(step)
         unfit = self._gangs.ready(ask)
         if unfit is not None:
             return self._refuse(step, unfit)
@@ -298,7 +305,7 @@ class FlowGovernor:
                 DiscardAttempt(event.step, event.fence, event.attempt, why),
             ]
         step, lease = running
-        self._placing.learn(step.ask.capability, lease.cluster, event.seconds)
+        self._placing.ended(step, lease, event.seconds, now)
         self._copies.learn(step.ask, event.seconds)
         self._rounds.has_room(lease.cluster)
         others = [other for other in step.runs() if other is not lease]
@@ -327,8 +334,9 @@ class FlowGovernor:
         if known is not None and known.state not in OVER:
             why = "the step is under way by itself"
             return [DiscardAttempt(ask.step, fence, event.attempt, why)]
-        self._steps.add_known(ask, StepState.DONE, fence, now)
-        self._placing.learn(ask.capability, lease.cluster, event.seconds)
+        step = self._steps.add_known(ask, StepState.DONE, fence, now)
+        self._placing.began(step, lease.cluster, lease.node, now)
+        self._placing.ended(step, lease, event.seconds, now)
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": fence}
         text = f"ran in one task after {lease.step} on {lease.node} of {lease.cluster}"
         return [Tell(ask.step, Chapter.AWARD, text, facts), CommitStep(ask.step, fence, event.attempt)]
@@ -337,7 +345,8 @@ class FlowGovernor:
         if self._steps.get(ask.step) is not None or self._steps.fence(ask.step) != lease.fence:
             # A newer start of it is wanted by now.
             return [ReleaseLeases(lease.cluster, (lease.id,)), *self._ready(ask, now)]
-        self._steps.add_known(ask, StepState.RUNNING, lease.fence, now, lease)
+        step = self._steps.add_known(ask, StepState.RUNNING, lease.fence, now, lease)
+        self._placing.began(step, lease.cluster, lease.node, now)
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
         text = f"runs on {lease.node} of {lease.cluster} since an earlier process of the run: its answer is waited for"
         return [Tell(ask.step, Chapter.AWARD, text, facts), AdoptStep(ask, lease)]
@@ -373,6 +382,7 @@ class FlowGovernor:
             nodes = ", ".join(step.lost_on) or "no node that can be named"
             text = f"it was lost {step.losses if poison else step.returned} times, on {nodes}; last: {event.why}"
             return [*out, *self._fail(step, POISON, text, POISON_TODO)]
+        self._placing.again(step)
         self._steps.wait(step, "to be placed again", now)
         self._rounds.soon(now)
         return [*out, *self._gang_falls(step, f"lost on {lease.node}", now)]
@@ -390,6 +400,7 @@ class FlowGovernor:
         ]
         if self._goes_on(step, lease, now):
             return out
+        self._placing.again(step)
         self._steps.wait(step, event.why, now)
         self._rounds.soon(now)
         return [*out, *self._gang_falls(step, f"taken back from {lease.node}", now)]
@@ -404,6 +415,7 @@ class FlowGovernor:
             # The price is told when it is granted, so there is nothing to tell.
             self._awards.take_back_price(step)
         self._awards.dropped(key)
+        self._placing.again(step)
         told = [Tell(key, Chapter.LOSS, f"dropped: {why}"), *copy, *self._close(step, StepState.DROPPED)]
         return [*told, ReleaseLeases(lease.cluster, (lease.id,))] if lease is not None else told
 
@@ -437,6 +449,7 @@ class FlowGovernor:
                 step.not_before = now + self._pause(step.passing)
         if step.rejections >= MAX_NODES_LOST or step.passing >= MAX_PASSING:
             return [*out, *self._refuse(step, event.refusal, told=True)]
+        self._placing.again(step)
         self._steps.wait(step, f"refused by {lease.node}: {event.refusal.text}", now)
         self._rounds.pause(now)
         return [*out, *self._gang_falls(step, f"{lease.node} refused the start", now)]
@@ -445,6 +458,7 @@ class FlowGovernor:
         return min(self._again_s * 2 ** min(times, 10), MAX_PAUSE_S)
 
     def _cluster_lost(self, event: ClusterLost, now: float) -> list[Instruction]:
+        self._placing.away(event.cluster)
         unanswered = self._rounds.lost(event.cluster, event.why, now)
         out: list[Instruction] = []
         for step in list(self._steps.all()):
@@ -488,6 +502,7 @@ class FlowGovernor:
         out: list[Instruction] = []
         for other in running:
             out += self._stop(other, why)
+            self._placing.again(other)
             self._steps.wait(other, why, now)
         return out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ioi_dagster.governors.flow_copies import Copies
@@ -28,6 +29,8 @@ from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 
 BY = "flow governor"
+MAX_SECONDS = 86_400.0
+"""The longest time that a cluster is told a slot will be held."""
 STALE_FENCE = "cluster.stale_fence"
 COPY_AGAIN_S = 5.0
 """Before a step has another copy, where one was lost or not granted."""
@@ -66,7 +69,10 @@ class Awards:
         seen, offers = self._rounds.known_bids(round_), Offers(round_.bids.values())
         awards: dict[str, list[LeaseRequest]] = {}
         out: list[Instruction] = []
+        by_choice = False
         no_room, self._no_room = self._no_room, None
+        trust = partial(self._reputation.trust, now=now)
+        self._placing.look(self._steps.waiting(), round_.bids.values(), trust, now)
         passed: set[str] = set()
         """Those that were looked at with the first of their gang."""
         for step in self._placing.order(list(self._gangs.together(self._steps.waiting()))):
@@ -82,6 +88,7 @@ class Awards:
             offered = self._offered(unit, near, offers, now)
             choice = self._placing.choose(step, [offer for offer in offered if self._can_pay(offer.price)])
             if choice is None:
+                by_choice = by_choice or bool(self._placing.why_waits(step))
                 out += self._not_chosen(unit, near, offered, seen)
                 continue
             cluster = choice.place.cluster
@@ -96,11 +103,11 @@ class Awards:
             offers.take(cluster, len(unit))
             for one, price in zip(unit, prices, strict=True):
                 out += self._told_wait(one, no_room, now)
-                awards.setdefault(cluster, []).append(self._request(one, cluster, price, now))
+                awards.setdefault(cluster, []).append(self._request(one, choice, price, now))
                 out.append(Tell(one.ask.step, Chapter.BID, bids_text(facts), facts))
         for step in round_.copies if not self._steps.waiting() else ():
             out += self._copied(step, round_, offers, awards, now)
-        self._rounds.settle(round_, offers, now)
+        self._rounds.settle(round_, offers, now, by_choice=by_choice)
         for cluster in round_.late - awards.keys():
             if round_.bids[cluster].points:
                 # It keeps room for us, which others may have.
@@ -126,15 +133,18 @@ class Awards:
             offered.append(Offer(place, price, seconds, self._reputation.trust(cluster, now)))
         return offered
 
-    def _request(self, step: Step, cluster: str, price: float, now: float) -> LeaseRequest:
+    def _request(self, step: Step, choice: Offer, price: float, now: float) -> LeaseRequest:
+        cluster = choice.place.cluster
         gang = step.ask.gang if step.together else ""
         self._steps.award(step)
+        if choice.prefer:
+            self._placing.began(step, cluster, choice.prefer[0], now)
         step.price = price
         self.spent += step.price
         self._awarding.setdefault(cluster, set()).add(step.ask.step)
-        return replace(self._lease_request(step, step.avoids(now)), gang=gang)
+        return replace(self._lease_request(step, choice, step.avoids(now)), gang=gang)
 
-    def _lease_request(self, step: Step, avoid: tuple[str, ...], copy: int = 0) -> LeaseRequest:
+    def _lease_request(self, step: Step, choice: Offer, avoid: tuple[str, ...], copy: int = 0) -> LeaseRequest:
         ask = step.ask
         return LeaseRequest(
             run=self._run,
@@ -149,6 +159,8 @@ class Awards:
             checkpointable=ask.checkpointable,
             priority=ask.priority,
             resources=ask.resources,
+            prefer=choice.prefer,
+            seconds=min(choice.seconds, MAX_SECONDS),
         )
 
     def _copied(
@@ -167,7 +179,7 @@ class Awards:
         assert lease is not None
         offers.take(cluster)
         step.copying, step.copies, step.copy_price = cluster, step.copies + 1, choice.price
-        request = self._lease_request(step, (lease.node, *step.avoids(now)), step.copies)
+        request = self._lease_request(step, choice, (lease.node, *step.avoids(now)), step.copies)
         awards.setdefault(cluster, []).append(request)
         ran, usual = now - step.started, self._copies.usual(step.ask) or 0.0
         text = (
@@ -187,6 +199,10 @@ class Awards:
         if not offers:
             for one in unit:
                 one.waiting_for = why_no_slot(step.ask, near, bids)
+            return []
+        better = self._placing.why_waits(step)
+        if better:
+            step.waiting_for = better
             return []
         least = min(offer.price for offer in offers)
         text = f"the run may spend {self._budget:g} credits and has spent {self.spent:g}; the least offer is {least:g}"
@@ -294,6 +310,7 @@ class Awards:
         return [Tell(step.ask.step, Chapter.COPY, f"no copy: {why}")]
 
     def _began(self, step: Step, lease: Lease, now: float) -> list[Instruction]:
+        self._placing.began(step, lease.cluster, lease.node, now)
         step.state, step.lease, step.turned_down_by, step.started = StepState.RUNNING, lease, "", now
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
         facts |= {"price": step.price} if step.price else {}
@@ -306,6 +323,7 @@ class Awards:
         open_keys.discard(step.ask.step)
         step.turned_down_by = cluster
         self.take_back_price(step)
+        self._placing.again(step)
         self._steps.wait(step, refusal.text, now)
         return [Tell(step.ask.step, Chapter.AWARD, f"not awarded: {refusal}")]
 
@@ -323,6 +341,7 @@ class Awards:
             if step.ask.step in open_keys:
                 open_keys.discard(step.ask.step)
                 self.take_back_price(step)
+                self._placing.again(step)
                 self._steps.wait(step, f"{event.cluster} did not answer the award: {event.why}", now)
         if not open_keys:
             self._awarding.pop(event.cluster, None)

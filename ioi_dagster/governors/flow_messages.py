@@ -7,6 +7,8 @@ from typing import Any
 
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.model.negotiation import Announce, Ask, Award, Awarded, Bid, Lease
+from ioi_dagster.model.placement import Edge, Link
+from ioi_dagster.model.placement import Step as GraphStep
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 
@@ -28,6 +30,17 @@ class StepReady:
     """Dagster vended the step. The places and reasons come with `PlacesFound`."""
 
     ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class GraphKnown:
+    """The steps that are to come, or more of them, what each reads of which (bytes), and what lies between domains. A step's
+    `work` is 0 where nobody knows it; `kinds`: seconds of work as earlier runs had it, by the `kind` of steps."""
+
+    steps: tuple[GraphStep, ...]
+    edges: tuple[Edge, ...] = ()
+    links: tuple[Link, ...] = ()
+    kinds: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +164,8 @@ class Tick:
 
 
 Event = (
-    StepReady
+    GraphKnown
+    | StepReady
     | PlacesFound
     | BidReceived
     | BidMissed

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ioi_dagster.errors import BadInputError
-from ioi_dagster.governors.flow_messages import Place
+from ioi_dagster.governors.flow_messages import GraphKnown, Place
 from ioi_dagster.governors.flow_steps import Step
+from ioi_dagster.model.negotiation import Bid, Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Offer:
     price: float
     seconds: float
     trust: float
+    prefer: tuple[str, ...] = ()
+    """Nodes that the step rather has."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -56,6 +59,22 @@ class Offer:
 class Placing(Protocol):
     """The rule. It is asked anew in each round, and told what was learnt."""
 
+    def know(self, graph: GraphKnown, now: float) -> None:
+        """What is to come. Raises `BadInputError` for what is no graph."""
+        ...
+
+    def about(self, now: float) -> tuple[str, ...]:
+        """Capabilities for whose sake bids should tell of nodes."""
+        ...
+
+    def remaining_s(self) -> float:
+        """Seconds of work that are left; 0 where nobody knows."""
+        ...
+
+    def look(self, waiting: Collection[Step], bids: Iterable[Bid], trust: Callable[[str], float], now: float) -> None:
+        """A round is over, with these bids, and steps are about to choose. `trust`: see `Offer`."""
+        ...
+
     def order(self, waiting: Iterable[Step]) -> Sequence[Step]:
         """Those that wait, in the order in which they choose."""
         ...
@@ -64,12 +83,28 @@ class Placing(Protocol):
         """One of the offers, all of which can be paid; None where it rather waits."""
         ...
 
+    def why_waits(self, step: Step) -> str:
+        """Why it chose none of its offers in the last round; empty where it was not by choice."""
+        ...
+
     def expect(self, capability: str, cluster: str) -> float:
         """Seconds that a step of this capability is expected to run there."""
         ...
 
-    def learn(self, capability: str, cluster: str, seconds: float) -> None:
-        """One ran there for so long."""
+    def began(self, step: Step, cluster: str, node: str, now: float) -> None:
+        """It has a slot there, or is about to have it."""
+        ...
+
+    def ended(self, step: Step, lease: Lease, seconds: float, now: float) -> None:
+        """It ran there for so long, and is done."""
+        ...
+
+    def again(self, step: Step) -> None:
+        """It is not done, and runs nowhere."""
+        ...
+
+    def away(self, cluster: str) -> None:
+        """It is not there any more."""
         ...
 
 
@@ -83,12 +118,41 @@ class LeastCost:
         self._means: dict[str, float] = {}
         """By capability, over its clusters; worked out when it is asked for."""
 
+    def know(self, graph: GraphKnown, now: float) -> None:
+        pass
+
+    def about(self, now: float) -> tuple[str, ...]:
+        return ()
+
+    def remaining_s(self) -> float:
+        return 0.0
+
+    def look(self, waiting: Collection[Step], bids: Iterable[Bid], trust: Callable[[str], float], now: float) -> None:
+        pass
+
     def order(self, waiting: Iterable[Step]) -> Sequence[Step]:
         """Priority first; then who has the fewest places, lest others take their only one; then age."""
         return sorted(waiting, key=lambda step: (-step.ask.priority, len(step.places), step.order))
 
     def choose(self, step: Step, offers: Sequence[Offer]) -> Offer | None:
         return min(offers, key=lambda offer: self._rank(step, offer), default=None)
+
+    def why_waits(self, step: Step) -> str:
+        return ""
+
+    def began(self, step: Step, cluster: str, node: str, now: float) -> None:
+        pass
+
+    def ended(self, step: Step, lease: Lease, seconds: float, now: float) -> None:
+        known = self._seconds.setdefault(step.ask.capability, {})
+        known[lease.cluster] = 0.7 * known.get(lease.cluster, seconds) + 0.3 * seconds
+        self._means.pop(step.ask.capability, None)
+
+    def again(self, step: Step) -> None:
+        pass
+
+    def away(self, cluster: str) -> None:
+        pass
 
     def _rank(self, step: Step, offer: Offer) -> tuple[bool, float, str]:
         # A bid that is not kept costs a round, so what is offered is worth as much of it as is kept.
@@ -103,8 +167,3 @@ class LeastCost:
         if capability not in self._means:
             self._means[capability] = sum(known.values()) / len(known) if known else 1.0
         return self._means[capability]
-
-    def learn(self, capability: str, cluster: str, seconds: float) -> None:
-        known = self._seconds.setdefault(capability, {})
-        known[cluster] = 0.7 * known.get(cluster, seconds) + 0.3 * seconds
-        self._means.pop(capability, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ioi_dagster.governors.flow_messages import BidMissed, Instruction, Place, SendAnnounce, Tell, WithdrawAnnounce
 from ioi_dagster.governors.flow_steps import Group, Step, group_of
@@ -19,6 +19,8 @@ PARK_S = 10.0
 """Where a bid offered nothing, the next announcement waits so long at the cluster for room."""
 NOTHING_S = 1.0
 """So long a cluster that had no room is believed to have none. It is not asked that way when a step of ours ended there."""
+CHOOSY = 5
+"""So many times as long as else it is until a run asks again that had offers, but has steps that wait for better ones."""
 MAX_HOLDING = 50
 """At so many clusters at once."""
 
@@ -100,8 +102,16 @@ class Rounds:
 
     # Asking -----------------------------------------------------------------------------------------------------
 
-    def open(self, waiting: Iterable[Step], now: float, copies: tuple[Step, ...] = ()) -> list[Instruction]:
-        """Ask for all that wait, or for `copies` of what runs; no round is open afterwards where there is nobody to ask."""
+    def open(
+        self,
+        waiting: Iterable[Step],
+        now: float,
+        about: tuple[str, ...] = (),
+        remaining_s: float = 0.0,
+        copies: tuple[Step, ...] = (),
+    ) -> list[Instruction]:
+        """Ask for all that wait, or for `copies` of what runs; no round is open afterwards where there is nobody to ask. For
+        `about` and `remaining_s` see `Announce`."""
         late, self._late = {name: bid for name, (bid, until) in self._late.items() if until > now}, {}
         alike: dict[tuple[Group, int], list[Step]] = {}
         for step in waiting:
@@ -133,7 +143,7 @@ class Rounds:
         for cluster, counts in sorted(groups.items()):
             waits, announce = self._announce(cluster, counts, now)
             expected |= {cluster} if waits else set()
-            out.append(SendAnnounce(cluster, announce))
+            out.append(SendAnnounce(cluster, replace(announce, about=about, remaining_s=remaining_s)))
         until = now + self._deadline_s
         self._round = Round(self.number, until, expected, late, frozenset(groups), frozenset(late), copies)
         return out
@@ -250,13 +260,15 @@ class Rounds:
         """Those of the round; where an announcement waits, what was answered before."""
         return {name: self._last_bids[name] for name in self._holding if name in self._last_bids} | round_.bids
 
-    def settle(self, round_: Round, offers: Offers, now: float) -> None:
-        """What is left of the round's offers tells whom to ask how; the next round is at once, or after a pause."""
+    def settle(self, round_: Round, offers: Offers, now: float, *, by_choice: bool = False) -> None:
+        """What is left of the round's offers tells whom to ask how; the next round is at once, or after a pause, a longer one
+        where steps wait for better places `by_choice`."""
         for cluster in round_.bids:
             asked = self._asked_for.get(cluster, frozenset())
             nothing = frozenset(group for group in asked if not offers.left(cluster, group))
             self._nothing[cluster] = (nothing, now + NOTHING_S)
-        self._next_at = now if self._again else now + self._again_s
+        pause_s = self._again_s * (CHOOSY if by_choice else 1)
+        self._next_at = now if self._again else now + pause_s
         self._again = False
 
     def validate(self) -> None:

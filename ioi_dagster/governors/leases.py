@@ -6,19 +6,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from ioi_dagster.model.negotiation import Lease, LeaseRequest
+from ioi_dagster.model.negotiation import Lease, LeaseRequest, Resources
 
 MAX_FENCES = 100_000
 
 
 @dataclass(slots=True)
 class Held:
-    """`waits`: its step waits for others, which run in its place."""
+    """`waits`: its step waits for others, which run in its place. `since`: when it was granted, for about `seconds` (0: nobody
+    knows)."""
 
     lease: Lease
     until: float
     tenant: str
     waits: bool = False
+    since: float = 0.0
+    seconds: float = 0.0
+    resources: Resources = ()
 
 
 class Leases:
@@ -49,9 +53,11 @@ class Leases:
         """A lease of its fence or of a newer one was granted before."""
         return request.fence <= self._fences.get((request.run, request.step, request.copy), 0)
 
-    def add(self, lease: Lease, tenant: str, until: float) -> None:
+    def add(self, lease: Lease, request: LeaseRequest, until: float, now: float) -> None:
         start = (lease.run, lease.step, lease.copy)
-        self.held[lease.id] = Held(lease, until, tenant)
+        self.held[lease.id] = Held(
+            lease, until, request.tenant, since=now, seconds=request.seconds, resources=request.resources
+        )
         self._by_start[start] = lease.id
         heappush(self._ends, (until, lease.id))
         # The newest fence of a step outlives its lease, or an award that was under way could bring an older one back.

@@ -29,6 +29,7 @@ class ClusterNode:
     memory: float = 0.0
     blocks: tuple[dict[str, Any], ...] = ()
     closed: bool = False
+    speed: float = 1.0
     used: dict[str, None] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
 
@@ -91,6 +92,7 @@ class Nodes:
         if node is None:
             return
         node.warm, node.memory, node.blocks, node.closed = event.warm, event.memory, event.blocks, event.closed
+        node.speed = event.speed
         self._arbiter.on_warm(event.node, event.warm)
         self._look(event.node)
 
@@ -132,7 +134,7 @@ class Nodes:
             self._open[name] = None
         else:
             self._open.pop(name, None)
-        self._arbiter.shut(name, node.memory >= self._max_memory or (node.closed and not node.waiting))
+        self._arbiter.shut(name, self.shut(name))
 
     # What is asked of it ----------------------------------------------------------------------------------------
 
@@ -164,6 +166,11 @@ class Nodes:
     def price(self, warm: bool) -> float:
         busy = self._busy / (self._slots or 1)
         return self._price * (1 + CONGESTION * busy) + (0.0 if warm else COLD_START)
+
+    def shut(self, name: str) -> bool:
+        """It takes nothing new."""
+        node = self.by_name[name]
+        return node.memory >= self._max_memory or (node.closed and not node.waiting)
 
     # What is told -----------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from ioi_dagster.host.demand import demand_of, run_priority
 from ioi_dagster.host.event_groups import GroupedEventLogStorage, grouped, patient, told_event, waits_for_log
 from ioi_dagster.host.exchange import Handle, Located, StepInput, StepWork, handle_from_text
 from ioi_dagster.host.flow_driver import FlowDriver
+from ioi_dagster.host.foresight import graph_of
 from ioi_dagster.host.fusion import Chains
 from ioi_dagster.host.gangs import Gangs
 from ioi_dagster.host.io_manager import ObjectStore, default_folder, ledger_path
@@ -227,6 +228,7 @@ class GovernedExecutor(Executor):
             if plan_context.resume_from_failure or epoch > 1:
                 # Also where two processes were started for one run: what the first has done is not done again.
                 yield from resume(plan_context, active, driver, opened, ledger, flow.fail)
+            driver.post(graph_of(execution_plan, ledger.took(run.job_name)))
             interrupted, goes_on, running = False, False, []
             try:
                 for event in flow.run():

@@ -21,6 +21,8 @@ OWN_STEP = "dagster.step"
 
 MAX_GROUPS, MAX_REQUESTS, MAX_LEASES = 64, 1_000, 10_000
 MAX_WAIT_S = 60.0
+MAX_OUTLOOK, MAX_BUSY = 64, 64
+"""Nodes of which a bid tells how they look, and slots of each."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=500)]
 StepKey = Annotated[str, Meta(min_length=1, max_length=4_000)]
@@ -92,7 +94,9 @@ class AskGroup:
 @dataclass(frozen=True, slots=True)
 class Announce:
     """Round `round` of run `run`: what is wanted, answered within `deadline_s` seconds. Where there is no room for any of it,
-    the answer may wait for room, `wait_s` seconds more; an older announcement of the run that waits is answered at once."""
+    the answer may wait for room, `wait_s` seconds more; an older announcement of the run that waits is answered at once.
+    `about`: capabilities for whose sake the run wants to know the nodes, since it plans ahead. `remaining_s`: seconds of work
+    that the run has left, as far as it knows; 0: it does not."""
 
     run: Name
     round: Number
@@ -100,6 +104,8 @@ class Announce:
     groups: Annotated[tuple[AskGroup, ...], Meta(max_length=MAX_GROUPS)]
     deadline_s: Seconds = 0.5
     wait_s: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
+    about: Annotated[tuple[Name, ...], Meta(max_length=MAX_GROUPS)] = ()
+    remaining_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +123,30 @@ class SupplyPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Busy:
+    """A slot that somebody else holds, for about `seconds` more, and what it takes besides."""
+
+    seconds: Seconds
+    resources: Resources = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOutlook:
+    """A node as who plans ahead sees it: `slots` at once and `resources` in all, `busy` those of others. A step takes 1 / `speed`
+    of its usual time there. `able`: by their places in `Announce.about`, the capabilities that it offers."""
+
+    node: Name
+    slots: Slots
+    speed: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    able: Annotated[tuple[Slots, ...], Meta(max_length=MAX_GROUPS)] = ()
+    busy: Annotated[tuple[Busy, ...], Meta(max_length=MAX_BUSY)] = ()
+    resources: Resources = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Bid:
-    """A cluster's supply curve for a round; not binding. What it will not do stands in `refusals`."""
+    """A cluster's supply curve for a round; not binding. What it will not do stands in `refusals`. `nodes`: what was asked by
+    `Announce.about`."""
 
     cluster: Name
     domain: Name
@@ -128,14 +156,16 @@ class Bid:
     points: Annotated[tuple[SupplyPoint, ...], Meta(max_length=MAX_GROUPS * 16)] = ()
     refusals: tuple[Refusal, ...] = ()
     expires_s: Seconds = 2.0
+    nodes: Annotated[tuple[NodeOutlook, ...], Meta(max_length=MAX_OUTLOOK)] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
     """One step of an award. Idempotent by (run, step, fence, copy). `avoid`: nodes that it gets only if there is no other, since
     it failed there or is to be apart from what runs there; `prefer`: nodes that it rather gets, since its inputs lie there or it
-    is to be near to what runs there. `preemptible`: it may be stopped and placed again when its slot is somebody else's by
-    guarantee; `checkpointable`: it loses little by that. Those of one `gang` are leased all or none."""
+    is to be near to what runs there. `seconds`: how long it is expected to hold its slot; 0: nobody knows. `preemptible`: it may
+    be stopped and placed again when its slot is somebody else's by guarantee; `checkpointable`: it loses little by that. Those
+    of one `gang` are leased all or none."""
 
     run: Name
     step: StepKey
@@ -151,6 +181,7 @@ class LeaseRequest:
     priority: Priority = 0
     resources: Resources = ()
     gang: Annotated[str, Meta(max_length=500)] = ""
+    seconds: Seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True)

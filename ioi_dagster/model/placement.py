@@ -21,8 +21,8 @@ class Step:
     """One step's demand. Raises `BadInputError` for what cannot be.
 
     `kind` groups steps whose estimates err alike. `inputs` is what it reads from outside the graph: domain → bytes.
-    `domains` are the only ones allowed (None: any). `tenant` names whose it is; graphs of one tenant are ordered among
-    themselves.
+    `domains` are the only ones allowed (None: any); `capability` is what its node must offer ("": nothing). `tenant` names whose
+    it is; graphs of one tenant are ordered among themselves.
     """
 
     id: str
@@ -35,6 +35,7 @@ class Step:
     inputs: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
     kind: str = ""
     tenant: str = "default"
+    capability: str = ""
 
     def __post_init__(self) -> None:
         amounts = {"work": self.work, "memory": self.memory, "gpus": self.gpus}
@@ -58,7 +59,8 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What one node has. A step runs there for `work / speed` seconds. Raises `BadInputError` for what cannot be."""
+    """What one node has, and the capabilities that it `offers`. A step runs there for `work / speed` seconds. Raises
+    `BadInputError` for what cannot be."""
 
     node: str
     domain: str
@@ -67,6 +69,7 @@ class Offer:
     gpus: int = 0
     trust: int = 0
     speed: float = 1.0
+    offers: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         where = f"node {self.node!r}"

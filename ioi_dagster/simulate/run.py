@@ -11,6 +11,8 @@ from ioi_dagster.governors.cluster import Withdrawn
 from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, Cause
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.model.negotiation import Announce, Ask, Award, Effect, Lease, ReleaseRequest, RenewRequest
+from ioi_dagster.model.placement import Edge
+from ioi_dagster.model.placement import Step as GraphStep
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.simulate.scenario import Workflow
 
@@ -91,9 +93,18 @@ class SimRun:
         self.governor = FlowGovernor(self.name, self.domain, self._workflow.objective)
         self.governor.resume(dict(self.ledger.fences))
         self.world.engine.after(RENEW_S, self._renew, self.life)
+        self.take(self._graph())
         for key in self._workflow.steps:
             self._vend(key)
         self._tick(self.life)
+
+    def _graph(self) -> flow.GraphKnown:
+        """Its steps have run before, so it is known about how long they take."""
+        steps = self._workflow.steps
+        return flow.GraphKnown(
+            tuple(GraphStep(key, its.seconds, kind=key, capability=its.capability) for key, its in steps.items()),
+            tuple(Edge(need, key) for key, its in steps.items() for need in its.needs),
+        )
 
     def kill(self) -> None:
         """Its connections close with it."""

@@ -181,3 +181,13 @@ def test_what_nobody_waits_for_is_dropped_and_what_is_done_stays(ledger):
     ledger.write("r", epoch, [], [], [], dropped=["late", "done"])
     assert {row.step: row.state for row in ledger.steps("r")} == {"late": "DROPPED", "done": "DONE"}
     assert ledger.write("r", epoch, [], [replace(commit(1, "b"), step="late")], []) == set()
+
+
+def test_how_long_steps_took_is_told_by_job_and_mapped_steps_count_as_one(ledger):
+    for run, job, seconds in (("r1", "job", 2.0), ("r2", "job", 4.0), ("r3", "other", 50.0)):
+        epoch = ledger.take_over(run, job, 1.0)
+        for step, its in (("load", seconds), ("page[1]", 1.0), ("page[2]", 3.0)):
+            begun = Started(step, 1, "d", "c", "n1", "ocr", "public")
+            ledger.write(run, epoch, [begun], [Commit(step, 1, "a", "n1", 10.0, 10.0 + its, {}, b"[]")], [])
+    assert ledger.took("job") == {"load": 3.0, "page": 2.0}
+    assert ledger.took("new") == {}

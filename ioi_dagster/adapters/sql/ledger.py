@@ -23,6 +23,8 @@ from ioi_dagster.model.story import Chapter, Entry
 
 _meta = sa.MetaData()
 
+LAST_RUNS, MOST_STEPS = 5, 5_000
+"""So many runs of a job, and steps of theirs, are looked at for how long its steps take."""
 _step = sa.Table(
     "run_step",
     _meta,
@@ -323,6 +325,18 @@ class Ledger:
         columns = [_step.c[name] for name in StepRow.__dataclass_fields__]
         with self._engine.connect() as connection:
             return [StepRow(*row) for row in connection.execute(sa.select(*columns).where(_step.c.run == run))]
+
+    def took(self, job: str) -> dict[str, float]:
+        """Seconds that steps of the job took in its last runs, on average; steps that an op was mapped to count as one."""
+        last = sa.select(_run.c.run).where(_run.c.job == job).order_by(_run.c.started.desc()).limit(LAST_RUNS)
+        query = sa.select(_step.c.step, _step.c.ended - _step.c.started).where(
+            _step.c.run.in_(last), _step.c.state == "DONE", _step.c.ended > _step.c.started
+        )
+        found: dict[str, list[float]] = {}
+        with self._engine.connect() as connection:
+            for step, seconds in connection.execute(query.limit(MOST_STEPS)):
+                found.setdefault(step.partition("[")[0], []).append(seconds)
+        return {kind: sum(its) / len(its) for kind, its in found.items()}
 
     def outputs(self, run: str) -> dict[str, str]:
         """Object references of every committed output of a run, by output handle."""

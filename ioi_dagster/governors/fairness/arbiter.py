@@ -92,7 +92,9 @@ class Arbiter:
         refusal = reasons.never(leaf, shape, self._books)
         if refusal is not None:
             return refusal
-        return Entry(request, request.arrived - self.rules.aging_s * request.priority, leaf.line(shape.pool), shape)
+        left = min(request.remaining_s, self.rules.longest_s)
+        key = request.arrived - self.rules.aging_s * request.priority + left
+        return Entry(request, key, leaf.line(shape.pool), shape)
 
     def wish(self, entry: Entry) -> None:
         """It is asked for, which counts for what its tenant is entitled to, but does not wait."""

@@ -13,7 +13,8 @@ class Request:
     """One ask for room. `amounts` is what one copy takes on one node, by resource; `nodes` are those allowed (None: any), of
     those that offer `capability` ("": any); `arrived` is when it was first asked (s), which a request that comes again after
     an eviction keeps; of `copies` all start at once or none does; it is `wanted` so many times, each by itself;
-    `preemptible` says that it may be ended for others, `checkpointable` that ending it loses little."""
+    `remaining_s`: seconds of work that whoever asks has left, see `Rules.longest_s`; `preemptible` says that it may be ended for
+    others, `checkpointable` that ending it loses little."""
 
     id: str
     tenant: str
@@ -27,16 +28,20 @@ class Request:
     capability: str = ""
     wanted: int = 1
     preemptible: bool = True
+    remaining_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """`aging_s`: a step of priority is worth so many seconds of waiting, and no more. `min_run_s`: what ran shorter is not
-    evicted. Of one tenant at most `evictions` requests are evicted for others in any `window_s` seconds. `seed` is of the
-    nodes that are sampled; clusters of up to `exact` nodes are searched whole, larger ones by the best of `choices`, which
-    is the emptiest where they are to `spread`, else the one that is left most useful."""
+    """`aging_s`: a step of priority is worth so many seconds of waiting, and no more. Of those of one line who have least work
+    left come first (L. Schrage, "A proof of the optimality of the shortest remaining processing time discipline", Operations
+    Research 16(3), 1968), where a second that was waited counts as a second of work, and no more work than `longest_s` is
+    counted. `min_run_s`: what ran shorter is not evicted. Of one tenant at most `evictions` requests are evicted for others in
+    any `window_s` seconds. `seed` is of the nodes that are sampled; clusters of up to `exact` nodes are searched whole, larger
+    ones by the best of `choices`, which is the emptiest where they are to `spread`, else the one that is left most useful."""
 
     aging_s: float = 60.0
+    longest_s: float = 4 * 3600.0
     min_run_s: float = 30.0
     evictions: int = 8
     window_s: float = 300.0

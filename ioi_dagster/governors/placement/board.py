@@ -3,10 +3,10 @@ its output lies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ioi_dagster.governors.placement.fleet import Fleet, Graph
+from ioi_dagster.governors.placement.fleet import Fleet, Graph, Need
 from ioi_dagster.governors.placement.lateness import left
 from ioi_dagster.governors.placement.listing import Midway, Schedule, optimistic, upward
 from ioi_dagster.governors.placement.timeline import Timeline
@@ -61,6 +61,10 @@ class Board:
     """Those of copies that came too late."""
     up: list[bool] = field(default_factory=list)
     speed: list[float] = field(default_factory=list)
+    others: dict[int, Sequence[tuple[float, Need]]] = field(default_factory=dict)
+    """By node, what those whose graphs are not known here hold of it, and until when."""
+    tail: dict[int, float] = field(default_factory=dict)
+    """Time from a step's end to the end of its graph by what is not on the board, where that is only a part of the graph."""
 
     def __post_init__(self) -> None:
         self.up, self.speed = [True] * len(self.fleet.offers), list(self.fleet.speed)
@@ -118,7 +122,7 @@ class Board:
             if node in runs:
                 self._account(i, runs.pop(node), now, wasted=False)
                 if not runs:
-                    self._again(i)
+                    self.again(i)
         for i in range(len(self.graph)):
             if self.node[i] == node:
                 if self.status[i] == WAITING:
@@ -129,7 +133,7 @@ class Board:
             if self.status[i] == OVER:
                 self.job[i].unfinished += 1
             if self.status[i] in (OVER, RUNNING):
-                self._again(i)
+                self.again(i)
 
     def change_speed(self, node: int, speed: float, now: float) -> None:
         for i, runs in self.runs.items():
@@ -142,6 +146,29 @@ class Board:
         if self.node[i] != node:
             self.node[i], self.since[i] = node, now
         self.order[i] = order
+
+    def unbind(self, node: int) -> None:
+        """What waits is not bound there any more."""
+        for i, status in enumerate(self.status):
+            if status == WAITING and self.node[i] == node:
+                self.node[i] = -1
+
+    def again(self, i: int) -> None:
+        """It waits, whatever it did."""
+        self.status[i], self.node[i] = WAITING, -1
+        self.runs.pop(i, None)
+
+    def arrival(self, i: int, n: int, now: float) -> float:
+        """When all that the step needs can be on the node, if it is sent there now."""
+        graph, fleet = self.graph, self.fleet
+        fetch = graph.fetch[i]
+        at = now + fetch[n] if fetch is not None else now
+        for u, size in graph.preds[i]:
+            there = self.node[u]
+            if there not in (n, GONE) and self.status[u] == OVER:
+                a, b = fleet.domain[there], fleet.domain[n]
+                at = max(at, now + fleet.latency[a][b] + size * fleet.per_byte[a][b])
+        return at
 
     def end(self, i: int, node: int, now: float) -> float:
         """When what runs there is expected to end: the middle of what is likely, given how long it has run."""
@@ -162,11 +189,16 @@ class Board:
     def _done(self, i: int, node: int, run: Run, now: float) -> float:
         return run.done + (now - run.at) * self.speed[node]
 
-    def midway(self, now: float) -> tuple[Midway, list[Timeline]]:
-        """What is left to plan, and the room of each node (a node that is down has none: no choice leads there)."""
+    def midway(self, now: float, *, sent: bool = True) -> tuple[Midway, list[Timeline]]:
+        """What is left to plan, and the room of each node (a node that is down has none: no choice leads there). `sent`: what a
+        bound step needs is on its way to its node; else it stays where it is until the step has its slot."""
         graph, fleet, status = self.graph, self.fleet, self.status
         begun = Schedule.empty(len(graph))
         lines = [Timeline(capacity, now) for capacity in fleet.capacity]
+        for n, held in self.others.items():
+            for until, need in held:
+                if until > now:
+                    lines[n].reserve(now, until - now, need)
         for i, runs in self.runs.items():
             ends = {n: self.end(i, n, now) for n in runs}
             begun.node[i] = min(ends, key=lambda n: (ends[n], n))
@@ -184,11 +216,11 @@ class Board:
                 elif status[i] == WAITING:
                     waiting.append(i)
                     missing[i] = sum(status[u] == WAITING for u, _ in graph.preds[i])
-                    if self.node[i] >= 0:
-                        kept[i] = self.node[i], self._arrival(i)
+                    if sent and self.node[i] >= 0:
+                        kept[i] = self.node[i], self._kept_arrival(i)
         return Midway(now, begun, waiting, missing, kept, [1.0 / speed for speed in self.speed]), lines
 
-    def _arrival(self, i: int) -> float:
+    def _kept_arrival(self, i: int) -> float:
         """When all that is made already for a bound step is there."""
         graph, fleet = self.graph, self.fleet
         n, since, fetch = self.node[i], self.since[i], self.graph.fetch[i]
@@ -202,10 +234,6 @@ class Board:
                     moves = fleet.latency[source][d] + size * fleet.per_byte[source][d]
                 at = max(at, max(since, self.since[u]) + moves)
         return at
-
-    def _again(self, i: int) -> None:
-        self.status[i], self.node[i] = WAITING, -1
-        self.runs.pop(i, None)
 
     def _forget(self) -> None:
         """Graphs that are over leave, once they are the larger part."""
@@ -228,6 +256,7 @@ class Board:
             index={graph.steps[i].id: new[i] for i in kept},
         )
         self.runs = {new[i]: runs for i, runs in self.runs.items() if i in new}
+        self.tail = {new[i]: its for i, its in self.tail.items() if i in new}
         for name in ("job", "status", "node", "since", "order", "rank", "ahead"):
             values = getattr(self, name)
             setattr(self, name, [values[i] for i in kept])

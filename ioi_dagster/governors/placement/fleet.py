@@ -48,7 +48,7 @@ class Fleet:
 
     def able(self, step: Step) -> tuple[int, ...]:
         """The nodes whose capacity and policy let the step run, whatever runs there now; fastest first."""
-        key = (step.cores, step.memory, step.gpus, step.min_trust, step.domains)
+        key = (step.cores, step.memory, step.gpus, step.min_trust, step.domains, step.capability)
         found = self._able.get(key)
         if found is None:
             if len(self._able) > 10_000:
@@ -87,6 +87,7 @@ def _fits(step: Step, offer: Offer) -> bool:
         and offer.gpus >= step.gpus
         and offer.trust >= step.min_trust
         and (step.domains is None or offer.domain in step.domains)
+        and (not step.capability or step.capability in offer.offers)
     )
 
 
@@ -100,6 +101,7 @@ def _lacks(step: Step, offer: Offer) -> list[str]:
             step.domains is not None and offer.domain not in step.domains,
             f"a node in {' or '.join(sorted(step.domains or ())) or 'some domain that is allowed'}",
         ),
+        (bool(step.capability) and step.capability not in offer.offers, f"a node that offers {step.capability}"),
     )
     return [text for lacking, text in rows if lacking]
 
@@ -126,7 +128,7 @@ class Graph:
 
 def compile_graph(fleet: Fleet, steps: Sequence[Step], edges: Sequence[Edge]) -> Graph:
     """Raises `BadInputError` for a step given twice, an edge to no step, an unknown domain of inputs, or a cycle."""
-    order = _topological(steps, edges)
+    order = topological(steps, edges)
     index = {steps[i].id: position for position, i in enumerate(order)}
     ordered = [steps[i] for i in order]
     preds: list[list[tuple[int, float]]] = [[] for _ in order]
@@ -179,7 +181,8 @@ def _fetch(fleet: Fleet, step: Step) -> list[float] | None:
     return [row[d] for d in fleet.domain]
 
 
-def _topological(steps: Sequence[Step], edges: Sequence[Edge]) -> list[int]:
+def topological(steps: Sequence[Step], edges: Sequence[Edge]) -> list[int]:
+    """Positions in `steps`, each after those of its producers. Raises `BadInputError` as `compile_graph` does."""
     index = {step.id: i for i, step in enumerate(steps)}
     if len(index) < len(steps):
         twice = next(s.id for i, s in enumerate(steps) if index[s.id] != i)

@@ -122,12 +122,14 @@ def fill(
     choices: Sequence[Sequence[int]] | None = None,
     mirrored: bool = False,
     midway: Midway | None = None,
+    bias: Sequence[float] | None = None,
 ) -> Schedule:
     """Place every step that is not doomed, the highest priority first among those whose producers are placed.
 
     Each goes to the node of least finish, plus `weight` × what `ahead` says comes after. `choices` replaces the able nodes.
     `mirrored`: the graph runs backwards, from its last steps to its first, and inputs from outside are left out. `midway`: part
-    of it has run. A step without a choice is not placed, nor is what depends on it.
+    of it has run. `bias`: by node, what is added to its finish where they are compared. A step without a choice is not placed,
+    nor is what depends on it.
     """
     preds, succs = (graph.succs, graph.preds) if mirrored else (graph.preds, graph.succs)
     domain, latency, per_byte = fleet.domain, fleet.latency, fleet.per_byte
@@ -205,6 +207,8 @@ def fill(
             value = at + length
             if row is not None:
                 value += weight * row[n]
+            if bias is not None:
+                value += bias[n]
             if value >= least:
                 continue
             start = lines[n].earliest(at, length, need)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, log
 
-from ioi_dagster.governors.placement.board import GONE, OVER, RUNNING, WAITING, Board, Job
+from ioi_dagster.governors.placement.board import GONE, RUNNING, WAITING, Board, Job
 from ioi_dagster.governors.placement.lateness import gain
 from ioi_dagster.governors.placement.listing import Midway, Schedule, fill
 from ioi_dagster.governors.placement.timeline import Timeline
@@ -38,14 +38,17 @@ class Plan:
     """What each node had free before."""
 
 
-def replan(board: Board, now: float) -> tuple[Plan, dict[int, tuple[int, int]]]:
-    """The plan, and what changes with it: step → node, order."""
-    midway, lines = board.midway(now)
-    plan = _best(board, midway, lines)
+def replan(
+    board: Board, now: float, *, sent: bool = True, bias: Sequence[float] | None = None
+) -> tuple[Plan, dict[int, tuple[int, int]]]:
+    """The plan, and what changes with it: step → node, order. `sent`: see `Board.midway`; `bias`: by node, seconds that it is
+    worse for other reasons than time."""
+    midway, lines = board.midway(now, sent=sent)
+    plan = _best(board, midway, lines, bias)
     return plan, _changes(board, midway.waiting, plan.schedule)
 
 
-def _best(board: Board, midway: Midway, lines: Sequence[Timeline]) -> Plan:
+def _best(board: Board, midway: Midway, lines: Sequence[Timeline], bias: Sequence[float] | None) -> Plan:
     now, waiting = midway.now, midway.waiting
     nodes = {able: tuple(n for n in able if board.up[n]) for able in {board.graph.able[i] for i in waiting}}
     free: list[Sequence[int]] = [()] * len(board.graph)
@@ -58,7 +61,15 @@ def _best(board: Board, midway: Midway, lines: Sequence[Timeline]) -> Plan:
         room = [line.copy() for line in lines]
         ahead = board.ahead if weight else None
         made = fill(
-            board.fleet, board.graph, priority, room, ahead=ahead, weight=weight, choices=choices, midway=midway
+            board.fleet,
+            board.graph,
+            priority,
+            room,
+            ahead=ahead,
+            weight=weight,
+            choices=choices,
+            midway=midway,
+            bias=bias,
         )
         return Plan(made, _score(board, made, now), lines)
 
@@ -96,7 +107,9 @@ def _work_left(board: Board, job: Job) -> float:
 def _score(board: Board, made: Schedule, now: float) -> float:
     """The sum over the graphs of the logarithm of how long they take from arrival to end: what makes none wait for long beside
     what it needs itself."""
-    finish = made.finish
+    finish, tail = made.finish, board.tail
+    if tail:
+        finish = [end + tail.get(i, 0.0) for i, end in enumerate(finish)]
     return sum(log(max(finish[job.first : job.last], default=now) - job.arrived + 1e-9) for job in board.jobs)
 
 
@@ -183,7 +196,7 @@ def copies(board: Board, plan: Plan, now: float, asked: dict[int, int]) -> list[
         for n in graph.able[i]:
             if n in runs or not board.up[n]:
                 continue
-            at, run = _arrives(board, i, n, now), graph.work[i] / board.speed[n]
+            at, run = board.arrival(i, n, now), graph.work[i] / board.speed[n]
             start = lines[n].earliest(at, run, graph.need[i])
             if start > at + 0.02 * run or (strict and done < LATE and rest < LATE * (start + run - now)):
                 continue
@@ -195,16 +208,3 @@ def copies(board: Board, plan: Plan, now: float, asked: dict[int, int]) -> list[
             lines[node].reserve(start, length, graph.need[i])
             made.append((i, node))
     return made
-
-
-def _arrives(board: Board, i: int, n: int, now: float) -> float:
-    """When all that the step needs can be on the node, if it is sent there now."""
-    graph, fleet = board.graph, board.fleet
-    fetch = graph.fetch[i]
-    at = now + fetch[n] if fetch is not None else now
-    for u, size in graph.preds[i]:
-        there = board.node[u]
-        if there != n and board.status[u] == OVER:
-            a, b = fleet.domain[there], fleet.domain[n]
-            at = max(at, now + fleet.latency[a][b] + size * fleet.per_byte[a][b])
-    return at

@@ -58,7 +58,8 @@ class Cluster:
     def ask(self, run: str, tenant: str = "t", *, count: int = 1, wait_s: float = WAIT_S, **more) -> list:
         self.round += 1
         group = AskGroup(more.pop("capability", "ocr"), DataClass.PUBLIC, count, tenant, more.pop("priority", 0))
-        return self.event(Announce(run, self.round, "home", (group,), wait_s=wait_s))
+        left = more.pop("remaining_s", 0.0)
+        return self.event(Announce(run, self.round, "home", (group,), wait_s=wait_s, remaining_s=left))
 
     def waits(self, *runs: str, **more) -> None:
         """Each asks, a second after the one before, and is not answered."""
@@ -239,6 +240,18 @@ def test_priority_is_worth_a_minute_of_waiting_and_no_more():
     cluster.now += 1.0
     cluster.waits("urgent", priority=1)
     assert cluster.free() == [("old", 1)]
+
+
+def test_within_a_tenant_those_with_least_work_left_come_first_but_not_before_who_has_waited_that_much_longer():
+    cluster = Cluster()
+    cluster.waits("long", remaining_s=500.0, wait_s=59.0)
+    cluster.waits("short", remaining_s=100.0, wait_s=59.0)
+    assert cluster.free(2) == [("short", 1), ("long", 1)]
+    cluster = Cluster()
+    cluster.waits("long", remaining_s=30.0, wait_s=59.0)
+    cluster.now += 25.0
+    cluster.waits("short", remaining_s=10.0, wait_s=30.0)
+    assert cluster.free() == [("long", 1)]
 
 
 def test_tenants_take_turns_by_weight_whatever_their_runs_have_waited():

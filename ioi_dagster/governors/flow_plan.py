@@ -1,0 +1,115 @@
+"""The rule of a flow governor that knows its graph: a step goes where the plan of the whole has it, or waits for that place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+
+from ioi_dagster.governors.flow_messages import GraphKnown
+from ioi_dagster.governors.flow_placing import LeastCost, Objective, Offer
+from ioi_dagster.governors.flow_steps import Step
+from ioi_dagster.governors.placement.ahead import GraphPlan, Planned
+from ioi_dagster.model.negotiation import MAX_GROUPS, Bid, Lease
+
+BRIEF_S = 0.5
+"""Where steps take less than this on average, waiting for a better place costs more than it brings."""
+LOOK_AGAIN_S = 30.0
+NOT_OFFERED = "cluster.not_offered"
+"""A cluster has no node, not even a busy one."""
+
+
+class PlanAhead(LeastCost):
+    """Where no graph is known, or a step is none of it, each step takes what costs it least."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__(objective)
+        self._plan = GraphPlan()
+        self._about: dict[str, None] = {}
+        self._now, self._planned = 0.0, False
+        self._waits: dict[str, str] = {}
+        self._told_at = float("-inf")
+
+    def know(self, graph: GraphKnown, now: float) -> None:
+        self._plan.know(graph.steps, graph.edges, graph.links, now)
+        self._plan.learnt(dict(graph.kinds))
+        for step in graph.steps:
+            if step.capability and len(self._about) < MAX_GROUPS:
+                self._about[step.capability] = None
+
+    def about(self, now: float) -> tuple[str, ...]:
+        """Where there is nothing to plan, only from time to time."""
+        known = not self._planned and now < self._told_at + LOOK_AGAIN_S
+        return () if known else tuple(self._about)
+
+    def remaining_s(self) -> float:
+        return self._plan.remaining_s
+
+    def look(self, waiting: Collection[Step], bids: Iterable[Bid], trust: Callable[[str], float], now: float) -> None:
+        self._now, self._planned = now, False
+        self._waits.clear()
+        if not self._about:
+            return
+        about = tuple(self._about)
+        ready = [step.ask.step for step in waiting]
+        usual = sum(map(self._plan.seconds, ready)) / max(1, len(ready))
+        worse: dict[str, float] = {}
+        for bid in bids:
+            # Others answer what was asked without `about`.
+            if not bid.points and any(refusal.code == NOT_OFFERED for refusal in bid.refusals):
+                self._plan.away(bid.cluster)
+            elif bid.nodes:
+                self._told_at = now
+                self._plan.see(bid, about, now)
+            price = min((point.price for point in bid.points), default=0.0)
+            cost = usual + self._weights.credit * price / self._weights.second
+            worse[bid.cluster] = cost / trust(bid.cluster) - usual
+        if usual >= BRIEF_S and not self._plan.uniform():
+            self._planned = self._plan.plan(ready, worse, now)
+
+    def order(self, waiting: Iterable[Step]) -> Sequence[Step]:
+        """Within a priority, as it is planned; what is not planned comes last."""
+        if not self._planned:
+            rank = self._plan.rank
+            return sorted(waiting, key=lambda s: (-s.ask.priority, len(s.places), -rank(s.ask.step), s.order))
+        return sorted(waiting, key=lambda step: (-step.ask.priority, self._start(step), len(step.places), step.order))
+
+    def _start(self, step: Step) -> float:
+        planned = self._plan.planned(step.ask.step, self._now)
+        return planned.start if planned is not None else float("inf")
+
+    def choose(self, step: Step, offers: Sequence[Offer]) -> Offer | None:
+        if not self._planned or step.ask.gang or not self._plan.knows(step.ask.step):
+            return super().choose(step, offers)
+        planned = self._plan.planned(step.ask.step, self._now)
+        if planned is not None and planned.cluster == step.turned_down_by:
+            return super().choose(step, offers)
+        if planned is None:
+            return self._wait(step, "what is planned comes before it") if offers else None
+        offer = next((one for one in offers if one.place.cluster == planned.cluster), None)
+        if offer is None or not planned.now or not self._plan.take(step.ask.step, planned):
+            return self._wait(step, self._better(planned)) if offers else None
+        return replace(offer, seconds=planned.finish - self._now, prefer=(planned.node,))
+
+    def _wait(self, step: Step, why: str) -> None:
+        self._waits[step.ask.step] = why
+
+    def _better(self, planned: Planned) -> str:
+        begins, ends = planned.start - self._now, planned.finish - self._now
+        where = f"{planned.node} of {planned.cluster}"
+        return f"by the plan of the graph it begins in {begins:.1f} s on {where}, to end in {ends:.1f} s"
+
+    def why_waits(self, step: Step) -> str:
+        return self._waits.get(step.ask.step, "")
+
+    def began(self, step: Step, cluster: str, node: str, now: float) -> None:
+        self._plan.began(step.ask.step, cluster, node, now)
+
+    def ended(self, step: Step, lease: Lease, seconds: float, now: float) -> None:
+        super().ended(step, lease, seconds, now)
+        self._plan.ended(step.ask.step, seconds, now)
+
+    def again(self, step: Step) -> None:
+        self._plan.again(step.ask.step)
+
+    def away(self, cluster: str) -> None:
+        self._plan.away(cluster)

@@ -1,0 +1,61 @@
+"""What a cluster tells a run that plans ahead of its nodes: how fast they are, and when what others run there should be over."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from heapq import nsmallest
+
+from ioi_dagster.governors.placement.lateness import left
+from ioi_dagster.model.negotiation import MAX_BUSY, MAX_OUTLOOK, Busy, NodeOutlook, Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Occupied:
+    """A slot is held by `run` since `since`, for about `seconds` in all (0: nobody knows)."""
+
+    run: str
+    since: float
+    seconds: float = 0.0
+    resources: Resources = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeNow:
+    """`closed`: it takes nothing new, so it is not told of."""
+
+    node: str
+    slots: int
+    capabilities: Collection[str]
+    occupied: Sequence[Occupied]
+    speed: float = 1.0
+    closed: bool = False
+    resources: Resources = ()
+
+
+def outlook(nodes: Iterable[NodeNow], run: str, about: Sequence[str], now: float) -> tuple[NodeOutlook, ...]:
+    """Of the nodes that could ever take something of what the run asks `about`; of many those with most room, by their slots."""
+    open_ = ((node, able) for node in nodes if not node.closed and (able := _able(node, about)))
+    some = nsmallest(MAX_OUTLOOK, open_, key=lambda one: (len(one[0].occupied) - one[0].slots, one[0].node))
+    return tuple(
+        NodeOutlook(
+            node.node,
+            node.slots,
+            node.speed,
+            able,
+            tuple(Busy(_rest(its, now), its.resources) for its in node.occupied if its.run != run)[:MAX_BUSY],
+            node.resources,
+        )
+        for node, able in some
+    )
+
+
+def _able(node: NodeNow, about: Sequence[str]) -> tuple[int, ...]:
+    return tuple(number for number, capability in enumerate(about) if capability in node.capabilities)
+
+
+def _rest(its: Occupied, now: float) -> float:
+    """Of what nobody knows as much is taken to be left as has passed: it is seen at a random moment of its length."""
+    passed = max(0.0, now - its.since)
+    rest = left(passed / its.seconds) * its.seconds if its.seconds else passed
+    return min(max(rest, 0.0), 86_400.0)

@@ -1,0 +1,377 @@
+"""One graph, planned by who has no node of its own: over what bids tell of nodes, only as far as it can be seen, and again only
+when something happened. The plan is the placer's own (`replan`); what a step is given of it is whether to begin now, and where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, exp, inf, log
+
+from ioi_dagster.governors.placement.board import OVER, WAITING, Board
+from ioi_dagster.governors.placement.fleet import Fleet, Need, compile_graph, topological
+from ioi_dagster.governors.placement.replan import replan
+from ioi_dagster.model.negotiation import Bid, NodeOutlook
+from ioi_dagster.model.placement import Edge, Link, Offer, Step
+
+FRONT = 400
+"""Steps that are planned at once: the front of what is not over. A plan's cost must not grow with the graph."""
+ALIKE = 1.2
+"""Nodes whose speeds differ by less than this are taken to be alike."""
+BEYOND = 0.9
+"""The front moves on when less than this part of what could begin is in it."""
+LOOK_S, SHARE, BURST_S = 2e-6, 0.15, 0.5
+"""Looking at one node for one step takes about so long; planning may take so much of the time, and so long at a stretch."""
+ENDLESS = 2**60
+NOWHERE = ""
+UNKNOWN_S = 1.0
+"""Work of a step of which nothing is known, nor of any other."""
+SLOW_LINK, FAST_LINK = (0.02, 50e6), (0.0005, 1e9)
+"""Latency (s) and bandwidth (bytes/s) between two domains and inside one, where nobody tells them."""
+LEARNT, SPEED_LEARNT = 0.3, 0.1
+"""The part of a new observation in what is known of a kind's work, and of a node's speed."""
+MOVED = 0.25
+"""What is known of a kind's work counts anew in the plan once it has changed by this part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The step is to run on `node` of `cluster` from `start` to `finish` (s, monotonic); `now`: its slot is taken at once."""
+
+    cluster: str
+    node: str
+    start: float
+    finish: float
+    now: bool
+
+
+@dataclass(slots=True)
+class _Node:
+    cluster: str
+    name: str
+    offer: Offer
+    busy: tuple[tuple[float, Need], ...] = ()
+    up: bool = True
+    faster: float = 1.0
+    """How much faster steps ran there than its cluster tells."""
+
+
+class GraphPlan:
+    """Of one run. Steps whose `work` is 0 are those of which nobody knows how long they take: it is learnt by their `kind`."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, Step] = {}
+        self._edges: list[Edge] = []
+        self._before: dict[str, list[str]] = {}
+        self._after: dict[str, list[str]] = {}
+        self._order: list[str] = []
+        self._links: dict[tuple[str, str], Link] = {}
+        self._nodes: dict[str, _Node] = {}
+        self._over: dict[str, str] = {}
+        """Step → the node where its output lies; `NOWHERE`: not known, as of what an earlier process of the run did."""
+        self._running: dict[str, tuple[str, float]] = {}
+        """Step → its node, and since when it has its inputs there."""
+        self._kinds: dict[str, float] = {}
+        self._counted: dict[str, float] = {}
+        """What the board counts for the kinds of `_kinds`."""
+        self._board: Board | None = None
+        self._stale = True
+        self._began = inf
+        self._credit, self._credit_at = BURST_S, -inf
+        self._planned: dict[str, tuple[int, float, float]] = {}
+        self._taken: dict[str, list[Need]] = {}
+        self._rank: dict[str, float] = {}
+        self._moves = False
+        """Something is told of what steps read."""
+        self.remaining_s = 0.0
+        """Seconds of work of all that is not over."""
+
+    # What is known ----------------------------------------------------------------------------------------------
+
+    def know(self, steps: Iterable[Step], edges: Iterable[Edge], links: Iterable[Link], now: float) -> None:
+        """The graph, or more of it. Raises `BadInputError` for what is no graph."""
+        made = self._steps | {step.id: step for step in steps}
+        whole = [*self._edges, *edges]
+        order = topological(list(made.values()), whole)
+        names = list(made)
+        self._steps, self._edges, self._order = made, whole, [names[i] for i in order]
+        self._before = {name: [] for name in names}
+        self._after = {name: [] for name in names}
+        for edge in whole:
+            self._before[edge.consumer].append(edge.producer)
+            self._after[edge.producer].append(edge.consumer)
+        self._links |= {(link.source, link.target): link for link in links}
+        self._moves = any(edge.size for edge in whole) or any(step.inputs for step in made.values())
+        self._began = min(self._began, now)
+        self._stale = True
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Ranks and what is left, by what is known of the steps' work now."""
+        self._counted = {step.kind: self._work(step) for step in self._steps.values() if not step.work}
+        self._rank = {}
+        for name in reversed(self._order):
+            after = max((self._rank[one] for one in self._after[name]), default=0.0)
+            self._rank[name] = after + self._work(self._steps[name])
+        self.remaining_s = sum(self._work(step) for name, step in self._steps.items() if name not in self._over)
+
+    def rank(self, step: str) -> float:
+        """Seconds of work from its start to the end of the graph, by the longest way; 0 where the graph does not know it."""
+        return self._rank.get(step, 0.0)
+
+    def uniform(self) -> bool:
+        """Nothing is known that would make one node better than another."""
+        up = [node for node in self._nodes.values() if node.up]
+        kinds = {(node.offer.domain if self._moves else "", node.offer.offers) for node in up}
+        speeds = [node.offer.speed * node.faster for node in up]
+        return len(kinds) <= 1 and max(speeds, default=1.0) <= ALIKE * min(speeds, default=1.0)
+
+    def knows(self, step: str) -> bool:
+        return step in self._steps
+
+    def see(self, bid: Bid, about: Sequence[str], now: float) -> None:
+        """What a bid tells of a cluster's nodes; those that it does not tell of are not to be had."""
+        told = {f"{bid.cluster}/{node.node}": node for node in bid.nodes}
+        for key, node in self._nodes.items():
+            if node.cluster == bid.cluster:
+                node.up = key in told
+        for key, node in told.items():
+            offer = _offer(key, bid.domain, node, about)
+            known = self._nodes.get(key)
+            if known is None:
+                known = self._nodes[key] = _Node(bid.cluster, node.node, offer)
+                self._stale = True
+            elif known.offer != offer:
+                self._stale = self._stale or replace(known.offer, speed=offer.speed) != offer
+                self._change_speed(key, offer.speed * known.faster, now)
+                known.offer = offer
+            known.busy = tuple((now + its.seconds, _need(dict(its.resources))) for its in node.busy)
+
+    def away(self, cluster: str) -> None:
+        for node in self._nodes.values():
+            node.up = node.up and node.cluster != cluster
+
+    def began(self, step: str, cluster: str, node: str, now: float) -> None:
+        """It has a slot there; its inputs are on their way."""
+        if step not in self._steps:
+            return
+        key = f"{cluster}/{node}"
+        if key not in self._nodes:
+            # Of a large cluster that told of others.
+            home = next((one.offer.domain for one in self._nodes.values() if one.cluster == cluster), cluster)
+            self._nodes[key] = _Node(cluster, node, Offer(key, home, 1))
+            self._stale = True
+        self._over.pop(step, None)
+        board, there = self._board, now
+        if board is not None and not self._stale and step in board.graph.index:
+            i = board.graph.index[step]
+            there = board.arrival(i, board.fleet.index[key], now)
+            board.again(i)
+            board.start(i, board.fleet.index[key], there)
+        self._running[step] = key, there
+
+    def ended(self, step: str, seconds: float, now: float) -> None:
+        """It is over, after so many seconds of work there."""
+        if step not in self._running:
+            return
+        key, _ = self._running.pop(step)
+        self._over[step] = key
+        self.remaining_s = max(0.0, self.remaining_s - self._work(self._steps[step]))
+        self._learn(self._steps[step], self._nodes[key], seconds)
+        board = self._board
+        if board is not None and not self._stale and step in board.graph.index:
+            board.finish(board.graph.index[step], board.fleet.index[key], now)
+
+    def again(self, step: str) -> None:
+        """It does not run any more, and its output, if there was one, is gone."""
+        self._running.pop(step, None)
+        self._over.pop(step, None)
+        board = self._board
+        if board is not None and not self._stale and step in board.graph.index:
+            board.again(board.graph.index[step])
+
+    # What is learnt ---------------------------------------------------------------------------------------------
+
+    def learnt(self, kinds: Mapping[str, float]) -> None:
+        """What was learnt earlier: seconds of work, by kind."""
+        self._kinds |= {kind: seconds for kind, seconds in kinds.items() if seconds > 0}
+        self._stale = True
+        self._weigh()
+
+    def _learn(self, step: Step, node: _Node, seconds: float) -> None:
+        if step.work or seconds <= 0:
+            return
+        speed = node.offer.speed * node.faster
+        known = self._kinds.get(step.kind)
+        if known is None:
+            self._kinds[step.kind] = seconds * speed
+        else:
+            # Of an error the larger part is laid to the kind, the rest to the node.
+            error = max(-1.0, min(1.0, log(seconds * speed / known)))
+            self._kinds[step.kind] = known * exp(LEARNT * error)
+            node.faster *= exp(-SPEED_LEARNT * error)
+        counted = self._counted.get(step.kind, UNKNOWN_S)
+        self._stale = self._stale or abs(self._kinds[step.kind] / counted - 1.0) > MOVED
+
+    def _work(self, step: Step) -> float:
+        if step.work:
+            return step.work
+        known = self._kinds.get(step.kind)
+        if known is not None:
+            return known
+        return sum(self._kinds.values()) / len(self._kinds) if self._kinds else UNKNOWN_S
+
+    def _change_speed(self, key: str, speed: float, now: float) -> None:
+        if self._board is not None and not self._stale and key in self._board.fleet.index:
+            self._board.change_speed(self._board.fleet.index[key], speed, now)
+
+    # Plans ------------------------------------------------------------------------------------------------------
+
+    def plan(self, ready: Collection[str], bias: Mapping[str, float], now: float) -> bool:
+        """Plan anew; False where there is nothing to plan with, or planning has taken too much of the time of late. `ready`: what
+        could begin now. `bias`: by cluster, seconds that it is worse for other reasons than time."""
+        self._taken.clear()
+        self._credit = min(BURST_S, self._credit + SHARE * max(0.0, min(now - self._credit_at, 1e6)))
+        self._credit_at = now
+        if not self._steps or not any(node.up for node in self._nodes.values()) or self._credit <= 0:
+            self._planned = {}
+            return False
+        for name in ready:
+            # It could not begin if they were not over.
+            missing = [one for one in self._before.get(name, ()) if one not in self._over]
+            self._over |= dict.fromkeys(missing, NOWHERE)
+            self._stale = self._stale or bool(missing)
+        board = self._board
+        if self._stale or board is None or self._front_is_over(board, ready):
+            board = self._board = self._put_together(ready, now)
+        fleet = board.fleet
+        for n, offer in enumerate(fleet.offers):
+            node = self._nodes[offer.node]
+            if board.up[n] and not node.up:
+                board.unbind(n)
+            board.up[n], board.others[n] = node.up, node.busy
+        weights = [bias.get(self._nodes[offer.node].cluster, 0.0) for offer in fleet.offers]
+        made, changes = replan(board, now, sent=False, bias=weights)
+        for i, (n, order) in changes.items():
+            board.bind(i, n, order, now)
+        self._credit -= LOOK_S * (4 * made.schedule.tried + 20 * len(board.graph))
+        schedule, names = made.schedule, board.graph.steps
+        self._planned = {
+            names[i].id: (schedule.node[i], schedule.start[i], schedule.finish[i])
+            for i in range(len(board.graph))
+            if board.status[i] == WAITING and schedule.node[i] >= 0
+        }
+        return True
+
+    def planned(self, step: str, now: float) -> Planned | None:
+        """What the plan says of it; None where it says nothing."""
+        found, board = self._planned.get(step), self._board
+        if found is None or board is None:
+            return None
+        n, start, finish = found
+        node, i = self._nodes[board.fleet.offers[n].node], board.graph.index[step]
+        at = board.arrival(i, n, now)
+        return Planned(node.cluster, node.name, start, finish, start <= at + 1e-6 + 0.01 * (finish - start))
+
+    def take(self, step: str, planned: Planned) -> bool:
+        """The step's slot of that node, if one is free beside those that were taken since the plan was made."""
+        key = f"{planned.cluster}/{planned.node}"
+        node = self._nodes[key]
+        held = [_step_need(self._steps[one]) for one, (there, _) in self._running.items() if there == key]
+        held += [need for _, need in node.busy] + self._taken.get(key, [])
+        its = _step_need(self._steps[step])
+        room = (node.offer.cores, node.offer.memory, node.offer.gpus)
+        if any(sum(one[k] for one in held) + its[k] > room[k] for k in range(3)):
+            return False
+        self._taken.setdefault(key, []).append(its)
+        return True
+
+    def seconds(self, step: str) -> float:
+        """How long it is expected to run at speed 1; 0 where the graph does not know it."""
+        known = self._steps.get(step)
+        return self._work(known) if known is not None else 0.0
+
+    def _front_is_over(self, board: Board, ready: Collection[str]) -> bool:
+        """A good part of what could begin lies beyond it."""
+        known = [step in board.graph.index for step in ready if step in self._steps]
+        return sum(known) < BEYOND * len(known)
+
+    def _put_together(self, ready: Collection[str], now: float) -> Board:
+        """A board with the front of the graph, all that is known of it, and of the nodes."""
+        self._stale = False
+        self._weigh()
+        front = self._front(ready)
+        fleet = self._fleet()
+        offered = frozenset().union(*(offer.offers for offer in fleet.offers))
+        steps = [self._fit(self._steps[name], offered) for name in front]
+        board = Board(fleet)
+        edges = [
+            edge
+            for edge in self._edges
+            if edge.consumer in front and edge.producer in front and self._over.get(edge.producer) != NOWHERE
+        ]
+        board.add(compile_graph(fleet, steps, edges), "", min(self._began, now))
+        for name, key in self._over.items():
+            if name in front and key != NOWHERE:
+                i = board.graph.index[name]
+                board.status[i], board.node[i] = OVER, fleet.index[key]
+        for job in board.jobs:
+            # The graph does not end with its front, and what is over may have to run again.
+            job.unfinished = ENDLESS
+        for name, (key, since) in self._running.items():
+            board.start(board.graph.index[name], fleet.index[key], since)
+        if len(front) < len(self._steps):
+            self._tails(board, front)
+        return board
+
+    def _front(self, ready: Collection[str]) -> dict[str, None]:
+        """What runs, what could begin, what comes next, and what all of that is made from."""
+        open_ = [name for name in self._order if name not in self._over]
+        front = dict.fromkeys([*self._running, *(name for name in ready if name in self._steps)])
+        for name in open_:
+            if len(front) >= FRONT:
+                break
+            if all(one in self._over or one in front for one in self._before[name]):
+                front[name] = None
+        made = dict.fromkeys(
+            one for name in front for one in self._before[name] if self._over.get(one, NOWHERE) != NOWHERE
+        )
+        return made | front
+
+    def _tails(self, board: Board, front: Collection[str]) -> None:
+        for name in front:
+            i = board.graph.index[name]
+            beyond = max((self._rank[one] for one in self._after[name] if one not in front), default=0.0)
+            if beyond:
+                board.tail[i] = beyond
+            board.rank[i] = max(board.rank[i], self._rank[name])
+
+    def _fit(self, step: Step, offered: frozenset[str]) -> Step:
+        """Where nobody has told of a capability yet, any node may have it."""
+        capability = step.capability if step.capability in offered else ""
+        return replace(step, work=self._work(step), capability=capability)
+
+    def _fleet(self) -> Fleet:
+        offers = [replace(node.offer, speed=node.offer.speed * node.faster) for node in self._nodes.values()]
+        homes = {offer.domain for offer in offers} | {name for step in self._steps.values() for name in step.inputs}
+        homes |= {name for pair in self._links for name in pair}
+        links = {
+            (a, b): Link(a, b, *(FAST_LINK if a == b else SLOW_LINK)) for a in sorted(homes) for b in sorted(homes)
+        }
+        return Fleet(offers, (links | self._links).values())
+
+
+def _offer(key: str, domain: str, node: NodeOutlook, about: Sequence[str]) -> Offer:
+    its = dict(node.resources)
+    offers = frozenset(about[number] for number in node.able if number < len(about))
+    return Offer(
+        key, domain, max(1, node.slots), its.get("memory", inf), int(its.get("gpu", 10**6)), 10**6, node.speed, offers
+    )
+
+
+def _step_need(step: Step) -> Need:
+    return step.cores, step.memory, step.gpus
+
+
+def _need(its: Mapping[str, float]) -> Need:
+    return max(1, ceil(its.get("cpu", 1.0))), its.get("memory", 0.0), ceil(its.get("gpu", 0.0))

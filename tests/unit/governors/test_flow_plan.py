@@ -1,0 +1,245 @@
+"""A flow governor that knows its graph: steps wait for better places, leave scarce ones to those who need them, and get done."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import pytest
+
+from benchmarks import workflows
+from benchmarks.adapters.bidding import Bidding
+from benchmarks.adapters.placement import Online
+from benchmarks.yardstick.placement import baselines, run_online, run_static
+from benchmarks.yardstick.placement.model import make_instance
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.governors import flow_messages as flow
+from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.flow_messages import Place
+from ioi_dagster.governors.outlook import NodeNow, Occupied, outlook
+from ioi_dagster.governors.placement import ahead
+from ioi_dagster.governors.placement.lateness import left
+from ioi_dagster.model.negotiation import (
+    Ask,
+    Award,
+    Awarded,
+    Bid,
+    Busy,
+    Lease,
+    NodeOutlook,
+    RejectedRequest,
+    SupplyPoint,
+)
+from ioi_dagster.model.placement import Edge
+from ioi_dagster.model.placement import Step as GraphStep
+from ioi_dagster.model.refusal import Refusal
+
+
+class Fleet:
+    """Clusters of one node each, by name: its speed, its slots, and for how long others hold which of those."""
+
+    def __init__(
+        self, speeds: dict[str, float], slots: int = 1, offers: dict[str, tuple[str, ...]] | None = None
+    ) -> None:
+        self.governor, self.now = FlowGovernor("r", "home", "fastest", again_s=0.0), 0.0
+        self.speeds, self.slots, self.offers = speeds, slots, offers or {}
+        self.busy: dict[str, list[float]] = {name: [] for name in speeds}
+        self.mine: dict[str, Lease] = {}
+        self.starts: list[tuple[str, str]] = []
+        self.requests = []
+        self.refuses = ""
+
+    def offered(self, cluster: str) -> tuple[str, ...]:
+        return self.offers.get(cluster, ("work",))
+
+    def tell(self, event: flow.Event) -> None:
+        todo = deque([event])
+        while todo:
+            event = todo.popleft()
+            said = self.governor.handle(event, self.now, more=bool(todo))
+            self.governor.validate()
+            for instruction in said:
+                match instruction:
+                    case flow.FindPlaces(asks):
+                        todo += [flow.PlacesFound(a.step, self._places(a.capability), (), True) for a in asks]
+                    case flow.SendAnnounce(cluster, announce):
+                        free = self.slots - len(self.busy[cluster]) - self._held(cluster)
+                        points = tuple(
+                            SupplyPoint(g.capability, g.data_class, min(free, g.count), 1.0)
+                            for g in announce.groups
+                            if free > 0 and g.capability in self.offered(cluster)
+                        )
+                        able = tuple(n for n, name in enumerate(announce.about) if name in self.offered(cluster))
+                        busy = tuple(Busy(seconds) for seconds in self.busy[cluster])
+                        nodes = (NodeOutlook("n", self.slots, self.speeds[cluster], able, busy),)
+                        no = () if points else (Refusal("cluster.full", "full", cluster),)
+                        todo.append(
+                            flow.BidReceived(Bid(cluster, cluster, "r", announce.round, 1, points, no, 2.0, nodes))
+                        )
+                    case flow.SendAward(award):
+                        todo.append(flow.AwardAnswered(self._award(award)))
+                    case flow.StartStep(ask, lease):
+                        self.mine[ask.step] = lease
+                        self.starts.append((ask.step, lease.cluster))
+                    case flow.ReleaseLeases(_, leases):
+                        self.mine = {step: lease for step, lease in self.mine.items() if lease.id not in leases}
+
+    def _places(self, capability: str) -> tuple[Place, ...]:
+        return tuple(Place(name, name) for name in self.speeds if capability in self.offered(name))
+
+    def _held(self, cluster: str) -> int:
+        return sum(lease.cluster == cluster for lease in self.mine.values())
+
+    def _award(self, award: Award) -> Awarded:
+        self.requests += award.requests
+        if award.cluster == self.refuses:
+            no = Refusal("cluster.full", "gone", award.cluster)
+            return Awarded(award.cluster, (), tuple(RejectedRequest(r.step, r.fence, no) for r in award.requests))
+        return Awarded(
+            award.cluster,
+            tuple(
+                Lease(
+                    f"{r.step}/{r.fence}", "r", r.step, r.fence, 0, r.capability, award.cluster, award.cluster, "n", 1
+                )
+                for r in award.requests
+            ),
+        )
+
+    def know(self, steps: dict[str, float], edges: Sequence[tuple[str, str]] = (), **capability: str) -> None:
+        made = tuple(GraphStep(s, w, kind=s, capability=capability.get(s, "work")) for s, w in steps.items())
+        self.tell(flow.GraphKnown(made, tuple(Edge(*edge) for edge in edges)))
+
+    def ready(self, *steps: str, capability: str = "work") -> None:
+        for step in steps:
+            self.tell(flow.StepReady(Ask("r", step, capability)))
+        self.look()
+
+    def look(self, later: float = 0.0) -> None:
+        self.now += later
+        for _ in range(4):
+            self.tell(flow.Tick())
+
+    def end(self, step: str, seconds: float) -> None:
+        self.now += seconds
+        self.tell(flow.StepEnded(step, self.mine[step].fence, "a", seconds))
+        self.look()
+
+    def why(self, step: str) -> str:
+        return self.governor.snapshot().waiting[step]
+
+
+def test_a_long_step_waits_for_a_fast_node_that_is_free_soon_and_says_so():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0})
+    fleet.busy["fast"] = [5.0]
+    fleet.know({"s": 100.0})
+    fleet.ready("s")
+    assert fleet.starts == []
+    assert fleet.why("s") == "by the plan of the graph it begins in 5.0 s on n of fast, to end in 30.0 s"
+    fleet.busy["fast"] = []
+    fleet.look(later=5.0)
+    assert fleet.starts == [("s", "fast")]
+    (request,) = fleet.requests
+    assert (request.prefer, request.seconds) == (("n",), 25.0)
+
+
+def test_it_takes_the_slow_node_where_the_fast_one_is_taken_for_longer_than_that_costs():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0})
+    fleet.busy["fast"] = [90.0]
+    fleet.know({"s": 100.0})
+    fleet.ready("s")
+    assert fleet.starts == [("s", "slow")]
+
+
+def test_what_has_most_behind_it_begins_first_whichever_was_ready_first():
+    fleet = Fleet({"one": 1.0})
+    fleet.know({"leaf": 10.0, "root": 10.0, "after": 50.0}, [("root", "after")])
+    fleet.busy["one"] = [1.0]
+    fleet.ready("leaf", "root")
+    fleet.busy["one"] = []
+    fleet.look(later=1.0)
+    assert fleet.starts == [("root", "one")]
+
+
+def test_a_scarce_node_is_left_to_who_needs_it():
+    fleet = Fleet({"gpu": 1.0, "plain": 0.9}, offers={"gpu": ("work", "see"), "plain": ("work",)})
+    fleet.know({"any": 10.0, "seer": 10.0, "after": 100.0}, [("seer", "after")], seer="see")
+    fleet.tell(flow.StepReady(Ask("r", "any", "work")))
+    fleet.tell(flow.StepReady(Ask("r", "seer", "see")))
+    fleet.look()
+    assert sorted(fleet.starts) == [("any", "plain"), ("seer", "gpu")]
+
+
+def test_who_did_not_keep_its_bid_is_not_taken_again_though_the_plan_would_have_it():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0})
+    fleet.refuses = "fast"
+    fleet.know({"s": 10.0})
+    fleet.ready("s")
+    assert [request.step for request in fleet.requests] == ["s", "s"]
+    assert fleet.starts == [("s", "slow")]
+
+
+def test_what_is_not_in_the_graph_and_what_an_earlier_process_has_done_hold_nothing_up():
+    fleet = Fleet({"one": 1.0}, slots=2)
+    fleet.know({"done": 1.0, "next": 1.0}, [("done", "next")])
+    fleet.ready("next", "stranger")
+    assert sorted(step for step, _ in fleet.starts) == ["next", "stranger"]
+
+
+def test_how_long_steps_of_a_kind_take_is_learnt():
+    fleet = Fleet({"one": 2.0})
+    fleet.know({"s0": 0.0})
+    made = tuple(GraphStep(f"m{n}", 0.0, kind="m", capability="work") for n in range(3))
+    fleet.tell(flow.GraphKnown(made))
+    fleet.ready("m0", "m1")
+    fleet.end("m0", 20.0)
+    assert fleet.starts[1][0] == "m1"
+    assert fleet.requests[-1].seconds == pytest.approx(20.0)
+
+
+def test_a_graph_that_is_none_is_refused():
+    with pytest.raises(BadInputError, match="circle"):
+        Fleet({"one": 1.0}).know({"a": 1.0, "b": 1.0}, [("a", "b"), ("b", "a")])
+
+
+def test_many_steps_are_planned_a_front_at_a_time_and_all_get_done(monkeypatch):
+    monkeypatch.setattr(ahead, "FRONT", 20)
+    fleet = Fleet({"fast": 2.0, "slow": 1.0}, slots=8)
+    names = [f"s{n}" for n in range(90)]
+    fleet.know(dict.fromkeys(names, 1.0))
+    for name in names:
+        fleet.governor.handle(flow.StepReady(Ask("r", name, "work")), fleet.now, more=True)
+    fleet.look()
+    while fleet.mine:
+        step = next(iter(fleet.mine))
+        fleet.now += 0.1
+        fleet.tell(flow.StepEnded(step, fleet.mine[step].fence, "a", 1.0))
+    assert sorted(step for step, _ in fleet.starts) == sorted(names)
+
+
+def test_nodes_are_told_of_as_who_plans_ahead_sees_them():
+    held = [Occupied("mine", 0.0, 9.0), Occupied("other", 2.0, 10.0, (("gpu", 1.0),)), Occupied("other", 4.0)]
+    nodes = [
+        NodeNow("b", 4, {"x"}, held, speed=2.0, resources=(("gpu", 2.0),)),
+        NodeNow("a", 1, {"x", "y"}, []),
+        NodeNow("closed", 1, {"x"}, [], closed=True),
+        NodeNow("other", 1, {"z"}, []),
+    ]
+    assert outlook(nodes, "mine", ("x", "y"), now=7.0) == (
+        NodeOutlook("a", 1, 1.0, (0, 1)),
+        NodeOutlook("b", 4, 2.0, (0,), (Busy(left(0.5) * 10.0, (("gpu", 1.0),)), Busy(3.0)), (("gpu", 2.0),)),
+    )
+
+
+@pytest.mark.parametrize("kind", run_online.KINDS)
+@pytest.mark.parametrize("shape", ["lanes", "modules"])
+def test_drawn_workflows_come_to_their_end_through_bids_about_as_soon_as_from_one_desk(shape, kind, tmp_path):
+    trace = workflows.draw(shape, 25, 3)
+    graph, network = make_instance(trace, "policy", 3)
+    view = baselines.View(graph, network)
+    length = max(end for _, _, end in baselines.decode(view, view.upward())[1].values())
+    work, events = run_online.true_work(graph, 3), run_online.make_disturbances(graph, network, kind, length, 3)
+    through, central = (
+        run_online.execute(system(*run_static.anonymous(graph, network)), graph, network, work, events, length)[0]
+        for system in (Bidding, Online)
+    )
+    assert through < 2.0 * central
