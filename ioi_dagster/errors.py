@@ -35,6 +35,10 @@ class UnreachableError(RetryableError):
         super().__init__(f"{who} is unreachable: {why}")
 
 
+class GatewayRefusedError(FinalError):
+    """A domain's gateway does not take a request as it is; nothing was done about it."""
+
+
 class StepTimeoutError(FinalError):
     """A step ran longer than its op's `ioi/timeout_s` allows. To Dagster it is an error of user code."""
 

@@ -14,7 +14,7 @@ from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.protocol import Invoked
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.invocation import answering
-from ioi_dagster.errors import FinalError, IoiError, RetryableError
+from ioi_dagster.errors import BadInputError, FinalError, GatewayRefusedError, IoiError, RetryableError
 from ioi_dagster.host import step_runner
 from ioi_dagster.host.dask_starts import adopt, found, submit
 from ioi_dagster.host.fleets import EarlierStart, OnDone, Start
@@ -148,6 +148,10 @@ class InvokeFleet(_Negotiating):
             answer = self._gateway.invoke(
                 start.lease, start.permit, start.capability, start.payload, timeout=start.timeout_s or INVOKE_S
             )
+        except GatewayRefusedError as error:
+            answer = Refusal("gateway.refused", str(error), self.domain)
+        except BadInputError as error:
+            return on_done(start, None, f"{self.domain} answered a call with something else: {error}")
         except FinalError as error:
             # The block's own: its step raises it, as it would at home.
             answer = error

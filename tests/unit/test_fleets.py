@@ -5,11 +5,13 @@ from __future__ import annotations
 import queue
 import subprocess
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from ioi_dagster.adapters.dask.client import WORKER_DIED
 from ioi_dagster.adapters.dask.local_cluster import LocalCluster
+from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.compound.invocation import invoke
 from ioi_dagster.errors import FinalError, RetryableError
@@ -122,7 +124,7 @@ class Gateway:
 SPEC = BlockSpec("ocr", "1", "ocr", "blocks:Ocr", Contract("ocr", "ocr"))
 
 
-def called(monkeypatch, answer: Exception) -> tuple[StartAnswer | None, str | None]:
+def called(monkeypatch, answer: Exception | GatewayClient) -> tuple[StartAnswer | None, str | None]:
     """How a start ends whose step says of its call what that raised."""
 
     def step(_work: bytes) -> bytes:
@@ -135,7 +137,8 @@ def called(monkeypatch, answer: Exception) -> tuple[StartAnswer | None, str | No
     monkeypatch.setattr(step_runner, "run", step)
     lease = Lease("l", "r", "s", 1, 0, "ocr", "cloud-c", "cloud", "cloud-1", 1)
     ended: queue.Queue = queue.Queue()
-    abroad = InvokeFleet("cloud", "cloud-c", Gateway(answer))  # pyright: ignore[reportArgumentType]
+    gateway = answer if isinstance(answer, GatewayClient) else Gateway(answer)
+    abroad = InvokeFleet("cloud", "cloud-c", gateway)  # pyright: ignore[reportArgumentType]
     permit = SigningKey.generate("home").sign({})
     abroad.start([Start(lease.key, lease, permit, "ocr", b"", Payload({}))], lambda *end: ended.put(end[1:]))
     end = ended.get(timeout=30)
@@ -150,6 +153,39 @@ def test_an_error_of_a_foreign_block_is_an_error_of_its_step(monkeypatch):
     assert answer.result == b"FinalError: cloud: ValueError at ocr.py:7: no such page"
     assert answer.node == "cloud-1"
     assert 0 < answer.started <= answer.ended
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "refused", "lost"),
+    [
+        (403, b'{"error": {"code": "permit.expired", "text": "the permit expired"}}', True, ""),
+        (413, b"too large", True, ""),
+        (500, b"", False, "cloud answered 500"),
+        (200, b"rubbish", False, "cloud"),
+    ],
+)
+def test_what_a_foreign_gateway_makes_of_a_call_is_no_error_of_its_step(monkeypatch, status, body, refused, lost):
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        gateway = GatewayClient(f"http://127.0.0.1:{server.server_port}", "cloud")
+        answer, why = called(monkeypatch, gateway)
+        gateway.close()
+        server.shutdown()
+    if refused:
+        assert answer is not None and answer.refusal is not None
+        assert (answer.refusal.code, answer.refusal.by) == ("gateway.refused", "cloud")
+    else:
+        assert answer is None and why is not None and why.startswith(lost)
 
 
 def test_what_a_foreign_domain_lost_is_a_loss(monkeypatch):

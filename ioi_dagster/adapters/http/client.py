@@ -32,7 +32,7 @@ from ioi_dagster.adapters.http.protocol import (
 from ioi_dagster.adapters.http.tls import explain, tls_to
 from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.domain import DomainConfig, DomainHome
-from ioi_dagster.errors import FinalError, RetryableError, UnreachableError
+from ioi_dagster.errors import FinalError, GatewayRefusedError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
@@ -129,15 +129,15 @@ class GatewayClient:
     def invoke(
         self, lease: Lease, permit: Signed, capability: str, payload: Payload, *, timeout: float
     ) -> tuple[Payload, Invoked] | Refusal:
-        """Run a block there. Loss of its node or cluster is a `RetryableError`, an error of the block a
-        `FinalError`."""
+        """Run a block there. Loss of its node or cluster is a `RetryableError`, an error of the block a `FinalError`, and
+        `GatewayRefusedError` a call that was not taken. Raises `BadInputError` for an answer that cannot be read."""
         invocation = Invocation(lease, msgspec.to_builtins(permit), capability, payload.document, timeout)
         request = encode_payload(Payload(msgspec.to_builtins(invocation), payload.parts))
         frame = decode_payload(self._send("POST", "invoke", request, timeout + 5.0, MAX_INVOKE, _call(lease.key)))
         try:
             answer = msgspec.convert(frame.document, Invoked)
         except msgspec.MsgspecError as error:
-            raise FinalError(f"{self.domain} answered a call with something else: {error}") from error
+            raise RetryableError(f"{self.domain} answered a call with something else: {error}") from error
         if answer.refusal is not None:
             return answer.refusal
         if answer.ok and answer.payload is not None:
@@ -205,7 +205,7 @@ class GatewayClient:
             text = f"{self.domain}: {problem['text']} [{problem['code']}]"
         except (msgspec.MsgspecError, KeyError, TypeError):
             text = f"{self.domain} answered {status}"
-        raise RetryableError(text) if status >= 500 else FinalError(text)
+        raise RetryableError(text) if status >= 500 else GatewayRefusedError(text)
 
     async def _exchange(
         self, method: str, path: str, content: bytes | None, headers: dict[str, str], max_bytes: int
