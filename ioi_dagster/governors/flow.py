@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, GANG_LOST, POISON, POISON_TODO, RULES, Cause
 from ioi_dagster.governors.flow_awards import BY, COPY_AGAIN_S, Awards
+from ioi_dagster.governors.flow_cold import ColdStarts
 from ioi_dagster.governors.flow_copies import Copies
 from ioi_dagster.governors.flow_gangs import Gangs
 from ioi_dagster.governors.flow_messages import (
@@ -46,6 +47,7 @@ from ioi_dagster.governors.flow_messages import (
     Tell,
     Tick,
 )
+from ioi_dagster.governors.flow_nearness import Nearness
 from ioi_dagster.governors.flow_placing import Placing, objective_of
 from ioi_dagster.governors.flow_plan import PlanAhead
 from ioi_dagster.governors.flow_rounds import PARK_S, Rounds
@@ -107,9 +109,20 @@ class FlowGovernor:
         self._placing = placing or PlanAhead(objective_of(objective))
         self._reputation, self._steps = Reputation(), Steps()
         self._gangs, self._copies = Gangs(self._steps), Copies(self._steps)
+        self._cold, nearness = ColdStarts(), Nearness(self._steps)
         self._rounds = Rounds(run, origin, self._reputation, deadline_s=deadline_s, again_s=again_s, park_s=park_s)
         self._awards = Awards(
-            run, origin, self._steps, self._gangs, self._copies, self._rounds, self._reputation, self._placing, budget
+            run,
+            origin,
+            self._steps,
+            self._gangs,
+            self._copies,
+            nearness,
+            self._cold,
+            self._rounds,
+            self._reputation,
+            self._placing,
+            budget,
         )
         self._places_seen: dict[tuple[Place, ...], tuple[Place, ...]] = {}
         self._last_places: tuple[Place, ...] = ()
@@ -305,10 +318,12 @@ class FlowGovernor:
                 DiscardAttempt(event.step, event.fence, event.attempt, why),
             ]
         step, lease = running
-        self._placing.ended(step, lease, event.seconds, now)
+        seconds = self._cold.learn(step.ask.capability, lease.cluster, event.seconds, step.cold and not lease.copy)
+        self._placing.ended(step, lease, seconds, now)
         self._copies.learn(step.ask, event.seconds)
         self._rounds.has_room(lease.cluster)
         others = [other for other in step.runs() if other is not lease]
+        step.where = (lease.cluster, lease.node)
         self._steps.close(step, StepState.DONE)
         self._rounds.soon(now)
         why = f"{'its copy' if lease.copy else 'it'} has ended on {lease.node} of {lease.cluster}"
@@ -335,6 +350,7 @@ class FlowGovernor:
             why = "the step is under way by itself"
             return [DiscardAttempt(ask.step, fence, event.attempt, why)]
         step = self._steps.add_known(ask, StepState.DONE, fence, now)
+        step.where = (lease.cluster, lease.node)
         self._placing.began(step, lease.cluster, lease.node, now)
         self._placing.ended(step, lease, event.seconds, now)
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": fence}

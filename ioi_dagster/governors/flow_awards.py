@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ioi_dagster.governors.flow_cold import ColdStarts
 from ioi_dagster.governors.flow_copies import Copies
 from ioi_dagster.governors.flow_gangs import Gangs
 from ioi_dagster.governors.flow_messages import (
@@ -19,6 +20,7 @@ from ioi_dagster.governors.flow_messages import (
     StartStep,
     Tell,
 )
+from ioi_dagster.governors.flow_nearness import Nearness
 from ioi_dagster.governors.flow_placing import Offer, Placing
 from ioi_dagster.governors.flow_rounds import Offers, Round, Rounds
 from ioi_dagster.governors.flow_steps import Step, Steps, StepState, group_of
@@ -48,6 +50,8 @@ class Awards:
         steps: Steps,
         gangs: Gangs,
         copies: Copies,
+        nearness: Nearness,
+        cold: ColdStarts,
         rounds: Rounds,
         reputation: Reputation,
         placing: Placing,
@@ -55,6 +59,7 @@ class Awards:
     ) -> None:
         self._run, self._origin, self._budget = run, origin, budget
         self._steps, self._gangs, self._copies, self._rounds = steps, gangs, copies, rounds
+        self._nearness, self._cold, self._deferred = nearness, cold, False
         self._reputation, self._placing = reputation, placing
         self.spent = 0.0
         self._no_room: dict[str, Bid] | None = None
@@ -84,6 +89,11 @@ class Awards:
                 continue
             unit = self._gangs.unit(step)
             passed.update(one.ask.step for one in unit[1:])
+            first = next(filter(None, (self._nearness.waits_for(one.ask) for one in unit)), "")
+            if first:
+                # Its node is known in a moment.
+                self._deferred, step.waiting_for = True, f"it is placed after {first}"
+                continue
             near = round_.near(step.places)
             offered = self._offered(unit, near, offers, now)
             choice = self._placing.choose(step, [offer for offer in offered if self._can_pay(offer.price)])
@@ -100,7 +110,9 @@ class Awards:
                 "taken": cluster,
             }
             prices = [offers.price(cluster, group_of(one)) or 0.0 for one in unit]
-            offers.take(cluster, len(unit))
+            for one in unit:
+                one.cold = not offers.is_warm(cluster, group_of(one))
+                offers.take(cluster, group_of(one))
             for one, price in zip(unit, prices, strict=True):
                 out += self._told_wait(one, no_room, now)
                 awards.setdefault(cluster, []).append(self._request(one, choice, price, now))
@@ -128,10 +140,17 @@ class Awards:
             if any(price is None for price in prices):
                 continue
             moves_s = max([place.transfer_s, *(its[cluster].transfer_s for its in others)])
-            seconds = max(self._placing.expect(step.ask.capability, cluster) for step in unit) + moves_s
+            seconds = max(self._seconds(step, cluster, offers) for step in unit) + moves_s
             price = sum(price for price in prices if price is not None)
-            offered.append(Offer(place, price, seconds, self._reputation.trust(cluster, now)))
+            beside = sum(self._nearness.near(step.ask, cluster) for step in unit)
+            offered.append(Offer(place, price, seconds, self._reputation.trust(cluster, now), beside=beside))
         return offered
+
+    def _seconds(self, step: Step, cluster: str, offers: Offers) -> float:
+        """That it is expected to run there, the loading of its block included."""
+        capability = step.ask.capability
+        loads_s = 0.0 if offers.is_warm(cluster, group_of(step)) else self._cold.expect(capability, cluster)
+        return self._placing.expect(capability, cluster) + loads_s
 
     def _request(self, step: Step, choice: Offer, price: float, now: float) -> LeaseRequest:
         cluster = choice.place.cluster
@@ -145,7 +164,11 @@ class Awards:
         return replace(self._lease_request(step, choice, step.avoids(now)), gang=gang)
 
     def _lease_request(self, step: Step, choice: Offer, avoid: tuple[str, ...], copy: int = 0) -> LeaseRequest:
-        ask = step.ask
+        ask, cluster, prefer = step.ask, choice.place.cluster, choice.prefer
+        if self._nearness.wishes(ask):
+            near = (node for node in self._nearness.prefer(ask, cluster) if node not in avoid)
+            prefer = tuple(dict.fromkeys((*prefer, *near)))
+            avoid = tuple(dict.fromkeys((*avoid, *self._nearness.avoid(ask, cluster))))
         return LeaseRequest(
             run=self._run,
             step=ask.step,
@@ -155,11 +178,11 @@ class Awards:
             data_class=ask.data_class,
             tenant=ask.tenant,
             avoid=avoid,
+            prefer=prefer,
             preemptible=ask.effect is not Effect.AT_MOST_ONCE,
             checkpointable=ask.checkpointable,
             priority=ask.priority,
             resources=ask.resources,
-            prefer=choice.prefer,
             seconds=min(choice.seconds, MAX_SECONDS),
         )
 
@@ -177,7 +200,7 @@ class Awards:
             return []
         cluster, lease = choice.place.cluster, step.lease
         assert lease is not None
-        offers.take(cluster)
+        offers.take(cluster, group_of(step))
         step.copying, step.copies, step.copy_price = cluster, step.copies + 1, choice.price
         request = self._lease_request(step, choice, (lease.node, *step.avoids(now)), step.copies)
         awards.setdefault(cluster, []).append(request)
@@ -260,6 +283,7 @@ class Awards:
         out: list[Instruction] = []
         broken = [item for item in awarded.rejected if item.refusal.code != STALE_FENCE]
         self._reputation.observe(awarded.cluster, len(awarded.leases), len(broken), now)
+        self._ask_for_deferred(now)
         open_keys = self._awarding.get(awarded.cluster, set())
         granted: dict[str, Lease] = {}
         for lease in awarded.leases:
@@ -294,6 +318,11 @@ class Awards:
             self._awarding.pop(awarded.cluster, None)
         return out
 
+    def _ask_for_deferred(self, now: float) -> None:
+        if self._deferred:
+            self._deferred = False
+            self._rounds.soon(now)
+
     def _copy_granted(self, step: Step, lease: Lease, now: float) -> list[Instruction]:
         if any((one.cluster, one.node) == (lease.cluster, lease.node) for one in step.runs()):
             why = f"{lease.cluster} has room on {lease.node} only, where it runs"
@@ -314,8 +343,10 @@ class Awards:
         step.state, step.lease, step.turned_down_by, step.started = StepState.RUNNING, lease, "", now
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
         facts |= {"price": step.price} if step.price else {}
-        told = Tell(lease.step, Chapter.AWARD, f"awarded to {lease.node} of {lease.cluster}", facts)
-        return [told, StartStep(step.ask, lease)]
+        step.where = (lease.cluster, lease.node)
+        wishes = self._nearness.told(step.ask, lease.cluster, lease.node) if self._nearness.wishes(step.ask) else ""
+        text = f"awarded to {lease.node} of {lease.cluster}" + (f": {wishes}" if wishes else "")
+        return [Tell(lease.step, Chapter.AWARD, text, facts), StartStep(step.ask, lease)]
 
     def _not_awarded(
         self, step: Step, cluster: str, open_keys: set[str], refusal: Refusal, now: float
@@ -330,6 +361,7 @@ class Awards:
     def missed(self, event: AwardMissed, now: float) -> list[Instruction]:
         open_keys = self._awarding.get(event.cluster, set())
         self._reputation.missed(event.cluster, event.why, now)
+        self._ask_for_deferred(now)
         out: list[Instruction] = []
         for step in filter(None, map(self._steps.get, event.steps)):
             if step.copying == event.cluster:

@@ -45,6 +45,8 @@ class Offer:
     trust: float
     prefer: tuple[str, ...] = ()
     """Nodes that the step rather has."""
+    beside: int = 0
+    """So many of those that it is to be near are in this cluster."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -154,10 +156,10 @@ class LeastCost:
     def away(self, cluster: str) -> None:
         pass
 
-    def _rank(self, step: Step, offer: Offer) -> tuple[bool, float, str]:
+    def _rank(self, step: Step, offer: Offer) -> tuple[bool, int, float, str]:
         # A bid that is not kept costs a round, so what is offered is worth as much of it as is kept.
         cost = (self._weights.second * offer.seconds + self._weights.credit * offer.price) / offer.trust
-        return offer.place.cluster == step.turned_down_by, cost, offer.place.cluster
+        return offer.place.cluster == step.turned_down_by, -offer.beside, cost, offer.place.cluster
 
     def expect(self, capability: str, cluster: str) -> float:
         """Where nothing is known, the mean of the others, so that all get tried."""

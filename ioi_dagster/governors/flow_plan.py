@@ -78,7 +78,9 @@ class PlanAhead(LeastCost):
         return planned.start if planned is not None else float("inf")
 
     def choose(self, step: Step, offers: Sequence[Offer]) -> Offer | None:
-        if not self._planned or step.ask.gang or not self._plan.knows(step.ask.step):
+        ask = step.ask
+        by_itself = ask.gang or ask.near or ask.apart
+        if not self._planned or by_itself or not self._plan.knows(ask.step):
             return super().choose(step, offers)
         planned = self._plan.planned(step.ask.step, self._now)
         if planned is not None and planned.cluster == step.turned_down_by:

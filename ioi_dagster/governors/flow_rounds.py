@@ -284,6 +284,7 @@ class Offers:
             for bid in bids
             for point in bid.points
         }
+        self._warm = {key: point.warm for key, point in self._points.items()}
         self._left: dict[str, int] = {}
         for (cluster, *_), point in self._points.items():
             self._left[cluster] = max(self._left.get(cluster, 0), point.slots)
@@ -307,5 +308,12 @@ class Offers:
         """For so many steps of any kind at most."""
         return self._left.get(cluster, 0)
 
-    def take(self, cluster: str, count: int = 1) -> None:
-        self._left[cluster] -= count
+    def is_warm(self, cluster: str, group: Group) -> bool:
+        """Does the next step there find a replica that has loaded?"""
+        return self._warm.get((cluster, group.capability, group.data_class, group.resources, group.gang), 0) > 0
+
+    def take(self, cluster: str, group: Group) -> None:
+        """A slot for one step."""
+        self._left[cluster] -= 1
+        key = (cluster, group.capability, group.data_class, group.resources, group.gang)
+        self._warm[key] = self._warm.get(key, 0) - 1

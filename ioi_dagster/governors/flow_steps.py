@@ -111,6 +111,10 @@ class Step:
     price: float = 0.0
     since: float = 0.0
     """When its wait for a place began."""
+    where: tuple[str, str] = ("", "")
+    """(cluster, node) where it was awarded last, or ran ahead of that."""
+    cold: bool = False
+    """Its block had to be loaded where it was awarded last, as far as the bid told."""
     started: float = 0.0
     copy: Lease | None = None
     """Of another start of it, since this one is late: whichever ends first counts."""
@@ -188,6 +192,8 @@ class Steps:
         """One that never waited here."""
         self._order += 1
         step = self._steps[ask.step] = Step(ask, self._order, state, fence, lease=lease, started=now)
+        if lease is not None:
+            step.where = (lease.cluster, lease.node)
         return step
 
     def wait(self, step: Step, why: str, now: float) -> None:

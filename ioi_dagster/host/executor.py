@@ -70,7 +70,7 @@ from ioi_dagster.host.private import (
 )
 from ioi_dagster.host.progress import ProgressTeller
 from ioi_dagster.host.run_scoped import is_run_scoped
-from ioi_dagster.host.staged import is_reference
+from ioi_dagster.host.staged import from_reference, is_reference
 from ioi_dagster.host.step_state import StepStates
 from ioi_dagster.host.upstream import UpstreamAsset, upstream_of
 from ioi_dagster.host.work import Outcome, Work
@@ -84,6 +84,7 @@ BEGAN = frozenset(
 )
 """Why a step failed that had begun: its own events were lost with its process."""
 
+MAX_SOURCES = 64
 MAX_WAIT_S = 0.2
 """Interrupts, retries and pools are only seen by looking."""
 
@@ -478,6 +479,7 @@ class _Flow:
             data_class=DataClass.highest(classes) if classes else DataClass.INTERNAL,
             effect=effect,
             copies=tags.copies_of(step.tags, effect),
+            sources=_lying_at_nodes(located),
             tenant=run_tags.get(tags.TENANT, "default"),
             priority=demand.priority,
             input_bytes=sum(map(self._size, stored.values())),
@@ -627,6 +629,12 @@ def _refused(plan_context: PlanOrchestrationContext, refusal: Refusal) -> Dagste
             }
         ),
     )
+
+
+def _lying_at_nodes(located: list[Located]) -> tuple[str, ...]:
+    """The steps whose outputs a step reads from the memory of the nodes that made them; of many, some."""
+    staged = (from_reference(one.reference) for one in located[:MAX_SOURCES])
+    return tuple(dict.fromkeys(output.handle[0] for output in staged if output is not None and output.holder))
 
 
 def _handle(source: StepOutputHandle) -> Handle:

@@ -54,7 +54,7 @@ class Ask:
     `cluster`. `resources`: what it takes of its node besides a slot. The `gang_size` steps of one `gang` start together, in one
     cluster, or none does. `checkpointable`: ending it loses little. `near`: keys of steps of its run beside which it rather runs;
     `apart`: those beside which it runs only where there is no other place. `copies`: how often it may run besides, where it is
-    late and room is idle."""
+    late and room is idle. `sources`: keys of steps whose outputs it reads where those ran."""
 
     run: str
     step: str
@@ -74,6 +74,7 @@ class Ask:
     near: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
     copies: int = 0
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
