@@ -193,6 +193,11 @@ class FlowGovernor:
         known = self._steps.get(step)
         return known.lease if known else None
 
+    def waits_since(self, step: str) -> float | None:
+        """Since when (monotonic s) the step waits for a place; None where it does not."""
+        known = self._steps.get(step)
+        return known.since if known is not None and known.state is StepState.WAITING else None
+
     def wants(self, lease: Lease) -> bool:
         """Does the step run under `lease` now, as far as is known here?"""
         step = self._steps.get(lease.step)

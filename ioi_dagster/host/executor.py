@@ -41,6 +41,7 @@ from ioi_dagster.host.io_manager import ObjectStore, default_folder, ledger_path
 from ioi_dagster.host.map_events import map_event
 from ioi_dagster.host.outage import OutageTeller
 from ioi_dagster.host.placement_event import placement_event
+from ioi_dagster.host.pools import PoolSlots
 from ioi_dagster.host.private import (
     ActiveExecution,
     DagsterEvent,
@@ -204,6 +205,7 @@ class GovernedExecutor(Executor):
                 data = EngineEventData(metadata=opened.metadata(run))
                 yield DagsterEvent.engine_event(plan_context, opened.banner(), data)
             pools = stack.enter_context(InstanceConcurrencyContext(plan_context.instance, run))
+            driver.pools = PoolSlots(pools)
             stack.enter_context(owned(plan_context.instance, run.run_id, epoch, ledger, pools))
             active = stack.enter_context(
                 ActiveExecution(
@@ -389,6 +391,8 @@ class _Flow:
                 if work.ask.gang and step.key in self._driver.found:
                     # It is under way still, as an earlier process of the run started it.
                     work = replace(work, ask=replace(work.ask, gang=""))
+                if self._driver.pools is not None:
+                    self._driver.pools.vended(step, work)
                 if not self._gangs.hold(work):
                     self._driver.submit(work)
             except FinalError as error:

@@ -33,6 +33,7 @@ from ioi_dagster.host.fleets import Fleet
 from ioi_dagster.host.io_manager import ObjectStore
 from ioi_dagster.host.map_desk import Heard, MapDesk
 from ioi_dagster.host.negotiator import Negotiator
+from ioi_dagster.host.pools import PoolSlots
 from ioi_dagster.host.run_outputs import RunOutputs
 from ioi_dagster.host.starts import Begun, Done, Starts
 from ioi_dagster.host.work import Network, Outcome, Work
@@ -96,6 +97,8 @@ class FlowDriver:
         """Of steps that ran in one task after another one, and are not ready yet."""
         self._listening: set[str] = set()
         self._closed = False
+        self.pools: PoolSlots | None = None
+        """The slots that steps of the run have in pools."""
         self.keeps_resources = False
         """The run's nodes keep resources for it until it ends."""
         self.not_torn_down: list[str] = []
@@ -151,6 +154,7 @@ class FlowDriver:
             while (left := until - self._clock.monotonic()) > 0 and len(events) < GATHERED:
                 events += self._drain(left)
         self._watch_fleets()
+        self._pool_slots()
         self._take_all(events)
         for _ in range(TURNS):
             # What was answered at once is taken at once: a step goes from ready to started in one turn.
@@ -366,6 +370,8 @@ class FlowDriver:
         return self._work[step].payload is not None
 
     def _start(self, ask: Ask, lease: Lease) -> None:
+        if self.pools is not None and not lease.copy and not self.pools.may_start(ask.step):
+            return self._put_back(lease)
         try:
             self._starts.make(self._work[ask.step], lease)
         except (FinalError, OSError) as error:
@@ -378,6 +384,20 @@ class FlowDriver:
             self._ledger.started(
                 Started(ask.step, lease.fence, lease.domain, lease.cluster, lease.node, ask.capability, ask.data_class)
             )
+
+    def _put_back(self, lease: Lease) -> None:
+        """Others have the slots of its pool: it is submitted again when it has one."""
+        why = "it had a place, and waits for a slot in its pool"
+        self._take(flow.StepReturned(lease.step, lease.fence, why), more=True)
+        self._take(flow.StepDropped(lease.step, why), more=True)
+
+    def _pool_slots(self) -> None:
+        if self.pools is None:
+            return
+        for step in self.pools.give_back(self._governor.waits_since, self._clock.monotonic()):
+            self.tell(Chapter.WAIT, "its slot in its pool is given back until it has a place", step=step)
+        for work in self.pools.again():
+            self._take(flow.StepReady(work.ask))
 
     def _unfit(self, step: str, why: str) -> None:
         """What the step is to be sent is not there any more."""
@@ -522,6 +542,8 @@ class FlowDriver:
 
     def _told(self, outcome: Outcome) -> None:
         self._work.pop(outcome.step, None)
+        if self.pools is not None:
+            self.pools.over(outcome.step)
         if outcome.lease is not None:
             where = f"{outcome.lease.node} of {outcome.lease.cluster}"
             facts = {"attempt": outcome.attempt, "fence": outcome.lease.fence}
