@@ -14,10 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
-
 from ioi_dagster.adapters.dask import stores
-from ioi_dagster.adapters.sql.ledger import Commit, Ledger, LedgerAwayError, Started
+from ioi_dagster.adapters.sql.ledger import Ledger, LedgerAwayError, Started
 from ioi_dagster.clock import Clock
 from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.governors import flow
@@ -26,20 +24,18 @@ from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_messages import StartStep
 from ioi_dagster.governors.mapping import Report
 from ioi_dagster.host.commits import RunLedger
-from ioi_dagster.host.exchange import Owed, StepResult
-from ioi_dagster.host.federated_fleets import run_shell
 from ioi_dagster.host.fleet_watch import FleetWatch
 from ioi_dagster.host.fleets import Fleet
 from ioi_dagster.host.io_manager import ObjectStore
 from ioi_dagster.host.map_desk import Heard, MapDesk
 from ioi_dagster.host.negotiator import Negotiator
 from ioi_dagster.host.pools import PoolSlots
+from ioi_dagster.host.results import Follower, Results, Shell
 from ioi_dagster.host.run_outputs import RunOutputs
 from ioi_dagster.host.starts import Begun, Done, Starts
 from ioi_dagster.host.work import Network, Outcome, Work
-from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect, Lease, ReleaseRequest
+from ioi_dagster.model.negotiation import Ask, Effect, Lease, ReleaseRequest
 from ioi_dagster.model.refusal import Refusal
-from ioi_dagster.model.start import StartAnswer
 from ioi_dagster.model.story import Chapter
 
 TURNS = 10
@@ -49,16 +45,6 @@ GATHERED = 32
 """While so many starts are out, answers are gathered for so long, or until there are so many."""
 LONGEST_URL = 4_096
 SCHEDULER_WENT = "its Dask scheduler went away"
-
-
-@dataclass(frozen=True, slots=True)
-class _Shell:
-    """A refused block step was run here: its `result`, or the `error` that it ended with."""
-
-    step: str
-    result: bytes | None
-    error: str
-    refusal: Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +77,9 @@ class FlowDriver:
         self._starts = Starts(run, network, lambda: self._maps.waiting, clock, self._inbox.put)
         self._watch = FleetWatch(run, network, self._pool, self._inbox.put, clock)
         self.outputs = RunOutputs(run, objects, clock, self.renew)
-        self._answers: dict[tuple[str, int, str], tuple[StartAnswer, Lease]] = {}
+        self._results = Results(
+            self._work, network, self.outputs, self._ledger, self._starts, self._pool, clock, self._inbox.put
+        )
         self._outcomes: list[Outcome] = []
         self._ahead: dict[str, Outcome] = {}
         """Of steps that ran in one task after another one, and are not ready yet."""
@@ -125,7 +113,7 @@ class FlowDriver:
             self.in_doubt.discard(step)
             if work.ask.effect is Effect.AT_MOST_ONCE:
                 text = "it may run once only, and was in flight when an earlier process of the run ended"
-                self._refuse(step, Refusal("flow.at_most_once", text, flow.BY))
+                self._owe(self._results.refused(step, Refusal("flow.at_most_once", text, flow.BY)))
                 return
         self._inbox.put(flow.StepReady(work.ask))
 
@@ -323,8 +311,8 @@ class FlowDriver:
             return self._starts.begun(event)
         if isinstance(event, Done):
             event = self._ended(event)
-        if isinstance(event, _Shell):
-            return self._shell_ended(event)
+        if isinstance(event, Shell):
+            return self._owe(self._results.shell_ended(event, self._governor.raise_fence))
         for instruction in self._governor.handle(event, self._clock.monotonic(), more):
             self._perform(instruction)
 
@@ -333,7 +321,7 @@ class FlowDriver:
         event = self._starts.ended(done)
         if isinstance(event, flow.StepEnded):
             assert answer is not None
-            self._answers[lease.step, lease.fence, answer.attempt] = (answer, lease)
+            self._results.answered(lease, answer)
         if isinstance(event, flow.StepLost) and RULES[event.cause].blames:
             # What was placed anew meanwhile is blamed for nothing that happens where it was.
             if event.fence == self._governor.fence(event.step):
@@ -355,14 +343,13 @@ class FlowDriver:
                 # It may take seconds until what runs has stopped.
                 self._pool.submit(self._stop, lease)
             case flow.CommitStep(step, fence, attempt):
-                self._commit(step, fence, attempt)
+                for follower in self._results.commit(step, fence, attempt):
+                    self._commit_follower(follower)
             case flow.DiscardAttempt(step, fence, attempt, _):
-                self._answers.pop((step, fence, attempt), None)
-            case flow.RefuseStep(step, refusal):
-                self._refuse(step, refusal)
-            case flow.FailStep(step, refusal):
+                self._results.discard(step, fence, attempt)
+            case flow.RefuseStep(step, refusal) | flow.FailStep(step, refusal):
                 # A block call's node decides what becomes of its input, also when the machinery gave up on it.
-                self._refuse(step, refusal)
+                self._owe(self._results.refused(step, refusal))
             case _:
                 self._negotiator.perform(instruction)
 
@@ -403,7 +390,7 @@ class FlowDriver:
         """What the step is to be sent is not there any more."""
         for instruction in self._governor.handle(flow.StepDropped(step, why), self._clock.monotonic()):
             self._perform(instruction)
-        self._refuse(step, Refusal("flow.unfit_step", why, flow.BY))
+        self._owe(self._results.refused(step, Refusal("flow.unfit_step", why, flow.BY)))
 
     def _stop(self, lease: Lease) -> None:
         fleet = self._network.fleet(lease.cluster)
@@ -416,102 +403,24 @@ class FlowDriver:
         self._listen(self._network.fleet(lease.cluster))
         self._starts.adopt(self._work[ask.step], lease)
 
-    def _commit(self, step: str, fence: int, attempt: str) -> None:
-        answer, lease = self._answers.pop((step, fence, attempt))
-        assert answer.result is not None
-        result = msgspec.msgpack.decode(answer.result, type=StepResult)
-        work = self._work[step]
-        abroad = work.payload is not None and self._network.fleet(lease.cluster).accepts == "block"
-        # What ran here of a foreign block's call is its step around the answer.
-        ran = (answer.started, answer.ended) if abroad else (result.started, result.ended or answer.ended)
-        self._stage(step, fence, attempt, result, lease, answer.node, *ran)
-        for follower, its_result in zip(work.then, result.then, strict=False):
-            self._stage_fused(follower, its_result, lease, answer.node)
-
-    def _stage_fused(self, work: Work, result: StepResult, lease: Lease, node: str) -> None:
-        step, attempt = work.ask.step, uuid.uuid4().hex
-        self._work[step] = work
-        fused = flow.StepFused(work.ask, lease, attempt, result.ended - result.started)
+    def _commit_follower(self, follower: Follower) -> None:
+        work, result, attempt = follower.work, follower.result, uuid.uuid4().hex
+        self._work[work.ask.step] = work
+        fused = flow.StepFused(work.ask, follower.lease, attempt, result.ended - result.started)
         for instruction in self._governor.handle(fused, self._clock.monotonic()):
-            if isinstance(instruction, flow.CommitStep) and instruction.step == step:
-                its_lease = replace(lease, step=step, fence=instruction.fence)
-                self._ledger.started(
-                    Started(step, instruction.fence, lease.domain, lease.cluster, node, OWN_STEP, work.ask.data_class)
-                )
-                self._stage(
-                    step, instruction.fence, attempt, result, its_lease, node, result.started, result.ended, lease.step
-                )
+            if isinstance(instruction, flow.CommitStep) and instruction.step == work.ask.step:
+                self._results.commit_follower(follower, instruction.fence, attempt)
             else:
                 self._perform(instruction)
+
+    def _owe(self, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            self._outcomes.append(outcome)
 
     def _stored_at(self, url: Any) -> None:
         if isinstance(url, str) and len(url) <= LONGEST_URL and url not in self.outputs.stores:
             self.outputs.stores.add(url)
             self._ledger.store(url)
-
-    def _stage(
-        self,
-        step: str,
-        fence: int,
-        attempt: str,
-        decoded: StepResult,
-        lease: Lease | None,
-        node: str,
-        started: float,
-        ended: float,
-        fused_after: str = "",
-    ) -> None:
-        """Outputs are stored under the attempt's name; the commit row makes them the step's outputs."""
-        work = self._work[step]
-        stored = self.outputs.store(attempt, decoded, work.ask.data_class, work.assigns_class)
-        self._starts.learn(step, ended - started)
-        owed = msgspec.msgpack.encode(Owed(decoded.events, stored.links, None if work.chunk else decoded.failure))
-        commit = Commit(step, fence, attempt, node, started, ended, stored.references, owed, stored.classes)
-        if lease is not None and lease.copy:
-            commit = replace(commit, cluster=lease.cluster, domain=lease.domain)
-        outcome = Outcome(
-            step,
-            events=decoded.events,
-            lease=lease,
-            attempt=attempt,
-            permit=self._starts.permit(lease.key) if lease is not None else "",
-            data_class=work.ask.data_class,
-            failure=decoded.failure,
-            fused_after=fused_after,
-            chunk=work.chunk,
-            seconds=ended - started,
-            story=self._ledger.take_story(step),
-        )
-        self._ledger.commit(commit, outcome, stored.links)
-
-    def _refuse(self, step: str, refusal: Refusal) -> None:
-        work = self._work[step]
-        if work.payload is None:
-            self._outcomes.append(self._refused(step, refusal, work.chunk))
-            return
-
-        def run() -> None:
-            try:
-                self._inbox.put(_Shell(step, run_shell(work.encoded(), refusal), "", refusal))
-            except BaseException as error:  # an outcome is owed, whatever the step's code raises
-                self._inbox.put(_Shell(step, None, f"{type(error).__name__}: {error}", refusal))
-
-        self._pool.submit(run)
-
-    def _refused(self, step: str, refusal: Refusal, chunk: bool = False) -> Outcome:
-        return Outcome(step, refusal=refusal, chunk=chunk, story=self._ledger.take_story(step))
-
-    def _shell_ended(self, event: _Shell) -> None:
-        if event.result is None:
-            text = f"{event.refusal.text}; what its step makes of that is not known, since it ended with {event.error}"
-            self._outcomes.append(self._refused(event.step, replace(event.refusal, text=text)))
-            return
-        ask = self._work[event.step].ask
-        fence = self._governor.raise_fence(event.step)
-        now = self._clock.wall()
-        result = msgspec.msgpack.decode(event.result, type=StepResult)
-        self._ledger.started(Started(event.step, fence, "", "", "", ask.capability, ask.data_class))
-        self._stage(event.step, fence, f"refused-{uuid.uuid4().hex}", result, None, "", now, now)
 
     # Out to the world -------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoine
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import MAX_LOSSES, MAX_NODES_LOST, FlowGovernor
 from ioi_dagster.governors.flow_messages import Place
-from ioi_dagster.host import flow_driver
+from ioi_dagster.host import results
 from ioi_dagster.host.exchange import StepResult
 from ioi_dagster.host.fleet_watch import RENEW_EVERY_S
 from ioi_dagster.host.flow_driver import FlowDriver
@@ -426,7 +426,7 @@ NO = Refusal("node.no", "not here", "node n")
 
 
 def test_a_refused_block_call_leaves_what_the_run_has_spent_as_it_is(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(flow_driver, "run_shell", lambda work, refusal: DONE.result)
+    monkeypatch.setattr(results, "run_shell", lambda work, refusal: DONE.result)
     with a_run(tmp_path, OneNode(price=1.0), budget=9.0) as run:
         run.submit("first")
         run.answer("first", DONE)
@@ -702,7 +702,7 @@ def test_why_a_refused_call_could_not_be_told_to_its_step_is_told(tmp_path: Path
     def breaks(_work, _refusal):
         raise UnableError("no module named 'books'")
 
-    monkeypatch.setattr(flow_driver, "run_shell", breaks)
+    monkeypatch.setattr(results, "run_shell", breaks)
     with a_run(tmp_path) as run:
         run.submit("call", lambda: Payload({}), capability="ocr")
         for _ in range(MAX_NODES_LOST):
