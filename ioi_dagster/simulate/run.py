@@ -132,7 +132,16 @@ class SimRun:
             text = "it may run once only, and was in flight when an earlier process of the run ended"
             self._fail_step(key, Refusal(AT_MOST_ONCE, text, self.name, AT_MOST_ONCE_TODO))
         else:
-            ask = Ask(self.name, key, step.capability, step.data_class, step.effect, self.tenant, step.priority)
+            ask = Ask(
+                self.name,
+                key,
+                step.capability,
+                step.data_class,
+                step.effect,
+                self.tenant,
+                step.priority,
+                copies=step.copies,
+            )
             self._inbox.append(flow.StepReady(ask))
 
     def _tick(self, life: int) -> None:
@@ -163,7 +172,7 @@ class SimRun:
             events, self._inbox = self._inbox, []
             for event in events:
                 if isinstance(event, flow.StepEnded | flow.StepLost | flow.StartRefused):
-                    self._out.pop(f"{self.name}/{event.step}/{event.fence}/0", None)
+                    self._out.pop(f"{self.name}/{event.step}/{event.fence}/{event.copy}", None)
                 elif isinstance(event, flow.ClusterLost):
                     self._out = {key: cluster for key, cluster in self._out.items() if cluster != event.cluster}
                 self._handle(event, more=True)
@@ -212,7 +221,7 @@ class SimRun:
         lease, world = instruction.lease, self.world
         step = lease.step
         self.ledger.fences[step] = max(lease.fence, self.ledger.fences.get(step, 0))
-        if step in self._ready_at:
+        if step in self._ready_at and not lease.copy:
             self.waits.append(world.engine.now - self._ready_at[step])
         self.starts += 1
         world.record("start", self.name, step, lease.fence, lease.node)
@@ -221,6 +230,12 @@ class SimRun:
         its = _Start(self, cluster.domain, lease)
         self._out[lease.key] = lease.cluster
         world.wire.stream(self.domain, cluster.domain, "start", cluster.start_step, lease, seconds, its)
+
+    def _stop(self, instruction: flow.StopStep) -> None:
+        lease, there = instruction.lease, self.world.clusters[instruction.lease.cluster]
+        self._out.pop(lease.key, None)
+        self.world.wire.stream(self.domain, there.domain, "cancel", there.cancel, lease.node, lease.key)
+        self._tell(lease.cluster, "release", ReleaseRequest(self.name, (lease.id,)))
 
     def begun(self, step: str) -> None:
         """A node runs its code."""
@@ -313,7 +328,9 @@ class SimRun:
             for lease in leases:
                 if lease.id in told.lost:
                     self.world.wire.stream(self.domain, there.domain, "cancel", there.cancel, lease.node, lease.key)
-                    lost = flow.StepLost(lease.step, lease.fence, "", "its lease is not held", Cause.LEASE_LOST)
+                    lost = flow.StepLost(
+                        lease.step, lease.fence, "", "its lease is not held", Cause.LEASE_LOST, lease.copy
+                    )
                     self.heard(life, lost)
 
         def answer(told: Any) -> None:
@@ -371,14 +388,14 @@ class _Start:
     def ended(self, attempt: str, took: float, refusal: Refusal | None) -> None:
         run, lease = self.run, self.lease
         run.answered(lease, attempt, took)
-        event: flow.Event = flow.StepEnded(lease.step, lease.fence, attempt, took)
+        event: flow.Event = flow.StepEnded(lease.step, lease.fence, attempt, took, lease.copy)
         if refusal is not None:
-            event = flow.StartRefused(lease.step, lease.fence, lease.node, refusal)
+            event = flow.StartRefused(lease.step, lease.fence, lease.node, refusal, lease.copy)
         run.world.wire.stream(self.domain, run.domain, "answer", run.heard, self.life, event)
 
     def lost(self, why: str, cause: Cause) -> None:
         run, lease = self.run, self.lease
-        event = flow.StepLost(lease.step, lease.fence, lease.node, why, cause)
+        event = flow.StepLost(lease.step, lease.fence, lease.node, why, cause, lease.copy)
         run.world.wire.stream(self.domain, run.domain, "loss", run.heard, self.life, event)
 
 
@@ -396,6 +413,7 @@ _ACTS: dict[type, Callable[[SimRun, Any], None]] = {
     flow.WithdrawAnnounce: SimRun._withdrawn,
     flow.SendAward: SimRun._award,
     flow.StartStep: SimRun._start,
+    flow.StopStep: SimRun._stop,
     flow.ReleaseLeases: SimRun._release,
     flow.CommitStep: SimRun._commit,
     flow.DiscardAttempt: SimRun._discard,

@@ -30,6 +30,7 @@ class WorkflowStep:
     data_class: DataClass = DataClass.PUBLIC
     effect: Effect = Effect.PURE
     priority: Priority = 0
+    copies: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
 
 
 @dataclass(frozen=True, slots=True)
