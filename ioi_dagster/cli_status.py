@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ioi_dagster.adapters.http.client import own_gateway
+from ioi_dagster.cli_tenants import tenants_table
 from ioi_dagster.errors import BadInputError, IoiError
 from ioi_dagster.local.federation import read_supervisor
 from ioi_dagster.local.home import domains_in
@@ -73,7 +74,8 @@ def render(status: dict[str, Any]) -> RenderableType:
         "domain", "handles", "cluster", "node", "slots", "free", "memory", "warm", "restarts", show_edge=False
     )
     leases = Table("cluster", "node", "run", "step", "fence", show_edge=False, title="leases", title_justify="left")
-    replicas, tenants = _replicas_table(), _tenants_table()
+    replicas = _replicas_table()
+    shares: dict[str, Any] = {}
     silent: list[str] = []
     for domain, facts in status.items():
         if "error" in facts:
@@ -98,15 +100,19 @@ def render(status: dict[str, Any]) -> RenderableType:
                 )
                 for block in node.get("blocks", ()):
                     replicas.add_row(name, *_replicas_row(block))
-            for name, its in snapshot["tenants"].items():
-                tenants.add_row(cluster, Text(name), *_tenants_row(its))
+            shares[cluster] = snapshot
             for lease in snapshot["leases"]:
                 leases.add_row(cluster, lease["node"], lease["run"][:8], Text(lease["step"]), str(lease["fence"]))
     notes = [Text(status[domain]["error"], "red") for domain in silent]
     if silent and len(silent) == len(status):
         notes.append(Text("no domain answers: `ioi up` starts them; `ioi run` does while it runs"))
     return Group(
-        *(table for table in (nodes, tenants, _blocks_table(status), replicas, leases) if table.row_count), *notes
+        *(
+            table
+            for table in (nodes, tenants_table(shares), _blocks_table(status), replicas, leases)
+            if table.row_count
+        ),
+        *notes,
     )
 
 
@@ -147,33 +153,6 @@ def _live_blocks(facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for snapshot in facts.get("clusters", {}).values():
         for node in snapshot.get("nodes", {}).values():
             yield from node.get("blocks", ())
-
-
-def _tenants_table() -> Table:
-    columns = ("cohort", "weight", "guarantee", "limit", "used", "share", "waiting", "entitled to", "borrowed", "lent")
-    return Table("cluster", "tenant", *columns, show_edge=False, title="tenants", title_justify="left")
-
-
-def _tenants_row(its: dict[str, Any]) -> list[str]:
-    """`borrowed`: what it uses beyond its guarantee; others get it as its steps end, or are stopped for a guarantee. `lent`: what
-    others use of its own."""
-    used = _amounts(its["used"])
-    return [
-        its["cohort"],
-        f"{its['weight']:g}",
-        _amounts(its["guarantee"]),
-        _amounts(its["limit"]),
-        f"{used} ({its['stopping']} stopping)" if its["stopping"] else used,
-        f"{its['share']:.0%}",
-        str(its["waiting"]),
-        f"{its['entitled']:.0%}",
-        _amounts(its["borrowed"]),
-        _amounts(its["lent"]),
-    ]
-
-
-def _amounts(amounts: dict[str, float]) -> str:
-    return ", ".join(f"{amount:g} {name}" for name, amount in amounts.items() if amount) or "–"
 
 
 def _replicas_table() -> Table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ioi_dagster.governors.bids import Bids
@@ -79,6 +79,10 @@ class ClusterSnapshot:
     """Of those that use, ask for or are guaranteed something: cohort, weight, `share` of the cluster and what it is `entitled` to
     now (both 0..1, of the resource that it takes most of); by resource what is used, guaranteed, borrowed, lent to others, and
     the limit; how many run, wait and are being stopped, and how long the first has waited (s)."""
+    cohorts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The same of all cohorts; `cohort`: the one that it is part of."""
+    classes: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """The same of the block classes of those of `tenants` that have quotas for some; those without one are under ""."""
     parked: int = 0
     """Runs whose announcements wait for room."""
 
@@ -348,6 +352,12 @@ class ClusterGovernor:
     # What is told -----------------------------------------------------------------------------------------------
 
     def snapshot(self) -> ClusterSnapshot:
+        shares = self._arbiter.snapshot(self._now)
+        tenants = {
+            name: view
+            for name, view in shares.tenants.items()
+            if view.running or view.waiting or any(view.guarantee.values())
+        }
         return ClusterSnapshot(
             self._cluster,
             self._domain,
@@ -365,10 +375,12 @@ class ClusterGovernor:
                 }
                 for held in self._leases
             ),
+            {name: asdict(view) for name, view in tenants.items()},
+            {name: asdict(view) for name, view in shares.cohorts.items()},
             {
-                name: {key: dict(value) if isinstance(value, dict) else value for key, value in asdict(view).items()}
-                for name, view in self._arbiter.snapshot(self._now).tenants.items()
-                if view.running or view.waiting or any(view.guarantee.values())
+                name: {one: asdict(view) for one, view in classes.items()}
+                for name, classes in shares.classes.items()
+                if name in tenants
             },
             len(self._bids.desk),
         )

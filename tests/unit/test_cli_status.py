@@ -73,28 +73,6 @@ def test_a_block_has_one_row_whoever_offers_it():
     ]
 
 
-def test_a_tenant_has_its_share_of_each_cluster_and_what_it_borrows_of_it():
-    console = Console(width=240)
-    with console.capture() as captured:
-        console.print(render({"lab": domain("lab", "internal")}))
-    (row,) = [line for line in captured.get().splitlines() if "lab-c" in line and "library" in line]
-    told = [
-        "lab-c",
-        "library",
-        "partners",
-        "2",
-        "3 slots",
-        "1 gpu, 5 slots",
-        "1 slots (1 stopping)",
-        "50%",
-        "3",
-        "25%",
-        "–",
-    ]
-    told.append("2 slots")
-    assert [part.strip() for part in row.split("│")] == told
-
-
 def test_who_offers_another_version_is_told():
     status = {"lab": domain("lab", "internal"), "cloud": domain("cloud", "public", of="2.0.0+fa11")}
     assert blocks_table(status) == [

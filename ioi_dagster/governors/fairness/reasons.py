@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ioi_dagster.governors.fairness.books import Books
 from ioi_dagster.governors.fairness.eviction import Ledger
@@ -145,14 +145,23 @@ def waits(entry: Entry, books: Books, ledger: Ledger, now: float) -> Refusal:
 
 
 def snapshot(books: Books, ledger: Ledger, now: float) -> Snapshot:
-    leaving = Counter(entry.leaf.tenant for entry in ledger.leaving.values())
-    tenants = {name: _tenant(unit, books, leaving[name], now) for name, unit in sorted(books.tenants.items())}
+    leaving = Counter(id(unit) for entry in ledger.leaving.values() for unit in entry.leaf.path())
+
+    def views(units: Mapping[str, Unit]) -> dict[str, TenantView]:
+        return {name: _view(unit, books, leaving[id(unit)], now) for name, unit in sorted(units.items())}
+
+    classes = {
+        name: views({child.name: child for child in unit.children})
+        for name, unit in sorted(books.tenants.items())
+        if unit.children
+    }
     machines = books.machines
     held = {machines.names[m]: line.leaf.tenant for m, line in sorted(machines.held.items()) if isinstance(line, Line)}
-    return Snapshot(_all(machines.total, books), _all(books.root.used, books), tenants, held)
+    used = _all(books.root.used, books)
+    return Snapshot(_all(machines.total, books), used, views(books.tenants), views(books.cohorts), classes, held)
 
 
-def _tenant(unit: Unit, books: Books, leaving: int, now: float) -> TenantView:
+def _view(unit: Unit, books: Books, leaving: int, now: float) -> TenantView:
     leaves = list(unit.leaves())
     oldest = min(
         (line.head.request.arrived for leaf in leaves for line in leaf.lines.values() if line.head), default=now

@@ -86,5 +86,9 @@ class Snapshot:
     capacity: Mapping[str, float]
     used: Mapping[str, float]
     tenants: Mapping[str, TenantView]
+    cohorts: Mapping[str, TenantView]
+    """The same of cohorts; their `cohort` is the one that they are part of, empty at the top."""
+    classes: Mapping[str, Mapping[str, TenantView]]
+    """Tenant → class → the same; empty: all classes that have no quota of their own. Tenants without classes are not there."""
     held: Mapping[str, str]
     """Node → the tenant for whose next request it is being emptied."""

@@ -1,0 +1,90 @@
+"""The table of tenants of `ioi status`: the tree of quotas of each cluster with what everybody in it has, by resource."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from ioi_dagster.model.amounts import shown
+from ioi_dagster.model.negotiation import SLOTS
+
+_AMOUNTS = ("used", "guarantee", "limit", "borrowed", "lent")
+_COLUMNS = (
+    *("cluster", "cohort, tenant, class", "weight", "share", "entitled to", "resource", *_AMOUNTS),
+    *("running", "waiting", "oldest wait", "stopping"),
+)
+_RIGHT = frozenset(_COLUMNS[2:]) - {"resource"}
+OTHERS = "(other classes)"
+
+
+def tenants_table(clusters: Mapping[str, Mapping[str, Any]]) -> Table:
+    """`clusters`: the snapshot of each cluster governor. `share` is of the resource that somebody has most of; `borrowed` is
+    beyond the guarantee; what is `lent` others use; a resource has a line where there is something to say of it."""
+    table = Table(show_edge=False, title="tenants", title_justify="left")
+    for name in _COLUMNS:
+        table.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=name == _COLUMNS[1])
+    for cluster, snapshot in clusters.items():
+        for number, (label, view) in enumerate(_tree(snapshot)):
+            table.add_row("" if number else cluster, Text(label), *_row(view))
+    return table
+
+
+def _tree(snapshot: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """From the top down, each with its name set in. Of a single cohort that says nothing itself only the tenants."""
+    tenants, cohorts = snapshot["tenants"], snapshot.get("cohorts", {})
+    if len(cohorts) < 2 and not any(any(view["limit"].values()) or view["cohort"] for view in cohorts.values()):
+        for name in tenants:
+            yield from _tenant(name, snapshot, "")
+        return
+
+    def cohort(name: str, depth: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        below = [one for one, view in cohorts.items() if view["cohort"] == name]
+        members = [one for one, view in tenants.items() if view["cohort"] == name]
+        inner = [row for one in below for row in cohort(one, depth + "  ")]
+        if inner or members or any(cohorts[name]["guarantee"].values()):
+            yield f"{depth}{name}", cohorts[name]
+        for one in members:
+            yield from _tenant(one, snapshot, depth + "  ")
+        yield from inner
+
+    for name, view in cohorts.items():
+        if not view["cohort"]:
+            yield from cohort(name, "")
+
+
+def _tenant(name: str, snapshot: Mapping[str, Any], depth: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield f"{depth}{name}", snapshot["tenants"][name]
+    for one, view in snapshot.get("classes", {}).get(name, {}).items():
+        yield f"{depth}  {one or OTHERS}", view
+
+
+def _row(view: Mapping[str, Any]) -> list[Text]:
+    told = {name for key in _AMOUNTS for name, amount in view[key].items() if amount or key == "limit"}
+    resources = sorted(told - {SLOTS})
+    resources = [SLOTS, *resources] if SLOTS in told or not told else resources
+
+    def column(key: str) -> str:
+        return "\n".join(_amount(view[key], name, zero="0" if key in ("used", "limit") else "–") for name in resources)
+
+    wait = view["oldest_wait_s"]
+    cells = [
+        f"{view['weight']:g}",
+        f"{view['share']:.0%}",
+        f"{view['entitled']:.0%}",
+        "\n".join(resources),
+        *(column(key) for key in _AMOUNTS),
+        str(view["running"]),
+        str(view["waiting"] or "–"),
+        f"{wait:.0f} s" if view["waiting"] else "–",
+        str(view["stopping"] or "–"),
+    ]
+    return [Text(cell) for cell in cells]
+
+
+def _amount(amounts: Mapping[str, float], name: str, zero: str) -> str:
+    if name not in amounts:
+        return "–"
+    return shown(name, amounts[name]) if amounts[name] else zero
