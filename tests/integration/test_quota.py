@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 from typer.testing import CliRunner
@@ -37,8 +36,11 @@ domains:
     clusters:
       - name: library-main
         nodes: [{name: library-1}, {name: library-2}, {name: library-3}]
-        tenants: [%s]
+        quotas:
+          - {name: partners, tenants: [{name: owner, guarantee: 1}]}
+          - {name: others, tenants: [%s]}
 """
+ANYBODY = '{name: "*"}'
 
 
 class Runs:
@@ -70,30 +72,33 @@ class Runs:
 
 def test_a_guarantee_is_given_back_and_a_lowered_limit_is_enforced(tmp_path: Path) -> None:
     topology, home, runs = tmp_path / "topology.yaml", tmp_path / "home", Runs(tmp_path)
-    topology.write_text(TOPOLOGY % "{name: owner, guarantee: 1}")
+    topology.write_text(TOPOLOGY % ANYBODY)
     policies = policies_that_know(MODULE, tmp_path / "policies")
     with Federation(load_topology(topology), home, policies, BLOCKS) as federation:
         os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
         federation.wait_ready(60)
 
+        def books() -> dict:
+            told = CliRunner().invoke(app, ["status", "--home", str(home), "--json"])
+            return json.loads(told.output)["library.example"]["clusters"]["library-main"]
+
         def slots(tenant: str) -> float:
-            config = federation.home_domain.config()
-            headers = {"Authorization": f"Bearer {federation.home_domain.token()}"}
-            answer = httpx.get(f"{config.clusters[0].governor}/v1/status", headers=headers).json()
-            return answer["tenants"][tenant]["used"]["slots"] if tenant in answer["tenants"] else 0.0
+            return books()["tenants"].get(tenant, {"used": {"slots": 0.0}})["used"]["slots"]
 
         try:
             flood = runs.start("flood", "guests")
             eventually(lambda: slots("guests") == 3, 60, "a flood that has the whole cluster")
             eventually(lambda: len(list(tmp_path.glob("came *"))) == 3, 60, "its steps at work")
+            cohorts = books()["cohorts"]
+            assert (cohorts["partners"]["lent"]["slots"], cohorts["others"]["borrowed"]["slots"]) == (1.0, 3.0)
             assert runs.start("one", "owner").wait(60) == 0, (tmp_path / "one.log").read_text()
             eventually(lambda: slots("guests") == 3, 60, "the slot lent again")
 
-            topology.write_text(TOPOLOGY % "{name: owner, guarantee: 1}, {name: guests, borrows: 1}")
+            topology.write_text(TOPOLOGY % f"{{name: guests, borrows: 1}}, {ANYBODY}")
             told = CliRunner().invoke(app, ["quota", "--topology", str(topology), "--home", str(home), "--json"])
             assert told.exit_code == 0, told.output
             (change,) = json.loads(told.output)
-            assert (change["tenant"], change["before"]) == ("guests", None)
+            assert (change["cohort"], change["tenant"], change["before"]) == ("others", "guests", None)
             assert change["after"]["quota"]["borrows"] == {"slots": 1.0}
             eventually(lambda: slots("guests") == 1, 60, "the limit")
             assert flood.poll() is None
@@ -117,15 +122,24 @@ def test_a_guarantee_is_given_back_and_a_lowered_limit_is_enforced(tmp_path: Pat
     assert all("its slot was given to another tenant" in text or "no longer holds the lease" in text for text in losses)
 
 
-def test_only_shares_change_while_it_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("quotas", "node", "says"),
+    [
+        ("{name: owner2, weight: 2}", "library-4", "only `quotas` and `tenants` may change while it runs"),
+        ("{name: owner}", "library-3", "tenant 'owner' is in two cohorts, 'partners' and 'others'; it must be in one"),
+        ("{name: a, guarantee: 3}", "library-3", "the cohorts are guaranteed 4 slots, but the cluster has 3"),
+        ("{name: a, guarantee: {gpu: 1}}", "library-3", "names 'gpu', which no node offers"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_refused_whole(tmp_path: Path, quotas: str, node: str, says: str) -> None:
     topology, home = tmp_path / "topology.yaml", tmp_path / "home"
-    topology.write_text(TOPOLOGY % "{name: owner}")
+    topology.write_text(TOPOLOGY % ANYBODY)
     federation = Federation(load_topology(topology), home, policies_that_know(MODULE, tmp_path / "policies"), BLOCKS)
     federation.prepare()
     before = federation.home_domain.config()
-    topology.write_text((TOPOLOGY % "{name: owner, weight: 2}").replace("library-3", "library-4"))
+    topology.write_text((TOPOLOGY % f"{quotas}, {ANYBODY}").replace("library-3", node))
     told = CliRunner().invoke(app, ["quota", "--topology", str(topology), "--home", str(home)])
     federation.stop()
     assert told.exit_code != 0
-    assert "only `quotas` and `tenants` may change while it runs" in str(told.exception)
+    assert says in str(told.exception)
     assert federation.home_domain.config() == before

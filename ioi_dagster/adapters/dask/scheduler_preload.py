@@ -160,7 +160,7 @@ class ClusterPlugin(SchedulerPlugin):
         try:
             for address in self._scheduler.workers:
                 self._report_node(address, now)
-            self._look_for_shares(now)
+            self._look_for_quotas(now)
             self.perform(self.governor.handle(Tick(), now))
             await self._client.fetch(
                 HTTPRequest(
@@ -191,20 +191,20 @@ class ClusterPlugin(SchedulerPlugin):
             if address in self._scheduler.workers:
                 self._report_node(address, self._clock.monotonic())
 
-    def _look_for_shares(self, now: float) -> None:
-        """The domain's configuration may have new shares for tenants; all else of it counts from the next start."""
+    def _look_for_quotas(self, now: float) -> None:
+        """The domain's configuration may have new quotas; all else of it counts from the next start. Those that make no sense
+        change nothing."""
         changed = self._home.changed_at()
         if changed == self._read_at:
             return
         self._read_at = changed
         try:
             spec = next(item for item in self._home.config().spec.clusters if item.name == self._cluster)
+            if spec.quotas != self._quotas:
+                self.perform(self.governor.handle(QuotasChanged(spec.quotas), now))
+                self._quotas = spec.quotas
         except (BadInputError, StopIteration) as error:
-            log.warning("the shares of tenants stay as they are: %s", error)
-            return
-        if spec.quotas != self._quotas:
-            self._quotas = spec.quotas
-            self.perform(self.governor.handle(QuotasChanged(spec.quotas), now))
+            log.warning("the quotas stay as they are: %s", error)
 
     def _leases(self) -> list[dict[str, Any]]:
         snapshot = self.governor.snapshot()
