@@ -277,10 +277,9 @@ def disk_full(lab: Lab, rng: random.Random) -> Found:
     try:
         waiting = {one.attempt for one in struck.run.began() if not one.ended}
         time.sleep(rng.uniform(2.0, 6.0))  # how long the fault lasts
-        over = struck.run.over
     finally:
         filling.unlink()
-    if over or not waiting:
+    if struck.run.over or not waiting:
         raise DidNotBite("nothing was to be written meanwhile")
     return struck.end(recovers=False)
 

@@ -28,6 +28,7 @@ from ioi_dagster.adapters.dask.cluster_watch import ClusterWatch
 from ioi_dagster.adapters.dask.node import revoke
 from ioi_dagster.adapters.dask.periodic import Periodic
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
+from ioi_dagster.adapters.files.lease_journal import JournalFullError, LeaseJournal
 from ioi_dagster.adapters.http.tls import tls_to
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
@@ -44,7 +45,18 @@ from ioi_dagster.governors.cluster import (
     Tick,
     Withdrawn,
 )
-from ioi_dagster.model.negotiation import OWN_STEP, Announce, Award, Lease, ReleaseRequest, RenewRequest, VerifyRequest
+from ioi_dagster.model.negotiation import (
+    OWN_STEP,
+    Announce,
+    Award,
+    Awarded,
+    Lease,
+    RejectedRequest,
+    ReleaseRequest,
+    RenewRequest,
+    VerifyRequest,
+)
+from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import NodeSpec
 
 log = logging.getLogger("ioi.cluster")
@@ -73,7 +85,9 @@ class ClusterPlugin(SchedulerPlugin):
         blocks = read_blocks(home)
         steps = {OWN_STEP} if os.environ.get("IOI_STEP_RUNNER") else set()
         self._capabilities = frozenset({block.capability for block in blocks} | steps)
-        self._journal = Journal(home.root / f"leases-{cluster}.jsonl")
+        self._journal = LeaseJournal(home.root / f"leases-{cluster}.jsonl", cluster)
+        for lease in self._journal.found:
+            log.warning("%s (%s of run %s on %s) ended with its governor", lease.id, lease.step, lease.run, lease.node)
         self.governor = ClusterGovernor(home.name, cluster, self._journal.epoch, spec.price, quotas=spec.quotas)
         self._token = home.token()
         self.waiting = Waiting()
@@ -124,21 +138,36 @@ class ClusterPlugin(SchedulerPlugin):
 
     def perform(self, instructions: list[Any]) -> Any:
         answer: Any = None
-        lines: list[dict[str, Any]] = []
+        granted: list[Lease] = []
+        ended: list[tuple[str, str]] = []
         for instruction in instructions:
             match instruction:
                 case Reply(reply, _, waited) if waited is not None:
                     self.waiting.answer(waited, reply)
-                case Reply(reply, granted):
+                case Reply(reply, its_grants):
                     answer = reply
-                    lines += [{"granted": lease.id, "step": lease.step, "fence": lease.fence} for lease in granted]
+                    granted += its_grants
                 case LeaseEnded(lease, why):
-                    lines.append({"ended": lease.id, "why": why})
-                case StopStep(lease, why):
-                    lines.append({"stopping": lease.id, "why": why})
+                    ended.append((lease.id, why))
+                case StopStep(lease, _):
                     self._scheduler.loop.add_callback(self._stop, lease)
-        self._journal.write(lines)
+        try:
+            self._journal.granted(granted)
+        except JournalFullError as error:
+            answer = self._take_back(answer, granted, error)
+        self._journal.ended(ended)
         return answer
+
+    def _take_back(self, answer: Awarded, granted: list[Lease], error: JournalFullError) -> Awarded:
+        """What cannot be written down is not granted: nobody has heard of it yet."""
+        log.error("%d leases are not granted: %s", len(granted), error)
+        ids = tuple(lease.id for lease in granted)
+        self.perform(self.governor.handle(ReleaseRequest(granted[0].run, ids), self._clock.monotonic()))
+        text = f"the cluster's lease journal cannot be written: {error.why}"
+        refusal = Refusal("cluster.journal", text, self._cluster, "make room on the disk of the cluster's domain")
+        rejected = tuple(RejectedRequest(lease.step, lease.fence, refusal) for lease in granted)
+        kept = tuple(lease for lease in answer.leases if lease.id not in ids)
+        return Awarded(answer.cluster, kept, (*answer.rejected, *rejected))
 
     async def _stop(self, lease: Lease) -> None:
         """Have the node of `lease` stop its step. A node that does not answer keeps the lease until that runs out."""
@@ -221,30 +250,6 @@ class ClusterPlugin(SchedulerPlugin):
             value = node | self.watch.told(name)
             entries.append({"key": f"node/{self._cluster}/{name}", "value": value, "ttl_s": 5})
         return entries
-
-
-class Journal:
-    """Leases as they were granted and ended, and the epoch. One write and one fsync per batch of grants."""
-
-    def __init__(self, path: Path) -> None:
-        epoch_path = path.with_suffix(".epoch")
-        self.epoch = int(epoch_path.read_text()) + 1 if epoch_path.exists() else 1
-        temporary = epoch_path.with_suffix(".new")
-        with temporary.open("w") as file:
-            file.write(str(self.epoch))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(epoch_path)
-        # Workers are new in a new epoch, so nothing that an older one granted still runs.
-        self._file = path.open("wb")
-
-    def write(self, lines: list[dict[str, Any]]) -> None:
-        if not lines:
-            return
-        self._file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-        self._file.flush()
-        if any("granted" in line for line in lines):
-            os.fdatasync(self._file.fileno())
 
 
 class Waiting:
