@@ -395,6 +395,39 @@ def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def drain(
+    name: Annotated[str, typer.Argument(help="A node, or a cluster, of this home's domains")],
+    why: Annotated[str, typer.Option(help="For those who wait for it")] = "",
+    within: Annotated[
+        float | None, typer.Option(min=0, help="Seconds after which what still runs there is placed elsewhere")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Until nothing runs there any more")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Start nothing new on a node, so that it may go. What runs there goes on to its end, or for so many seconds."""
+    from ioi_dagster import cli_drain
+    from ioi_dagster.local.home import find_home
+
+    target, changed = cli_drain.drain(find_home(home), name, why, within)
+    out.print(f"{target.name} is drained" if changed else f"{target.name} was drained already", highlight=False)
+    if wait:
+        cli_drain.wait(find_home(home), target, lambda steps: out.print(f"still there: {', '.join(steps)}"))
+        out.print(f"nothing runs on {target.name} any more", highlight=False)
+
+
+@app.command()
+def rejoin(
+    name: Annotated[str, typer.Argument(help="A node, or a cluster, that was drained")], home: HomeOption = None
+) -> None:
+    """Let a drained node take steps again."""
+    from ioi_dagster import cli_drain
+    from ioi_dagster.local.home import find_home
+
+    target, changed = cli_drain.rejoin(find_home(home), name)
+    out.print(f"{target.name} takes steps again" if changed else f"{target.name} was not drained", highlight=False)
+
+
+@app.command()
 def gc(
     older_than: Annotated[str, typer.Option(help="Only what was not touched for so long: 30d, 12h, 90m")] = "30d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go")] = False,

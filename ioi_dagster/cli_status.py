@@ -71,7 +71,7 @@ def render(status: dict[str, Any]) -> RenderableType:
     """Tables of nodes with their load, tenants with their shares, blocks with who offers them, what blocks do on nodes, and
     leases; of these, those that have a row."""
     nodes = Table(
-        "domain", "handles", "cluster", "node", "slots", "free", "memory", "warm", "restarts", show_edge=False
+        "domain", "handles", "cluster", "node", "slots", "free", "memory", "warm", "restarts", "state", show_edge=False
     )
     leases = Table("cluster", "node", "run", "step", "fence", show_edge=False, title="leases", title_justify="left")
     replicas = _replicas_table()
@@ -97,6 +97,7 @@ def render(status: dict[str, Any]) -> RenderableType:
                     f"{node['memory']:.0%}",
                     ", ".join(node["warm"]) or "–",
                     str(restarts.get(name, 0)),
+                    _state_of(node, any(lease["node"] == name for lease in snapshot["leases"])),
                 )
                 for block in node.get("blocks", ()):
                     replicas.add_row(name, *_replicas_row(block))
@@ -114,6 +115,15 @@ def render(status: dict[str, Any]) -> RenderableType:
         ),
         *notes,
     )
+
+
+def _state_of(node: dict[str, Any], busy: bool) -> Text:
+    """Does it live, and does it take anything?"""
+    if node.get("liveness", "alive") != "alive":
+        return Text(f"{node['liveness']}: {node['why']}", "red")
+    if node.get("draining"):
+        return Text(f"{'draining' if busy else 'drained'}: {node['draining']}", "yellow")
+    return Text("takes steps")
 
 
 def _blocks_table(status: dict[str, Any]) -> Table:

@@ -111,6 +111,11 @@ class NodeGovernor:
                 return self._fence_off(now)
         return []
 
+    @property
+    def draining(self) -> str:
+        """Why it drains; empty where it does not."""
+        return self._draining
+
     def snapshot(self, now: float) -> dict[str, Any]:
         """Why it drains (empty: it does not), and for how long its cluster governor has not answered (s; None: never did)."""
         silent_s = None if self._contact is None else round(self._silent_s(now), 1)

@@ -21,6 +21,9 @@ class Plugin:
         self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0)
         self.asked: list[Any] = []
 
+    def status(self) -> Any:
+        return self.governor.snapshot()
+
     def request(self, message: Any) -> Any:
         self.asked.append(message)
 

@@ -38,7 +38,17 @@ from ioi_dagster.errors import (
 )
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.governors.failures import Cause
-from ioi_dagster.governors.node import Admit, InContact, NodeGovernor, Refuse, StartAsked, StopAll, Tick
+from ioi_dagster.governors.node import (
+    Admit,
+    DrainAsked,
+    InContact,
+    NodeGovernor,
+    Refuse,
+    RejoinAsked,
+    StartAsked,
+    StopAll,
+    Tick,
+)
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.permit import StepPermit
@@ -100,7 +110,7 @@ class NodeHost:
             else:
                 refusal = Refusal("node.block_refused", str(lacked), f"node {self.node}", "place it elsewhere")
         except StepRevokedError:
-            error, cause = OUT_OF_CONTACT if self._fenced else "its slot was given to another tenant", Cause.LEASE_LOST
+            error, cause = self._why_revoked(), Cause.LEASE_LOST
         except StepStoppedError:
             error = "the run stopped it"
         except (StepTimeoutError, StepMemoryError, StepCrashedError) as problem:
@@ -131,11 +141,22 @@ class NodeHost:
         with self._deciding:
             return self.outdated.leave()
 
+    def _why_revoked(self) -> str:
+        if self._fenced:
+            return OUT_OF_CONTACT
+        drained = self.governor.draining
+        return f"its node is drained: {drained}" if drained else "its slot was given to another tenant"
+
     def in_contact(self, sent: float) -> None:
         """Its cluster governor has answered a beat that was sent at monotonic time `sent`."""
         with self._deciding:
             self.governor.handle(InContact(sent), self.clock.monotonic())
             self._fenced = False
+
+    def drain(self, why: str) -> None:
+        """Take nothing new for the reason `why`; empty: take starts again."""
+        with self._deciding:
+            self.governor.handle(DrainAsked(why) if why else RejoinAsked(), self.clock.monotonic())
 
     def fence(self) -> None:
         """Stop what runs here where the cluster governor has been away for too long. Called again and again."""
@@ -240,6 +261,17 @@ def stop(node: str, keys: list[str]) -> list[str]:
 def revoke(node: str, keys: list[str]) -> list[str]:
     """As `stop`, for the cluster governor: the slots are somebody else's."""
     return _host.running.stop(keys, StepRevokedError) if _host is not None and _host.node == node else []
+
+
+def revoke_all() -> list[str]:
+    """As `revoke`, for whatever runs at the node of this process."""
+    return _host.running.stop_all(StepRevokedError) if _host is not None else []
+
+
+def drain(why: dict[str, str]) -> None:
+    """From now on this process's node is drained for the reason that stands at its name, and not where none does."""
+    if _host is not None:
+        _host.drain(why.get(_host.node, ""))
 
 
 def take_back(node: str, keys: list[str]) -> list[str]:

@@ -12,6 +12,8 @@ import hmac
 import json
 import logging
 import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -25,9 +27,11 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler, stream_request_body
 
 from ioi_dagster.adapters.dask.cluster_watch import ClusterWatch
-from ioi_dagster.adapters.dask.node import revoke
+from ioi_dagster.adapters.dask.draining import Draining
+from ioi_dagster.adapters.dask.node import drain, revoke, revoke_all
 from ioi_dagster.adapters.dask.periodic import Periodic
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
+from ioi_dagster.adapters.files.drains import DrainFile
 from ioi_dagster.adapters.files.lease_journal import JournalFullError, LeaseJournal
 from ioi_dagster.adapters.http.tls import tls_to
 from ioi_dagster.clock import SystemClock
@@ -92,7 +96,10 @@ class ClusterPlugin(SchedulerPlugin):
         self._token = home.token()
         self.waiting = Waiting()
         self.watch = ClusterWatch(scheduler, self._clock, self._suspicion_changed)
+        self.draining = Draining(DrainFile(home.root), cluster)
         self._names: dict[str, str] = {}
+        self._drained_told: set[str] = set()
+        """Nodes that have heard whether they are drained."""
         self._started = False
 
     async def start(self, scheduler: Scheduler) -> None:
@@ -120,6 +127,7 @@ class ClusterPlugin(SchedulerPlugin):
         name = self._names.pop(worker, None)
         if name is not None:
             self.watch.left(worker, name)
+            self._drained_told.discard(name)
         if name is not None and name not in self._names.values():
             self.perform(self.governor.handle(NodeLeft(name), self._clock.monotonic()))
 
@@ -171,22 +179,39 @@ class ClusterPlugin(SchedulerPlugin):
 
     async def _stop(self, lease: Lease) -> None:
         """Have the node of `lease` stop its step. A node that does not answer keeps the lease until that runs out."""
-        message = {
-            "op": "run",
-            "function": dumps(revoke),
-            "args": dumps((lease.node, [lease.key])),
-            "kwargs": dumps({}),
-        }
-        workers = [address for address, name in self._names.items() if name == lease.node]
+        await self._run_at([lease.node], revoke, lease.node, [lease.key])
+
+    async def _run_at(self, nodes: Iterable[str], function: Callable[..., Any], *arguments: Any) -> None:
+        """Have the workers of `nodes` call `function`. Nothing is said of one that does not answer."""
+        message = {"op": "run", "function": dumps(function), "args": dumps(arguments), "kwargs": dumps({})}
+        wanted = set(nodes)
+        workers = [address for address, name in self._names.items() if name in wanted]
         try:
             await self._scheduler.broadcast(msg=message, workers=workers, on_error="return")
         except Exception as error:  # it left meanwhile
-            log.debug("step of %s not stopped: %s", lease.id, error)
+            log.debug("%s did not call %s: %s", ", ".join(wanted), function.__name__, error)
+
+    def _look_for_drains(self, now: float) -> None:
+        """Nodes hear of it when it changes and when they join; what still runs there is stopped when its time is over."""
+        nodes = set(self._names.values())
+        if self.draining.look(now):
+            self._drained_told.clear()
+        untold = nodes - self._drained_told
+        if untold:
+            why = {node: reason for node in untold if (reason := self.draining.why(node))}
+            self._scheduler.loop.add_callback(self._run_at, untold, drain, why)
+        self._drained_told = nodes
+        overdue = {node for node in nodes if self.draining.overdue(node, now)}
+        if overdue:
+            busy = overdue & {lease["node"] for lease in self.governor.snapshot().leases}
+            if busy:
+                self._scheduler.loop.add_callback(self._run_at, busy, revoke_all)
 
     async def _report(self) -> None:
         """What the domain's registry should know, leased for five seconds. A gateway that is away costs nothing."""
         now = self._clock.monotonic()
         try:
+            self._look_for_drains(now)
             for address in self._scheduler.workers:
                 self._report_node(address, now)
             self._look_for_quotas(now)
@@ -212,7 +237,8 @@ class ClusterPlugin(SchedulerPlugin):
         limit = state.memory_limit or 1
         memory = state.metrics.get("memory", 0) / limit
         name, warm = self._names.get(address, str(state.name)), frozenset(told.get("warm", ()))
-        blocks, closed = tuple(told.get("blocks", ())), bool(told.get("replaced")) or self.watch.suspects(name)
+        blocks = tuple(told.get("blocks", ()))
+        closed = bool(told.get("replaced") or self.watch.suspects(name) or self.draining.why(name))
         self.perform(self.governor.handle(NodeReported(name, warm, memory, blocks, closed), now))
 
     def _suspicion_changed(self, node: str) -> None:
@@ -247,9 +273,17 @@ class ClusterPlugin(SchedulerPlugin):
         }
         entries = [{"key": f"cluster/{self._cluster}", "value": cluster, "ttl_s": 5}]
         for name, node in snapshot.nodes.items():
-            value = node | self.watch.told(name)
-            entries.append({"key": f"node/{self._cluster}/{name}", "value": value, "ttl_s": 5})
+            entries.append({"key": f"node/{self._cluster}/{name}", "value": node | self._told_of(name), "ttl_s": 5})
         return entries
+
+    def status(self) -> Any:
+        """The governor's snapshot, with what is known here of its nodes besides."""
+        snapshot = self.governor.snapshot()
+        return replace(snapshot, nodes={name: node | self._told_of(name) for name, node in snapshot.nodes.items()})
+
+    def _told_of(self, node: str) -> dict[str, Any]:
+        """Whether it lives, and whether it is drained."""
+        return {**self.watch.told(node), "draining": self.draining.why(node)}
 
 
 class Waiting:
@@ -280,10 +314,11 @@ class Waiting:
 class Doors(Protocol):
     """What stands behind the doors."""
 
-    governor: ClusterGovernor
     waiting: Waiting
 
     def request(self, message: Any) -> Any: ...
+
+    def status(self) -> Any: ...
 
 
 def door_server(plugin: Doors, token: str) -> HTTPServer:
@@ -313,7 +348,7 @@ class _Door(RequestHandler):
     def get(self, name: str) -> None:
         if name != "status":
             return self._fail(404, "cluster.unknown_door", f"no such door: {name}")
-        self._write(self._plugin.governor.snapshot())
+        self._write(self._plugin.status())
 
     async def post(self, name: str) -> None:
         kind = _DOORS.get(name)

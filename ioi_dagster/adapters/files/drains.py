@@ -1,0 +1,98 @@
+"""Which nodes and clusters of a domain are drained, as its owner has written it down: `drained.json` in the domain's folder.
+
+A node that is drained takes nothing new, and so does any process that comes back under its name, until it rejoins.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from ioi_dagster.errors import BadInputError
+
+ALL = "*"
+MAX_BYTES = 4 * 2**20
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """Why, since when (Unix seconds, for people), and for how many seconds more what runs there may go on before it is placed
+    elsewhere; None: until it ends."""
+
+    why: Annotated[str, msgspec.Meta(max_length=500)]
+    since: float
+    within_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+Drained = dict[str, dict[str, Drain]]
+"""Cluster → node, or `ALL` of them → its drain."""
+
+
+class DrainFile:
+    """The file in `folder`. Every method may raise `OSError`, and `BadInputError` where the file is not what it should be."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "drained.json"
+
+    def changed_at(self) -> int:
+        """When it was written last (ns); 0 where there is none."""
+        try:
+            return self._path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def read(self) -> Drained:
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        try:
+            if len(data) > MAX_BYTES:
+                raise msgspec.ValidationError(f"it has more than {MAX_BYTES} bytes")
+            return msgspec.json.decode(data, type=Drained)
+        except msgspec.MsgspecError as error:
+            todo = "remove it, and drain again what is to be drained"
+            raise BadInputError(f"not a list of what is drained: {error}", where=str(self._path), todo=todo) from error
+
+    def drain(self, cluster: str, node: str, drain: Drain) -> bool:
+        """False where it is drained already; then its reason and its time are the new ones."""
+
+        def change(drained: Drained) -> bool:
+            its = drained.setdefault(cluster, {})
+            before = node in its
+            its[node] = drain
+            return not before
+
+        return self._change(change)
+
+    def rejoin(self, cluster: str, node: str) -> bool:
+        """False where it was not drained. A whole cluster rejoins with each of its nodes."""
+
+        def change(drained: Drained) -> bool:
+            its = drained.get(cluster, {})
+            before = bool(its) if node == ALL else node in its
+            if node == ALL:
+                its.clear()
+            its.pop(node, None)
+            if not its:
+                drained.pop(cluster, None)
+            return before
+
+        return self._change(change)
+
+    def _change(self, change: Callable[[Drained], bool]) -> bool:
+        with self._path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            drained = self.read()
+            changed = change(drained)
+            temporary = self._path.with_suffix(".new")
+            with temporary.open("wb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(drained), indent=1))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+            return changed
