@@ -180,14 +180,14 @@ class NodeHost:
         return memory
 
     def _run(self, admitted: Admit, attempt: str) -> bytes:
-        request = admitted.request
+        request, lease = admitted.request, admitted.request.lease
         if request.kind == "block":
-            return encode_payload(self.replicas.invoke(request.capability, decode_payload(request.payload)))
+            with self.running.step(lease.key, request.timeout_s):
+                return encode_payload(self.replicas.invoke(request.capability, decode_payload(request.payload)))
         if not self.step_runner:
             raise BlockRefusedError(
                 Refusal("node.blocks_only", "this node takes blocks only, not steps", f"node {self.node}")
             )
-        lease = request.lease
         its = Attempt(attempt, lease.run, lease.step, lease.fence, lease.key, self.node)
         with self.running.step(lease.key, request.timeout_s, lambda: _tell_begun(its)), attempting(its):
             if request.own_process:
