@@ -19,6 +19,7 @@ from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.local.home import PROJECT, prepare_dagster
 from tests.conftest import eventually
+from tests.pickles import pickles_in
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(540)]
 
@@ -100,8 +101,8 @@ class Owner:
         rows = json.loads(self.does("domain", "show", "--json"))["members"]
         return {name: (row["state"], row["serial"], row["told_by"]) for name, row in rows.items()}
 
-    def run(self, text: str) -> subprocess.Popen[bytes]:
-        """The job of the project, as its run process."""
+    def run(self, text: str, by: str = "governed_run") -> subprocess.Popen[bytes]:
+        """The job of the project, as its run process, by a module of the tests."""
         environment = {
             **self.environment,
             "IOI_DOMAIN": self.name,
@@ -112,7 +113,7 @@ class Owner:
         arguments = ["tests.integration.joining_project", "saying", config, json.dumps({"ioi/highest": "public"})]
         with (self.folder / "run.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.governed_run", *arguments],
+                [sys.executable, "-m", f"tests.integration.{by}", *arguments],
                 cwd=PROJECT,
                 env=environment,
                 stdout=log,
@@ -131,11 +132,20 @@ class Owner:
             ledger.close()
 
 
-def said_in(owner: Owner, text: str) -> None:
-    run = owner.run(text)
+def said_in(owner: Owner, text: str, by: str = "governed_run") -> None:
+    run = owner.run(text, by)
     assert run.wait(240) == 0, owner.told_run()[-4_000:]
     assert f"heard {text.upper()}" in owner.told_run()
     assert owner.steps()["shout"] == ("shop.example", "DONE")
+
+
+def check_wire(folder: Path, sent: bytes, heard: bytes) -> None:
+    """What the run said to other domains and heard from them: the call and its answer are in it, and no pickle."""
+    said = {path.name: path.read_bytes() for path in folder.iterdir()}
+    foreign = {name: data for name, data in said.items() if "desk.example" not in name}
+    assert sent in b"".join(data for name, data in foreign.items() if name.startswith("to shop.example"))
+    assert heard in b"".join(data for name, data in foreign.items() if name.startswith("from shop.example"))
+    assert [name for name, data in foreign.items() if pickles_in(data)] == []
 
 
 def test_domains_made_by_hand_join_work_together_change_keys_and_leave(tmp_path: Path) -> None:
@@ -158,7 +168,8 @@ def test_domains_made_by_hand_join_work_together_change_keys_and_leave(tmp_path:
         stranger = club.does("domain", "join", tmp_path / "shop.example.json", code=2)
         assert "the invitation is for shop.example, not for club.example" in stranger
 
-        said_in(desk, "hello")
+        said_in(desk, "hello", by="sniffed_run")
+        check_wire(tmp_path / "wire", sent=b'"hello"', heard=b'"HELLO"')
 
         # Keys change on both sides while the domains work.
         before = shop.home.signing_key().key_id
