@@ -50,7 +50,7 @@ WAIT_S = 5.0
 def quotas(draw) -> Quota:
     guarantee = {"slots": draw(AMOUNT), "gpu": draw(AMOUNT)}
     lends = {"slots": draw(st.sampled_from([0.0, guarantee["slots"]]))} if draw(st.booleans()) else {}
-    borrows = {draw(st.sampled_from(["slots", "gpu"])): draw(st.sampled_from([0.0, 1.0, 4.0]))}
+    borrows = {draw(st.sampled_from(["slots", "gpu"])): draw(st.sampled_from([0.0, 1.0, 2.0, 4.0]))}
     return Quota(guarantee, lends, borrows if draw(st.booleans()) else {})
 
 
@@ -73,17 +73,25 @@ class Cluster(RuleBasedStateMachine):
         self.governor = ClusterGovernor("d", "c", 1, 1.0, ttl_s=1e6)
         self.open: dict[str, int] = {}
         self.leases: dict[str, tuple[Lease, LeaseRequest]] = {}
+        self.offered: dict[str, tuple[Bid, float]] = {}
+        """What those that waited were offered last, and until when."""
+        self.changed = False
+        """Since then nodes have changed, or steps that waited for others go on."""
         self.told: list[Bid] = []
         """What those that waited were answered."""
         self.stopping: set[str] = set()
         self.waiting: set[str] = set()
 
-    @initialize(tree=trees())
-    def begins(self, tree: QuotaTree) -> None:
-        self.changes(tree)
+    @initialize(tree=trees(), limited=st.booleans())
+    def begins(self, tree: QuotaTree, limited: bool) -> None:
+        if limited:
+            self.changes(tree)
+        for node, slots, gpu, memory in (("n1", 2, 1.0, 0.0), ("n2", 3, 2.0, 8.0), ("n3", 2, 0.0, 8.0)):
+            self.joins(node, slots, gpu, memory)
 
     def handle(self, event, requests: tuple[LeaseRequest, ...] = ()) -> Reply | None:
         own = None
+        self.changed |= isinstance(event, NodeJoined | NodeResized | NodeLeft | NodeReported | RenewRequest)
         for one in self.governor.handle(event, self.now):
             match one:
                 case Reply(answer, granted, None):
@@ -94,6 +102,9 @@ class Cluster(RuleBasedStateMachine):
                     assert self.open.pop(run) == round_, "each is answered once"
                     assert isinstance(answer, Bid)
                     self.told.append(answer)
+                    if answer.points:
+                        self.offered[run] = (answer, self.now + OFFER_S)
+                        self.changed = False
                     self.whole(answer)
                 case LeaseEnded(lease, _):
                     del self.leases[lease.id]
@@ -122,27 +133,33 @@ class Cluster(RuleBasedStateMachine):
         self.handle(QuotasChanged(tree))
         self.tree = tree
 
-    @rule(node=NODES, slots=st.integers(0, 4), gpu=AMOUNT, memory=st.sampled_from([0.0, 8.0]))
-    def joins(self, node, slots, gpu, memory) -> None:
+    @rule(
+        node=NODES,
+        change=st.sampled_from(["joins", "resizes", "leaves", "reports", "reports"]),
+        slots=st.integers(0, 4),
+        gpu=AMOUNT,
+        memory=st.sampled_from([0.0, 0.0, 0.95]),
+        closed=st.booleans(),
+    )
+    def node_changes(self, node, change, slots, gpu, memory, closed) -> None:
+        match change:
+            case "joins":
+                self.joins(node, slots, gpu, 8.0)
+            case "resizes":
+                if node in self.nodes:
+                    self.nodes[node]["slots"] = float(slots)
+                self.handle(NodeResized(node, slots))
+            case "leaves":
+                self.handle(NodeLeft(node))
+                self.nodes.pop(node, None)
+            case "reports":
+                self.handle(NodeReported(node, frozenset({"ocr"}), memory, (), closed))
+
+    def joins(self, node: str, slots: int, gpu: float, memory: float) -> None:
         has = {"slots": float(slots), "gpu": gpu, "memory": memory}
         self.nodes[node] = has
         resources = tuple((name, amount) for name, amount in sorted(has.items()) if name != "slots" and amount)
         self.handle(NodeJoined(node, slots, frozenset(CAPABILITIES[node]), resources))
-
-    @rule(node=NODES, slots=st.integers(0, 4))
-    def resizes(self, node, slots) -> None:
-        if node in self.nodes:
-            self.nodes[node]["slots"] = float(slots)
-        self.handle(NodeResized(node, slots))
-
-    @rule(node=NODES)
-    def leaves(self, node) -> None:
-        self.handle(NodeLeft(node))
-        self.nodes.pop(node, None)
-
-    @rule(node=NODES, memory=st.sampled_from([0.0, 0.0, 0.95]), closed=st.booleans(), warm=st.booleans())
-    def reports(self, node, memory, closed, warm) -> None:
-        self.handle(NodeReported(node, frozenset({"ocr"} if warm else ()), memory, (), closed))
 
     @rule(
         run=RUNS,
@@ -151,9 +168,12 @@ class Cluster(RuleBasedStateMachine):
             min_size=1,
             max_size=3,
         ),
-        waits=st.booleans(),
+        waits=st.sampled_from([True, True, False]),
     )
     def announces(self, run, asked, waits) -> None:
+        self.announces_of(run, asked, waits)
+
+    def announces_of(self, run, asked, waits) -> None:
         self.count += 1
         groups = tuple(
             AskGroup(capability, DataClass.PUBLIC, count * max(1, gang), run[0], 0, resources, gang)
@@ -167,6 +187,14 @@ class Cluster(RuleBasedStateMachine):
             assert isinstance(reply.answer, Bid)
             self.whole(reply.answer)
 
+    @rule(run=RUNS, others=st.sets(RUNS, min_size=1, max_size=3))
+    def floods(self, run, others) -> None:
+        """One takes all that there is, and others want it."""
+        for capability in ("ocr", "llm"):
+            self.awards_of(run, capability, (), 5, False, (True, False, [], []))
+            for other in sorted(others):
+                self.announces_of(other, [(capability, 2, (), 0)], True)
+
     @rule(
         run=RUNS,
         capability=st.sampled_from(["ocr", "llm"]),
@@ -176,6 +204,9 @@ class Cluster(RuleBasedStateMachine):
         more=st.tuples(st.booleans(), st.booleans(), st.lists(NODES, max_size=2), st.lists(NODES, max_size=2)),
     )
     def awards(self, run, capability, resources, taken, gang, more) -> None:
+        self.awards_of(run, capability, resources, taken, gang, more)
+
+    def awards_of(self, run, capability, resources, taken, gang, more) -> None:
         before = self.free()
         preemptible, checkpointable, avoid, prefer = more
         requests = []
@@ -190,6 +221,7 @@ class Cluster(RuleBasedStateMachine):
         reply = self.handle(Award("c", run, 1, "x", tuple(requests)), tuple(requests))
         assert reply is not None
         answer = reply.answer
+        self.offered.pop(run, None)
         assert isinstance(answer, Awarded)
         assert {lease.step for lease in answer.leases} | {item.step for item in answer.rejected} == {
             request.step for request in requests
@@ -203,6 +235,28 @@ class Cluster(RuleBasedStateMachine):
             for name, amount in after[lease.node].items():
                 asked = 1.0 if name == "slots" else dict(resources).get(name, 0.0)
                 assert not asked or amount > -1e-6, f"{lease.node} had {before[lease.node]} for {resources}"
+
+    @rule(run=RUNS)
+    def takes_what_it_was_offered(self, run) -> None:
+        """While no node has changed, whoever has come meanwhile."""
+        if run not in self.offered:
+            return
+        bid, until = self.offered.pop(run)
+        requests = []
+        for point in bid.points:
+            for number in range(point.slots):
+                self.count += 1
+                gang = f"{self.count - number % point.gang}" if point.gang else ""
+                requests.append(
+                    LeaseRequest(
+                        run, f"s{self.count}", 1, point.capability, DataClass.PUBLIC, 0, run[0],
+                        resources=point.resources, gang=gang,
+                    )
+                )  # fmt: skip
+        reply = self.handle(Award("c", run, 1, "x", tuple(requests)), tuple(requests))
+        assert reply is not None
+        assert isinstance(reply.answer, Awarded)
+        assert len(reply.answer.leases) == len(requests) or until <= self.now or self.changed, "it is kept for it"
 
     @rule(data=st.data())
     def release(self, data) -> None:
