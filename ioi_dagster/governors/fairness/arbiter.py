@@ -317,10 +317,12 @@ class Arbiter:
                 continue
             for line in leaf.lines.values():
                 other = line.head or next(iter(line.wishes.values()), None)
-                if other is None or not line.pool.overlaps(entry.line.pool) or not self._books.whole(leaf, other.shape):
-                    continue
-                limiter = self._books.limiter(leaf, other.shape.total)
-                if limiter is None or limiter[0] is self._books.root:
+                if (
+                    other is not None
+                    and line.pool.overlaps(entry.line.pool)
+                    and self._books.whole(leaf, other.shape)
+                    and self._books.lacks_room_only(leaf, other.shape)
+                ):
                     return True
         return False
 

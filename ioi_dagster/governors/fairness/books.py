@@ -195,7 +195,7 @@ class Books:
         for number, amount in need:
             change = 0.0
             for unit in leaf.path():
-                own = unit.limits.own[number] - unit.used[number] if unit.limits is not None else 0.0
+                own = (unit.limits.own[number] if unit.limits is not None else 0.0) - unit.used[number]
                 before = max(own, unit.kept[number], 0.0)
                 unit.kept[number] += change
                 change = max(own - sign * amount, unit.kept[number], 0.0) - before
@@ -218,6 +218,27 @@ class Books:
         return None
 
     # Entitlement ------------------------------------------------------------------------------------------------
+
+    def over(self, leaf: Leaf, total: Need) -> tuple[Unit, int, float] | None:
+        """The lowest unit that could not have `total` in an idle cluster, of which resource, and how much of that it may have."""
+        below: Unit | None = None
+        for unit in leaf.path():
+            if unit.limits is not None:
+                for number, amount in total:
+                    may = unit.limits.cap[number] - sum(
+                        child.most[number] for child in unit.children if child is not below
+                    )
+                    if amount > may + EPSILON:
+                        return unit, number, may
+            below = unit
+        return None
+
+    def lacks_room_only(self, leaf: Leaf, shape: Shape) -> bool:
+        """No limit is in its way but what is used of the whole cluster now, and its nodes could hold it."""
+        limiter = self.limiter(leaf, shape.total)
+        if limiter is not None and (limiter[0] is not self.root or self.over(leaf, shape.total) is not None):
+            return False
+        return self.machines.could_hold(shape) == shape.copies
 
     def most(self, leaf: Leaf, total: Need, count: int) -> int:
         """So many times `total` it may have more, up to `count`."""
@@ -348,6 +369,9 @@ class Books:
                 sums = [sum(column, 0.0) for column in zip(*(child.used for child in unit.children), strict=True)]
                 assert _same(sums, unit.used), unit.name
         assert all(_same(have, books) for have, books in zip(free, self.machines.free, strict=True))
+        for unit in self.units() if self.keeps else ():
+            below = [[self.reserve(child, number) for number in range(self.width)] for child in unit.children]
+            assert _same(unit.kept, [sum(column) for column in zip(*below, strict=True)] or unit.kept), unit.name
         held = sum(len(line.holds) for leaf in self.leaves.values() for line in leaf.lines.values())
         assert held == sum(isinstance(holder, Line) for holder in self.machines.held.values())
 

@@ -8,6 +8,7 @@ looked at, and that not twice: a shape that fits nowhere is tried again only on 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from heapq import nsmallest
 from random import Random
 from weakref import WeakValueDictionary
 
@@ -274,10 +275,10 @@ class Machines:
     def nearest(self, shape: Shape, count: int, any_held: bool) -> list[int]:
         """The `count` nodes that lack least for one copy, in a large cluster of a sample; held for nobody, or `any_held`."""
         members = shape.pool.members.items
-        if len(members) > max(self._exact, 4 * count):
+        few = max(2 * self._choices, 4 * count)
+        if len(members) > max(self._exact, few):
             draw = self._random.random
-            picked = {members[int(draw() * len(members))]: None for _ in range(max(self._exact, 4 * count))}
-            members = list(picked)
+            members = list({members[int(draw() * len(members))]: None for _ in range(few)})
         held = self.held
         able = [
             n
@@ -290,7 +291,7 @@ class Machines:
             room = free[number]
             return sum(max(0.0, amount - room[resource]) * inverse[resource] for resource, amount in shape.need), number
 
-        return sorted(able, key=lacks)[:count]
+        return nsmallest(count, able, key=lacks)
 
     def _one(self, shape: Shape) -> list[int] | None:
         pool = shape.pool

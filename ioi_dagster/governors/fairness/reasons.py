@@ -44,17 +44,12 @@ def never(leaf: Leaf, shape: Shape, books: Books) -> Refusal | None:
         if shape.copies > 1:
             text += f"; {able} of its {shape.copies} copies would fit into the empty nodes"
         return Refusal("fair.too_large", text, BY, "ask for less, allow more nodes, or add a node of that size")
-    units = list(leaf.path())
-    for below, unit in zip([None, *units], units, strict=False):
-        if unit.limits is None:
-            continue
-        for number, amount in shape.total:
-            others = sum(child.most[number] for child in unit.children if child is not below)
-            may = unit.limits.cap[number] - others
-            if amount > may + EPSILON:
-                name = machines.resources[number]
-                text = f"it needs {amount:g} {name}; {_name(unit, leaf)} may use {may:g} at most"
-                return Refusal("fair.over_limit", text, BY, f"raise that quota to {amount:g} {name}, or ask for less")
+    over = books.over(leaf, shape.total)
+    if over is not None:
+        unit, number, may = over
+        name, amount = machines.resources[number], dict(shape.total)[number]
+        text = f"it needs {amount:g} {name}; {_name(unit, leaf)} may use {may:g} at most"
+        return Refusal("fair.over_limit", text, BY, f"raise that quota to {amount:g} {name}, or ask for less")
     return None
 
 

@@ -291,6 +291,9 @@ class Rounds:
 
     def _place(self, leaf: Leaf, now: float, granted: list[Entry]) -> bool:
         self._at_limit = None
+        if len(leaf.lines) == 1:
+            (line,) = leaf.lines.values()
+            return self._place_line(line, now, granted)
         limited = 0
         lines = leaf.in_turn()
         for line in lines:
@@ -313,7 +316,7 @@ class Rounds:
             return False
         if shape.full and not shape.open:
             # What it may hold was seen to when it last changed.
-            if below and not self._all_short and self._could_start(leaf, shape):
+            if below and not self._all_short and self._books.lacks_room_only(leaf, shape):
                 self._is_short(line.pool)
             return False
         limiter = self._books.limiter(leaf, shape.total) if self._books.limits else None
@@ -329,7 +332,7 @@ class Rounds:
             if found is None:
                 self.open.pop(shape, None)
         if found is None:
-            if below and self._could_start(leaf, shape):
+            if below and self._books.lacks_room_only(leaf, shape):
                 self._is_short(line.pool)
             self._claims[line] = None
             self._reserve(line)
@@ -341,12 +344,6 @@ class Rounds:
         if pool not in self._short:
             self._short.append(pool)
             self._all_short = all(any(shape.pool.overlaps(short) for short in self._short) for shape in self.open)
-
-    def _could_start(self, leaf: Leaf, shape: Shape) -> bool:
-        """Only room is what it lacks."""
-        limiter = self._books.limiter(leaf, shape.total)
-        free_to = limiter is None or limiter[0] is self._books.root
-        return free_to and self._machines.could_hold(shape) == shape.copies
 
     def _start(self, entry: Entry, found: list[int], now: float, granted: list[Entry]) -> None:
         line = entry.line
@@ -410,9 +407,8 @@ class Rounds:
         if (shape.least and not line.holds) or line in self._evictions.awaited:
             return
         wanted = self._wanted(line, shape) if shape.full and not shape.least else 0
-        if wanted:
-            limiter = self._books.limiter(leaf, shape.total)
-            wanted = wanted if limiter is None or limiter[0] is self._books.root else 0
+        if wanted and not self._books.lacks_room_only(leaf, shape):
+            wanted = 0
         gang = shape.copies > 1
         if gang and wanted:
             if self._gang not in (None, line):

@@ -393,3 +393,13 @@ def test_a_step_that_waits_for_others_gives_up_its_resources_too():
     cluster.award("r", "child", **one_gpu())
     cluster.event(RenewRequest("r", (parent.id,)))
     assert cluster.tenant("r")["used"] == {GPU: 2.0, "slots": 2.0}, "it goes on, be there room or not"
+
+
+def test_who_waits_for_what_can_never_be_since_a_node_left_holds_up_nobody():
+    withheld = TenantQuota("own", quota=Quota({"slots": 1.0}, {"slots": 0.0}))
+    cluster = Cluster(node("n1", 2), node("n2", 2), quotas=tree(withheld))
+    leases = cluster.award("x", "s", "t").leases
+    assert cluster.ask("big", 2, gang=2, wait_s=50.0) == []
+    cluster.event(NodeLeft("n2"))
+    cluster.release("x", *(lease.id for lease in leases))
+    assert cluster.offered("small", 2) == 1, "of two slots one is lent to nobody, so that a gang of two will not start"
