@@ -14,7 +14,7 @@ from typing import Protocol
 from ioi_dagster.governors.fairness.arbiter import Arbiter
 from ioi_dagster.governors.fairness.tree import Entry
 from ioi_dagster.governors.fairness.values import Request
-from ioi_dagster.governors.parked import ASKS_S, MAX_PARKED, OFFER_S, Asked, Desk, Like, Offered, like
+from ioi_dagster.governors.parked import ASKS_S, MAX_PARKED, OFFER_S, Asked, Desk, Kind, Like, Offered, like
 from ioi_dagster.model.negotiation import SLOTS, Announce, AskGroup, Bid, LeaseRequest, SupplyPoint
 from ioi_dagster.model.refusal import Refusal
 
@@ -58,6 +58,9 @@ class Bids:
         self._overdue: list[Asked] = []
         """Those that wait and have done so for long enough."""
         self._ids = count(1)
+        self._like: dict[Kind, Entry | Refusal] = {}
+        self._refused: dict[Kind, Refusal] = {}
+        """Of the award at hand: what requests of a kind are in the books, and why there is no more of it."""
 
     # Announcements ----------------------------------------------------------------------------------------------
 
@@ -262,11 +265,17 @@ class Bids:
 
     def offered_to(self, run: str, now: float) -> Offered | None:
         """What the run was offered, which is its own from here."""
+        self._like.clear()
+        self.freed()
         offered = self.desk.take(run)
         if offered is not None and offered.until <= now:
             self._give_up(offered)
             return None
         return offered
+
+    def freed(self) -> None:
+        """What was refused in this award may have room now."""
+        self._refused.clear()
 
     def decline(self, offered: Offered | None) -> None:
         """What the run has not taken of that is anybody's."""
@@ -281,13 +290,18 @@ class Bids:
         its, copies = like(first), len(requests)
         promised = self._promised(offered, its, copies, first, now)
         if promised is None:
-            entry = self._request(its, now, copies, 1, first.priority)
-            if isinstance(entry, Refusal):
-                return self._why_not(first, entry)
-            entry.id = name
-            refusal = self._arbiter.claim(entry, now, first.prefer, first.avoid)
-            if refusal is not None:
-                return self._why_not(first, entry)
+            kind = (its, copies)
+            if kind in self._refused:
+                return self._refused[kind]
+            pattern = self._like.get(kind)
+            if pattern is None:
+                pattern = self._like[kind] = self._request(its, now, copies, 1)
+            entry = pattern.twin(name) if isinstance(pattern, Entry) else pattern
+            if isinstance(entry, Refusal) or self._arbiter.claim(entry, now, first.prefer, first.avoid) is not None:
+                refusal = self._why_not(first, entry)
+                if not first.avoid:
+                    self._refused[kind] = refusal
+                return refusal
         else:
             entry = promised
             self._arbiter.rename(entry, name)

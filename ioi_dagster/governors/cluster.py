@@ -227,6 +227,7 @@ class ClusterGovernor:
                 known = self._leases.of(request)
                 if known is not None:
                     out += self._end(known.id, f"superseded by fence {request.fence}")
+                    self._bids.freed()
             refusal = self._gang_refusal(requests, fresh)
             entries = refusal or self._bids.grant(fresh, self._lease_id(1), offered, now)
             if isinstance(entries, Refusal):

@@ -259,12 +259,10 @@ class Arbiter:
 
     def quote(self, entry: Entry) -> int:
         """So many times it could start at once, if it were claimed now."""
-        if self._books.refresh():
-            self._rounds.rekey()
         room = self._rounds.count(entry.shape, entry.left)
         room = self._books.most(entry.leaf, entry.shape.total, room) if room else 0
-        if not room:
-            return 0
+        if not room or self._alone(entry):
+            return room
         whole = self._books.whole(entry.leaf, entry.shape)
         return room if whole >= room or not self._others_wait(entry) else whole
 
@@ -276,16 +274,23 @@ class Arbiter:
         self, entry: Entry, now: float, prefer: Collection[str] = (), avoid: Collection[str] = ()
     ) -> Refusal | None:
         """It starts now, rather at the nodes `prefer` and at `avoid` only where there are no others; or why it may not."""
-        if self._books.refresh():
-            self._rounds.rekey()
         leaf, shape = entry.leaf, entry.shape
         if (
             self._books.limiter(leaf, shape.total) is not None
-            or (not self._books.whole(leaf, shape) and self._others_wait(entry))
+            or not (self._alone(entry) or self._books.whole(leaf, shape) or not self._others_wait(entry))
             or not self._place(entry, now, prefer, avoid)
         ):
             return self.why_not(entry)
         return None
+
+    def _alone(self, entry: Entry) -> bool:
+        """Nobody else asks for anything, so nobody's share matters; else shares are as they are now."""
+        asking = self._books.asking
+        if not asking or (len(asking) == 1 and entry.leaf in asking):
+            return True
+        if self._books.refresh():
+            self._rounds.rekey()
+        return False
 
     def redeem(self, entry: Entry, now: float, prefer: Collection[str] = (), avoid: Collection[str] = ()) -> bool:
         """It starts now wherever there is room, as it was promised; whether there is."""

@@ -41,8 +41,12 @@ class Entry:
 
     def one(self) -> Entry:
         """One of those that are left, by itself."""
+        return self.twin(f"{self.request.id}#{self.left}")
+
+    def twin(self, name: str) -> Entry:
+        """One like it, once."""
         found = Entry(self.request, self.key, self.line, self.shape)
-        found.id, found.left = f"{self.request.id}#{self.left}", 1
+        found.id, found.left = name, 1
         return found
 
 
