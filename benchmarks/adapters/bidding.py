@@ -29,6 +29,8 @@ from ioi_dagster.model.placement import Step
 
 QUIET = 2
 """Rounds without an award after which nothing more happens at that moment."""
+COPIES = 2
+"""So often a step may run besides, as from one desk."""
 FOR_EVER_S = 1e9
 """Leases are not renewed: whose node is gone is known at once."""
 
@@ -42,7 +44,7 @@ class _Able(frozenset[str]):
 
 @dataclass(slots=True)
 class _Graph:
-    """One graph and its run. `started`: the leases of what was awarded and is not over."""
+    """One graph and its run. `started`: the leases of what was awarded and is not over, the first and those of copies."""
 
     name: str
     governor: FlowGovernor
@@ -50,7 +52,7 @@ class _Graph:
     before: dict[str, list[tuple[str, float]]]
     capability: dict[str, str]
     vended: set[str] = field(default_factory=set)
-    started: dict[str, Lease] = field(default_factory=dict)
+    started: dict[str, list[Lease]] = field(default_factory=dict)
 
 
 class Bidding:
@@ -108,8 +110,15 @@ class Bidding:
         for producer, consumer, size in graph["edges"]:
             before[consumer].append((producer, size))
         capability = {task: "|".join(eligible_nodes(its, self._network)) for task, its in graph["tasks"].items()}
-        # Messages take no time, so a run that waits for a better place asks again whenever something has happened.
-        made = _Graph(name, FlowGovernor(name, "home", "fastest", again_s=0.0), graph["tasks"], before, capability)
+        # Messages take no time, so a run that waits for a better place asks again whenever something has happened; who may take
+        # a step never changes.
+        made = _Graph(
+            name,
+            FlowGovernor(name, "home", "fastest", again_s=0.0, patience_s=FOR_EVER_S),
+            graph["tasks"],
+            before,
+            capability,
+        )
         self._graphs[name] = made
         self._graph_of |= dict.fromkeys(graph["tasks"], made)
         known, edges = steps(graph)
@@ -126,7 +135,9 @@ class Bidding:
                 )
                 if ready and task not in graph.vended:
                     graph.vended.add(task)
-                    ask = Ask(graph.name, task, graph.capability[task], resources=_resources(graph.tasks[task]))
+                    ask = Ask(
+                        graph.name, task, graph.capability[task], resources=_resources(graph.tasks[task]), copies=COPIES
+                    )
                     self._todo.append((graph, flow.StepReady(ask)))
                 elif (
                     not ready
@@ -140,9 +151,10 @@ class Bidding:
 
     def _ended(self, task: str, node: str, last: bool, tasks: Mapping[str, Any]) -> None:
         graph = self._graph_of[task]
-        lease = graph.started.pop(task)
+        lease = next(lease for lease in graph.started.pop(task) if lease.node == node)
         seconds = 0.0 if last else self._now - tasks[task]["started"]
-        self._todo.append((graph, flow.StepEnded(task, lease.fence, f"{node}/{self._now}", seconds)))
+        ended = flow.StepEnded(task, lease.fence, f"{node}/{self._now}", seconds, lease.copy)
+        self._todo.append((graph, ended))
         if last:
             del self._graphs[graph.name]
             self._graph_of = {task: one for task, one in self._graph_of.items() if one is not graph}
@@ -151,12 +163,13 @@ class Bidding:
         cluster = self._network["nodes"][node]["domain"]
         self._heard(cluster, self._clusters[cluster].handle(NodeLeft(node), self._now))
         for graph in self._graphs.values():
-            for task, lease in list(graph.started.items()):
-                if lease.node == node:
+            for task, lease in [(task, one) for task, its in graph.started.items() for one in its if one.node == node]:
+                graph.started[task].remove(lease)
+                if not graph.started[task]:
                     del graph.started[task]
-                    # As its run learns it: the machine went with all its leases, so no step is taken for the cause.
-                    lost = flow.StepLost(task, lease.fence, node, "its machine is down", Cause.LEASE_LOST)
-                    self._todo.append((graph, lost))
+                # As its run learns it: the machine went with all its leases, so no step is taken for the cause.
+                lost = flow.StepLost(task, lease.fence, node, "its machine is down", Cause.LEASE_LOST, lease.copy)
+                self._todo.append((graph, lost))
             # What was made there, and is needed still, is made again.
             graph.vended -= {t for t in graph.vended - set(graph.started) if tasks[t]["status"] == "pending"}
 
@@ -194,8 +207,12 @@ class Bidding:
                 self._heard(cluster, self._clusters[cluster].handle(release, self._now))
             case flow.StartStep(ask, lease):
                 self._count += 1
-                graph.started[ask.step] = lease
-                self._answer[ask.step] = {"node": lease.node, "order": self._count}
+                graph.started.setdefault(ask.step, []).append(lease)
+                self._answer[ask.step] = {"node": lease.node, "order": self._count, "copy": lease.copy > 0}
+            case flow.StopStep(lease, _):
+                # The yardstick stops what runs besides by itself.
+                release = ReleaseRequest(graph.name, (lease.id,))
+                self._heard(lease.cluster, self._clusters[lease.cluster].handle(release, self._now))
             case flow.RefuseStep(step, refusal) | flow.FailStep(step, refusal):
                 raise AssertionError(f"{step}: {refusal}")
             case _:

@@ -108,7 +108,7 @@ class FlowGovernor:
         self._patience_s, self._again_s = patience_s, again_s
         self._placing = placing or PlanAhead(objective_of(objective))
         self._reputation, self._steps = Reputation(), Steps()
-        self._gangs, self._copies = Gangs(self._steps), Copies(self._steps)
+        self._gangs, self._copies = Gangs(self._steps), Copies(self._steps, self._placing)
         self._cold, nearness = ColdStarts(), Nearness(self._steps)
         self._rounds = Rounds(run, origin, self._reputation, deadline_s=deadline_s, again_s=again_s, park_s=park_s)
         self._awards = Awards(
@@ -241,7 +241,7 @@ class FlowGovernor:
             return []
         waiting = self._steps.waiting()
         # Copies of what runs are for room that nothing waits for.
-        late = () if waiting else tuple(self._copies.late(now))
+        late = () if waiting and not self._awards.choosy else tuple(self._copies.late(now))
         if not waiting and not late:
             return []
         out = self._look_up([*waiting, *late], now)
@@ -504,6 +504,7 @@ class FlowGovernor:
         """One of its starts is over without a result: is there another one?"""
         if step.copy is None:
             return False
+        self._placing.stopped(step, lease)
         if lease is step.lease:
             step.lease, step.price = step.copy, step.copy_price
         step.copy, step.no_copy_before = None, now + COPY_AGAIN_S

@@ -62,6 +62,8 @@ class Awards:
         self._nearness, self._cold, self._deferred = nearness, cold, False
         self._reputation, self._placing = reputation, placing
         self.spent = 0.0
+        self.choosy = False
+        """All that wait do so for better places than there were in the last round."""
         self._no_room: dict[str, Bid] | None = None
         """The bids of the last round, if they did not come to every step."""
         self._awarding: dict[str, set[str]] = {}
@@ -74,7 +76,6 @@ class Awards:
         seen, offers = self._rounds.known_bids(round_), Offers(round_.bids.values())
         awards: dict[str, list[LeaseRequest]] = {}
         out: list[Instruction] = []
-        by_choice = False
         no_room, self._no_room = self._no_room, None
         trust = partial(self._reputation.trust, now=now)
         self._placing.look(self._steps.waiting(), round_.bids.values(), trust, now)
@@ -98,7 +99,6 @@ class Awards:
             offered = self._offered(unit, near, offers, now)
             choice = self._placing.choose(step, [offer for offer in offered if self._can_pay(offer.price)])
             if choice is None:
-                by_choice = by_choice or bool(self._placing.why_waits(step))
                 out += self._not_chosen(unit, near, offered, seen)
                 continue
             cluster = choice.place.cluster
@@ -117,9 +117,10 @@ class Awards:
                 out += self._told_wait(one, no_room, now)
                 awards.setdefault(cluster, []).append(self._request(one, choice, price, now))
                 out.append(Tell(one.ask.step, Chapter.BID, bids_text(facts), facts))
-        for step in round_.copies if not self._steps.waiting() else ():
+        self.choosy = bool(self._steps.waiting()) and all(map(self._placing.why_waits, self._steps.waiting()))
+        for step in round_.copies if self.choosy or not self._steps.waiting() else ():
             out += self._copied(step, round_, offers, awards, now)
-        self._rounds.settle(round_, offers, now, by_choice=by_choice)
+        self._rounds.settle(round_, offers, now, by_choice=self.choosy)
         for cluster in round_.late - awards.keys():
             if round_.bids[cluster].points:
                 # It keeps room for us, which others may have.
@@ -195,7 +196,9 @@ class Awards:
         offered = self._offered([step], round_.near(step.places), offers, now)
         payable = [offer for offer in offered if self._can_pay(offer.price)]
         # A copy is there to be early.
-        choice = min(payable, key=lambda one: (one.seconds / one.trust, one.price, one.place.cluster), default=None)
+        where, node = (self._copies.planned or {}).get(step.ask.step, ("", ""))
+        best = [offer for offer in payable if offer.place.cluster == where] if where else payable
+        choice = min(best, key=lambda one: (one.seconds / one.trust, one.price, one.place.cluster), default=None)
         if choice is None or not self._copies.is_worth(step, choice.seconds, now):
             return []
         cluster, lease = choice.place.cluster, step.lease
@@ -203,6 +206,7 @@ class Awards:
         offers.take(cluster, group_of(step))
         step.copying, step.copies, step.copy_price = cluster, step.copies + 1, choice.price
         request = self._lease_request(step, choice, (lease.node, *step.avoids(now)), step.copies)
+        request = replace(request, prefer=(node,) if node else request.prefer)
         awards.setdefault(cluster, []).append(request)
         ran, usual = now - step.started, self._copies.usual(step.ask) or 0.0
         text = (
@@ -328,6 +332,7 @@ class Awards:
             why = f"{lease.cluster} has room on {lease.node} only, where it runs"
             return [ReleaseLeases(lease.cluster, (lease.id,)), *self._no_copy(step, why, now)]
         step.copying, step.copy = "", lease
+        self._placing.copied(step, lease, now)
         self.spent += step.copy_price
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
         facts |= {"copy": lease.copy} | ({"price": step.copy_price} if step.copy_price else {})

@@ -9,8 +9,10 @@ Clones", NSDI 2013).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from statistics import median
 
+from ioi_dagster.governors.flow_placing import Placing
 from ioi_dagster.governors.flow_steps import Step, Steps, StepState
 from ioi_dagster.governors.placement.lateness import gain
 from ioi_dagster.governors.placement.replan import SHARED
@@ -30,8 +32,10 @@ LOOK_S = 0.5
 class Copies:
     """Which steps are late, by how long their like took."""
 
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
+    def __init__(self, steps: Steps, placing: Placing) -> None:
+        self._steps, self._placing = steps, placing
+        self.planned: Mapping[str, tuple[str, str]] | None = None
+        """By the plan of the graph, if there is one: those that are late, and the cluster and the node for a copy."""
         self._took: dict[tuple[str, str], deque[float]] = {}
         self._look_at = float("-inf")
 
@@ -45,13 +49,21 @@ class Copies:
 
     def late(self, now: float) -> list[Step]:
         """Those that may have a copy now; none where that was asked a moment ago."""
-        if now < self._look_at or not self._took:
+        if now < self._look_at:
             return []
         self._look_at = now + LOOK_S
+        self.planned = self._placing.late(now)
+        if self.planned is not None:
+            late = [step for key in self.planned if (step := self._steps.get(key)) is not None]
+            return [step for step in late if self.may(step, now)]
+        if not self._took:
+            return []
         return [step for step in self._steps.all() if self.may(step, now)]
 
     def is_worth(self, step: Step, seconds: float, now: float) -> bool:
         """Would a copy that ends in `seconds` save most of its length?"""
+        if self.planned is not None:
+            return step.ask.step in self.planned
         usual = max(self.usual(step.ask) or 0.0, 1e-3)
         return gain((now - step.started) / usual, 1.0 / usual, seconds) >= SHARED * usual
 
@@ -62,6 +74,8 @@ class Copies:
             return False
         if ask.effect is Effect.AT_MOST_ONCE or ask.gang or ask.cluster or now < step.no_copy_before:
             return False
+        if self.planned is not None:
+            return ask.step in self.planned
         usual = self.usual(ask)
         if usual is None:
             return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -101,6 +101,19 @@ class Placing(Protocol):
         """It ran there for so long, and is done."""
         ...
 
+    def late(self, now: float) -> Mapping[str, tuple[str, str]] | None:
+        """Steps that run and of which a copy is worth its room, with the cluster and the node for it; None where it has no
+        opinion."""
+        ...
+
+    def copied(self, step: Step, lease: Lease, now: float) -> None:
+        """A copy of it has its slot too."""
+        ...
+
+    def stopped(self, step: Step, lease: Lease) -> None:
+        """One of its starts is over without a result, and another goes on."""
+        ...
+
     def again(self, step: Step) -> None:
         """It is not done, and runs nowhere."""
         ...
@@ -149,6 +162,15 @@ class LeastCost:
         known = self._seconds.setdefault(step.ask.capability, {})
         known[lease.cluster] = 0.7 * known.get(lease.cluster, seconds) + 0.3 * seconds
         self._means.pop(step.ask.capability, None)
+
+    def late(self, now: float) -> Mapping[str, tuple[str, str]] | None:
+        return None
+
+    def copied(self, step: Step, lease: Lease, now: float) -> None:
+        pass
+
+    def stopped(self, step: Step, lease: Lease) -> None:
+        pass
 
     def again(self, step: Step) -> None:
         pass

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ioi_dagster.governors.flow_messages import GraphKnown
 from ioi_dagster.governors.flow_placing import LeastCost, Objective, Offer
 from ioi_dagster.governors.flow_steps import Step
-from ioi_dagster.governors.placement.ahead import GraphPlan, Planned
+from ioi_dagster.governors.placement.ahead import GraphPlan
 from ioi_dagster.model.negotiation import MAX_GROUPS, Bid, Lease
 
 BRIEF_S = 0.5
@@ -26,8 +26,9 @@ class PlanAhead(LeastCost):
         self._plan = GraphPlan()
         self._about: dict[str, None] = {}
         self._now, self._planned = 0.0, False
-        self._waits: dict[str, str] = {}
         self._told_at = float("-inf")
+        self._bids: dict[str, tuple[float, float]] = {}
+        """By cluster, what it asked last, and how far its bids are kept."""
 
     def know(self, graph: GraphKnown, now: float) -> None:
         self._plan.know(graph.steps, graph.edges, graph.links, now)
@@ -46,25 +47,34 @@ class PlanAhead(LeastCost):
 
     def look(self, waiting: Collection[Step], bids: Iterable[Bid], trust: Callable[[str], float], now: float) -> None:
         self._now, self._planned = now, False
-        self._waits.clear()
         if not self._about:
             return
         about = tuple(self._about)
-        ready = [step.ask.step for step in waiting]
-        usual = sum(map(self._plan.seconds, ready)) / max(1, len(ready))
-        worse: dict[str, float] = {}
         for bid in bids:
-            # Others answer what was asked without `about`.
             if not bid.points and any(refusal.code == NOT_OFFERED for refusal in bid.refusals):
                 self._plan.away(bid.cluster)
             elif bid.nodes:
                 self._told_at = now
                 self._plan.see(bid, about, now)
-            price = min((point.price for point in bid.points), default=0.0)
-            cost = usual + self._weights.credit * price / self._weights.second
-            worse[bid.cluster] = cost / trust(bid.cluster) - usual
-        if usual >= BRIEF_S and not self._plan.uniform():
-            self._planned = self._plan.plan(ready, worse, now)
+            self._bids[bid.cluster] = min((point.price for point in bid.points), default=0.0), trust(bid.cluster)
+        self._make([step.ask.step for step in waiting], now)
+
+    def _make(self, ready: Collection[str], now: float) -> None:
+        if self._plan.uniform():
+            return
+        usual = self._plan.usual(ready)
+        if usual < BRIEF_S:
+            return
+        worse: dict[str, float] = {}
+        for cluster, (price, trust) in self._bids.items():
+            worse[cluster] = (usual + self._weights.credit * price / self._weights.second) / trust - usual
+        self._planned = self._plan.plan(ready, worse, now)
+
+    def late(self, now: float) -> dict[str, tuple[str, str]] | None:
+        if self._about and now > self._now:
+            self._now, self._planned = now, False
+            self._make((), now)
+        return self._plan.late if self._planned else None
 
     def order(self, waiting: Iterable[Step]) -> Sequence[Step]:
         """Within a priority, as it is planned; what is not planned comes last."""
@@ -86,29 +96,36 @@ class PlanAhead(LeastCost):
         if planned is not None and planned.cluster == step.turned_down_by:
             return super().choose(step, offers)
         if planned is None:
-            return self._wait(step, "what is planned comes before it") if offers else None
+            return None
         offer = next((one for one in offers if one.place.cluster == planned.cluster), None)
         if offer is None or not planned.now or not self._plan.take(step.ask.step, planned):
-            return self._wait(step, self._better(planned)) if offers else None
+            return None
         return replace(offer, seconds=planned.finish - self._now, prefer=(planned.node,))
 
-    def _wait(self, step: Step, why: str) -> None:
-        self._waits[step.ask.step] = why
-
-    def _better(self, planned: Planned) -> str:
+    def why_waits(self, step: Step) -> str:
+        if not self._planned or step.ask.gang or not self._plan.knows(step.ask.step):
+            return ""
+        planned = self._plan.planned(step.ask.step, self._now)
+        if planned is None:
+            return "what is planned comes before it"
         begins, ends = planned.start - self._now, planned.finish - self._now
         where = f"{planned.node} of {planned.cluster}"
+        if planned.now:
+            return f"by the plan of the graph it is to run on {where}, which had no slot for it in the last round"
         return f"by the plan of the graph it begins in {begins:.1f} s on {where}, to end in {ends:.1f} s"
-
-    def why_waits(self, step: Step) -> str:
-        return self._waits.get(step.ask.step, "")
 
     def began(self, step: Step, cluster: str, node: str, now: float) -> None:
         self._plan.began(step.ask.step, cluster, node, now)
 
     def ended(self, step: Step, lease: Lease, seconds: float, now: float) -> None:
         super().ended(step, lease, seconds, now)
-        self._plan.ended(step.ask.step, seconds, now)
+        self._plan.ended(step.ask.step, lease.cluster, lease.node, seconds, now)
+
+    def copied(self, step: Step, lease: Lease, now: float) -> None:
+        self._plan.copied(step.ask.step, lease.cluster, lease.node, now)
+
+    def stopped(self, step: Step, lease: Lease) -> None:
+        self._plan.stopped(step.ask.step, lease.cluster, lease.node)
 
     def again(self, step: Step) -> None:
         self._plan.again(step.ask.step)

@@ -10,7 +10,7 @@ from math import ceil, exp, inf, log
 
 from ioi_dagster.governors.placement.board import OVER, WAITING, Board
 from ioi_dagster.governors.placement.fleet import Fleet, Need, compile_graph, topological
-from ioi_dagster.governors.placement.replan import replan
+from ioi_dagster.governors.placement.replan import copies, replan
 from ioi_dagster.model.negotiation import Bid, NodeOutlook
 from ioi_dagster.model.placement import Edge, Link, Offer, Step
 
@@ -69,8 +69,8 @@ class GraphPlan:
         self._nodes: dict[str, _Node] = {}
         self._over: dict[str, str] = {}
         """Step → the node where its output lies; `NOWHERE`: not known, as of what an earlier process of the run did."""
-        self._running: dict[str, tuple[str, float]] = {}
-        """Step → its node, and since when it has its inputs there."""
+        self._running: dict[str, dict[str, float]] = {}
+        """Step → its nodes, and since when it has its inputs at each."""
         self._kinds: dict[str, float] = {}
         self._counted: dict[str, float] = {}
         """What the board counts for the kinds of `_kinds`."""
@@ -81,6 +81,8 @@ class GraphPlan:
         self._planned: dict[str, tuple[int, float, float]] = {}
         self._taken: dict[str, list[Need]] = {}
         self._rank: dict[str, float] = {}
+        self.late: dict[str, tuple[str, str]] = {}
+        """Steps that run and of which a copy is worth its room now: the cluster and the node for it."""
         self._moves = False
         """Something is told of what steps read."""
         self.remaining_s = 0.0
@@ -152,7 +154,13 @@ class GraphPlan:
             node.up = node.up and node.cluster != cluster
 
     def began(self, step: str, cluster: str, node: str, now: float) -> None:
-        """It has a slot there; its inputs are on their way."""
+        """It has a slot there and nowhere else; its inputs are on their way."""
+        if step in self._steps:
+            self.again(step)
+            self.copied(step, cluster, node, now)
+
+    def copied(self, step: str, cluster: str, node: str, now: float) -> None:
+        """It has a slot there, beside those that it has already."""
         if step not in self._steps:
             return
         key = f"{cluster}/{node}"
@@ -166,15 +174,21 @@ class GraphPlan:
         if board is not None and not self._stale and step in board.graph.index:
             i = board.graph.index[step]
             there = board.arrival(i, board.fleet.index[key], now)
-            board.again(i)
             board.start(i, board.fleet.index[key], there)
-        self._running[step] = key, there
+        self._running.setdefault(step, {})[key] = there
 
-    def ended(self, step: str, seconds: float, now: float) -> None:
+    def stopped(self, step: str, cluster: str, node: str) -> None:
+        """It does not run there any more, but elsewhere."""
+        key, board = f"{cluster}/{node}", self._board
+        self._running.get(step, {}).pop(key, None)
+        if board is not None and not self._stale and step in board.graph.index:
+            board.runs.get(board.graph.index[step], {}).pop(board.fleet.index[key], None)
+
+    def ended(self, step: str, cluster: str, node: str, seconds: float, now: float) -> None:
         """It is over, after so many seconds of work there."""
-        if step not in self._running:
+        key = f"{cluster}/{node}"
+        if key not in self._running.pop(step, {}):
             return
-        key, _ = self._running.pop(step)
         self._over[step] = key
         self.remaining_s = max(0.0, self.remaining_s - self._work(self._steps[step]))
         self._learn(self._steps[step], self._nodes[key], seconds)
@@ -234,7 +248,7 @@ class GraphPlan:
         self._credit = min(BURST_S, self._credit + SHARE * max(0.0, min(now - self._credit_at, 1e6)))
         self._credit_at = now
         if not self._steps or not any(node.up for node in self._nodes.values()) or self._credit <= 0:
-            self._planned = {}
+            self._planned, self.late = {}, {}
             return False
         for name in ready:
             # It could not begin if they were not over.
@@ -254,6 +268,10 @@ class GraphPlan:
         made, changes = replan(board, now, sent=False, bias=weights)
         for i, (n, order) in changes.items():
             board.bind(i, n, order, now)
+        self.late = {}
+        for i, n in copies(board, made, now, {}):
+            node = self._nodes[fleet.offers[n].node]
+            self.late[board.graph.steps[i].id] = node.cluster, node.name
         self._credit -= LOOK_S * (4 * made.schedule.tried + 20 * len(board.graph))
         schedule, names = made.schedule, board.graph.steps
         self._planned = {
@@ -277,7 +295,7 @@ class GraphPlan:
         """The step's slot of that node, if one is free beside those that were taken since the plan was made."""
         key = f"{planned.cluster}/{planned.node}"
         node = self._nodes[key]
-        held = [_step_need(self._steps[one]) for one, (there, _) in self._running.items() if there == key]
+        held = [_step_need(self._steps[one]) for one, there in self._running.items() if key in there]
         held += [need for _, need in node.busy] + self._taken.get(key, [])
         its = _step_need(self._steps[step])
         room = (node.offer.cores, node.offer.memory, node.offer.gpus)
@@ -285,6 +303,11 @@ class GraphPlan:
             return False
         self._taken.setdefault(key, []).append(its)
         return True
+
+    def usual(self, ready: Collection[str]) -> float:
+        """Seconds that steps take on average: those that could begin, or that run."""
+        some = [self._work(self._steps[name]) for name in ready or self._running if name in self._steps]
+        return sum(some) / len(some) if some else 0.0
 
     def seconds(self, step: str) -> float:
         """How long it is expected to run at speed 1; 0 where the graph does not know it."""
@@ -318,8 +341,9 @@ class GraphPlan:
         for job in board.jobs:
             # The graph does not end with its front, and what is over may have to run again.
             job.unfinished = ENDLESS
-        for name, (key, since) in self._running.items():
-            board.start(board.graph.index[name], fleet.index[key], since)
+        for name, there in self._running.items():
+            for key, since in there.items():
+                board.start(board.graph.index[name], fleet.index[key], since)
         if len(front) < len(self._steps):
             self._tails(board, front)
         return board

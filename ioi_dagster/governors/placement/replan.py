@@ -180,7 +180,7 @@ def copies(board: Board, plan: Plan, now: float, asked: dict[int, int]) -> list[
     """(step, node): what runs and may be late, once more, where there is room; those with most behind them first."""
     graph = board.graph
     made: list[tuple[int, int]] = []
-    alone = len(board.jobs) == 1
+    alone = len(board.jobs) == 1 and not any(board.others.values())
     strict = not alone or board.wasted > WASTE * board.used
     slack, lines = _slack(board, plan.schedule), _room(board, plan, now)
     worth = WORTH * _busy(board) if alone else SHARED
