@@ -2,71 +2,75 @@
 
 from __future__ import annotations
 
+import json
 import os
-import time
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from dagster import DagsterInstance, DynamicOut, DynamicOutput, execute_job, job, op, reconstructable
+from dagster import DagsterInstance, execute_job, reconstructable
 from distributed import LocalCluster
 
-from ioi_dagster import governed_executor
-from ioi_dagster.adapters.sql.ledger import Ledger
+from definitions.documents.catalogue import BLOCKS
+from ioi_dagster.adapters.sql.ledger import Ledger, StepRow
 from ioi_dagster.host.io_manager import ledger_path
+from ioi_dagster.local.federation import Federation
+from ioi_dagster.local.home import PROJECT, prepare_dagster
+from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.story import Chapter
 from tests.conftest import eventually
+from tests.integration.late_defs import PAGES, reads_alone
+from tests.integration.reviewed import policies_that_know
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(400)]
 
-PAGES = 6
+MODULE = "tests.integration.late_defs"
+LATE = f"read[{PAGES - 1}]"
+TOPOLOGY = """
+network: book
+home: library.example
+domains:
+  - name: library.example
+    authority: partners
+    handles: restricted
+    clusters:
+      - name: library-main
+        nodes: [{name: library-1}, {name: library-2}]
+"""
 
 
-def folder() -> Path:
-    return Path(os.environ["IOI_TEST_FOLDER"])
+def config(folder: Path) -> dict:
+    return {"ops": {"read": {"config": {"folder": str(folder)}}}}
 
 
-@op(out=DynamicOut(int))
-def pages() -> Iterator[DynamicOutput[int]]:
-    for number in range(PAGES):
-        yield DynamicOutput(number, str(number))
-
-
-@op(tags={"ioi/effect": "pure"})
-def read(number: int) -> int:
-    """The last page takes whoever reads it first for ever."""
-    hangs = folder() / "hangs"
-    if number < PAGES - 1 or hangs.exists():
-        return number
-    hangs.touch()
+def told_of(path: Path, run: str) -> tuple[StepRow, list[str]]:
+    """The ledger's row of the step that hung, and what was told of its copies."""
+    ledger = Ledger(path)
     try:
-        while True:
-            time.sleep(0.05)
+        (row,) = [row for row in ledger.steps(run) if row.step == LATE]
+        return row, [entry.text for entry in ledger.story(run, LATE) if entry.chapter is Chapter.COPY]
     finally:
-        (folder() / "stopped").touch()
+        ledger.close()
 
 
-@op
-def total(numbers: list[int]) -> int:
-    return sum(numbers)
+def is_copied(row: StepRow, told: list[str]) -> None:
+    late, awarded, stopped = told
+    assert (row.state, row.fence, row.commits) == ("DONE", 1, 1), "it was not lost: its first start was only late"
+    assert late.startswith("late: it has run ")
+    assert awarded == f"its copy was awarded to {row.node} of {row.cluster}"
+    assert stopped.startswith("it is stopped on ")
+    assert stopped.endswith(f"its copy has ended on {row.node} of {row.cluster}")
 
 
-@job(executor_def=governed_executor)
-def reads():
-    total(pages().map(read).collect())
-
-
-def test_a_step_that_hangs_is_copied_and_the_copy_counts(
-    tmp_path: Path, clean_environment, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_that_hangs_is_copied_and_the_copy_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.setenv("IOI_TEST_FOLDER", str(tmp_path))
     with (
         DagsterInstance.get() as instance,
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
     ):
-        config = {"execution": {"config": {"address": cluster.scheduler_address}}}
-        with execute_job(reconstructable(reads), instance, run_config=config) as result:
+        settings = {"execution": {"config": {"address": cluster.scheduler_address}}, **config(tmp_path)}
+        with execute_job(reconstructable(reads_alone), instance, run_config=settings) as result:
             assert result.success
             assert result.output_for_node("total") == sum(range(PAGES))
             run = result.run_id
@@ -76,15 +80,25 @@ def test_a_step_that_hangs_is_copied_and_the_copy_counts(
                 if event.is_engine_event and "ioi/copies" in event.engine_event_data.metadata
             ]
         eventually((tmp_path / "stopped").exists, 30, "the end of the one that hangs")
-    ledger = Ledger(ledger_path())
-    try:
-        (row,) = [row for row in ledger.steps(run) if row.step == f"read[{PAGES - 1}]"]
-        told = [entry.text for entry in ledger.story(run, row.step) if entry.chapter is Chapter.COPY]
-    finally:
-        ledger.close()
-    late, awarded, stopped = told
-    assert (row.state, row.fence) == ("DONE", 1), "it was not lost: its first start was only late"
-    assert late.startswith("late: it has run ")
-    assert awarded == f"its copy was awarded to {row.node} of alone"
-    assert stopped.startswith("it is stopped on ") and stopped.endswith(f"its copy has ended on {row.node} of alone")
+    row, told = told_of(ledger_path(), run)
+    is_copied(row, told)
     assert shown == ["; ".join(told)]
+
+
+def test_so_it_is_in_a_federation(tmp_path: Path) -> None:
+    topology, home = tmp_path / "topology.yaml", tmp_path / "home"
+    topology.write_text(TOPOLOGY)
+    policies = policies_that_know(MODULE, tmp_path / "policies")
+    with Federation(load_topology(topology), home, policies, BLOCKS) as federation:
+        os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
+        federation.wait_ready(120)
+        command = [sys.executable, "-m", "tests.integration.governed_run", MODULE, "reads"]
+        ended = subprocess.run(
+            [*command, json.dumps(config(tmp_path)), "{}"], cwd=PROJECT, capture_output=True, text=True, timeout=200
+        )
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        eventually((tmp_path / "stopped").exists, 30, "the end of the one that hangs")
+        with DagsterInstance.get() as instance:
+            (run,) = instance.get_runs()
+        row, told = told_of(federation.home_domain.ledger, run.run_id)
+    is_copied(row, told)
