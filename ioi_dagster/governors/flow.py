@@ -108,7 +108,7 @@ class FlowGovernor:
         self._patience_s, self._again_s = patience_s, again_s
         self._placing = placing or PlanAhead(objective_of(objective))
         self._reputation, self._steps = Reputation(), Steps()
-        self._gangs, self._copies = Gangs(self._steps), Copies(self._steps, self._placing)
+        self._gangs, self._copies = Gangs(self._steps), Copies(self._placing)
         self._cold, nearness = ColdStarts(), Nearness(self._steps)
         self._rounds = Rounds(run, origin, self._reputation, deadline_s=deadline_s, again_s=again_s, park_s=park_s)
         self._awards = Awards(
@@ -368,6 +368,7 @@ class FlowGovernor:
             return [ReleaseLeases(lease.cluster, (lease.id,)), *self._ready(ask, now)]
         step = self._steps.add_known(ask, StepState.RUNNING, lease.fence, now, lease)
         self._placing.began(step, lease.cluster, lease.node, now)
+        self._copies.began(step)
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
         text = f"runs on {lease.node} of {lease.cluster} since an earlier process of the run: its answer is waited for"
         return [Tell(ask.step, Chapter.AWARD, text, facts), AdoptStep(ask, lease)]

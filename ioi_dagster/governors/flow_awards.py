@@ -349,6 +349,7 @@ class Awards:
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
         facts |= {"price": step.price} if step.price else {}
         step.where = (lease.cluster, lease.node)
+        self._copies.began(step)
         wishes = self._nearness.told(step.ask, lease.cluster, lease.node) if self._nearness.wishes(step.ask) else ""
         text = f"awarded to {lease.node} of {lease.cluster}" + (f": {wishes}" if wishes else "")
         return [Tell(lease.step, Chapter.AWARD, text, facts), StartStep(step.ask, lease)]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from statistics import median
 
 from ioi_dagster.governors.flow_placing import Placing
-from ioi_dagster.governors.flow_steps import Step, Steps, StepState
+from ioi_dagster.governors.flow_steps import Step, StepState
 from ioi_dagster.governors.placement.lateness import gain
 from ioi_dagster.governors.placement.replan import SHARED
 from ioi_dagster.model.negotiation import Ask, Effect
@@ -32,14 +32,25 @@ LOOK_S = 0.5
 class Copies:
     """Which steps are late, by how long their like took."""
 
-    def __init__(self, steps: Steps, placing: Placing) -> None:
-        self._steps, self._placing = steps, placing
+    def __init__(self, placing: Placing) -> None:
+        self._placing = placing
         self.planned: Mapping[str, tuple[str, str]] | None = None
         """By the plan of the graph, if there is one: those that are late, and the cluster and the node for a copy."""
+        self._running: dict[str, Step] = {}
+        """Those that may be copied and have begun, with some that do not run any more."""
         self._took: dict[tuple[str, str], deque[float]] = {}
         self._look_at = float("-inf")
 
+    def began(self, step: Step) -> None:
+        ask = step.ask
+        if ask.copies and ask.effect is not Effect.AT_MOST_ONCE and not ask.gang and not ask.cluster:
+            self._running[ask.step] = step
+
     def learn(self, ask: Ask, seconds: float) -> None:
+        """One has ended."""
+        if not ask.copies:
+            return
+        self._running.pop(ask.step, None)
         self._took.setdefault(_like(ask), deque(maxlen=REMEMBERED)).append(seconds)
 
     def usual(self, ask: Ask) -> float | None:
@@ -49,16 +60,12 @@ class Copies:
 
     def late(self, now: float) -> list[Step]:
         """Those that may have a copy now; none where that was asked a moment ago."""
-        if now < self._look_at:
+        if now < self._look_at or not self._running:
             return []
         self._look_at = now + LOOK_S
+        self._running = {key: step for key, step in self._running.items() if step.state is StepState.RUNNING}
         self.planned = self._placing.late(now)
-        if self.planned is not None:
-            late = [step for key in self.planned if (step := self._steps.get(key)) is not None]
-            return [step for step in late if self.may(step, now)]
-        if not self._took:
-            return []
-        return [step for step in self._steps.all() if self.may(step, now)]
+        return [step for step in self._running.values() if self.may(step, now)]
 
     def is_worth(self, step: Step, seconds: float, now: float) -> bool:
         """Would a copy that ends in `seconds` save most of its length?"""
@@ -72,7 +79,7 @@ class Copies:
         ask = step.ask
         if step.state is not StepState.RUNNING or step.copy is not None or step.copying or step.copies >= ask.copies:
             return False
-        if ask.effect is Effect.AT_MOST_ONCE or ask.gang or ask.cluster or now < step.no_copy_before:
+        if now < step.no_copy_before:
             return False
         if self.planned is not None:
             return ask.step in self.planned

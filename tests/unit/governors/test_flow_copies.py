@@ -107,7 +107,7 @@ def test_what_is_not_late_for_certain_or_may_not_run_twice_has_no_copy(known, ti
 def test_one_of_its_like_that_took_as_long_makes_it_no_rarity():
     story = Late()
     story.begin(KNOWN)
-    story.ready(Ask("r", "ocr[long]", "ocr"))
+    story.ready(Ask("r", "ocr[long]", "ocr", copies=1))
     story.bid("a")
     story.grant()
     story.event(flow.StepEnded("ocr[long]", 1, "of the long one", 6.0))
