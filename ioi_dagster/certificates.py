@@ -40,9 +40,12 @@ MAX_PEM = 16 * 2**10
 class Role(StrEnum):
     GATEWAY = "gateway"
     CLIENT = "client"
+    NODE = "node"
+    """A Dask process, which is asked and asks."""
 
 
-_USAGE = {Role.GATEWAY: ExtendedKeyUsageOID.SERVER_AUTH, Role.CLIENT: ExtendedKeyUsageOID.CLIENT_AUTH}
+_ASKED, _ASKS = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+_USAGE = {Role.GATEWAY: [_ASKED], Role.CLIENT: [_ASKS], Role.NODE: [_ASKED, _ASKS]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ class Authority:
             _begun(told, self.certificate.subject, key, now, days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(domain)]), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([_USAGE[role]]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(_USAGE[role]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
             .sign(self.key, hashes.SHA256())

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,31 @@ def _supervisors(home: Path) -> Finding:
     return Finding("processes", "ok", "none keeps crashing")
 
 
+def _certificates(home: Path) -> Finding:
+    from ioi_dagster.certificates import RENEW_DAYS, days_left, read_certificate
+    from ioi_dagster.local.home import domains_in
+
+    left: dict[str, float] = {}
+    for domain in domains_in(home):
+        for path in (domain.gateway_certificate, domain.client_certificate):
+            try:
+                days = days_left(read_certificate(path), time.time())
+            except (OSError, ValueError):
+                remedy = "start the domain again: it makes what is missing"
+                return Finding("certificates", "mend", f"{path} cannot be read", remedy)
+            left[domain.name] = min(days, left.get(domain.name, days))
+    soon = {name: days for name, days in left.items() if days < RENEW_DAYS}
+    if soon:
+        told = ", ".join(
+            f"{name} {'expired' if days < 0 else f'for {days:.0f} days more'}" for name, days in soon.items()
+        )
+        expired = any(days < 0 for days in soon.values())
+        return Finding(
+            "certificates", "mend" if expired else "note", told, "start the domain again, or ioi domain rotate"
+        )
+    return Finding("certificates", "ok", f"good for {min(left.values()):.0f} days" if left else "none yet")
+
+
 _CHECKS: tuple[Callable[[Path], Finding], ...] = (
     _python,
     _package("dagster_webserver", "ui"),
@@ -151,4 +177,5 @@ _CHECKS: tuple[Callable[[Path], Finding], ...] = (
     _home_folder,
     _dagster_yaml,
     _supervisors,
+    _certificates,
 )

@@ -5,10 +5,12 @@ Nothing here is shared between domains; a peer is known by the record that it si
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -23,12 +25,23 @@ from ioi_dagster.signing import Signed, SigningKey, TrustedKeys
 
 @dataclass(frozen=True, slots=True)
 class ClusterAddress:
-    """`scheduler` is Dask's (`tcp://…`), `governor` the cluster governor's HTTP address. Both are loopback or
+    """`scheduler` is Dask's (`tcp://…`, `tls://…`), `governor` the cluster governor's HTTP address. Both are loopback or
     private."""
 
     name: str
     scheduler: str
     governor: str
+
+
+def hidden(scheduler: str) -> bool:
+    """Can nobody on the way listen: TLS, or an address of this machine itself?"""
+    parts = urlsplit(scheduler)
+    if parts.scheme == "tls":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return parts.hostname == "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +100,16 @@ class DomainHome:
     def client_certificate(self) -> Path:
         """PEM, with its key: what the domain's processes show to gateways."""
         return self.root / "keys" / "client.pem"
+
+    @property
+    def node_certificate(self) -> Path:
+        """PEM, with its key: what the domain's Dask processes show to each other and to clients, where they use TLS."""
+        return self.root / "keys" / "node.pem"
+
+    @property
+    def authority_certificate(self) -> Path:
+        """PEM: the domain's own authority, for Dask."""
+        return self.root / "keys" / "authority.pem"
 
     @property
     def ledger(self) -> Path:

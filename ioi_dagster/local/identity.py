@@ -65,10 +65,21 @@ def prepare_authority(folder: Path, name: str, now: float) -> Authority:
 
 
 def prepare_certificates(home: DomainHome, authority: Authority, now: float) -> None:
-    """For its gateway and its clients; renewed in time, and where they are of another authority or taken back."""
-    for role, path in ((Role.GATEWAY, home.gateway_certificate), (Role.CLIENT, home.client_certificate)):
+    """For its gateway, its clients and its Dask processes; renewed in time, and where they are of another authority or
+    taken back."""
+    write_private(home.authority_certificate, authority.trusted(now).certificate.encode())
+    for role, path in certificates(home).items():
         if not _holds(path, home.name, authority, now):
             write_private(path, authority.issue(home.name, role, now))
+
+
+def certificates(home: DomainHome) -> dict[Role, Path]:
+    """Where each of its certificates lies."""
+    return {
+        Role.GATEWAY: home.gateway_certificate,
+        Role.CLIENT: home.client_certificate,
+        Role.NODE: home.node_certificate,
+    }
 
 
 def _holds(path: Path, domain: str, authority: Authority, now: float) -> bool:

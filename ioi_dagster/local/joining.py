@@ -20,6 +20,7 @@ from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, UnreachableError
 from ioi_dagster.local.federation import free_ports, offered
 from ioi_dagster.local.identity import (
+    certificates,
     forget_damaged,
     prepare_authority,
     prepare_certificates,
@@ -75,7 +76,7 @@ def init(
     host, _, port = listen.rpartition(":")
     ports = free_ports(1 + 2 * len(spec.clusters))
     clusters = tuple(
-        ClusterAddress(cluster.name, f"tcp://127.0.0.1:{ports.pop()}", f"http://127.0.0.1:{ports.pop()}")
+        ClusterAddress(cluster.name, f"tls://{host}:{ports.pop()}", f"http://127.0.0.1:{ports.pop()}")
         for cluster in spec.clusters
     )
     config = DomainConfig(
@@ -179,9 +180,9 @@ def rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: C
     _wait_until_known(home, both.serial, patience_s, say)
     old.save(keys / "old.key")
     write_private(keys / "domain.key", new.raw())
-    taken = [read_certificate(path).serial_number for path in (home.gateway_certificate, home.client_certificate)]
-    write_private(home.gateway_certificate, authority.issue(home.name, Role.GATEWAY, now))
-    write_private(home.client_certificate, authority.issue(home.name, Role.CLIENT, now))
+    taken = [read_certificate(path).serial_number for path in certificates(home).values()]
+    for role, path in certificates(home).items():
+        write_private(path, authority.issue(home.name, role, now))
     told = replace(both, serial=both.serial + 1, keys=(public(new), public(old)))
     if revoke:
         (keys / "old.key").unlink()

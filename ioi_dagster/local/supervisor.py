@@ -1,4 +1,5 @@
-"""`python -m ioi_dagster.local.supervisor DOMAIN_HOME [PARENT_PID]`: starts one domain's processes and restarts what dies.
+"""`python -m ioi_dagster.local.supervisor DOMAIN_HOME [PARENT_PID]`: starts one domain's processes and restarts what
+dies.
 
 Light on purpose: standard library only at run time, so that it is the last to run short of anything. It ends when told
 (SIGTERM) or when its parent is gone, and takes its children with it.
@@ -34,16 +35,18 @@ CRASH_WINDOW_S = 60.0
 CRASH_LOOP = 5
 MAX_LOG = 20 * 2**20
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "536870912"}
-"""Models allocate and free the same large tensors on each call. Kept in the heap instead of mapped anew each time (mallopt(3)),
-they cost no page faults: a quarter of the time of reading a page, measured, at the same peak memory."""
+"""Models allocate and free the same large tensors on each call. Kept in the heap instead of mapped anew each time
+(mallopt(3)), they cost no page faults: a quarter of the time of reading a page, measured, at the same peak memory."""
 
 MEMORY = {f"DASK_DISTRIBUTED__WORKER__MEMORY__{what}": "False" for what in ("TARGET", "SPILL", "PAUSE")}
-"""Who gets no more work for want of memory is the governors' to say: a worker that Dask pauses would sit on its steps."""
+"""Who gets no more work for want of memory is the governors' to say: a worker that Dask pauses would sit on its
+steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """One process to keep alive. `after` names the one whose death takes this one along (workers need their scheduler)."""
+    """One process to keep alive. `after` names the one whose death takes this one along (workers need their
+    scheduler)."""
 
     name: str
     role: str
@@ -222,14 +225,17 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
     addresses = {item["name"]: item["scheduler"] for item in config["clusters"]}
     for cluster in spec["clusters"]:
         name, address = cluster["name"], addresses[cluster["name"]]
-        host = urlsplit(address).hostname or "127.0.0.1"
+        parts = urlsplit(address)
+        host, tls = parts.hostname or "127.0.0.1", _tls_of(folder) if parts.scheme == "tls" else {}
+        protocol = ("--protocol", parts.scheme)
         scheduler = (
             *(python, "-m", "distributed.cli.dask_scheduler", "--host", host),
-            *("--port", address.rpartition(":")[2], "--no-dashboard", "--no-show"),
+            *("--port", address.rpartition(":")[2], "--no-dashboard", "--no-show", *protocol),
             *("--preload", "ioi_dagster.adapters.dask.scheduler_preload"),
         )
         environment = {
             **common,
+            **tls,
             "IOI_CLUSTER": name,
             "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
             # By the time of day, so that a clock that is set forward would end every worker. The cluster's watch does better.
@@ -239,14 +245,24 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
         for node in cluster["nodes"]:
             worker = (
                 *(python, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--host", host),
-                *("--nthreads", str(node["slots"]), "--name", node["name"], "--no-dashboard"),
+                *("--nthreads", str(node["slots"]), "--name", node["name"], "--no-dashboard", *protocol),
                 *("--resources", f"node:{node['name']}={node['slots']}", "--memory-limit", str(node["memory"])),
                 *("--local-directory", str(folder / "work" / node["name"]), "--death-timeout", "60"),
                 *("--preload", "ioi_dagster.adapters.dask.worker_preload"),
             )
-            environment = {**common, **MALLOC, **MEMORY, "IOI_CLUSTER": name, "IOI_NODE": node["name"]}
+            environment = {**common, **tls, **MALLOC, **MEMORY, "IOI_CLUSTER": name, "IOI_NODE": node["name"]}
             found.append(ProcessSpec(node["name"], "worker", worker, environment, after=f"scheduler-{name}"))
     return found
+
+
+def _tls_of(folder: Path) -> dict[str, str]:
+    """Dask's settings (distributed.comm.tls) for a scheduler and its workers: nobody without a certificate of the
+    domain's authority reaches them."""
+    keys = folder / "keys"
+    certificates = {f"{role}__CERT": str(keys / "node.pem") for role in ("SCHEDULER", "WORKER", "CLIENT")}
+    tls = {"CA_FILE": str(keys / "authority.pem"), "MIN_VERSION": "1.3", **certificates}
+    comm = {"REQUIRE_ENCRYPTION": "True", **{f"TLS__{name}": value for name, value in tls.items()}}
+    return {f"DASK_DISTRIBUTED__COMM__{name}": value for name, value in comm.items()}
 
 
 def _die_with_parent() -> None:
@@ -267,7 +283,8 @@ def serve(supervisor: Supervisor, alive: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def alone(folder: Path, alive: Callable[[], bool]) -> Iterator[None]:
-    """One supervisor a domain: one that still ends, since its parent was killed, is waited for while `alive` says so."""
+    """One supervisor a domain: one that still ends, since its parent was killed, is waited for while `alive` says
+    so."""
     with (folder / "supervisor.lock").open("w") as lock:
         said = False
         while alive():

@@ -78,4 +78,19 @@ def saying() -> None:
     heard(block_op(LOUD, Word, name="shout", on_refusal=refused, tags={tags.DATA_CLASS: "public"})(word()))
 
 
-defs = Definitions(jobs=[saying])
+@op(tags={tags.DATA_CLASS: "internal", tags.PLACE_IN: "twin.example"})
+def counted(context) -> int:
+    return 41
+
+
+@op(tags={tags.DATA_CLASS: "internal", tags.PLACE_IN: "desk.example"})
+def more(context, number: int) -> None:
+    context.log.info(f"it is {number + 1}")
+
+
+@job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()}, tags={tags.HIGHEST: "internal"})
+def counting() -> None:
+    more(counted())
+
+
+defs = Definitions(jobs=[saying, counting])

@@ -5,17 +5,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
+from distributed.security import Security
 
 from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.certificates import Authority, Role
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.local.home import PROJECT, prepare_dagster
 from tests.conftest import eventually
@@ -40,6 +45,10 @@ domains:
     authority: club
     handles: public
     clusters: [{name: club-main, nodes: [{name: club-1}]}]
+  - name: twin.example
+    authority: desk
+    handles: internal
+    clusters: [{name: twin-main, nodes: [{name: twin-1}]}]
 """
 
 
@@ -101,16 +110,18 @@ class Owner:
         rows = json.loads(self.does("domain", "show", "--json"))["members"]
         return {name: (row["state"], row["serial"], row["told_by"]) for name, row in rows.items()}
 
-    def run(self, text: str, by: str = "governed_run") -> subprocess.Popen[bytes]:
-        """The job of the project, as its run process, by a module of the tests."""
+    def run(
+        self, text: str, by: str = "governed_run", job: str = "saying", highest: str = "public"
+    ) -> subprocess.Popen[bytes]:
+        """A job of the project, as its run process, by a module of the tests; `text` is the word that is said."""
         environment = {
             **self.environment,
             "IOI_DOMAIN": self.name,
             "DAGSTER_HOME": str(prepare_dagster(self.root)),
             "DAGSTER_DISABLE_TELEMETRY": "yes",
         }
-        config = json.dumps({"ops": {"word": {"config": text}}})
-        arguments = ["tests.integration.joining_project", "saying", config, json.dumps({"ioi/highest": "public"})]
+        config = json.dumps({"ops": {"word": {"config": text}}} if text else {})
+        arguments = ["tests.integration.joining_project", job, config, json.dumps({"ioi/highest": highest})]
         with (self.folder / "run.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", f"tests.integration.{by}", *arguments],
@@ -209,3 +220,46 @@ def test_domains_made_by_hand_join_work_together_change_keys_and_leave(tmp_path:
         eventually(lambda: "shop.example" not in desk.sees(), 60, "the desk trusts the shop no longer")
         assert "shop.example" not in club.sees()
         assert desk.sees()["club.example"][0] == "alive", "the two that stay go on without who brought them together"
+
+
+def test_domains_of_one_authority_take_each_others_code_over_tls_and_nobody_elses(tmp_path: Path) -> None:
+    """Two homes with the folder of one authority in common."""
+    desk, twin = owners = [Owner(tmp_path, name) for name in ("desk", "twin")]
+    desk.init()
+    shutil.copytree(desk.root / "authorities", twin.root / "authorities")
+    twin.init()
+    with ExitStack() as stack:
+        for owner in owners:
+            stack.enter_context(owner.up())
+        for owner in owners:
+            eventually(lambda owner=owner: "is up" in owner.said(), 180, f"{owner.name}")
+        invitation = tmp_path / "twin.invitation"
+        desk.does("domain", "invite", invitation, "--give", "internal")
+        twin.does("domain", "join", invitation, "--give", "internal")
+        run = desk.run("", job="counting", highest="internal")
+        assert run.wait(240) == 0, desk.told_run()[-4_000:]
+        assert "it is 42" in desk.told_run()
+        assert desk.steps() == {"counted": ("twin.example", "DONE"), "more": ("desk.example", "DONE")}
+
+        (cluster,) = twin.home.config().clusters
+        assert cluster.scheduler.startswith("tls://")
+        stranger = tmp_path / "stranger.pem"
+        stranger.write_bytes(Authority.make("x", time.time()).issue("desk.example", Role.CLIENT, time.time()))
+        assert answers(cluster.scheduler, twin.home.authority_certificate, desk.home.client_certificate)
+        assert not answers(cluster.scheduler, twin.home.authority_certificate, stranger)
+        assert not answers(cluster.scheduler.replace("tls", "tcp"))
+
+
+def answers(scheduler: str, authority: Path | None = None, certificate: Path | None = None) -> bool:
+    """Does the Dask scheduler at that address take this client?"""
+    security = None
+    if authority is not None:
+        shown = str(certificate)
+        security = Security(
+            tls_ca_file=str(authority), tls_client_cert=shown, tls_client_key=shown, require_encryption=True
+        )
+    try:
+        with Client(scheduler, timeout=10, security=security, set_as_default=False):
+            return True
+    except OSError:
+        return False

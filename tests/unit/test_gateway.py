@@ -338,12 +338,15 @@ def test_a_registry_speaks_for_itself_only():
     query = Query("echo", DataClass.INTERNAL, "library", "books")
     liar = Candidate("library", "library-c", "books", "step", DataClass.RESTRICTED, scheduler="tcp://evil:1")
     boaster = Candidate("cloud", "cloud-c", "books", "step", DataClass.RESTRICTED, scheduler="tcp://evil:1")
-    honest = Candidate("lab", "lab-c", "books", "step", DataClass.INTERNAL, scheduler="tcp://lab:1")
+    honest = Candidate("lab", "lab-c", "books", "step", DataClass.INTERNAL, scheduler="tls://lab:1")
 
     def of(name: str, candidate: Candidate, asked: Query = query) -> Discovery:
         return believed(name, Discovery((candidate,)), CONFIG.authorities, CONFIG.limits, asked)
 
     assert of("lab", honest) == Discovery((honest,))
+    here, there = (replace(honest, scheduler=f"tcp://{host}:1") for host in ("127.0.0.1", "lab"))
+    assert of("lab", here) == Discovery((here,)), "on this machine nobody listens"
+    assert [item.refusal.code for item in of("lab", there).rejected] == ["ras.plain_dask"]
     assert [item.refusal.code for item in of("cloud", liar).rejected] == ["ras.not_its_own"]
     assert [item.refusal.code for item in of("cloud", boaster).rejected] == ["ras.domain_class"]
     (public,) = of("cloud", boaster, replace(query, data_class=DataClass.PUBLIC)).candidates

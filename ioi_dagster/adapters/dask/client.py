@@ -18,6 +18,7 @@ from ioi_dagster.adapters.dask.adopted import CLAIM_S, Adopted
 from ioi_dagster.adapters.dask.batch import Answers, Batch, answered, start_batch
 from ioi_dagster.adapters.dask.node import start, start_here, stop, take_back
 from ioi_dagster.adapters.dask.running import GRACE_S
+from ioi_dagster.adapters.dask.security import security_of
 from ioi_dagster.adapters.dask.versions import check_versions, plain_versions
 from ioi_dagster.errors import UnreachableError
 from ioi_dagster.model.versions import EXACT
@@ -493,7 +494,13 @@ class DaskFleetClient:
 async def connect(scheduler: str) -> Client:
     """An asynchronous client; raises `UnreachableError` within `CONNECT_S`."""
     client = Client(
-        scheduler, asynchronous=True, timeout=CONNECT_S, set_as_default=False, name="ioi", heartbeat_interval="5s"
+        scheduler,
+        asynchronous=True,
+        timeout=CONNECT_S,
+        set_as_default=False,
+        name="ioi",
+        heartbeat_interval="5s",
+        security=security_of(scheduler),
     )
     try:
         return await asyncio.wait_for(_awaited(client), CONNECT_S + 1)

@@ -31,7 +31,7 @@ from ioi_dagster.adapters.http.protocol import (
 )
 from ioi_dagster.adapters.http.tls import explain, tls_to
 from ioi_dagster.adapters.http.transport import over_aiohttp
-from ioi_dagster.domain import DomainConfig, DomainHome
+from ioi_dagster.domain import DomainConfig, DomainHome, hidden
 from ioi_dagster.errors import FinalError, GatewayRefusedError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.block import Payload
@@ -311,6 +311,12 @@ def believed(
         if not query.data_class.within(handles):
             text = f"{name} may be given {handles} at most, the data is {query.data_class}"
             rejected.append(Rejected(name, Refusal("ras.domain_class", text, "registry", "choose another domain")))
+            continue
+        if own_authority and not hidden(item.scheduler):
+            text = f"{name} takes steps over Dask at {item.scheduler[:100]}, where others could listen"
+            rejected.append(
+                Rejected(name, Refusal("ras.plain_dask", text, "registry", "its owner has its clusters use tls://"))
+            )
             continue
         candidates.append(
             replace(
