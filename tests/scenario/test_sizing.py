@@ -129,19 +129,20 @@ def shared(weight: float) -> Report:
     topology = grid(2, 6)
     domains = tuple(
         replace(
-            domain, clusters=tuple(replace(c, quotas=QuotaTree.flat([share("b", weight)])) for c in domain.clusters)
+            domain, clusters=tuple(replace(c, quotas=QuotaTree.flat((share("b", weight),))) for c in domain.clusters)
         )
         for domain in topology.domains
     )
     flows = (Workflow("a", flood, tenant="a"), Workflow("b", flood, tenant="b", domain="d1"))
-    return simulate(Scenario(replace(topology, domains=domains), flows))
+    return simulate(Scenario(replace(topology, domains=domains), flows, noise=0.3))
 
 
 def test_two_tenants_that_want_everything_get_their_shares() -> None:
     for weight in (1.0, 3.0):
         report = shared(weight)
         assert report.fairness is not None
-        assert report.fairness > 0.95, weight
+        # Alike whatever the weights, two tenants would have 0.8 at weights of 1 and 3.
+        assert report.fairness > 0.9, weight
 
 
 def test_nobody_is_unfair_to_somebody_alone() -> None:
