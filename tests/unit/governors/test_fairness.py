@@ -161,6 +161,17 @@ def test_what_is_not_lent_stays_idle_and_borrowing_ends_at_its_limit():
     assert running(arbiter) == {"guest": 2, "owner": 2}
 
 
+def test_what_one_does_not_lend_is_not_more_after_others_have_come_and_gone():
+    tree = QuotaTree((cohort("x", TenantQuota("owner", quota=guaranteed(2, lends=0)), TenantQuota("guest")),))
+    arbiter = Arbiter(nodes(5), tree)
+    for number in range(0, 15, 3):
+        ask(arbiter, "guest", 3, start=number)
+        arbiter.arbitrate(0.0)
+        assert running(arbiter) == {"guest": 3, "owner": 0}
+        for its in range(number, number + 3):
+            arbiter.on_finished(f"guest{its}")
+
+
 def test_a_gang_starts_whole_or_not_at_all_and_small_ones_fill_in_before_it():
     arbiter = Arbiter(nodes(4), {"a": 1.0, "b": 1.0})
     ask(arbiter, "b", 2)
