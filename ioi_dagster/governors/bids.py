@@ -154,8 +154,10 @@ class Bids:
         """What would start now."""
         points = []
         for group, entry in asked.groups:
-            slots = self._arbiter.quote(entry) * entry.shape.copies if isinstance(entry, Entry) else 0
-            if slots and isinstance(entry, Entry):
+            if not isinstance(entry, Entry):
+                continue
+            times = self._arbiter.quote_idle(entry) if group.idle else self._arbiter.quote(entry)
+            if slots := times * entry.shape.copies:
                 points.append(self._point(group, slots, self._arbiter.quote_warm(entry, slots)))
         return points
 
@@ -178,6 +180,10 @@ class Bids:
         if isinstance(entry, Refusal):
             return entry
         refusal = self._arbiter.why_not(entry)
+        copy = one.idle if isinstance(one, AskGroup) else bool(one.copy)
+        if copy and refusal.code == "fair.not_its_turn":
+            text = "what is free is wanted by others, and this is a copy of what runs already"
+            return Refusal("cluster.not_its_turn", text, self._cluster, "nothing: the first copy goes on")
         if refusal.code == "fair.full" and not one.resources and entry.shape.copies == 1:
             return self._rooms.full(one.capability)
         return self.told(refusal)
@@ -291,15 +297,19 @@ class Bids:
         promised = self._promised(offered, its, copies, first, now)
         if promised is None:
             kind = (its, copies)
-            if kind in self._refused:
+            if kind in self._refused and not first.copy:
                 return self._refused[kind]
             pattern = self._like.get(kind)
             if pattern is None:
                 pattern = self._like[kind] = self._request(its, now, copies, 1)
             entry = pattern.twin(name) if isinstance(pattern, Entry) else pattern
-            if isinstance(entry, Refusal) or self._arbiter.claim(entry, now, first.prefer, first.avoid) is not None:
+            if (
+                isinstance(entry, Refusal)
+                or (first.copy and not self._arbiter.quote_idle(entry))
+                or self._arbiter.claim(entry, now, first.prefer, first.avoid) is not None
+            ):
                 refusal = self._why_not(first, entry)
-                if not first.avoid:
+                if not first.avoid and not first.copy:
                     self._refused[kind] = refusal
                 return refusal
         else:

@@ -283,7 +283,8 @@ class ClusterGovernor:
         )
         if entry.id != lease.id:
             self._arbiter.rename(entry, lease.id)
-        entry.preemptible, entry.checkpointable = request.preemptible, request.checkpointable
+        entry.preemptible = request.preemptible
+        entry.checkpointable = request.checkpointable or request.copy > 0  # of what runs elsewhere nothing is lost
         self._leases.add(lease, request, now + self._ttl_s, now)
         self._nodes.took(node, lease.id)
         return lease

@@ -49,7 +49,8 @@ class Asked:
     since: float = 0.0
 
     def entries(self) -> list[Entry]:
-        return [one for _, one in self.groups if isinstance(one, Entry)]
+        """Of what may wait: what is asked for on idle room only does not."""
+        return [one for group, one in self.groups if isinstance(one, Entry) and not group.idle]
 
 
 Kind = tuple[Like, int]

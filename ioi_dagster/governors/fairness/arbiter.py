@@ -266,6 +266,15 @@ class Arbiter:
         whole = self._books.whole(entry.leaf, entry.shape)
         return room if whole >= room or not self._others_wait(entry) else whole
 
+    def quote_idle(self, entry: Entry) -> int:
+        """So many times it could start on room that nobody asks for."""
+        room = self._rounds.count(entry.shape, entry.left + sum(leaf.waiting for leaf in self._books.asking))
+        for leaf in self._books.asking if room else ():
+            lines = (line for line in leaf.lines.values() if line.head is not None or line.wishes)
+            if any(line.pool.overlaps(entry.line.pool) for line in lines):
+                room -= leaf.waiting
+        return self._books.most(entry.leaf, entry.shape.total, min(room, entry.left)) if room > 0 else 0
+
     def quote_warm(self, entry: Entry, most: int) -> int:
         """So many of them where a replica is warm."""
         return self._machines.count_warm(entry.shape, most)

@@ -352,6 +352,37 @@ def test_a_guarantee_of_a_resource_is_taken_back_from_who_holds_it():
     assert stopped(cluster.event(QuotasChanged(both))) == ["g2"]
 
 
+# Copies of what runs already ----------------------------------------------------------------------------------------
+
+
+def test_a_copy_has_idle_room_only_and_waits_for_nothing():
+    cluster = Cluster(node("n", 4))
+    cluster.award("a", "s1")
+    assert cluster.offered("late", 9, idle=True, wait_s=50.0) == 3
+    cluster.ask("b", 2)
+    assert cluster.offered("late", 9, idle=True) == 1, "two of the three are asked for"
+    assert len(cluster.award("late", "c1", copy=1).leases) == 1
+    (rejected,) = cluster.award("late", "c2", copy=1).rejected
+    assert (rejected.refusal.code, rejected.refusal.text) == (
+        "cluster.not_its_turn", "what is free is wanted by others, and this is a copy of what runs already",
+    )  # fmt: skip
+    assert len(cluster.award("b", "t1", "t2").leases) == 2
+    (reply,) = cluster.ask("late", 9, idle=True, wait_s=50.0)
+    assert [refusal.code for refusal in reply.answer.refusals] == ["cluster.full"]
+    assert cluster.governor.snapshot().parked == 0
+
+
+def test_copies_are_stopped_before_anything_else():
+    cluster = Cluster(node("n", 3), quotas=tree(TenantQuota("owner", quota=Quota({"slots": 1.0}))))
+    cluster.award("guest", "copied", copy=1)
+    cluster.now = 1.0
+    cluster.award("guest", "saves", checkpointable=False)
+    cluster.award("guest", "young")
+    cluster.now = 10.0
+    assert stopped(cluster.ask("owner", 1, idle=True)) == [], "nothing is stopped for a copy"
+    assert stopped(cluster.ask("owner", 1)) == ["copied"]
+
+
 # Nodes --------------------------------------------------------------------------------------------------------------
 
 
