@@ -7,7 +7,6 @@ is granted there is kept for a while as an offer, and an award takes that first.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import count
 from typing import Protocol
 
@@ -18,6 +17,8 @@ from ioi_dagster.governors.parked import ASKS_S, MAX_PARKED, OFFER_S, Asked, Des
 from ioi_dagster.model.negotiation import SLOTS, Announce, AskGroup, Bid, LeaseRequest, SupplyPoint
 from ioi_dagster.model.refusal import Refusal
 
+BID_S = 2.0
+"""So long a bid for which nothing is kept may be taken to be true."""
 CODES = {
     "fair.full": "cluster.full",
     "fair.limit": "cluster.limit",
@@ -165,9 +166,16 @@ class Bids:
         price = self._rooms.price(warm > 0)
         return SupplyPoint(group.capability, group.data_class, slots, price, warm, group.resources, group.gang)
 
-    def _made(self, announce: Announce, points: Iterable[SupplyPoint], refusals: Iterable[Refusal]) -> Bid:
+    def _made(
+        self,
+        announce: Announce,
+        points: Iterable[SupplyPoint],
+        refusals: Iterable[Refusal],
+        expires_s: float = BID_S,
+    ) -> Bid:
+        run, round_ = announce.run, announce.round
         return Bid(
-            self._cluster, self._domain, announce.run, announce.round, self._epoch, tuple(points), tuple(refusals)
+            self._cluster, self._domain, run, round_, self._epoch, tuple(points), tuple(refusals), expires_s=expires_s
         )
 
     def nothing(self, announce: Announce) -> Bid:
@@ -231,7 +239,7 @@ class Bids:
         if before is not None:
             self._give_up(before)
         self.desk.offer(announce.run, kept, now + OFFER_S)
-        return asked, replace(self._made(announce, points, refusals), expires_s=OFFER_S)
+        return asked, self._made(announce, points, refusals, OFFER_S)
 
     def _in_vain(self, asked: Asked, now: float) -> Bid:
         self._step_back(asked)

@@ -114,7 +114,8 @@ class Rounds:
             self._contends(line.leaf, 1 if old is None else -1)
         line.leaf.note()
         shape = new.shape if new is not None else None
-        self._claims[line] = None
+        if line.holds or (shape is not None and not shape.least):
+            self._claims[line] = None
         if old is not None and old.shape is shape:
             return
         if old is not None:
@@ -230,6 +231,8 @@ class Rounds:
 
     def run(self, now: float) -> list[Entry]:
         """What starts now, in order."""
+        if not (self.open or self._freed or self._claims):
+            return []
         if self._books.refresh():
             self.rekey()
         granted: list[Entry] = []
