@@ -205,6 +205,10 @@ class Bidding:
             case flow.ReleaseLeases(cluster, leases):
                 release = ReleaseRequest(graph.name, leases)
                 self._heard(cluster, self._clusters[cluster].handle(release, self._now))
+            case flow.StartStep(ask, lease) if lease.copy and tasks[ask.step]["status"] == "pending":
+                # The yardstick copies only what runs, and this has its inputs on the way still.
+                why = "the first has not begun"
+                self._todo.append((graph, flow.StepReturned(ask.step, lease.fence, why, lease.copy)))
             case flow.StartStep(ask, lease):
                 self._count += 1
                 graph.started.setdefault(ask.step, []).append(lease)

@@ -270,8 +270,9 @@ class GraphPlan:
             board.bind(i, n, order, now)
         self.late = {}
         for i, n in copies(board, made, now, {}):
-            node = self._nodes[fleet.offers[n].node]
-            self.late[board.graph.steps[i].id] = node.cluster, node.name
+            step, node = self._steps[board.graph.steps[i].id], self._nodes[fleet.offers[n].node]
+            if step.work or step.kind in self._kinds:
+                self.late[step.id] = node.cluster, node.name
         self._credit -= LOOK_S * (4 * made.schedule.tried + 20 * len(board.graph))
         schedule, names = made.schedule, board.graph.steps
         self._planned = {

@@ -48,6 +48,8 @@ class Fleet:
         self.starts: list[tuple[str, str]] = []
         self.requests = []
         self.refuses = ""
+        self.stopped: list[Lease] = []
+        self.copies = 0
 
     def offered(self, cluster: str) -> tuple[str, ...]:
         return self.offers.get(cluster, ("work",))
@@ -81,6 +83,8 @@ class Fleet:
                     case flow.StartStep(ask, lease):
                         self.mine[ask.step] = lease
                         self.starts.append((ask.step, lease.cluster))
+                    case flow.StopStep(lease, _):
+                        self.stopped.append(lease)
                     case flow.ReleaseLeases(_, leases):
                         self.mine = {step: lease for step, lease in self.mine.items() if lease.id not in leases}
 
@@ -99,7 +103,16 @@ class Fleet:
             award.cluster,
             tuple(
                 Lease(
-                    f"{r.step}/{r.fence}", "r", r.step, r.fence, 0, r.capability, award.cluster, award.cluster, "n", 1
+                    f"{r.step}/{r.fence}/{r.copy}",
+                    "r",
+                    r.step,
+                    r.fence,
+                    r.copy,
+                    r.capability,
+                    award.cluster,
+                    award.cluster,
+                    "n",
+                    1,
                 )
                 for r in award.requests
             ),
@@ -111,7 +124,7 @@ class Fleet:
 
     def ready(self, *steps: str, capability: str = "work") -> None:
         for step in steps:
-            self.tell(flow.StepReady(Ask("r", step, capability)))
+            self.tell(flow.StepReady(Ask("r", step, capability, copies=self.copies)))
         self.look()
 
     def look(self, later: float = 0.0) -> None:
@@ -194,6 +207,35 @@ def test_how_long_steps_of_a_kind_take_is_learnt():
     fleet.end("m0", 20.0)
     assert fleet.starts[1][0] == "m1"
     assert fleet.requests[-1].seconds == pytest.approx(20.0)
+
+
+def test_what_runs_late_is_copied_to_where_the_plan_says_and_the_other_is_stopped():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0})
+    fleet.copies, fleet.busy["fast"] = 1, [30.0]
+    fleet.know({"s": 10.0, "after": 10.0}, [("s", "after")])
+    fleet.ready("s")
+    fleet.look(later=5.0)
+    assert fleet.starts == [("s", "slow")]
+    fleet.busy["fast"] = []
+    fleet.look(later=20.0)
+    assert fleet.starts == [("s", "slow")], "as far as is known, others hold the fast one for five seconds more"
+    fleet.look(later=10.0)  # when its places are looked up
+    fleet.look(later=1.0)
+    assert fleet.starts == [("s", "slow"), ("s", "fast")]
+    copy = fleet.mine["s"]
+    fleet.now += 2.5
+    fleet.tell(flow.StepEnded("s", copy.fence, "a", 2.5, copy.copy))
+    assert [lease.cluster for lease in fleet.stopped] == ["slow"]
+
+
+def test_nothing_is_copied_of_which_nobody_knows_how_long_it_takes():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0})
+    fleet.copies = 1
+    fleet.know({"s": 0.0})
+    fleet.ready("s")
+    for _ in range(10):
+        fleet.look(later=1.0)
+    assert len(fleet.starts) == 1
 
 
 def test_a_graph_that_is_none_is_refused():
