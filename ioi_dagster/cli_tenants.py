@@ -13,19 +13,20 @@ from ioi_dagster.model.negotiation import SLOTS
 
 _AMOUNTS = ("used", "guarantee", "limit", "borrowed", "lent")
 _COLUMNS = (
-    *("cluster", "cohort, tenant, class", "weight", "share", "entitled to", "resource", *_AMOUNTS),
-    *("running", "waiting", "oldest wait", "stopping"),
+    *("cluster", "cohort, tenant, class", "weight", "share", "entitled", "resource", *_AMOUNTS),
+    *("running", "waiting", "oldest"),
 )
 _RIGHT = frozenset(_COLUMNS[2:]) - {"resource"}
 OTHERS = "(other classes)"
 
 
 def tenants_table(clusters: Mapping[str, Mapping[str, Any]]) -> Table:
-    """`clusters`: the snapshot of each cluster governor. `share` is of the resource that somebody has most of; `borrowed` is
-    beyond the guarantee; what is `lent` others use; a resource has a line where there is something to say of it."""
+    """`clusters`: the snapshot of each cluster governor. `share` is of the resource that somebody has most of, `entitled` what
+    fairness would give now; `borrowed` is beyond the guarantee; what is `lent` others use; `oldest` is how long the first waits.
+    A resource has a line where there is something to say of it."""
     table = Table(show_edge=False, title="tenants", title_justify="left")
     for name in _COLUMNS:
-        table.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=name == _COLUMNS[1])
+        table.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=name in _COLUMNS[:2])
     for cluster, snapshot in clusters.items():
         for number, (label, view) in enumerate(_tree(snapshot)):
             table.add_row("" if number else cluster, Text(label), *_row(view))
@@ -76,10 +77,9 @@ def _row(view: Mapping[str, Any]) -> list[Text]:
         f"{view['entitled']:.0%}",
         "\n".join(resources),
         *(column(key) for key in _AMOUNTS),
-        str(view["running"]),
+        f"{view['running']} ({view['stopping']} stopping)" if view["stopping"] else str(view["running"]),
         str(view["waiting"] or "–"),
         f"{wait:.0f} s" if view["waiting"] else "–",
-        str(view["stopping"] or "–"),
     ]
     return [Text(cell) for cell in cells]
 

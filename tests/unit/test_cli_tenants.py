@@ -45,21 +45,21 @@ class Cluster:
         for number in range(2):
             self.governor.handle(NodeJoined(f"n{number}", 2, frozenset({"page.ocr", "own"}), resources), 0.0)
 
-    def asks(self, tenant: str, capability: str, count: int, resources: Resources = ()) -> None:
+    def asks(self, tenant: str, capability: str, count: int, resources: Resources = (), now: float = 0.0) -> None:
         """Takes what it is offered at once, and goes on asking for the rest."""
         run = f"{tenant} {capability}"
         group = AskGroup(capability, DataClass.INTERNAL, count, tenant, resources=resources)
-        out = self.governor.handle(Announce(run, 1, "d", (group,), wait_s=60.0), 0.0)
+        out = self.governor.handle(Announce(run, 1, "d", (group,), wait_s=60.0), now)
         bids = [one.answer for one in out if isinstance(one, Reply) and isinstance(one.answer, Bid)]
         offered = min(count, sum(point.slots for bid in bids for point in bid.points))
         requests = tuple(
             LeaseRequest(run, f"s{n}", 1, capability, DataClass.INTERNAL, tenant=tenant, resources=resources)
             for n in range(offered)
         )
-        self.governor.handle(Award("c", run, 1, "d", requests), 0.0)
+        self.governor.handle(Award("c", run, 1, "d", requests), now)
         if offered < count:
             left = replace(group, count=count - offered)
-            self.governor.handle(Announce(run, 2, "d", (left,), wait_s=60.0), 0.0)
+            self.governor.handle(Announce(run, 2, "d", (left,), wait_s=60.0), now)
 
     def rows(self, now: float = 0.0) -> list[str]:
         self.governor.handle(Tick(), now)
@@ -78,19 +78,19 @@ def test_the_tree_with_everybodys_books() -> None:
     rows = [[cell.strip() if n != 1 else cell for n, cell in enumerate(row.split("|"))] for row in cluster.rows(3.0)]
     assert ["|".join(row) for row in rows] == [
         # cluster, who, weight, share, entitled, resource, used, guarantee, limit, borrowed, lent, then how many
-        "c|guests|1|50%|25%|slots|2|–|–|2|–|2|–|–|–",
-        "|  who|1|50%|25%|slots|2|–|–|2|–|2|–|–|–",
-        "|partners|3|50%|75%|slots|2|2|–|–|–|2|1|3 s|–",
-        "|||||gpu|1|1|–|–|–||||",
-        "|||||memory|1 GiB|–|–|1 GiB|–||||",
-        "|  lab|1|25%|25%|slots|1|–|1|1|–|1|1|3 s|–",
-        "|  library|2|50%|50%|slots|1|2|–|–|1|1|–|–|–",
-        "|||||gpu|1|1|–|–|–||||",
-        "|||||memory|1 GiB|–|–|1 GiB|–||||",
-        "|    (other classes)|1|0%|0%|slots|0|–|–|–|–|0|–|–|–",
-        "|    page.ocr|3|50%|50%|slots|1|1|–|–|–|1|–|–|–",
-        "|||||gpu|1|–|–|1|–||||",
-        "|||||memory|1 GiB|–|–|1 GiB|–||||",
+        "c|guests|1|50%|25%|slots|2|–|–|2|–|2|–|–",
+        "|  who|1|50%|25%|slots|2|–|–|2|–|2|–|–",
+        "|partners|3|50%|75%|slots|2|2|–|–|–|2|1|3 s",
+        "|||||gpu|1|1|–|–|–|||",
+        "|||||memory|1 GiB|–|–|1 GiB|–|||",
+        "|  lab|1|25%|25%|slots|1|–|1|1|–|1|1|3 s",
+        "|  library|2|50%|50%|slots|1|2|–|–|1|1|–|–",
+        "|||||gpu|1|1|–|–|–|||",
+        "|||||memory|1 GiB|–|–|1 GiB|–|||",
+        "|    (other classes)|1|0%|0%|slots|0|–|–|–|–|0|–|–",
+        "|    page.ocr|3|50%|50%|slots|1|1|–|–|–|1|–|–",
+        "|||||gpu|1|–|–|1|–|||",
+        "|||||memory|1 GiB|–|–|1 GiB|–|||",
     ]
 
 
@@ -107,6 +107,17 @@ def test_who_asks_for_nothing_and_is_guaranteed_something_is_told_what_it_lends(
     cluster.asks("who", "own", 4)
     told = {row.split("|")[1]: [cell.strip() for cell in row.split("|")[6:]] for row in cluster.rows()}
     assert told == {
-        "library": ["0", "2", "–", "–", "2", "0", "–", "–", "–"],
-        "who": ["4", "–", "–", "4", "–", "4", "–", "–", "–"],
+        "library": ["0", "2", "–", "–", "2", "0", "–", "–"],
+        "who": ["4", "–", "–", "4", "–", "4", "–", "–"],
     }
+
+
+def test_what_is_being_stopped_is_told_beside_what_runs() -> None:
+    tree = QuotaTree.flat([TenantQuota("library", quota=quota(2))])
+    cluster = Cluster(tree)
+    cluster.asks("who", "own", 4)
+    cluster.governor.handle(Tick(), 10.0)  # nobody is stopped who has only just begun
+    cluster.asks("library", "own", 2, now=10.0)
+    rows = [[cell.strip() for cell in row.split("|")] for row in cluster.rows(10.0)]
+    told = {row[1]: row[11:13] for row in rows}
+    assert told == {"library": ["0", "2"], "who": ["4 (2 stopping)", "–"]}
