@@ -247,8 +247,8 @@ class FlowGovernor:
         out = self._look_up([*waiting, *late], now)
         late = tuple(step for step in late if step.places and not step.looking)
         if waiting or late:
-            together, placing = self._gangs.together(waiting), self._placing
-            out += self._rounds.open(together, now, placing.about(now), placing.remaining_s(), late)
+            together = self._gangs.together(waiting)
+            out += self._rounds.open(together, now, late, self._placing.about(now), self._placing.remaining_s())
         if self._rounds.is_over(now):
             out += self._awards.match(now)
         return out

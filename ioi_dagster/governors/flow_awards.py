@@ -162,14 +162,18 @@ class Awards:
         step.price = price
         self.spent += step.price
         self._awarding.setdefault(cluster, set()).add(step.ask.step)
-        return replace(self._lease_request(step, choice, step.avoids(now)), gang=gang)
+        request = self._lease_request(step, cluster, step.avoids(now), choice.prefer)
+        return replace(request, gang=gang, seconds=min(choice.seconds, MAX_SECONDS))
 
-    def _lease_request(self, step: Step, choice: Offer, avoid: tuple[str, ...], copy: int = 0) -> LeaseRequest:
-        ask, cluster, prefer = step.ask, choice.place.cluster, choice.prefer
+    def _lease_request(
+        self, step: Step, cluster: str, avoid: tuple[str, ...], planned: tuple[str, ...], copy: int = 0
+    ) -> LeaseRequest:
+        """`planned`: nodes that the rule would have it on."""
+        ask, prefer = step.ask, planned
         if self._nearness.wishes(ask):
-            near = (node for node in self._nearness.prefer(ask, cluster) if node not in avoid)
-            prefer = tuple(dict.fromkeys((*prefer, *near)))
             avoid = tuple(dict.fromkeys((*avoid, *self._nearness.avoid(ask, cluster))))
+            prefer = tuple(dict.fromkeys((*self._nearness.prefer(ask, cluster), *planned)))
+            prefer = tuple(node for node in prefer if node not in avoid)
         return LeaseRequest(
             run=self._run,
             step=ask.step,
@@ -184,7 +188,6 @@ class Awards:
             checkpointable=ask.checkpointable,
             priority=ask.priority,
             resources=ask.resources,
-            seconds=min(choice.seconds, MAX_SECONDS),
         )
 
     def _copied(
@@ -205,8 +208,8 @@ class Awards:
         assert lease is not None
         offers.take(cluster, group_of(step))
         step.copying, step.copies, step.copy_price = cluster, step.copies + 1, choice.price
-        request = self._lease_request(step, choice, (lease.node, *step.avoids(now)), step.copies)
-        request = replace(request, prefer=(node,) if node else request.prefer)
+        avoid = (lease.node, *step.avoids(now))
+        request = self._lease_request(step, cluster, avoid, (node,) if node else (), step.copies)
         awards.setdefault(cluster, []).append(request)
         ran, usual = now - step.started, self._copies.usual(step.ask) or 0.0
         text = (
@@ -344,8 +347,8 @@ class Awards:
         return [Tell(step.ask.step, Chapter.COPY, f"no copy: {why}")]
 
     def _began(self, step: Step, lease: Lease, now: float) -> list[Instruction]:
-        self._placing.began(step, lease.cluster, lease.node, now)
         step.state, step.lease, step.turned_down_by, step.started = StepState.RUNNING, lease, "", now
+        self._placing.began(step, lease.cluster, lease.node, now)
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
         facts |= {"price": step.price} if step.price else {}
         step.where = (lease.cluster, lease.node)

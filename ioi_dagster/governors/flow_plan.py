@@ -87,10 +87,12 @@ class PlanAhead(LeastCost):
         planned = self._plan.planned(step.ask.step, self._now)
         return planned.start if planned is not None else float("inf")
 
+    def _goes_by_plan(self, step: Step) -> bool:
+        """What is to be near to others goes by where those are, and a gang where there is room for all of it."""
+        return self._planned and not step.ask.gang and not step.ask.near and self._plan.knows(step.ask.step)
+
     def choose(self, step: Step, offers: Sequence[Offer]) -> Offer | None:
-        ask = step.ask
-        by_itself = ask.gang or ask.near or ask.apart
-        if not self._planned or by_itself or not self._plan.knows(ask.step):
+        if not self._goes_by_plan(step):
             return super().choose(step, offers)
         planned = self._plan.planned(step.ask.step, self._now)
         if planned is not None and planned.cluster == step.turned_down_by:
@@ -103,7 +105,7 @@ class PlanAhead(LeastCost):
         return replace(offer, seconds=planned.finish - self._now, prefer=(planned.node,))
 
     def why_waits(self, step: Step) -> str:
-        if not self._planned or step.ask.gang or not self._plan.knows(step.ask.step):
+        if not self._goes_by_plan(step):
             return ""
         planned = self._plan.planned(step.ask.step, self._now)
         if planned is None:

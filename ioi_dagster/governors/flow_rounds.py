@@ -106,9 +106,9 @@ class Rounds:
         self,
         waiting: Iterable[Step],
         now: float,
+        copies: tuple[Step, ...] = (),
         about: tuple[str, ...] = (),
         remaining_s: float = 0.0,
-        copies: tuple[Step, ...] = (),
     ) -> list[Instruction]:
         """Ask for all that wait, or for `copies` of what runs; no round is open afterwards where there is nobody to ask. For
         `about` and `remaining_s` see `Announce`."""
