@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -200,6 +201,7 @@ class Lab:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_die_with_parent,
             )
         log.replace(self._log_of(process.pid))
         self._processes.append(process)
@@ -299,8 +301,14 @@ class Lab:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                preexec_fn=_die_with_parent,
             )
         self._stack.callback(_end_with_children, nanny)
+
+
+def _die_with_parent() -> None:
+    """Between fork and exec: nothing of a lab outlives who opened it (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _end_with_children(process: subprocess.Popen[bytes]) -> None:
