@@ -12,6 +12,7 @@ import uvicorn
 
 from ioi_dagster.adapters.dask.client import DaskRunner
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
+from ioi_dagster.adapters.files.only_one import only_one
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.tls import client_context, seeing_protocol, tls_of
 from ioi_dagster.adapters.http.transport import over_aiohttp
@@ -38,6 +39,13 @@ def main() -> None:
     # It writes a line for each request that is passed on to a cluster.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     home = DomainHome(Path(os.environ["IOI_DOMAIN_HOME"]))
+    # Of two each would know half of what is reported.
+    with only_one(home.root / "gateway.lock", f"a gateway of {home.name}"):
+        serve(home)
+
+
+def serve(home: DomainHome) -> None:
+    """Answer for the domain until told to stop."""
     config, clock = home.config(), SystemClock()
     bundle = Path(config.policies) / "bundle" / "bundle.tar.gz"
     engine = WasmEngine.load(bundle)

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from ioi_dagster.adapters.files.only_one import only_one
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.negotiation import Lease
 
@@ -49,16 +50,22 @@ class LeaseJournal:
     that were held when the last one ended, as far as that can be read; they end with this opening. `damage`: what could not be
     read, in words; the damaged file is kept beside the new one.
 
-    Raises `BadInputError` for a journal of a newer version or of another cluster, which stays as it is, and `JournalFullError`
-    where the new one cannot be written.
+    Raises `BadInputError` for a journal of a newer version or of another cluster, or one that another process writes, which stays
+    as it is, and `JournalFullError` where the new one cannot be written.
     """
 
     def __init__(self, path: Path, cluster: str) -> None:
         self._path, self._cluster = path, cluster
+        self._lock = only_one(path.with_suffix(".lock"), f"a governor of cluster {cluster}")
         self.damage: list[str] = []
         self._live: dict[str, Lease] = {}
         self._epoch_path = path.with_suffix(".epoch")
-        self.epoch = max(self._replay(), self._kept_epoch()) + 1
+        try:
+            last = self._replay()
+        except BaseException:
+            self._lock.close()
+            raise
+        self.epoch = max(last, self._kept_epoch()) + 1
         self.found: tuple[Lease, ...] = tuple(self._live.values())
         # Workers end with their scheduler, so nothing that an older governor granted runs any more.
         self._live.clear()
@@ -81,6 +88,7 @@ class LeaseJournal:
 
     def close(self) -> None:
         self._file.close()
+        self._lock.close()
 
     # ------------------------------------------------------------------------------------------------------------------
 
