@@ -3,8 +3,8 @@
 The nodes are filled, and then a request ends and one is decided on, over and over, so that each decision is made under scarcity.
 One thread; no peer runs here: kube-scheduler places 300 to 900 pods a second (its own published density tests).
 
-`leased_per_s@TENANTSxNODES`: leases a second of a cluster governor that is full, while a run of each tenant waits there: a step ends,
-who is next is offered its slot, takes it, and waits again. That is three messages a lease, without wire and journal.
+`leased_per_s@TENANTSxNODES`: leases a second of a cluster governor that is full, while a run of each tenant waits there: a step
+ends, who is next is offered its slot, takes it, and waits again. That is three messages a lease, without wire and journal.
 """
 
 from __future__ import annotations
