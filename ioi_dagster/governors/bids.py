@@ -157,9 +157,9 @@ class Bids:
         for group, entry in asked.groups:
             if not isinstance(entry, Entry):
                 continue
-            times = self._arbiter.quote_idle(entry) if group.idle else self._arbiter.quote(entry)
+            times = self._arbiter.claims.quote_idle(entry) if group.idle else self._arbiter.claims.quote(entry)
             if slots := times * entry.shape.copies:
-                points.append(self._point(group, slots, self._arbiter.quote_warm(entry, slots)))
+                points.append(self._point(group, slots, self._arbiter.claims.quote_warm(entry, slots)))
         return points
 
     def _point(self, group: AskGroup, slots: int, warm: int) -> SupplyPoint:
@@ -187,7 +187,7 @@ class Bids:
             return Refusal("cluster.not_offered", f"no node here offers {one.capability}", self._cluster)
         if isinstance(entry, Refusal):
             return entry
-        refusal = self._arbiter.why_not(entry)
+        refusal = self._arbiter.claims.why_not(entry)
         copy = one.idle if isinstance(one, AskGroup) else bool(one.copy)
         if copy and refusal.code == "fair.not_its_turn":
             text = "what is free is wanted by others, and this is a copy of what runs already"
@@ -313,8 +313,8 @@ class Bids:
             entry = pattern.twin(name) if isinstance(pattern, Entry) else pattern
             if (
                 isinstance(entry, Refusal)
-                or (first.copy and not self._arbiter.quote_idle(entry))
-                or self._arbiter.claim(entry, now, first.prefer, first.avoid) is not None
+                or (first.copy and not self._arbiter.claims.quote_idle(entry))
+                or self._arbiter.claims.claim(entry, now, first.prefer, first.avoid) is not None
             ):
                 refusal = self._why_not(first, entry)
                 if not first.avoid and not first.copy:
@@ -359,9 +359,9 @@ class Bids:
         others = [rooms for other in (offered, *self.desk.offers.values()) for rooms in other.rooms.values()]
         for rooms in others:
             for one in list(rooms):
-                if self._arbiter.redeem(entry, now, request.prefer, request.avoid):
+                if self._arbiter.claims.redeem(entry, now, request.prefer, request.avoid):
                     return entry
                 if self._arbiter.in_the_way(one, entry):
                     rooms.remove(one)
                     self._arbiter.on_finished(one.id)
-        return entry if self._arbiter.redeem(entry, now, request.prefer, request.avoid) else None
+        return entry if self._arbiter.claims.redeem(entry, now, request.prefer, request.avoid) else None

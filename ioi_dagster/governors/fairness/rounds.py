@@ -12,13 +12,11 @@ from heapq import heappop, heappush
 
 from ioi_dagster.governors.fairness.books import Books
 from ioi_dagster.governors.fairness.eviction import Ledger
-from ioi_dagster.governors.fairness.machines import EPSILON, Shape
+from ioi_dagster.governors.fairness.holds import Holds
+from ioi_dagster.governors.fairness.machines import Shape
 from ioi_dagster.governors.fairness.pools import Pool
 from ioi_dagster.governors.fairness.tree import Entry, Key, Leaf, Line, Unit
 
-HOLD_BELOW = 0.85
-"""Of what it is entitled to: a queue that has more waits for its turn, and no node is emptied for it. Emptied nodes stand idle
-meanwhile, so there is one a queue: more of them cost more room than they bring those who wait."""
 BEYOND = (2, 1.0)
 """What is above it in the order of turns has more than it is entitled to."""
 PASSES = 2
@@ -27,22 +25,19 @@ PASSES = 2
 
 class Rounds:
     def __init__(self, books: Books, evictions: Ledger) -> None:
-        self._books, self._machines, self._evictions = books, books.machines, evictions
+        self._books, self._machines = books, books.machines
         self._sequence = 0
         self._freed: dict[int, None] = {}
         self.shapes: dict[Shape, None] = {}
         """Those that some line has first."""
         self.open: dict[Shape, None] = {}
         """Of these, those that may fit somewhere."""
-        self._claims: dict[Line, None] = {}
-        """Lines that may have a right to hold nodes, or hold too many."""
+        self.holds = Holds(books, evictions, self.freed)
         self._at_limit: Leaf | None = None
         self._closed: Unit | None = None
         self._short: list[Pool] = []
         """In this round somebody who is below what it is entitled to fits nowhere in these."""
         self._all_short = False
-        self._gang: Line | None = None
-        """Whose gang holds nodes. One at a time, or each might hold what the other needs."""
 
     # Queues -----------------------------------------------------------------------------------------------------
 
@@ -115,7 +110,7 @@ class Rounds:
         line.leaf.note()
         shape = new.shape if new is not None else None
         if line.holds or (shape is not None and not shape.least):
-            self._claims[line] = None
+            self.holds.due[line] = None
         if old is not None and old.shape is shape:
             return
         if old is not None:
@@ -130,7 +125,7 @@ class Rounds:
                 self.shapes[shape] = self.open[shape] = None
             shape.heads += 1
         if line.holds:
-            self._release(line)  # they were chosen for another demand
+            self.holds.release(line)  # they were chosen for another demand
 
     def _contends(self, leaf: Leaf, change: int) -> None:
         for unit in leaf.path():
@@ -144,11 +139,7 @@ class Rounds:
             shape.heads = 0
         self.shapes.clear()
         self.open.clear()
-        self._claims.clear()
-        self._gang = None
-        for machine, holder in list(self._machines.held.items()):
-            if isinstance(holder, Line):
-                del self._machines.held[machine]
+        self.holds.clear()
 
     # What begins and ends ---------------------------------------------------------------------------------------
 
@@ -173,7 +164,7 @@ class Rounds:
             entry.leaf.note()
             for line in entry.leaf.lines.values():
                 if not entry.shape.least or line.holds:
-                    self._claims[line] = None
+                    self.holds.due[line] = None
         for machine in entry.machines or ():
             free = self._machines.free[machine]
             for number, amount in entry.shape.need:
@@ -215,23 +206,16 @@ class Rounds:
 
     def resized(self, machine: int) -> None:
         self._books.resized()
-        self.unheld(machine)
+        self.holds.drop(machine)
         self.freed(machine)
         for shape in self.shapes:  # shares are of another whole
             shape.size = self._machines.share(shape.total)
-
-    def unheld(self, machine: int) -> None:
-        """It is emptied for nobody any longer."""
-        holder = self._machines.held.get(machine)
-        if isinstance(holder, Line):
-            del self._machines.held[machine], holder.holds[machine]
-            self._claims[holder] = None
 
     # Rounds -----------------------------------------------------------------------------------------------------
 
     def run(self, now: float) -> list[Entry]:
         """What starts now, in order."""
-        if not (self.open or self._freed or self._claims):
+        if not (self.open or self._freed or self.holds.due):
             return []
         if self._books.refresh():
             self.rekey()
@@ -246,7 +230,7 @@ class Rounds:
             for unit, key in aside:
                 if key[4] == key[5].version:  # else its place has changed meanwhile
                     heappush(unit.heap, key)
-            self._claim()
+            self.holds.settle()
             if not self._freed:
                 break
         return granted
@@ -324,10 +308,10 @@ class Rounds:
             return False
         limiter = self._books.limiter(leaf, shape.total) if self._books.limits else None
         if limiter is not None and limiter[0] is not self._books.root:
-            self._release(line)
+            self.holds.release(line)
             if limiter[0] is leaf:
                 self._at_limit = leaf  # until something of its own ends
-            elif self._wanted(line, shape):
+            elif self.holds.wanted(line, shape):
                 self._closed = limiter[0]  # or those beside it would use up what it waits for
             return False
         if limiter is None:
@@ -337,8 +321,8 @@ class Rounds:
         if found is None:
             if below and self._books.lacks_room_only(leaf, shape):
                 self._is_short(line.pool)
-            self._claims[line] = None
-            self._reserve(line)
+            self.holds.due[line] = None
+            self.holds.reserve(line)
             return False
         self._start(entry, found, now, granted)
         return True
@@ -356,14 +340,14 @@ class Rounds:
             entry.left -= 1
             self.begin(started, found, now)
             line.leaf.note()
-            self._claims[line] = None
+            self.holds.due[line] = None
         else:
             started = entry
             self.begin(entry, found, now)
             self._leave_line(entry)
         granted.append(started)
-        if self._gang is line:
-            self._release(line)
+        if self.holds.gang is line:
+            self.holds.release(line)
 
     def _asked_less(self, entry: Entry) -> None:
         leaf = entry.leaf
@@ -380,7 +364,7 @@ class Rounds:
         for leaf in self._books.leaves.values():
             for line in leaf.lines.values():
                 if line.head is not None:
-                    self._claims[line] = None
+                    self.holds.due[line] = None
 
     def validate(self) -> None:
         heads: dict[Shape, int] = {}
@@ -393,67 +377,6 @@ class Rounds:
         for shape in self.shapes:
             assert (shape in self.open) == (not shape.full or bool(shape.open))
 
-    # Holds ------------------------------------------------------------------------------------------------------
-
-    def _claim(self) -> None:
-        claims = [line for line in self._claims if line.head is not None]
-        self._claims.clear()
-        for line in sorted(claims, key=_urgency) if len(claims) > 1 else claims:
-            self._reserve(line)
-
-    def _reserve(self, line: Line) -> None:
-        """Hold as many nodes as it lacks of what it is entitled to, where it lacks least; give back what is more."""
-        entry, leaf = line.head, line.leaf
-        if entry is None:
-            return
-        shape = entry.shape
-        if (shape.least and not line.holds) or line in self._evictions.awaited:
-            return
-        wanted = self._wanted(line, shape) if shape.full and not shape.least else 0
-        if wanted and not self._books.lacks_room_only(leaf, shape):
-            wanted = 0
-        gang = shape.copies > 1
-        if gang and wanted:
-            if self._gang not in (None, line):
-                return
-            self._gang = line
-        if wanted > len(line.holds):
-            for machine in self._machines.nearest(shape, wanted - len(line.holds), gang):
-                self.hold(line, machine)
-        elif not wanted:
-            self._release(line)
-        for machine in list(line.holds)[wanted:]:
-            self._unhold(line, machine)
-
-    def _wanted(self, line: Line, shape: Shape) -> int:
-        leaf = line.leaf
-        if leaf.share + shape.size / 2 > HOLD_BELOW * leaf.entitled and leaf.share > EPSILON:
-            return 0
-        return shape.copies
-
-    def hold(self, line: Line, machine: int) -> None:
-        holder = self._machines.held.get(machine)
-        if isinstance(holder, Line):
-            del holder.holds[machine]
-        self._machines.held[machine] = line
-        line.holds[machine] = None
-
-    def _unhold(self, line: Line, machine: int) -> None:
-        del self._machines.held[machine], line.holds[machine]
-        self.freed(machine)
-
-    def _release(self, line: Line) -> None:
-        for machine in list(line.holds):
-            self._unhold(line, machine)
-        if self._gang is line:
-            self._gang = None
-
 
 def _by_place(item: tuple[float, int, Entry]) -> tuple[float, int]:
     return item[:2]
-
-
-def _urgency(line: Line) -> tuple[int, float, float, str, str]:
-    head = line.head
-    assert head is not None
-    return (*line.leaf.key(head)[:3], line.leaf.tenant, line.leaf.name)
