@@ -24,6 +24,7 @@ CODES = {
     "fair.limit": "cluster.limit",
     "fair.kept": "cluster.kept",
     "fair.not_its_turn": "cluster.not_its_turn",
+    "fair.too_many_tenants": "cluster.full",
     "fair.unknown_tenant": "cluster.never",
     "fair.not_offered": "cluster.never",
     "fair.too_large": "cluster.never",
@@ -115,6 +116,8 @@ class Bids:
 
     def _entry(self, group: AskGroup, since: float, left_s: float) -> Entry | Refusal:
         copies = max(1, group.gang)
+        if not group.count:
+            return Refusal("cluster.never", "no step is asked for", self._cluster, "ask for one or more")
         if group.count < copies:
             return Refusal(
                 "cluster.never", f"a gang of {copies} of {group.count} steps", self._cluster, "ask for all of it"

@@ -25,6 +25,8 @@ from ioi_dagster.model.quota import ANY, Amounts, CohortQuota, QuotaTree, Tenant
 from ioi_dagster.model.refusal import Refusal
 
 ORPHANS = "(no quota)"
+MAX_TENANTS = 10_000
+"""That are there at a time, named in the tree or not."""
 
 
 class Arbiter:
@@ -82,6 +84,10 @@ class Arbiter:
         for resource, amount in request.amounts.items():
             if not (amount >= 0 and math.isfinite(amount)):
                 raise BadInputError(f"request {request.id!r} asks for {amount:g} {resource}", todo="ask for 0 or more")
+        if len(self._books.tenants) >= MAX_TENANTS and request.tenant not in self._books.tenants:
+            self._replant(self._books.tree, judged=False)  # which forgets those that are not named and ask for nothing
+            if len(self._books.tenants) >= MAX_TENANTS:
+                return reasons.too_many_tenants(request, self._books)
         leaf = self._books.leaf(request.tenant, request.block_class)
         if leaf is None:
             return reasons.unknown_tenant(request, self._books)

@@ -24,6 +24,11 @@ def unknown_tenant(request: Request, books: Books) -> Refusal:
     )
 
 
+def too_many_tenants(request: Request, books: Books) -> Refusal:
+    text = f"{len(books.tenants)} tenants ask for something here, and {request.tenant!r} would be one more"
+    return Refusal("fair.too_many_tenants", text, BY, "fewer tenants, or later")
+
+
 def not_offered(resources: Iterable[str], books: Books) -> Refusal:
     offered = ", ".join(sorted(books.machines.resources))
     text = f"no node has {', '.join(sorted(resources))}; nodes have {offered}"

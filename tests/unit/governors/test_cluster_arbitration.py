@@ -19,6 +19,7 @@ from ioi_dagster.governors.cluster import (
     StopStep,
     Tick,
 )
+from ioi_dagster.governors.fairness import arbiter
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
     Announce,
@@ -167,6 +168,7 @@ def test_shares_are_of_what_a_tenant_takes_most_of():
         ({"gang": 9, "count": 9}, "8 of its 9 copies would fit into the empty nodes"),
         ({"tenant": "small", "gang": 3, "count": 3}, "it needs 3 slots; tenant small may use 2 at most"),
         ({"gang": 4, "count": 3}, "a gang of 4 of 3 steps"),
+        ({"count": 0}, "no step is asked for"),
     ],
 )
 def test_what_nothing_could_ever_satisfy_is_told_at_once_and_does_not_wait(asked, says):
@@ -178,11 +180,29 @@ def test_what_nothing_could_ever_satisfy_is_told_at_once_and_does_not_wait(asked
     assert says in text
     assert cluster.governor.snapshot().parked == 0
     more = {"gang": "g"} if asked.pop("gang", 0) else {}
-    if says.startswith("a gang"):
-        return
+    if not count or says.startswith("a gang"):
+        return  # of an award nobody can say that
     steps = [f"s{number}" for number in range(count)]
     codes = {item.refusal.code for item in cluster.award("r", *steps, **more, **asked).rejected}
     assert codes == {"cluster.never"}
+
+
+def test_tenants_that_are_not_named_are_forgotten_when_they_ask_for_nothing_and_too_many_at_a_time_are_refused(
+    monkeypatch,
+):
+    monkeypatch.setattr(arbiter, "MAX_TENANTS", 3)
+    cluster = Cluster(node("n", 9))
+    for number in range(20):
+        assert cluster.offered(f"t{number}", 1) == 1
+        cluster.now += 1.0
+    (held,) = cluster.award("holds", "s").leases
+    for number in (1, 2):
+        assert cluster.offered(f"r{number}", 1) == 1
+    assert cluster.refusal("one-more", 1) == (
+        "cluster.full", "3 tenants ask for something here, and 'one-more' would be one more",
+    )  # fmt: skip
+    cluster.release("holds", held.id)
+    assert cluster.offered("one-more", 1) == 1
 
 
 def test_a_capability_that_no_node_offers_yet_is_waited_for():
