@@ -14,7 +14,7 @@ from ioi_dagster.governors.fairness.arbiter import Arbiter
 from ioi_dagster.governors.fairness.tree import Entry
 from ioi_dagster.governors.fairness.values import Request
 from ioi_dagster.governors.parked import ASKS_S, MAX_PARKED, OFFER_S, Asked, Desk, Kind, Like, Offered, like
-from ioi_dagster.model.negotiation import SLOTS, Announce, AskGroup, Bid, LeaseRequest, SupplyPoint
+from ioi_dagster.model.negotiation import SLOTS, Announce, AskGroup, Bid, LeaseRequest, Never, SupplyPoint
 from ioi_dagster.model.refusal import Refusal
 
 BID_S = 2.0
@@ -88,7 +88,7 @@ class Bids:
                 for group, one in asked.groups
                 if (group.capability, group.data_class, group.resources, group.gang) not in answered
             ]
-            return older, asked, self._made(announce, points, left)
+            return older, asked, self._made(announce, points, left, asked)
         for entry in asked.entries():
             self._arbiter.wait(entry)
         self.desk.park(asked, since, now + announce.wait_s)
@@ -174,11 +174,20 @@ class Bids:
         announce: Announce,
         points: Iterable[SupplyPoint],
         refusals: Iterable[Refusal],
+        asked: Asked | None = None,
         expires_s: float = BID_S,
     ) -> Bid:
-        run, round_ = announce.run, announce.round
+        never = [Never(group, one) for group, one in asked.groups if isinstance(one, Refusal)] if asked else ()
         return Bid(
-            self._cluster, self._domain, run, round_, self._epoch, tuple(points), tuple(refusals), expires_s=expires_s
+            self._cluster,
+            self._domain,
+            announce.run,
+            announce.round,
+            self._epoch,
+            tuple(points),
+            tuple(refusals),
+            expires_s,
+            never=tuple(never),
         )
 
     def nothing(self, announce: Announce) -> Bid:
@@ -242,13 +251,13 @@ class Bids:
         if before is not None:
             self._give_up(before)
         self.desk.offer(announce.run, kept, now + OFFER_S)
-        return asked, self._made(announce, points, refusals, OFFER_S)
+        return asked, self._made(announce, points, refusals, asked, OFFER_S)
 
     def _in_vain(self, asked: Asked, now: float) -> Bid:
         self._step_back(asked)
         self.desk.answered(asked, False, now)
         refusals = [self._why_not(group, one) for group, one in asked.groups]
-        return self._made(asked.announce, (), refusals)
+        return self._made(asked.announce, (), refusals, asked)
 
     def _step_back(self, asked: Asked) -> None:
         for entry in asked.entries():

@@ -24,7 +24,7 @@ from ioi_dagster.governors.flow_nearness import Nearness
 from ioi_dagster.governors.flow_placing import Offer, Placing
 from ioi_dagster.governors.flow_rounds import Offers, Round, Rounds
 from ioi_dagster.governors.flow_steps import Step, Steps, StepState, group_of
-from ioi_dagster.governors.flow_texts import bids_text, why_no_slot, why_silent
+from ioi_dagster.governors.flow_texts import bids_text, never_in, why_no_slot, why_silent
 from ioi_dagster.governors.reputation import MANY, Reputation
 from ioi_dagster.model.negotiation import Award, Awarded, Bid, Effect, Lease, LeaseRequest
 from ioi_dagster.model.refusal import Refusal
@@ -36,6 +36,8 @@ MAX_SECONDS = 86_400.0
 STALE_FENCE = "cluster.stale_fence"
 COPY_AGAIN_S = 5.0
 """Before a step has another copy, where one was lost or not granted."""
+NEVER_S = 30.0
+"""So long all places of a step must say that it could never run there. A node that is started anew is away for less."""
 TOLD_WAIT_S = 1.0
 """A wait for room that was shorter is no part of a step's story."""
 
@@ -67,6 +69,8 @@ class Awards:
         self._no_room: dict[str, Bid] | None = None
         """The bids of the last round, if they did not come to every step."""
         self._awarding: dict[str, set[str]] = {}
+        self._never_since: dict[str, float] = {}
+        """Steps that could run at none of their places as those are, and since when that is so."""
 
     # Matching ---------------------------------------------------------------------------------------------------
 
@@ -81,7 +85,8 @@ class Awards:
         self._placing.look(self._steps.waiting(), round_.bids.values(), trust, now)
         passed: set[str] = set()
         """Those that were looked at with the first of their gang."""
-        for step in self._placing.order(list(self._gangs.together(self._steps.waiting()))):
+        waiting = self._placing.order(list(self._gangs.together(self._steps.waiting())))
+        for step in waiting:
             if offers.exhausted:
                 # Why each of the others waits is worked out when somebody asks.
                 self._no_room = seen
@@ -117,6 +122,7 @@ class Awards:
                 out += self._told_wait(one, no_room, now)
                 awards.setdefault(cluster, []).append(self._request(one, choice, price, now))
                 out.append(Tell(one.ask.step, Chapter.BID, bids_text(facts), facts))
+        out += self._never(waiting, round_, seen, now)
         self.choosy = bool(self._steps.waiting()) and all(map(self._placing.why_waits, self._steps.waiting()))
         for step in round_.copies if self.choosy or not self._steps.waiting() else ():
             out += self._copied(step, round_, offers, awards, now)
@@ -241,7 +247,33 @@ class Awards:
             for one in unit:
                 one.waiting_for = text
             return []
-        refusal = Refusal("flow.budget", text, BY, "raise the run's budget, or let it run where it is cheaper")
+        return self._refused(
+            unit, Refusal("flow.budget", text, BY, "raise the run's budget, or let it run where it is cheaper")
+        )
+
+    def _never(self, waiting: Sequence[Step], round_: Round, bids: dict[str, Bid], now: float) -> list[Instruction]:
+        """Of steps for which each place says that it could never run there: that is told at once, and believed after a while."""
+        before, self._never_since = self._never_since, {}
+        out: list[Instruction] = []
+        for step in waiting if any(bid.never for bid in bids.values()) else ():
+            places = round_.near(step.places)
+            known = [bids[place.cluster] for place in places if place.cluster in bids]
+            nevers = [refusal for bid in known if (refusal := never_in(step.ask, step.together, bid)) is not None]
+            if step.state is not StepState.WAITING or not nevers or len(nevers) < len(places):
+                continue
+            step.waiting_for, key = why_no_slot(step.ask, places, bids), step.ask.step
+            since = self._never_since[key] = before.get(key, now)
+            if key not in before:
+                text = f"could run nowhere: {step.waiting_for}; it is refused unless that changes within {NEVER_S:g} s"
+                out.append(Tell(key, Chapter.WAIT, text))
+            elif now - since >= NEVER_S:
+                remedies = "; ".join(dict.fromkeys(refusal.remedy for refusal in nevers if refusal.remedy))
+                out += self._refused(
+                    [step], Refusal("flow.never", f"could run nowhere: {step.waiting_for}", BY, remedies)
+                )
+        return out
+
+    def _refused(self, unit: Sequence[Step], refusal: Refusal) -> list[Instruction]:
         out: list[Instruction] = []
         for one in unit:
             self._gangs.over(one)

@@ -45,6 +45,19 @@ def why_silent(ask: Ask, cluster: str, bids: dict[str, Bid]) -> str:
     bid, capability = bids.get(cluster), ask.capability
     if bid is None:
         return "it made no bid in time"
+    never = never_in(ask, ask.gang_size, bid)
+    if never is not None:
+        return never.text
     if any(point.capability == capability for point in bid.points):
         return "what it had free went to steps before this one"
     return bid.refusals[0].text if bid.refusals else "it has no free slot"
+
+
+def never_in(ask: Ask, gang: int, bid: Bid) -> Refusal | None:
+    """What the ask, with so many in its gang, would need, where the bid says that its cluster, as it is, could never do it."""
+    wanted = (ask.capability, ask.data_class, ask.tenant, ask.resources, gang)
+    for one in bid.never:
+        group = one.group
+        if (group.capability, group.data_class, group.tenant, group.resources, group.gang) == wanted:
+            return one.refusal
+    return None

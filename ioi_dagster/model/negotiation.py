@@ -145,9 +145,17 @@ class NodeOutlook:
 
 
 @dataclass(frozen=True, slots=True)
+class Never:
+    """Not even an idle cluster, as it is now, could do one of `group`; `refusal` says what it would need."""
+
+    group: AskGroup
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
 class Bid:
-    """A cluster's supply curve for a round; not binding. What it will not do stands in `refusals`. `nodes`: what was asked by
-    `Announce.about`."""
+    """A cluster's supply curve for a round; not binding. What it will not do now stands in `refusals`, what it could never do in
+    `never` too. `nodes`: what was asked by `Announce.about`."""
 
     cluster: Name
     domain: Name
@@ -158,6 +166,7 @@ class Bid:
     refusals: tuple[Refusal, ...] = ()
     expires_s: Seconds = 2.0
     nodes: Annotated[tuple[NodeOutlook, ...], Meta(max_length=MAX_OUTLOOK)] = ()
+    never: Annotated[tuple[Never, ...], Meta(max_length=MAX_GROUPS)] = ()
 
 
 @dataclass(frozen=True, slots=True)
