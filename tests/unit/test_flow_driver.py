@@ -740,7 +740,7 @@ def test_of_a_late_step_and_its_copy_one_is_committed_and_the_other_is_stopped(t
         node = run.node
         assert isinstance(node, TwoNodes)
         for number in range(3):
-            run.submit(f"read[{number}]")
+            run.submit(f"read[{number}]", copies=1)
             run.answer(f"read[{number}]", replace(DONE, attempt=f"a{number}"))
             run.settle()
         run.submit("read[x]", copies=1)
@@ -775,7 +775,7 @@ def test_a_copy_that_cannot_be_sent_leaves_its_step_as_it_is(tmp_path: Path) -> 
             return b""
 
         for number in range(3):
-            run.submit(f"read[{number}]")
+            run.submit(f"read[{number}]", copies=1)
             run.answer(f"read[{number}]", replace(DONE, attempt=f"a{number}"))
             run.settle()
         ask = Ask("r", "read[x]", "dagster.step", copies=1)
