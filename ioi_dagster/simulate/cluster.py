@@ -65,7 +65,8 @@ class SimNode:
     there: bool = False
     frozen: int = 0
     full: int = 0
-    slowness: float = 1.0
+    slow: list[float] = field(default_factory=list)
+    """So many times as long it takes for what begins there: the longest of these counts."""
     running: dict[str, _Running] = field(default_factory=dict)
     governor: NodeGovernor | None = None
     attempts: int = 0
@@ -161,7 +162,11 @@ class SimCluster:
 
     def slow_node(self, name: str, times: float) -> None:
         """What begins there from now on takes so many times as long."""
-        self.nodes[name].slowness *= times
+        self.nodes[name].slow.append(times)
+
+    def hurry_node(self, name: str, times: float) -> None:
+        """That is over."""
+        self.nodes[name].slow.remove(times)
 
     def fill_node(self, name: str, by: int) -> None:
         node = self.nodes[name]
@@ -253,7 +258,7 @@ class SimCluster:
         if lease.key in node.running:
             return None  # the message came twice; Dask takes a key once
         node.attempts += 1
-        seconds *= node.slowness
+        seconds *= max(node.slow, default=1.0)
         its = _Running(lease, f"{lease.node}.{node.life}.{node.attempts}", seconds, self._engine.now, start)
         node.running[lease.key] = its
         start.begun()

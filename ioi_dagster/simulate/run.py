@@ -58,6 +58,12 @@ class SimRun:
         self._fence_of: dict[str, int] = {}
         self._ready_at: dict[str, float] = {}
         self._after: dict[str, list[str]] = {}
+        self._gangs: dict[str, list[str]] = {}
+        for key, step in workflow.steps.items():
+            if step.gang:
+                self._gangs.setdefault(step.gang, []).append(key)
+        self._together: dict[str, list[str]] = {}
+        """Of each gang the steps that are ready and wait for the others."""
         for key, step in workflow.steps.items():
             for need in step.needs:
                 self._after.setdefault(need, []).append(key)
@@ -78,6 +84,12 @@ class SimRun:
         """Steps that are ready and have no slot."""
         return len(self._ready_at) - self._closed - len(self._out)
 
+    def why_waits(self) -> str:
+        """One of its steps that wait, and why."""
+        waiting = self.governor.snapshot().waiting if self.governor is not None else {}
+        step = next(iter(waiting), "")
+        return f"{self.name}/{step}: {waiting[step]}" if step else self.name
+
     # Its life ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -90,6 +102,7 @@ class SimRun:
         self._ready_at.clear()
         self._out.clear()
         self._closed = 0
+        self._together = {name: [] for name in self._gangs}
         self.governor = FlowGovernor(self.name, self.domain, self._workflow.objective)
         self.governor.resume(dict(self.ledger.fences))
         self.world.engine.after(RENEW_S, self._renew, self.life)
@@ -131,18 +144,43 @@ class SimRun:
         if step.effect is Effect.AT_MOST_ONCE and key in self.ledger.fences:
             text = "it may run once only, and was in flight when an earlier process of the run ended"
             self._fail_step(key, Refusal(AT_MOST_ONCE, text, self.name, AT_MOST_ONCE_TODO))
+        elif step.gang:
+            self._together[step.gang].append(key)
+            self._look_at_gang(step.gang)
         else:
-            ask = Ask(
-                self.name,
-                key,
-                step.capability,
-                step.data_class,
-                step.effect,
-                self.tenant,
-                step.priority,
-                copies=step.copies,
-            )
-            self._inbox.append(flow.StepReady(ask))
+            self._inbox.append(flow.StepReady(self._ask(key)))
+
+    def _ask(self, key: str, gang_size: int = 0) -> Ask:
+        step = self._workflow.steps[key]
+        return Ask(
+            run=self.name,
+            step=key,
+            capability=step.capability,
+            data_class=step.data_class,
+            effect=step.effect,
+            tenant=self.tenant,
+            priority=step.priority,
+            resources=tuple(sorted(step.resources.items())),
+            gang=step.gang if gang_size else "",
+            gang_size=gang_size,
+            checkpointable=step.checkpointable,
+            near=step.near,
+            apart=step.apart,
+            copies=step.copies,
+        )
+
+    def _look_at_gang(self, name: str) -> None:
+        """Its steps are handed over when all of them are ready, without those that an earlier process committed."""
+        ready, members = self._together[name], self._gangs[name]
+        failed = next((key for key in members if key in self.ledger.failed), "")
+        if failed:
+            self._together[name] = []
+            for key in ready:
+                self._fail_step(key, Refusal("flow.gang_broken", f"{failed} of its gang will not run", self.name))
+        elif all(key in self.ledger.done or key in ready for key in members):
+            self._together[name] = []
+            size = len(ready) if len(ready) > 1 else 0
+            self._inbox += [flow.StepReady(self._ask(key, size)) for key in ready]
 
     def _tick(self, life: int) -> None:
         if self.governor is not None and life == self.life:
@@ -281,6 +319,9 @@ class SimRun:
                 self.ledger.failed[key] = refusal
                 doomed += self._after.get(key, ())
         self.world.record("fail", self.name, step, 0, refusal.code)
+        for name in dict.fromkeys(self._workflow.steps[key].gang for key in doomed):
+            if name:
+                self._look_at_gang(name)
         self._look_whether_over()
 
     def _look_whether_over(self) -> None:
@@ -328,9 +369,8 @@ class SimRun:
             for lease in leases:
                 if lease.id in told.lost:
                     self.world.wire.stream(self.domain, there.domain, "cancel", there.cancel, lease.node, lease.key)
-                    lost = flow.StepLost(
-                        lease.step, lease.fence, "", "its lease is not held", Cause.LEASE_LOST, lease.copy
-                    )
+                    why = "its lease is not held"
+                    lost = flow.StepLost(lease.step, lease.fence, "", why, Cause.LEASE_LOST, lease.copy)
                     self.heard(life, lost)
 
         def answer(told: Any) -> None:

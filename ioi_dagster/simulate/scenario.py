@@ -12,7 +12,7 @@ import msgspec
 
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.negotiation import Effect, Priority
+from ioi_dagster.model.negotiation import Amount, Effect, Priority
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 
 T = TypeVar("T")
@@ -22,7 +22,8 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 @dataclass(frozen=True, slots=True)
 class WorkflowStep:
-    """`seconds`: how long it runs; `needs`: the steps before it. The others mean what they mean for a real step, see `Ask`."""
+    """`seconds`: how long it runs; `needs`: the steps before it. The others mean what they mean for a real step, see
+    `Ask`; all steps of a workflow that name one `gang` are that gang."""
 
     seconds: Seconds
     needs: tuple[str, ...] = ()
@@ -30,6 +31,11 @@ class WorkflowStep:
     data_class: DataClass = DataClass.PUBLIC
     effect: Effect = Effect.PURE
     priority: Priority = 0
+    resources: dict[str, Amount] = field(default_factory=dict)
+    gang: str = ""
+    checkpointable: bool = False
+    near: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
     copies: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
 
 

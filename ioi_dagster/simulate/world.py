@@ -114,8 +114,9 @@ class World:
         self.engine.run(self._longest())
         makespan = self.engine.now
         if self._open:
-            stuck = [run.name for run in self.runs if not run.over]
-            self.violated(f"{len(stuck)} workflows never ended: {', '.join(stuck[:5])}")
+            stuck = [run for run in self.runs if not run.over]
+            why = "; ".join(run.why_waits() for run in stuck[:5])
+            self.violated(f"{len(stuck)} workflows never ended: {why}")
         elif self.checked:
             self._afterwards()
         return self._report(makespan)
@@ -135,7 +136,8 @@ class World:
         its = self.scenario
         work = sum(step.seconds for workflow in its.workflows for step in workflow.steps.values())
         last = max(0.0, *(workflow.arrives for workflow in its.workflows), *(f.at + f.lasts for f in its.faults))
-        return last + 3 * work * math.exp(its.noise) + GRACE_S
+        slowest = max((fault.amount for fault in its.faults if fault.kind is FaultKind.NODE_SLOW), default=1.0)
+        return last + (2 + max(1.0, slowest)) * work * math.exp(its.noise) + GRACE_S
 
     def _afterwards(self) -> None:
         """Nothing that was granted is held for ever."""
@@ -350,8 +352,8 @@ _FAULTS: dict[FaultKind, tuple[Callable[[World, Fault], None], Callable[[World, 
         lambda world, fault: world._owner(fault).thaw_node(fault.target),
     ),
     FaultKind.NODE_SLOW: (
-        lambda world, fault: world._owner(fault).slow_node(fault.target, fault.amount or 1.0),
-        lambda world, fault: world._owner(fault).slow_node(fault.target, 1.0 / (fault.amount or 1.0)),
+        lambda world, fault: world._owner(fault).slow_node(fault.target, fault.amount),
+        lambda world, fault: world._owner(fault).hurry_node(fault.target, fault.amount),
     ),
     FaultKind.NODE_FULL: (
         lambda world, fault: world._owner(fault).fill_node(fault.target, 1),

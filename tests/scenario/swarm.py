@@ -9,20 +9,27 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Effect
 from ioi_dagster.model.quota import QuotaTree, TenantQuota
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
-from ioi_dagster.simulate.scenario import Scenario, Workflow, draw_faults
+from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, draw_faults
 from ioi_dagster.simulate.shapes import SHAPES, draw
 from tests.quotas import share
 
-MAY_FAIL = {"flow.poison_step", "flow.at_most_once", "flow.no_place"}
+MAY_FAIL = {"flow.poison_step", "flow.at_most_once", "flow.no_place", "flow.gang_broken", "flow.gang_lost"}
 """Where many faults hit one step, it looks like a cause of them. What may run once only is not tried again after a loss.
-Data that no domain may see goes nowhere."""
+Data that no domain may see goes nowhere. A gang does not go on without one of its steps."""
 
 
 def scenario(seed: int) -> Scenario:
     rng = random.Random(f"swarm/{seed}")
     topology = topology_of(rng)
     domains = [domain.name for domain in topology.domains]
-    workflows = tuple(workflow_of(rng, seed * 100 + number, number, domains) for number in range(rng.randint(1, 5)))
+    clusters = [cluster for domain in topology.domains for cluster in domain.clusters]
+    # No quota and no cluster is too small for a whole gang.
+    limited = any(cluster.quotas != QuotaTree.flat() for cluster in clusters)
+    gang = 1 if limited else min(sum(node.slots for node in cluster.nodes) for cluster in clusters)
+    gpus = all(cluster.nodes[0].resources for cluster in clusters)
+    workflows = tuple(
+        workflow_of(rng, seed * 100 + number, number, domains, gang, gpus) for number in range(rng.randint(1, 5))
+    )
     bare = Scenario(topology, workflows, seed=seed, noise=rng.choice([0.0, 0.5]))
     return replace(bare, faults=draw_faults(bare, rng.choice([2.0, 10.0, 40.0]), 90.0))
 
@@ -31,10 +38,17 @@ def topology_of(rng: random.Random) -> Topology:
     """Up to five clusters, all alike in one half of the cases, in as many domains or fewer."""
     count, alike = rng.randint(1, 5), rng.random() < 0.5
     nodes, slots, shared = rng.randint(1, 4), rng.randint(1, 3), rng.random() < 0.5
-    clusters = []
+    gpus, clusters = rng.random() < 0.4, []
     for number in range(count):
         its = nodes if alike else rng.randint(1, 4)
-        specs = tuple(NodeSpec(f"n{number}.{node}", slots if alike else rng.randint(1, 4)) for node in range(its))
+        specs = tuple(
+            NodeSpec(
+                f"n{number}.{node}",
+                slots if alike else rng.randint(1, 4),
+                resources=(("gpu", 2.0),) if gpus and node in (0, 3) else (),
+            )
+            for node in range(its)
+        )
         shares = shares_of(sum(spec.slots for spec in specs), rng) if shared else ()
         clusters.append(
             ClusterSpec(f"c{number}", specs, 1.0 if alike else rng.choice([0.0, 0.5, 3.0]), QuotaTree.flat(shares))
@@ -48,7 +62,8 @@ def topology_of(rng: random.Random) -> Topology:
     return Topology("swarm", "d0", tuple(domains))
 
 
-def workflow_of(rng: random.Random, seed: int, number: int, domains: list[str]) -> Workflow:
+def workflow_of(rng: random.Random, seed: int, number: int, domains: list[str], gang: int, gpus: bool) -> Workflow:
+    """`gang`: so many steps at most start together; `gpus`: there are some."""
     its = draw(
         rng.choice(sorted(SHAPES)),
         rng.randint(1, 25),
@@ -63,16 +78,36 @@ def workflow_of(rng: random.Random, seed: int, number: int, domains: list[str]) 
     if rng.random() < 0.5:
         return its
     # Every kind of step in one workflow: of any class, urgent and not, and such that may run once only.
+    keys = list(its.steps)
     steps = {
         key: replace(
             step,
             data_class=rng.choices(list(DataClass), [6, 3, 1])[0],
             effect=rng.choices(list(Effect), [8, 1, 1])[0],
             priority=rng.choice([0, 0, 0, 5, -3]),
+            resources={"gpu": rng.choice([0.5, 1.0, 2.0])} if gpus and rng.random() < 0.3 else {},
+            checkpointable=rng.random() < 0.3,
+            near=tuple(rng.sample(keys, min(len(keys), 2))) if rng.random() < 0.2 else (),
+            apart=tuple(rng.sample(keys, min(len(keys), 2))) if rng.random() < 0.2 else (),
+            copies=rng.choice([0, 0, 1]),
         )
         for key, step in its.steps.items()
     }
-    return replace(its, steps=steps)
+    return replace(its, steps=with_gangs(steps, gang, rng))
+
+
+def with_gangs(steps: dict[str, WorkflowStep], most: int, rng: random.Random) -> dict[str, WorkflowStep]:
+    """Some of those that are ready at the same time and are of one class start together."""
+    alike: dict[tuple[tuple[str, ...], DataClass], list[str]] = {}
+    for key, step in steps.items():
+        alike.setdefault((step.needs, step.data_class), []).append(key)
+    changed = dict(steps)
+    for number, keys in enumerate(alike.values()):
+        if most > 1 and len(keys) > 1 and rng.random() < 0.3:
+            first = changed[keys[0]]
+            for key in keys[:most]:
+                changed[key] = replace(changed[key], gang=f"gang-{number}", priority=first.priority, resources={})
+    return changed
 
 
 def shares_of(slots: int, rng: random.Random) -> tuple[TenantQuota, ...]:

@@ -163,6 +163,50 @@ def test_what_may_run_once_only_fails_where_nobody_knows_what_became_of_it(kind:
     assert (report.failures, report.starts, report.violations) == ({"flow.at_most_once": 1}, 1, ())
 
 
+# Gangs, resources, copies --------------------------------------------------------------------------------------------
+
+
+def training(**more: Any) -> Workflow:
+    gang = {f"g{number}": WorkflowStep(5.0, ("prepare",), gang="train", **more) for number in range(4)}
+    return Workflow("w", {"prepare": WorkflowStep(1.0), **gang, "end": WorkflowStep(1.0, tuple(gang))})
+
+
+def test_a_gang_starts_together_and_is_stopped_and_started_again_together() -> None:
+    calm = simulate(Scenario(grid(2, 4), (training(),)))
+    assert (calm.done, calm.starts, calm.violations) == (6, 6, ())
+    hit = tuple(Fault(3.0, FaultKind.NODE_KILLED, f"n{number}.0", 1.0) for number in range(2))
+    report = simulate(Scenario(grid(2, 4), (training(),), hit))
+    assert (report.done, report.starts, report.violations) == (6, 10, ())
+
+
+def test_a_gang_of_which_a_part_was_committed_goes_on_after_its_run_process_died() -> None:
+    quick = {key: replace(step, seconds=2.0 if key == "g0" else step.seconds) for key, step in training().steps.items()}
+    fault = Fault(4.0, FaultKind.RUN_KILLED, "w", 1.0)
+    report = simulate(Scenario(grid(2, 4), (Workflow("w", quick),), (fault,)))
+    assert (report.done, report.failed, report.violations) == (6, 0, ())
+    assert report.starts == 6 + 3
+
+
+def test_what_nodes_have_of_a_resource_is_not_used_twice() -> None:
+    (domain,) = grid(1, 1).domains
+    cluster = replace(domain.clusters[0], nodes=(NodeSpec("a", 4, resources=(("gpu", 1.0),)), NodeSpec("b", 4)))
+    topology = Topology("net", "d0", (replace(domain, clusters=(cluster,)),))
+    bag = Workflow("bag", {f"s{number}": WorkflowStep(2.0, resources={"gpu": 1.0}) for number in range(3)})
+    assert 6.0 < simulate(Scenario(topology, (bag,))).makespan_s < 6.5
+
+
+def test_a_late_step_has_a_copy_where_it_may_and_one_of_the_two_counts() -> None:
+    slow = (Fault(3.0, FaultKind.NODE_SLOW, "n0.0", 100.0, 20.0),)
+
+    def ends(copies: int) -> Report:
+        steps = {f"s[{number}]": WorkflowStep(2.0, copies=copies) for number in range(40)}
+        return simulate(Scenario(grid(2, 4), (Workflow("w", steps),), slow))
+
+    without, with_ = ends(0), ends(1)
+    assert (without.done, with_.done, without.violations, with_.violations) == (40, 40, (), ())
+    assert with_.makespan_s < 25 < without.makespan_s
+
+
 # Anybody can repeat it ------------------------------------------------------------------------------------------------
 
 
