@@ -68,8 +68,8 @@ def collect(home: Path) -> dict[str, Any]:
 
 
 def render(status: dict[str, Any]) -> RenderableType:
-    """Tables of nodes with their load, tenants with their shares, blocks with who offers them, what blocks do on nodes, and
-    leases; of these, those that have a row."""
+    """Tables of nodes with their load, members that do not see each other, tenants with their shares, blocks with who
+    offers them, what blocks do on nodes, and leases; of these, those that have a row."""
     nodes = Table(
         "domain", "handles", "cluster", "node", "slots", "free", "memory", "warm", "restarts", "state", show_edge=False
     )
@@ -110,7 +110,7 @@ def render(status: dict[str, Any]) -> RenderableType:
     return Group(
         *(
             table
-            for table in (nodes, tenants_table(shares), _blocks_table(status), replicas, leases)
+            for table in (nodes, _members_table(status), tenants_table(shares), _blocks_table(status), replicas, leases)
             if table.row_count
         ),
         *notes,
@@ -124,6 +124,20 @@ def _state_of(node: dict[str, Any], busy: bool) -> Text:
     if node.get("draining"):
         return Text(f"{'draining' if busy else 'drained'}: {node['draining']}", "yellow")
     return Text("takes steps")
+
+
+def _members_table(status: dict[str, Any]) -> Table:
+    """Whom a domain does not see as alive, since when and why. Each has eyes of its own: in a split both sides have
+    rows."""
+    title = "members that do not see each other"
+    table = Table("seen by", "member", "state", "seen last", "why", show_edge=False, title=title, title_justify="left")
+    for domain, facts in status.items():
+        for name, row in facts.get("peers", {}).items():
+            if row["state"] != "alive":
+                ago = row["seen_s_ago"]
+                seen = "never" if ago is None else f"{ago:.0f} s ago"
+                table.add_row(domain, Text(name), Text(row["state"]), seen, Text(row["why"]))
+    return table
 
 
 def _blocks_table(status: dict[str, Any]) -> Table:

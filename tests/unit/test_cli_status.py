@@ -79,3 +79,20 @@ def test_who_offers_another_version_is_told():
         "page-ocr 1.0.0+c0de lab (1.0.0+c0de, up to internal), cloud (2.0.0+fa11, up to public) 4 2 6",
         "2.0.0+fa11",
     ]
+
+
+def test_members_that_do_not_see_each_other_have_a_row_on_each_side():
+    seen = {"state": "alive", "why": "", "seen_s_ago": 0.4}
+    cut = {"state": "suspect", "why": "our certificate has expired", "seen_s_ago": 12.3}
+    never = {"state": "unknown", "why": "", "seen_s_ago": None}
+    status = {
+        "library": {**domain("library", "restricted"), "peers": {"lab": cut, "cloud": seen}},
+        "lab": {**domain("lab", "internal"), "peers": {"library": never}},
+    }
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(render(status))
+    lines = [[cell.strip() for cell in line.split("│")] for line in captured.get().splitlines()]
+    assert ["library", "lab", "suspect", "12 s ago", "our certificate has expired"] in lines
+    assert ["lab", "library", "unknown", "never", ""] in lines
+    assert not [line for line in lines if line[:2] == ["library", "cloud"]]
