@@ -52,6 +52,7 @@ class _Graph:
     before: dict[str, list[tuple[str, float]]]
     capability: dict[str, str]
     vended: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
     started: dict[str, list[Lease]] = field(default_factory=dict)
 
 
@@ -139,14 +140,12 @@ class Bidding:
                         graph.name, task, graph.capability[task], resources=_resources(graph.tasks[task]), copies=COPIES
                     )
                     self._todo.append((graph, flow.StepReady(ask)))
-                elif (
-                    not ready
-                    and task in graph.vended
-                    and task not in graph.started
-                    and tasks[task]["status"] == "pending"
-                ):
-                    # What was made for it is lost.
+                elif not ready and task in graph.vended and tasks[task]["status"] == "pending":
+                    # What was made for it is lost. One that has its place and has not begun gives that back, or it could keep
+                    # from its node what makes its input again.
                     graph.vended.discard(task)
+                    if graph.started.pop(task, None):
+                        self._answer[task] = {"node": None}
                     self._todo.append((graph, flow.StepDropped(task, "an input of it is lost")))
 
     def _ended(self, task: str, node: str, last: bool, tasks: Mapping[str, Any]) -> None:
@@ -155,6 +154,7 @@ class Bidding:
         seconds = 0.0 if last else self._now - tasks[task]["started"]
         ended = flow.StepEnded(task, lease.fence, f"{node}/{self._now}", seconds, lease.copy)
         self._todo.append((graph, ended))
+        graph.ended.add(task)
         if last:
             del self._graphs[graph.name]
             self._graph_of = {task: one for task, one in self._graph_of.items() if one is not graph}
@@ -171,7 +171,9 @@ class Bidding:
                 lost = flow.StepLost(task, lease.fence, node, "its machine is down", Cause.LEASE_LOST, lease.copy)
                 self._todo.append((graph, lost))
             # What was made there, and is needed still, is made again.
-            graph.vended -= {t for t in graph.vended - set(graph.started) if tasks[t]["status"] == "pending"}
+            again = {task for task in graph.ended if tasks[task]["status"] == "pending"}
+            graph.vended -= again
+            graph.ended -= again
 
     def _join(self, node: str) -> None:
         its = self._network["nodes"][node]

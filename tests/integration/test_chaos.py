@@ -12,7 +12,7 @@ from tests.chaos.faults import ROWS
 from tests.chaos.lab import Lab
 from tests.chaos.loop import Tally
 
-pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.slow, pytest.mark.timeout(1_800)]
 
 SHORT = (2, 4, 15)
 """A node that is stopped, one that is cut off (where this process may make network namespaces), and a clock that is set."""
