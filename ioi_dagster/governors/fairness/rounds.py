@@ -208,8 +208,12 @@ class Rounds:
         self._books.resized()
         self.holds.drop(machine)
         self.freed(machine)
-        for shape in self.shapes:  # shares are of another whole
-            shape.size = self._machines.share(shape.total)
+        for shape in self.shapes:
+            shape.size = self._machines.share(shape.total)  # of another whole
+            if machine in shape.open and machine not in shape.pool.members:
+                del shape.open[machine]  # its number may be another node's soon
+                if not shape.open:
+                    self.open.pop(shape, None)
 
     # Rounds -----------------------------------------------------------------------------------------------------
 
@@ -376,6 +380,7 @@ class Rounds:
         assert set(self.open) <= set(self.shapes)
         for shape in self.shapes:
             assert (shape in self.open) == (not shape.full or bool(shape.open))
+            assert all(machine in shape.pool.members for machine in shape.open)
 
 
 def _by_place(item: tuple[float, int, Entry]) -> tuple[float, int]:

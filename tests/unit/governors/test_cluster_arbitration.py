@@ -434,6 +434,13 @@ def test_what_was_offered_at_a_node_that_left_is_given_elsewhere():
     assert [lease.node for lease in cluster.award("r", "s").leases] == ["n3"]
 
 
+def test_a_node_that_comes_in_the_place_of_another_one_is_not_taken_for_it():
+    cluster = Cluster(node("n", 1, frozenset({"llm"})))
+    cluster.award("x", "s", capability="llm")
+    assert cluster.ask("waits", 1, "llm", wait_s=50.0) == []
+    assert waited(cluster.event(node("n", 1, frozenset({"ocr"})))) == {}
+
+
 def test_a_step_that_waits_for_others_gives_up_its_resources_too():
     cluster = Cluster(node("n", 2, gpu=1.0))
     (parent,) = cluster.award("r", "p", **one_gpu()).leases
