@@ -93,7 +93,9 @@ LEASE = Machine(
         Change(_L.HELD, _L.WAITING, "RenewRequest", "its step waits for others, which run in its slot"),
         Change(_L.WAITING, _L.HELD, "RenewRequest", "its step goes on"),
         Change(_L.HELD, _L.STOPPING, "Announce", "another tenant asks for what it is guaranteed"),
-        Change(_L.HELD, _L.STOPPING, "QuotasChanged", "its tenant's limit was lowered"),
+        Change(
+            _L.HELD, _L.STOPPING, "QuotasChanged", "its tenant's limit is lower, or it is guaranteed to one that waits"
+        ),
         Change(
             _L.HELD,
             _L.STOPPING,
