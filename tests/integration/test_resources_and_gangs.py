@@ -1,4 +1,5 @@
-"""A real cluster of which one node has a GPU: who asks for it runs there, one at a time; steps of a gang are there together."""
+"""A real cluster of which one node has a GPU: who asks for it runs there, one at a time; steps of a gang are there together;
+what no node has is refused."""
 
 from __future__ import annotations
 
@@ -83,3 +84,9 @@ def test_resources_and_gangs_of_a_federation(home: Path) -> None:
     code, events = ran("pair", home, ["one", "other"])
     assert code == 0, (home / "pair.log").read_text()
     assert {facts["ioi/gang"] for facts in placed(events).values()} == {"pair"}
+
+    code, events = ran("impossible", home, [])
+    assert code == 1
+    failures = {event.step_key: event.step_failure_data.error for event in events if event.is_step_failure}
+    assert {step: error.cls_name for step, error in failures.items()} == dict.fromkeys(("on_tpu", "vast"), "flow.never")
+    assert "no node has tpu; nodes have gpu, memory, slots" in failures["on_tpu"].message

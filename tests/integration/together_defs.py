@@ -1,4 +1,4 @@
-"""Steps that take a GPU, and steps that meet each other."""
+"""Steps that take a GPU, steps that meet each other, and steps that nobody could ever run."""
 
 import os
 import time
@@ -48,4 +48,18 @@ def pair() -> None:
         meets.alias(name)()
 
 
-defs = Definitions(jobs=[three_on_gpu, pair])
+@op(tags={**HOME, tags.RESOURCES: "tpu=1"})
+def on_tpu() -> None: ...
+
+
+@op(tags={**HOME, tags.RESOURCES: "memory=1TiB"})
+def vast() -> None: ...
+
+
+@job(executor_def=governed_executor, resource_defs=STORED)
+def impossible() -> None:
+    on_tpu()
+    vast()
+
+
+defs = Definitions(jobs=[three_on_gpu, pair, impossible])
