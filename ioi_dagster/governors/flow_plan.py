@@ -15,6 +15,8 @@ BRIEF_S = 0.5
 """Where steps take less than this on average, waiting for a better place costs more than it brings."""
 LOOK_AGAIN_S = 30.0
 NOT_OFFERED = "cluster.not_offered"
+MAX_NODES = 128
+"""Of more nodes no plan is made: a round would cost more than it saves, and one of many nodes is soon free."""
 """A cluster has no node, not even a busy one."""
 
 
@@ -40,14 +42,14 @@ class PlanAhead(LeastCost):
     def about(self, now: float) -> tuple[str, ...]:
         """Where there is nothing to plan, only from time to time."""
         known = not self._planned and now < self._told_at + LOOK_AGAIN_S
-        return () if known else tuple(self._about)
+        return () if known or self._plan.nodes > MAX_NODES else tuple(self._about)
 
     def remaining_s(self) -> float:
         return self._plan.remaining_s
 
     def look(self, waiting: Collection[Step], bids: Iterable[Bid], trust: Callable[[str], float], now: float) -> None:
         self._now, self._planned = now, False
-        if not self._about:
+        if not self._about or self._plan.nodes > MAX_NODES:
             return
         about = tuple(self._about)
         for bid in bids:
@@ -60,7 +62,7 @@ class PlanAhead(LeastCost):
         self._make([step.ask.step for step in waiting], now)
 
     def _make(self, ready: Collection[str], now: float) -> None:
-        if self._plan.uniform():
+        if self._plan.nodes > MAX_NODES or self._plan.uniform():
             return
         usual = self._plan.usual(ready)
         if usual < BRIEF_S:

@@ -121,6 +121,11 @@ class GraphPlan:
         """Seconds of work from its start to the end of the graph, by the longest way; 0 where the graph does not know it."""
         return self._rank.get(step, 0.0)
 
+    @property
+    def nodes(self) -> int:
+        """Nodes that were ever told of."""
+        return len(self._nodes)
+
     def uniform(self) -> bool:
         """Nothing is known that would make one node better than another."""
         up = [node for node in self._nodes.values() if node.up]
