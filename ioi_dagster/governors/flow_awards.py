@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,9 +21,10 @@ from ioi_dagster.governors.flow_messages import (
     Tell,
 )
 from ioi_dagster.governors.flow_nearness import Nearness
+from ioi_dagster.governors.flow_offers import Menu, Offers
 from ioi_dagster.governors.flow_placing import Offer, Placing
-from ioi_dagster.governors.flow_rounds import Offers, Round, Rounds
-from ioi_dagster.governors.flow_steps import Step, Steps, StepState, group_of
+from ioi_dagster.governors.flow_rounds import Round, Rounds
+from ioi_dagster.governors.flow_steps import Step, Steps, StepState
 from ioi_dagster.governors.flow_texts import bids_text, never_in, why_no_slot, why_silent
 from ioi_dagster.governors.reputation import MANY, Reputation
 from ioi_dagster.model.negotiation import Award, Awarded, Bid, Effect, Lease, LeaseRequest
@@ -83,6 +84,7 @@ class Awards:
         no_room, self._no_room = self._no_room, None
         trust = partial(self._reputation.trust, now=now)
         self._placing.look(self._steps.waiting(), round_.bids.values(), trust, now)
+        menu = Menu(offers, self._placing, self._nearness, self._cold, trust)
         passed: set[str] = set()
         """Those that were looked at with the first of their gang."""
         waiting = self._placing.order(list(self._gangs.together(self._steps.waiting())))
@@ -95,37 +97,31 @@ class Awards:
                 continue
             unit = self._gangs.unit(step)
             passed.update(one.ask.step for one in unit[1:])
-            first = next(filter(None, (self._nearness.waits_for(one.ask) for one in unit)), "")
+            first = next(filter(None, map(self._nearness.waits_for, unit)), "")
             if first:
                 # Its node is known in a moment.
                 self._deferred, step.waiting_for = True, f"it is placed after {first}"
                 continue
             near = round_.near(step.places)
-            offered = self._offered(unit, near, offers, now)
+            offered = menu.of(unit, near)
             choice = self._placing.choose(step, [offer for offer in offered if self._can_pay(offer.price)])
             if choice is None:
                 out += self._not_chosen(unit, near, offered, seen)
                 continue
-            cluster = choice.place.cluster
-            silent = self._silent(step, near, seen, offered)
-            facts = {
+            told = {
                 "round": round_.number,
                 "offers": [offer.facts for offer in offered],
-                "silent": silent,
-                "taken": cluster,
+                "silent": self._silent(step, near, seen, offered),
+                "taken": choice.place.cluster,
             }
-            prices = [offers.price(cluster, group_of(one)) or 0.0 for one in unit]
+            awards.setdefault(choice.place.cluster, []).extend(self._taken(unit, choice, offers, now))
             for one in unit:
-                one.cold = not offers.is_warm(cluster, group_of(one))
-                offers.take(cluster, group_of(one))
-            for one, price in zip(unit, prices, strict=True):
                 out += self._told_wait(one, no_room, now)
-                awards.setdefault(cluster, []).append(self._request(one, choice, price, now))
-                out.append(Tell(one.ask.step, Chapter.BID, bids_text(facts), facts))
+                out.append(Tell(one.ask.step, Chapter.BID, bids_text(told), told))
         out += self._never(waiting, round_, seen, now)
         self.choosy = bool(self._steps.waiting()) and all(map(self._placing.why_waits, self._steps.waiting()))
         for step in round_.copies if self.choosy or not self._steps.waiting() else ():
-            out += self._copied(step, round_, offers, awards, now)
+            out += self._copied(step, round_, offers, menu, awards, now)
         self._rounds.settle(round_, offers, now, by_choice=self.choosy)
         for cluster in round_.late - awards.keys():
             if round_.bids[cluster].points:
@@ -135,50 +131,26 @@ class Awards:
             out.append(SendAward(Award(cluster, self._run, round_.number, self._origin, tuple(requests))))
         return out
 
-    def _offered(self, unit: Sequence[Step], places: tuple[Place, ...], offers: Offers, now: float) -> list[Offer]:
-        """What all of `unit` can have at one of `places`; of a gang, what they cost together, and how long the longest takes."""
-        others = [{place.cluster: place for place in step.places} for step in unit[1:]]
-        offered = []
-        for place in places:
-            cluster = place.cluster
-            if offers.room(cluster) < len(unit) or not all(cluster in its for its in others):
-                continue
-            prices = [offers.price(cluster, group_of(step)) for step in unit]
-            if any(price is None for price in prices):
-                continue
-            moves_s = max([place.transfer_s, *(its[cluster].transfer_s for its in others)])
-            seconds = max(self._seconds(step, cluster, offers) for step in unit) + moves_s
-            price = sum(price for price in prices if price is not None)
-            beside = sum(self._nearness.near(step.ask, cluster) for step in unit)
-            offered.append(Offer(place, price, seconds, self._reputation.trust(cluster, now), beside=beside))
-        return offered
-
-    def _seconds(self, step: Step, cluster: str, offers: Offers) -> float:
-        """That it is expected to run there, the loading of its block included."""
-        capability = step.ask.capability
-        loads_s = 0.0 if offers.is_warm(cluster, group_of(step)) else self._cold.expect(capability, cluster)
-        return self._placing.expect(capability, cluster) + loads_s
-
-    def _request(self, step: Step, choice: Offer, price: float, now: float) -> LeaseRequest:
+    def _taken(self, unit: Sequence[Step], choice: Offer, offers: Offers, now: float) -> Iterator[LeaseRequest]:
+        """All of `unit` take it, and are about to be awarded."""
         cluster = choice.place.cluster
-        gang = step.ask.gang if step.together else ""
-        self._steps.award(step)
-        if choice.prefer:
-            self._placing.began(step, cluster, choice.prefer[0], now)
-        step.price = price
-        self.spent += step.price
-        self._awarding.setdefault(cluster, set()).add(step.ask.step)
-        request = self._lease_request(step, cluster, step.avoids(now), choice.prefer)
-        return replace(request, gang=gang, seconds=min(choice.seconds, MAX_SECONDS))
+        prices = [offers.price(cluster, step.group) or 0.0 for step in unit]
+        for step, price in zip(unit, prices, strict=True):
+            step.cold = not offers.is_warm(cluster, step.group)
+            offers.take(cluster, step.group)
+            self._steps.award(step)
+            if choice.prefer:
+                self._placing.began(step, cluster, choice.prefer[0], now)
+            step.price = price
+            self.spent += price
+            self._awarding.setdefault(cluster, set()).add(step.ask.step)
+            yield self._request(step, choice, step.avoids(now))
 
-    def _lease_request(
-        self, step: Step, cluster: str, avoid: tuple[str, ...], planned: tuple[str, ...], copy: int = 0
-    ) -> LeaseRequest:
-        """`planned`: nodes that the rule would have it on."""
-        ask, prefer = step.ask, planned
+    def _request(self, step: Step, choice: Offer, avoid: tuple[str, ...], copy: int = 0) -> LeaseRequest:
+        ask, cluster, prefer = step.ask, choice.place.cluster, choice.prefer
         if self._nearness.wishes(ask):
             avoid = tuple(dict.fromkeys((*avoid, *self._nearness.avoid(ask, cluster))))
-            prefer = tuple(dict.fromkeys((*self._nearness.prefer(ask, cluster), *planned)))
+            prefer = tuple(dict.fromkeys((*self._nearness.prefer(ask, cluster), *prefer)))
             prefer = tuple(node for node in prefer if node not in avoid)
         return LeaseRequest(
             run=self._run,
@@ -194,15 +166,17 @@ class Awards:
             checkpointable=ask.checkpointable,
             priority=ask.priority,
             resources=ask.resources,
+            gang=ask.gang if step.group.gang else "",
+            seconds=min(choice.seconds, MAX_SECONDS),
         )
 
     def _copied(
-        self, step: Step, round_: Round, offers: Offers, awards: dict[str, list[LeaseRequest]], now: float
+        self, step: Step, round_: Round, offers: Offers, menu: Menu, awards: dict[str, list[LeaseRequest]], now: float
     ) -> list[Instruction]:
         """Have a late step run once more, where that is worth it."""
         if not self._copies.may(step, now):
             return []
-        offered = self._offered([step], round_.near(step.places), offers, now)
+        offered = menu.of([step], round_.near(step.places))
         payable = [offer for offer in offered if self._can_pay(offer.price)]
         # A copy is there to be early.
         where, node = (self._copies.planned or {}).get(step.ask.step, ("", ""))
@@ -212,10 +186,10 @@ class Awards:
             return []
         cluster, lease = choice.place.cluster, step.lease
         assert lease is not None
-        offers.take(cluster, group_of(step))
+        offers.take(cluster, step.group)
         step.copying, step.copies, step.copy_price = cluster, step.copies + 1, choice.price
-        avoid = (lease.node, *step.avoids(now))
-        request = self._lease_request(step, cluster, avoid, (node,) if node else (), step.copies)
+        request = self._request(step, choice, (lease.node, *step.avoids(now)), step.copies)
+        request = replace(request, prefer=(node,) if node else request.prefer)
         awards.setdefault(cluster, []).append(request)
         ran, usual = now - step.started, self._copies.usual(step.ask) or 0.0
         text = (
@@ -258,7 +232,7 @@ class Awards:
         for step in waiting if any(bid.never for bid in bids.values()) else ():
             places = round_.near(step.places)
             known = [bids[place.cluster] for place in places if place.cluster in bids]
-            nevers = [refusal for bid in known if (refusal := never_in(step.ask, step.together, bid)) is not None]
+            nevers = [refusal for bid in known if (refusal := never_in(step.ask, step.group.gang, bid)) is not None]
             if step.state is not StepState.WAITING or not nevers or len(nevers) < len(places):
                 continue
             step.waiting_for, key = why_no_slot(step.ask, places, bids), step.ask.step

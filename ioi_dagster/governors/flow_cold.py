@@ -19,6 +19,10 @@ class ColdStarts:
         self._cold[capability, cluster] = _mean(self._cold.get((capability, cluster)), seconds)
         return max(0.0, seconds - self.expect(capability, cluster))
 
+    def known(self, capability: str) -> bool:
+        """Is there a difference that is known?"""
+        return capability in self._warm and any(name == capability for name, _ in self._cold)
+
     def expect(self, capability: str, cluster: str) -> float:
         """Seconds of loading there; where nothing is known of the cluster, the mean of the others; 0 where nothing at all is."""
         warm = self._warm.get(capability)

@@ -94,13 +94,13 @@ class Gangs:
         """Can it start, as far as is known of its places?"""
         lacks = next((step for step in unit if not step.places), None)
         for step in unit:
-            step.together, step.not_before = 0, max(other.not_before for other in unit)
+            step.group, step.not_before = group_of(step.ask), max(other.not_before for other in unit)
             if lacks is not None and step is not lacks:
                 why = lacks.waiting_for or "its places are being looked up"
                 step.waiting_for = f"{lacks.ask.step} of its gang has no place: {why}"
-        alike = Counter(group_of(step) for step in unit)
-        for step in unit:
-            step.together = alike[group_of(step)] if len(unit) > 1 else 0
+        alike = Counter(step.group for step in unit)
+        for step in unit if len(unit) > 1 else ():
+            step.group = group_of(step.ask, alike[step.group])
         return lacks is None
 
     def validate(self) -> None:

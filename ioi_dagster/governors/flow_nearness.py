@@ -24,8 +24,9 @@ class Nearness:
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
 
-    def waits_for(self, ask: Ask) -> str:
+    def waits_for(self, step: Step) -> str:
         """A step whose node is not known yet, but is about to be; empty where nothing is to be waited for."""
+        ask = step.ask
         for key in (*ask.near, *ask.apart):
             other = self._steps.get(key)
             if (

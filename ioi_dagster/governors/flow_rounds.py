@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from ioi_dagster.governors.flow_messages import BidMissed, Instruction, Place, SendAnnounce, Tell, WithdrawAnnounce
-from ioi_dagster.governors.flow_steps import Group, Step, group_of
+from ioi_dagster.governors.flow_offers import Offers
+from ioi_dagster.governors.flow_steps import Group, Step
 from ioi_dagster.governors.reputation import MANY, Reputation
 from ioi_dagster.model.negotiation import MAX_GROUPS, Announce, Bid
 from ioi_dagster.model.story import Chapter
@@ -116,9 +117,9 @@ class Rounds:
         alike: dict[tuple[Group, int], list[Step]] = {}
         for step in waiting:
             if now >= step.not_before:
-                alike.setdefault((group_of(step), id(step.places)), []).append(step)
+                alike.setdefault((step.group, id(step.places)), []).append(step)
         for step in copies:
-            alike.setdefault((group_of(step)._replace(idle=True), id(step.places)), []).append(step)
+            alike.setdefault((step.group._replace(idle=True), id(step.places)), []).append(step)
         wanted: dict[str, dict[Group, int]] = {}
         for (group, _), steps in alike.items():
             reason = ""
@@ -273,47 +274,3 @@ class Rounds:
 
     def validate(self) -> None:
         assert self._holding.keys() <= self._asked.keys()
-
-
-class Offers:
-    """Supply that is left in a round. Points of one cluster share its slots."""
-
-    def __init__(self, bids: Iterable[Bid]) -> None:
-        self._points = {
-            (bid.cluster, point.capability, point.data_class, point.resources, point.gang): point
-            for bid in bids
-            for point in bid.points
-        }
-        self._warm = {key: point.warm for key, point in self._points.items()}
-        self._left: dict[str, int] = {}
-        for (cluster, *_), point in self._points.items():
-            self._left[cluster] = max(self._left.get(cluster, 0), point.slots)
-
-    @property
-    def exhausted(self) -> bool:
-        return not any(left > 0 for left in self._left.values())
-
-    def price(self, cluster: str, group: Group) -> float | None:
-        """Of one step; None where it has no room for one, or for as many as start together."""
-        point = self._points.get((cluster, group.capability, group.data_class, group.resources, group.gang))
-        together = max(1, group.gang)
-        if point is None or point.slots < together or self._left.get(cluster, 0) < together:
-            return None
-        return point.price
-
-    def left(self, cluster: str, group: Group) -> bool:
-        return self.price(cluster, group) is not None
-
-    def room(self, cluster: str) -> int:
-        """For so many steps of any kind at most."""
-        return self._left.get(cluster, 0)
-
-    def is_warm(self, cluster: str, group: Group) -> bool:
-        """Does the next step there find a replica that has loaded?"""
-        return self._warm.get((cluster, group.capability, group.data_class, group.resources, group.gang), 0) > 0
-
-    def take(self, cluster: str, group: Group) -> None:
-        """A slot for one step."""
-        self._left[cluster] -= 1
-        key = (cluster, group.capability, group.data_class, group.resources, group.gang)
-        self._warm[key] = self._warm.get(key, 0) - 1

@@ -68,9 +68,8 @@ class Kind(NamedTuple):
     gang: str = ""
 
 
-def group_of(step: Step) -> Group:
-    ask = step.ask
-    return Group(ask.capability, ask.data_class, ask.tenant, ask.priority, ask.resources, step.together)
+def group_of(ask: Ask, together: int = 0) -> Group:
+    return Group(ask.capability, ask.data_class, ask.tenant, ask.priority, ask.resources, together)
 
 
 def kind_of(ask: Ask) -> Kind:
@@ -90,6 +89,9 @@ def kind_of(ask: Ask) -> Kind:
 class Step:
     ask: Ask
     order: int
+    kind: Kind
+    group: Group
+    """As what it is asked for; with how many of its gang that are like it, where it starts with those."""
     state: StepState = StepState.WAITING
     fence: int = 0
     places: tuple[Place, ...] = ()
@@ -124,8 +126,6 @@ class Step:
     """Such starts under its fence so far; each has its number."""
     no_copy_before: float = float("-inf")
     copy_price: float = 0.0
-    together: int = 0
-    """So many of its gang that are like it start with it, itself counted; 0: it starts by itself."""
 
     def runs(self) -> tuple[Lease, ...]:
         """The leases under which it runs."""
@@ -180,8 +180,10 @@ class Steps:
     def add(self, ask: Ask, now: float = 0.0) -> Step:
         """It waits from `now` on."""
         self._order += 1
-        step = self._steps[ask.step] = Step(ask, self._order, fence=self.fence(ask.step), since=now)
-        kind = kind_of(ask)
+        step = self._steps[ask.step] = Step(
+            ask, self._order, kind_of(ask), group_of(ask), fence=self.fence(ask.step), since=now
+        )
+        kind = step.kind
         if ask.gang or self._in_window.get(kind, 0) < WINDOW:
             self._enter(step)
         else:
@@ -191,7 +193,9 @@ class Steps:
     def add_known(self, ask: Ask, state: StepState, fence: int, now: float, lease: Lease | None = None) -> Step:
         """One that never waited here."""
         self._order += 1
-        step = self._steps[ask.step] = Step(ask, self._order, state, fence, lease=lease, started=now)
+        step = self._steps[ask.step] = Step(
+            ask, self._order, kind_of(ask), group_of(ask), state, fence, lease=lease, started=now
+        )
         if lease is not None:
             step.where = (lease.cluster, lease.node)
         return step
@@ -213,7 +217,7 @@ class Steps:
 
     def close(self, step: Step, state: StepState) -> None:
         """It is over, so far."""
-        kind = kind_of(step.ask)
+        kind = step.kind
         behind = self._backlog.get(kind, {})
         if behind.pop(step.ask.step, None) is not None and not behind:
             del self._backlog[kind]
@@ -236,7 +240,7 @@ class Steps:
 
     def validate(self) -> None:
         for key, step in self._steps.items():
-            behind = key in self._backlog.get(kind_of(step.ask), {})
+            behind = key in self._backlog.get(step.kind, {})
             assert (key in self._waiting or behind) == (step.state is StepState.WAITING), key
             assert not (key in self._waiting and behind), key
             assert (step.lease is not None) == (step.state is StepState.RUNNING), key
@@ -245,12 +249,12 @@ class Steps:
                 assert lease.fence == step.fence == self.fence(key), key
             assert not (step.copy or step.copying) or step.state is StepState.RUNNING, key
             assert step.lease is None or step.copy is None or step.lease.copy != step.copy.copy, key
-        assert self._in_window == Counter(kind_of(step.ask) for step in self._waiting.values())
+        assert self._in_window == Counter(step.kind for step in self._waiting.values())
         for kind, behind in self._backlog.items():
             assert behind and self._in_window[kind] >= WINDOW, kind
 
     def _enter(self, step: Step) -> None:
-        kind = kind_of(step.ask)
+        kind = step.kind
         if step.ask.step not in self._waiting:
             self._waiting[step.ask.step] = step
             self._in_window[kind] = self._in_window.get(kind, 0) + 1
@@ -259,7 +263,7 @@ class Steps:
         """Out of the window, and the next of its kind into it."""
         if self._waiting.pop(step.ask.step, None) is None:
             return
-        kind = kind_of(step.ask)
+        kind = step.kind
         self._in_window[kind] -= 1
         behind = self._backlog.get(kind, {})
         if behind and self._in_window[kind] < WINDOW:
