@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from ioi_dagster.governors.flow_cold import ColdStarts
 from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.governors.flow_nearness import Nearness
 from ioi_dagster.governors.flow_placing import Offer, Placing
 from ioi_dagster.governors.flow_steps import Group, Step
-from ioi_dagster.model.negotiation import Bid
+from ioi_dagster.model.negotiation import Bid, SupplyPoint
 
 
 class Offers:
     """Supply that is left in a round. Points of one cluster share its slots."""
 
     def __init__(self, bids: Iterable[Bid]) -> None:
-        self._points = {
-            (bid.cluster, point.capability, point.data_class, point.resources, point.gang): point
-            for bid in bids
-            for point in bid.points
-        }
+        self._points: dict[tuple[Any, ...], SupplyPoint] = {}
+        for bid in bids:
+            for point in bid.points:
+                key = (bid.cluster, point.capability, point.data_class, point.resources, point.gang)
+                known = self._points.get(key)
+                # There are two where steps and copies of others were asked for in one round.
+                self._points[key] = point if known is None or point.slots > known.slots else known
         self._warm = {key: point.warm for key, point in self._points.items()}
         self._left: dict[str, int] = {}
         for (cluster, *_), point in self._points.items():

@@ -8,6 +8,8 @@ from ioi_dagster.governors import flow
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow_copies import KNOWN, LATE
 from ioi_dagster.governors.flow_messages import Place, SendAnnounce, SendAward, StartStep
+from ioi_dagster.governors.flow_offers import Offers
+from ioi_dagster.governors.flow_steps import group_of
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Ask, AskGroup, Awarded, Bid, Effect, Lease, RejectedRequest, SupplyPoint
 from ioi_dagster.model.refusal import Refusal
@@ -257,3 +259,14 @@ def test_it_runs_twice_at_most_under_one_fence(story):
     story.done.clear()
     story.late()
     assert story.wanted(SendAnnounce) == []
+
+
+def test_where_steps_and_copies_are_asked_for_in_one_round_what_steps_can_have_counts():
+    """A cluster answers both, and offers copies what is idle only."""
+    points = tuple(SupplyPoint("ocr", DataClass.INTERNAL, slots, 1.0) for slots in (3, 1))
+    offers = Offers([Bid("a", "a", "r", 1, 1, points)])
+    group = group_of(Ask("r", "s", "ocr"))
+    for left in (3, 2, 1):
+        assert (offers.room("a"), offers.price("a", group)) == (left, 1.0)
+        offers.take("a", group)
+    assert offers.exhausted
