@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
-from ioi_dagster.adapters.http.client import GatewayClient
+from ioi_dagster.adapters.http.client import GatewayClient, exchanged
 from ioi_dagster.adapters.http.conformance import Subject
 from ioi_dagster.adapters.http.tls import tls_to
+from ioi_dagster.adapters.http.transport import Pool
 from ioi_dagster.errors import BadInputError, UnreachableError
 from ioi_dagster.local.home import home_domain_of
 from ioi_dagster.model.data_class import DataClass
@@ -22,9 +21,9 @@ ANSWER_S = 10.0
 
 @contextmanager
 def subject(home: Path, domain: str, clock: Callable[[], float] = time.time) -> Iterator[Subject]:
-    """The gateway of `domain` as the home domain of the federation in `home` finds it: one of its clusters, and a block
-    that it offers for public data. Raises `BadInputError` where it is not known or offers none, `UnreachableError`
-    where it does not answer."""
+    """The gateway of `domain` as the home domain of the federation in `home` finds it: one of its clusters, and a block that
+    it offers for public data. Raises `BadInputError` where it is not known or offers none, `UnreachableError` where it does not
+    answer."""
     own = home_domain_of(home)
     config, key = own.config(), own.signing_key()
     gateways = {config.spec.name: config.gateway, **config.peers}
@@ -36,16 +35,15 @@ def subject(home: Path, domain: str, clock: Callable[[], float] = time.time) -> 
         cluster, capability = _offered(client, Query("", DataClass.PUBLIC, own.name, config.spec.authority))
     finally:
         client.close()
-    with httpx.Client(base_url=gateways[domain], trust_env=False, timeout=ANSWER_S, verify=tls) as http:
+    pool = Pool(gateways[domain], connections=1, name=domain, tls=tls)
 
-        def ask(method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-            try:
-                answer = http.request(method, path, content=body, headers=headers, extensions={"sni_hostname": domain})
-            except httpx.HTTPError as error:
-                raise UnreachableError(f"gateway of {domain}", f"{path}: {type(error).__name__}") from error
-            return answer.status_code, answer.content
+    def ask(method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        try:
+            return exchanged(pool, method, path, body, headers, ANSWER_S)
+        except OSError as error:
+            raise UnreachableError(f"gateway of {domain}", f"{path}: {type(error).__name__}") from error
 
-        yield Subject(ask, key, domain, cluster, capability, clock)
+    yield Subject(ask, key, domain, cluster, capability, clock)
 
 
 def _offered(client: GatewayClient, query: Query) -> tuple[str, str]:

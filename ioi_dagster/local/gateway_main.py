@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import os
+import signal
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
-import uvicorn
+import uvloop
 
 from ioi_dagster.adapters.dask.client import DaskRunner
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
-from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
-from ioi_dagster.adapters.http.tls import client_context, seeing_protocol, tls_of
-from ioi_dagster.adapters.http.transport import over_aiohttp
+from ioi_dagster.adapters.http.gateway import Gateway, GatewayContext
+from ioi_dagster.adapters.http.server import Server
+from ioi_dagster.adapters.http.tls import client_context, tls_of
+from ioi_dagster.adapters.http.transport import Pool
+from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.opa.wasm import WasmEngine
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.certificates import write_private
@@ -29,14 +33,15 @@ from ioi_dagster.policy.documents import placement_document
 from ioi_dagster.policy.gate import Gate
 from ioi_dagster.ras.record import Kind, make_record
 
-MAX_CONNECTIONS = 256
-
 
 def main() -> None:
     """Serve until told to stop."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    # It writes a line for each request that is passed on to a cluster.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    uvloop.run(serve())
+
+
+async def serve() -> None:
+    """Until SIGTERM or SIGINT."""
     home = DomainHome(Path(os.environ["IOI_DOMAIN_HOME"]))
     config, clock = home.config(), SystemClock()
     bundle = Path(config.policies) / "bundle" / "bundle.tar.gz"
@@ -67,32 +72,33 @@ def main() -> None:
         store=store,
         decide=decide,
         runners={cluster.name: DaskRunner(cluster.scheduler) for cluster in config.clusters},
+        clusters={item.name: ClusterLine(item.name, item.governor, home.token()) for item in config.clusters},
         clock=clock,
-        http=httpx.AsyncClient(trust_env=False, transport=over_aiohttp(httpx.Limits(max_connections=MAX_CONNECTIONS))),
         peers=peers,
-        http_to=lambda record: _asking(home, record),
+        pool_to=lambda record: _asking(home, record),
         book=FolderBook(home),
         epoch=_next_epoch(home.root / "gateway.epoch", clock.wall()),
     )
     address = urlsplit(config.gateway)
     assert address.hostname and address.port
-    uvicorn.run(
-        create_app(context),
-        host=address.hostname,
-        port=address.port,
-        log_level="warning",
-        access_log=False,
-        limit_concurrency=MAX_CONNECTIONS,
-        http=seeing_protocol(),
-        ssl_context_factory=lambda _config, _default: tls,
-    )
+    gateway, told = Gateway(context), asyncio.Event()
+    server, loop = Server(gateway), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    await server.listen(address.hostname, address.port, tls)
+    membership = asyncio.create_task(gateway.members.run())
+    # What is there by now stays: no collection needs to look at it again.
+    gc.freeze()
+    await told.wait()
+    membership.cancel()
+    gateway.members.close()
+    await server.close()
 
 
-def _asking(home: DomainHome, peer: MemberRecord) -> httpx.AsyncClient:
+def _asking(home: DomainHome, peer: MemberRecord) -> Pool:
     """What asks the gateway of `peer` how it is."""
     tls = client_context(home.client_certificate, peer.authorities)
-    transport = over_aiohttp(httpx.Limits(max_connections=4), tls, peer.domain)
-    return httpx.AsyncClient(trust_env=False, transport=transport)
+    return Pool(peer.gateway, connections=4, name=peer.domain, tls=tls)
 
 
 def _next_epoch(path: Path, now: float) -> int:

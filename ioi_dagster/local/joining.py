@@ -18,7 +18,7 @@ from ioi_dagster.adapters.http.tls import client_context
 from ioi_dagster.certificates import Authority, Role, read_certificate, write_private
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, UnreachableError
-from ioi_dagster.local.federation import free_ports, offered
+from ioi_dagster.local.federation import free_ports, governor_address, offered
 from ioi_dagster.local.identity import (
     forget_damaged,
     prepare_authority,
@@ -75,7 +75,11 @@ def init(
     host, _, port = listen.rpartition(":")
     ports = free_ports(1 + 2 * len(spec.clusters))
     clusters = tuple(
-        ClusterAddress(cluster.name, f"tcp://127.0.0.1:{ports.pop()}", f"http://127.0.0.1:{ports.pop()}")
+        ClusterAddress(
+            cluster.name,
+            f"tcp://127.0.0.1:{ports.pop()}",
+            governor_address(home.root / f"governor-{cluster.name}.sock", ports.pop()),
+        )
         for cluster in spec.clusters
     )
     config = DomainConfig(

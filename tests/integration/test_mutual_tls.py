@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -12,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import uvicorn
+import uvloop
 
 from ioi_dagster.adapters.http.client import GatewayClient
-from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
-from ioi_dagster.adapters.http.tls import client_context, seeing_protocol, tls_of, tls_to
+from ioi_dagster.adapters.http.gateway import Gateway, GatewayContext
+from ioi_dagster.adapters.http.server import Server
+from ioi_dagster.adapters.http.tls import client_context, tls_of, tls_to
 from ioi_dagster.certificates import DAY_S, Authority, Role, read_certificate, write_private
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainConfig
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.integration
 
 
 @contextmanager
-def gateway(of: Realm, loop: str = "auto") -> Iterator[str]:
+def gateway(of: Realm, loop: str = "uvloop") -> Iterator[str]:
     """The real gateway of a domain, without clusters, in a thread; yields its address."""
     tls, peers = tls_of(of.home)
     config = DomainConfig("n", "", of.spec, "", (), {}, "", (), {}, {})
@@ -42,28 +43,28 @@ def gateway(of: Realm, loop: str = "auto") -> Iterator[str]:
         store=None,  # pyright: ignore[reportArgumentType]
         decide=None,  # pyright: ignore[reportArgumentType]
         runners={},
+        clusters={},
         clock=SystemClock(),
-        http=httpx.AsyncClient(),
         peers=peers,
     )
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(context),
-                http=seeing_protocol(),
-                ssl_context_factory=lambda *_: tls,
-                log_level="warning",
-                loop=loop,  # pyright: ignore[reportArgumentType]
-            )
-        )
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        eventually(lambda: server.started, what="the gateway")
-        try:
-            yield f"https://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+    make = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}[loop]
+    its, stop, ports = make(), asyncio.Event(), []
+
+    async def serve() -> None:
+        server = Server(Gateway(context))
+        ports.append(await server.listen("127.0.0.1", 0, tls))
+        await stop.wait()
+        await server.close()
+
+    thread = threading.Thread(target=its.run_until_complete, args=(serve(),))
+    thread.start()
+    eventually(lambda: ports, what="the gateway")
+    try:
+        yield f"https://127.0.0.1:{ports[0]}"
+    finally:
+        its.call_soon_threadsafe(stop.set)
+        thread.join()
+        its.close()
 
 
 def ask(url: str, asked: Realm, as_: Realm, signed_by: Realm | None = None) -> Any:
@@ -206,8 +207,8 @@ def test_a_gateway_whose_certificate_was_revoked_is_not_asked(lab, library):
 def test_nothing_is_said_without_tls_or_by_an_older_one(lab, library):
     introduce(lab, library)
     with gateway(lab) as url:
-        with pytest.raises(httpx.HTTPError):
-            httpx.get(url.replace("https", "http") + "/v1/health", trust_env=False)
+        with pytest.raises(UnreachableError):
+            GatewayClient(url.replace("https", "http"), "lab").health(10.0)
         older = tls_to(library.home, "lab")
         older.minimum_version, older.maximum_version = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2
         raw = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 10.0)

@@ -1,27 +1,24 @@
-"""An announcement waits for room through a real gateway and the real door of a cluster governor, over HTTP."""
+"""An announcement waits for room through a real gateway and the real door of a cluster governor, over sockets."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import uvicorn
 
-from ioi_dagster.adapters.dask.scheduler_preload import Waiting, door_server
 from ioi_dagster.adapters.http import gateway
 from ioi_dagster.adapters.http.client import GatewayClient
-from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
-from ioi_dagster.adapters.http.transport import over_aiohttp
+from ioi_dagster.adapters.http.gateway import Gateway, GatewayContext
+from ioi_dagster.adapters.http.server import Server
+from ioi_dagster.adapters.link.caller import ClusterLine
+from ioi_dagster.adapters.link.door import Waiting, open_door
 from ioi_dagster.clock import SystemClock
-from ioi_dagster.domain import ClusterAddress
 from ioi_dagster.errors import RetryableError
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick
 from ioi_dagster.model.data_class import DataClass
@@ -39,38 +36,37 @@ assert isinstance(PERMIT, Signed)
 class Lab:
     """A domain of one node with one slot, on a loop in a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0)
         self.governor.handle(NodeJoined("one", 1, frozenset({"echo"})), 0.0)
         self.waiting = Waiting()
         self.loop = asyncio.new_event_loop()
-        self._sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        for one in self._sockets:
-            one.setblocking(False)
-        self.url = f"http://127.0.0.1:{self._sockets[1].getsockname()[1]}"
-        self._server: uvicorn.Server
+        self.url = ""
+        self._address, self._end = f"unix:{folder}/governor.sock", asyncio.Event()
         self._thread = threading.Thread(target=self.loop.run_until_complete, args=(self._serve(),))
         self._thread.start()
-        until(lambda: getattr(getattr(self, "_server", None), "started", False))
+        until(lambda: bool(self.url))
 
     async def _serve(self) -> None:
-        door = door_server(self, "own")
-        door.add_socket(self._sockets[0])
-        address = f"http://127.0.0.1:{self._sockets[0].getsockname()[1]}"
+        door = await open_door(self, "own", self._address)
         context = GatewayContext(
-            config=replace(CONFIG, clusters=(ClusterAddress("lab-c", "tcp://lab", address),)),
+            config=CONFIG,
             token="own",
             trusted=TRUSTED,
             store=None,  # pyright: ignore[reportArgumentType]
             decide=lambda *_: Decision("d", Verdict.ALLOW),
             runners={},
+            clusters={"lab-c": ClusterLine("lab-c", self._address, "own")},
             clock=SystemClock(),
-            http=httpx.AsyncClient(trust_env=False, transport=over_aiohttp(httpx.Limits())),
         )
-        self._server = uvicorn.Server(uvicorn.Config(create_app(context), log_level="warning"))
-        await self._server.serve([self._sockets[1]])
-        door.stop()
-        await door.close_all_connections()
+        server = Server(Gateway(context))
+        self.url = f"http://127.0.0.1:{await server.listen('127.0.0.1', 0)}"
+        await self._end.wait()
+        await server.close()
+        door.close()
+
+    def status(self) -> Any:
+        return self.governor.snapshot()
 
     def request(self, message: Any) -> Any:
         """As the plugin of a scheduler does it."""
@@ -83,7 +79,7 @@ class Lab:
         return answer
 
     def close(self) -> None:
-        self._server.should_exit = True
+        self.loop.call_soon_threadsafe(self._end.set)
         self._thread.join(LIMIT_S)
         self.loop.close()
 
@@ -100,8 +96,8 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def lab():
-    lab = Lab()
+def lab(tmp_path_factory: pytest.TempPathFactory):
+    lab = Lab(tmp_path_factory.mktemp("lab"))
     yield lab
     lab.close()
 

@@ -6,22 +6,21 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
 
 from ioi_dagster.adapters.http import client as client_module
 from ioi_dagster.adapters.http import membership
 from ioi_dagster.adapters.http.client import GatewayClient, believed
-from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
+from ioi_dagster.adapters.http.gateway import Gateway, GatewayContext
 from ioi_dagster.adapters.http.protocol import PERMIT_HEADER, PROOF_HEADER
 from ioi_dagster.adapters.http.refusals import QUIET_S
+from ioi_dagster.adapters.http.transport import Pool
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig
 from ioi_dagster.errors import UnreachableError
@@ -40,6 +39,7 @@ from ioi_dagster.policy.permits import encode, issue
 from ioi_dagster.policy.proof import prove
 from ioi_dagster.ras.selection import Candidate, Discovery, Query
 from ioi_dagster.signing import SigningKey, TrustedKeys, digest_bytes
+from tests.asking import Reply, ask
 from tests.members import author
 
 HOME, PEER, STRANGER = (SigningKey.generate(name) for name in ("library", "cloud", "library"))
@@ -51,7 +51,7 @@ CONFIG = DomainConfig(
     home="library",
     spec=SPEC,
     gateway="http://lab",
-    clusters=(ClusterAddress("lab-c", "tcp://lab", "http://governor"),),
+    clusters=(ClusterAddress("lab-c", "tcp://lab", "unix:/governor"),),
     peers={},
     policies="",
     scopes=("n",),
@@ -126,7 +126,7 @@ class KnowsCloud(membership.NoMembers):
 class Lab:
     """A gateway in this process; its cluster governor is a stand-in that holds `LEASE` alone."""
 
-    def __init__(self, config: DomainConfig = CONFIG, elsewhere: Callable[..., httpx.Response] | None = None) -> None:
+    def __init__(self, config: DomainConfig = CONFIG, elsewhere: str = "") -> None:
         self.clock, self.runner = ManualClock(), Runner()
         self.forwarded: list[str] = []
         self.decided = 0
@@ -137,52 +137,71 @@ class Lab:
             store=None,  # pyright: ignore[reportArgumentType]
             decide=self._decide,
             runners={"lab-c": self.runner},
+            clusters={"lab-c": self},
             clock=self.clock,
-            http=httpx.AsyncClient(transport=httpx.MockTransport(elsewhere or self._governor)),
-            http_to=lambda _: httpx.AsyncClient(transport=httpx.MockTransport(elsewhere or self._governor)),
+            pool_to=lambda record: Pool(elsewhere),
             book=KnowsCloud(),
         )
-        self._app = create_app(context)
+        self._gateway = Gateway(context)
 
-    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> httpx.Response:
-        async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(self._app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://lab") as client:
-                return await client.request(method, path, content=body, headers=headers)
-
-        return asyncio.run(send())
+    def __call__(self, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:
+        return asyncio.run(ask(self._gateway, method, path, body, headers))
 
     def member(self, peer: str, state: str) -> dict[str, Any]:
         """What is said of `peer` once it is `state`."""
 
         async def probed() -> dict[str, Any]:
-            async with self._app.router.lifespan_context(self._app), asyncio.timeout(20):
-                transport = httpx.ASGITransport(self._app)
-                async with httpx.AsyncClient(transport=transport, base_url="http://lab") as client:
-                    while (found := (await client.get("/v1/members")).json()[peer])["state"] != state:
-                        await asyncio.sleep(0.01)
+            probing = asyncio.create_task(self._gateway.members.run())
+            async with asyncio.timeout(20):
+                while (found := (await ask(self._gateway, "GET", "/v1/members")).json()[peer])["state"] != state:
+                    await asyncio.sleep(0.01)
+            probing.cancel()
+            self._gateway.members.close()
             return found
 
         return asyncio.run(probed())
 
     def signed(self, method: str, path: str, body: bytes = b"", key: SigningKey = HOME, permit: str | None = None):
         proof = prove(key, audience="lab", method=method, path=path, body=digest_bytes(body), now=self.clock.wall())
-        return self.ask(method, path, body, **{PROOF_HEADER: proof, PERMIT_HEADER: permit or run_permit()})
+        return self(method, path, body, **{PROOF_HEADER: proof, PERMIT_HEADER: permit or run_permit()})
 
     def _decide(self, *_: Any) -> Decision:
         self.decided += 1
         return Decision("d", Verdict.ALLOW)
 
-    def _governor(self, request: httpx.Request) -> httpx.Response:
-        door = request.url.path.rpartition("/")[2]
+    async def ask(self, door: str, message: Any, kind: type, timeout_s: float) -> Any:
+        """As its cluster's governor."""
         self.forwarded.append(door)
         if door == "verify":
-            same = msgspec.json.decode(request.content)["lease"] == msgspec.to_builtins(LEASE)
-            return httpx.Response(200, content=msgspec.json.encode(Renewed((LEASE.id,) if same else ())))
-        return httpx.Response(200, json={})
+            return Renewed((LEASE.id,) if message.lease == LEASE else ())
+        return msgspec.convert({}, kind)
 
 
-def code_of(answer: httpx.Response) -> str:
+class Answering:
+    """A peer that answers whatever it is asked with the same body."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body, self._loop = body, asyncio.new_event_loop()
+
+    def __enter__(self) -> str:
+        self._server = self._loop.run_until_complete(asyncio.start_server(self._answer, "127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._server.close()
+        self._loop.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + self._body)
+        writer.close()
+
+
+def code_of(answer: Reply) -> str:
     return "" if answer.status_code == 200 else answer.json()["error"]["code"]
 
 
@@ -221,7 +240,7 @@ def test_a_request_cannot_be_passed_on_or_changed():
         return prove(HOME, **{**asked, **change})
 
     def code(text: str, body: bytes = RELEASE) -> str:
-        return code_of(lab.ask("POST", "/v1/release", body, **{PROOF_HEADER: text, PERMIT_HEADER: run_permit()}))
+        return code_of(lab("POST", "/v1/release", body, **{PROOF_HEADER: text, PERMIT_HEADER: run_permit()}))
 
     assert code("") == "proof.missing"
     assert code(proof(audience="cloud")) == "proof.audience_mismatch"
@@ -234,12 +253,12 @@ def test_a_request_cannot_be_passed_on_or_changed():
 def test_what_is_refused_is_logged_by_door_and_code_and_a_flood_is_counted(caplog):
     lab = Lab()
     for _ in range(3):
-        lab.ask("GET", "/v1/registry/state", authorization="Bearer guessed")
+        lab("GET", "/v1/registry/state", authorization="Bearer guessed")
     proof = prove(HOME, audience="lab", method="POST", path="/v1/award", body=digest_bytes(b"{}"), now=lab.clock.wall())
-    assert code_of(lab.ask("POST", "/v1/award", b"{}", **{PROOF_HEADER: proof})) == "permit.missing"
+    assert code_of(lab("POST", "/v1/award", b"{}", **{PROOF_HEADER: proof})) == "permit.missing"
     invoke(lab, payload=digest_bytes(b"another"))
     lab.clock.advance(QUIET_S)
-    lab.ask("GET", "/v1/registry/state")
+    lab("GET", "/v1/registry/state")
     assert [record.getMessage() for record in caplog.records if record.name == "ioi.gateway"] == [
         "refused at /v1/registry/state: proof.missing",
         "refused at /v1/award: permit.missing",
@@ -251,16 +270,16 @@ def test_what_is_refused_is_logged_by_door_and_code_and_a_flood_is_counted(caplo
 @pytest.mark.parametrize("path", ["/v1/status", "/v1/registry/state"])
 def test_state_is_for_those_who_are_known(path):
     lab = Lab()
-    assert code_of(lab.ask("GET", path)) == "proof.missing"
+    assert code_of(lab("GET", path)) == "proof.missing"
 
 
 @pytest.mark.parametrize("key", ["urn:ioi:library/x", "cluster/library-c", "node/other/n1", "block/lab-c", "lab-c", ""])
 def test_a_domain_states_what_is_its_own_and_nothing_else(key):
     lab = Lab()
 
-    def state(*keys: str) -> httpx.Response:
+    def state(*keys: str) -> Reply:
         body = msgspec.json.encode([{"key": name, "value": {"free": 1}, "ttl_s": 5} for name in keys])
-        return lab.ask("POST", "/v1/registry/lease", body, Authorization="Bearer own")
+        return lab("POST", "/v1/registry/lease", body, Authorization="Bearer own")
 
     answer = state("cluster/lab-c", key)
     assert (answer.status_code, code_of(answer)) == (403, "gateway.not_its_own")
@@ -272,7 +291,7 @@ def test_a_domain_states_what_is_its_own_and_nothing_else(key):
 def test_an_announcement_is_bounded_and_each_kind_decided_once():
     lab = Lab()
 
-    def announce(count: int) -> httpx.Response:
+    def announce(count: int) -> Reply:
         groups = tuple(AskGroup("echo", DataClass.PUBLIC, 1, tenant=str(n)) for n in range(count))
         body = msgspec.json.encode({"cluster": "lab-c", "announce": Announce("r", 1, "library", groups)})
         return lab.signed("POST", "/v1/announce", body)
@@ -358,8 +377,10 @@ def test_a_peer_that_drips_costs_its_deadline_and_no_more():
         connection, _ = server.accept()
         with connection:
             try:
+                connection.recv(65_536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ndrip: ")
                 while not ended.wait(0.05):
-                    connection.sendall(b"H")
+                    connection.sendall(b"p")
             except OSError:
                 return
 
@@ -367,7 +388,7 @@ def test_a_peer_that_drips_costs_its_deadline_and_no_more():
     thread.start()
     client = GatewayClient(f"http://127.0.0.1:{server.getsockname()[1]}", "lab")
     begun = time.monotonic()
-    with pytest.raises(UnreachableError):
+    with pytest.raises(UnreachableError, match=r"no answer within 0\.3 s"):
         client.health(timeout=0.3)
     assert time.monotonic() - begun < 20, "a generous limit: without a wall-clock deadline it never ends"
     ended.set()
@@ -392,7 +413,7 @@ def test_a_renewal_goes_to_the_cluster_that_is_named():
     ],
 )
 def test_what_is_asked_of_no_door_is_refused_by_name_and_counted_together(caplog, method, path, status, code):
-    answer = Lab().ask(method, path)
+    answer = Lab()(method, path)
     assert (answer.status_code, code_of(answer)) == (status, code)
     place = path if status == 405 else "no door"
     assert [r.getMessage() for r in caplog.records if r.name == "ioi.gateway"] == [f"refused at {place}: {code}"]
@@ -411,7 +432,8 @@ def test_a_peer_of_another_version_is_told_apart_from_one_that_is_away(monkeypat
     body = {"domain": "cloud", "epoch": 3, "ready": True, **health}
     monkeypatch.setattr(network, "PROBE_S", 0.0)
     monkeypatch.setattr(membership, "TICK_S", 0.01)
-    member = Lab(elsewhere=lambda _request: httpx.Response(200, json=body)).member("cloud", state)
+    with Answering(msgspec.json.encode(body)) as url:
+        member = Lab(elsewhere=url).member("cloud", state)
     assert member["why"] == why
 
 
@@ -425,9 +447,9 @@ def test_threads_that_ask_first_at_the_same_time_share_one_loop(monkeypatch):
             together.wait(0.2)
         return loop
 
-    stock, together = asyncio.new_event_loop, threading.Barrier(2)
+    stock, together = client_module.uvloop.new_event_loop, threading.Barrier(2)
     monkeypatch.setattr(client_module, "_loops", [])
-    monkeypatch.setattr(client_module.asyncio, "new_event_loop", slowly)
+    monkeypatch.setattr(client_module.uvloop, "new_event_loop", slowly)
     with ThreadPoolExecutor(4) as pool:
         loops = list(pool.map(lambda _: client_module._loop(), range(4)))
     assert set(map(id, loops)) == {id(made[0])}

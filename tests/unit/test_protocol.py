@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ioi_dagster.adapters.http.conformance import Ask, Outcome, Subject, check
-from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
+from ioi_dagster.adapters.http.gateway import Gateway, GatewayContext
 from ioi_dagster.adapters.http.protocol import BY_PATH, DOORS, schema
+from ioi_dagster.adapters.http.server import Server
+from ioi_dagster.adapters.http.transport import Pool
+from ioi_dagster.adapters.link.caller import ClusterLine
+from ioi_dagster.adapters.link.door import Waiting, open_door
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick
@@ -38,7 +42,7 @@ MESSAGES = {
 class Peer:
     """A gateway in this process before a real cluster governor of two nodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.clock = ManualClock()
         self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0)
         for node in ("one", "two"):
@@ -48,7 +52,7 @@ class Peer:
             home="library",
             spec=DomainSpec("lab", "books", (ClusterSpec("lab-c", (NodeSpec("one"), NodeSpec("two"))),)),
             gateway="http://lab",
-            clusters=(ClusterAddress("lab-c", "tcp://lab", "http://governor"),),
+            clusters=(ClusterAddress("lab-c", "tcp://lab", "tcp://127.0.0.1:1"),),
             peers={},
             policies="",
             scopes=("n",),
@@ -62,32 +66,42 @@ class Peer:
             store=None,  # pyright: ignore[reportArgumentType]
             decide=lambda *_: Decision("d", Verdict.ALLOW),
             runners={},
+            clusters={"lab-c": ClusterLine("lab-c", f"unix:{folder}/governor.sock", "own")},
             clock=self.clock,
-            http=httpx.AsyncClient(transport=httpx.MockTransport(self._cluster)),
         )
-        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(context)), base_url="http://lab")
+        self.waiting = Waiting()
         self._loop = asyncio.new_event_loop()
+        self._pool = self._loop.run_until_complete(self._open(Gateway(context), f"unix:{folder}/governor.sock"))
+
+    async def _open(self, gateway: Gateway, address: str) -> Pool:
+        self._door = await open_door(self, "own", address)
+        self._server = Server(gateway)
+        return Pool(f"http://127.0.0.1:{await self._server.listen('127.0.0.1', 0)}")
 
     def ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-        answer = self._loop.run_until_complete(self._client.request(method, path, content=body, headers=headers))
-        return answer.status_code, answer.content
+        return self._loop.run_until_complete(self._pool.exchange(method, path, body, headers))
 
     def close(self) -> None:
-        self._loop.run_until_complete(self._client.aclose())
+        self._pool.close()
+        self._loop.run_until_complete(self._server.close())
+        self._door.close()
+        self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
+
+    def status(self) -> Any:
+        return self.governor.snapshot()
+
+    def request(self, message: Any) -> Any:
+        replies = [i.answer for i in self.governor.handle(message, self.clock.monotonic()) if isinstance(i, Reply)]
+        return replies[0] if replies else None
 
     def outcomes(self, ask: Ask | None = None) -> list[Outcome]:
         return list(check(Subject(ask or self.ask, KEY, "lab", "lab-c", "echo", self.clock.wall)))
 
-    def _cluster(self, request: httpx.Request) -> httpx.Response:
-        message = msgspec.json.decode(request.content, type=MESSAGES[request.url.path.rpartition("/")[2]])
-        replies = [i.answer for i in self.governor.handle(message, self.clock.monotonic()) if isinstance(i, Reply)]
-        return httpx.Response(200, content=msgspec.json.encode(replies[0] if replies else {}))
-
 
 @pytest.fixture
-def peer():
-    peer = Peer()
+def peer(tmp_path_factory: pytest.TempPathFactory):
+    peer = Peer(tmp_path_factory.mktemp("peer"))
     yield peer
     peer.close()
 

@@ -14,8 +14,8 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import httpx
 import msgspec
+import uvloop
 
 from ioi_dagster.adapters.http.protocol import (
     DOORS,
@@ -30,7 +30,7 @@ from ioi_dagster.adapters.http.protocol import (
     JoinRequest,
 )
 from ioi_dagster.adapters.http.tls import explain, tls_to
-from ioi_dagster.adapters.http.transport import over_aiohttp
+from ioi_dagster.adapters.http.transport import MAX_ANSWER, BrokenAnswerError, Pool
 from ioi_dagster.domain import DomainConfig, DomainHome
 from ioi_dagster.errors import FinalError, GatewayRefusedError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
@@ -47,7 +47,6 @@ T = TypeVar("T")
 DISCOVER_S = 2.0
 """A registry that answers later than this counts as unreachable for now; it is asked again."""
 JOIN_S = 10.0
-MAX_ANSWER = 16 * 2**20
 MAX_WAITING = 64
 """Announcements of one run process at one gateway that wait for room."""
 _PERMITTED = frozenset(door.path for door in DOORS if door.who is For.RUN)
@@ -71,17 +70,14 @@ class GatewayClient:
     ) -> None:
         self.url, self.domain, self._key = url, domain, key
         self._permit = encode(permit) if permit else ""
-        # Announcements that wait take a connection each, beside those of the other calls.
-        limits = httpx.Limits(max_connections=32 + MAX_WAITING)
         self._waiting: dict[tuple[str, str, int], Future[Any]] = {}
-        # Each call has a deadline of its own over the whole of it, which no per-read timeout gives.
-        transport = over_aiohttp(limits, tls, domain)
-        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=None, transport=transport)  # noqa: S113
+        # Announcements that wait take a connection each, beside those of the other calls.
+        self._pool = Pool(url, connections=32 + MAX_WAITING, name=domain, tls=tls)
 
     def close(self) -> None:
         for future in list(self._waiting.values()):
             future.cancel()
-        _on_loop(self._http.aclose(), 1.0)
+        _loop().call_soon_threadsafe(self._pool.close)
 
     def health(self, timeout: float = 1.0) -> dict[str, Any]:
         return self._get("health", dict, timeout)
@@ -184,7 +180,8 @@ class GatewayClient:
                 now=time.time(),
             )
         try:
-            future = _begun(self._exchange(method, path, content, headers, max_bytes), timeout)
+            exchange = self._pool.exchange(method, PREFIX + path, content or b"", headers, most=max_bytes)
+            future = _begun(exchange, timeout)
             if waits is not None:
                 self._waiting[waits] = future
             status, data = future.result()
@@ -193,7 +190,9 @@ class GatewayClient:
         except TimeoutError as error:
             why = f"no answer within {timeout:g} s: it has stopped, or its machine is too busy"
             raise UnreachableError(f"gateway of {self.domain}", why) from error
-        except (httpx.HTTPError, OSError) as error:
+        except BrokenAnswerError as error:
+            raise UnreachableError(f"gateway of {self.domain}", explain(error) or str(error)) from error
+        except OSError as error:
             raise UnreachableError(f"gateway of {self.domain}", explain(error) or type(error).__name__) from error
         finally:
             if waits is not None:
@@ -207,18 +206,6 @@ class GatewayClient:
             text = f"{self.domain} answered {status}"
         raise RetryableError(text) if status >= 500 else GatewayRefusedError(text)
 
-    async def _exchange(
-        self, method: str, path: str, content: bytes | None, headers: dict[str, str], max_bytes: int
-    ) -> tuple[int, bytes]:
-        async with self._http.stream(method, PREFIX + path, content=content, headers=headers) as answer:
-            parts, size = [], 0
-            async for part in answer.aiter_bytes():
-                size += len(part)
-                if size > max_bytes:
-                    raise RetryableError(f"{self.domain} answered with more than {max_bytes} bytes")
-                parts.append(part)
-            return answer.status_code, b"".join(parts)
-
 
 def _call(key: str) -> tuple[str, str, int]:
     """What a call waits as, beside announcements (cluster, run, round)."""
@@ -230,25 +217,28 @@ _making_loop = threading.Lock()
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """One loop in a thread for all clients of this process: only there does a deadline hold against a peer that
-    drips."""
+    """One loop in a thread for all clients of this process: only there does a deadline hold against a peer that drips."""
     with _making_loop:
         # A connection belongs to the loop in which it was opened, so there must never be a second one.
         if not _loops:
-            _loops.append(asyncio.new_event_loop())
+            _loops.append(uvloop.new_event_loop())
             threading.Thread(target=_loops[0].run_forever, name="gateway clients", daemon=True).start()
         return _loops[0]
 
 
 def _begun(work: Coroutine[Any, Any, T], timeout: float) -> Future[T]:
     async def bounded() -> T:
-        return await asyncio.wait_for(work, timeout)
+        async with asyncio.timeout(timeout):
+            return await work
 
     return asyncio.run_coroutine_threadsafe(bounded(), _loop())
 
 
-def _on_loop(work: Coroutine[Any, Any, T], timeout: float) -> T:
-    return _begun(work, timeout).result()
+def exchanged(
+    pool: Pool, method: str, path: str, body: bytes, headers: Mapping[str, str], timeout: float
+) -> tuple[int, bytes]:
+    """(status, body) of one request as it stands. Raises `OSError`, of which `TimeoutError` is one."""
+    return _begun(pool.exchange(method, path, body, headers), timeout).result()
 
 
 def own_gateway(home: DomainHome) -> GatewayClient:

@@ -7,12 +7,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
+from urllib.parse import urlencode
 
-import httpx
 import msgspec
 
 from ioi_dagster.adapters.http.protocol import PREFIX, VERSION, Health, JoinAnswer
 from ioi_dagster.adapters.http.tls import explain
+from ioi_dagster.adapters.http.transport import Pool
 from ioi_dagster.clock import Clock
 from ioi_dagster.governors.network import (
     Event,
@@ -119,20 +120,20 @@ class _OtherVersionError(Exception):
 @dataclass(slots=True)
 class _Connection:
     record: MemberRecord
-    http: httpx.AsyncClient
+    pool: Pool
 
 
 class Members:
-    """`http_to`: what asks a member's gateway, by its record; None: nobody is asked."""
+    """`pool_to`: what asks a member's gateway, by its record; None: nobody is asked."""
 
     def __init__(
         self,
         domain: str,
         book: MemberBook,
-        http_to: Callable[[MemberRecord], httpx.AsyncClient] | None,
+        pool_to: Callable[[MemberRecord], Pool] | None,
         clock: Clock,
     ) -> None:
-        self._domain, self._book, self._http_to, self._clock = domain, book, http_to, clock
+        self._domain, self._book, self._pool_to, self._clock = domain, book, pool_to, clock
         self._governor = NetworkGovernor(domain, book.read())
         self._seen = book.changed_at()
         self._connections: dict[str, _Connection] = {}
@@ -175,11 +176,12 @@ class Members:
                 log.warning("members are not looked after for now: %s", error)
             await asyncio.sleep(TICK_S)
 
-    async def close(self) -> None:
+    def close(self) -> None:
+        """On the loop of `run`."""
         for task in self._tasks:
             task.cancel()
         for connection in self._connections.values():
-            await connection.http.aclose()
+            connection.pool.close()
 
     def _look(self) -> None:
         """What the owner has changed: his own record, whom he has joined."""
@@ -244,29 +246,21 @@ class Members:
 
     async def _get(self, peer: str, door: str, query: dict[str, str] | None = None) -> bytes:
         record = self._book.read().get(peer)
-        if self._http_to is None or record is None:
-            raise httpx.ConnectError("nobody is asked")
-        return await asyncio.wait_for(self._bounded(self._connection(peer, record), record, door, query), ANSWER_S)
+        if self._pool_to is None or record is None:
+            raise ConnectionError("nobody is asked")
+        path = f"{PREFIX}{door}?{urlencode(query)}" if query else PREFIX + door
+        async with asyncio.timeout(ANSWER_S):
+            status, body = await self._pool(peer, record).exchange("GET", path, most=MAX_ANSWER)
+        if status != 200:
+            raise ConnectionError(f"status {status}")
+        return body
 
-    async def _bounded(
-        self, http: httpx.AsyncClient, record: MemberRecord, door: str, query: dict[str, str] | None
-    ) -> bytes:
-        parts, size = [], 0
-        url = f"{record.gateway}{PREFIX}{door}"
-        async with http.stream("GET", url, params=query, timeout=ANSWER_S) as answer:
-            async for part in answer.aiter_bytes():
-                size += len(part)
-                if answer.status_code != 200 or size > MAX_ANSWER:
-                    raise httpx.ReadError(f"status {answer.status_code}, {size} bytes")
-                parts.append(part)
-        return b"".join(parts)
-
-    def _connection(self, peer: str, record: MemberRecord) -> httpx.AsyncClient:
+    def _pool(self, peer: str, record: MemberRecord) -> Pool:
         """Kept as long as the member's record is the same: a newer one may name another authority."""
         known = self._connections.get(peer)
         if known is None or known.record != record:
-            assert self._http_to is not None
+            assert self._pool_to is not None
             if known is not None:
-                self._begin(known.http.aclose())
-            known = self._connections[peer] = _Connection(record, self._http_to(record))
-        return known.http
+                known.pool.close()
+            known = self._connections[peer] = _Connection(record, self._pool_to(record))
+        return known.pool

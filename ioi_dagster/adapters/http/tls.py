@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
 
@@ -26,8 +25,6 @@ from ioi_dagster.model.refusal import Refusal
 
 log = logging.getLogger("ioi.tls")
 _refusals = RefusalLog()
-STAMPS = "ioi_peer"
-"""Where a request's scope has the PEM of the certificate that the connection was opened with."""
 LINGER_CALLS = 8
 """So often may a peer that was refused send more before it is cut off: it may not have read the alert yet."""
 
@@ -221,23 +218,3 @@ def _issued(pem: str, authority: Trusted) -> bool:
     """Known once it was checked: what is presented again and again is the same text."""
     certificate = _read(pem)
     return certificate is not None and authority.issued(certificate)
-
-
-def seeing_protocol() -> type:
-    """uvicorn's protocol, which also puts the peer's certificate into each request's scope."""
-    from uvicorn.protocols.http.auto import AutoHTTPProtocol
-
-    class Seeing(AutoHTTPProtocol):  # pyright: ignore[reportGeneralTypeIssues]
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            connection = transport.get_extra_info("ssl_object")
-            shown = connection.getpeercert(binary_form=True) if connection is not None else None
-            stamp, app = ssl.DER_cert_to_PEM_cert(shown) if shown else "", self.app
-
-            async def stamped(scope: Any, receive: Any, send: Any) -> None:
-                scope[STAMPS] = stamp
-                await app(scope, receive, send)
-
-            self.app = stamped
-
-    return Seeing
