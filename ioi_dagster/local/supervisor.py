@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
-from ioi_dagster.adapters.dask.profiling import WITHOUT_PROFILE
+from ioi_dagster.adapters.dask.profiling import QUIET
 from ioi_dagster.adapters.dask.witness import MAX_MESSAGE, WITNESS_FD, Stillness, end, look_at
 
 POLL_S = 0.1
@@ -214,7 +214,7 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
     """The processes of the domain in `folder`, from its `domain.json`."""
     config: dict[str, Any] = json.loads((folder / "domain.json").read_text())
     spec, python = config["spec"], sys.executable
-    common = {"IOI_DOMAIN_HOME": str(folder), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **WITHOUT_PROFILE}
+    common = {"IOI_DOMAIN_HOME": str(folder), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **QUIET}
     # Only where the authority is the home's may the run's own code go.
     if spec["authority"] == config["authorities"][config["home"]]:
         common["IOI_STEP_RUNNER"] = "ioi_dagster.host.step_runner:run"

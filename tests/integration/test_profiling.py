@@ -45,7 +45,7 @@ def test_workers_of_our_own_are_not_profiled(tmp_path: Path):
 
 
 def test_a_worker_that_our_preload_makes_a_node_is_not_profiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(local_cluster, "WITHOUT_PROFILE", {})
+    monkeypatch.setattr(local_cluster, "QUIET", {})
     cluster = start_local_cluster(1, str(tmp_path))
     try:
         with Client(cluster.address, set_as_default=False) as client:

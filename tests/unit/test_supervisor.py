@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ioi_dagster.adapters.dask.profiling import WITHOUT_PROFILE
+from ioi_dagster.adapters.dask.profiling import QUIET
 from ioi_dagster.local.supervisor import CRASH_LOOP, CRASH_WINDOW_S, ProcessSpec, Supervisor, specs_of
 from tests.conftest import eventually
 
@@ -124,7 +124,7 @@ def test_a_supervisor_waits_for_the_one_before_it(tmp_path):
     second.wait(30)
 
 
-def test_every_dask_process_of_a_domain_is_started_without_the_profiler(tmp_path):
+def test_every_dask_process_of_a_domain_is_started_without_the_profiler_and_its_other_beats(tmp_path):
     cluster = {"name": "main", "nodes": [{"name": f"n{number}", "slots": 1, "memory": "2GB"} for number in (1, 2)]}
     config = {
         "spec": {"authority": "a", "clusters": [cluster]},
@@ -134,7 +134,7 @@ def test_every_dask_process_of_a_domain_is_started_without_the_profiler(tmp_path
     }
     (tmp_path / "domain.json").write_text(json.dumps(config))
     started = {spec.name: spec.environment for spec in specs_of(tmp_path) if spec.role in ("scheduler", "worker")}
-    assert {name for name, environment in started.items() if WITHOUT_PROFILE.items() <= environment.items()} == {
+    assert {name for name, environment in started.items() if QUIET.items() <= environment.items()} == {
         "scheduler-main",
         "n1",
         "n2",

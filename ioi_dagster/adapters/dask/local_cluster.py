@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ioi_dagster.adapters.dask.apart import ended_how
 from ioi_dagster.adapters.dask.memory import too_large
-from ioi_dagster.adapters.dask.profiling import WITHOUT_PROFILE
+from ioi_dagster.adapters.dask.profiling import QUIET
 from ioi_dagster.adapters.dask.running import MEMORY_STATUS
 from ioi_dagster.adapters.dask.witness import Stillness
 from ioi_dagster.errors import UnreachableError
@@ -106,7 +106,7 @@ def start_local_cluster(workers: int, folder: str, memory_limit: int = 0) -> Loc
         # The stack of a crash in native code goes to the step's own log.
         "PYTHONFAULTHANDLER": "1",
         "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
-        **WITHOUT_PROFILE,
+        **QUIET,
         "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path])),
     }
     environment.pop("IOI_DOMAIN_HOME", None)
