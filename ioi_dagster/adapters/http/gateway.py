@@ -38,7 +38,7 @@ from ioi_dagster.adapters.http.protocol import (
 )
 from ioi_dagster.adapters.http.refusals import RefusalLog
 from ioi_dagster.adapters.http.server import Answer, Head, Line, Reception
-from ioi_dagster.adapters.http.tls import Peers
+from ioi_dagster.adapters.http.tls import HANDSHAKES, Peers
 from ioi_dagster.adapters.http.transport import Pool
 from ioi_dagster.adapters.link.caller import RefusedError
 from ioi_dagster.clock import Clock
@@ -306,6 +306,7 @@ class Gateway:
             "spec": self._c.config.spec,
             "clusters": clusters,
             "peers": self.members.snapshot(),
+            "refused": [*self._refusals.counts(), *HANDSHAKES.counts()],
             "blocks": [
                 {"urn": r.urn, "version": r.version, "of": r.spec.get("version"), "handles": r.spec.get("handles")}
                 for r in self._c.store.records(Kind.BLOCK)

@@ -24,7 +24,7 @@ from ioi_dagster.model.member import INVITED
 from ioi_dagster.model.refusal import Refusal
 
 log = logging.getLogger("ioi.tls")
-_refusals = RefusalLog()
+HANDSHAKES = RefusalLog()
 LINGER_CALLS = 8
 """So often may a peer that was refused send more before it is cut off: it may not have read the alert yet."""
 
@@ -140,7 +140,7 @@ class _TellingObject(ssl.SSLObject):
                 raise
             except ssl.SSLError as error:
                 self._refused = error
-                _refusals.refused("the handshake", why_we_refuse(error), time.monotonic())
+                HANDSHAKES.refused("the handshake", why_we_refuse(error), time.monotonic())
         self._calls += 1
         if self._calls < LINGER_CALLS:
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the alert is on its way")
