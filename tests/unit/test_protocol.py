@@ -71,11 +71,12 @@ class Peer:
         )
         self.waiting = Waiting()
         self._loop = asyncio.new_event_loop()
-        self._pool = self._loop.run_until_complete(self._open(Gateway(context), f"unix:{folder}/governor.sock"))
+        self.gateway = Gateway(context)
+        self._pool = self._loop.run_until_complete(self._open(f"unix:{folder}/governor.sock"))
 
-    async def _open(self, gateway: Gateway, address: str) -> Pool:
+    async def _open(self, address: str) -> Pool:
         self._door = await open_door(self, "own", address)
-        self._server = Server(gateway)
+        self._server = Server(self.gateway)
         return Pool(f"http://127.0.0.1:{await self._server.listen('127.0.0.1', 0)}")
 
     def ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:

@@ -36,7 +36,7 @@ from ioi_dagster.adapters.http.protocol import (
     RenewAt,
     StateEntry,
 )
-from ioi_dagster.adapters.http.refusals import RefusalLog
+from ioi_dagster.adapters.http.refusals import RefusalLog, Refused
 from ioi_dagster.adapters.http.server import Answer, Head, Line, Reception
 from ioi_dagster.adapters.http.tls import HANDSHAKES, Peers
 from ioi_dagster.adapters.http.transport import Pool
@@ -181,6 +181,10 @@ class Gateway:
         """See `Site`: what has not come as far as to a door."""
         return self._problem(None, _Problem(status, code, text))
 
+    def refused(self) -> list[Refused]:
+        """Since the start."""
+        return [*self._refusals.counts(), *HANDSHAKES.counts()]
+
     async def _answer(
         self, head: Head, door: Door, caller: Caller | None, permit: RunPermit | None, body: bytes, line: Line
     ) -> Answer:
@@ -306,7 +310,7 @@ class Gateway:
             "spec": self._c.config.spec,
             "clusters": clusters,
             "peers": self.members.snapshot(),
-            "refused": [*self._refusals.counts(), *HANDSHAKES.counts()],
+            "refused": self.refused(),
             "blocks": [
                 {"urn": r.urn, "version": r.version, "of": r.spec.get("version"), "handles": r.spec.get("handles")}
                 for r in self._c.store.records(Kind.BLOCK)
