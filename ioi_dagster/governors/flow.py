@@ -147,6 +147,7 @@ class FlowGovernor:
                 self._rounds.bid(bid, now)
                 out = []
             case BidMissed():
+                self._placing.away(event.cluster)
                 out = self._rounds.missed(event, now)
             case AwardAnswered(awarded):
                 out = self._awards.answered(awarded, now)

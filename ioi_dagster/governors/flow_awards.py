@@ -78,6 +78,8 @@ class Awards:
     def match(self, now: float) -> list[Instruction]:
         """Close the round that is open."""
         round_ = self._rounds.close(now)
+        for cluster in round_.expected:
+            self._placing.away(cluster)
         seen, offers = self._rounds.known_bids(round_), Offers(round_.bids.values())
         awards: dict[str, list[LeaseRequest]] = {}
         out: list[Instruction] = []

@@ -119,7 +119,7 @@ class Placing(Protocol):
         ...
 
     def away(self, cluster: str) -> None:
-        """It is not there any more."""
+        """It is not there any more, or does not answer; it is there again when it bids."""
         ...
 
 

@@ -15,6 +15,8 @@ BRIEF_S = 0.5
 """Where steps take less than this on average, waiting for a better place costs more than it brings."""
 LOOK_AGAIN_S = 30.0
 NOT_OFFERED = "cluster.not_offered"
+NONE_S = 5.0
+"""So long a step waits for room that the plan sees free and nobody offers it; then it takes what it is offered."""
 MAX_NODES = 128
 """Of more nodes no plan is made: a round would cost more than it saves, and one of many nodes is soon free."""
 """A cluster has no node, not even a busy one."""
@@ -29,6 +31,8 @@ class PlanAhead(LeastCost):
         self._about: dict[str, None] = {}
         self._now, self._planned = 0.0, False
         self._told_at = float("-inf")
+        self._none_since: dict[str, float] = {}
+        """Steps that were offered nothing where the plan has them now, and since when."""
         self._bids: dict[str, tuple[float, float]] = {}
         """By cluster, what it asked last, and how far its bids are kept."""
 
@@ -102,9 +106,18 @@ class PlanAhead(LeastCost):
         if planned is None:
             return None
         offer = next((one for one in offers if one.place.cluster == planned.cluster), None)
+        if offer is None and planned.now and self._gets_none(step):
+            return super().choose(step, offers)
+        if offer is not None:
+            self._none_since.pop(step.ask.step, None)
         if offer is None or not planned.now or not self._plan.take(step.ask.step, planned):
             return None
         return replace(offer, seconds=planned.finish - self._now, prefer=(planned.node,))
+
+    def _gets_none(self, step: Step) -> bool:
+        """What is free where the plan has it is not for it: others have it, or its tenant has no right to more. Not at once, since
+        the next round may have it."""
+        return self._now >= self._none_since.setdefault(step.ask.step, self._now) + NONE_S
 
     def why_waits(self, step: Step) -> str:
         if not self._goes_by_plan(step):
@@ -119,6 +132,7 @@ class PlanAhead(LeastCost):
         return f"by the plan of the graph it begins in {begins:.1f} s on {where}, to end in {ends:.1f} s"
 
     def began(self, step: Step, cluster: str, node: str, now: float) -> None:
+        self._none_since.pop(step.ask.step, None)
         self._plan.began(step.ask.step, cluster, node, now)
 
     def ended(self, step: Step, lease: Lease, seconds: float, now: float) -> None:

@@ -48,6 +48,10 @@ class Fleet:
         self.starts: list[tuple[str, str]] = []
         self.requests = []
         self.refuses = ""
+        self.mute: set[str] = set()
+        """Those that do not answer."""
+        self.grudging: set[str] = set()
+        """Those that have nothing for this run, whatever is free."""
         self.stopped: list[Lease] = []
         self.copies = 0
 
@@ -64,12 +68,14 @@ class Fleet:
                 match instruction:
                     case flow.FindPlaces(asks):
                         todo += [flow.PlacesFound(a.step, self._places(a.capability), (), True) for a in asks]
+                    case flow.SendAnnounce(cluster, announce) if cluster in self.mute:
+                        todo.append(flow.BidMissed(cluster, announce.round, "no answer"))
                     case flow.SendAnnounce(cluster, announce):
                         free = self.slots - len(self.busy[cluster]) - self._held(cluster)
                         points = tuple(
                             SupplyPoint(g.capability, g.data_class, min(free, g.count), 1.0)
                             for g in announce.groups
-                            if free > 0 and g.capability in self.offered(cluster)
+                            if free > 0 and cluster not in self.grudging and g.capability in self.offered(cluster)
                         )
                         able = tuple(n for n, name in enumerate(announce.about) if name in self.offered(cluster))
                         busy = tuple(Busy(seconds) for seconds in self.busy[cluster])
@@ -189,6 +195,42 @@ def test_who_did_not_keep_its_bid_is_not_taken_again_though_the_plan_would_have_
     fleet.ready("s")
     assert [request.step for request in fleet.requests] == ["s", "s"]
     assert fleet.starts == [("s", "slow")]
+
+
+def test_a_step_does_not_wait_for_a_cluster_that_has_fallen_silent():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0})
+    fleet.busy["fast"] = [5.0]
+    fleet.know({"s": 100.0})
+    fleet.ready("s")
+    assert fleet.starts == []
+    fleet.mute.add("fast")
+    for _ in range(10):
+        fleet.look(later=1.0)
+    assert fleet.starts == [("s", "slow")]
+
+
+def test_a_step_does_not_wait_for_free_nodes_of_which_it_gets_none():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0})
+    fleet.grudging.add("fast")
+    fleet.know({"s": 100.0})
+    fleet.ready("s")
+    for _ in range(10):
+        fleet.look(later=1.0)
+    assert fleet.starts == [("s", "slow")]
+
+
+def test_a_cluster_that_answers_again_is_planned_with_again():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0})
+    fleet.know({"s": 100.0, "t": 100.0})
+    fleet.mute.add("fast")
+    fleet.ready("s")
+    assert fleet.starts == [("s", "slow")]
+    fleet.mute.clear()
+    for _ in range(10):
+        fleet.look(later=1.0)
+    fleet.ready("t")
+    fleet.look(later=1.0)
+    assert fleet.starts[1:] == [("t", "fast")]
 
 
 def test_what_is_not_in_the_graph_and_what_an_earlier_process_has_done_hold_nothing_up():
