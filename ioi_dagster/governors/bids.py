@@ -6,7 +6,7 @@ is granted there is kept for a while as an offer, and an award takes that first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Protocol
 
@@ -30,6 +30,8 @@ CODES = {
     "fair.too_large": "cluster.never",
     "fair.over_limit": "cluster.never",
 }
+OF_NODES = frozenset({"fair.not_offered", "fair.too_large"})
+"""Refusals that others than the nodes that are there could make good."""
 
 
 class Rooms(Protocol):
@@ -37,6 +39,10 @@ class Rooms(Protocol):
 
     def offered(self, capability: str) -> bool:
         """Does any node that is there offer it?"""
+        ...
+
+    def away(self, capability: str, amounts: Mapping[str, float]) -> list[str]:
+        """Nodes that are not there and could take it."""
         ...
 
     def counted(self, resource: str) -> bool:
@@ -146,7 +152,13 @@ class Bids:
                 remaining_s=left_s,
             )
         )
-        return self.told(found) if isinstance(found, Refusal) else found
+        if not isinstance(found, Refusal):
+            return found
+        away = self._rooms.away(capability, amounts) if found.code in OF_NODES else []
+        if away:
+            text = f"{found.text}; {', '.join(away[:8])} could take it, and is away"
+            return Refusal("cluster.node_away", text, self._cluster, "it is asked again until that is back")
+        return self.told(found)
 
     def told(self, refusal: Refusal) -> Refusal:
         """As this cluster says it."""
@@ -177,7 +189,11 @@ class Bids:
         asked: Asked | None = None,
         expires_s: float = BID_S,
     ) -> Bid:
-        never = [Never(group, one) for group, one in asked.groups if isinstance(one, Refusal)] if asked else ()
+        never = [
+            Never(group, one)
+            for group, one in (asked.groups if asked else ())
+            if isinstance(one, Refusal) and one.code == "cluster.never"
+        ]
         return Bid(
             self._cluster,
             self._domain,

@@ -89,7 +89,8 @@ class ClusterSnapshot:
 
 class ClusterGovernor:
     """See the module. `price` is the base cost of a slot; `max_memory` the fullness above which a node gets nothing new; `quotas`
-    say who may use how much: without them whoever comes has weight 1."""
+    say who may use how much: without them whoever comes has weight 1; `expected` are nodes that are to come, for which what only
+    they could take waits."""
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class ClusterGovernor:
         ttl_s: float = LEASE_TTL_S,
         max_memory: float = 0.9,
         quotas: QuotaTree | None = None,
+        expected: Iterable[NodeJoined] = (),
     ) -> None:
         self._domain, self._cluster, self._epoch = domain, cluster, epoch
         self._ttl_s = ttl_s
@@ -117,6 +119,8 @@ class ClusterGovernor:
         self._arbiter = Arbiter({}, tree, rules, elastic=True, resources=(SLOTS,))
         self._leases = Leases()
         self._nodes = Nodes(cluster, price, max_memory, self._arbiter)
+        for node in expected:
+            self._nodes.expect(node)
         self._bids = Bids(cluster, domain, epoch, self._arbiter, self._nodes)
         self._stopping: dict[str, None] = {}
         """Leases whose steps are being stopped."""

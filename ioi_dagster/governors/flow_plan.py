@@ -115,8 +115,8 @@ class PlanAhead(LeastCost):
         return replace(offer, seconds=planned.finish - self._now, prefer=(planned.node,))
 
     def _gets_none(self, step: Step) -> bool:
-        """What is free where the plan has it is not for it: others have it, or its tenant has no right to more. Not at once, since
-        the next round may have it."""
+        """What is free where the plan has it is not for it: others have it, or its tenant has no right to more. Not at once,
+        since the next round may have it."""
         return self._now >= self._none_since.setdefault(step.ask.step, self._now) + NONE_S
 
     def why_waits(self, step: Step) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,8 @@ CONGESTION = 0.5
 """Price rises by this part of the base price as the cluster fills."""
 COLD_START = 0.2
 """Added where no replica of the capability is warm."""
+MAX_AWAY = 10_000
+"""Nodes that left, or have not come yet, and are remembered."""
 
 
 @dataclass(slots=True)
@@ -57,6 +60,8 @@ class Nodes:
         """Nodes with a free slot."""
         self._limited = 0
         """Nodes that offer only some capabilities."""
+        self._away: dict[str, NodeJoined] = {}
+        """As they were when they left, or are to be when they come."""
 
     def __getitem__(self, name: str) -> ClusterNode:
         return self.by_name[name]
@@ -66,7 +71,14 @@ class Nodes:
 
     # What comes and goes ----------------------------------------------------------------------------------------
 
+    def expect(self, event: NodeJoined) -> None:
+        """It is not there, and may come as this."""
+        self._away[event.node] = event
+        if len(self._away) > MAX_AWAY:
+            del self._away[next(iter(self._away))]
+
     def join(self, event: NodeJoined) -> None:
+        self._away.pop(event.node, None)
         node = ClusterNode(event.slots, event.capabilities, event.resources)
         self.by_name[event.node] = node
         self._slots += node.slots
@@ -99,6 +111,7 @@ class Nodes:
     def drop(self, name: str) -> None:
         """Nothing runs there any more."""
         node = self.by_name.pop(name)
+        self.expect(NodeJoined(name, node.slots, node.capabilities, node.resources))
         self._open.pop(name, None)
         self._slots -= node.slots
         self._limited -= node.capabilities is not EVERYTHING
@@ -148,6 +161,15 @@ class Nodes:
     def offered(self, capability: str) -> bool:
         return bool(self.offering(capability))
 
+    def away(self, capability: str, amounts: Mapping[str, float]) -> list[str]:
+        """Nodes that are not there and could take it."""
+        return sorted(
+            name
+            for name, node in self._away.items()
+            if capability in node.capabilities
+            and all({SLOTS: float(node.slots), **dict(node.resources)}.get(one, 0.0) >= amounts[one] for one in amounts)
+        )
+
     def counted(self, resource: str) -> bool:
         """Nodes that serve whatever is asked take account of what they say that they have, and of nothing else."""
         return bool(self._limited) or not self.by_name or self._arbiter.has(resource)
@@ -196,5 +218,6 @@ class Nodes:
         for name, node in self.by_name.items():
             assert node.waiting <= node.used.keys()
             assert len(node.used) == used[name]
+        assert not self._away.keys() & self.by_name.keys()
         for capability, names in self._offering.items():
             assert names.keys() == {name for name, node in self.by_name.items() if capability in node.capabilities}

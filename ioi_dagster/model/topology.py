@@ -20,6 +20,11 @@ class NodeSpec:
     resources: tuple[tuple[str, float], ...] = ()
 
     @property
+    def besides_slots(self) -> tuple[tuple[str, float], ...]:
+        """All that it has but those, by resource, in the order of the names."""
+        return tuple(sorted(((MEMORY, float(self.memory)), *self.resources)))
+
+    @property
     def amounts(self) -> dict[str, float]:
         """All that it has, by resource."""
         return {SLOTS: float(self.slots), MEMORY: float(self.memory), **dict(self.resources)}

@@ -133,8 +133,7 @@ class SimCluster:
         if self.governor is None or node.there:
             return
         node.begin()
-        resources = tuple(sorted((("memory", float(node.spec.memory)), *node.spec.resources)))
-        self._handle(NodeJoined(name, node.spec.slots, self._offers, resources))
+        self._handle(NodeJoined(name, node.spec.slots, self._offers, node.spec.besides_slots))
         self._handle(NodeReported(name, self._offers, node.memory))
 
     def kill_node(self, name: str) -> None:

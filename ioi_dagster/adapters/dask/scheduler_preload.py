@@ -92,7 +92,14 @@ class ClusterPlugin(SchedulerPlugin):
         self._journal = LeaseJournal(home.root / f"leases-{cluster}.jsonl", cluster)
         for lease in self._journal.found:
             log.warning("%s (%s of run %s on %s) ended with its governor", lease.id, lease.step, lease.run, lease.node)
-        self.governor = ClusterGovernor(home.name, cluster, self._journal.epoch, spec.price, quotas=spec.quotas)
+        self.governor = ClusterGovernor(
+            home.name,
+            cluster,
+            self._journal.epoch,
+            spec.price,
+            quotas=spec.quotas,
+            expected=map(self._as_joined, spec.nodes),
+        )
         self._token = home.token()
         self.waiting = Waiting()
         self.watch = ClusterWatch(scheduler, self._clock, self._suspicion_changed)
@@ -134,10 +141,11 @@ class ClusterPlugin(SchedulerPlugin):
     def _join(self, address: str, name: Any) -> None:
         self._names[address] = str(name)
         self.watch.joined(address, str(name))
-        spec = self._specs.get(str(name), NodeSpec(str(name)))
-        resources = tuple(sorted((("memory", float(spec.memory)), *spec.resources)))
-        joined = NodeJoined(spec.name, spec.slots, self._capabilities, resources)
+        joined = self._as_joined(self._specs.get(str(name), NodeSpec(str(name))))
         self.perform(self.governor.handle(joined, self._clock.monotonic()))
+
+    def _as_joined(self, spec: NodeSpec) -> NodeJoined:
+        return NodeJoined(spec.name, spec.slots, self._capabilities, spec.besides_slots)
 
     def request(self, message: Any) -> Any:
         """Handle a negotiation message; the journal is written before the answer is. None where the answer waits: it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ioi_dagster.governors import flow
-from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply
+from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, NodeLeft, Reply
 from ioi_dagster.governors.flow_awards import NEVER_S
 from ioi_dagster.governors.flow_messages import RefuseStep, SendAnnounce, SendAward, StartStep, Tell
 from ioi_dagster.model.amounts import MEMORY
@@ -119,3 +119,27 @@ def test_where_one_of_its_places_only_lacks_room_it_waits() -> None:
     assert [one.ask.step for one in story.wanted(StartStep)] == ["first"]
     assert story.wanted(RefuseStep) == []
     assert list(story.governor.snapshot().waiting) == ["second"]
+
+
+def test_a_node_that_is_away_is_waited_for_however_long_that_takes() -> None:
+    story = Wired("a")
+    story.joins("a", "n3", ("tpu", 1.0))
+    story.clusters["a"].handle(NodeLeft("n3"), story.now)
+    story.event(flow.StepReady(asks(resources=(("tpu", 1.0),))))
+    story.passes(20 * NEVER_S)
+    assert story.wanted(RefuseStep) == []
+    assert "n3 could take it, and is away" in story.governor.snapshot().waiting["s"]
+    story.joins("a", "n3", ("tpu", 1.0))
+    story.passes(20.0)
+    assert [one.lease.node for one in story.wanted(StartStep)] == ["n3"]
+
+
+def test_so_is_one_that_has_not_come_yet() -> None:
+    story = Wired("a")
+    expected = NodeJoined("n3", 1, frozenset({"work"}), (("tpu", 1.0),))
+    story.clusters["a"] = ClusterGovernor("d", "a", 2, 1.0, quotas=TREE, expected=[expected])
+    story.joins("a", "n1")
+    story.event(flow.StepReady(asks(resources=(("tpu", 1.0),))))
+    story.passes(2 * NEVER_S)
+    assert story.wanted(RefuseStep) == []
+    assert "n3 could take it, and is away" in story.governor.snapshot().waiting["s"]
