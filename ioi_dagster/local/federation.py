@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -35,6 +34,7 @@ from ioi_dagster.local.keeper import Keeper
 from ioi_dagster.local.readiness import Missing, Readiness, Seen, nodes_of
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.topology import DomainSpec, Topology
+from ioi_dagster.ports import free_ports
 
 START_S = 5.0
 """So long a gateway may take for an answer while everything starts."""
@@ -325,18 +325,6 @@ def offered(spec: DomainSpec, blocks: Sequence[BlockSpec]) -> list[BlockSpec]:
         replace(known[name], handles=min(known[name].handles, spec.handles, key=lambda c: c.rank))
         for name in spec.blocks
     ]
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def python_path() -> str:

@@ -18,7 +18,7 @@ from ioi_dagster.adapters.http.tls import client_context
 from ioi_dagster.certificates import Authority, Role, read_certificate, write_private
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, UnreachableError
-from ioi_dagster.local.federation import free_ports, offered
+from ioi_dagster.local.federation import offered
 from ioi_dagster.local.identity import (
     certificates,
     forget_damaged,
@@ -42,6 +42,7 @@ from ioi_dagster.model.member import (
 )
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import DomainSpec
+from ioi_dagster.ports import free_ports
 from ioi_dagster.signing import SigningKey
 
 MAX_INVITATION = 256 * 2**10

@@ -6,13 +6,11 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from ioi_dagster.host import tags
 from ioi_dagster.host.launcher import process_of
 from ioi_dagster.host.run_process import RunProcess
 from ioi_dagster.local.home import PROJECT
+from ioi_dagster.ports import free_ports
 from tests.conftest import eventually
 from tests.integration.launcher_defs import PARTS
 from tests.integration.resume_defs import FREE
@@ -123,8 +122,9 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,  # pyright: ignore
         log.open("wb") as output,
     ):
+        (port,) = free_ports(1)  # asked for none, `dagster dev` takes 3000
         process = subprocess.Popen(
-            [*command, "-p", str(_free_port())], cwd=PROJECT, env=environment, stdout=output, stderr=subprocess.STDOUT
+            [*command, "-p", str(port)], cwd=PROJECT, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
         try:
             found = eventually(
@@ -144,13 +144,6 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
-
-
-def _free_port() -> int:
-    """Asked for none, `dagster dev` takes 3000."""
-    with closing(socket.socket()) as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def _answers(url: str) -> bool:

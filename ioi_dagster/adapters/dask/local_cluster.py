@@ -20,6 +20,7 @@ from ioi_dagster.adapters.dask.profiling import QUIET
 from ioi_dagster.adapters.dask.running import MEMORY_STATUS
 from ioi_dagster.adapters.dask.witness import Stillness
 from ioi_dagster.errors import UnreachableError
+from ioi_dagster.ports import free_ports
 
 MEMORY = "for its memory"
 """So begins what `how_it_ended` says of a worker that was ended by `end_too_large`."""
@@ -95,7 +96,7 @@ def start_local_cluster(workers: int, folder: str, memory_limit: int = 0) -> Loc
 
     `memory_limit`: bytes that each may hold, 0 for what the machine has.
     """
-    port = _free_port()
+    (port,) = free_ports(1)
     address = f"tcp://127.0.0.1:{port}"
     environment = {
         **os.environ,
@@ -184,9 +185,3 @@ def _wait(port: int, processes: list[subprocess.Popen[bytes]], timeout_s: float 
             return
         time.sleep(0.05)
     raise UnreachableError("embedded Dask cluster", f"its scheduler did not open port {port} in {timeout_s:g} s")
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
