@@ -253,12 +253,13 @@ class Machines:
         return [min(fits, key=self._waste)] if fits else None
 
     def find_rather(self, shape: Shape, prefer: Collection[int], avoid: Collection[int]) -> int | None:
-        """A node for one copy: one of `prefer`, if there is room; one of `avoid` only where there is no other in the pool."""
+        """A node for one copy: one of `prefer`, if there is room; one of `avoid` only where no other of the pool could take it,
+        were it empty."""
         fits = [n for n in prefer if n in shape.pool.members and n not in self.held and self.fits(shape.need, n)]
         fits = [n for n in fits if n not in avoid] or fits
         if fits:
             return min(fits, key=lambda n: self._rank(shape.pool, n))
-        if not avoid or all(n in avoid for n in shape.pool.members):
+        if not avoid or all(n in avoid for n in shape.pool.members if self.copies_on(self.size[n], shape.need)):
             found = self._one(shape)
             return found[0] if found else None
         for members in (shape.pool.warm, shape.pool.members):

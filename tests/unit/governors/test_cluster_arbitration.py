@@ -461,3 +461,10 @@ def test_who_waits_for_what_can_never_be_since_a_node_left_holds_up_nobody():
     cluster.event(NodeLeft("n2"))
     cluster.release("x", *(lease.id for lease in leases))
     assert cluster.offered("small", 2) == 1, "of two slots one is lent to nobody, so that a gang of two will not start"
+
+
+def test_a_node_that_is_to_be_avoided_is_taken_where_no_other_could_take_the_step_at_all() -> None:
+    cluster = Cluster(node("a", 2, gpu=1), node("b", 2))
+    assert [one.node for one in cluster.award("r", "x", avoid=("a",), **one_gpu()).leases] == ["a"]
+    assert cluster.award("r", "y", avoid=("a",), **one_gpu()).leases == ()
+    assert [one.node for one in cluster.award("r", "z", avoid=("a",)).leases] == ["b"]
