@@ -438,7 +438,6 @@ class FlowGovernor:
             # The price is told when it is granted, so there is nothing to tell.
             self._awards.take_back_price(step)
         self._awards.dropped(key)
-        self._placing.again(step)
         told = [Tell(key, Chapter.LOSS, f"dropped: {why}"), *copy, *self._close(step, StepState.DROPPED)]
         return [*told, ReleaseLeases(lease.cluster, (lease.id,))] if lease is not None else told
 
@@ -535,6 +534,8 @@ class FlowGovernor:
         waiting = self._gangs.others(step, StepState.WAITING, StepState.AWARDING)
         running = self._gangs.others(step, StepState.RUNNING)
         self._gangs.over(step)
+        for one in (step, *waiting, *running):
+            self._placing.gone(one)
         self._steps.close(step, state)
         why = f"{step.ask.step} of its gang {step.ask.gang!r} was {state}"
         refusal = Refusal("flow.gang_broken", f"it starts with all of its gang or not at all: {why}", BY)

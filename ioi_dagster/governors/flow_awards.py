@@ -65,6 +65,8 @@ class Awards:
         self._nearness, self._cold, self._deferred = nearness, cold, False
         self._reputation, self._placing = reputation, placing
         self.spent = 0.0
+        self._copying: dict[str, Step] = {}
+        """Steps for which a copy was asked that was not answered for yet, and some for which that is over."""
         self.choosy = False
         """All that wait do so for better places than there were in the last round."""
         self._no_room: dict[str, Bid] | None = None
@@ -190,6 +192,7 @@ class Awards:
         assert lease is not None
         offers.take(cluster, step.group)
         step.copying, step.copies, step.copy_price = cluster, step.copies + 1, choice.price
+        self._copying[step.ask.step] = step
         request = self._request(step, choice, (lease.node, *step.avoids(now)), step.copies)
         request = replace(request, prefer=(node,) if node else request.prefer)
         awards.setdefault(cluster, []).append(request)
@@ -202,7 +205,10 @@ class Awards:
         return [Tell(step.ask.step, Chapter.COPY, text, facts | {"taken": cluster})]
 
     def _can_pay(self, price: float) -> bool:
-        return self._budget is None or self.spent + price <= self._budget
+        if self._budget is None:
+            return True
+        self._copying = {key: step for key, step in self._copying.items() if step.copying}
+        return self.spent + sum(step.copy_price for step in self._copying.values()) + price <= self._budget
 
     def _not_chosen(
         self, unit: Sequence[Step], near: tuple[Place, ...], offers: Sequence[Offer], bids: dict[str, Bid]
@@ -244,15 +250,15 @@ class Awards:
                 out.append(Tell(key, Chapter.WAIT, text))
             elif now - since >= NEVER_S:
                 remedies = "; ".join(dict.fromkeys(refusal.remedy for refusal in nevers if refusal.remedy))
-                out += self._refused(
-                    [step], Refusal("flow.never", f"could run nowhere: {step.waiting_for}", BY, remedies)
-                )
+                refusal = Refusal("flow.never", f"could run nowhere: {step.waiting_for}", BY, remedies)
+                out += self._refused(self._gangs.unit(step), refusal)
         return out
 
     def _refused(self, unit: Sequence[Step], refusal: Refusal) -> list[Instruction]:
         out: list[Instruction] = []
         for one in unit:
             self._gangs.over(one)
+            self._placing.gone(one)
             self._steps.close(one, StepState.REFUSED)
             out += [Tell(one.ask.step, Chapter.REFUSED, str(refusal)), RefuseStep(one.ask.step, refusal)]
         return out

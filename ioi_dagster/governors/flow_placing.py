@@ -118,6 +118,10 @@ class Placing(Protocol):
         """It is not done, and runs nowhere."""
         ...
 
+    def gone(self, step: Step) -> None:
+        """It is not done, runs nowhere, and will not be asked for, unless somebody has it run again."""
+        ...
+
     def away(self, cluster: str) -> None:
         """It is not there any more, or does not answer; it is there again when it bids."""
         ...
@@ -173,6 +177,9 @@ class LeastCost:
         pass
 
     def again(self, step: Step) -> None:
+        pass
+
+    def gone(self, step: Step) -> None:
         pass
 
     def away(self, cluster: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ioi_dagster.governors.flow_messages import GraphKnown
 from ioi_dagster.governors.flow_placing import LeastCost, Objective, Offer
-from ioi_dagster.governors.flow_steps import Step
+from ioi_dagster.governors.flow_steps import Group, Step
 from ioi_dagster.governors.placement.ahead import GraphPlan
 from ioi_dagster.model.negotiation import MAX_GROUPS, Bid, Lease
 
@@ -15,11 +15,12 @@ BRIEF_S = 0.5
 """Where steps take less than this on average, waiting for a better place costs more than it brings."""
 LOOK_AGAIN_S = 30.0
 NOT_OFFERED = "cluster.not_offered"
+"""A cluster has no node, not even a busy one."""
 NONE_S = 5.0
-"""So long a step waits for room that the plan sees free and nobody offers it; then it takes what it is offered."""
+"""So long steps wait for room that the plan sees free and nobody offers them, and for room that was to be free by now at most so
+long more than it was to take; then they take what they are offered."""
 MAX_NODES = 128
 """Of more nodes no plan is made: a round would cost more than it saves, and one of many nodes is soon free."""
-"""A cluster has no node, not even a busy one."""
 
 
 class PlanAhead(LeastCost):
@@ -31,8 +32,9 @@ class PlanAhead(LeastCost):
         self._about: dict[str, None] = {}
         self._now, self._planned = 0.0, False
         self._told_at = float("-inf")
-        self._none_since: dict[str, float] = {}
-        """Steps that were offered nothing where the plan has them now, and since when."""
+        self._until: dict[tuple[Group, str], float] = {}
+        """Steps that are alike, and a cluster that offers them nothing though the plan has them there: how long they wait for it.
+        By what is alike, lest each step of a chain waits anew."""
         self._bids: dict[str, tuple[float, float]] = {}
         """By cluster, what it asked last, and how far its bids are kept."""
 
@@ -46,14 +48,16 @@ class PlanAhead(LeastCost):
     def about(self, now: float) -> tuple[str, ...]:
         """Where there is nothing to plan, only from time to time."""
         known = not self._planned and now < self._told_at + LOOK_AGAIN_S
-        return () if known or self._plan.nodes > MAX_NODES else tuple(self._about)
+        return () if known or self._plan.nodes(now) > MAX_NODES else tuple(self._about)
 
     def remaining_s(self) -> float:
         return self._plan.remaining_s
 
     def look(self, waiting: Collection[Step], bids: Iterable[Bid], trust: Callable[[str], float], now: float) -> None:
         self._now, self._planned = now, False
-        if not self._about or self._plan.nodes > MAX_NODES:
+        # A cluster that had none for them may have some by now.
+        self._until = {key: until for key, until in self._until.items() if until > now - LOOK_AGAIN_S}
+        if not self._about or self._plan.nodes(now) > MAX_NODES:
             return
         about = tuple(self._about)
         for bid in bids:
@@ -65,10 +69,10 @@ class PlanAhead(LeastCost):
             self._bids[bid.cluster] = min((point.price for point in bid.points), default=0.0), trust(bid.cluster)
         self._make([step.ask.step for step in waiting], now)
 
-    def _make(self, ready: Collection[str], now: float) -> None:
-        if self._plan.nodes > MAX_NODES or self._plan.uniform():
+    def _make(self, ready: Collection[str] | None, now: float) -> None:
+        if self._plan.nodes(now) > MAX_NODES or self._plan.uniform():
             return
-        usual = self._plan.usual(ready)
+        usual = self._plan.usual(ready or ())
         if usual < BRIEF_S:
             return
         worse: dict[str, float] = {}
@@ -79,7 +83,7 @@ class PlanAhead(LeastCost):
     def late(self, now: float) -> dict[str, tuple[str, str]] | None:
         if self._about and now > self._now:
             self._now, self._planned = now, False
-            self._make((), now)
+            self._make(None, now)
         return self._plan.late if self._planned else None
 
     def order(self, waiting: Iterable[Step]) -> Sequence[Step]:
@@ -100,24 +104,38 @@ class PlanAhead(LeastCost):
     def choose(self, step: Step, offers: Sequence[Offer]) -> Offer | None:
         if not self._goes_by_plan(step):
             return super().choose(step, offers)
-        planned = self._plan.planned(step.ask.step, self._now)
-        if planned is not None and planned.cluster == step.turned_down_by:
-            return super().choose(step, offers)
+        key = step.ask.step
+        planned = self._plan.planned(key, self._now)
         if planned is None:
-            return None
-        offer = next((one for one in offers if one.place.cluster == planned.cluster), None)
-        if offer is None and planned.now and self._gets_none(step):
+            # Others of the graph come first, unless no node is known that could take it.
+            waits = not self._plan.could_be_planned(key) or self._waits_for(step, "", self._now)
+            return super().choose(step, self._beside_plan(offers) if waits else offers)
+        if planned.cluster == step.turned_down_by or all(place.cluster != planned.cluster for place in step.places):
             return super().choose(step, offers)
-        if offer is not None:
-            self._none_since.pop(step.ask.step, None)
-        if offer is None or not planned.now or not self._plan.take(step.ask.step, planned):
+        offer = next((one for one in offers if one.place.cluster == planned.cluster), None)
+        if offer is None and not self._waits_for(step, planned.cluster, planned.start):
+            return super().choose(step, offers)
+        beside = super().choose(step, self._beside_plan(offers))
+        if beside is not None and beside.seconds / beside.trust < planned.finish - self._now:
+            return beside
+        if offer is None:
+            return None
+        self._until.pop((step.group, planned.cluster), None)
+        if not planned.now or not self._plan.take(key, planned):
             return None
         return replace(offer, seconds=planned.finish - self._now, prefer=(planned.node,))
 
-    def _gets_none(self, step: Step) -> bool:
-        """What is free where the plan has it is not for it: others have it, or its tenant has no right to more. Not at once,
-        since the next round may have it."""
-        return self._now >= self._none_since.setdefault(step.ask.step, self._now) + NONE_S
+    def _beside_plan(self, offers: Sequence[Offer]) -> list[Offer]:
+        """Those of clusters that do not tell of their nodes, as the very large do not."""
+        return [one for one in offers if not self._plan.knows_nodes_of(one.place.cluster)]
+
+    def _waits_for(self, step: Step, cluster: str, start: float) -> bool:
+        """What is free where the plan has it, or is to be so at `start`, is not offered: others have it, or its tenant has no
+        right to more. Not for ever, and not at once, since the next round may have it."""
+        until = max(start, self._now) + max(0.0, start - self._now) + NONE_S
+        key = step.group, cluster
+        self._until[key] = min(until, self._until.get(key, until))
+        return self._now < self._until[key]
 
     def why_waits(self, step: Step) -> str:
         if not self._goes_by_plan(step):
@@ -132,7 +150,6 @@ class PlanAhead(LeastCost):
         return f"by the plan of the graph it begins in {begins:.1f} s on {where}, to end in {ends:.1f} s"
 
     def began(self, step: Step, cluster: str, node: str, now: float) -> None:
-        self._none_since.pop(step.ask.step, None)
         self._plan.began(step.ask.step, cluster, node, now)
 
     def ended(self, step: Step, lease: Lease, seconds: float, now: float) -> None:
@@ -147,6 +164,9 @@ class PlanAhead(LeastCost):
 
     def again(self, step: Step) -> None:
         self._plan.again(step.ask.step)
+
+    def gone(self, step: Step) -> None:
+        self._plan.gone(step.ask.step)
 
     def away(self, cluster: str) -> None:
         self._plan.away(cluster)

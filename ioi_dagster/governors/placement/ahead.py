@@ -22,6 +22,13 @@ BEYOND = 0.9
 """The front moves on when less than this part of what could begin is in it."""
 LOOK_S, SHARE, BURST_S = 2e-6, 0.15, 0.5
 """Looking at one node for one step takes about so long; planning may take so much of the time, and so long at a stretch."""
+HELD_S = 1.0
+"""What could begin and is not asked for within this time is held back by something that the plan does not know (it failed, or
+what it is made from did; a pool is full): it gets no room until it is asked for."""
+AWAY_S = 300.0
+"""So long a node that is away still counts."""
+KEPT_NODES = 256
+"""Of more nodes those that do not count any more are forgotten."""
 ENDLESS = 2**60
 NOWHERE = ""
 UNKNOWN_S = 1.0
@@ -52,6 +59,8 @@ class _Node:
     offer: Offer
     busy: tuple[tuple[float, Need], ...] = ()
     up: bool = True
+    seen: float = 0.0
+    """When it was there last."""
     faster: float = 1.0
     """How much faster steps ran there than its cluster tells."""
 
@@ -79,6 +88,9 @@ class GraphPlan:
         self._began = inf
         self._credit, self._credit_at = BURST_S, -inf
         self._planned: dict[str, tuple[int, float, float]] = {}
+        self._unasked: dict[str, float] = {}
+        """What could begin and is not asked for, and since when that is so."""
+        self._held: frozenset[str] = frozenset()
         self._taken: dict[str, list[Need]] = {}
         self._rank: dict[str, float] = {}
         self.late: dict[str, tuple[str, str]] = {}
@@ -121,10 +133,12 @@ class GraphPlan:
         """Seconds of work from its start to the end of the graph, by the longest way; 0 where the graph does not know it."""
         return self._rank.get(step, 0.0)
 
-    @property
-    def nodes(self) -> int:
-        """Nodes that were ever told of."""
-        return len(self._nodes)
+    def nodes(self, now: float) -> int:
+        """Nodes that are there, or were a while ago: a cluster that is silent for a moment has not become small."""
+        return sum(node.up or node.seen > now - AWAY_S for node in self._nodes.values())
+
+    def knows_nodes_of(self, cluster: str) -> bool:
+        return any(node.up and node.cluster == cluster for node in self._nodes.values())
 
     def uniform(self) -> bool:
         """Nothing is known that would make one node better than another."""
@@ -152,6 +166,7 @@ class GraphPlan:
                 self._stale = self._stale or replace(known.offer, speed=offer.speed) != offer
                 self._change_speed(key, offer.speed * known.faster, now)
                 known.offer = offer
+            known.up, known.seen = True, now
             known.busy = tuple((now + its.seconds, _need(dict(its.resources))) for its in node.busy)
 
     def away(self, cluster: str) -> None:
@@ -209,6 +224,13 @@ class GraphPlan:
         if board is not None and not self._stale and step in board.graph.index:
             board.again(board.graph.index[step])
 
+    def gone(self, step: str) -> None:
+        """The same, and it is not kept room for until it is asked for."""
+        self.again(step)
+        if step in self._steps:
+            self._held |= {step}
+            self._stale = True
+
     # What is learnt ---------------------------------------------------------------------------------------------
 
     def learnt(self, kinds: Mapping[str, float]) -> None:
@@ -246,15 +268,19 @@ class GraphPlan:
 
     # Plans ------------------------------------------------------------------------------------------------------
 
-    def plan(self, ready: Collection[str], bias: Mapping[str, float], now: float) -> bool:
+    def plan(self, ready: Collection[str] | None, bias: Mapping[str, float], now: float) -> bool:
         """Plan anew; False where there is nothing to plan with, or planning has taken too much of the time of late. `ready`: what
-        could begin now. `bias`: by cluster, seconds that it is worse for other reasons than time."""
+        is asked for now; None where that is not looked at. `bias`: by cluster, seconds that it is worse for other reasons than
+        time."""
         self._taken.clear()
         self._credit = min(BURST_S, self._credit + SHARE * max(0.0, min(now - self._credit_at, 1e6)))
         self._credit_at = now
         if not self._steps or not any(node.up for node in self._nodes.values()) or self._credit <= 0:
             self._planned, self.late = {}, {}
             return False
+        if ready is not None:
+            self._hold_back(frozenset(ready), now)
+        ready = ready or ()
         for name in ready:
             # It could not begin if they were not over.
             missing = [one for one in self._before.get(name, ()) if one not in self._over]
@@ -287,6 +313,25 @@ class GraphPlan:
         }
         return True
 
+    def _hold_back(self, ready: frozenset[str], now: float) -> None:
+        """See `HELD_S`."""
+        board = self._board
+        if not self._held.isdisjoint(ready):
+            self._held -= ready
+            self._stale = True
+        if board is None or self._stale:
+            return
+        before, self._unasked = self._unasked, {}
+        for i, step in enumerate(board.graph.steps):
+            if board.status[i] != WAITING or step.id in ready or step.id in self._over:
+                continue
+            if all(one in self._over for one in self._before[step.id]):
+                self._unasked[step.id] = before.get(step.id, now)
+        held = {name for name, since in self._unasked.items() if now >= since + HELD_S} - self._held
+        if held:
+            self._held |= held
+            self._stale = True
+
     def planned(self, step: str, now: float) -> Planned | None:
         """What the plan says of it; None where it says nothing."""
         found, board = self._planned.get(step), self._board
@@ -296,6 +341,10 @@ class GraphPlan:
         node, i = self._nodes[board.fleet.offers[n].node], board.graph.index[step]
         at = board.arrival(i, n, now)
         return Planned(node.cluster, node.name, start, finish, start <= at + 1e-6 + 0.01 * (finish - start))
+
+    def could_be_planned(self, step: str) -> bool:
+        """It is part of what is planned now; where it is not planned all the same, no node that is known could take it."""
+        return self._board is not None and step in self._board.graph.index
 
     def take(self, step: str, planned: Planned) -> bool:
         """The step's slot of that node, if one is free beside those that were taken since the plan was made."""
@@ -329,6 +378,7 @@ class GraphPlan:
         """A board with the front of the graph, all that is known of it, and of the nodes."""
         self._stale = False
         self._weigh()
+        self._forget_nodes(now)
         front = self._front(ready)
         fleet = self._fleet()
         offered = frozenset().union(*(offer.offers for offer in fleet.offers))
@@ -354,6 +404,14 @@ class GraphPlan:
             self._tails(board, front)
         return board
 
+    def _forget_nodes(self, now: float) -> None:
+        if len(self._nodes) <= KEPT_NODES:
+            return
+        kept = {key for there in self._running.values() for key in there}
+        kept |= {key for key, node in self._nodes.items() if node.up or node.seen > now - AWAY_S}
+        self._nodes = {key: node for key, node in self._nodes.items() if key in kept}
+        self._over = {step: key if key in self._nodes else NOWHERE for step, key in self._over.items()}
+
     def _front(self, ready: Collection[str]) -> dict[str, None]:
         """What runs, what could begin, what comes next, and what all of that is made from."""
         open_ = [name for name in self._order if name not in self._over]
@@ -361,7 +419,7 @@ class GraphPlan:
         for name in open_:
             if len(front) >= FRONT:
                 break
-            if all(one in self._over or one in front for one in self._before[name]):
+            if name not in self._held and all(one in self._over or one in front for one in self._before[name]):
                 front[name] = None
         made = dict.fromkeys(
             one for name in front for one in self._before[name] if self._over.get(one, NOWHERE) != NOWHERE

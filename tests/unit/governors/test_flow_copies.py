@@ -246,6 +246,25 @@ def test_a_copy_costs_what_it_was_offered_for_and_only_where_that_can_be_paid():
     assert prices == [0.4]
 
 
+def test_two_copies_together_do_not_cost_more_than_may_be_spent():
+    story = Late(budget=6.5)
+    steps = [f"ocr[{number}]" for number in range(KNOWN)] + ["ocr[x]", "ocr[y]"]
+    story.ready(*(Ask("r", step, "ocr", copies=1) for step in steps))
+    story.bid("a", slots=len(steps))
+    leases = [story.lease(one, "a", f"a{one.step}") for one in story.last(SendAward).award.requests]
+    story.event(flow.AwardAnswered(Awarded("a", tuple(leases))))
+    for step in steps[:KNOWN]:
+        story.event(flow.StepEnded(step, 1, f"of {step}", USUAL))
+    assert story.governor.snapshot().spent == 5.0
+    story.done.clear()
+    story.late()
+    story.offer("a", 0)
+    story.offer("b", 2)
+    (request,) = story.last(SendAward).award.requests
+    story.event(flow.AwardAnswered(Awarded("b", (story.lease(request, "b", "b1"),))))
+    assert story.governor.snapshot().spent == 6.0
+
+
 def test_what_is_dropped_is_stopped_with_its_copy(story):
     copy = story.copied()
     story.event(flow.StepDropped("ocr[x]", "nobody waits for it"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -14,8 +15,10 @@ from benchmarks.yardstick.placement import baselines, run_online, run_static
 from benchmarks.yardstick.placement.model import make_instance
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors import flow_messages as flow
+from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_messages import Place
+from ioi_dagster.governors.flow_plan import NONE_S
 from ioi_dagster.governors.outlook import NodeNow, Occupied, outlook
 from ioi_dagster.governors.placement import ahead
 from ioi_dagster.governors.placement.lateness import left
@@ -25,6 +28,7 @@ from ioi_dagster.model.negotiation import (
     Awarded,
     Bid,
     Busy,
+    Effect,
     Lease,
     NodeOutlook,
     RejectedRequest,
@@ -52,6 +56,10 @@ class Fleet:
         """Those that do not answer."""
         self.grudging: set[str] = set()
         """Those that have nothing for this run, whatever is free."""
+        self.barred: set[str] = set()
+        """Those that no step may go to, whatever they offer."""
+        self.untold: set[str] = set()
+        """Those that do not tell of their nodes."""
         self.stopped: list[Lease] = []
         self.copies = 0
 
@@ -80,6 +88,7 @@ class Fleet:
                         able = tuple(n for n, name in enumerate(announce.about) if name in self.offered(cluster))
                         busy = tuple(Busy(seconds) for seconds in self.busy[cluster])
                         nodes = (NodeOutlook("n", self.slots, self.speeds[cluster], able, busy),)
+                        nodes = () if cluster in self.untold else nodes
                         no = () if points else (Refusal("cluster.full", "full", cluster),)
                         todo.append(
                             flow.BidReceived(Bid(cluster, cluster, "r", announce.round, 1, points, no, 2.0, nodes))
@@ -95,7 +104,8 @@ class Fleet:
                         self.mine = {step: lease for step, lease in self.mine.items() if lease.id not in leases}
 
     def _places(self, capability: str) -> tuple[Place, ...]:
-        return tuple(Place(name, name) for name in self.speeds if capability in self.offered(name))
+        may = self.speeds.keys() - self.barred
+        return tuple(Place(name, name) for name in self.speeds if name in may and capability in self.offered(name))
 
     def _held(self, cluster: str) -> int:
         return sum(lease.cluster == cluster for lease in self.mine.values())
@@ -217,6 +227,89 @@ def test_a_step_does_not_wait_for_free_nodes_of_which_it_gets_none():
     for _ in range(10):
         fleet.look(later=1.0)
     assert fleet.starts == [("s", "slow")]
+
+
+def test_each_step_of_a_chain_does_not_wait_anew_for_free_nodes_of_which_none_gets_any():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0})
+    fleet.grudging.add("fast")
+    steps = [f"s{number}" for number in range(4)]
+    fleet.tell(flow.GraphKnown(tuple(GraphStep(one, 100.0, kind="s", capability="work") for one in steps), ()))
+    fleet.ready("s0")
+    fleet.look(later=NONE_S)
+    for done, step in pairwise(steps):
+        fleet.end(done, 1.0)
+        fleet.ready(step)
+    assert fleet.starts == [(step, "slow") for step in steps]
+
+
+def test_a_step_does_not_wait_for_a_cluster_to_which_it_may_not_go():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0, "other": 1.0}, slots=2)
+    fleet.know({"s": 100.0, "t": 100.0})
+    fleet.ready("s")
+    fleet.barred.add("fast")
+    fleet.ready("t")
+    assert fleet.starts == [("s", "fast"), ("t", "other")]
+
+
+def test_a_step_takes_the_offer_of_a_cluster_that_tells_of_no_nodes_where_that_ends_it_sooner():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0, "large": 1.0})
+    fleet.untold.add("large")
+    fleet.busy["fast"] = [50.0]
+    fleet.know({"s": 100.0})
+    fleet.ready("s")
+    assert fleet.starts == [("s", "large")]
+
+
+@pytest.mark.parametrize("cause", list(Cause))
+def test_what_failed_keeps_no_room(cause):
+    fleet = Fleet({"fast": 4.0, "slow": 1.0})
+    fleet.know({"s": 100.0, "t": 100.0})
+    fleet.tell(flow.StepReady(Ask("r", "s", "work", effect=Effect.AT_MOST_ONCE)))
+    fleet.look()
+    fleet.tell(flow.StepLost("s", 1, "n", "it died", cause))
+    fleet.ready("t")
+    assert fleet.starts == [("s", "fast"), ("t", "fast")]
+
+
+def test_what_is_made_from_something_that_failed_is_not_kept_room_for():
+    """Nobody tells the governor that it is skipped, only that it is never asked for."""
+    fleet = Fleet({"fast": 4.0, "slow": 1.0})
+    fleet.know({"a": 1.0, "b": 100.0, "c": 90.0, "d": 500.0}, [("a", "b"), ("b", "d")])
+    fleet.ready("a")
+    fleet.end("a", 1.0)
+    fleet.busy["slow"] = [60.0]
+    fleet.ready("c")
+    for _ in range(3):
+        fleet.look(later=1.0)
+    assert fleet.starts == [("a", "fast"), ("c", "fast")]
+
+
+def test_a_step_that_is_asked_for_late_is_planned_again():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0})
+    fleet.know({"a": 1.0, "b": 100.0, "c": 90.0}, [("a", "b")])
+    fleet.busy["fast"] = [500.0]
+    fleet.ready("a")
+    fleet.end("a", 1.0)
+    fleet.ready("c")
+    fleet.look(later=1.0)
+    fleet.look(later=1.0)
+    fleet.busy["fast"] = []
+    fleet.ready("b")
+    assert fleet.starts == [("a", "slow"), ("c", "slow"), ("b", "fast")]
+
+
+def test_nodes_that_are_gone_are_no_reason_not_to_plan():
+    plan = ahead.GraphPlan()
+    plan.know([GraphStep("s", 10.0, kind="s"), GraphStep("t", 10.0, kind="t")], [], [], 0.0)
+    for number in range(1_000):
+        nodes = tuple(NodeOutlook(f"n{number}.{one}", 1, 1.0 + one, (), ()) for one in range(2))
+        now = number * ahead.AWAY_S / 50
+        plan.see(Bid("c", "c", "r", number, 1, (), (), 2.0, nodes), (), now)
+        assert plan.plan(["s"], {}, now)
+        assert plan.nodes(now) <= 2 * 51
+    assert plan.planned("s", now) == ahead.Planned("c", "n999.1", now, now + 5.0, True)
+    assert len(plan._nodes) <= ahead.KEPT_NODES + 2
+    assert plan.nodes(now + ahead.AWAY_S) == 2
 
 
 def test_a_cluster_that_answers_again_is_planned_with_again():

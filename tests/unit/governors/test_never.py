@@ -98,6 +98,16 @@ def test_it_is_told_at_once_and_refused_after_a_while(wanted: list[Ask], says: s
     assert all(says in refusal.text and refusal.remedy for refusal in refused.values())
 
 
+def test_a_gang_of_which_one_could_run_nowhere_is_refused_whole() -> None:
+    story = Wired("a")
+    story.event(flow.StepReady(asks(step="fits", gang="g", gang_size=2)))
+    story.event(flow.StepReady(asks(step="fits not", gang="g", gang_size=2, resources=(("tpu", 1.0),))))
+    story.passes(NEVER_S + 6.0)
+    assert {one.step: one.refusal.code for one in story.wanted(RefuseStep)} == dict.fromkeys(
+        ("fits", "fits not"), "flow.never"
+    )
+
+
 def test_a_node_that_comes_in_time_takes_it() -> None:
     story = Wired("a")
     story.event(flow.StepReady(asks(resources=(("tpu", 1.0),))))
