@@ -8,6 +8,7 @@ are never fused, and what was not reached is vended as ever.
 from __future__ import annotations
 
 from ioi_dagster.host import tags
+from ioi_dagster.host.pools import pool_of
 from ioi_dagster.host.private import ExecutionPlan, ExecutionStep
 
 MAX_FUSED = 16
@@ -25,7 +26,6 @@ _ALONE = (
     tags.PRIORITY,
     tags.NEAR,
     tags.APART,
-    "dagster/concurrency_key",
     "dagster/priority",
 )
 """A step with one of these is placed by itself: something is to be decided about it."""
@@ -92,7 +92,7 @@ def _is_looked_for(step: ExecutionStep) -> bool:
 
 def _fusable(step: ExecutionStep) -> bool:
     return (
-        not step.pool
+        not pool_of(step)
         and not any(tag in step.tags for tag in _ALONE)
         and not any(output.is_dynamic for output in step.step_outputs)
     )

@@ -15,6 +15,7 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.host import tags
 from ioi_dagster.host.demand import Demand, demand_of, gang_of
 from ioi_dagster.host.extent import Mappings
+from ioi_dagster.host.pools import pool_of
 from ioi_dagster.host.private import (
     ExecutionPlan,
     TagConcurrencyLimitsCounter,
@@ -154,8 +155,9 @@ def _wrong(gang: _Gang, plan: ExecutionPlan, run: Mapping[str, str]) -> Iterator
         yield "its steps are mapped over different outputs, so that it is not known at once how many they are"
     keys = {step.key for step in gang.members}
     for step in gang.members:
-        if step.pool:
-            yield f"{step.key} is in the pool {step.pool!r}, which might let in only some of them"
+        pool = pool_of(step)
+        if pool:
+            yield f"{step.key} is in the pool {pool!r}, which might let in only some of them"
         before = _before(plan, step.key) & keys
         if before:
             yield f"{step.key} needs what {min(before)} makes, so that they cannot start together"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ioi_dagster.host.private import ExecutionStep, InstanceConcurrencyContext
 from ioi_dagster.host.work import Work
@@ -15,6 +16,11 @@ from ioi_dagster.host.work import Work
 PATIENCE_S = 2.0
 """So long a step keeps its slot without a place: most find one sooner, and each claim is a transaction."""
 _KEY, _PRIORITY = "dagster/concurrency_key", "dagster/priority"
+
+
+def pool_of(step: Any) -> str:
+    """The pool in which a step of a plan takes a slot, by its name or by the tag; empty where it is in none."""
+    return step.pool or (step.tags or {}).get(_KEY, "")
 
 
 @dataclass(slots=True)
@@ -36,7 +42,7 @@ class PoolSlots:
 
     def vended(self, step: ExecutionStep, work: Work) -> None:
         """Dagster has claimed its slot, if it is in a pool."""
-        pool = step.pool or step.tags.get(_KEY)
+        pool = pool_of(step)
         if pool:
             self._pooled[step.key] = _Pooled(pool, _integer(step.tags.get(_PRIORITY, "0")), work)
 

@@ -178,8 +178,10 @@ def test_what_may_hold_back_some_of_them_is_named() -> None:
         "the executor's tag_concurrency_limits let in only some of the steps of gangs"
     ]
     assert Gangs(plan_of(job_of(*ops)), {}, None, [{"key": tags.GANG, "limit": 3}])
-    assert errors_of(job_of(plain("a", pool="door"))) == [
-        "gang 'world': a is in the pool 'door', which might let in only some of them"
+    pooled = plain("a", pool="door"), plain("b", **{"dagster/concurrency_key": "gate"})
+    assert errors_of(job_of(*pooled)) == [
+        "gang 'world': a is in the pool 'door', which might let in only some of them",
+        "gang 'world': b is in the pool 'gate', which might let in only some of them",
     ]
 
 
