@@ -299,17 +299,18 @@ class NodeWatch:
         known = self._nodes.get(node)
         return None if known is None else known.state
 
-    def snapshot(self, now: float) -> dict[str, dict[str, Any]]:
-        """By node: its state and why, for how long it has been silent, φ of that, and what its witness last said."""
+    def told(self, node: str, now: float) -> dict[str, Any]:
+        """For people: its state and why, for how long it has been silent, φ of that, and what its witness last said. Empty where
+        it is not there."""
+        known = self._nodes.get(node)
+        if known is None:
+            return {}
         return {
-            name: {
-                "liveness": str(known.state),
-                "why": known.why,
-                "silent_s": round(max(0.0, now - known.arrivals.last), 2),
-                "phi": round(known.arrivals.phi(now), 1),
-                "witness": str(known.sight) if known.state is not Liveness.ALIVE else "",
-            }
-            for name, known in sorted(self._nodes.items())
+            "liveness": str(known.state),
+            "why": known.why,
+            "silent_s": round(max(0.0, now - known.arrivals.last), 2),
+            "phi": round(known.arrivals.phi(now), 1),
+            "witness": str(known.sight) if known.state is not Liveness.ALIVE else "",
         }
 
     def validate(self) -> None:

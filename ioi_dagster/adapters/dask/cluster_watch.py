@@ -66,7 +66,7 @@ class ClusterWatch:
 
     def told(self, node: str) -> dict[str, Any]:
         """Its state, for people."""
-        return self._watch.snapshot(self._clock.monotonic()).get(node, {})
+        return self._watch.told(node, self._clock.monotonic())
 
     # ------------------------------------------------------------------------------------------------------------------
 

@@ -223,11 +223,11 @@ def test_a_lost_life_stays_lost_and_the_next_one_of_the_node_begins_alive() -> N
     assert play.watch.state("n") is None
 
 
-def test_the_snapshot_says_why_a_node_is_a_suspect() -> None:
+def test_it_is_told_why_a_node_is_a_suspect() -> None:
     play = Play()
     play.silence(3.0, SPINNING)
-    (name, its), *others = play.watch.snapshot(play.now).items()
-    assert (name, others) == ("n", [])
+    assert play.watch.told("other", play.now) == {}
+    its = play.watch.told("n", play.now)
     assert its == {
         "liveness": "suspect",
         "why": its["why"],
@@ -310,8 +310,8 @@ class Watching(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         self.watch.validate()
-        snapshot = self.watch.snapshot(self.now)
-        assert {node for node, its in snapshot.items() if its["liveness"] == "suspect"} == self.suspects
+        told = {node: self.watch.told(node, self.now) for node in "ab"}
+        assert {node for node, its in told.items() if its and its["liveness"] == "suspect"} == self.suspects
 
 
 TestWatching = Watching.TestCase
