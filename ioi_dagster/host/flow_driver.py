@@ -81,6 +81,9 @@ class FlowDriver:
             self._work, network, self.outputs, self._ledger, self._starts, self._pool, clock, self._inbox.put
         )
         self._outcomes: list[Outcome] = []
+        """Owed, and told when what they rest on is in the ledger."""
+        self._at_once: list[Outcome] = []
+        """Of ready steps that are not placed: nothing of theirs is to be written any more."""
         self._ahead: dict[str, Outcome] = {}
         """Of steps that ran in one task after another one, and are not ready yet."""
         self._listening: set[str] = set()
@@ -121,16 +124,17 @@ class FlowDriver:
         """A step is ready: had it run already, in one task with the step before it? Then its outcome comes with `fused`."""
         outcome = self._ahead.pop(step, None)
         if outcome is not None:
-            self._outcomes.append(outcome)
+            self._at_once.append(outcome)
         return outcome is not None
 
     def refuse(self, step: str, refusal: Refusal) -> None:
-        """The step cannot be placed as it is: its `Outcome` is the refusal."""
-        self._outcomes.append(Outcome(step, refusal=refusal))
+        """The step cannot be placed as it is: its `Outcome` is the refusal, and comes with `fused`."""
+        self._at_once.append(Outcome(step, refusal=refusal))
 
     def fused(self) -> list[Outcome]:
-        """Outcomes of ready steps that had run already, in one task with the step before them."""
-        outcomes, self._outcomes = self._outcomes, []
+        """Outcomes of ready steps that are not placed: they had run already, in one task with the step before them, or cannot
+        be placed."""
+        outcomes, self._at_once = self._at_once, []
         return outcomes
 
     def pump(self, wait_s: float) -> list[Outcome]:

@@ -16,7 +16,7 @@ import pytest
 from ioi_dagster.adapters.dask.client import SCHEDULER_LOST, WORKER_DIED
 from ioi_dagster.adapters.dask.node import begun_topic
 from ioi_dagster.adapters.dask.running import GRACE_S
-from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.adapters.sql.ledger import Ledger, LedgerAwayError
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.errors import FinalError
 from ioi_dagster.governors import flow
@@ -680,6 +680,34 @@ def test_a_step_that_is_under_way_may_run_out_of_time(tmp_path: Path) -> None:
         run.clock.advance(1.0 + GRACE_S)
         run.dies()
         assert run.codes == {"found": "flow.timeout"}
+
+
+def test_what_waits_for_the_ledger_is_not_told_with_steps_that_are_not_placed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is away: what is told then is not in it, and where it is a chunk's, it is nothing for Dagster."""
+    with a_run(tmp_path) as run:
+        run.submit("s")
+        run.driver.post(Heard("alone", ASKS | {"chunks": [1]}))
+        run.settle()
+        assert run.sent == ["s", "s#1.1/0"]
+        with monkeypatch.context() as away:
+
+            def write(*_: object) -> None:
+                raise LedgerAwayError("here", "the disk is full")
+
+            away.setattr(run.ledger, "write", write)
+            for step in run.sent:
+                run.driver.post(flow.StepLost(step, 1, "n", "it holds too much", Cause.MEMORY))
+            run.settle()
+            unfit = Refusal("flow.unfit_step", "its tags are unfit", flow.BY)
+            run.driver.refuse("unfit", unfit)
+            assert run.driver.fused() == [Outcome("unfit", refusal=unfit)]
+            assert run.driver.fused() == []
+        assert run.ended == {}
+        run.settle()
+        assert run.codes == {"s": "flow.memory"}
+        assert "s" not in run.driver._work
 
 
 def test_after_its_end_a_run_renews_nothing_and_says_nothing_of_it(tmp_path: Path) -> None:
