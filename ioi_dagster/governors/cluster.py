@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -36,6 +36,7 @@ from ioi_dagster.governors.nodes import Nodes
 from ioi_dagster.governors.outlook import NodeNow, Occupied, outlook
 from ioi_dagster.governors.parked import AGING_S
 from ioi_dagster.model.negotiation import (
+    MAX_OUTLOOK,
     SLOTS,
     Announce,
     Award,
@@ -197,14 +198,14 @@ class ClusterGovernor:
         """Who plans ahead is told how the nodes look."""
         if not announce.about:
             return bid
-        return replace(bid, nodes=outlook(self._nodes_now(), announce.run, announce.about, now))
+        some = map(self._node_now, self._nodes.roomiest(announce.about, MAX_OUTLOOK))
+        return replace(bid, nodes=outlook(some, announce.run, announce.about, now))
 
-    def _nodes_now(self) -> Iterator[NodeNow]:
-        for name, node in self._nodes.by_name.items():
-            held = [self._leases.held[lease] for lease in node.used if lease not in node.waiting]
-            occupied = [Occupied(one.lease.run, one.since, one.seconds, one.resources) for one in held]
-            shut = self._nodes.shut(name)
-            yield NodeNow(name, node.slots, node.capabilities, occupied, node.speed, shut, node.resources)
+    def _node_now(self, name: str) -> NodeNow:
+        node = self._nodes[name]
+        held = [self._leases.held[lease] for lease in node.used if lease not in node.waiting]
+        occupied = [Occupied(one.lease.run, one.since, one.seconds, one.resources) for one in held]
+        return NodeNow(name, node.slots, node.capabilities, occupied, node.speed, node.resources)
 
     # Awards and leases ------------------------------------------------------------------------------------------
 

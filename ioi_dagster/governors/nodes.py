@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import Any
 
 from ioi_dagster.governors.cluster_messages import EVERYTHING, NodeJoined, NodeReported
@@ -41,6 +42,10 @@ class ClusterNode:
         if self.closed and not self.waiting:
             return 0
         return max(0, self.slots - len(self.used) + len(self.waiting))
+
+    def shut(self, max_memory: float) -> bool:
+        """It takes nothing new."""
+        return self.memory >= max_memory or (self.closed and not self.waiting)
 
     @property
     def amounts(self) -> dict[str, float]:
@@ -190,9 +195,19 @@ class Nodes:
         return self._price * (1 + CONGESTION * busy) + (0.0 if warm else COLD_START)
 
     def shut(self, name: str) -> bool:
-        """It takes nothing new."""
-        node = self.by_name[name]
-        return node.memory >= self._max_memory or (node.closed and not node.waiting)
+        return self.by_name[name].shut(self._max_memory)
+
+    def roomiest(self, about: Collection[str], count: int) -> list[str]:
+        """Of those that could take something of what is asked `about`, as many as `count` with most room by their slots."""
+        offer: dict[Collection[str], bool] = {}
+        able = []
+        for name, node in self.by_name.items():
+            its = offer.get(node.capabilities)
+            if its is None:
+                its = offer[node.capabilities] = any(one in node.capabilities for one in about)
+            if its and not node.shut(self._max_memory):
+                able.append((len(node.used) - len(node.waiting) - node.slots, name))
+        return [name for _, name in nsmallest(count, able)]
 
     # What is told -----------------------------------------------------------------------------------------------
 

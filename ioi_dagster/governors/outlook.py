@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from heapq import nsmallest
 
 from ioi_dagster.governors.placement.lateness import left
-from ioi_dagster.model.negotiation import MAX_BUSY, MAX_OUTLOOK, Busy, NodeOutlook, Resources
+from ioi_dagster.model.negotiation import MAX_BUSY, Busy, NodeOutlook, Resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,31 +21,26 @@ class Occupied:
 
 @dataclass(frozen=True, slots=True)
 class NodeNow:
-    """`closed`: it takes nothing new, so it is not told of."""
-
     node: str
     slots: int
     capabilities: Collection[str]
     occupied: Sequence[Occupied]
     speed: float = 1.0
-    closed: bool = False
     resources: Resources = ()
 
 
 def outlook(nodes: Iterable[NodeNow], run: str, about: Sequence[str], now: float) -> tuple[NodeOutlook, ...]:
-    """Of the nodes that could ever take something of what the run asks `about`; of many those with most room, by their slots."""
-    open_ = ((node, able) for node in nodes if not node.closed and (able := _able(node, about)))
-    some = nsmallest(MAX_OUTLOOK, open_, key=lambda one: (len(one[0].occupied) - one[0].slots, one[0].node))
+    """As the run sees them that asks `about` capabilities."""
     return tuple(
         NodeOutlook(
             node.node,
             node.slots,
             node.speed,
-            able,
+            _able(node, about),
             tuple(Busy(_rest(its, now), its.resources) for its in node.occupied if its.run != run)[:MAX_BUSY],
             node.resources,
         )
-        for node, able in some
+        for node in nodes
     )
 
 

@@ -15,6 +15,7 @@ from benchmarks.yardstick.placement import baselines, run_online, run_static
 from benchmarks.yardstick.placement.model import make_instance
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors import flow_messages as flow
+from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, NodeReported, Reply
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_messages import Place
@@ -22,14 +23,19 @@ from ioi_dagster.governors.flow_plan import NONE_S
 from ioi_dagster.governors.outlook import NodeNow, Occupied, outlook
 from ioi_dagster.governors.placement import ahead
 from ioi_dagster.governors.placement.lateness import left
+from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
+    MAX_OUTLOOK,
+    Announce,
     Ask,
+    AskGroup,
     Award,
     Awarded,
     Bid,
     Busy,
     Effect,
     Lease,
+    LeaseRequest,
     NodeOutlook,
     RejectedRequest,
     SupplyPoint,
@@ -395,16 +401,37 @@ def test_many_steps_are_planned_a_front_at_a_time_and_all_get_done(monkeypatch):
 
 def test_nodes_are_told_of_as_who_plans_ahead_sees_them():
     held = [Occupied("mine", 0.0, 9.0), Occupied("other", 2.0, 10.0, (("gpu", 1.0),)), Occupied("other", 4.0)]
-    nodes = [
-        NodeNow("b", 4, {"x"}, held, speed=2.0, resources=(("gpu", 2.0),)),
-        NodeNow("a", 1, {"x", "y"}, []),
-        NodeNow("closed", 1, {"x"}, [], closed=True),
-        NodeNow("other", 1, {"z"}, []),
-    ]
+    nodes = [NodeNow("a", 1, {"x", "y"}, []), NodeNow("b", 4, {"x"}, held, speed=2.0, resources=(("gpu", 2.0),))]
     assert outlook(nodes, "mine", ("x", "y"), now=7.0) == (
         NodeOutlook("a", 1, 1.0, (0, 1)),
         NodeOutlook("b", 4, 2.0, (0,), (Busy(left(0.5) * 10.0, (("gpu", 1.0),)), Busy(3.0)), (("gpu", 2.0),)),
     )
+
+
+def test_a_bid_tells_of_the_nodes_with_most_room_that_could_take_what_it_is_asked_about():
+    cluster = ClusterGovernor("lab", "lab-c", 1, 1.0)
+    some = {f"n{n:03}": 1 + (n == 70) for n in range(MAX_OUTLOOK + 10)}
+    joins = [*some.items(), ("closed", 9), ("full", 9)]
+    for event in [NodeJoined(name, slots, frozenset({"x"})) for name, slots in joins]:
+        cluster.handle(event, 0.0)
+    cluster.handle(NodeJoined("other", 9, frozenset({"z"})), 0.0)
+    cluster.handle(NodeReported("closed", frozenset(), 0.0, closed=True), 0.0)
+    cluster.handle(NodeReported("full", frozenset(), 0.95), 0.0)
+    request = LeaseRequest("r", "s", 1, "x", DataClass.INTERNAL, prefer=("n001",))
+    cluster.handle(Award("a", "r", 0, "lab-c", (request,)), 0.0)
+
+    def told(*about: str) -> list[str]:
+        ask = Announce("other", "r2", 1, (AskGroup("x", DataClass.INTERNAL, 1),), about=about)
+        (reply,) = cluster.handle(ask, 0.0)
+        assert isinstance(reply, Reply)
+        assert isinstance(reply.answer, Bid)
+        return [node.node for node in reply.answer.nodes]
+
+    assert told() == []
+    assert told("y") == []
+    assert told("y", "z") == ["other"]
+    first = ["n070", *(name for name in sorted(some) if name not in ("n001", "n070"))]
+    assert told("x") == first[:MAX_OUTLOOK]
 
 
 @pytest.mark.parametrize("kind", run_online.KINDS)
