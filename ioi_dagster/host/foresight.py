@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ioi_dagster.governors.flow_messages import GraphKnown
 from ioi_dagster.host import tags
@@ -11,13 +11,14 @@ from ioi_dagster.model.negotiation import OWN_STEP
 from ioi_dagster.model.placement import Edge, Step
 
 
-def graph_of(plan: ExecutionPlan, took: Mapping[str, float]) -> GraphKnown:
-    """The steps of the plan that are known before it runs; those that an op is mapped to are not. `took`: see `Ledger.took`."""
+def graph_of(plan: ExecutionPlan, took: Mapping[str, float], over: Collection[str]) -> GraphKnown:
+    """The steps of the plan that are known before it runs, without those that are `over`; those that an op is mapped to are not.
+    `took`: see `Ledger.took`."""
     needs = plan.get_executable_step_deps()
     steps, edges = [], []
     for key, before in needs.items():
         step = plan.get_step_by_key(key)
-        if not isinstance(step, ExecutionStep):
+        if not isinstance(step, ExecutionStep) or key in over:
             continue
         capability = step.tags.get(tags.CAPABILITY, OWN_STEP)
         steps.append(Step(key, 0.0, kind=key.partition("[")[0], capability=capability))

@@ -112,11 +112,12 @@ class SimRun:
         self._tick(self.life)
 
     def _graph(self) -> flow.GraphKnown:
-        """Its steps have run before, so it is known about how long they take."""
-        steps = self._workflow.steps
+        """What is left of it. Its steps have run before, so it is known about how long they take."""
+        over = self.ledger.done.keys() | self.ledger.failed.keys()
+        steps = {key: its for key, its in self._workflow.steps.items() if key not in over}
         return flow.GraphKnown(
             tuple(GraphStep(key, its.seconds, kind=key, capability=its.capability) for key, its in steps.items()),
-            tuple(Edge(need, key) for key, its in steps.items() for need in its.needs),
+            tuple(Edge(need, key) for key, its in steps.items() for need in its.needs if need in steps),
         )
 
     def kill(self) -> None:
