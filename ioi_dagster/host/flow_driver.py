@@ -32,7 +32,7 @@ from ioi_dagster.host.negotiator import Negotiator
 from ioi_dagster.host.pools import PoolSlots
 from ioi_dagster.host.results import Follower, Results, Shell
 from ioi_dagster.host.run_outputs import RunOutputs
-from ioi_dagster.host.starts import Begun, Done, Starts
+from ioi_dagster.host.starts import Begun, Done, Starts, TimeUp
 from ioi_dagster.host.work import Network, Outcome, Work
 from ioi_dagster.model.negotiation import Ask, Effect, Lease, ReleaseRequest
 from ioi_dagster.model.refusal import Refusal
@@ -313,6 +313,8 @@ class FlowDriver:
             return self._stored_at(event.url)
         if isinstance(event, Begun):
             return self._starts.begun(event)
+        if isinstance(event, TimeUp):
+            return self._starts.time_up(event)
         if isinstance(event, Done):
             event = self._ended(event)
         if isinstance(event, Shell):

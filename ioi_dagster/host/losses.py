@@ -12,16 +12,17 @@ from ioi_dagster.governors.failures import Cause
 from ioi_dagster.host.fleets import Start
 
 HEARD_S = 0.5
-"""What a node says when code begins may be heard so much later than it is said."""
+"""What a node says when code begins may be heard so much later than it is said, where it was not heard that its time is up."""
 
 
-def cause_of_loss(why: str, ran: bool, alone: bool, limit_s: float, ran_s: float) -> Cause:
+def cause_of_loss(why: str, ran: bool, alone: bool, limit_s: float, ran_s: float, over: bool = False) -> Cause:
     """The cause of a loss that a fleet told: `ran` is whether the step can have been running, `ran_s` for how long its code is
-    known to have run (0: it is not), and `alone` whether it was the only one there."""
+    known to have run (0: it is not), `alone` whether it was the only one there, and `over` whether its node has said that its
+    time is up."""
     # Our own fleets' words, whole: what somebody else writes of schedulers or memory names no cause.
     if why in (SCHEDULER_LOST, SCHEDULER_AWAY):
         return Cause.SCHEDULER_LOST
-    if limit_s and ran_s >= limit_s + GRACE_S - HEARD_S:
+    if limit_s and (over or ran_s >= limit_s + GRACE_S - HEARD_S):
         # Its node ended the process, since the step did not stop by itself.
         return Cause.TIMEOUT
     if not ran:

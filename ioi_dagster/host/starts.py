@@ -8,7 +8,7 @@ from typing import Any
 
 from ioi_dagster.adapters.dask import client
 from ioi_dagster.adapters.dask.client import NEVER_THERE, TAKEN_BACK
-from ioi_dagster.adapters.dask.node import begun_topic
+from ioi_dagster.adapters.dask.node import begun_topic, over_topic
 from ioi_dagster.clock import Clock
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors.failures import Cause
@@ -45,6 +45,15 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeUp:
+    """A node of `cluster` said that the time of the start under `key` is up: it is asked to stop, else its
+    process ends."""
+
+    cluster: str
+    key: Any
+
+
+@dataclass(frozen=True, slots=True)
 class _Death:
     """The loss of a node: the keys of all starts that were there, and of those among them that were running."""
 
@@ -53,8 +62,8 @@ class _Death:
 
 
 class Starts:
-    """`waiting()`: keys of starts that wait for their items, and so do nothing at their nodes. `post` takes `Done`, `Begun` and
-    events of the flow governor, from any thread."""
+    """`waiting()`: keys of starts that wait for their items, and so do nothing at their nodes. `post` takes `Done`, `Begun`,
+    `TimeUp` and events of the flow governor, from any thread."""
 
     def __init__(
         self,
@@ -72,7 +81,9 @@ class Starts:
         self._permits: dict[str, str] = {}
         self._code_since: dict[str, float | None] = {}
         """Of starts with a limit of time: since when their code runs, None where it is not known to."""
-        self._begun_heard: set[str] = set()
+        self._time_up: set[str] = set()
+        self._heard: set[str] = set()
+        """Clusters whose nodes are listened to."""
         self._deaths: dict[str, _Death] = {}
         self._took: dict[str, float] = {}
         self._replaced: dict[str, str] = {}
@@ -127,6 +138,7 @@ class Starts:
         if start.timeout_s:
             # It began earlier; how much earlier is not known here.
             self._code_since[start.key] = self._clock.monotonic()
+            self._hear(self._network.fleet(lease.cluster))
         self._sent.setdefault(lease.node, {})[start.key] = start
         self._network.fleet(lease.cluster).adopt(start, self._on_done)
 
@@ -147,7 +159,7 @@ class Starts:
             fleet = self._network.fleet(cluster)
             listen(fleet)
             if any(start.timeout_s for start in its_starts):
-                self._hear_begun(fleet)
+                self._hear(fleet)
             fleet.start(its_starts, self._on_done)
 
     def learn(self, step: str, seconds: float) -> None:
@@ -170,13 +182,15 @@ class Starts:
     def _on_done(self, start: Start, answer: StartAnswer | None, why: str | None) -> None:
         self._post(Done(start, answer, why, self._clock.monotonic()))
 
-    def _hear_begun(self, fleet: Fleet) -> None:
-        """When the code of steps with a limit begins at the nodes of `fleet`; before the first of them is sent there."""
-        if fleet.cluster in self._begun_heard:
+    def _hear(self, fleet: Fleet) -> None:
+        """When the code of steps with a limit begins at the nodes of `fleet`, and when their time is up; before the first of them
+        is sent there."""
+        if fleet.cluster in self._heard:
             return
-        self._begun_heard.add(fleet.cluster)
-        take = lambda key: self._post(Begun(fleet.cluster, key, self._clock.monotonic()))
-        fleet.listen(begun_topic(self._run), take)
+        self._heard.add(fleet.cluster)
+        begun = lambda key: self._post(Begun(fleet.cluster, key, self._clock.monotonic()))
+        fleet.listen(begun_topic(self._run), begun)
+        fleet.listen(over_topic(self._run), lambda key: self._post(TimeUp(fleet.cluster, key)))
 
     # Out there ---------------------------------------------------------------------------------------------------
 
@@ -192,11 +206,18 @@ class Starts:
 
     def begun(self, event: Begun) -> None:
         """Told by whoever runs the cluster: what is no start there says nothing."""
-        sent = (
-            start.key for node in self._sent.values() for start in node.values() if start.lease.cluster == event.cluster
-        )
-        if event.key in sent and event.key in self._code_since:
+        if self._has_limit(event.cluster, event.key):
             self._code_since[event.key] = event.at
+
+    def time_up(self, event: TimeUp) -> None:
+        """Told as `begun` is."""
+        if self._has_limit(event.cluster, event.key):
+            self._time_up.add(event.key)
+
+    def _has_limit(self, cluster: str, key: Any) -> bool:
+        """It is out at `cluster`, with a limit of time."""
+        sent = (start.key for node in self._sent.values() for start in node.values() if start.lease.cluster == cluster)
+        return key in sent and key in self._code_since
 
     def replaced(self) -> list[str]:
         """What is to be told of nodes whose processes are being replaced, since the last call."""
@@ -215,9 +236,10 @@ class Starts:
     def ended(self, done: Done) -> Event:
         """What its end is to the flow governor."""
         lease, answer = done.start.lease, done.answer
-        since = self._code_since.pop(done.start.key, None)
+        since, up = self._code_since.pop(done.start.key, None), done.start.key in self._time_up
+        self._time_up.discard(done.start.key)
         if answer is None:
-            return self._without_answer(done, 0.0 if since is None else done.at - since)
+            return self._without_answer(done, 0.0 if since is None else done.at - since, up)
         self._sent.get(lease.node, {}).pop(done.start.key, None)
         self._deaths.pop(lease.node, None)
         if answer.refusal is not None:
@@ -230,7 +252,7 @@ class Starts:
         seconds = max(0.0, answer.ended - answer.started)
         return StepEnded(lease.step, lease.fence, answer.attempt, seconds, lease.copy)
 
-    def _without_answer(self, done: Done, ran_s: float) -> Event:
+    def _without_answer(self, done: Done, ran_s: float, up: bool) -> Event:
         lease, why = done.start.lease, done.why or "no answer"
         if why in (TAKEN_BACK, client.REPLACED):
             self._sent.get(lease.node, {}).pop(done.start.key, None)
@@ -239,7 +261,7 @@ class Starts:
         ran = why != NEVER_THERE and self._may_have_caused(done.start)
         death = self._deaths.get(lease.node)
         alone = death is not None and len(death.there) == 1
-        cause = cause_of_loss(why, ran, alone, done.start.timeout_s, ran_s)
+        cause = cause_of_loss(why, ran, alone, done.start.timeout_s, ran_s, up)
         self._sent.get(lease.node, {}).pop(done.start.key, None)
         for start in self._order.drop(node=lease.node):
             its = start.lease

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from ioi_dagster.adapters.dask.client import SCHEDULER_LOST, WORKER_DIED
-from ioi_dagster.adapters.dask.node import begun_topic
+from ioi_dagster.adapters.dask.node import begun_topic, over_topic
 from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.sql.ledger import Ledger, LedgerAwayError
 from ioi_dagster.clock import ManualClock
@@ -392,6 +392,11 @@ class Run:
         (key,) = [start.key for start, _ in self.node.queue if start.lease.step == step]
         self.node.listening[begun_topic("r")](key)
 
+    def time_is_up(self, step: str) -> None:
+        """The node says so, and that it asks the step to stop."""
+        (key,) = [start.key for start, _ in self.node.queue if start.lease.step == step]
+        self.node.listening[over_topic("r")](key)
+
     def dies(self) -> None:
         """The node, with all that is there."""
         for step in self.sent:
@@ -489,11 +494,28 @@ def test_while_the_run_process_is_held_up_no_step_runs_out_of_time(tmp_path: Pat
         assert (run.sent, run.codes) == (["s"], {})
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_node_that_said_a_steps_time_is_up_was_ended_by_that_step_however_late_the_rest_is_heard(
+    tmp_path: Path, begun: bool
+) -> None:
+    """On a crowded machine it was heard seconds late that the code began, so that it seemed to have had time left."""
+    with a_run(tmp_path) as run:
+        run.submit("slow", timeout_s=1.0)
+        run.clock.advance(4.0)
+        if begun:
+            run.begins("slow")
+        run.time_is_up("slow")
+        run.clock.advance(GRACE_S - 2.0)
+        run.dies()
+        assert run.codes == {"slow": "flow.timeout"}
+
+
 @pytest.mark.parametrize("message", [None, 7, ["s"], {"key": "s"}, "r/other/1/0"])
 def test_what_a_node_says_of_no_step_of_its_own_is_not_heard(tmp_path: Path, message: object) -> None:
     with a_run(tmp_path) as run:
         run.submit("s", timeout_s=1.0)
         run.node.listening[begun_topic("r")](message)
+        run.node.listening[over_topic("r")](message)
         run.clock.advance(60.0)
         run.dies()
         assert (run.sent, run.codes) == (["s"], {})

@@ -68,3 +68,18 @@ def test_a_step_that_was_taken_back_does_not_run(ended: list[dict[str, int]]) ->
     with pytest.raises(RetryableError), steps.step("k"):
         raise AssertionError("it was taken back")
     assert steps.only() is None
+
+
+def test_it_is_told_that_a_steps_time_is_up(ended: list[dict[str, int]]) -> None:
+    steps, told = Running(), threading.Event()
+
+    def never_ends() -> None:
+        with steps.step("k", 0.01, over=told.set):
+            running.code_begins()
+            while True:
+                told.wait(0.01)
+
+    with pytest.raises(StepTimeoutError):
+        never_ends()
+    assert told.is_set()
+    assert steps.only() is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -182,14 +181,15 @@ class NodeHost:
     def _run(self, admitted: Admit, attempt: str) -> bytes:
         request, lease = admitted.request, admitted.request.lease
         if request.kind == "block":
-            with self.running.step(lease.key, request.timeout_s):
+            with self.running.step(lease.key, request.timeout_s, over=_teller(over_topic(lease.run), lease.key)):
                 return encode_payload(self.replicas.invoke(request.capability, decode_payload(request.payload)))
         if not self.step_runner:
             raise BlockRefusedError(
                 Refusal("node.blocks_only", "this node takes blocks only, not steps", f"node {self.node}")
             )
         its = Attempt(attempt, lease.run, lease.step, lease.fence, lease.key, self.node)
-        with self.running.step(lease.key, request.timeout_s, lambda: _tell_begun(its)), attempting(its):
+        begun, over = _teller(begun_topic(its.run), its.key), _teller(over_topic(its.run), its.key)
+        with self.running.step(lease.key, request.timeout_s, begun, over), attempting(its):
             if request.own_process:
                 return run_apart(self.step_runner, request.payload, its)
             with answering(self._answer):
@@ -221,10 +221,18 @@ def begun_topic(run: str) -> str:
     return f"ioi-begun-{run}"
 
 
-def _tell_begun(attempt: Attempt) -> None:
-    # Outside of a Dask worker nobody listens.
-    with contextlib.suppress(ValueError):
-        get_worker().log_event(begun_topic(attempt.run), attempt.key)
+def over_topic(run: str) -> str:
+    """Under it a node tells the key of each start whose time is up, when it asks it to stop."""
+    return f"ioi-over-{run}"
+
+
+def _teller(topic: str, key: str) -> Callable[[], object]:
+    """What tells `key` under `topic`, from any thread; made in a step's own."""
+    try:
+        worker = get_worker()
+    except ValueError:
+        return lambda: None  # outside of a Dask worker nobody listens
+    return lambda: worker.log_event(topic, key)
 
 
 def install(host: NodeHost) -> None:

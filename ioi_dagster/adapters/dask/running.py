@@ -88,14 +88,27 @@ class Running:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
-    def step(self, key: str, timeout_s: float = 0.0, begun: Callable[[], object] = lambda: None) -> Iterator[None]:
+    def step(
+        self,
+        key: str,
+        timeout_s: float = 0.0,
+        begun: Callable[[], object] = lambda: None,
+        over: Callable[[], object] = lambda: None,
+    ) -> Iterator[None]:
         """The calling thread runs the step under `key`, for `timeout_s` seconds at most (0: no limit). `begun` is called when
-        that time begins.
+        that time begins, and `over` when it is up, in another thread.
 
         Raises `RetryableError` where it was taken back, and `StepTimeoutError` in whatever runs when the time is up.
         """
         me = threading.get_ident()
-        limit = _Limit(lambda: self.stop([key], StepTimeoutError), timeout_s, begun if timeout_s > 0 else lambda: None)
+
+        def up() -> None:
+            try:
+                over()
+            finally:
+                self.stop([key], StepTimeoutError)
+
+        limit = _Limit(up, timeout_s, begun if timeout_s > 0 else lambda: None)
         try:
             with self._lock:
                 if key in self._taken_back:
