@@ -112,6 +112,24 @@ class DomainHome:
         return self.root / "keys" / "authority.pem"
 
     @property
+    def inviting_authority(self) -> Path:
+        """The folder of the authority that issues what invitations show, and nothing else."""
+        return self.root / "keys" / "inviting"
+
+    @property
+    def inviting_trusted(self) -> Path:
+        """The same as the gateway knows it, without its key."""
+        return self.root / "keys" / "inviting.json"
+
+    def inviting(self) -> Trusted | None:
+        """What the gateway lets in to join; None where nobody was ever invited. Neither members nor Dask know it: to both an
+        invitation's certificate is a stranger's."""
+        try:
+            return msgspec.json.decode(self.inviting_trusted.read_bytes(), type=Trusted)
+        except FileNotFoundError:
+            return None
+
+    @property
     def ledger(self) -> Path:
         """Fences, commits and stories of the runs that this domain owns."""
         return self.root / "ledger.sqlite"

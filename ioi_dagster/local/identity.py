@@ -64,6 +64,15 @@ def prepare_authority(folder: Path, name: str, now: float) -> Authority:
         return authority
 
 
+def prepare_inviting(home: DomainHome, now: float) -> Authority:
+    """The authority behind the domain's invitations, made where there is none. The domain's own would have its Dask clusters
+    open to whoever is invited: they take whatever it has issued."""
+    authority = prepare_authority(home.inviting_authority, "invitations", now)
+    if not home.inviting_trusted.exists():
+        write_private(home.inviting_trusted, msgspec.json.encode(authority.trusted(now)))
+    return authority
+
+
 def prepare_certificates(home: DomainHome, authority: Authority, now: float) -> None:
     """For its gateway, its clients and its Dask processes; renewed in time, and where they are of another authority or
     taken back."""

@@ -25,6 +25,7 @@ from ioi_dagster.local.identity import (
     prepare_authority,
     prepare_certificates,
     prepare_folders,
+    prepare_inviting,
     public,
     renew_record,
 )
@@ -109,10 +110,9 @@ def sign_again(home: DomainHome, now: float) -> None:
 
 def invite(home: DomainHome, guest: str, give: DataClass, hours: float, now: float) -> Invitation:
     """For one guest, named or not. Who has it may join until it expires."""
-    config, number, expires = home.config(), secrets.token_hex(8), now + 3_600 * hours
-    authority = Authority.load(authority_of(home, config.spec.authority))
+    number, expires = secrets.token_hex(8), now + 3_600 * hours
     own = FolderBook(home).records()[home.name]
-    certificate = authority.issue(INVITED + number, Role.CLIENT, now, max(hours / 24, 1 / 24))
+    certificate = prepare_inviting(home, now).issue(INVITED + number, Role.CLIENT, now, max(hours / 24, 1 / 24))
     FolderBook(home).put_invited(Invited(number, give, expires, guest))
     return Invitation(number, own, certificate.decode(), expires)
 

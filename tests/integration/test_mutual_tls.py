@@ -18,6 +18,7 @@ import uvicorn
 
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
+from ioi_dagster.adapters.http.membership import MemberBook, NoMembers
 from ioi_dagster.adapters.http.tls import client_context, seeing_protocol, tls_of, tls_to
 from ioi_dagster.certificates import DAY_S, Authority, Role, read_certificate, write_private
 from ioi_dagster.clock import SystemClock
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.integration
 
 
 @contextmanager
-def gateway(of: Realm, loop: str = "auto") -> Iterator[str]:
+def gateway(of: Realm, loop: str = "auto", book: MemberBook | None = None) -> Iterator[str]:
     """The real gateway of a domain, without clusters, in a thread; yields its address."""
     tls, peers = tls_of(of.home)
     config = DomainConfig("n", "", of.spec, "", (), {}, "", (), {}, {})
@@ -45,6 +46,7 @@ def gateway(of: Realm, loop: str = "auto") -> Iterator[str]:
         clock=SystemClock(),
         http=httpx.AsyncClient(),
         peers=peers,
+        book=book or NoMembers(),
     )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(

@@ -78,12 +78,14 @@ def tls_of(home: DomainHome) -> tuple[ssl.SSLContext, Peers]:
 
     def make() -> ssl.SSLContext:
         known = [one for authorities in folder.authorities().values() for one in authorities]
-        return server_context(home.gateway_certificate, known)
+        inviting = home.inviting()
+        return server_context(home.gateway_certificate, known if inviting is None else [inviting, *known])
 
     def changed() -> object:
-        return folder.changed_at(), home.gateway_certificate.stat().st_mtime_ns
+        paths = (home.gateway_certificate, home.inviting_trusted)
+        return folder.changed_at(), *(path.stat().st_mtime_ns if path.exists() else 0 for path in paths)
 
-    return following(make, changed), Peers(folder.authorities)
+    return following(make, changed), Peers(folder.authorities, home.inviting)
 
 
 def server_context(certificate: Path, peers: Iterable[Trusted]) -> ssl.SSLContext:
@@ -177,9 +179,10 @@ def explain(error: BaseException) -> str:
 @dataclass(frozen=True, slots=True)
 class Peers:
     """Which domain a certificate that was shown belongs to: each domain's own authorities, and nobody else's, speak for
-    it."""
+    it. `inviting`: the authority of the gateway's own invitations, if there is one."""
 
     authorities: Callable[[], Mapping[str, tuple[Trusted, ...]]]
+    inviting: Callable[[], Trusted | None]
 
     def domain(self, pem: str, by: str) -> str | Refusal:
         """The domain, or why it is not believed; `by` is who says so."""
@@ -199,10 +202,10 @@ class Peers:
         return name
 
     def invited(self, pem: str, own: str) -> str | Refusal:
-        """The name in an invitation's certificate, which is one of the authority of the domain `own` itself."""
-        certificate = _read(pem)
+        """The name in an invitation's certificate, which the domain `own` has issued for that alone."""
+        certificate, inviting = _read(pem), self.inviting()
         name = domain_of(certificate) if certificate is not None else ""
-        if not name.startswith(INVITED) or not any(_issued(pem, one) for one in self.authorities().get(own, ())):
+        if not name.startswith(INVITED) or inviting is None or not _issued(pem, inviting):
             text = "the connection was not opened with an invitation"
             return Refusal("tls.not_invited", text, own, "ask the owner for one: `ioi domain invite`")
         return name

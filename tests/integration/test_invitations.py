@@ -1,0 +1,130 @@
+"""What an invitation opens, and what it does not: real handshakes with what `ioi domain invite` hands out."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+from distributed.security import Security
+
+from ioi_dagster.adapters.http.client import GatewayClient
+from ioi_dagster.adapters.http.tls import client_context
+from ioi_dagster.certificates import DAY_S, Role, write_private
+from ioi_dagster.domain import DomainConfig
+from ioi_dagster.errors import FinalError, UnreachableError
+from ioi_dagster.local.joining import authority_of, invite
+from ioi_dagster.local.member_book import FolderBook
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.member import INVITED, Invitation
+from tests.integration.test_mutual_tls import ask, gateway
+from tests.members import author
+from tests.realms import Realm, introduce, realm
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Realm:
+    one = realm(tmp_path / "domains", "lab")
+    introduce(one)
+    one.authority.save(authority_of(one.home, one.spec.authority))
+    one.home.save_config(DomainConfig("n", "lab", one.spec, "", (), {}, "", (), {}, {}))
+    return one
+
+
+def invitation(of: Realm, hours: float = 1.0) -> Invitation:
+    return invite(of.home, "cloud", DataClass.PUBLIC, hours, time.time())
+
+
+def shake(asks: ssl.SSLContext, asked: ssl.SSLContext) -> None:
+    """A handshake in memory. Raises `ssl.SSLError` where either side refuses the other."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = asks.wrap_bio(back, there)
+    server = asked.wrap_bio(there, back, server_side=True)
+    open_ = [client, server]
+    while open_:
+        for side in list(open_):
+            try:
+                side.do_handshake()
+                open_.remove(side)
+            except ssl.SSLWantReadError:
+                pass
+
+
+def into_dask(lab: Realm, shown: Path) -> None:
+    """As a client that shows that certificate reaches a scheduler of the lab, see `supervisor._tls_of`."""
+    node, authority = str(lab.home.node_certificate), str(lab.home.authority_certificate)
+    asked = Security(
+        tls_ca_file=authority, tls_scheduler_cert=node, tls_scheduler_key=node, require_encryption=True
+    ).get_listen_args("scheduler")["ssl_context"]
+    asks = Security(
+        tls_ca_file=authority, tls_client_cert=str(shown), tls_client_key=str(shown), require_encryption=True
+    ).get_connection_args("client")["ssl_context"]
+    shake(asks, asked)
+
+
+def test_an_invitation_opens_no_dask_cluster(lab, tmp_path):
+    shown = tmp_path / "shown.pem"
+    shown.write_text(invitation(lab).certificate)
+    into_dask(lab, lab.home.client_certificate)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        into_dask(lab, shown)
+
+
+def joining(url: str, lab: Realm, shown: str, tmp_path: Path) -> GatewayClient:
+    """Who opens connections with that certificate (PEM)."""
+    path = tmp_path / "shown.pem"
+    write_private(path, shown.encode())
+    return GatewayClient(url, "lab", tls=client_context(path, (lab.authority.trusted(time.time()),)))
+
+
+def test_an_invitation_opens_the_gateway_that_runs_already(lab, tmp_path):
+    with gateway(lab, book=FolderBook(lab.home)) as url:
+        assert ask(url, lab, lab) == {}
+        client = joining(url, lab, invitation(lab).certificate, tmp_path)
+        try:
+            assert client.join(author("cloud").signed()).give == DataClass.PUBLIC
+        finally:
+            client.close()
+        assert set(lab.home.members()) == {"lab", "cloud"}
+
+
+def test_no_certificate_of_the_domains_own_authority_is_an_invitation(lab, tmp_path):
+    """Whoever shares the authority could issue one."""
+    invited = invitation(lab)
+    forged = lab.authority.issue(invited.name, Role.CLIENT, time.time()).decode()
+    with gateway(lab, book=FolderBook(lab.home)) as url:
+        client = joining(url, lab, forged, tmp_path)
+        try:
+            with pytest.raises(FinalError) as error:
+                client.join(author("cloud").signed())
+        finally:
+            client.close()
+    assert "tls.not_invited" in str(error.value)
+
+
+def test_an_invitation_that_has_expired_opens_nothing(lab, tmp_path):
+    late = invite(lab.home, "cloud", DataClass.PUBLIC, 1.0, time.time() - 2 * DAY_S)
+    with gateway(lab, book=FolderBook(lab.home)) as url:
+        client = joining(url, lab, late.certificate, tmp_path)
+        try:
+            with pytest.raises(UnreachableError) as error:
+                client.join(author("cloud").signed())
+        finally:
+            client.close()
+    assert "our certificate has expired" in str(error.value)
+
+
+def test_what_invites_is_nobodys_authority(lab):
+    """Each domain has its own, which no record names; it is kept."""
+    one, other = invitation(lab), invitation(lab)
+    assert one.name != other.name
+    assert one.name.startswith(INVITED)
+    inviting = lab.home.inviting()
+    assert inviting is not None
+    inviting.check()
+    assert inviting.fingerprint not in lab.home.members()["lab"].fingerprints
+    invitation(lab)
+    assert lab.home.inviting() == inviting
