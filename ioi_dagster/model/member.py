@@ -144,7 +144,8 @@ def newer_record(known: MemberRecord, chain: Sequence[Signed]) -> tuple[MemberRe
 
 def claims_others(record: MemberRecord, others: Sequence[MemberRecord]) -> Refusal | None:
     """A cluster that another member has told first, an authority's name or certificate that are another's: what is
-    somebody else's. Members of one authority share both."""
+    somebody else's. Members of one authority share both, the whole of both: who adds one of its own to another's could
+    speak by it where only that other is trusted with code."""
     for other in others:
         if other.domain == record.domain or other.left:
             continue
@@ -152,11 +153,13 @@ def claims_others(record: MemberRecord, others: Sequence[MemberRecord]) -> Refus
         if taken:
             text = f"{record.domain} claims {', '.join(taken)[:200]}, which {other.domain} has"
             return _no("not_its_own", text, "its owner gives it another name")
-        if record.authority == other.authority and not record.fingerprints & other.fingerprints:
-            text = (
-                f"{record.domain} calls its authority {record.authority}, as {other.domain} does, and it is another one"
-            )
+        calls = f"{record.domain} calls its authority {record.authority}"
+        if record.authority == other.authority and record.fingerprints != other.fingerprints:
+            text = f"{calls}, as {other.domain} does, and it is another one"
             return _no("not_its_own", text, "its owner gives it another name")
+        if record.authority != other.authority and record.fingerprints & other.fingerprints:
+            text = f"{calls}, and it is the one that {other.domain} calls {other.authority}"
+            return _no("not_its_own", text, "who shares an authority calls it by one name")
     return None
 
 

@@ -1,0 +1,52 @@
+"""What a domain may say of itself: nothing that is another's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ioi_dagster.model.member import claims_others
+from ioi_dagster.model.refusal import Refusal
+from tests.members import author
+
+LAB, CLOUD = author("lab"), author("cloud")
+
+
+def claimed(**changes: Any) -> str:
+    """What is said of such a record of the cloud, where the lab's is known; empty where it is taken."""
+    refusal = claims_others(CLOUD.record(**changes), [LAB.record()])
+    assert refusal is None or (isinstance(refusal, Refusal) and refusal.code == "member.not_its_own")
+    return refusal.text if refusal is not None else ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, ""),
+        ({"authority": "lab-authority", "authorities": (LAB.trusted,)}, ""),
+        ({"clusters": ("cloud-c", "lab-c")}, "cloud claims lab-c, which lab has"),
+        (
+            {"authority": "lab-authority"},
+            "cloud calls its authority lab-authority, as lab does, and it is another one",
+        ),
+        (
+            {"authority": "lab-authority", "authorities": (LAB.trusted, CLOUD.trusted)},
+            "cloud calls its authority lab-authority, as lab does, and it is another one",
+        ),
+        (
+            {"authorities": (LAB.trusted,)},
+            "cloud calls its authority cloud-authority, and it is the one that lab calls lab-authority",
+        ),
+        (
+            {"authorities": (CLOUD.trusted, LAB.trusted)},
+            "cloud calls its authority cloud-authority, and it is the one that lab calls lab-authority",
+        ),
+    ],
+)
+def test_nobody_claims_what_another_member_has(changes, text):
+    assert claimed(**changes) == text
+
+
+def test_what_a_member_that_has_left_had_is_free():
+    assert claims_others(CLOUD.record(clusters=("lab-c",)), [LAB.record(2, left=True)]) is None
