@@ -146,7 +146,8 @@ class Trusted:
         return _parsed(self.certificate).fingerprint(hashes.SHA256()).hex()
 
     def check(self) -> None:
-        """Raises `SignatureError` where it is no authority, or its list is not its own."""
+        """Raises `SignatureError` where it is no authority, or its list is not its own. Each is one block of PEM as this
+        library writes it and nothing else: OpenSSL reads all that a text holds, and would stumble over the rest."""
         if max(len(self.certificate), len(self.revocations)) > MAX_PEM:
             raise SignatureError(f"an authority's certificate and list have {MAX_PEM} characters at most each")
         try:
@@ -157,6 +158,8 @@ class Trusted:
             good = isinstance(key, ec.EllipticCurvePublicKey) and listed.is_signature_valid(key)
         except (ValueError, TypeError, x509.ExtensionNotFound) as error:
             raise SignatureError(f"the authority's certificate or list cannot be read: {error}") from error
+        if (_pem(certificate), _pem(listed)) != (self.certificate, self.revocations):
+            raise SignatureError("the authority's certificate or list is not one block of PEM as it is written")
         if not constraints.ca or not good or listed.issuer != certificate.subject:
             raise SignatureError("the certificate is not an authority's, or the revocation list is not its own")
 
@@ -203,6 +206,10 @@ def write_private(path: Path, data: bytes) -> None:
 @lru_cache(256)
 def _parsed(pem: str) -> x509.Certificate:
     return x509.load_pem_x509_certificate(pem.encode())
+
+
+def _pem(what: x509.Certificate | x509.CertificateRevocationList) -> str:
+    return what.public_bytes(Encoding.PEM).decode()
 
 
 def _begun(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,3 +38,18 @@ def introduce(*realms: Realm, gateways: dict[str, str] | None = None) -> None:
         signed = renew_record(one.home, one.authority, "n", one.spec, address, time.time())
         for other in realms:
             other.home.put_member(signed)
+
+
+def shake(asks: ssl.SSLContext, asked: ssl.SSLContext) -> None:
+    """A handshake in memory. Raises `ssl.SSLError` where either side refuses the other."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = asks.wrap_bio(back, there)
+    server = asked.wrap_bio(there, back, server_side=True)
+    open_ = [client, server]
+    while open_:
+        for side in list(open_):
+            try:
+                side.do_handshake()
+                open_.remove(side)
+            except ssl.SSLWantReadError:
+                pass

@@ -20,7 +20,7 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import INVITED, Invitation
 from tests.integration.test_mutual_tls import ask, gateway
 from tests.members import author
-from tests.realms import Realm, introduce, realm
+from tests.realms import Realm, introduce, realm, shake
 
 pytestmark = pytest.mark.integration
 
@@ -36,21 +36,6 @@ def lab(tmp_path: Path) -> Realm:
 
 def invitation(of: Realm, hours: float = 1.0) -> Invitation:
     return invite(of.home, "cloud", DataClass.PUBLIC, hours, time.time())
-
-
-def shake(asks: ssl.SSLContext, asked: ssl.SSLContext) -> None:
-    """A handshake in memory. Raises `ssl.SSLError` where either side refuses the other."""
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = asks.wrap_bio(back, there)
-    server = asked.wrap_bio(there, back, server_side=True)
-    open_ = [client, server]
-    while open_:
-        for side in list(open_):
-            try:
-                side.do_handshake()
-                open_.remove(side)
-            except ssl.SSLWantReadError:
-                pass
 
 
 def into_dask(lab: Realm, shown: Path) -> None:

@@ -19,14 +19,15 @@ import uvicorn
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.membership import MemberBook, NoMembers
-from ioi_dagster.adapters.http.tls import client_context, seeing_protocol, tls_of, tls_to
-from ioi_dagster.certificates import DAY_S, Authority, Role, read_certificate, write_private
+from ioi_dagster.adapters.http.tls import client_context, seeing_protocol, server_context, tls_of, tls_to
+from ioi_dagster.certificates import DAY_S, Authority, Role, Trusted, read_certificate, write_private
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainConfig
 from ioi_dagster.errors import FinalError, IoiError, UnreachableError
 from ioi_dagster.local.identity import renew_record
 from tests.conftest import eventually
-from tests.realms import Realm, introduce, realm
+from tests.realms import Realm, introduce, realm, shake
+from tests.unit.test_certificates import RUBBISH
 
 pytestmark = pytest.mark.integration
 
@@ -235,6 +236,18 @@ def test_what_a_refused_peer_sends_is_not_kept(lab, library):
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 flood()
         assert ask(url, lab, other) == {}
+
+
+def test_an_authority_that_openssl_does_not_load_is_left_out_and_told(lab, library, caplog):
+    """The others' members are answered all the same."""
+    bad = Trusted(library.authority.trusted(time.time()).certificate + RUBBISH, "")
+    good = lab.authority.trusted(time.time())
+    asked = server_context(lab.home.gateway_certificate, {"library": (bad,), "lab": (good,)})
+    shake(client_context(lab.home.client_certificate, (good,)), asked)
+    told = "the authority of library is not loaded, so library is refused"
+    assert any(record.getMessage().startswith(told) for record in caplog.records)
+    with pytest.raises(ssl.SSLError):
+        client_context(lab.home.client_certificate, (bad,))
 
 
 def test_a_gateway_answers_over_connections_that_it_keeps(lab, library):

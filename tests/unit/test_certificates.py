@@ -27,6 +27,7 @@ from ioi_dagster.local.identity import prepare_certificates
 from tests.realms import realm
 
 NOW = 1_800_000_000.0
+RUBBISH = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 
 def test_an_authority_that_was_saved_issues_what_it_issued_before(tmp_path: Path):
@@ -56,6 +57,12 @@ def test_the_list_of_what_was_taken_back_is_the_authoritys_own():
         Trusted("", one.revocations),
         Trusted(one.certificate, "rubbish"),
         Trusted(one.certificate + " " * MAX_PEM, one.revocations),
+        Trusted(one.certificate + RUBBISH, one.revocations),
+        Trusted(one.certificate + other.certificate, one.revocations),
+        Trusted("a word before\n" + one.certificate, one.revocations),
+        Trusted(one.certificate, one.revocations + RUBBISH.replace("CERTIFICATE", "X509 CRL")),
+        Trusted(one.certificate, one.revocations + other.revocations),
+        Trusted(one.certificate, one.revocations + other.certificate),
     ):
         with pytest.raises(SignatureError):
             wrong.check()

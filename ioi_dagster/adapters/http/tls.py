@@ -58,7 +58,8 @@ def client_context(certificate: Path, peer: Iterable[Trusted]) -> ssl.SSLContext
     """For connections to one domain: it must show a certificate of one of its authorities; ours is in `certificate`
     (PEM)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    _strict(context, certificate, peer)
+    _strict(context, certificate)
+    _load(context, peer)
     return context
 
 
@@ -77,9 +78,9 @@ def tls_of(home: DomainHome) -> tuple[ssl.SSLContext, Peers]:
     folder = TrustFolder(home.trust)
 
     def make() -> ssl.SSLContext:
-        known = [one for authorities in folder.authorities().values() for one in authorities]
         inviting = home.inviting()
-        return server_context(home.gateway_certificate, known if inviting is None else [inviting, *known])
+        invited = {} if inviting is None else {"invitations": (inviting,)}
+        return server_context(home.gateway_certificate, {**invited, **folder.authorities()})
 
     def changed() -> object:
         paths = (home.gateway_certificate, home.inviting_trusted)
@@ -88,10 +89,20 @@ def tls_of(home: DomainHome) -> tuple[ssl.SSLContext, Peers]:
     return following(make, changed), Peers(folder.authorities, home.inviting)
 
 
-def server_context(certificate: Path, peers: Iterable[Trusted]) -> ssl.SSLContext:
-    """For a gateway: whoever connects shows a certificate of one of `peers`. Whose it is, is checked by `Peers`."""
+def server_context(certificate: Path, peers: Mapping[str, Iterable[Trusted]]) -> ssl.SSLContext:
+    """For a gateway: whoever connects shows a certificate of an authority of one of `peers`. Whose it is, is checked by
+    `Peers`. One whose authorities OpenSSL does not load is left out, and that is logged: it is refused, not all others."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _strict(context, certificate, peers)
+    _strict(context, certificate)
+    try:
+        _load(context, [one for authorities in peers.values() for one in authorities])
+    except ssl.SSLError:
+        for name, authorities in peers.items():
+            try:
+                _load(context, authorities)
+            except ssl.SSLError as error:
+                told = "the authority of %s is not loaded, so %s is refused: %s — its owner signs another record"
+                log.warning(told, name, name, error.reason or error)
     context.verify_mode = ssl.CERT_REQUIRED
     context.sslobject_class = _TellingObject
     return context
@@ -117,15 +128,19 @@ def following(make: Callable[[], ssl.SSLContext], changed: Callable[[], object])
     return outer
 
 
-def _strict(context: ssl.SSLContext, certificate: Path, trusted: Iterable[Trusted]) -> None:
+def _strict(context: ssl.SSLContext, certificate: Path) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(certificate)
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF | ssl.VERIFY_X509_STRICT
+
+
+def _load(context: ssl.SSLContext, trusted: Iterable[Trusted]) -> None:
+    """Raises `ssl.SSLError` where one cannot be read; which were loaded before it, is left open."""
     # Python reads revocation lists from files only.
     with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
         file.write("".join(one.certificate + one.revocations for one in dict.fromkeys(trusted)))
         file.flush()
         context.load_verify_locations(file.name)
-    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF | ssl.VERIFY_X509_STRICT
 
 
 class _TellingObject(ssl.SSLObject):
