@@ -145,6 +145,12 @@ class Trusted:
         """SHA-256 of the certificate, hex: which authority this is, whatever it calls itself."""
         return _parsed(self.certificate).fingerprint(hashes.SHA256()).hex()
 
+    @property
+    def subject(self) -> tuple[object, ...]:
+        """What it calls itself, equal for all that OpenSSL takes for the same: it looks for an authority by this, large
+        letters as good as small ones and however many spaces between."""
+        return tuple((one.oid.dotted_string, _folded(one.value)) for one in _parsed(self.certificate).subject)
+
     def check(self) -> None:
         """Raises `SignatureError` where it is no authority, or its list is not its own. Each is one block of PEM as this
         library writes it and nothing else: OpenSSL reads all that a text holds, and would stumble over the rest."""
@@ -156,6 +162,10 @@ class Trusted:
             listed = x509.load_pem_x509_crl(self.revocations.encode())
             key = certificate.public_key()
             good = isinstance(key, ec.EllipticCurvePublicKey) and listed.is_signature_valid(key)
+            # Or somebody else could make one of its key and subject, which would be taken for it.
+            certificate.verify_directly_issued_by(certificate)
+        except InvalidSignature as error:
+            raise SignatureError("the authority's certificate is not signed by itself") from error
         except (ValueError, TypeError, x509.ExtensionNotFound) as error:
             raise SignatureError(f"the authority's certificate or list cannot be read: {error}") from error
         if (_pem(certificate), _pem(listed)) != (self.certificate, self.revocations):
@@ -206,6 +216,10 @@ def write_private(path: Path, data: bytes) -> None:
 @lru_cache(256)
 def _parsed(pem: str) -> x509.Certificate:
     return x509.load_pem_x509_certificate(pem.encode())
+
+
+def _folded(value: str | bytes) -> str | bytes:
+    return " ".join(value.split()).lower() if isinstance(value, str) else value
 
 
 def _pem(what: x509.Certificate | x509.CertificateRevocationList) -> str:

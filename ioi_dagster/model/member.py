@@ -59,6 +59,10 @@ class MemberRecord:
     def fingerprints(self) -> frozenset[str]:
         return frozenset(one.fingerprint for one in self.authorities)
 
+    @property
+    def subjects(self) -> frozenset[tuple[object, ...]]:
+        return frozenset(one.subject for one in self.authorities)
+
 
 INVITED = "invitation-"
 """How the name in an invitation's certificate begins; no domain is called so."""
@@ -143,8 +147,8 @@ def newer_record(known: MemberRecord, chain: Sequence[Signed]) -> tuple[MemberRe
 
 
 def claims_others(record: MemberRecord, others: Sequence[MemberRecord]) -> Refusal | None:
-    """A cluster that another member has told first, an authority's name or certificate that are another's: what is
-    somebody else's. Members of one authority share both, the whole of both: who adds one of its own to another's could
+    """A cluster that another member has told first, an authority's name, certificate or subject that are another's: what
+    is somebody else's. Members of one authority share both, the whole of both: who adds one of its own to another's could
     speak by it where only that other is trusted with code."""
     for other in others:
         if other.domain == record.domain or other.left:
@@ -160,6 +164,9 @@ def claims_others(record: MemberRecord, others: Sequence[MemberRecord]) -> Refus
         if record.authority != other.authority and record.fingerprints & other.fingerprints:
             text = f"{calls}, and it is the one that {other.domain} calls {other.authority}"
             return _no("not_its_own", text, "who shares an authority calls it by one name")
+        if record.fingerprints != other.fingerprints and record.subjects & other.subjects:
+            text = f"{record.domain}'s authority has the subject of another one, which is {other.domain}'s"
+            return _no("not_its_own", text, "its owner makes another: subjects are told apart by their serial number")
     return None
 
 
@@ -197,6 +204,8 @@ def _wrong(record: MemberRecord) -> str:
             return "its gateway is not of the form https://host:port"
         for one in record.authorities:
             one.check()
+        if len(record.subjects) < len(record.authorities):
+            return "its authorities have one subject"
     except (ValueError, binascii.Error, SignatureError) as error:
         return str(error)
     return ""

@@ -25,7 +25,9 @@ from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainConfig
 from ioi_dagster.errors import FinalError, IoiError, UnreachableError
 from ioi_dagster.local.identity import renew_record
+from ioi_dagster.model.member import sign_record
 from tests.conftest import eventually
+from tests.members import namesake
 from tests.realms import Realm, introduce, realm, shake
 from tests.unit.test_certificates import RUBBISH
 
@@ -248,6 +250,19 @@ def test_an_authority_that_openssl_does_not_load_is_left_out_and_told(lab, libra
     assert any(record.getMessage().startswith(told) for record in caplog.records)
     with pytest.raises(ssl.SSLError):
         client_context(lab.home.client_certificate, (bad,))
+
+
+def test_who_has_the_subject_of_the_gateways_own_authority_is_left_out(lab, library, caplog):
+    """Such a record is refused; here it lies in the folder already."""
+    introduce(lab, library)
+    own = lab.authority.trusted(time.time())
+    record = replace(library.home.members()["library"], serial=2, authorities=(namesake(own),))
+    lab.home.put_member(sign_record(record, library.home.signing_key()))
+    (lab.home.trust / "library.json").rename(lab.home.trust / "a.json")
+    with gateway(lab) as url:
+        assert ask(url, lab, lab) == {}
+    told = "the authority of library is left out, so library is refused: it has the subject of lab's"
+    assert any(record.getMessage().startswith(told) for record in caplog.records)
 
 
 def test_a_gateway_answers_over_connections_that_it_keeps(lab, library):

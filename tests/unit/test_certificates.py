@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from ioi_dagster.certificates import (
     DAY_S,
@@ -47,6 +49,18 @@ def test_two_authorities_of_one_name_are_two():
     assert one.fingerprint != other.fingerprint
 
 
+def signed_by_another() -> Trusted:
+    """An authority's key and subject in a certificate that somebody else has made of them."""
+    one, key = Authority.make("lab", NOW), ec.generate_private_key(ec.SECP256R1())
+    its = one.certificate
+    built = x509.CertificateBuilder(
+        its.subject, its.subject, its.public_key(), 1, its.not_valid_before_utc, its.not_valid_after_utc
+    )
+    for extension in its.extensions:
+        built = built.add_extension(extension.value, extension.critical)
+    return replace(one, certificate=built.sign(key, hashes.SHA256())).trusted(NOW)
+
+
 def test_the_list_of_what_was_taken_back_is_the_authoritys_own():
     one, other = (Authority.make("lab", NOW).trusted(NOW) for _ in range(2))
     one.check()
@@ -54,6 +68,7 @@ def test_the_list_of_what_was_taken_back_is_the_authoritys_own():
     for wrong in (
         Trusted(one.certificate, other.revocations),
         Trusted(leaf, one.revocations),
+        signed_by_another(),
         Trusted("", one.revocations),
         Trusted(one.certificate, "rubbish"),
         Trusted(one.certificate + " " * MAX_PEM, one.revocations),

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from ioi_dagster.model.member import claims_others
+from ioi_dagster.model.member import claims_others, first_record
 from ioi_dagster.model.refusal import Refusal
-from tests.members import author
+from tests.members import author, namesake
 
 LAB, CLOUD = author("lab"), author("cloud")
 
@@ -46,6 +46,19 @@ def claimed(**changes: Any) -> str:
 )
 def test_nobody_claims_what_another_member_has(changes, text):
     assert claimed(**changes) == text
+
+
+@pytest.mark.parametrize("louder", [False, True])
+def test_no_authority_has_the_subject_of_another_members(louder):
+    """OpenSSL goes by it, and would take one for the other: neither would be let in."""
+    other = namesake(LAB.trusted, louder)
+    other.check()
+    text = "cloud's authority has the subject of another one, which is lab's"
+    assert claimed(authorities=(other,)) == text
+    assert claimed(authority="lab-authority", authorities=(other,)) != ""
+    assert first_record(CLOUD.signed(authorities=(CLOUD.trusted, namesake(CLOUD.trusted, louder)))) == Refusal(
+        "member.malformed", "the record of cloud is not valid: its authorities have one subject", "membership"
+    )
 
 
 def test_what_a_member_that_has_left_had_is_free():

@@ -80,7 +80,9 @@ def tls_of(home: DomainHome) -> tuple[ssl.SSLContext, Peers]:
     def make() -> ssl.SSLContext:
         inviting = home.inviting()
         invited = {} if inviting is None else {"invitations": (inviting,)}
-        return server_context(home.gateway_certificate, {**invited, **folder.authorities()})
+        known = folder.authorities()
+        # Its own first: nobody's takes their place.
+        return server_context(home.gateway_certificate, {**invited, home.name: known.get(home.name, ()), **known})
 
     def changed() -> object:
         paths = (home.gateway_certificate, home.inviting_trusted)
@@ -91,9 +93,11 @@ def tls_of(home: DomainHome) -> tuple[ssl.SSLContext, Peers]:
 
 def server_context(certificate: Path, peers: Mapping[str, Iterable[Trusted]]) -> ssl.SSLContext:
     """For a gateway: whoever connects shows a certificate of an authority of one of `peers`. Whose it is, is checked by
-    `Peers`. One whose authorities OpenSSL does not load is left out, and that is logged: it is refused, not all others."""
+    `Peers`. One whose authorities OpenSSL does not load or would take for those of one before it is left out, and that is
+    logged: it is refused, not all others."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _strict(context, certificate)
+    peers = _told_apart(peers)
     try:
         _load(context, [one for authorities in peers.values() for one in authorities])
     except ssl.SSLError:
@@ -141,6 +145,22 @@ def _load(context: ssl.SSLContext, trusted: Iterable[Trusted]) -> None:
         file.write("".join(one.certificate + one.revocations for one in dict.fromkeys(trusted)))
         file.flush()
         context.load_verify_locations(file.name)
+
+
+def _told_apart(peers: Mapping[str, Iterable[Trusted]]) -> dict[str, list[Trusted]]:
+    """OpenSSL takes the first authority of a subject that it finds, so there is to be one of each."""
+    found: dict[str, list[Trusted]] = {}
+    known: dict[object, tuple[str, str]] = {}
+    for name, authorities in peers.items():
+        found[name] = []
+        for one in authorities:
+            whose, its = known.setdefault(one.subject, (name, one.fingerprint))
+            if its == one.fingerprint:
+                found[name].append(one)
+            else:
+                told = "the authority of %s is left out, so %s is refused: it has the subject of %s's — %s"
+                log.warning(told, name, name, whose, "its owner makes another")
+    return found
 
 
 class _TellingObject(ssl.SSLObject):
