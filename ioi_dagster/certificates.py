@@ -203,7 +203,7 @@ def days_left(certificate: x509.Certificate, now: float) -> float:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Whole or not at all, readable by its owner only."""
+    """Whole or not at all, readable by its owner only, and there after the machine's power was lost."""
     temporary = path.with_name(f".{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -211,6 +211,11 @@ def write_private(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 @lru_cache(256)

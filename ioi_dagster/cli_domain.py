@@ -137,6 +137,10 @@ def invite(
 def join(
     file: Annotated[Path, typer.Argument(help="The invitation")],
     give: Give = "public",
+    anew: Annotated[
+        bool,
+        typer.Option("--anew", help="A host that is known already counts by the invitation alone: it lost its keys"),
+    ] = False,
     home: Home = None,
     domain: Name = "",
 ) -> None:
@@ -145,7 +149,7 @@ def join(
     from ioi_dagster.local.joining import join, read_invitation
 
     one = _domain(find_home(home), domain)
-    host = join(one, read_invitation(file), _data_class(give), time.time())
+    host = join(one, read_invitation(file), _data_class(give), time.time(), anew)
     out.print(f"{one.name} and {host.domain} are members of {host.network} together", soft_wrap=True)
     out.print(
         f"authority {host.authority}: {_short(host.authorities[0].fingerprint)}, gateway {host.gateway}", soft_wrap=True

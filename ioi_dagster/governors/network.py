@@ -75,10 +75,12 @@ class RecordsPulled:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A record that came with an invitation of ours, or whose owner invited us: it counts whatever was known of that
-    domain."""
+    """A record that came with an invitation of ours, or whose owner invited us. `anew`: it counts whatever was known of
+    that domain, which an owner has said by his own hand. Else one that is known tells a newer record as it would without
+    an invitation: who merely has one cannot take its place."""
 
     signed: Signed
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +165,8 @@ class NetworkGovernor:
                 self._missed(self._peers[name], event.why, now)
             case RecordsPulled():
                 return self._pulled(event)
-            case Joined(signed):
-                return self._joined(signed)
+            case Joined(signed, anew):
+                return self._joined(signed, anew)
             case _:
                 pass
         return []
@@ -306,16 +308,33 @@ class NetworkGovernor:
         self._peers[record.domain] = _Peer(record, event.peer)
         return [Keep(signed, record, event.peer)]
 
-    def _joined(self, signed: Signed) -> list[Instruction]:
+    def _joined(self, signed: Signed, anew: bool) -> list[Instruction]:
         name = str(signed.body.get("domain", ""))[:100]
-        record = self._fit(first_record(signed), name)
-        if isinstance(record, MemberRecord) and name not in self._peers and len(self._peers) >= MAX_MEMBERS:
+        record, peer = self._fit(first_record(signed), name), self._peers.get(name)
+        if isinstance(record, MemberRecord) and peer is None and len(self._peers) >= MAX_MEMBERS:
             text = f"{self._domain} knows {MAX_MEMBERS} members, and takes no more"
             record = Refusal("member.too_many", text, self._domain, "one of them leaves first")
+        if isinstance(record, MemberRecord) and peer is not None and not anew:
+            record = self._follows(peer.record, signed, record)
         if isinstance(record, Refusal):
             return [NotBelieved("", name, record)]
-        self._peers[name] = _Peer(record)
+        if peer is not None and not anew:
+            self._take(peer, record)
+        else:
+            self._peers[name] = _Peer(record)
         return [Keep(signed, record)]
+
+    def _follows(self, known: MemberRecord, signed: Signed, record: MemberRecord) -> MemberRecord | Refusal:
+        """Or why `record` does not come after the one that is known. The same once more is as good: an answer may be
+        lost."""
+        newer = newer_record(known, (signed,))
+        if isinstance(newer, Refusal):
+            todo = f"it is a member already; its owner asks for `ioi domain invite --to {known.domain}`"
+            return Refusal(newer.code, newer.text, self._domain, todo)
+        if newer is None and record != known:
+            text = f"{self._domain} knows record {known.serial} of {known.domain}, and record {record.serial} came"
+            return Refusal("member.older", text, self._domain, "its owner signs a newer one: `ioi domain rotate`")
+        return record
 
     def _fit(self, record: MemberRecord | Refusal, asked: str) -> MemberRecord | Refusal:
         """Or why a record of a domain of which nothing is known is not taken."""

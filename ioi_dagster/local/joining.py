@@ -17,7 +17,7 @@ from ioi_dagster.adapters.http.client import GatewayClient, own_gateway
 from ioi_dagster.adapters.http.tls import client_context
 from ioi_dagster.certificates import Authority, Role, read_certificate, write_private
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
-from ioi_dagster.errors import BadInputError, IoiError, UnreachableError
+from ioi_dagster.errors import BadInputError, IoiError, SignatureError, UnreachableError
 from ioi_dagster.local.federation import offered
 from ioi_dagster.local.identity import (
     certificates,
@@ -44,7 +44,7 @@ from ioi_dagster.model.member import (
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import DomainSpec
 from ioi_dagster.ports import free_ports
-from ioi_dagster.signing import SigningKey
+from ioi_dagster.signing import Signed, SigningKey
 
 MAX_INVITATION = 256 * 2**10
 POLL_S = 0.1
@@ -128,15 +128,18 @@ def read_invitation(path: Path) -> Invitation:
         raise BadInputError(f"this is no invitation: {error}", where=str(path), todo=todo) from error
 
 
-def join(home: DomainHome, invitation: Invitation, give: DataClass, now: float) -> MemberRecord:
+def join(home: DomainHome, invitation: Invitation, give: DataClass, now: float, anew: bool = False) -> MemberRecord:
     """Trust on both sides: the host has this domain's record, and this domain the host's. `give`: the highest class
-    that the host may be given. Returns the host's record; raises `BadInputError` and `FinalError` with what is
-    wrong."""
+    that the host may be given. `anew`: a host that is known already counts by the invitation alone, since its keys were
+    lost. Returns the host's record; raises `BadInputError` and `FinalError` with what is wrong."""
     host = first_record(invitation.record)
     if isinstance(host, Refusal):
         raise BadInputError(f"the invitation cannot be used: {host.text}", todo="ask for another: `ioi domain invite`")
     if invitation.expires < now:
         raise BadInputError(f"the invitation of {host.domain} has expired", todo="ask for another: `ioi domain invite`")
+    known = None if anew else home.members().get(host.domain)
+    if known is not None:
+        _check_known(home, known, invitation.record)
     config = home.config()
     if host.network != config.network and len(home.members()) > 1:
         text = f"{host.domain} is of the network {host.network}, and {home.name} is a member of {config.network}"
@@ -160,11 +163,22 @@ def join(home: DomainHome, invitation: Invitation, give: DataClass, now: float) 
     finally:
         client.close()
     newest = first_record(answer.record)
-    if isinstance(newest, Refusal) or newest.domain != host.domain or newest.serial < host.serial:
+    oldest = max(host.serial, known.serial if known is not None else 0)
+    if isinstance(newest, Refusal) or newest.domain != host.domain or newest.serial < oldest:
         raise BadInputError(f"{host.domain} answered with a record that is not its own", todo="ask its owner")
     home.put_member(answer.record)
     know(home, newest, give)
     return newest
+
+
+def _check_known(home: DomainHome, known: MemberRecord, signed: Signed) -> None:
+    """Anybody may call his domain as a member is called, and invite to it."""
+    try:
+        known.trusted.verify(signed)
+    except SignatureError:
+        text = f"the invitation is not signed by a key that {home.name} knows of {known.domain}"
+        todo = "ask its owner for one by another way; if it has lost its keys: `ioi domain join --anew`"
+        raise BadInputError(text, todo=todo) from None
 
 
 def rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: Callable[[str], None]) -> MemberRecord:

@@ -44,9 +44,12 @@ class FolderBook:
             found = [one for name, one in self.records().items() if name == domain]
         return tuple(signed for signed in found if signed.body["serial"] > after)
 
-    def keep(self, kept: Keep) -> None:
+    def keep(self, kept: Keep, give: DataClass | None = None) -> None:
         self._home.put_member(kept.signed)
-        know(self._home, kept.record)
+        know(self._home, kept.record, give)
+
+    def may_be_given(self, domain: str) -> DataClass:
+        return self._home.config().limits.get(domain, DataClass.PUBLIC)
 
     def invited(self, name: str) -> Invited | None:
         if not name.startswith(INVITED) or not name.removeprefix(INVITED).isalnum():
@@ -56,9 +59,8 @@ class FolderBook:
         except FileNotFoundError:
             return None
 
-    def came(self, invited: Invited, record: MemberRecord) -> None:
+    def used(self, invited: Invited) -> None:
         write_private(self._invitation(invited.id), msgspec.json.encode(invited))
-        know(self._home, record, invited.give)
 
     def put_invited(self, invited: Invited) -> None:
         """Remember whom the owner has invited."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ssl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,9 @@ from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.tls import client_context
 from ioi_dagster.certificates import DAY_S, Role, write_private
 from ioi_dagster.domain import DomainConfig
-from ioi_dagster.errors import FinalError, UnreachableError
-from ioi_dagster.local.joining import authority_of, invite
-from ioi_dagster.local.member_book import FolderBook
+from ioi_dagster.errors import BadInputError, FinalError, UnreachableError
+from ioi_dagster.local.joining import authority_of, invite, join, sign_again
+from ioi_dagster.local.member_book import FolderBook, change_config
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import INVITED, Invitation
 from tests.integration.test_mutual_tls import ask, gateway
@@ -25,13 +28,28 @@ from tests.realms import Realm, introduce, realm, shake
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Realm:
-    one = realm(tmp_path / "domains", "lab")
+def owned(root: Path, name: str) -> Realm:
+    """A domain as `ioi domain init` makes it."""
+    one = realm(root / "domains", name)
     introduce(one)
     one.authority.save(authority_of(one.home, one.spec.authority))
-    one.home.save_config(DomainConfig("n", "lab", one.spec, "", (), {}, "", (), {}, {}))
+    config = DomainConfig("n", name, one.spec, "https://127.0.0.1:1", (), {}, "", (), {}, {})
+    one.home.save_config(config)
     return one
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Realm:
+    return owned(tmp_path, "lab")
+
+
+@contextmanager
+def serving(of: Realm) -> Iterator[None]:
+    """Its gateway, at the address that its record says."""
+    with gateway(of, book=FolderBook(of.home)) as url:
+        change_config(of.home, lambda config: replace(config, gateway=url))
+        sign_again(of.home, time.time())
+        yield
 
 
 def invitation(of: Realm, hours: float = 1.0) -> Invitation:
@@ -100,6 +118,23 @@ def test_an_invitation_that_has_expired_opens_nothing(lab, tmp_path):
         finally:
             client.close()
     assert "our certificate has expired" in str(error.value)
+
+
+def test_an_invitation_in_a_members_name_does_not_put_another_in_its_place(lab, tmp_path):
+    """Somebody calls his own domain as the guest calls one that it knows, and invites it."""
+    cloud, thief = owned(tmp_path / "b", "cloud"), owned(tmp_path / "c", "lab")
+    with serving(lab), serving(thief):
+        join(cloud.home, invitation(lab), DataClass.PUBLIC, time.time())
+        known, stolen = cloud.home.members()["lab"], invitation(thief)
+        with pytest.raises(BadInputError) as error:
+            join(cloud.home, stolen, DataClass.PUBLIC, time.time())
+        assert "is not signed by a key that cloud knows of lab" in str(error.value)
+        assert "--anew" in str(error.value)
+        assert cloud.home.members()["lab"] == known
+        assert set(thief.home.members()) == {"lab"}
+        join(cloud.home, invitation(lab), DataClass.PUBLIC, time.time())
+        join(cloud.home, stolen, DataClass.PUBLIC, time.time(), anew=True)
+        assert cloud.home.members()["lab"].keys == thief.home.members()["lab"].keys
 
 
 def test_what_invites_is_nobodys_authority(lab):

@@ -282,6 +282,16 @@ def test_a_domain_that_a_member_tells_of_becomes_one_unless_the_owner_wants_none
     assert states(closed) == {"b": "alive"}
 
 
+def test_a_member_is_replaced_only_by_an_invitation_that_was_made_for_it():
+    governor = known("b")
+    thief = Author("b", SigningKey.generate("b"), author("b").trusted)
+    (said,) = governor.handle(Joined(thief.signed(9)), 0.0)
+    assert isinstance(said, NotBelieved)
+    assert said.refusal.code == "member.signature"
+    assert governor.handle(Joined(author("b").signed(3)), 0.0) == [Keep(author("b").signed(3), author("b").record(3))]
+    assert governor.handle(Joined(thief.signed(1), anew=True), 0.0) == [Keep(thief.signed(1), thief.record(1))]
+
+
 def test_a_newcomer_that_calls_its_authority_as_another_does_is_refused():
     governor = known("b")
     (said,) = governor.handle(Joined(author("d").signed(authority="b-authority")), 0.0)

@@ -62,7 +62,8 @@ def walk_network(seed: int, events: int = 200) -> None:
             signed = author(rng.choice("bc")).signed(serial, left=rng.random() < 0.5)
             governor.handle(network.RecordsPulled("b", signed.body["domain"], (signed,)), now)
         if rng.random() < 0.02:
-            governor.handle(network.Joined(author(rng.choice("bc")).signed(serial + 1)), now)
+            signed = author(rng.choice("bc")).signed(serial + 1)
+            governor.handle(network.Joined(signed, anew=rng.random() < 0.8), now)
         governor.handle(network.ProbeAnswered("stranger", 1), now)
         governor.validate()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,8 @@ from ioi_dagster.local.member_book import FolderBook
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import Invited
 from ioi_dagster.model.refusal import Refusal
-from tests.members import author
+from ioi_dagster.signing import SigningKey
+from tests.members import Author, author
 from tests.realms import introduce, realm
 
 LATER = time.time() + 3_600
@@ -31,10 +33,13 @@ def lab(tmp_path: Path) -> DomainHome:
     return one.home
 
 
+def invited(changes: dict[str, Any]) -> Invited:
+    return replace(Invited("a1", DataClass.INTERNAL, LATER), **changes)
+
+
 def guest(home: DomainHome, **changes: object) -> tuple[Members, FolderBook]:
     book = FolderBook(home)
-    invited = Invited("a1", DataClass.INTERNAL, LATER)
-    book.put_invited(replace(invited, **changes))  # pyright: ignore[reportArgumentType]
+    book.put_invited(invited(changes))
     return Members("lab", book, None, ManualClock()), book
 
 
@@ -65,6 +70,66 @@ def test_nobody_else_joins(lab, shown, changes, text):
     assert isinstance(answer, Refusal)
     assert (answer.code, answer.text) == ("member.not_invited", text)
     assert set(book.read()) == {"lab"}
+
+
+def thief(of: str) -> Author:
+    """Who writes that name into a record and signs it by a key of its own."""
+    return replace(author(of), key=SigningKey.generate(of))
+
+
+@pytest.mark.parametrize("changes", [{}, {"used_by": "cloud"}, {"used_by": "cloud", "domain": "cloud"}])
+def test_who_is_a_member_already_is_not_replaced_by_whoever_has_an_invitation(lab, changes):
+    members, book = guest(lab, **changes)
+    book.keep(Keep(author("cloud").signed(), author("cloud").record()))
+    members = Members("lab", book, None, ManualClock())
+    answer = members.join("invitation-a1", thief("cloud").signed(2), time.time())
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.by) == ("member.signature", "lab")
+    assert answer.remedy == "it is a member already; its owner asks for `ioi domain invite --to cloud`"
+    assert book.read()["cloud"] == author("cloud").record()
+    assert book.invited("invitation-a1") == invited(changes), "the invitation is as it was"
+
+
+@pytest.mark.parametrize("changes", [{}, {"used_by": "cloud"}])
+def test_a_member_tells_a_newer_record_by_any_invitation_and_is_given_no_more_by_it(lab, changes):
+    members, book = guest(lab, **changes)
+    book.keep(Keep(author("cloud").signed(2), author("cloud").record(2)))
+    members = Members("lab", book, None, ManualClock())
+    older = members.join("invitation-a1", author("cloud").signed(1), time.time())
+    assert isinstance(older, Refusal)
+    assert older.text == "lab knows record 2 of cloud, and record 1 came"
+    newer = members.join("invitation-a1", author("cloud").signed(3, gateway="https://moved:1"), time.time())
+    assert newer == JoinAnswer(book.records()["lab"], DataClass.PUBLIC)
+    assert (book.read()["cloud"].serial, lab.config().peers) == (3, {"cloud": "https://moved:1"})
+    assert lab.config().limits == {"cloud": DataClass.PUBLIC}
+
+
+def test_a_member_whose_keys_are_lost_comes_back_by_an_invitation_made_for_it_once(lab):
+    members, book = guest(lab, domain="cloud")
+    book.keep(Keep(author("cloud").signed(5), author("cloud").record(5)))
+    members = Members("lab", book, None, ManualClock())
+    new, other = thief("cloud"), thief("cloud")
+    assert members.join("invitation-a1", new.signed(1), time.time()) == JoinAnswer(
+        book.records()["lab"], DataClass.INTERNAL
+    )
+    assert book.read()["cloud"] == new.record(1)
+    assert isinstance(members.join("invitation-a1", other.signed(2), time.time()), Refusal)
+    assert book.read()["cloud"] == new.record(1)
+
+
+def test_an_invitation_is_used_before_its_guest_is_kept(lab, monkeypatch):
+    """The gateway is killed in between: whoever has the file does not use it again."""
+    members, book = guest(lab)
+    monkeypatch.setattr(lab.__class__, "put_member", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+    with pytest.raises(OSError, match="killed"):
+        members.join("invitation-a1", author("cloud").signed(), time.time())
+    monkeypatch.undo()
+    assert book.invited("invitation-a1") == invited({"used_by": "cloud"})
+    members = Members("lab", book, None, ManualClock())
+    for one in (author("cloud"), thief("cloud")):
+        answer = members.join("invitation-a1", one.signed(), time.time())
+        assert isinstance(answer, Refusal)
+        assert answer.text == "the invitation was used by cloud, which is no member"
 
 
 @pytest.mark.parametrize(

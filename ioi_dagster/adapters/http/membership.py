@@ -29,6 +29,7 @@ from ioi_dagster.governors.network import (
     RecordsPulled,
     Tick,
 )
+from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import Invited, MemberRecord
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.signing import Signed
@@ -59,16 +60,20 @@ class MemberBook(Protocol):
         """Its records of a higher serial, oldest first; of others than this domain the newest alone."""
         ...
 
-    def keep(self, kept: Keep) -> None:
-        """For good: it counts after a restart too."""
+    def keep(self, kept: Keep, give: DataClass | None = None) -> None:
+        """For good: it counts after a restart too. `give`: the highest class that the member may be given from now on."""
+        ...
+
+    def may_be_given(self, domain: str) -> DataClass:
+        """The highest class."""
         ...
 
     def invited(self, name: str) -> Invited | None:
         """The invitation whose certificate has that name."""
         ...
 
-    def came(self, invited: Invited, record: MemberRecord) -> None:
-        """Its guest is there."""
+    def used(self, invited: Invited) -> None:
+        """Remember by whom, for good."""
         ...
 
     def changed_at(self) -> object:
@@ -95,13 +100,16 @@ class NoMembers:
     def chain(self, domain: str, after: int) -> tuple[Signed, ...]:
         return ()
 
-    def keep(self, kept: Keep) -> None:
+    def keep(self, kept: Keep, give: DataClass | None = None) -> None:
         """It is forgotten with the process."""
+
+    def may_be_given(self, domain: str) -> DataClass:
+        return DataClass.PUBLIC
 
     def invited(self, name: str) -> Invited | None:
         return None
 
-    def came(self, invited: Invited, record: MemberRecord) -> None:
+    def used(self, invited: Invited) -> None:
         """Nobody is invited."""
 
     def changed_at(self) -> object:
@@ -145,7 +153,8 @@ class Members:
         return self._governor.snapshot(self._clock.monotonic())
 
     def join(self, shown: str, signed: Signed, now: float) -> JoinAnswer | Refusal:
-        """A guest, whose connection was opened with the certificate named `shown`, becomes a member. `now`: Unix
+        """A guest, whose connection was opened with the certificate named `shown`, becomes a member. Who is one already
+        is replaced, and given what the invitation says, by one that was made for it and not used before. `now`: Unix
         seconds."""
         invited = self._book.invited(shown)
         name = str(signed.body.get("domain", ""))[:100]
@@ -155,13 +164,21 @@ class Members:
         if invited.domain not in ("", name) or invited.used_by not in ("", name):
             text = f"the invitation is for {invited.domain or invited.used_by}, not for {name}"
             return Refusal("member.not_invited", text, self._domain, "ask for one of your own: `ioi domain invite`")
-        for said in self._governor.handle(Joined(signed), self._clock.monotonic()):
+        known = self._book.read().get(name)
+        there, used = known is not None and not known.left, bool(invited.used_by)
+        if used and not there:
+            text = f"the invitation was used by {name}, which is no member"
+            return Refusal("member.not_invited", text, self._domain, "ask for another: `ioi domain invite`")
+        anew = invited.domain == name and not used
+        for said in self._governor.handle(Joined(signed, anew), self._clock.monotonic()):
             if isinstance(said, NotBelieved):
                 return said.refusal
-            self._perform(said)
-            if isinstance(said, Keep):
-                self._book.came(replace(invited, used_by=name), said.record)
-        return JoinAnswer(self._book.records()[self._domain], invited.give)
+            assert isinstance(said, Keep)
+            # First, so that whatever happens in between it is used once.
+            if not used:
+                self._book.used(replace(invited, used_by=name))
+            self._keep(said, invited.give if anew or not there else None)
+        return JoinAnswer(self._book.records()[self._domain], self._book.may_be_given(name))
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -191,7 +208,7 @@ class Members:
             if name == self._domain:
                 self._governor.own_changed(record)
             elif not record.left and record.serial > int(str(known.get(name, {"serial": 0})["serial"])):
-                self._handle(Joined(signed[name]))
+                self._handle(Joined(signed[name], anew=True))
         self._seen = changed
 
     def _handle(self, event: Event) -> None:
@@ -204,17 +221,19 @@ class Members:
                 self._begin(self._probe(peer))
             case Pull(peer, domain, after):
                 self._begin(self._pull(peer, domain, after))
-            case Keep(_, record, vouched):
-                told = f", as {vouched} tells" if vouched else ""
-                log.info(
-                    "%s: record %d%s%s", record.domain, record.serial, told, ", it has left" if record.left else ""
-                )
-                self._book.keep(instruction)
-                self._seen = self._book.changed_at()
+            case Keep():
+                self._keep(instruction)
             case NotBelieved(peer, domain, refusal):
                 log.warning(
                     "what %s told of %s is not taken: %s [%s]", peer or "it", domain, refusal.text, refusal.code
                 )
+
+    def _keep(self, kept: Keep, give: DataClass | None = None) -> None:
+        told = f", as {kept.vouched} tells" if kept.vouched else ""
+        left = ", it has left" if kept.record.left else ""
+        log.info("%s: record %d%s%s", kept.record.domain, kept.record.serial, told, left)
+        self._book.keep(kept, give)
+        self._seen = self._book.changed_at()
 
     def _begin(self, work: Any) -> None:
         task = asyncio.create_task(work)
