@@ -181,6 +181,10 @@ class NetworkGovernor:
         told = [Heard(name, peer.record.serial, peer.state) for name, peer in self._peers.items()]
         return (*([Heard(self._domain, self._own.serial, PeerState.ALIVE)] if self._own else []), *told)
 
+    def records(self) -> dict[str, MemberRecord]:
+        """The newest that is believed of each peer."""
+        return {name: peer.record for name, peer in self._peers.items()}
+
     def snapshot(self, now: float) -> dict[str, dict[str, object]]:
         """For people."""
         return {

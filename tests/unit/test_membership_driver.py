@@ -154,6 +154,16 @@ def test_a_guest_whose_record_is_not_fit_is_told_why(lab, changes, text):
     assert set(book.read()) == {"lab"}
 
 
+def test_a_gateway_that_runs_takes_whom_its_owner_has_joined_anew_whatever_the_serial(lab):
+    _, book = guest(lab)
+    book.keep(Keep(author("cloud").signed(5), author("cloud").record(5)))
+    members, new = Members("lab", book, None, ManualClock()), thief("cloud")
+    lab.put_member(new.signed(1))
+    members.look()
+    assert members.snapshot()["cloud"]["serial"] == 1
+    assert book.read()["cloud"] == new.record(1)
+
+
 def test_who_has_left_is_remembered_and_not_trusted(lab):
     book = FolderBook(lab)
     book.keep(Keep(author("cloud").signed(), author("cloud").record()))

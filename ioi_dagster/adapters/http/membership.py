@@ -184,7 +184,7 @@ class Members:
         """Until cancelled."""
         while True:
             try:
-                self._look()
+                self.look()
                 self._handle(Tick())
             except (
                 Exception
@@ -198,16 +198,16 @@ class Members:
         for connection in self._connections.values():
             await connection.http.aclose()
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """What the owner has changed: his own record, whom he has joined."""
         changed = self._book.changed_at()
         if changed == self._seen:
             return
-        known, signed = self._governor.snapshot(0.0), self._book.records()
+        known, signed = self._governor.records(), self._book.records()
         for name, record in self._book.read().items():
             if name == self._domain:
                 self._governor.own_changed(record)
-            elif not record.left and record.serial > int(str(known.get(name, {"serial": 0})["serial"])):
+            elif not record.left and record != known.get(name):
                 self._handle(Joined(signed[name], anew=True))
         self._seen = changed
 
