@@ -107,14 +107,20 @@ def render(status: dict[str, Any]) -> RenderableType:
     notes = [Text(status[domain]["error"], "red") for domain in silent]
     if silent and len(silent) == len(status):
         notes.append(Text("no domain answers: `ioi up` starts them; `ioi run` does while it runs"))
-    return Group(
-        *(
-            table
-            for table in (nodes, _members_table(status), tenants_table(shares), _blocks_table(status), replicas, leases)
-            if table.row_count
-        ),
-        *notes,
-    )
+    told = (nodes, _members_table(status), tenants_table(shares), _blocks_table(status), replicas, leases)
+    tables = (*told, _refused_table(status))
+    return Group(*(table for table in tables if table.row_count), *notes)
+
+
+def _refused_table(status: dict[str, Any]) -> Table:
+    """What each gateway refused since it was started, the most frequent first."""
+    columns = ("domain", "at", "code", "times")
+    table = Table(*columns, show_edge=False, title="refused", title_justify="left")
+    for domain, facts in status.items():
+        for row in facts.get("refused", ()):
+            at, code = row["door"] or "elsewhere", row["code"] or "of many kinds"
+            table.add_row(domain, Text(at), Text(code), str(row["count"]))
+    return table
 
 
 def _state_of(node: dict[str, Any], busy: bool) -> Text:

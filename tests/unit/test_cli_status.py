@@ -61,6 +61,18 @@ def blocks_table(status: dict[str, Any]) -> list[str]:
     return [" ".join(line.replace("│", " ").split()) for line in lines[start + 3 : end]]
 
 
+def test_what_was_refused_is_shown_by_door_and_code():
+    refused = [{"door": "/v1/award", "code": "proof.stale", "count": 12}, {"door": "", "code": "", "count": 1}]
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(
+            render({"lab": {**domain("lab", "internal"), "refused": refused}, "quiet": domain("quiet", "public")})
+        )
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    told = [" ".join(line.replace("│", " ").split()) for line in lines[lines.index("refused") + 3 :]]
+    assert told == ["lab /v1/award proof.stale 12", "lab elsewhere of many kinds 1"]
+
+
 def test_a_block_has_one_row_whoever_offers_it():
     status = {
         "lab": domain("lab", "internal", blocks=("page-ocr", "page-trim")),

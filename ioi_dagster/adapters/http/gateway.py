@@ -40,8 +40,8 @@ from ioi_dagster.adapters.http.protocol import (
     RenewAt,
     StateEntry,
 )
-from ioi_dagster.adapters.http.refusals import RefusalLog
-from ioi_dagster.adapters.http.tls import STAMPS, Peers
+from ioi_dagster.adapters.http.refusals import RefusalLog, Refused
+from ioi_dagster.adapters.http.tls import HANDSHAKES, STAMPS, Peers
 from ioi_dagster.clock import Clock
 from ioi_dagster.domain import DomainConfig
 from ioi_dagster.errors import BadInputError, FinalError, UnreachableError
@@ -181,6 +181,10 @@ class _Gateway:
         body = ProblemAnswer(Problem(problem.code, problem.text, problem.remedy))
         return Response(msgspec.json.encode(body), problem.status, media_type="application/json")
 
+    def refused(self) -> list[Refused]:
+        """Since the start."""
+        return [*self._refusals.counts(), *HANDSHAKES.counts()]
+
     # Reading ----------------------------------------------------------------------------------------------------
 
     async def _health(self, _request: Request) -> Any:
@@ -224,6 +228,7 @@ class _Gateway:
             "spec": self._c.config.spec,
             "clusters": clusters,
             "peers": self.members.snapshot(),
+            "refused": self.refused(),
             "blocks": [
                 {"urn": r.urn, "version": r.version, "of": r.spec.get("version"), "handles": r.spec.get("handles")}
                 for r in self._c.store.records(Kind.BLOCK)

@@ -25,7 +25,7 @@ from ioi_dagster.model.member import INVITED
 from ioi_dagster.model.refusal import Refusal
 
 log = logging.getLogger("ioi.tls")
-_refusals = RefusalLog()
+HANDSHAKES = RefusalLog()
 STAMPS = "ioi_peer"
 """Where a request's scope has the PEM of the certificate that the connection was opened with."""
 LINGER_CALLS = 8
@@ -180,7 +180,7 @@ class _TellingObject(ssl.SSLObject):
                 raise
             except ssl.SSLError as error:
                 self._refused = error
-                _refusals.refused("the handshake", why_we_refuse(error), time.monotonic())
+                HANDSHAKES.refused("the handshake", why_we_refuse(error), time.monotonic())
         self._calls += 1
         if self._calls < LINGER_CALLS:
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the alert is on its way")
