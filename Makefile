@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.synced
 
-.PHONY: setup run up test test-tools lint demo-failure bench crash-loop chaos swarm docs lock policy
+.PHONY: setup run up test test-tools lint demo-failure bench crash-loop chaos swarm fuzz docs lock policy
 
 setup: $(STAMP)
 
@@ -50,6 +50,9 @@ bench: setup
 
 swarm: setup
 	@$(BIN)/python -m pytest -m slow tests/scenario
+
+fuzz: setup
+	@$(BIN)/python -m pytest -m slow -k hundred_thousand tests/properties/test_fuzzed_gateway.py tests/unit/test_protocol.py
 
 crash-loop: test-tools
 	@$(BIN)/python -W ignore -m tests.crash --kills 200

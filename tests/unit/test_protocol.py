@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ioi_dagster.adapters.http.conformance import Ask, Outcome, Subject, check
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.protocol import BY_PATH, DOORS, schema
+from ioi_dagster.adapters.http.refusals import Refused
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick
@@ -65,7 +66,9 @@ class Peer:
             clock=self.clock,
             http=httpx.AsyncClient(transport=httpx.MockTransport(self._cluster)),
         )
-        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(context)), base_url="http://lab")
+        app = create_app(context)
+        self.refused: Callable[[], list[Refused]] = app.state.refused
+        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://lab")
         self._loop = asyncio.new_event_loop()
 
     def ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:

@@ -119,7 +119,8 @@ class _Problem(Exception):
 
 
 def create_app(context: GatewayContext) -> Starlette:
-    """The gateway as an ASGI application; probing of peers runs with its lifespan."""
+    """The gateway as an ASGI application; probing of peers runs with its lifespan. `state.refused()` is what it
+    has refused."""
     gateway = _Gateway(context)
 
     @asynccontextmanager
@@ -131,7 +132,9 @@ def create_app(context: GatewayContext) -> Starlette:
         await context.http.aclose()
 
     routes = [Route(PREFIX + door.path, gateway.answer_at(door), methods=[door.method]) for door in DOORS]
-    return Starlette(routes=[*routes, Route("/{path:path}", gateway.nowhere, methods=_METHODS)], lifespan=lifespan)
+    app = Starlette(routes=[*routes, Route("/{path:path}", gateway.nowhere, methods=_METHODS)], lifespan=lifespan)
+    app.state.refused = gateway.refused
+    return app
 
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
