@@ -10,7 +10,7 @@ from typing import Any
 
 from ioi_dagster.governors.cluster_messages import EVERYTHING, NodeJoined, NodeReported
 from ioi_dagster.governors.fairness.arbiter import Arbiter
-from ioi_dagster.model.negotiation import SLOTS, Resources
+from ioi_dagster.model.negotiation import MAX_PLANNED, SLOTS, Resources
 from ioi_dagster.model.refusal import Refusal
 
 CONGESTION = 0.5
@@ -198,7 +198,8 @@ class Nodes:
         return self.by_name[name].shut(self._max_memory)
 
     def roomiest(self, about: Collection[str], count: int) -> list[str]:
-        """Of those that could take something of what is asked `about`, as many as `count` with most room by their slots."""
+        """Of those that could take something of what is asked `about`, as many as `count` with most room by their slots. None
+        where they are too many to plan with."""
         offer: dict[Collection[str], bool] = {}
         able = []
         for name, node in self.by_name.items():
@@ -207,6 +208,8 @@ class Nodes:
                 its = offer[node.capabilities] = any(one in node.capabilities for one in about)
             if its and not node.shut(self._max_memory):
                 able.append((len(node.used) - len(node.waiting) - node.slots, name))
+                if len(able) > MAX_PLANNED:
+                    return []
         return [name for _, name in nsmallest(count, able)]
 
     # What is told -----------------------------------------------------------------------------------------------

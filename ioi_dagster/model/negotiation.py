@@ -23,6 +23,8 @@ MAX_GROUPS, MAX_REQUESTS, MAX_LEASES = 64, 1_000, 10_000
 MAX_WAIT_S = 60.0
 MAX_OUTLOOK, MAX_BUSY = 64, 64
 """Nodes of which a bid tells how they look, and slots of each."""
+MAX_PLANNED = 128
+"""Over more nodes no plan is made, so a cluster that has more for a run tells it of none."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=500)]
 StepKey = Annotated[str, Meta(min_length=1, max_length=4_000)]

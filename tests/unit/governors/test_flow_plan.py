@@ -15,6 +15,7 @@ from benchmarks.yardstick.placement import baselines, run_online, run_static
 from benchmarks.yardstick.placement.model import make_instance
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors import flow_messages as flow
+from ioi_dagster.governors import flow_plan
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, NodeReported, Reply
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
@@ -26,6 +27,7 @@ from ioi_dagster.governors.placement.lateness import left
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
     MAX_OUTLOOK,
+    MAX_PLANNED,
     Announce,
     Ask,
     AskGroup,
@@ -432,6 +434,13 @@ def test_a_bid_tells_of_the_nodes_with_most_room_that_could_take_what_it_is_aske
     assert told("y", "z") == ["other"]
     first = ["n070", *(name for name in sorted(some) if name not in ("n001", "n070"))]
     assert told("x") == first[:MAX_OUTLOOK]
+    for number in range(len(some), MAX_PLANNED):
+        cluster.handle(NodeJoined(f"n{number:03}", 1, frozenset({"x"})), 0.0)
+    assert len(told("x")) == MAX_OUTLOOK
+    cluster.handle(NodeJoined("one more", 9, frozenset({"x"})), 0.0)
+    assert told("x") == [], "over so many no plan is made"
+    assert told("y", "z") == ["other"]
+    assert flow_plan.MAX_NODES == MAX_PLANNED
 
 
 @pytest.mark.parametrize("kind", run_online.KINDS)
