@@ -124,7 +124,13 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     ):
         (port,) = free_ports(1)  # asked for none, `dagster dev` takes 3000
         process = subprocess.Popen(
-            [*command, "-p", str(port)], cwd=PROJECT, env=environment, stdout=output, stderr=subprocess.STDOUT
+            [*command, "-p", str(port)],
+            cwd=PROJECT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # Where tests run in a shell's background it would be deaf to it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             found = eventually(
