@@ -21,6 +21,7 @@ from ioi_dagster.host.adoption import find_under_way
 from ioi_dagster.host.event_groups import GroupedEventLogStorage, grouped, kind_of
 from ioi_dagster.host.exchange import Owed, handle_text
 from ioi_dagster.host.flow_driver import FlowDriver
+from ioi_dagster.host.pools import pool_of
 from ioi_dagster.host.private import (
     ActiveExecution,
     DagsterEvent,
@@ -122,7 +123,7 @@ def _free_slots(instance: DagsterInstance, run: str, active: ActiveExecution, re
         return
     over: dict[str, set[str]] = {}
     for key in replayed - steps_in_flight(active):
-        pool = active.get_step_by_key(key).pool
+        pool = pool_of(active.get_step_by_key(key))
         if pool:
             over.setdefault(pool, set()).add(key)
     for pool, keys in over.items():

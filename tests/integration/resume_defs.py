@@ -143,7 +143,7 @@ def chain() -> None:
     fails_once(first())
 
 
-@op(pool="few")
+@op(tags={"dagster/concurrency_key": "few"})
 def takes_a_slot() -> int:
     return 1
 
