@@ -201,7 +201,7 @@ class Bidding:
             case flow.SendAnnounce(cluster, announce):
                 self._heard(cluster, self._clusters[cluster].handle(announce, self._now), graph)
             case flow.WithdrawAnnounce(cluster, round_):
-                self._heard(cluster, self._clusters[cluster].handle(Withdrawn(graph.name, round_), self._now))
+                self._heard(cluster, self._clusters[cluster].handle(Withdrawn(graph.name, round_, "home"), self._now))
             case flow.SendAward(award):
                 self._heard(award.cluster, self._clusters[award.cluster].handle(award, self._now), graph)
             case flow.ReleaseLeases(cluster, leases):

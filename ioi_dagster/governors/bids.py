@@ -14,7 +14,7 @@ from ioi_dagster.governors.fairness.arbiter import Arbiter
 from ioi_dagster.governors.fairness.tree import Entry
 from ioi_dagster.governors.fairness.values import Request
 from ioi_dagster.governors.parked import ASKS_S, MAX_PARKED, OFFER_S, Asked, Desk, Kind, Like, Offered, like
-from ioi_dagster.model.negotiation import SLOTS, Announce, AskGroup, Bid, LeaseRequest, Never, SupplyPoint
+from ioi_dagster.model.negotiation import SLOTS, Announce, AskGroup, Bid, LeaseRequest, Never, SupplyPoint, Whose
 from ioi_dagster.model.refusal import Refusal
 
 BID_S = 2.0
@@ -75,10 +75,10 @@ class Bids:
     def announced(self, announce: Announce, now: float) -> tuple[Announce | None, Asked, Bid | None]:
         """The announcement of the run that waited until now, what is asked for from now on, and the answer, if there is one
         already."""
-        older = self.forget(announce.run, now)
+        older = self.forget(announce.whose, now)
         while self.desk.full() and (oldest := self.desk.oldest()) is not None:
-            self.forget(oldest.announce.run, now)
-        since = self.desk.since(announce.run, now)
+            self.forget(oldest.announce.whose, now)
+        since = self.desk.since(announce.whose, now)
         groups = [(group, self._entry(group, since, announce.remaining_s)) for group in announce.groups]
         asked = Asked(announce, groups, now + ASKS_S)
         self.desk.add(asked)
@@ -87,7 +87,7 @@ class Bids:
         points = self._points(asked)
         if points or not announce.wait_s or not asked.entries() or len(self.desk) >= MAX_PARKED:
             if points:
-                self.desk.lose_place(announce.run)
+                self.desk.lose_place(announce.whose)
             answered = {(point.capability, point.data_class, point.resources, point.gang) for point in points}
             left = [
                 self._why_not(group, one)
@@ -100,7 +100,7 @@ class Bids:
         self.desk.park(asked, since, now + announce.wait_s)
         return older, asked, None
 
-    def forget(self, run: str, now: float) -> Announce | None:
+    def forget(self, run: Whose, now: float) -> Announce | None:
         """The run asks for nothing any more. Its announcement, if that waited."""
         asked = self.desk.asked.get(run)
         if asked is None:
@@ -114,7 +114,7 @@ class Bids:
         self.desk.remove(run)
         return asked.announce if waited else None
 
-    def withdrawn(self, run: str, round_: int, now: float) -> None:
+    def withdrawn(self, run: Whose, round_: int, now: float) -> None:
         asked = self.desk.asked.get(run)
         if asked is not None and asked.waits and asked.announce.round == round_:
             self.forget(run, now)
@@ -234,11 +234,11 @@ class Bids:
             if asked.waits:
                 self._overdue.append(asked)
             else:
-                self.forget(asked.announce.run, now)
+                self.forget(asked.announce.whose, now)
 
     def serve(self, now: float) -> list[tuple[Asked, Bid]]:
         """Answers to those that wait: for whom there is room now, and who has waited long enough."""
-        started: dict[str, list[Entry]] = {}
+        started: dict[Whose, list[Entry]] = {}
         for entry in self._arbiter.start(now) if len(self.desk) else ():
             started.setdefault(self.desk.run_of[entry.request.id], []).append(entry)
         out = [self._served(self.desk.asked[run], entries, now) for run, entries in started.items()]
@@ -263,10 +263,10 @@ class Bids:
                 refusals.append(self._why_not(group, one))
         self._step_back(asked)
         self.desk.answered(asked, True, now)
-        before = self.desk.take(announce.run)
+        before = self.desk.take(announce.whose)
         if before is not None:
             self._give_up(before)
-        self.desk.offer(announce.run, kept, now + OFFER_S)
+        self.desk.offer(announce.whose, kept, now + OFFER_S)
         return asked, self._made(announce, points, refusals, asked, OFFER_S)
 
     def _in_vain(self, asked: Asked, now: float) -> Bid:
@@ -305,7 +305,7 @@ class Bids:
                     entries.remove(entry)
                     self._arbiter.on_finished(entry.id)
 
-    def offered_to(self, run: str, now: float) -> Offered | None:
+    def offered_to(self, run: Whose, now: float) -> Offered | None:
         """What the run was offered, which is its own from here."""
         self._like.clear()
         self.freed()
@@ -325,9 +325,9 @@ class Bids:
             self._give_up(offered)
 
     def grant(
-        self, requests: list[LeaseRequest], name: str, offered: Offered | None, now: float
+        self, run: Whose, requests: list[LeaseRequest], name: str, offered: Offered | None, now: float
     ) -> list[Entry] | Refusal:
-        """Room for these, which start together: one, or a gang. By request, an entry that runs."""
+        """Room for these of `run`, which start together: one, or a gang. By request, an entry that runs."""
         first = requests[0]
         its, copies = like(first), len(requests)
         promised = self._promised(offered, its, copies, first, now)
@@ -352,10 +352,10 @@ class Bids:
             entry = promised
             self._arbiter.rename(entry, name)
             entry.started = now
-        self._got(first.run, its, copies)
+        self._got(run, its, copies)
         return self._arbiter.split(entry)
 
-    def _got(self, run: str, its: Like, copies: int) -> None:
+    def _got(self, run: Whose, its: Like, copies: int) -> None:
         """One of what the run asked for is granted, so it asks for one less."""
         asked = self.desk.asked.get(run)
         for group, one in asked.groups if asked is not None else ():

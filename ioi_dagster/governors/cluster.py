@@ -158,14 +158,14 @@ class ClusterGovernor:
                 return self._award(event, now)
             case RenewRequest():
                 return [Reply(self._renew(event, now))]
-            case VerifyRequest(lease):
-                held = self._leases.held.get(lease.id)
+            case VerifyRequest(lease, origin):
+                held = self._leases.held_by(origin, lease.id)
                 same = held is not None and held.lease == lease
                 return [Reply(Renewed((lease.id,) if same else (), () if same else (lease.id,)))]
             case ReleaseRequest():
                 return self._release(event)
-            case Withdrawn(run, round_):
-                self._bids.withdrawn(run, round_, now)
+            case Withdrawn(run, round_, origin):
+                self._bids.withdrawn((origin, run), round_, now)
                 return []
             case Tick():
                 return self._stops(now)
@@ -176,7 +176,7 @@ class ClusterGovernor:
         older, asked, bid = self._bids.announced(announce, now)
         out: list[Instruction] = []
         if older is not None:
-            out.append(Reply(self._bids.nothing(older), waited=(older.run, older.round)))
+            out.append(Reply(self._bids.nothing(older), waited=(older.run, older.round, older.origin)))
         out += self._stops(now, [entry for entry in asked.entries() if entry.machines is None])
         if bid is None:
             # A turn may be its own though nobody else would have been refused: then it does not wait.
@@ -189,7 +189,7 @@ class ClusterGovernor:
         return [
             Reply(
                 self._with_nodes(bid, asked.announce, now),
-                waited=None if asked.announce is at_once else (bid.run, bid.round),
+                waited=None if asked.announce is at_once else (bid.run, bid.round, asked.announce.origin),
             )
             for asked, bid in self._bids.serve(now)
         ]
@@ -214,14 +214,14 @@ class ClusterGovernor:
         granted: list[Lease] = []
         rejected: list[RejectedRequest] = []
         out: list[Instruction] = []
-        offered = self._bids.offered_to(award.run, now)
+        offered = self._bids.offered_to(award.whose, now)
         for requests in _together(award.requests):
             fresh = []
             for request in requests:
-                known = self._leases.of(request)
+                known = self._leases.of(award.origin, request)
                 if known is not None and known.fence == request.fence:
                     leases.append(known)
-                elif self._leases.stale(request):
+                elif self._leases.stale(award.origin, request):
                     text = "a lease of this fence or a newer one was granted before"
                     rejected.append(self._reject(request, Refusal("cluster.stale_fence", text, self._cluster)))
                 else:
@@ -229,22 +229,22 @@ class ClusterGovernor:
             if not fresh:
                 continue
             for request in fresh:
-                known = self._leases.of(request)
+                known = self._leases.of(award.origin, request)
                 if known is not None:
                     out += self._end(known.id, f"superseded by fence {request.fence}")
                     self._bids.freed()
-            refusal = self._gang_refusal(requests, fresh)
-            entries = refusal or self._bids.grant(fresh, self._lease_id(1), offered, now)
+            refusal = self._gang_refusal(award.origin, requests, fresh)
+            entries = refusal or self._bids.grant(award.whose, fresh, self._lease_id(1), offered, now)
             if isinstance(entries, Refusal):
                 rejected += [self._reject(request, entries) for request in fresh]
                 continue
             for request, entry in zip(fresh, entries, strict=True):
-                granted.append(self._grant(request, entry, now))
+                granted.append(self._grant(award.origin, request, entry, now))
                 leases.append(granted[-1])
         self._bids.decline(offered)
         return [*out, Reply(Awarded(self._cluster, tuple(leases), tuple(rejected)), tuple(granted))]
 
-    def _gang_refusal(self, requests: list[LeaseRequest], fresh: list[LeaseRequest]) -> Refusal | None:
+    def _gang_refusal(self, origin: str, requests: list[LeaseRequest], fresh: list[LeaseRequest]) -> Refusal | None:
         """A gang is leased whole or not at all."""
         first = fresh[0]
         if any(
@@ -256,7 +256,8 @@ class ClusterGovernor:
             len(requests)
             - len(fresh)
             - sum(
-                (known := self._leases.of(request)) is not None and known.fence == request.fence for request in requests
+                (known := self._leases.of(origin, request)) is not None and known.fence == request.fence
+                for request in requests
             )
         )
         if stale:
@@ -270,7 +271,7 @@ class ClusterGovernor:
     def _lease_id(self, ahead: int) -> str:
         return f"{self._cluster}/{self._epoch}/{self._count + ahead}"
 
-    def _grant(self, request: LeaseRequest, entry: Entry, now: float) -> Lease:
+    def _grant(self, origin: str, request: LeaseRequest, entry: Entry, now: float) -> Lease:
         self._count += 1
         (node,) = self._arbiter.node_of(entry)
         lease = Lease(
@@ -290,22 +291,25 @@ class ClusterGovernor:
             self._arbiter.rename(entry, lease.id)
         entry.preemptible = request.preemptible
         entry.checkpointable = request.checkpointable or request.copy > 0  # of what runs elsewhere nothing is lost
-        self._leases.add(lease, request, now + self._ttl_s, now)
+        self._leases.add(lease, origin, request, now + self._ttl_s, now)
         self._nodes.took(node, lease.id)
         return lease
 
     def _renew(self, request: RenewRequest, now: float) -> Renewed:
         # One whose step is being stopped runs out, should its run not release it.
-        held = [
+        names = [
             name
             for name in request.leases
-            if name in self._leases and self._leases.held[name].lease.run == request.run and name not in self._stopping
+            if (held := self._leases.held_by(request.origin, name)) is not None
+            and held.lease.run == request.run
+            and name not in self._stopping
         ]
         waiting = frozenset(request.waiting)
-        for name in held:
+        for name in names:
             self._leases.renew(name, now + self._ttl_s)
             self._waits(name, name in waiting)
-        return Renewed(tuple(held), tuple(name for name in request.leases if name not in set(held)))
+        renewed = set(names)
+        return Renewed(tuple(names), tuple(name for name in request.leases if name not in renewed))
 
     def _waits(self, name: str, waits: bool) -> None:
         """Its slot is somebody else's while it waits. When it goes on, its node may run more than its slots for a while."""
@@ -320,7 +324,7 @@ class ClusterGovernor:
     def _release(self, request: ReleaseRequest) -> list[Instruction]:
         out: list[Instruction] = []
         for name in request.leases:
-            held = self._leases.held.get(name)
+            held = self._leases.held_by(request.origin, name)
             if held is not None and held.lease.run == request.run:
                 out += self._end(name, "released")
         return out
@@ -373,6 +377,7 @@ class ClusterGovernor:
             tuple(
                 {
                     "id": held.lease.id,
+                    "origin": held.origin,
                     "run": held.lease.run,
                     "step": held.lease.step,
                     "node": held.lease.node,

@@ -75,10 +75,11 @@ class QuotasChanged:
 
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
-    """Nobody waits any longer for the answer to this announcement, see `Announce.wait_s`."""
+    """Nobody waits any longer for the answer to this announcement of `origin`, see `Announce.wait_s`."""
 
     run: str
     round: int
+    origin: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +106,11 @@ Event = (
 @dataclass(frozen=True, slots=True)
 class Reply:
     """The answer owed to whoever sent the event. `granted` must be journalled before it is sent. `waited`: it is the answer to an
-    announcement that came earlier and waited, by its run and round. An announcement without a reply waits."""
+    announcement that came earlier and waited, by its run, round and origin. An announcement without a reply waits."""
 
     answer: Bid | Awarded | Renewed
     granted: tuple[Lease, ...] = ()
-    waited: tuple[str, int] | None = None
+    waited: tuple[str, int, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,11 @@ MAX_FENCES = 100_000
 
 @dataclass(slots=True)
 class Held:
-    """`waits`: its step waits for others, which run in its place. `since`: when it was granted, for about `seconds` (0: nobody
-    knows)."""
+    """`origin`: the domain whose run has it. `waits`: its step waits for others, which run in its place. `since`: when it was
+    granted, for about `seconds` (0: nobody knows)."""
 
     lease: Lease
+    origin: str
     until: float
     tenant: str
     waits: bool = False
@@ -25,13 +26,17 @@ class Held:
     resources: Resources = ()
 
 
+_Start = tuple[str, str, str, int]
+"""Origin, run, step and copy."""
+
+
 class Leases:
-    """All times are monotonic seconds."""
+    """All times are monotonic seconds. `origin` is the domain that asks."""
 
     def __init__(self) -> None:
         self.held: dict[str, Held] = {}
-        self._by_start: dict[tuple[str, str, int], str] = {}
-        self._fences: dict[tuple[str, str, int], int] = {}
+        self._by_start: dict[_Start, str] = {}
+        self._fences: dict[_Start, int] = {}
         self._ends: list[tuple[float, str]] = []
         """A heap of (until, lease). One that was renewed or released meanwhile stands here still."""
 
@@ -44,19 +49,24 @@ class Leases:
     def __iter__(self) -> Iterator[Held]:
         return iter(self.held.values())
 
-    def of(self, request: LeaseRequest) -> Lease | None:
+    def of(self, origin: str, request: LeaseRequest) -> Lease | None:
         """The lease of its start that is held, of whichever fence."""
-        known = self.held.get(self._by_start.get((request.run, request.step, request.copy), ""))
+        known = self.held.get(self._by_start.get((origin, request.run, request.step, request.copy), ""))
         return known.lease if known is not None else None
 
-    def stale(self, request: LeaseRequest) -> bool:
+    def stale(self, origin: str, request: LeaseRequest) -> bool:
         """A lease of its fence or of a newer one was granted before."""
-        return request.fence <= self._fences.get((request.run, request.step, request.copy), 0)
+        return request.fence <= self._fences.get((origin, request.run, request.step, request.copy), 0)
 
-    def add(self, lease: Lease, request: LeaseRequest, until: float, now: float) -> None:
-        start = (lease.run, lease.step, lease.copy)
+    def held_by(self, origin: str, name: str) -> Held | None:
+        """The lease, where it is of that domain. The cluster's own processes, which have no `origin`, may touch all."""
+        held = self.held.get(name)
+        return held if held is not None and origin in ("", held.origin) else None
+
+    def add(self, lease: Lease, origin: str, request: LeaseRequest, until: float, now: float) -> None:
+        start = (origin, lease.run, lease.step, lease.copy)
         self.held[lease.id] = Held(
-            lease, until, request.tenant, since=now, seconds=request.seconds, resources=request.resources
+            lease, origin, until, request.tenant, since=now, seconds=request.seconds, resources=request.resources
         )
         self._by_start[start] = lease.id
         heappush(self._ends, (until, lease.id))
@@ -72,7 +82,7 @@ class Leases:
 
     def end(self, name: str) -> Held:
         held = self.held.pop(name)
-        del self._by_start[held.lease.run, held.lease.step, held.lease.copy]
+        del self._by_start[held.origin, held.lease.run, held.lease.step, held.lease.copy]
         return held
 
     def expired(self, now: float) -> list[str]:
@@ -86,5 +96,6 @@ class Leases:
 
     def validate(self) -> None:
         for name, held in self.held.items():
-            assert self._by_start[held.lease.run, held.lease.step, held.lease.copy] == name == held.lease.id
+            start = (held.origin, held.lease.run, held.lease.step, held.lease.copy)
+            assert self._by_start[start] == name == held.lease.id
         assert len(self._by_start) == len(self.held)

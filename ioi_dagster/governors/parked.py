@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from ioi_dagster.governors.fairness.tree import Entry
-from ioi_dagster.model.negotiation import Announce, AskGroup, LeaseRequest, Resources
+from ioi_dagster.model.negotiation import Announce, AskGroup, LeaseRequest, Resources, Whose
 from ioi_dagster.model.refusal import Refusal
 
 MAX_PARKED = 10_000
@@ -62,7 +62,7 @@ class Offered:
     """What a run was offered after it had waited. `due`: so often it may still be awarded; `rooms`: what is kept for that, which
     is less where a node is gone."""
 
-    run: str
+    whose: Whose
     until: float
     due: dict[Kind, int]
     rooms: dict[Kind, list[Entry]]
@@ -75,15 +75,15 @@ class Desk:
     """By run, what it asked for and what it was offered. All times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self.asked: dict[str, Asked] = {}
-        self.offers: dict[str, Offered] = {}
-        self.run_of: dict[str, str] = {}
+        self.asked: dict[Whose, Asked] = {}
+        self.offers: dict[Whose, Offered] = {}
+        self.run_of: dict[str, Whose] = {}
         """By entry that is asked for, whose it is."""
-        self._places: dict[str, tuple[float, float]] = {}
+        self._places: dict[Whose, tuple[float, float]] = {}
         """Run → since when it waits, and until when its place is kept."""
         self._ends: list[tuple[float, int, Asked]] = []
         self._lapses: list[tuple[float, int, Offered]] = []
-        self._places_end: list[tuple[float, int, str]] = []
+        self._places_end: list[tuple[float, int, Whose]] = []
         self._count = 0
         self._parked = 0
 
@@ -97,13 +97,13 @@ class Desk:
 
     # What is asked ----------------------------------------------------------------------------------------------
 
-    def since(self, run: str, now: float) -> float:
+    def since(self, run: Whose, now: float) -> float:
         """When the run began to wait: now, unless it has waited before and kept its place."""
         since, until = self._places.get(run, (now, now))
         return since if until > now else now
 
     def add(self, asked: Asked) -> None:
-        run = asked.announce.run
+        run = asked.announce.whose
         assert run not in self.asked
         self.asked[run] = asked
         self.run_of.update((entry.request.id, run) for entry in asked.entries())
@@ -121,11 +121,11 @@ class Desk:
         asked.waits, asked.since, asked.until = True, since, until
         self._parked += 1
         heappush(self._ends, (until, self._next(), asked))
-        self._keep_place(asked.announce.run, since, until + PLACE_KEPT_S)
+        self._keep_place(asked.announce.whose, since, until + PLACE_KEPT_S)
 
     def answered(self, asked: Asked, served: bool, now: float) -> None:
         """It waits no longer. `served`: it was offered something, so it gives up its place."""
-        run = asked.announce.run
+        run = asked.announce.whose
         self._parked -= 1
         asked.waits, asked.until = False, now + ASKS_S
         heappush(self._ends, (asked.until, self._next(), asked))
@@ -134,17 +134,17 @@ class Desk:
         else:
             self.lose_place(run)
 
-    def _keep_place(self, run: str, since: float, until: float) -> None:
+    def _keep_place(self, run: Whose, since: float, until: float) -> None:
         self._places[run] = (since, until)
         heappush(self._places_end, (until, self._next(), run))
 
-    def lose_place(self, run: str) -> None:
+    def lose_place(self, run: Whose) -> None:
         self._places.pop(run, None)
 
     def waits(self, asked: Asked) -> bool:
-        return asked.waits and self.asked.get(asked.announce.run) is asked
+        return asked.waits and self.asked.get(asked.announce.whose) is asked
 
-    def remove(self, run: str) -> Asked | None:
+    def remove(self, run: Whose) -> Asked | None:
         asked = self.asked.pop(run, None)
         if asked is not None:
             for entry in asked.entries():
@@ -159,31 +159,31 @@ class Desk:
                 del self._places[run]
         while self._ends and self._ends[0][0] <= now:
             _, _, asked = heappop(self._ends)
-            if self.asked.get(asked.announce.run) is asked and asked.until <= now:
+            if self.asked.get(asked.announce.whose) is asked and asked.until <= now:
                 yield asked
 
     # What is offered --------------------------------------------------------------------------------------------
 
-    def offer(self, run: str, entries: list[tuple[Like, Entry]], until: float) -> None:
+    def offer(self, run: Whose, entries: list[tuple[Like, Entry]], until: float) -> None:
         rooms: dict[Kind, list[Entry]] = {}
         for its, entry in entries:
             rooms.setdefault((its, entry.shape.copies), []).append(entry)
         self.offers[run] = Offered(run, until, {kind: len(its) for kind, its in rooms.items()}, rooms)
         heappush(self._lapses, (until, self._next(), self.offers[run]))
 
-    def take(self, run: str) -> Offered | None:
+    def take(self, run: Whose) -> Offered | None:
         return self.offers.pop(run, None)
 
     def lapsed(self, now: float) -> Iterator[Offered]:
         while self._lapses and self._lapses[0][0] <= now:
             _, _, offered = heappop(self._lapses)
-            if self.offers.get(offered.run) is offered:
-                del self.offers[offered.run]
+            if self.offers.get(offered.whose) is offered:
+                del self.offers[offered.whose]
                 yield offered
 
     def validate(self) -> None:
         assert self._parked == sum(asked.waits for asked in self.asked.values()) <= MAX_PARKED
-        assert all(run == asked.announce.run for run, asked in self.asked.items())
+        assert all(run == asked.announce.whose for run, asked in self.asked.items())
         entries = {entry.request.id: run for run, asked in self.asked.items() for entry in asked.entries()}
         assert entries == self.run_of
         assert {run for run, asked in self.asked.items() if asked.waits} <= self._places.keys()

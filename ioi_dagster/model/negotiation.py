@@ -35,6 +35,10 @@ Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Credits = Annotated[float, Meta(ge=0, le=1e12)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Amount = Annotated[float, Meta(ge=0, le=1e18)]
+Whose = tuple[str, str]
+"""The domain that asks, and its run: another domain may call a run the same, and has nothing to do with it."""
+Origin = Annotated[str, Meta(max_length=500)]
+"""The domain that asks, as the gateway has found out by certificate and signature; empty for the cluster's own processes."""
 Resources = Annotated[tuple[tuple[Name, Amount], ...], Meta(max_length=16)]
 """What one step takes of a node besides its slot, by the resource's name, in the order of the names; nothing that is 0."""
 
@@ -109,6 +113,10 @@ class Announce:
     wait_s: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
     about: Annotated[tuple[Name, ...], Meta(max_length=MAX_GROUPS)] = ()
     remaining_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+
+    @property
+    def whose(self) -> Whose:
+        return self.origin, self.run
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +212,10 @@ class Award:
     origin: Name
     requests: Annotated[tuple[LeaseRequest, ...], Meta(max_length=MAX_REQUESTS)]
 
+    @property
+    def whose(self) -> Whose:
+        return self.origin, self.run
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -250,6 +262,7 @@ class RenewRequest:
     run: Name
     leases: Annotated[tuple[Name, ...], Meta(max_length=MAX_LEASES)] = ()
     waiting: Annotated[tuple[Name, ...], Meta(max_length=MAX_LEASES)] = ()
+    origin: Origin = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +279,7 @@ class ReleaseRequest:
 
     run: Name
     leases: Annotated[tuple[Name, ...], Meta(max_length=MAX_LEASES)] = field(default=())
+    origin: Origin = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,3 +287,4 @@ class VerifyRequest:
     """Is this lease, in every field, one that is held? Answered by `Renewed`."""
 
     lease: Lease
+    origin: Origin = ""

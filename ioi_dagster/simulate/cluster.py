@@ -93,7 +93,7 @@ class SimCluster:
         self.governor: ClusterGovernor | None = None
         self.epoch = 0
         self.nodes = {node.name: SimNode(node, spec.name, offers) for node in spec.nodes}
-        self._waiting: dict[tuple[str, int], Callable[[Any], None]] = {}
+        self._waiting: dict[tuple[str, int, str], Callable[[Any], None]] = {}
         """Whom to answer whose announcements wait for room."""
         self.mute = self.liar = 0
         self.late_s = 0.0
@@ -188,10 +188,10 @@ class SimCluster:
         if isinstance(message, Announce):
             # A liar has room, and need not wait for it.
             message = replace(message, wait_s=0.0) if self.liar else message
-            self._waiting.pop((message.run, message.round), None)
+            self._waiting.pop((message.run, message.round, message.origin), None)
         told = self._handle(message)
         if isinstance(message, Announce) and told is None:
-            self._waiting[message.run, message.round] = answer
+            self._waiting[message.run, message.round, message.origin] = answer
             return
         self._answer(self._lie(message, told) if self.liar else told, answer)
 
@@ -199,7 +199,7 @@ class SimCluster:
         """Nobody hears the answer to that announcement any more."""
         if self.governor is not None:
             self._handle(event)
-            self._waiting.pop((event.run, event.round), None)
+            self._waiting.pop((event.run, event.round, event.origin), None)
 
     def _answer(self, told: Any, answer: Callable[[Any], None]) -> None:
         if self.late_s:

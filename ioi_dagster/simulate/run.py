@@ -347,7 +347,9 @@ class SimRun:
     def _withdraw(self, cluster: str, round_: int) -> None:
         """The connection on which the answer was waited for is closed: seen there at once, or when a cut is over."""
         there = self.world.clusters[cluster]
-        self.world.wire.stream(self.domain, there.domain, "withdraw", there.withdrawn, Withdrawn(self.name, round_))
+        self.world.wire.stream(
+            self.domain, there.domain, "withdraw", there.withdrawn, Withdrawn(self.name, round_, self.domain)
+        )
 
     def _withdraw_all(self) -> None:
         for cluster, round_ in (self.governor.holding() if self.governor is not None else {}).items():

@@ -98,7 +98,7 @@ class Cluster(RuleBasedStateMachine):
                     own = one
                     by_step = {request.step: request for request in requests}
                     self.leases |= {lease.id: (lease, by_step[lease.step]) for lease in granted}
-                case Reply(answer, _, (run, round_)):
+                case Reply(answer, _, (run, round_, _)):
                     assert self.open.pop(run) == round_, "each is answered once"
                     assert isinstance(answer, Bid)
                     self.told.append(answer)

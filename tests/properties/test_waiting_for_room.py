@@ -32,7 +32,7 @@ class Queue(RuleBasedStateMachine):
         for one in replies:
             if one.waited is None:
                 continue
-            run, round_ = one.waited
+            run, round_, _ = one.waited
             assert self.open.pop(run)[0] == round_, "who does not wait is not answered"
             assert isinstance(one.answer, Bid)
             slots = sum(point.slots for point in one.answer.points)
@@ -91,7 +91,7 @@ class Queue(RuleBasedStateMachine):
     def hang_up(self, run):
         if run in self.open:
             round_, _ = self.open.pop(run)
-            self.handle(Withdrawn(run, round_))
+            self.handle(Withdrawn(run, round_, "x"))
 
     @rule(later=st.floats(0, 4))
     def wait(self, later):

@@ -161,7 +161,7 @@ class ClusterWalk:
         self._round += 1
         self._tell(Announce(run, self._round, "d", (group,), wait_s=self._rng.choice([0.0, 4.0, 20.0])))
         if self._rng.random() < 0.1:
-            self._tell(cluster.Withdrawn(run, self._round))
+            self._tell(cluster.Withdrawn(run, self._round, "d"))
 
     def _award(self) -> None:
         tenant = self._rng.choice("abbb")

@@ -146,13 +146,14 @@ class Watch:
         for name, was in known.items():
             self.seen("lease", was, now[name])
 
-    def _parked(self, governor: ClusterGovernor, known: dict[str, Any], out: list[Any]) -> None:
+    def _parked(self, governor: ClusterGovernor, known: dict[tuple[str, str], Any], out: list[Any]) -> None:
         now = _waiting(governor)
         answered = {item.waited: item.answer for item in out if isinstance(item, Reply) and item.waited is not None}
-        for run, one in known.items():
-            if now.get(run) is one:
+        for whose, one in known.items():
+            if now.get(whose) is one:
                 continue
-            answer = answered.pop((run, one.announce.round), None)
+            origin, run = whose
+            answer = answered.pop((run, one.announce.round, origin), None)
             told = "withdrawn" if answer is None else "offered" if answer.points else "in vain"
             if answer is not None and answer == Bid(
                 answer.cluster, answer.domain, run, one.announce.round, answer.epoch
@@ -210,9 +211,9 @@ class Watch:
         self._around(patch, FlowGovernor, begin, lambda *_: None)
 
 
-def _waiting(governor: ClusterGovernor) -> dict[str, Any]:
-    """By run, what it asked for that waits."""
-    return {run: asked for run, asked in governor._bids.desk.asked.items() if asked.waits}
+def _waiting(governor: ClusterGovernor) -> dict[tuple[str, str], Any]:
+    """By origin and run, what it asked for that waits."""
+    return {whose: asked for whose, asked in governor._bids.desk.asked.items() if asked.waits}
 
 
 def unknown(machine: Machine, seen: set[Seen]) -> set[Seen]:

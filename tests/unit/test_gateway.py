@@ -32,7 +32,17 @@ from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.member import MemberRecord
-from ioi_dagster.model.negotiation import MAX_GROUPS, Announce, AskGroup, Lease, ReleaseRequest, Renewed, RenewRequest
+from ioi_dagster.model.negotiation import (
+    MAX_GROUPS,
+    Announce,
+    AskGroup,
+    Award,
+    Lease,
+    LeaseRequest,
+    ReleaseRequest,
+    Renewed,
+    RenewRequest,
+)
 from ioi_dagster.model.permit import RunPermit, StepPermit
 from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
@@ -123,18 +133,25 @@ class KnowsCloud(membership.NoMembers):
         return {"cloud": author("cloud").record()}
 
 
+class NoRecords:
+    def records(self, _: Any) -> list[Any]:
+        return []
+
+
 class Lab:
     """A gateway in this process; its cluster governor is a stand-in that holds `LEASE` alone."""
 
     def __init__(self, config: DomainConfig = CONFIG, elsewhere: Callable[..., httpx.Response] | None = None) -> None:
         self.clock, self.runner = ManualClock(), Runner()
         self.forwarded: list[str] = []
+        self.sent: list[Any] = []
+        """Bodies of what was forwarded."""
         self.decided = 0
         context = GatewayContext(
             config=config,
             token="own",
             trusted=TRUSTED,
-            store=None,  # pyright: ignore[reportArgumentType]
+            store=NoRecords(),  # pyright: ignore[reportArgumentType]
             decide=self._decide,
             runners={"lab-c": self.runner},
             clock=self.clock,
@@ -176,6 +193,11 @@ class Lab:
     def _governor(self, request: httpx.Request) -> httpx.Response:
         door = request.url.path.rpartition("/")[2]
         self.forwarded.append(door)
+        self.sent.append(msgspec.json.decode(request.content) if request.content else None)
+        if door == "status":
+            mine = {"id": "c/1/1", "origin": "library", "run": "r", "step": "s", "node": "n"}
+            other = {"id": "c/1/2", "origin": "cloud", "run": "q", "step": "t", "node": "n"}
+            return httpx.Response(200, json={"leases": [mine, other]})
         if door == "verify":
             same = msgspec.json.decode(request.content)["lease"] == msgspec.to_builtins(LEASE)
             return httpx.Response(200, content=msgspec.json.encode(Renewed((LEASE.id,) if same else ())))
@@ -246,6 +268,36 @@ def test_what_is_refused_is_logged_by_door_and_code_and_a_flood_is_counted(caplo
         "refused at /v1/invoke: permit.payload_mismatch",
         "refused at /v1/registry/state: proof.missing, and 2 times since it was told last",
     ]
+
+
+def test_a_cluster_is_told_which_domain_asks_and_nobody_says_it_himself():
+    lab = Lab()
+    forged = replace(ReleaseRequest("r", (LEASE.id,)), origin="cloud")
+    lab.signed("POST", "/v1/release", msgspec.json.encode({"cluster": "lab-c", "release": forged}))
+    renew = RenewRequest("r", (LEASE.id,), origin="cloud")
+    lab.signed("POST", "/v1/renew", msgspec.json.encode({"cluster": "lab-c", "renew": renew}))
+    invoke(lab)
+    assert lab.forwarded == ["release", "renew", "verify"]
+    assert [one["origin"] for one in lab.sent] == ["library"] * 3
+
+
+@pytest.mark.parametrize("door", ["announce", "award"])
+def test_nobody_asks_in_the_name_of_another_domain(door):
+    lab = Lab()
+    announce = {"cluster": "lab-c", "announce": Announce("r", 1, "cloud", (AskGroup("echo", DataClass.PUBLIC, 1),))}
+    award = Award("lab-c", "r", 1, "cloud", (LeaseRequest("r", "s", 1, "echo", DataClass.PUBLIC),))
+    answer = lab.signed("POST", f"/v1/{door}", msgspec.json.encode({"announce": announce, "award": award}[door]))
+    assert (answer.status_code, code_of(answer)) == (403, "gateway.other_origin")
+    assert lab.forwarded == []
+
+
+def test_a_domain_sees_which_leases_are_its_own_and_that_there_are_others():
+    lab = Lab()
+    mine, other = lab.signed("GET", "/v1/status").json()["clusters"]["lab-c"]["leases"]
+    assert (mine["id"], mine["run"], mine["step"]) == ("c/1/1", "r", "s")
+    assert other == {"id": "", "origin": "", "run": "", "step": "", "node": "n"}
+    every = lab.ask("GET", "/v1/status", Authorization="Bearer own").json()["clusters"]["lab-c"]["leases"]
+    assert [one["id"] for one in every] == ["c/1/1", "c/1/2"]
 
 
 @pytest.mark.parametrize("path", ["/v1/status", "/v1/registry/state"])

@@ -98,7 +98,7 @@ def peer():
 def test_our_gateway_keeps_every_rule_and_gets_its_capacity_back(peer: Peer) -> None:
     outcomes = peer.outcomes()
     assert [outcome for outcome in outcomes if not outcome.holds] == []
-    assert len(outcomes) == len({outcome.rule for outcome in outcomes}) == 33
+    assert len(outcomes) == len({outcome.rule for outcome in outcomes}) == 34
     assert peer.governor.snapshot().leases == ()
 
 

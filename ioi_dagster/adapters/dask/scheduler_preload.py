@@ -295,23 +295,23 @@ class ClusterPlugin(SchedulerPlugin):
 
 
 class Waiting:
-    """Announcements that were not answered yet, by run and round, and who is to have the answer."""
+    """Announcements that were not answered yet, by run, round and origin, and who is to have the answer."""
 
     def __init__(self) -> None:
-        self._futures: dict[tuple[str, int], asyncio.Future[Any]] = {}
+        self._futures: dict[tuple[str, int, str], asyncio.Future[Any]] = {}
 
     def add(self, announce: Announce) -> asyncio.Future[Any]:
         future = asyncio.get_running_loop().create_future()
-        self._futures[announce.run, announce.round] = future
+        self._futures[announce.run, announce.round, announce.origin] = future
         return future
 
-    def answer(self, key: tuple[str, int], answer: Any) -> None:
+    def answer(self, key: tuple[str, int, str], answer: Any) -> None:
         future = self._futures.pop(key, None)
         if future is not None and not future.done():
             future.set_result(answer)
 
-    def drop(self, future: asyncio.Future[Any]) -> tuple[str, int] | None:
-        """Nobody waits for it any more; its run and round, if it was not answered."""
+    def drop(self, future: asyncio.Future[Any]) -> tuple[str, int, str] | None:
+        """Nobody waits for it any more; its run, round and origin, if it was not answered."""
         for key, known in self._futures.items():
             if known is future:
                 del self._futures[key]

@@ -118,6 +118,8 @@ class GatewayClient:
             future.cancel()
 
     def award(self, award: Award) -> Awarded:
+        if self._key is not None:
+            award = replace(award, origin=self._key.domain)  # who asks is who signs
         return self._post("award", award, Awarded, 3.0)
 
     def renew(self, cluster: str, renew: RenewRequest) -> Renewed:

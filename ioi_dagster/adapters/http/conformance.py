@@ -155,10 +155,10 @@ class _Asker:
 
     # What is sent -----------------------------------------------------------------------------------------------
 
-    def announcement(self, count: int = 1, capability: str = "") -> AnnounceTo:
+    def announcement(self, count: int = 1, capability: str = "", origin: str = "") -> AnnounceTo:
         its = self.subject
         group = AskGroup(capability or its.capability, its.data_class, count)
-        return AnnounceTo(its.cluster, Announce(its.run, 1, its.key.domain, (group,)))
+        return AnnounceTo(its.cluster, Announce(its.run, 1, origin or its.key.domain, (group,)))
 
     def award(self, *requests: LeaseRequest) -> Award:
         its = self.subject
@@ -240,6 +240,11 @@ _RULES: dict[str, Callable[[_Asker], None]] = {
     ),
     "a permit of another run is refused": _refuses(
         403, "permit.run_mismatch", permit=lambda asker: asker.permit(run="another")
+    ),
+    "an announcement in another domain's name is refused": _refuses(
+        403,
+        "gateway.other_origin",
+        body=lambda asker: msgspec.json.encode(asker.announcement(origin="elsewhere.example")),
     ),
     "a cluster that is not there is refused": _refuses(
         404,

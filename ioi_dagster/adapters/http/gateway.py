@@ -217,13 +217,14 @@ class _Gateway:
         return answer
 
     async def _status(self, request: Request) -> Any:
-        """Runs, steps and leases are for those who are known here."""
-        if not self._is_own(request):
-            self._caller(request)
+        """For those who are known here. Which lease is whose, and of which run and step, is told to its own domain."""
+        asker = "" if self._is_own(request) else self._caller(request).domain
+        every = asker in ("", self._c.config.spec.name)
         clusters = {}
         for name in self._addresses:
             try:
-                clusters[name] = await self._forward(name, "status", None, dict)
+                told = await self._forward(name, "status", None, dict)
+                clusters[name] = told if every else _without_others(told, asker)
             except _Problem as problem:
                 clusters[name] = {"error": problem.text}
         return {
@@ -279,6 +280,7 @@ class _Gateway:
         permit, caller = self._permitted(request)
         body = await self._read(request, AnnounceTo, caller)
         self._for_run(permit, body.announce.run)
+        self._in_own_name(caller, body.announce.origin)
         verdicts = await self._verdicts(permit, {(g.capability, g.data_class) for g in body.announce.groups})
         allowed, refusals = [], []
         for group in body.announce.groups:
@@ -309,6 +311,7 @@ class _Gateway:
         permit, caller = self._permitted(request)
         award = await self._read(request, Award, caller)
         self._for_run(permit, award.run)
+        self._in_own_name(caller, award.origin)
         verdicts = await self._verdicts(permit, {(r.capability, r.data_class) for r in award.requests})
         asked, rejected = [], []
         for item in award.requests:
@@ -327,13 +330,16 @@ class _Gateway:
         permit, caller = self._permitted(request)
         body = await self._read(request, RenewAt, caller)
         self._for_run(permit, body.renew.run)
-        return await self._forward(body.cluster, "renew", body.renew, Renewed)
+        # Whose lease it is, is found out here: any domain may issue a permit for a run that it calls as another's.
+        renew = replace(body.renew, origin=caller.domain)
+        return await self._forward(body.cluster, "renew", renew, Renewed)
 
     async def _release(self, request: Request) -> Any:
         permit, caller = self._permitted(request)
         body = await self._read(request, ReleaseAt, caller)
         self._for_run(permit, body.release.run)
-        return await self._forward(body.cluster, "release", body.release, dict)
+        release = replace(body.release, origin=caller.domain)
+        return await self._forward(body.cluster, "release", release, dict)
 
     async def _invoke(self, request: Request) -> bytes:
         run_permit, caller = self._permitted(request)
@@ -372,7 +378,7 @@ class _Gateway:
         refusal = (await self._verdicts(run_permit, {(body.capability, permit.data_class)}, new=False)).popitem()[1]
         if refusal is not None:
             return self._refusal(refusal)
-        held = await self._forward(lease.cluster, "verify", VerifyRequest(lease), Renewed)
+        held = await self._forward(lease.cluster, "verify", VerifyRequest(lease, caller.domain), Renewed)
         if lease.id not in held.held:
             return self._refusal(
                 Refusal("gateway.no_lease", f"{lease.cluster} granted no such lease", name, "ask again")
@@ -449,6 +455,11 @@ class _Gateway:
         if permit.run != run:
             raise _Problem(403, "permit.run_mismatch", "the permit is for another run")
 
+    def _in_own_name(self, caller: Caller, origin: str) -> None:
+        if origin != caller.domain:
+            text = f"{caller.domain} asks in the name of {origin[:100]}"
+            raise _Problem(403, "gateway.other_origin", text, "name the domain that signs the request as origin")
+
     async def _verdicts(
         self, permit: RunPermit, wanted: set[tuple[str, DataClass]], new: bool = True
     ) -> dict[tuple[str, DataClass], Refusal | None]:
@@ -508,6 +519,13 @@ class _Gateway:
         if caller is not None and not hmac.compare_digest(caller.body, digest_bytes(data)):
             raise _Problem(401, "proof.body_mismatch", "the request was signed for another body")
         return data
+
+
+def _without_others(snapshot: dict[str, Any], domain: str) -> dict[str, Any]:
+    """A cluster's snapshot as `domain` may see it: of others' leases it is told that they are there."""
+    hidden = {"id": "", "origin": "", "run": "", "step": ""}
+    leases = [one if one.get("origin") == domain else one | hidden for one in snapshot.get("leases", ())]
+    return snapshot | {"leases": leases}
 
 
 async def _while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T:

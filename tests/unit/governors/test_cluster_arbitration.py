@@ -349,7 +349,7 @@ def test_what_waits_is_told_when_new_quotas_make_it_impossible():
     cluster.event(QuotasChanged(tree(TenantQuota("r", quota=Quota({}, {}, {"slots": 0.0})))))
     cluster.now = 5.0
     (reply,) = cluster.event(Tick())
-    assert (reply.waited, [refusal.code for refusal in reply.answer.refusals]) == (("r", 1), ["cluster.never"])
+    assert (reply.waited, [refusal.code for refusal in reply.answer.refusals]) == (("r", 1, "home"), ["cluster.never"])
 
 
 def test_of_what_was_borrowed_steps_that_lose_little_are_stopped_first():

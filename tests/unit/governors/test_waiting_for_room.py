@@ -119,7 +119,7 @@ def test_an_answer_names_the_round_that_it_is_for():
     cluster.waits("r")
     (lease,) = [cluster.held.pop()]
     (reply,) = [one for one in cluster.event(ReleaseRequest("holder", (lease,))) if isinstance(one, Reply)]
-    assert (reply.waited, reply.answer.run, reply.answer.round) == (("r", 1), "r", 1)
+    assert (reply.waited, reply.answer.run, reply.answer.round) == (("r", 1, "home"), "r", 1)
     assert reply.answer.expires_s == OFFER_S
 
 
@@ -194,7 +194,7 @@ def test_who_waited_in_vain_is_told_why_and_keeps_its_place_when_it_asks_again()
     cluster.waits("first", "second")
     cluster.now = 100.0 + WAIT_S
     (reply,) = cluster.event(Tick())
-    assert (reply.waited, reply.answer.points) == (("first", 1), ())
+    assert (reply.waited, reply.answer.points) == (("first", 1, "home"), ())
     assert [refusal.text for refusal in reply.answer.refusals] == ["all 1 nodes are busy"]
     cluster.waits("first")
     assert cluster.free() == [("first", 1), ("second", 0)], "the other one has waited long enough by now, too"
@@ -213,16 +213,16 @@ def test_who_announces_anew_has_its_older_announcement_answered_with_nothing():
     cluster = Cluster()
     cluster.waits("r")
     (reply,) = cluster.ask("r", capability="llm")
-    assert (reply.waited, reply.answer.points, reply.answer.refusals) == (("r", 1), (), ())
+    assert (reply.waited, reply.answer.points, reply.answer.refusals) == (("r", 1, "home"), (), ())
     assert cluster.free() == [("r", 1)]
 
 
 def test_who_has_hung_up_gets_no_answer_and_holds_back_nobody():
     cluster = Cluster()
     cluster.waits("gone", "there")
-    cluster.event(Withdrawn("gone", 7))
+    cluster.event(Withdrawn("gone", 7, "home"))
     assert cluster.governor.snapshot().parked == 2, "that was another round"
-    cluster.event(Withdrawn("gone", 1))
+    cluster.event(Withdrawn("gone", 1, "home"))
     assert cluster.free() == [("there", 1)]
     assert cluster.governor.snapshot().tenants["t"]["waiting"] == 0
 
