@@ -24,14 +24,15 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-import httpx
 import psutil
 from distributed import Client, LocalCluster
 
 from benchmarks.failover_defs import MODULE
 from benchmarks.frame import Report, quick
 from benchmarks.netns import FarMachine, possible
+from ioi_dagster.adapters.link.caller import status_of
 from ioi_dagster.domain import DomainHome
+from ioi_dagster.errors import UnreachableError
 from ioi_dagster.host.runs import job_of
 from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import POLICIES, PROJECT, prepare_dagster
@@ -138,11 +139,9 @@ class Domain:
     def nodes(self, cluster: str) -> set[str]:
         """Those that may be given something."""
         address = next(item for item in self._home.config().clusters if item.name == cluster)
-        with contextlib.suppress(httpx.HTTPError):
-            answer = httpx.get(
-                f"{address.governor}/v1/status", headers={"Authorization": f"Bearer {self._home.token()}"}, timeout=1.0
-            )
-            return {name for name, node in answer.json()["nodes"].items() if node["free"]}
+        with contextlib.suppress(UnreachableError):
+            status = status_of(cluster, address.governor, self._home.token(), 1.0)
+            return {name for name, node in status["nodes"].items() if node["free"]}
         return set()
 
     def whole(self, running: str) -> None:

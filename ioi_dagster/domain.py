@@ -25,8 +25,8 @@ from ioi_dagster.signing import Signed, SigningKey, TrustedKeys
 
 @dataclass(frozen=True, slots=True)
 class ClusterAddress:
-    """`scheduler` is Dask's (`tcp://…`, `tls://…`), `governor` the cluster governor's HTTP address. Both are loopback or
-    private."""
+    """`scheduler` is Dask's (`tcp://…`, `tls://…`), `governor` the cluster governor's (`unix:PATH`,
+    `tcp://HOST:PORT`). Both are loopback or private."""
 
     name: str
     scheduler: str

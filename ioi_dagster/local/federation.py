@@ -111,7 +111,9 @@ class Federation:
                     gateway=gateways[spec.name],
                     clusters=tuple(
                         ClusterAddress(
-                            cluster.name, f"tcp://127.0.0.1:{ports.pop()}", f"http://127.0.0.1:{ports.pop()}"
+                            cluster.name,
+                            f"tcp://127.0.0.1:{ports.pop()}",
+                            governor_address(home.root / f"governor-{cluster.name}.sock", ports.pop()),
                         )
                         for cluster in spec.clusters
                     ),
@@ -276,6 +278,11 @@ class Federation:
                 "another federation runs on this home", where=str(self._home), todo="stop it, or give another --home"
             ) from None
         self._lock = lock
+
+
+def governor_address(path: Path, port: int) -> str:
+    """A socket in the file system takes half the processor of one on loopback, but its name may have 107 bytes only (unix(7))."""
+    return f"unix:{path}" if len(os.fsencode(path)) <= 107 else f"tcp://127.0.0.1:{port}"
 
 
 def last_line(log: Path, most: int = 200) -> str:

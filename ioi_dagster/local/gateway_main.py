@@ -16,6 +16,7 @@ from ioi_dagster.adapters.files.only_one import only_one
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.tls import client_context, seeing_protocol, tls_of
 from ioi_dagster.adapters.http.transport import over_aiohttp
+from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.opa.wasm import WasmEngine
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.certificates import write_private
@@ -76,7 +77,7 @@ def serve(home: DomainHome) -> None:
         decide=decide,
         runners={cluster.name: DaskRunner(cluster.scheduler) for cluster in config.clusters},
         clock=clock,
-        http=httpx.AsyncClient(trust_env=False, transport=over_aiohttp(httpx.Limits(max_connections=MAX_CONNECTIONS))),
+        clusters={item.name: ClusterLine(item.name, item.governor, home.token()) for item in config.clusters},
         peers=peers,
         http_to=lambda record: _asking(home, record),
         book=FolderBook(home),

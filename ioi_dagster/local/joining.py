@@ -18,7 +18,7 @@ from ioi_dagster.adapters.http.tls import client_context
 from ioi_dagster.certificates import Authority, Role, read_certificate, write_private
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, SignatureError, UnreachableError
-from ioi_dagster.local.federation import offered
+from ioi_dagster.local.federation import governor_address, offered
 from ioi_dagster.local.identity import (
     certificates,
     forget_damaged,
@@ -78,7 +78,11 @@ def init(
     host, _, port = listen.rpartition(":")
     ports = free_ports(1 + 2 * len(spec.clusters))
     clusters = tuple(
-        ClusterAddress(cluster.name, f"tls://{host}:{ports.pop()}", f"http://127.0.0.1:{ports.pop()}")
+        ClusterAddress(
+            cluster.name,
+            f"tls://{host}:{ports.pop()}",
+            governor_address(home.root / f"governor-{cluster.name}.sock", ports.pop()),
+        )
         for cluster in spec.clusters
     )
     config = DomainConfig(

@@ -18,13 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
 import psutil
 from dagster import DagsterInstance
 
 from benchmarks.netns import FarMachine, possible
+from ioi_dagster.adapters.link.caller import status_of
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import DomainHome
+from ioi_dagster.errors import UnreachableError
 from ioi_dagster.host.private import DagsterRun
 from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import POLICIES, PROJECT, prepare_dagster
@@ -227,9 +228,8 @@ class Lab:
     def status(self, cluster: str) -> dict[str, Any] | None:
         """What the cluster's governor says; None where it does not answer."""
         address = next(item for item in self.domain.config().clusters if item.name == cluster)
-        header = {"Authorization": f"Bearer {self.domain.token()}"}
-        with contextlib.suppress(httpx.HTTPError, ValueError):
-            return httpx.get(f"{address.governor}/v1/status", headers=header, timeout=2.0).json()
+        with contextlib.suppress(UnreachableError):
+            return status_of(cluster, address.governor, self.domain.token(), 2.0)
         return None
 
     def leases(self) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from pathlib import Path
 
-import httpx
 import pytest
 from dagster import DagsterInstance
 
@@ -17,6 +16,7 @@ from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import PROJECT, TOPOLOGY, prepare_dagster
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.story import Chapter
+from tests.asking import status_of
 from tests.conftest import eventually
 from tests.integration.reviewed import policies_that_know
 
@@ -61,8 +61,6 @@ def _is_free(federation: Federation) -> bool:
     """No lease is held any more, waiting ones among them."""
     for domain in ("library.example", "lab.example"):
         home = federation.domain(domain)
-        for cluster in home.config().clusters:
-            answer = httpx.get(f"{cluster.governor}/v1/status", headers={"Authorization": f"Bearer {home.token()}"})
-            if answer.json()["leases"]:
-                return False
+        if any(status_of(home, number)["leases"] for number in range(len(home.config().clusters))):
+            return False
     return True

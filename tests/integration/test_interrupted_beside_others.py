@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 from dagster import DagsterInstance
@@ -21,6 +20,7 @@ from definitions.documents.catalogue import BLOCKS
 from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import PROJECT, prepare_dagster
 from ioi_dagster.local.topology_file import load_topology
+from tests.asking import status_of
 from tests.conftest import eventually
 from tests.integration.ending_defs import MODULE, STEPS, config_of
 from tests.integration.reviewed import policies_that_know
@@ -159,11 +159,9 @@ def test_in_a_federation_that_lives_on_its_leases_are_given_back(start: Start, t
     with Federation(load_topology(topology), home, policies, BLOCKS) as federation:
         os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
         federation.wait_ready(60)
-        (cluster,) = federation.home_domain.config().clusters
-        headers = {"Authorization": f"Bearer {federation.home_domain.token()}"}
 
         def books() -> dict:
-            return httpx.get(f"{cluster.governor}/v1/status", headers=headers).json()
+            return status_of(federation.home_domain)
 
         def leases() -> Counter[str]:
             return Counter(names[lease["run"]] for lease in books()["leases"])

@@ -47,7 +47,7 @@ def gateway(of: Realm, loop: str = "auto", book: MemberBook | None = None) -> It
         decide=None,  # pyright: ignore[reportArgumentType]
         runners={},
         clock=SystemClock(),
-        http=httpx.AsyncClient(),
+        clusters={},
         peers=peers,
         book=book or NoMembers(),
     )

@@ -8,20 +8,18 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import uvicorn
 
-from ioi_dagster.adapters.dask.scheduler_preload import Waiting, door_server
 from ioi_dagster.adapters.http import gateway
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
-from ioi_dagster.adapters.http.transport import over_aiohttp
+from ioi_dagster.adapters.link.caller import ClusterLine
+from ioi_dagster.adapters.link.door import Waiting, open_door
 from ioi_dagster.clock import SystemClock
-from ioi_dagster.domain import ClusterAddress
 from ioi_dagster.errors import RetryableError
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick
 from ioi_dagster.model.data_class import DataClass
@@ -39,38 +37,35 @@ assert isinstance(PERMIT, Signed)
 class Lab:
     """A domain of one node with one slot, on a loop in a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0)
         self.governor.handle(NodeJoined("one", 1, frozenset({"echo"})), 0.0)
         self.waiting = Waiting()
         self.loop = asyncio.new_event_loop()
-        self._sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-        for one in self._sockets:
-            one.setblocking(False)
-        self.url = f"http://127.0.0.1:{self._sockets[1].getsockname()[1]}"
+        self._folder, self._socket = folder, socket.create_server(("127.0.0.1", 0))
+        self._socket.setblocking(False)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._server: uvicorn.Server
         self._thread = threading.Thread(target=self.loop.run_until_complete, args=(self._serve(),))
         self._thread.start()
         until(lambda: getattr(getattr(self, "_server", None), "started", False))
 
     async def _serve(self) -> None:
-        door = door_server(self, "own")
-        door.add_socket(self._sockets[0])
-        address = f"http://127.0.0.1:{self._sockets[0].getsockname()[1]}"
+        address = f"unix:{self._folder}/governor.sock"
+        door = await open_door(self, "own", address)
         context = GatewayContext(
-            config=replace(CONFIG, clusters=(ClusterAddress("lab-c", "tcp://lab", address),)),
+            config=CONFIG,
             token="own",
             trusted=TRUSTED,
             store=None,  # pyright: ignore[reportArgumentType]
             decide=lambda *_: Decision("d", Verdict.ALLOW),
             runners={},
             clock=SystemClock(),
-            http=httpx.AsyncClient(trust_env=False, transport=over_aiohttp(httpx.Limits())),
+            clusters={"lab-c": ClusterLine("lab-c", address, "own")},
         )
         self._server = uvicorn.Server(uvicorn.Config(create_app(context), log_level="warning"))
-        await self._server.serve([self._sockets[1]])
-        door.stop()
-        await door.close_all_connections()
+        await self._server.serve([self._socket])
+        door.close()
 
     def request(self, message: Any) -> Any:
         """As the plugin of a scheduler does it."""
@@ -100,8 +95,8 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def lab():
-    lab = Lab()
+def lab(tmp_path_factory: pytest.TempPathFactory):
+    lab = Lab(tmp_path_factory.mktemp("lab"))
     yield lab
     lab.close()
 

@@ -143,9 +143,9 @@ def feed(peer: Peer, messages: list[Sent], told: Counter[str]) -> None:
             assert len(peer.governor.snapshot().leases) <= NODES * SLOTS
 
 
-def fuzz(examples: int, size: int) -> int:
+def fuzz(tmp_path_factory: pytest.TempPathFactory, examples: int, size: int) -> int:
     """How many requests were sent."""
-    peer, told = Peer(), Counter[str]()
+    peer, told = Peer(tmp_path_factory.mktemp("fuzzed")), Counter[str]()
     before = refused(peer)
 
     @settings(max_examples=examples, deadline=None)
@@ -174,11 +174,11 @@ def refused(peer: Peer) -> Counter[str]:
     return found
 
 
-def test_a_peers_messages_are_answered_or_refused_and_counted() -> None:
-    assert fuzz(40, 40) > 500
+def test_a_peers_messages_are_answered_or_refused_and_counted(tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert fuzz(tmp_path_factory, 40, 40) > 500
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
-def test_a_hundred_thousand_of_them_are_too() -> None:
-    assert fuzz(2_500, 60) >= 100_000
+def test_a_hundred_thousand_of_them_are_too(tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert fuzz(tmp_path_factory, 2_500, 60) >= 100_000

@@ -61,7 +61,7 @@ CONFIG = DomainConfig(
     home="library",
     spec=SPEC,
     gateway="http://lab",
-    clusters=(ClusterAddress("lab-c", "tcp://lab", "http://governor"),),
+    clusters=(ClusterAddress("lab-c", "tcp://lab", "unix:/governor"),),
     peers={},
     policies="",
     scopes=("n",),
@@ -138,6 +138,28 @@ class NoRecords:
         return []
 
 
+def nobody(request: httpx.Request) -> httpx.Response:
+    return httpx.Response(503)
+
+
+class _Governor:
+    """It holds `LEASE` alone."""
+
+    def __init__(self, asked: list[str], sent: list[Any]) -> None:
+        self._asked, self._sent = asked, sent
+
+    async def ask(self, door: str, message: Any, kind: type, timeout_s: float) -> Any:
+        self._asked.append(door)
+        self._sent.append(msgspec.to_builtins(message))
+        if door == "status":
+            mine = {"id": "c/1/1", "origin": "library", "run": "r", "step": "s", "node": "n"}
+            other = {"id": "c/1/2", "origin": "cloud", "run": "q", "step": "t", "node": "n"}
+            return msgspec.convert({"leases": [mine, other]}, kind)
+        if door == "verify":
+            return Renewed((LEASE.id,) if message.lease == LEASE else ())
+        return msgspec.convert({}, kind)
+
+
 class Lab:
     """A gateway in this process; its cluster governor is a stand-in that holds `LEASE` alone."""
 
@@ -155,8 +177,8 @@ class Lab:
             decide=self._decide,
             runners={"lab-c": self.runner},
             clock=self.clock,
-            http=httpx.AsyncClient(transport=httpx.MockTransport(elsewhere or self._governor)),
-            http_to=lambda _: httpx.AsyncClient(transport=httpx.MockTransport(elsewhere or self._governor)),
+            clusters={"lab-c": _Governor(self.forwarded, self.sent)},
+            http_to=lambda _: httpx.AsyncClient(transport=httpx.MockTransport(elsewhere or nobody)),
             book=KnowsCloud(),
         )
         self._app = create_app(context)
@@ -189,19 +211,6 @@ class Lab:
     def _decide(self, *_: Any) -> Decision:
         self.decided += 1
         return Decision("d", Verdict.ALLOW)
-
-    def _governor(self, request: httpx.Request) -> httpx.Response:
-        door = request.url.path.rpartition("/")[2]
-        self.forwarded.append(door)
-        self.sent.append(msgspec.json.decode(request.content) if request.content else None)
-        if door == "status":
-            mine = {"id": "c/1/1", "origin": "library", "run": "r", "step": "s", "node": "n"}
-            other = {"id": "c/1/2", "origin": "cloud", "run": "q", "step": "t", "node": "n"}
-            return httpx.Response(200, json={"leases": [mine, other]})
-        if door == "verify":
-            same = msgspec.json.decode(request.content)["lease"] == msgspec.to_builtins(LEASE)
-            return httpx.Response(200, content=msgspec.json.encode(Renewed((LEASE.id,) if same else ())))
-        return httpx.Response(200, json={})
 
 
 def code_of(answer: httpx.Response) -> str:

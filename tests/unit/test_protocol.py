@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +18,8 @@ from ioi_dagster.adapters.http.conformance import Ask, Outcome, Subject, check
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.protocol import BY_PATH, DOORS, schema
 from ioi_dagster.adapters.http.refusals import Refused
+from ioi_dagster.adapters.link.caller import ClusterLine
+from ioi_dagster.adapters.link.door import Waiting, open_door
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick
@@ -39,7 +42,7 @@ MESSAGES = {
 class Peer:
     """A gateway in this process before a real cluster governor of two nodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.clock = ManualClock()
         self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0)
         for node in ("one", "two"):
@@ -49,7 +52,7 @@ class Peer:
             home="library",
             spec=DomainSpec("lab", "books", (ClusterSpec("lab-c", (NodeSpec("one"), NodeSpec("two"))),)),
             gateway="http://lab",
-            clusters=(ClusterAddress("lab-c", "tcp://lab", "http://governor"),),
+            clusters=(ClusterAddress("lab-c", "tcp://lab", "unix:/governor"),),
             peers={},
             policies="",
             scopes=("n",),
@@ -64,12 +67,14 @@ class Peer:
             decide=lambda *_: Decision("d", Verdict.ALLOW),
             runners={},
             clock=self.clock,
-            http=httpx.AsyncClient(transport=httpx.MockTransport(self._cluster)),
+            clusters={"lab-c": ClusterLine("lab-c", f"unix:{folder}/governor.sock", "own")},
         )
         app = create_app(context)
         self.refused: Callable[[], list[Refused]] = app.state.refused
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://lab")
         self._loop = asyncio.new_event_loop()
+        self.waiting = Waiting()
+        self._door = self._loop.run_until_complete(open_door(self, "own", f"unix:{folder}/governor.sock"))
 
     def ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
         answer = self._loop.run_until_complete(self._client.request(method, path, content=body, headers=headers))
@@ -77,20 +82,24 @@ class Peer:
 
     def close(self) -> None:
         self._loop.run_until_complete(self._client.aclose())
+        self._door.close()
+        self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
+
+    def status(self) -> Any:
+        return self.governor.snapshot()
+
+    def request(self, message: Any) -> Any:
+        replies = [i.answer for i in self.governor.handle(message, self.clock.monotonic()) if isinstance(i, Reply)]
+        return replies[0] if replies else None
 
     def outcomes(self, ask: Ask | None = None) -> list[Outcome]:
         return list(check(Subject(ask or self.ask, KEY, "lab", "lab-c", "echo", self.clock.wall)))
 
-    def _cluster(self, request: httpx.Request) -> httpx.Response:
-        message = msgspec.json.decode(request.content, type=MESSAGES[request.url.path.rpartition("/")[2]])
-        replies = [i.answer for i in self.governor.handle(message, self.clock.monotonic()) if isinstance(i, Reply)]
-        return httpx.Response(200, content=msgspec.json.encode(replies[0] if replies else {}))
-
 
 @pytest.fixture
-def peer():
-    peer = Peer()
+def peer(tmp_path_factory: pytest.TempPathFactory):
+    peer = Peer(tmp_path_factory.mktemp("peer"))
     yield peer
     peer.close()
 

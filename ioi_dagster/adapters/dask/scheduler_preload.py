@@ -1,30 +1,25 @@
-"""`dask scheduler --preload`: puts the cluster governor into the scheduler's process, with an HTTP door of its own.
+"""`dask scheduler --preload`: puts the cluster governor into the scheduler's process, with a door of its own.
 
-The door is for the domain's own gateway: loopback or private address, bearer token, JSON of the values in `model/`.
+The door (`adapters/link/`) is for the domain's own processes: a socket in its folder or a private address, its token, JSON of the
+values in `model/`.
 Environment: `IOI_DOMAIN_HOME`, `IOI_CLUSTER`, `IOI_STEP_RUNNER` (set: the cluster takes steps).
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import hmac
 import json
 import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.protocol.pickle import dumps
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
-from tornado.httpserver import HTTPServer
-from tornado.web import Application, RequestHandler, stream_request_body
 
 from ioi_dagster.adapters.dask.cluster_watch import ClusterWatch
 from ioi_dagster.adapters.dask.draining import Draining
@@ -34,6 +29,7 @@ from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.adapters.files.drains import DrainFile
 from ioi_dagster.adapters.files.lease_journal import JournalFullError, LeaseJournal
 from ioi_dagster.adapters.http.tls import tls_to
+from ioi_dagster.adapters.link.door import Waiting, open_door
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError
@@ -47,31 +43,18 @@ from ioi_dagster.governors.cluster import (
     Reply,
     StopStep,
     Tick,
-    Withdrawn,
 )
 from ioi_dagster.model.negotiation import (
     OWN_STEP,
-    Announce,
-    Award,
     Awarded,
     Lease,
     RejectedRequest,
     ReleaseRequest,
-    RenewRequest,
-    VerifyRequest,
 )
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import NodeSpec
 
 log = logging.getLogger("ioi.cluster")
-MAX_BODY = 4 * 2**20
-_DOORS: dict[str, type] = {
-    "announce": Announce,
-    "award": Award,
-    "renew": RenewRequest,
-    "release": ReleaseRequest,
-    "verify": VerifyRequest,
-}
 
 
 class ClusterPlugin(SchedulerPlugin):
@@ -114,9 +97,7 @@ class ClusterPlugin(SchedulerPlugin):
         if self._started:
             return
         self._started = True
-        port = urlsplit(self._address.governor).port
-        assert port is not None
-        door_server(self, self._token).listen(port, "127.0.0.1")
+        self._door = await open_door(self, self._token, self._address.governor)
         for address, state in scheduler.workers.items():
             self._join(address, state.name)
         await self.watch.start()
@@ -292,111 +273,6 @@ class ClusterPlugin(SchedulerPlugin):
     def _told_of(self, node: str) -> dict[str, Any]:
         """Whether it lives, and whether it is drained."""
         return {**self.watch.told(node), "draining": self.draining.why(node)}
-
-
-class Waiting:
-    """Announcements that were not answered yet, by run, round and origin, and who is to have the answer."""
-
-    def __init__(self) -> None:
-        self._futures: dict[tuple[str, int, str], asyncio.Future[Any]] = {}
-
-    def add(self, announce: Announce) -> asyncio.Future[Any]:
-        future = asyncio.get_running_loop().create_future()
-        self._futures[announce.run, announce.round, announce.origin] = future
-        return future
-
-    def answer(self, key: tuple[str, int, str], answer: Any) -> None:
-        future = self._futures.pop(key, None)
-        if future is not None and not future.done():
-            future.set_result(answer)
-
-    def drop(self, future: asyncio.Future[Any]) -> tuple[str, int, str] | None:
-        """Nobody waits for it any more; its run, round and origin, if it was not answered."""
-        for key, known in self._futures.items():
-            if known is future:
-                del self._futures[key]
-                return key
-        return None
-
-
-class Doors(Protocol):
-    """What stands behind the doors."""
-
-    waiting: Waiting
-
-    def request(self, message: Any) -> Any: ...
-
-    def status(self) -> Any: ...
-
-
-def door_server(plugin: Doors, token: str) -> HTTPServer:
-    """The doors of `plugin`, for who knows `token`."""
-    # The door itself refuses what is over its own limit: Tornado's refusal says nothing.
-    return HTTPServer(Application([(r"/v1/(\w+)", _Door, {"plugin": plugin, "token": token})]), max_body_size=1 << 40)
-
-
-@stream_request_body
-class _Door(RequestHandler):
-    def initialize(self, plugin: Doors, token: str) -> None:
-        self._plugin, self._token = plugin, token
-        self._body = bytearray()
-        self._waits: asyncio.Future[Any] | None = None
-
-    def prepare(self) -> None:
-        given = self.request.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
-            self._fail(401, "cluster.unauthorised", "this door is for the domain's own gateway")
-        elif int(self.request.headers.get("Content-Length", "0")) > MAX_BODY:
-            self._too_large()
-
-    def data_received(self, chunk: bytes) -> None:
-        if len(self._body) <= MAX_BODY:
-            self._body += chunk
-
-    def get(self, name: str) -> None:
-        if name != "status":
-            return self._fail(404, "cluster.unknown_door", f"no such door: {name}")
-        self._write(self._plugin.status())
-
-    async def post(self, name: str) -> None:
-        kind = _DOORS.get(name)
-        if kind is None:
-            return self._fail(404, "cluster.unknown_door", f"no such door: {name}")
-        if len(self._body) > MAX_BODY:
-            return self._too_large()
-        try:
-            message = msgspec.json.decode(bytes(self._body), type=kind)
-        except msgspec.MsgspecError as error:
-            return self._fail(400, "cluster.malformed", str(error))
-        answer = self._plugin.request(message)
-        if answer is None and isinstance(message, Announce):
-            self._waits = self._plugin.waiting.add(message)
-            with contextlib.suppress(asyncio.CancelledError):
-                self._write(await self._waits)
-        else:
-            self._write(answer if answer is not None else {})
-
-    def on_connection_close(self) -> None:
-        """Whoever asked has hung up."""
-        if self._waits is not None:
-            key = self._plugin.waiting.drop(self._waits)
-            self._waits.cancel()
-            if key is not None:
-                self._plugin.request(Withdrawn(*key))
-
-    def _too_large(self) -> None:
-        self._fail(413, "cluster.too_large", f"a message of more than {MAX_BODY} bytes")
-
-    def _write(self, value: Any) -> None:
-        self.set_header("Content-Type", "application/json")
-        self.finish(msgspec.json.encode(value))
-
-    def _fail(self, status: int, code: str, text: str) -> None:
-        self.set_status(status)
-        self._write({"error": {"code": code, "text": text, "remedy": ""}})
-
-    def log_request(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Nothing per request: the journal says what was granted."""
 
 
 def dask_setup(scheduler: Scheduler) -> None:

@@ -42,6 +42,7 @@ from ioi_dagster.adapters.http.protocol import (
 )
 from ioi_dagster.adapters.http.refusals import RefusalLog, Refused
 from ioi_dagster.adapters.http.tls import HANDSHAKES, STAMPS, Peers
+from ioi_dagster.adapters.link.caller import RefusedError
 from ioi_dagster.clock import Clock
 from ioi_dagster.domain import DomainConfig
 from ioi_dagster.errors import BadInputError, FinalError, UnreachableError
@@ -85,6 +86,14 @@ class BlockRunner(Protocol):
     async def run(self, request: bytes, key: str, node: str, timeout_s: float) -> bytes: ...
 
 
+class ClusterDoor(Protocol):
+    """To the governor of one of the domain's clusters."""
+
+    async def ask(self, door: str, message: Any, kind: type[T], timeout_s: float) -> T:
+        """Raises `UnreachableError`, `RefusedError`, and `msgspec.ValidationError` on an answer of another kind."""
+        ...
+
+
 DecidePlacement = Callable[[str, str, str, DataClass], Decision]
 """(origin domain, its authority, capability, data class) → this domain's own decision."""
 
@@ -98,9 +107,9 @@ class GatewayContext:
     trusted: TrustedKeys
     store: RecordStore
     decide: DecidePlacement
-    runners: dict[str, BlockRunner]
+    runners: Mapping[str, BlockRunner]
+    clusters: Mapping[str, ClusterDoor]
     clock: Clock
-    http: httpx.AsyncClient
     peers: Peers | None = None
     """Whose certificate a connection was opened with; None where the listener is not one of TLS."""
     http_to: Callable[[MemberRecord], httpx.AsyncClient] | None = None
@@ -129,7 +138,6 @@ def create_app(context: GatewayContext) -> Starlette:
         yield
         task.cancel()
         await gateway.members.close()
-        await context.http.aclose()
 
     routes = [Route(PREFIX + door.path, gateway.answer_at(door), methods=[door.method]) for door in DOORS]
     app = Starlette(routes=[*routes, Route("/{path:path}", gateway.nowhere, methods=_METHODS)], lifespan=lifespan)
@@ -144,7 +152,6 @@ class _Gateway:
     def __init__(self, context: GatewayContext) -> None:
         self._c = context
         self.members = Members(context.config.spec.name, context.book, context.http_to, context.clock)
-        self._addresses = {cluster.name: cluster.governor for cluster in context.config.clusters}
         self._waiting = 0
         self._refusals = RefusalLog()
         self._permits = ReadPermits(context.trusted)
@@ -221,7 +228,7 @@ class _Gateway:
         asker = "" if self._is_own(request) else self._caller(request).domain
         every = asker in ("", self._c.config.spec.name)
         clusters = {}
-        for name in self._addresses:
+        for name in self._c.clusters:
             try:
                 told = await self._forward(name, "status", None, dict)
                 clusters[name] = told if every else _without_others(told, asker)
@@ -480,24 +487,16 @@ class _Gateway:
             return None
         return decision.refusals[0] if decision.refusals else Refusal("policy.held", "policy could not decide", name)
 
-    async def _forward(self, cluster: str, door: str, message: Any, kind: Any, timeout: float = 1.0) -> Any:
-        address = self._addresses.get(cluster)
-        if address is None:
+    async def _forward(self, cluster: str, door: str, message: Any, kind: type[T], timeout_s: float = 1.0) -> T:
+        line = self._c.clusters.get(cluster)
+        if line is None:
             raise _Problem(404, "gateway.no_cluster", f"{self._c.config.spec.name} has no cluster {cluster!r}")
-        headers = {"Authorization": f"Bearer {self._c.token}"}
         try:
-            if message is None:
-                answer = await self._c.http.get(f"{address}{PREFIX}{door}", headers=headers, timeout=1.0)
-            else:
-                answer = await self._c.http.post(
-                    f"{address}{PREFIX}{door}", content=msgspec.json.encode(message), headers=headers, timeout=timeout
-                )
-        except httpx.HTTPError as error:
-            raise _Problem(503, "cluster.unreachable", f"{cluster} does not answer: {type(error).__name__}") from error
-        if answer.status_code != 200:
-            raise _Problem(502, "cluster.error", f"{cluster} answered {answer.status_code}: {answer.text[:200]}")
-        try:
-            return msgspec.json.decode(answer.content, type=kind)
+            return await line.ask(door, message, kind, timeout_s)
+        except UnreachableError as error:
+            raise _Problem(503, "cluster.unreachable", f"{cluster} does not answer: {error}") from error
+        except RefusedError as error:
+            raise _Problem(502, "cluster.error", f"{cluster} answered: {error}"[:300]) from error
         except msgspec.MsgspecError as error:
             raise _Problem(502, "cluster.error", f"{cluster} answered with something else: {error}") from error
 

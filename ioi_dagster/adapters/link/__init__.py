@@ -1,0 +1,1 @@
+"""Inside a domain: the gateway's line to its cluster governors."""
