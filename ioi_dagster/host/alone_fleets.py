@@ -121,6 +121,9 @@ class _AloneFleet(ABC):
     def withdraw(self, run: str, round_: int) -> None:
         return None  # it answers at once
 
+    def begin(self, message: Announce | Award | ReleaseRequest) -> None:
+        return None  # as above
+
     def award(self, award: Award) -> Awarded:
         return self._ask(award)
 

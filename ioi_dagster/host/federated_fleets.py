@@ -10,7 +10,7 @@ from typing import Any
 
 from ioi_dagster.adapters.dask.client import DaskFleetClient
 from ioi_dagster.adapters.dask.run_scope import tear_down
-from ioi_dagster.adapters.http.client import GatewayClient
+from ioi_dagster.adapters.http.client import Asked, GatewayClient
 from ioi_dagster.adapters.http.protocol import Invoked
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.invocation import answering
@@ -58,6 +58,15 @@ class _Negotiating:
 
     def award(self, award: Award) -> Awarded:
         return self._gateway.award(award)
+
+    def begin(self, message: Announce | Award | ReleaseRequest) -> Asked[Any]:
+        match message:
+            case Announce():
+                return self._gateway.announcing(self.cluster, message)
+            case Award():
+                return self._gateway.awarding(message)
+            case ReleaseRequest():
+                return self._gateway.releasing(self.cluster, message)
 
     def look_after(self, now: float) -> None:
         """Its own governor does."""

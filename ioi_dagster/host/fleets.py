@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from ioi_dagster.adapters.http.client import Asked
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.negotiation import (
     Announce,
@@ -82,6 +83,10 @@ class Fleet(Protocol):
 
     def award(self, award: Award) -> Awarded:
         """Leases for what was chosen of its bid, as far as it has room still."""
+        ...
+
+    def begin(self, message: Announce | Award | ReleaseRequest) -> Asked[Any] | None:
+        """`announce`, `award` or `release` without waiting; None where one has to."""
         ...
 
     def renew(self, renew: RenewRequest) -> Renewed:

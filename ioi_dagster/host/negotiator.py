@@ -1,6 +1,6 @@
 """What the flow governor asks of others, performed: registries and policy for places, clusters for bids, awards and releases.
 
-Whatever takes time is done in threads, which post back events. An answer is owed to the governor whatever goes wrong.
+Whatever takes time is done elsewhere, and posts back events. An answer is owed to the governor whatever goes wrong.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from ioi_dagster.governors.flow_messages import (
 )
 from ioi_dagster.governors.flow_rounds import MAX_HOLDING
 from ioi_dagster.host.answers import checked_award, checked_bid
+from ioi_dagster.host.fleets import Fleet
 from ioi_dagster.host.work import Found, Network
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.negotiation import Announce, Ask, Award, ReleaseRequest
+from ioi_dagster.model.negotiation import Announce, Ask, Award, Awarded, ReleaseRequest
 from ioi_dagster.model.refusal import Refusal
 
 TRANSFER_BYTES_PER_S = 50e6
@@ -50,19 +51,17 @@ class Negotiator:
             case FindPlaces(asks):
                 self._find(asks)
             case SendAnnounce(cluster, announce):
-                # One that waits for room keeps no thread from the others.
-                pool = self._waiting if announce.wait_s else self._pool
-                missed = lambda why: BidMissed(cluster, announce.round, why)
-                self._do(lambda: self._announce(cluster, announce), missed, pool)
+                self._ask(cluster, announce, lambda bid: BidReceived(checked_bid(bid, cluster, announce)),
+                          lambda why: BidMissed(cluster, announce.round, why))  # fmt: skip
             case WithdrawAnnounce(cluster, round_):
                 self._network.fleet(cluster).withdraw(self._run, round_)
             case SendAward(award):
                 steps = tuple(request.step for request in award.requests)
-                self._do(lambda: self._award(award), lambda why: AwardMissed(award.cluster, steps, why))
+                self._ask(award.cluster, award, lambda awarded: self._awarded(awarded, award),
+                          lambda why: AwardMissed(award.cluster, steps, why))  # fmt: skip
             case ReleaseLeases(cluster, leases):
-                release = ReleaseRequest(self._run, leases)
                 # One that is not heard expires by itself.
-                self._do(lambda: self._network.fleet(cluster).release(release), lambda why: None)
+                self._ask(cluster, ReleaseRequest(self._run, leases), lambda _: None, lambda why: None)
 
     def close(self, holding: dict[str, int]) -> None:
         """Nothing is waited for any more, of what waits at clusters either: `holding`, by cluster its round."""
@@ -70,32 +69,40 @@ class Negotiator:
             self._network.fleet(cluster).withdraw(self._run, round_)
         self._waiting.shutdown(wait=False, cancel_futures=True)
 
-    def _announce(self, cluster: str, announce: Announce) -> BidReceived:
-        return BidReceived(checked_bid(self._network.fleet(cluster).announce(announce), cluster, announce))
-
-    def _award(self, award: Award) -> AwardAnswered:
-        fleet = self._network.fleet(award.cluster)
-        awarded, missing = checked_award(fleet.award(award), award, fleet.domain)
+    def _awarded(self, answer: Awarded, award: Award) -> AwardAnswered:
+        awarded, missing = checked_award(answer, award, self._network.fleet(award.cluster).domain)
         if missing:
             why = f"it has neither a good lease nor a refusal for {', '.join(missing[:3])}"
             self._post(AwardMissed(award.cluster, missing, why))
         return AwardAnswered(awarded)
 
-    def _do(self, call: Callable[[], Any], missed: Callable[[str], Any], pool: Executor | None = None) -> None:
-        """Run `call` in a thread and post its event, or the event that says why there is none."""
+    def _ask(
+        self,
+        cluster: str,
+        message: Announce | Award | ReleaseRequest,
+        told: Callable[[Any], Any],
+        missed: Callable[[str], Any],
+    ) -> None:
+        """Post the event that `told` makes of the answer, or the one that says why there is none."""
+        fleet = self._network.fleet(cluster)
 
-        def run() -> None:
+        def take(answer: Callable[[], Any]) -> None:
             try:
-                event = call()
+                event = told(answer())
             except Exception as error:
                 event = missed(str(error) or type(error).__name__)
             if event is not None:
                 self._post(event)
 
-        if self._network.immediate:
-            run()
+        begun = fleet.begin(message)
+        if begun is not None:
+            begun.then(take)
+        elif self._network.immediate:
+            take(lambda: _waited_for(fleet, message))
         else:
-            (pool or self._pool).submit(run)
+            # An announcement that waits for room keeps no thread from the others.
+            waits = isinstance(message, Announce) and message.wait_s
+            (self._waiting if waits else self._pool).submit(take, lambda: _waited_for(fleet, message))
 
     # Places -----------------------------------------------------------------------------------------------------
 
@@ -132,6 +139,16 @@ class Negotiator:
             for place in found.places
             if ask.cluster in ("", place.cluster)
         )
+
+
+def _waited_for(fleet: Fleet, message: Announce | Award | ReleaseRequest) -> Any:
+    match message:
+        case Announce():
+            return fleet.announce(message)
+        case Award():
+            return fleet.award(message)
+        case ReleaseRequest():
+            return fleet.release(message)
 
 
 def _elsewhere(ask: Ask, places: Iterable[Place]) -> list[tuple[str, Refusal]]:

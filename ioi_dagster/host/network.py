@@ -6,6 +6,7 @@ import os
 import tempfile
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dagster import MetadataValue
@@ -29,7 +30,7 @@ from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 from ioi_dagster.policy.documents import placement_document, step_document
 from ioi_dagster.policy.permits import issue
-from ioi_dagster.ras.selection import MAY_CHANGE, Candidate, Query
+from ioi_dagster.ras.selection import MAY_CHANGE, Candidate, Discovery, Query
 from ioi_dagster.signing import Signed, digest_bytes
 
 FOUND_FOR_S = 1.0
@@ -72,7 +73,9 @@ class FederatedNetwork:
         self._registry = FederatedRegistry(home, self._config, self._key, checked.signed)
         self._fleets: dict[str, Fleet] = {}
         self._lock = threading.Lock()
-        self._found: dict[tuple[str, DataClass], tuple[float, Any]] = {}
+        self._found: dict[tuple[str, DataClass], tuple[float, Discovery]] = {}
+        self._refreshing: set[tuple[str, DataClass]] = set()
+        self._refresher = ThreadPoolExecutor(1, thread_name_prefix="places")
 
     def find(self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool) -> Found:
         discovery = self._discover(capability, data_class)
@@ -139,19 +142,35 @@ class FederatedNetwork:
     def close(self) -> None:
         for fleet in self._fleets.values():
             fleet.close()
+        self._refresher.shutdown(wait=False, cancel_futures=True)
         self._registry.close()
 
-    def _discover(self, capability: str, data_class: DataClass) -> Any:
-        """Cached for a second: many steps ask the same."""
+    def _discover(self, capability: str, data_class: DataClass) -> Discovery:
+        """Cached for a second: many steps ask the same. Who asks again and again is not kept waiting when it is over: it is asked
+        anew before that."""
+        key, now = (capability, data_class), self._clock.monotonic()
+        with self._lock:
+            until, known = self._found.get(key, (0.0, None))
+            anew = known is not None and now < until < now + FOUND_FOR_S / 2 and key not in self._refreshing
+            if anew:
+                self._refreshing.add(key)
+        if anew:
+            self._refresher.submit(self._refresh, key)
+        return known if known is not None and until > now else self._discovered(key)
+
+    def _discovered(self, key: tuple[str, DataClass]) -> Discovery:
         now = self._clock.monotonic()
+        discovery = self._registry.discover(Query(*key, self.home, self._authority))
         with self._lock:
-            known = self._found.get((capability, data_class))
-        if known is not None and known[0] > now:
-            return known[1]
-        discovery = self._registry.discover(Query(capability, data_class, self.home, self._authority))
-        with self._lock:
-            self._found[capability, data_class] = (now + FOUND_FOR_S, discovery)
+            self._found[key] = (now + FOUND_FOR_S, discovery)
         return discovery
+
+    def _refresh(self, key: tuple[str, DataClass]) -> None:
+        try:
+            self._discovered(key)
+        finally:
+            with self._lock:
+                self._refreshing.discard(key)
 
     def _refused(
         self, candidate: Candidate, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool

@@ -489,9 +489,9 @@ def test_threads_that_ask_first_at_the_same_time_share_one_loop(monkeypatch):
             together.wait(0.2)
         return loop
 
-    stock, together = asyncio.new_event_loop, threading.Barrier(2)
+    stock, together = client_module.uvloop.new_event_loop, threading.Barrier(2)
     monkeypatch.setattr(client_module, "_loops", [])
-    monkeypatch.setattr(client_module.asyncio, "new_event_loop", slowly)
+    monkeypatch.setattr(client_module.uvloop, "new_event_loop", slowly)
     with ThreadPoolExecutor(4) as pool:
         loops = list(pool.map(lambda _: client_module._loop(), range(4)))
     assert set(map(id, loops)) == {id(made[0])}

@@ -9,13 +9,13 @@ import asyncio
 import ssl
 import threading
 import time
-from collections.abc import Coroutine, Mapping
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-import httpx
 import msgspec
+import uvloop
 
 from ioi_dagster.adapters.http.protocol import (
     DOORS,
@@ -30,7 +30,7 @@ from ioi_dagster.adapters.http.protocol import (
     JoinRequest,
 )
 from ioi_dagster.adapters.http.tls import explain, tls_to
-from ioi_dagster.adapters.http.transport import over_aiohttp
+from ioi_dagster.adapters.http.transport import MAX_ANSWER, Pool
 from ioi_dagster.domain import DomainConfig, DomainHome, hidden
 from ioi_dagster.errors import FinalError, GatewayRefusedError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
@@ -47,11 +47,26 @@ T = TypeVar("T")
 DISCOVER_S = 2.0
 """A registry that answers later than this counts as unreachable for now; it is asked again."""
 JOIN_S = 10.0
-MAX_ANSWER = 16 * 2**20
+
 MAX_WAITING = 64
 """Announcements of one run process at one gateway that wait for room."""
 _PERMITTED = frozenset(door.path for door in DOORS if door.who is For.RUN)
 """The doors that ask for the run permit; nobody else gets to see it."""
+
+
+class Asked(Generic[T]):
+    """A question that is on its way."""
+
+    def __init__(self, future: Future[Any], read: Callable[[], T]) -> None:
+        self.future, self._read = future, read
+
+    def result(self) -> T:
+        """Waits for the answer. Raises what the question's method says."""
+        return self._read()
+
+    def then(self, take: Callable[[Callable[[], T]], None]) -> None:
+        """`take` gets `result` as soon as that does not wait, in the thread of the clients, which it must not hold up."""
+        self.future.add_done_callback(lambda _: take(self.result))
 
 
 class GatewayClient:
@@ -71,24 +86,21 @@ class GatewayClient:
     ) -> None:
         self.url, self.domain, self._key = url, domain, key
         self._permit = encode(permit) if permit else ""
-        # Announcements that wait take a connection each, beside those of the other calls.
-        limits = httpx.Limits(max_connections=32 + MAX_WAITING)
         self._waiting: dict[tuple[str, str, int], Future[Any]] = {}
-        # Each call has a deadline of its own over the whole of it, which no per-read timeout gives.
-        transport = over_aiohttp(limits, tls, domain)
-        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=None, transport=transport)  # noqa: S113
+        # Announcements that wait take a connection each, beside those of the other calls.
+        self._pool = Pool(url, 32 + MAX_WAITING, tls, domain)
 
     def close(self) -> None:
         for future in list(self._waiting.values()):
             future.cancel()
-        _on_loop(self._http.aclose(), 1.0)
+        _on_loop(self._pool.close(), 1.0)
 
     def health(self, timeout: float = 1.0) -> dict[str, Any]:
         return self._get("health", dict, timeout)
 
     def join(self, record: Signed) -> JoinAnswer:
         """Become a member, over a connection that an invitation opens. Raises `FinalError` where the host refuses."""
-        return self._post("join", JoinRequest(record), JoinAnswer, JOIN_S)
+        return self._asked("join", JoinRequest(record), JoinAnswer, JOIN_S).result()
 
     def members(self) -> dict[str, dict[str, Any]]:
         return self._get("members", dict, 1.0)
@@ -103,13 +115,20 @@ class GatewayClient:
         return self._get("registry/state", dict, timeout)
 
     def discover(self, query: Query) -> Discovery:
-        return self._post("registry/discover", query, Discovery, DISCOVER_S)
+        return self.discovering(query).result()
+
+    def discovering(self, query: Query) -> Asked[Discovery]:
+        return self._asked("registry/discover", query, Discovery, DISCOVER_S)
 
     def announce(self, cluster: str, announce: Announce) -> Bid:
         """Waits as long as the announcement says. Raises `RetryableError` when it is withdrawn meanwhile."""
+        return self.announcing(cluster, announce).result()
+
+    def announcing(self, cluster: str, announce: Announce) -> Asked[Bid]:
         timeout, key = announce.deadline_s + announce.wait_s, (cluster, announce.run, announce.round)
-        content = msgspec.json.encode({"cluster": cluster, "announce": announce})
-        return self._decode(self._send("POST", "announce", content, timeout, waits=key), Bid)
+        asked = self._asked("announce", {"cluster": cluster, "announce": announce}, Bid, timeout)
+        self._may_be_hung_up_on(asked.future, key)
+        return asked
 
     def withdraw(self, cluster: str, run: str, round_: int) -> None:
         """Hang up on an announcement that waits; its cluster sees that. One that is answered by now is no error."""
@@ -118,15 +137,21 @@ class GatewayClient:
             future.cancel()
 
     def award(self, award: Award) -> Awarded:
+        return self.awarding(award).result()
+
+    def awarding(self, award: Award) -> Asked[Awarded]:
         if self._key is not None:
             award = replace(award, origin=self._key.domain)  # who asks is who signs
-        return self._post("award", award, Awarded, 3.0)
+        return self._asked("award", award, Awarded, 3.0)
 
     def renew(self, cluster: str, renew: RenewRequest) -> Renewed:
-        return self._post("renew", {"cluster": cluster, "renew": renew}, Renewed, 3.0)
+        return self._asked("renew", {"cluster": cluster, "renew": renew}, Renewed, 3.0).result()
 
     def release(self, cluster: str, release: ReleaseRequest) -> None:
-        self._post("release", {"cluster": cluster, "release": release}, dict, 3.0)
+        self.releasing(cluster, release).result()
+
+    def releasing(self, cluster: str, release: ReleaseRequest) -> Asked[dict]:
+        return self._asked("release", {"cluster": cluster, "release": release}, dict, 3.0)
 
     def invoke(
         self, lease: Lease, permit: Signed, capability: str, payload: Payload, *, timeout: float
@@ -135,7 +160,9 @@ class GatewayClient:
         `GatewayRefusedError` a call that was not taken. Raises `BadInputError` for an answer that cannot be read."""
         invocation = Invocation(lease, msgspec.to_builtins(permit), capability, payload.document, timeout)
         request = encode_payload(Payload(msgspec.to_builtins(invocation), payload.parts))
-        frame = decode_payload(self._send("POST", "invoke", request, timeout + 5.0, MAX_INVOKE, _call(lease.key)))
+        sent = self._send("POST", "invoke", request, timeout + 5.0, MAX_INVOKE)
+        self._may_be_hung_up_on(sent.future, _call(lease.key))
+        frame = decode_payload(sent.result())
         try:
             answer = msgspec.convert(frame.document, Invoked)
         except msgspec.MsgspecError as error:
@@ -154,11 +181,16 @@ class GatewayClient:
         if future is not None:
             future.cancel()
 
-    def _get(self, path: str, kind: type[T], timeout: float) -> T:
-        return self._decode(self._send("GET", path, None, timeout), kind)
+    def _may_be_hung_up_on(self, future: Future[Any], key: tuple[str, str, int]) -> None:
+        self._waiting[key] = future
+        future.add_done_callback(lambda _: self._waiting.pop(key, None))
 
-    def _post(self, path: str, message: Any, kind: type[T], timeout: float) -> T:
-        return self._decode(self._send("POST", path, msgspec.json.encode(message), timeout), kind)
+    def _get(self, path: str, kind: type[T], timeout: float) -> T:
+        return self._decode(self._send("GET", path, b"", timeout).result(), kind)
+
+    def _asked(self, path: str, message: Any, kind: type[T], timeout: float) -> Asked[T]:
+        sent = self._send("POST", path, msgspec.json.encode(message), timeout)
+        return Asked(sent.future, lambda: self._decode(sent.result(), kind))
 
     def _decode(self, data: bytes, kind: type[T]) -> T:
         try:
@@ -167,14 +199,12 @@ class GatewayClient:
             raise RetryableError(f"{self.domain} answered with something else than {kind}: {error}") from error
 
     def _send(
-        self,
-        method: str,
-        path: str,
-        content: bytes | None,
-        timeout: float,
-        max_bytes: int = MAX_ANSWER,
-        waits: tuple[str, str, int] | None = None,
-    ) -> bytes:
+        self, method: str, path: str, content: bytes, timeout: float, max_bytes: int = MAX_ANSWER
+    ) -> Asked[bytes]:
+        future = _begun(self._exchange(method, path, content, max_bytes), timeout)
+        return Asked(future, lambda: self._answered(future, timeout))
+
+    async def _exchange(self, method: str, path: str, content: bytes, max_bytes: int) -> tuple[int, bytes]:
         headers = {PERMIT_HEADER: self._permit} if self._permit and path in _PERMITTED else {}
         if self._key is not None:
             headers[PROOF_HEADER] = prove(
@@ -182,24 +212,21 @@ class GatewayClient:
                 audience=self.domain,
                 method=method,
                 path=PREFIX + path.partition("?")[0],
-                body=digest_bytes(content or b""),
+                body=digest_bytes(content),
                 now=time.time(),
             )
+        return await self._pool.exchange(method, PREFIX + path, content, headers, most=max_bytes)
+
+    def _answered(self, future: Future[tuple[int, bytes]], timeout: float) -> bytes:
         try:
-            future = _begun(self._exchange(method, path, content, headers, max_bytes), timeout)
-            if waits is not None:
-                self._waiting[waits] = future
             status, data = future.result()
         except CancelledError as error:
             raise RetryableError(f"nobody waits for {self.domain} to answer any longer") from error
         except TimeoutError as error:
             why = f"no answer within {timeout:g} s: it has stopped, or its machine is too busy"
             raise UnreachableError(f"gateway of {self.domain}", why) from error
-        except (httpx.HTTPError, OSError) as error:
+        except OSError as error:
             raise UnreachableError(f"gateway of {self.domain}", explain(error) or type(error).__name__) from error
-        finally:
-            if waits is not None:
-                self._waiting.pop(waits, None)
         if status == 200:
             return data
         try:
@@ -207,19 +234,7 @@ class GatewayClient:
             text = f"{self.domain}: {problem['text']} [{problem['code']}]"
         except (msgspec.MsgspecError, KeyError, TypeError):
             text = f"{self.domain} answered {status}"
-        raise RetryableError(text) if status >= 500 else GatewayRefusedError(text)
-
-    async def _exchange(
-        self, method: str, path: str, content: bytes | None, headers: dict[str, str], max_bytes: int
-    ) -> tuple[int, bytes]:
-        async with self._http.stream(method, PREFIX + path, content=content, headers=headers) as answer:
-            parts, size = [], 0
-            async for part in answer.aiter_bytes():
-                size += len(part)
-                if size > max_bytes:
-                    raise RetryableError(f"{self.domain} answered with more than {max_bytes} bytes")
-                parts.append(part)
-            return answer.status_code, b"".join(parts)
+        raise RetryableError(text) if status >= 500 or status == 429 else GatewayRefusedError(text)
 
 
 def _call(key: str) -> tuple[str, str, int]:
@@ -237,7 +252,7 @@ def _loop() -> asyncio.AbstractEventLoop:
     with _making_loop:
         # A connection belongs to the loop in which it was opened, so there must never be a second one.
         if not _loops:
-            _loops.append(asyncio.new_event_loop())
+            _loops.append(uvloop.new_event_loop())
             threading.Thread(target=_loops[0].run_forever, name="gateway clients", daemon=True).start()
         return _loops[0]
 
@@ -270,7 +285,6 @@ class FederatedRegistry:
         self._clients = {
             name: GatewayClient(url, name, key, permit, tls_to(home, name)) for name, url in gateways.items()
         }
-        self._pool = ThreadPoolExecutor(8, thread_name_prefix="registry")
 
     def client(self, domain: str) -> GatewayClient:
         return self._clients[domain]
@@ -278,19 +292,19 @@ class FederatedRegistry:
     def discover(self, query: Query) -> Discovery:
         """Everybody's answer; a domain that does not answer is a rejection with that reason."""
         candidates, rejected = [], []
-        for answer in self._pool.map(lambda name: self._ask(name, query), sorted(self._clients)):
+        asked = {name: self._clients[name].discovering(query) for name in sorted(self._clients)}
+        for answer in [self._answer(name, its, query) for name, its in asked.items()]:
             candidates += answer.candidates
             rejected += answer.rejected
         return Discovery(tuple(candidates), tuple(rejected))
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False)
         for client in self._clients.values():
             client.close()
 
-    def _ask(self, name: str, query: Query) -> Discovery:
+    def _answer(self, name: str, asked: Asked[Discovery], query: Query) -> Discovery:
         try:
-            answer = self._clients[name].discover(query)
+            answer = asked.result()
         except (RetryableError, FinalError) as error:
             return Discovery(rejected=(Rejected(name, Refusal("domain.unreachable", str(error), "registry")),))
         return believed(name, answer, self._config.authorities, self._config.limits, query)

@@ -1,4 +1,5 @@
-"""How gateways and their clients send requests: httpx's interface over aiohttp.
+"""How gateways and their clients send requests: aiohttp, behind a small interface of our own where there are many, behind httpx's
+elsewhere.
 
 What a negotiation costs is mostly its requests, and httpx's own transport takes twice as much processor for each.
 """
@@ -6,8 +7,70 @@ What a negotiation costs is mostly its requests, and httpx's own transport takes
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import httpx
+
+from ioi_dagster.errors import RetryableError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+MAX_ANSWER = 16 * 2**20
+
+
+class Pool:
+    """Kept connections to the gateway at `url`, `connections` at most; more requests than that wait.
+
+    Belongs to the event loop of the first request. Redirects and proxies are not followed, cookies not kept. With `tls` the other
+    side must show a certificate for `name`, whatever its address."""
+
+    def __init__(self, url: str, connections: int, tls: ssl.SSLContext | None = None, name: str | None = None) -> None:
+        self._url, self._connections, self._tls = url, connections, tls
+        self._name = name if tls is not None else None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def exchange(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str], most: int = MAX_ANSWER
+    ) -> tuple[int, bytes]:
+        """(status, body) of the answer. The caller limits the time: when this is cancelled, the connection is closed. Raises
+        `OSError` where no answer comes, and `RetryableError` on one of more than `most` bytes."""
+        import aiohttp
+
+        session = self._session = self._session or self._opened()
+        parts, size = [], 0
+        try:
+            async with session.request(
+                method,
+                self._url + path,
+                data=body or None,
+                headers=headers,
+                allow_redirects=False,
+                server_hostname=self._name,
+            ) as answer:
+                async for part in answer.content.iter_any():
+                    size += len(part)
+                    if size > most:
+                        raise RetryableError(f"{self._url} answered with more than {most} bytes")
+                    parts.append(part)
+                return answer.status, b"".join(parts)
+        except aiohttp.ClientError as error:
+            raise ConnectionError(f"{type(error).__name__}: {error}"[:500]) from error
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        # Without a context of ours the system's list of public authorities would count, which nothing here trusts.
+        connector = aiohttp.TCPConnector(limit=self._connections, ssl=self._tls or False)
+        # Each request has a deadline of its own over the whole of it, which no per-read timeout gives.
+        none = aiohttp.ClientTimeout(total=None, sock_connect=None)
+        jar = aiohttp.DummyCookieJar()
+        return aiohttp.ClientSession(connector=connector, timeout=none, cookie_jar=jar, auto_decompress=False)
 
 
 def over_aiohttp(
