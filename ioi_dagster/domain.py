@@ -175,8 +175,10 @@ class DomainHome:
         write_private(self.trust / f"{signed.body['domain']}.json", msgspec.json.encode(signed))
 
     def put_own(self, signed: Signed) -> None:
-        """Keep the domain's own newest record, and those before it for who has missed some."""
-        write_private(self.root / "records.json", msgspec.json.encode([*self.own_chain(), signed][-MAX_CHAIN:]))
+        """Keep the domain's own newest record, and those before it for who has missed some. One of the same serial that was not
+        kept to the end, since its writer was killed, is replaced: nobody was told of it."""
+        before = [one for one in self.own_chain() if one.body["serial"] < signed.body["serial"]]
+        write_private(self.root / "records.json", msgspec.json.encode([*before, signed][-MAX_CHAIN:]))
         self.put_member(signed)
 
     def own_chain(self) -> list[Signed]:

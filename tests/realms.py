@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ioi_dagster.certificates import Authority
-from ioi_dagster.domain import DomainHome
+from ioi_dagster.domain import DomainConfig, DomainHome
 from ioi_dagster.local.identity import prepare_certificates, prepare_folders, renew_record
+from ioi_dagster.local.joining import authority_of
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
 
 
@@ -38,6 +39,16 @@ def introduce(*realms: Realm, gateways: dict[str, str] | None = None) -> None:
         signed = renew_record(one.home, one.authority, "n", one.spec, address, time.time())
         for other in realms:
             other.home.put_member(signed)
+
+
+def owned(root: Path, name: str) -> Realm:
+    """A domain as `ioi domain init` makes it."""
+    one = realm(root / "domains", name)
+    introduce(one)
+    one.authority.save(authority_of(one.home, one.spec.authority))
+    config = DomainConfig("n", name, one.spec, "https://127.0.0.1:1", (), {}, "", (), {}, {})
+    one.home.save_config(config)
+    return one
 
 
 def shake(asks: ssl.SSLContext, asked: ssl.SSLContext) -> None:

@@ -25,6 +25,7 @@ from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, RetryableError, UnreachableError
 from ioi_dagster.local.identity import (
     forget_damaged,
+    identity_locked,
     prepare_authority,
     prepare_certificates,
     prepare_folders,
@@ -134,8 +135,11 @@ class Federation:
             home = self.domain(spec.name)
             forget_damaged(home)
             authority = prepare_authority(self._home / "authorities" / spec.authority, spec.authority, now)
-            prepare_certificates(home, authority, now)
-            records[spec.name] = renew_record(home, authority, self._topology.network, spec, gateways[spec.name], now)
+            with identity_locked(home):
+                prepare_certificates(home, authority, now)
+                records[spec.name] = renew_record(
+                    home, authority, self._topology.network, spec, gateways[spec.name], now
+                )
         for spec in self._topology.domains:
             home = self.domain(spec.name)
             for old in home.trust.iterdir():

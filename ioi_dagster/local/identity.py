@@ -4,7 +4,10 @@ kept."""
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import secrets
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +47,26 @@ def prepare_folders(home: DomainHome) -> None:
         token.write_text(secrets.token_urlsafe(32))
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Alone with what `path` stands for, among all processes that ask so; the file is made and stays."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def identity_locked(home: DomainHome) -> contextlib.AbstractContextManager[None]:
+    """For whoever changes keys, certificates or the domain's own record: what one command has read must not be what another
+    has changed since, or the next record would be signed by a key that nobody knows."""
+    return locked(home.root / "identity.lock")
+
+
+def authority_locked(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """The same for an authority, which several domains of one owner may have."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return locked(folder / "authority.lock")
+
+
 def forget_damaged(home: DomainHome) -> None:
     """Members' records of which one cannot be read are removed, all of them: for who makes them anew."""
     try:
@@ -56,10 +79,20 @@ def forget_damaged(home: DomainHome) -> None:
 
 def prepare_authority(folder: Path, name: str, now: float) -> Authority:
     """The authority in `folder`, made where there is none. `now`: Unix seconds."""
-    try:
-        return Authority.load(folder)
-    except FileNotFoundError:
-        authority = Authority.make(name, now)
+    with authority_locked(folder):
+        try:
+            return Authority.load(folder)
+        except FileNotFoundError:
+            authority = Authority.make(name, now)
+            authority.save(folder)
+            return authority
+
+
+def take_back(folder: Path, numbers: Iterable[int]) -> Authority:
+    """The authority in `folder` as it is from now on: certificates with those serial numbers count no more."""
+    with authority_locked(folder):
+        authority = Authority.load(folder)
+        authority = replace(authority, revoked=tuple(dict.fromkeys((*authority.revoked, *numbers))))
         authority.save(folder)
         return authority
 

@@ -22,12 +22,14 @@ from ioi_dagster.local.federation import governor_address, offered
 from ioi_dagster.local.identity import (
     certificates,
     forget_damaged,
+    identity_locked,
     prepare_authority,
     prepare_certificates,
     prepare_folders,
     prepare_inviting,
     public,
     renew_record,
+    take_back,
 )
 from ioi_dagster.local.member_book import LEAVING, FolderBook, change_config, know, own_record
 from ioi_dagster.model.capability import BlockSpec
@@ -73,8 +75,7 @@ def init(
         raise BadInputError(f"a domain's name may not begin with {INVITED!r}", todo="choose another name")
     prepare_folders(home)
     forget_damaged(home)
-    authority = prepare_authority(authority_of(home, spec.authority), spec.authority, now)
-    prepare_certificates(home, authority, now)
+    prepare_authority(authority_of(home, spec.authority), spec.authority, now)
     host, _, port = listen.rpartition(":")
     ports = free_ports(1 + 2 * len(spec.clusters))
     clusters = tuple(
@@ -106,17 +107,20 @@ def init(
 def sign_again(home: DomainHome, now: float) -> None:
     """The domain's record says what its configuration, keys and authority are now; certificates that end soon are
     renewed."""
-    config = home.config()
-    authority = Authority.load(authority_of(home, config.spec.authority))
-    prepare_certificates(home, authority, now)
-    renew_record(home, authority, config.network, config.spec, config.gateway, now)
+    with identity_locked(home):
+        config = home.config()
+        authority = Authority.load(authority_of(home, config.spec.authority))
+        prepare_certificates(home, authority, now)
+        renew_record(home, authority, config.network, config.spec, config.gateway, now)
 
 
 def invite(home: DomainHome, guest: str, give: DataClass, hours: float, now: float) -> Invitation:
     """For one guest, named or not. Who has it may join until it expires."""
     number, expires = secrets.token_hex(8), now + 3_600 * hours
     own = FolderBook(home).records()[home.name]
-    certificate = prepare_inviting(home, now).issue(INVITED + number, Role.CLIENT, now, max(hours / 24, 1 / 24))
+    with identity_locked(home):
+        inviting = prepare_inviting(home, now)
+    certificate = inviting.issue(INVITED + number, Role.CLIENT, now, max(hours / 24, 1 / 24))
     FolderBook(home).put_invited(Invited(number, give, expires, guest))
     return Invitation(number, own, certificate.decode(), expires)
 
@@ -188,7 +192,12 @@ def _check_known(home: DomainHome, known: MemberRecord, signed: Signed) -> None:
 def rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: Callable[[str], None]) -> MemberRecord:
     """A new signing key and new certificates, beside the old ones for an overlap; with `revoke` the old ones count no
     more as soon as the new ones are known. Peers learn it by the record; those that did not within `patience_s` seconds
-    are told to `say`."""
+    are told to `say`. Other commands of the domain wait meanwhile."""
+    with identity_locked(home):
+        return _rotate(home, revoke, now, patience_s, say)
+
+
+def _rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: Callable[[str], None]) -> MemberRecord:
     keys = home.root / "keys"
     old, new = home.signing_key(), SigningKey.generate(home.name)
     folder = authority_of(home, home.config().spec.authority)
@@ -205,8 +214,7 @@ def rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: C
     told = replace(both, serial=both.serial + 1, keys=(public(new), public(old)))
     if revoke:
         (keys / "old.key").unlink()
-        authority = replace(authority, revoked=(*authority.revoked, *taken))
-        authority.save(folder)
+        authority = take_back(folder, taken)
         told = replace(told, keys=(public(new),), authorities=(authority.trusted(now),))
     home.put_own(sign_record(told, new))
     _wait_until_known(home, told.serial, patience_s, say)
@@ -230,9 +238,10 @@ def leave(home: DomainHome, patience_s: float, now: float, say: Callable[[str], 
                 "the end of what runs here", f"{left} leases are held after {patience_s:g} s — {todo}"
             )
         time.sleep(POLL_S)
-    record = own_record(home)
-    told = replace(record, serial=record.serial + 1, left=True, issued=float(int(now)))
-    home.put_own(sign_record(told, home.signing_key()))
+    with identity_locked(home):
+        record = own_record(home)
+        told = replace(record, serial=record.serial + 1, left=True, issued=float(int(now)))
+        home.put_own(sign_record(told, home.signing_key()))
     _wait_until_known(home, told.serial, patience_s, say)
     for path in home.trust.glob("*.json"):
         if path.stem != home.name:

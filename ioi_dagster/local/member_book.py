@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from ioi_dagster.certificates import write_private
 from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.network import Keep
+from ioi_dagster.local.identity import locked
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import INVITED, Invited, MemberRecord
 from ioi_dagster.signing import Signed
@@ -99,18 +98,11 @@ def know(home: DomainHome, record: MemberRecord, give: DataClass | None = None) 
 
 def change_config(home: DomainHome, change: Callable[[DomainConfig], DomainConfig]) -> None:
     """Save what `change` makes of the configuration as it is."""
-    with _locked(home):
+    with locked(home.root / "config.lock"):
         config = home.config()
         changed = change(config)
         if changed != config:
             home.save_config(changed)
-
-
-@contextlib.contextmanager
-def _locked(home: DomainHome) -> Iterator[None]:
-    with (home.root / "config.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def own_record(home: DomainHome) -> MemberRecord:

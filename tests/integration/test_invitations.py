@@ -15,27 +15,16 @@ from distributed.security import Security
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.tls import client_context
 from ioi_dagster.certificates import DAY_S, Role, write_private
-from ioi_dagster.domain import DomainConfig
 from ioi_dagster.errors import BadInputError, FinalError, UnreachableError
-from ioi_dagster.local.joining import authority_of, invite, join, sign_again
+from ioi_dagster.local.joining import invite, join, sign_again
 from ioi_dagster.local.member_book import FolderBook, change_config
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import INVITED, Invitation
 from tests.integration.test_mutual_tls import ask, gateway
 from tests.members import author
-from tests.realms import Realm, introduce, realm, shake
+from tests.realms import Realm, owned, shake
 
 pytestmark = pytest.mark.integration
-
-
-def owned(root: Path, name: str) -> Realm:
-    """A domain as `ioi domain init` makes it."""
-    one = realm(root / "domains", name)
-    introduce(one)
-    one.authority.save(authority_of(one.home, one.spec.authority))
-    config = DomainConfig("n", name, one.spec, "https://127.0.0.1:1", (), {}, "", (), {}, {})
-    one.home.save_config(config)
-    return one
 
 
 @pytest.fixture
