@@ -46,7 +46,8 @@ def owned(root: Path, name: str) -> Realm:
     one = realm(root / "domains", name)
     introduce(one)
     one.authority.save(authority_of(one.home, one.spec.authority))
-    config = DomainConfig("n", name, one.spec, "https://127.0.0.1:1", (), {}, "", (), {}, {})
+    its = {name: one.spec.authority}, {name: one.spec.handles}
+    config = DomainConfig("n", name, one.spec, "https://127.0.0.1:1", (), {}, "", (), *its)
     one.home.save_config(config)
     return one
 

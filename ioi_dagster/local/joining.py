@@ -223,21 +223,16 @@ def _rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: 
 
 def leave(home: DomainHome, patience_s: float, now: float, say: Callable[[str], None]) -> MemberRecord:
     """Nothing new is taken; what runs here ends first; then everybody is told. Raises `UnreachableError` where the
-    domain's own gateway does not run, or steps run still after `patience_s` seconds: then nothing was told, and it may
-    be tried again."""
+    domain's own gateway does not run, or steps run still, or a cluster does not tell whether any do, after `patience_s`
+    seconds: then nothing was told, and the domain takes part as before."""
+    if has_left(home):
+        raise BadInputError(f"{home.name} has left already", todo="`ioi domain join` comes back, with a new invitation")
     (home.root / LEAVING).touch()
-    until = time.monotonic() + patience_s
-    said = -1
-    while (left := _leases(home)) > 0:
-        if left != said:
-            say(f"{left} step{'s run' if left > 1 else ' runs'} here still")
-            said = left
-        if time.monotonic() > until:
-            todo = "give it more --patience, or stop those runs"
-            raise UnreachableError(
-                "the end of what runs here", f"{left} leases are held after {patience_s:g} s — {todo}"
-            )
-        time.sleep(POLL_S)
+    try:
+        _wait_until_idle(home, patience_s, say)
+    except BaseException:
+        (home.root / LEAVING).unlink(missing_ok=True)
+        raise
     with identity_locked(home):
         record = own_record(home)
         told = replace(record, serial=record.serial + 1, left=True, issued=float(int(now)))
@@ -264,14 +259,39 @@ def _own(config: DomainConfig, limit: bool = False) -> dict[str, Any]:
     return {name: config.limits[name] if limit else config.authorities[name]}
 
 
-def _leases(home: DomainHome) -> int:
-    """Leases that the domain's clusters hold. Raises `UnreachableError` where its gateway does not answer."""
+def _wait_until_idle(home: DomainHome, patience_s: float, say: Callable[[str], None]) -> None:
+    until, said = time.monotonic() + patience_s, ""
+    while True:
+        left, silent = _leases(home)
+        told = [f"{left} step{'s run' if left > 1 else ' runs'} here still"] if left else []
+        told += [f"{', '.join(silent)} does not tell what it runs"] if silent else []
+        if not told:
+            return
+        if "; ".join(told) != said:
+            said = "; ".join(told)
+            say(said)
+        if time.monotonic() > until:
+            raise UnreachableError("the end of what runs here", _why_not_idle(left, silent, patience_s))
+        time.sleep(POLL_S)
+
+
+def _why_not_idle(left: int, silent: list[str], patience_s: float) -> str:
+    if silent:
+        todo = "see its scheduler's log and `ioi status`, and try again when it answers"
+        return f"{', '.join(silent)} does not tell after {patience_s:g} s what it runs — {todo}"
+    return f"{left} leases are held after {patience_s:g} s — give it more --patience, or stop those runs"
+
+
+def _leases(home: DomainHome) -> tuple[int, list[str]]:
+    """Leases that the domain's clusters hold, and those clusters that do not tell: what they run is not known. Raises
+    `UnreachableError` where its gateway does not answer."""
     client = own_gateway(home)
     try:
         clusters = client.status()["clusters"]
     finally:
         client.close()
-    return sum(len(snapshot.get("leases", ())) for snapshot in clusters.values())
+    silent = sorted(name for name, snapshot in clusters.items() if "leases" not in snapshot)
+    return sum(len(snapshot.get("leases", ())) for snapshot in clusters.values()), silent
 
 
 def _wait_until_known(home: DomainHome, serial: int, patience_s: float, say: Callable[[str], None]) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ioi_dagster.certificates import Authority, read_certificate
 from ioi_dagster.domain import DomainHome
+from ioi_dagster.errors import BadInputError, UnreachableError
 from ioi_dagster.local import joining
-from ioi_dagster.local.member_book import own_record
+from ioi_dagster.local.member_book import FolderBook, own_record
 from ioi_dagster.model.member import newer_record
 from tests.realms import owned, realm
 
@@ -87,3 +89,74 @@ def test_a_record_that_was_written_half_does_not_stand_twice_in_the_chain(lab, m
     found = newer_record(first, lab.own_chain())
     assert isinstance(found, tuple)
     assert found[0] == own_record(lab)
+
+
+class Door:
+    """The domain's own gateway: what it tells of the clusters, one after the other; the last again and again."""
+
+    def __init__(self, *told: dict[str, Any] | Exception) -> None:
+        self.told = list(told)
+
+    def status(self) -> dict[str, Any]:
+        said = self.told.pop(0) if len(self.told) > 1 else self.told[0]
+        if isinstance(said, Exception):
+            raise said
+        return {"clusters": said}
+
+    def members(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None: ...
+
+
+IDLE, SILENT = {"leases": []}, {"error": "c2 does not answer: ReadTimeout"}
+BUSY = {"leases": [{"id": "c1/1/1"}]}
+
+
+def leave(home: DomainHome, monkeypatch: pytest.MonkeyPatch, patience_s: float, *told: Any) -> list[str]:
+    door, said = Door(*told), []
+    monkeypatch.setattr(joining, "own_gateway", lambda _: door)
+    joining.leave(home, patience_s, time.time(), said.append)
+    return said
+
+
+def test_a_domain_does_not_leave_while_a_cluster_does_not_tell_what_it_runs(lab, monkeypatch):
+    before = own_record(lab)
+    with pytest.raises(UnreachableError) as error:
+        leave(lab, monkeypatch, 0.3, {"c1": IDLE, "c2": SILENT})
+    assert str(error.value) == (
+        "the end of what runs here is unreachable: c2 does not tell after 0.3 s what it runs — "
+        "see its scheduler's log and `ioi status`, and try again when it answers"
+    )
+    assert own_record(lab) == before
+    assert not FolderBook(lab).leaving(), "it takes work again"
+
+
+def test_a_cluster_that_answers_again_is_waited_for(lab, monkeypatch):
+    told = leave(
+        lab, monkeypatch, 30.0, {"c1": BUSY, "c2": SILENT}, {"c1": IDLE, "c2": SILENT}, {"c1": IDLE, "c2": IDLE}
+    )
+    assert told[:2] == ["1 step runs here still; c2 does not tell what it runs", "c2 does not tell what it runs"]
+    assert own_record(lab).left
+    assert joining.has_left(lab)
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        ({"c1": BUSY}, "1 leases are held after 0 s"),
+        (UnreachableError("gateway of lab", "it is not there"), "it is not there"),
+    ],
+)
+def test_who_could_not_leave_takes_part_as_before(lab, monkeypatch, told, text):
+    with pytest.raises(UnreachableError, match=text):
+        leave(lab, monkeypatch, 0.0, told)
+    assert not FolderBook(lab).leaving()
+    assert not own_record(lab).left
+
+
+def test_who_has_left_does_not_leave_again(lab, monkeypatch):
+    leave(lab, monkeypatch, 5.0, {"c1": IDLE})
+    with pytest.raises(BadInputError, match="lab has left already"):
+        leave(lab, monkeypatch, 5.0, {"c1": IDLE})
+    assert joining.has_left(lab)
