@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ioi_dagster.errors import SignatureError
+from ioi_dagster.private_file import write_private
 
 DAY_S = 86_400.0
 AUTHORITY_DAYS = 3_650
@@ -200,22 +201,6 @@ def read_certificate(path: Path) -> x509.Certificate:
 def days_left(certificate: x509.Certificate, now: float) -> float:
     """Until it expires; negative when it has. `now`: Unix seconds."""
     return (certificate.not_valid_after_utc.timestamp() - now) / DAY_S
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Whole or not at all, readable by its owner only, and there after the machine's power was lost."""
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @lru_cache(256)

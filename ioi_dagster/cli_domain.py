@@ -122,9 +122,9 @@ def invite(
     """Invite one domain. Whoever has the file may join in its name: treat it as a key."""
     import msgspec
 
-    from ioi_dagster.certificates import write_private
     from ioi_dagster.local.home import find_home
     from ioi_dagster.local.joining import invite
+    from ioi_dagster.private_file import write_private
 
     one = _domain(find_home(home), domain)
     invitation = invite(one, to, _data_class(give), hours, time.time())

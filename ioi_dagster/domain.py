@@ -14,12 +14,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ioi_dagster.certificates import Trusted, write_private
+from ioi_dagster.certificates import Trusted
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import MAX_CHAIN, MemberRecord, read_record
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import DomainSpec
+from ioi_dagster.private_file import write_private
 from ioi_dagster.signing import Signed, SigningKey, TrustedKeys
 
 

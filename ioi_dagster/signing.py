@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from ioi_dagster.errors import SignatureError
+from ioi_dagster.private_file import write_private
 
 
 def canonical(document: Any) -> bytes:
@@ -82,11 +82,8 @@ class SigningKey:
         return self.private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
 
     def save(self, path: Path) -> None:
-        """Write the raw key, readable by its owner only."""
-        raw = self.raw()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(raw)
+        """Write the raw key, readable by its owner only; a key that is there is replaced whole or not at all."""
+        write_private(path, self.raw())
 
 
 def key_id(domain: str, public_bytes: bytes) -> str:

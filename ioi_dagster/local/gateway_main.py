@@ -19,7 +19,6 @@ from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.opa.wasm import WasmEngine
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
-from ioi_dagster.certificates import write_private
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainConfig, DomainHome
 from ioi_dagster.local.member_book import FolderBook
@@ -29,6 +28,7 @@ from ioi_dagster.model.member import MemberRecord
 from ioi_dagster.policy.decision_log import DecisionLog
 from ioi_dagster.policy.documents import placement_document
 from ioi_dagster.policy.gate import Gate
+from ioi_dagster.private_file import write_private
 from ioi_dagster.ras.record import Kind, make_record
 
 MAX_CONNECTIONS = 256

@@ -14,19 +14,12 @@ from pathlib import Path
 import msgspec
 from cryptography import x509
 
-from ioi_dagster.certificates import (
-    RENEW_DAYS,
-    Authority,
-    Role,
-    days_left,
-    domain_of,
-    read_certificate,
-    write_private,
-)
+from ioi_dagster.certificates import RENEW_DAYS, Authority, Role, days_left, domain_of, read_certificate
 from ioi_dagster.domain import DomainHome, TrustFolder
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.member import MemberRecord, sign_record
 from ioi_dagster.model.topology import DomainSpec
+from ioi_dagster.private_file import write_private
 from ioi_dagster.signing import Signed, SigningKey
 
 OVERLAP_S = 86_400.0
@@ -43,8 +36,7 @@ def prepare_folders(home: DomainHome) -> None:
         SigningKey.generate(home.name).save(key)
     token = home.root / "keys" / "token"
     if not token.exists():
-        token.touch(0o600)
-        token.write_text(secrets.token_urlsafe(32))
+        write_private(token, secrets.token_urlsafe(32).encode())
 
 
 @contextlib.contextmanager

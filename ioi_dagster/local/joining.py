@@ -15,7 +15,7 @@ import msgspec
 
 from ioi_dagster.adapters.http.client import GatewayClient, own_gateway
 from ioi_dagster.adapters.http.tls import client_context
-from ioi_dagster.certificates import Authority, Role, read_certificate, write_private
+from ioi_dagster.certificates import Authority, Role, read_certificate
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, SignatureError, UnreachableError
 from ioi_dagster.local.federation import governor_address, offered
@@ -46,6 +46,7 @@ from ioi_dagster.model.member import (
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import DomainSpec
 from ioi_dagster.ports import free_ports
+from ioi_dagster.private_file import write_private
 from ioi_dagster.signing import Signed, SigningKey
 
 MAX_INVITATION = 256 * 2**10
@@ -143,6 +144,9 @@ def join(home: DomainHome, invitation: Invitation, give: DataClass, now: float, 
     host = first_record(invitation.record)
     if isinstance(host, Refusal):
         raise BadInputError(f"the invitation cannot be used: {host.text}", todo="ask for another: `ioi domain invite`")
+    if host.domain == home.name:
+        text = f"the invitation is of a domain that is called {home.name}, as this one is"
+        raise BadInputError(text, todo="one of both is made anew under another name: `ioi domain init`")
     if invitation.expires < now:
         raise BadInputError(f"the invitation of {host.domain} has expired", todo="ask for another: `ioi domain invite`")
     known = None if anew else home.members().get(host.domain)
@@ -207,7 +211,7 @@ def _rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: 
     home.put_own(sign_record(both, old))
     _wait_until_known(home, both.serial, patience_s, say)
     old.save(keys / "old.key")
-    write_private(keys / "domain.key", new.raw())
+    new.save(keys / "domain.key")
     taken = [read_certificate(path).serial_number for path in certificates(home).values()]
     for role, path in certificates(home).items():
         write_private(path, authority.issue(home.name, role, now))

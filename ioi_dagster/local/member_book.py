@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from ioi_dagster.certificates import write_private
 from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.network import Keep
 from ioi_dagster.local.identity import locked
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import INVITED, Invited, MemberRecord
+from ioi_dagster.private_file import write_private
 from ioi_dagster.signing import Signed
 
 LEAVING = "leaving"

@@ -14,12 +14,13 @@ from distributed.security import Security
 
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.tls import client_context
-from ioi_dagster.certificates import DAY_S, Role, write_private
+from ioi_dagster.certificates import DAY_S, Role
 from ioi_dagster.errors import BadInputError, FinalError, UnreachableError
 from ioi_dagster.local.joining import invite, join, sign_again
 from ioi_dagster.local.member_book import FolderBook, change_config
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import INVITED, Invitation
+from ioi_dagster.private_file import write_private
 from tests.integration.test_mutual_tls import ask, gateway
 from tests.members import author
 from tests.realms import Realm, owned, shake
@@ -124,6 +125,15 @@ def test_an_invitation_in_a_members_name_does_not_put_another_in_its_place(lab, 
         join(cloud.home, invitation(lab), DataClass.PUBLIC, time.time())
         join(cloud.home, stolen, DataClass.PUBLIC, time.time(), anew=True)
         assert cloud.home.members()["lab"].keys == thief.home.members()["lab"].keys
+
+
+def test_a_domain_does_not_join_one_of_its_own_name(lab, tmp_path):
+    """Its own record would be replaced by the other's."""
+    other = owned(tmp_path / "b", "lab")
+    own = lab.home.members()["lab"]
+    with pytest.raises(BadInputError, match="the invitation is of a domain that is called lab, as this one is"):
+        join(lab.home, invitation(other), DataClass.PUBLIC, time.time(), anew=True)
+    assert lab.home.members() == {"lab": own}
 
 
 def test_what_invites_is_nobodys_authority(lab):

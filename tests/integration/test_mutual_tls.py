@@ -20,12 +20,13 @@ from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.membership import MemberBook, NoMembers
 from ioi_dagster.adapters.http.tls import client_context, seeing_protocol, server_context, tls_of, tls_to
-from ioi_dagster.certificates import DAY_S, Authority, Role, Trusted, read_certificate, write_private
+from ioi_dagster.certificates import DAY_S, Authority, Role, Trusted, read_certificate
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainConfig
 from ioi_dagster.errors import FinalError, IoiError, UnreachableError
 from ioi_dagster.local.identity import renew_record
 from ioi_dagster.model.member import sign_record
+from ioi_dagster.private_file import write_private
 from tests.conftest import eventually
 from tests.members import namesake
 from tests.realms import Realm, introduce, realm, shake

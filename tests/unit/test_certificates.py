@@ -11,21 +11,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ioi_dagster.certificates import (
-    DAY_S,
-    MAX_PEM,
-    Authority,
-    Role,
-    Trusted,
-    days_left,
-    domain_of,
-    read_certificate,
-    write_private,
-)
+from ioi_dagster.certificates import DAY_S, MAX_PEM, Authority, Role, Trusted, days_left, domain_of, read_certificate
 from ioi_dagster.cli_doctor import _certificates
 from ioi_dagster.domain import DomainConfig
 from ioi_dagster.errors import SignatureError
 from ioi_dagster.local.identity import prepare_certificates
+from ioi_dagster.private_file import write_private
 from tests.realms import realm
 
 NOW = 1_800_000_000.0
