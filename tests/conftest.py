@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +30,28 @@ def eventually(look: Callable[[], T], timeout_s: float = 60.0, what: str = "it")
             return found
         assert time.monotonic() < until, f"{what} did not come about within {timeout_s:g} s"
         time.sleep(0.05)
+
+
+@cache
+def dagster_databases() -> Path:
+    """A folder with the databases of a Dagster home; making them takes longer than many a test."""
+    from dagster import DagsterInstance
+
+    folder = Path(tempfile.mkdtemp(prefix="dagster-databases-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with DagsterInstance.from_config(str(folder)) as instance:
+        instance.get_runs(limit=1)
+        instance.get_asset_keys()
+        instance.all_instigator_state()
+    (folder / "dagster.yaml").unlink()
+    return folder
+
+
+def dagster_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`folder` is Dagster's home, with its databases there."""
+    shutil.copytree(dagster_databases(), folder, dirs_exist_ok=True)
+    monkeypatch.setenv("DAGSTER_HOME", str(folder))
 
 
 @pytest.fixture

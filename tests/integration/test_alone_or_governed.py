@@ -21,6 +21,7 @@ from ioi_dagster.local.home import POLICIES, PROJECT, TOPOLOGY
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.policy.permits import encode
+from tests.conftest import dagster_home
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -40,7 +41,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dagste
     for name, value in federation.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("IOI_DOMAIN_HOME", raising=False)
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     (tmp_path / "dagster.yaml").write_text(YAML)
     with DagsterInstance.get() as instance:
         yield instance

@@ -19,7 +19,7 @@ from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.host.io_manager import ledger_path
 from ioi_dagster.host.runs import job_of
 from ioi_dagster.local.home import PROJECT
-from tests.conftest import eventually
+from tests.conftest import dagster_home, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(170)]
 
@@ -47,7 +47,7 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 def instance(
     request: pytest.FixtureRequest, tmp_path: Path, clean_environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DagsterInstance]:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     monkeypatch.setenv("IOI_TEST_FOLDER", str(tmp_path))
     (tmp_path / "dagster.yaml").write_text(
         "telemetry: {enabled: false}\n"

@@ -15,6 +15,7 @@ from dagster import DagsterEventType, DagsterInstance, execute_job, reconstructa
 
 from ioi_dagster.adapters.dask import local_cluster
 from ioi_dagster.local.home import PROJECT
+from tests.conftest import dagster_home
 from tests.integration import bad_steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(170)]
@@ -28,7 +29,7 @@ def alone(workers: int = 2, **more) -> dict:
 
 @pytest.fixture
 def instance(tmp_path: Path, clean_environment, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     monkeypatch.setenv("IOI_TEST_FOLDER", str(tmp_path))
     with DagsterInstance.get() as instance:
         yield instance

@@ -10,6 +10,7 @@ import pytest
 from dagster import DagsterInstance, JobExecutionResult, execute_job, reconstructable
 from distributed import Client, LocalCluster
 
+from tests.conftest import dagster_home
 from tests.integration import block_project
 from tests.integration.block_project import Word, notes
 
@@ -36,7 +37,7 @@ def folder(place) -> Iterator[Path]:
 
 @pytest.fixture
 def instance(tmp_path: Path, clean_environment, place, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     monkeypatch.setenv("IOI_TEST_FOLDER", str(place[0]))
     with DagsterInstance.get() as instance:
         yield instance

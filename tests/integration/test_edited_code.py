@@ -19,7 +19,7 @@ from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import PROJECT, prepare_dagster
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.story import Chapter
-from tests.conftest import eventually
+from tests.conftest import dagster_home, eventually
 from tests.integration.reviewed import policies_that_know
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(180)]
@@ -133,7 +133,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     project = Project(tmp_path)
     # Workers that nannies start find it as this process does.
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     return project
 
 

@@ -31,6 +31,7 @@ from ioi_dagster.host.assets import block_op
 from ioi_dagster.host.io_manager import ObjectStore, asset_name, default_folder, partition_of
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.capability import BlockSpec, Contract
+from tests.conftest import dagster_home
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -205,7 +206,7 @@ partitioned = Definitions(
 def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("IOI_HOME", "IOI_DOMAIN", "IOI_DOMAIN_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     monkeypatch.setenv("IOI_TEST_MARKER", str(tmp_path / "marker"))
     with DagsterInstance.get() as instance:
         yield instance

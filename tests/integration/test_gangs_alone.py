@@ -23,6 +23,7 @@ from dagster import (
 from ioi_dagster import ExchangeIOManager, governed_executor
 from ioi_dagster.host import tags
 from ioi_dagster.host.private import SerializableErrorInfo
+from tests.conftest import dagster_home
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -117,7 +118,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("IOI_HOME", "IOI_DOMAIN", "IOI_DOMAIN_HOME"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "places").mkdir()
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     monkeypatch.setenv("IOI_TEST_MARKER", str(tmp_path / "places"))
     return tmp_path / "places"
 

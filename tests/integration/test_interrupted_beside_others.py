@@ -21,7 +21,7 @@ from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import PROJECT, prepare_dagster
 from ioi_dagster.local.topology_file import load_topology
 from tests.asking import status_of
-from tests.conftest import eventually
+from tests.conftest import dagster_home, eventually
 from tests.integration.ending_defs import MODULE, STEPS, config_of
 from tests.integration.reviewed import policies_that_know
 
@@ -96,7 +96,7 @@ def statuses(instance: DagsterInstance) -> dict[str, str]:
 
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     with DagsterInstance.get() as instance:
         yield instance

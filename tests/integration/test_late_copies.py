@@ -19,7 +19,7 @@ from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import PROJECT, prepare_dagster
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.story import Chapter
-from tests.conftest import eventually
+from tests.conftest import dagster_home, eventually
 from tests.integration.late_defs import PAGES, reads_alone
 from tests.integration.reviewed import policies_that_know
 
@@ -64,7 +64,7 @@ def is_copied(row: StepRow, told: list[str]) -> None:
 
 
 def test_a_step_that_hangs_is_copied_and_the_copy_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     with (
         DagsterInstance.get() as instance,
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,

@@ -19,7 +19,7 @@ from ioi_dagster.host import run_outputs
 from ioi_dagster.host.private import execute_run_iterator
 from ioi_dagster.host.runs import job_of, why_failed
 from ioi_dagster.local.home import PROJECT
-from tests.conftest import eventually
+from tests.conftest import dagster_home, eventually
 from tests.integration.resume_defs import FREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -82,7 +82,7 @@ def commits(home: Path, run: str) -> dict[str, int]:
 
 @pytest.fixture
 def instance(tmp_path: Path, clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     (tmp_path / "dagster.yaml").write_text(YAML)
     with DagsterInstance.get() as instance:
         yield instance

@@ -18,7 +18,7 @@ from ioi_dagster.host.io_manager import ledger_path
 from ioi_dagster.host.runs import job_of
 from ioi_dagster.local.home import PROJECT
 from ioi_dagster.model.story import Chapter
-from tests.conftest import eventually
+from tests.conftest import dagster_home, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -66,7 +66,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def instance(tmp_path: Path, clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     with DagsterInstance.get() as instance:
         yield instance

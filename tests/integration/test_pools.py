@@ -11,7 +11,7 @@ import pytest
 from dagster import DagsterInstance
 
 from ioi_dagster.local.home import PROJECT
-from tests.conftest import eventually
+from tests.conftest import dagster_home, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 def test_a_step_without_a_place_leaves_its_pool_to_another_run(
     tmp_path: Path, clean_environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     monkeypatch.setenv("IOI_TEST_FOLDER", str(tmp_path))
     with DagsterInstance.get() as instance:
         instance.event_log_storage.set_concurrency_slots("scarce", 1)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from ioi_dagster import cli, cli_runs
 from ioi_dagster.local.home import PROJECT
-from tests.conftest import eventually
+from tests.conftest import dagster_home, eventually
 from tests.integration.ending_defs import MODULE, TURNS, config_of
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(170)]
@@ -48,7 +48,7 @@ def said(*arguments: str) -> str:
 
 
 def test_a_run_of_more_than_five_seconds_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "out", Console(width=300))
     monkeypatch.setattr(cli_runs, "time", SimpleNamespace(time=time.time, sleep=one_frame))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ioi_dagster.host.run_process import RunProcess
 from ioi_dagster.host.runs import job_of
 from ioi_dagster.host.storage import GroupCommitEventLogStorage
 from ioi_dagster.local.home import PROJECT
-from tests.conftest import eventually
+from tests.conftest import dagster_home, eventually
 from tests.integration.resume_defs import FREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -106,7 +107,7 @@ def instance(
 ) -> Iterator[DagsterInstance]:
     for name in ("IOI_HOME", "IOI_DOMAIN", "IOI_DOMAIN_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     (tmp_path / "dagster.yaml").write_text(
         "telemetry: {enabled: false}\n"
         "concurrency: {pools: {default_limit: 1}}\n"
@@ -118,26 +119,23 @@ def instance(
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
-def test_a_killed_run_is_resumed(where: str, instance: DagsterInstance) -> None:
+def test_a_killed_run_is_resumed(where: str, instance: DagsterInstance, cluster: LocalCluster) -> None:
     """Killed just before or just after the log is written: in the first case the ledger alone knows of the commits."""
     job = job_of("benchmarks.executor_defs", "fan_out__governed", PROJECT)
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:  # pyright: ignore[reportArgumentType]
-        config = {
-            "ops": {"some": {"config": {"count": STEPS}}},
-            "execution": {"config": {"address": cluster.scheduler_address}},
-        }
-        run = instance.create_run_for_job(
-            job.get_definition(), run_config=config, job_code_origin=job.get_python_origin()
-        )
-        command = [sys.executable, "-c", _RUN, run.run_id, "20", where]
-        killed = subprocess.run(command, cwd=PROJECT, env={**os.environ}, capture_output=True, timeout=120)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr[-2_000:]
-        before = _successes(instance, run.run_id)
-        assert 0 < len(before) < STEPS
-        run = instance.get_run_by_id(run.run_id)
-        assert run is not None
-        for _ in execute_run_iterator(job, run, instance, resume_from_failure=True):
-            pass
+    config = {
+        "ops": {"some": {"config": {"count": STEPS}}},
+        "execution": {"config": {"address": cluster.scheduler_address}},
+    }
+    run = instance.create_run_for_job(job.get_definition(), run_config=config, job_code_origin=job.get_python_origin())
+    command = [sys.executable, "-c", _RUN, run.run_id, "20", where]
+    killed = subprocess.run(command, cwd=PROJECT, env={**os.environ}, capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2_000:]
+    before = _successes(instance, run.run_id)
+    assert 0 < len(before) < STEPS
+    run = instance.get_run_by_id(run.run_id)
+    assert run is not None
+    for _ in execute_run_iterator(job, run, instance, resume_from_failure=True):
+        pass
     after = _successes(instance, run.run_id)
     wanted = {"some", "total", *(f"same[n{number}]" for number in range(STEPS))}
     assert after == Counter(wanted)
@@ -152,9 +150,13 @@ def test_a_killed_run_is_resumed(where: str, instance: DagsterInstance) -> None:
 Start = Callable[..., tuple[DagsterRun, "subprocess.Popen[bytes]"]]
 
 
-@pytest.fixture
+def two_workers() -> LocalCluster:
+    return LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:  # pyright: ignore[reportArgumentType]
+    with two_workers() as cluster:
         yield cluster
 
 
@@ -163,9 +165,11 @@ def start(instance: DagsterInstance, cluster: LocalCluster) -> Iterator[Start]:
     """Starts a run of a job of `resume_defs` in a process of its own."""
     processes: list[subprocess.Popen[bytes]] = []
 
-    def start(name: str, ops: dict[str, Any], code: str = _WAITING) -> tuple[DagsterRun, subprocess.Popen[bytes]]:
+    def start(
+        name: str, ops: dict[str, Any], code: str = _WAITING, at: LocalCluster = cluster
+    ) -> tuple[DagsterRun, subprocess.Popen[bytes]]:
         job = job_of("tests.integration.resume_defs", name, PROJECT)
-        config = {"ops": ops, "execution": {"config": {"address": cluster.scheduler_address}}}
+        config = {"ops": ops, "execution": {"config": {"address": at.scheduler_address}}}
         run = instance.create_run_for_job(
             job.get_definition(), run_config=config, job_code_origin=job.get_python_origin()
         )
@@ -212,6 +216,13 @@ def commits(run_id: str) -> dict[str, int]:
         ledger.close()
 
 
+def two_wait(instance: DagsterInstance, run: DagsterRun, folder: Path) -> None:
+    """Some steps are done, and two are under way. Which depends on how fast things go: one that is free may stand behind them."""
+    waits = range(FREE, 8)
+    eventually(lambda: sum(bool(list(folder.glob(f"same?n{n}? *"))) for n in waits) == 2, what="two steps that wait")
+    eventually(lambda: _keys(instance, run.run_id, "STEP_SUCCESS"), what="a step that is done")
+
+
 GATED = {"some", "total", *(f"same[n{number}]" for number in range(8))}
 
 
@@ -219,8 +230,7 @@ def test_a_frozen_process_that_wakes_after_a_takeover_falls_silent(
     start: Start, instance: DagsterInstance, tmp_path: Path
 ) -> None:
     run, old = start("gated", gated_config(tmp_path))
-    eventually(lambda: len(_keys(instance, run.run_id, "STEP_SUCCESS")) == 1 + FREE, what="the steps that do not wait")
-    eventually(lambda: all(list(tmp_path.glob(f"same?n{n}? *")) for n in (FREE, FREE + 1)), what="two steps that wait")
+    two_wait(instance, run, tmp_path)
     old.send_signal(signal.SIGSTOP)
     (tmp_path / "go").touch()
     assert go_on(instance, "gated", run.run_id).status.value == "SUCCESS"
@@ -239,8 +249,7 @@ def test_of_two_processes_that_run_at_once_the_older_one_falls_silent(
     start: Start, instance: DagsterInstance, tmp_path: Path
 ) -> None:
     run, old = start("gated", gated_config(tmp_path))
-    eventually(lambda: len(_keys(instance, run.run_id, "STEP_SUCCESS")) == 1 + FREE, what="the steps that do not wait")
-    eventually(lambda: all(list(tmp_path.glob(f"same?n{n}? *")) for n in (FREE, FREE + 1)), what="two steps that wait")
+    two_wait(instance, run, tmp_path)
     resumed = instance.get_run_by_id(run.run_id)
     assert resumed is not None
     job = job_of("tests.integration.resume_defs", "gated", PROJECT)
@@ -285,15 +294,16 @@ def test_what_may_run_once_is_waited_for_or_fails(
     alive: bool, start: Start, instance: DagsterInstance, cluster: LocalCluster, tmp_path: Path
 ) -> None:
     """Where it is under way still its end is known; where it died with its worker, nobody knows."""
-    run, old = start("careful", {"once": {"config": {"folder": str(tmp_path)}}})
-    eventually(lambda: list(tmp_path.glob("once *")), what="the step")
-    old.kill()
-    old.wait()
-    if not alive:
-        for nanny in cluster.workers.values():
-            os.kill(nanny.pid, signal.SIGKILL)
-    (tmp_path / "go").touch()
-    assert go_on(instance, "careful", run.run_id).status.value == ("SUCCESS" if alive else "FAILURE")
+    with nullcontext(cluster) if alive else two_workers() as its:
+        run, old = start("careful", {"once": {"config": {"folder": str(tmp_path)}}}, at=its)
+        eventually(lambda: list(tmp_path.glob("once *")), what="the step")
+        old.kill()
+        old.wait()
+        if not alive:
+            for nanny in its.workers.values():
+                os.kill(nanny.pid, signal.SIGKILL)
+        (tmp_path / "go").touch()
+        assert go_on(instance, "careful", run.run_id).status.value == ("SUCCESS" if alive else "FAILURE")
     assert len(list(tmp_path.glob("once *"))) == 1
     failed = [event.step_failure_data.error.message for event in _events(instance, run.run_id, "STEP_FAILURE")]
     assert ["flow.at_most_once" in message for message in failed] == ([] if alive else [True])

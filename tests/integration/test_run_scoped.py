@@ -17,7 +17,7 @@ from distributed import LocalCluster
 
 from ioi_dagster.host.runs import job_of
 from ioi_dagster.local.home import PROJECT
-from tests.conftest import eventually
+from tests.conftest import dagster_home, eventually
 from tests.integration import scoped_defs
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(240)]
@@ -45,7 +45,7 @@ def folder(place) -> Iterator[Path]:
 
 @pytest.fixture
 def instance(tmp_path: Path, folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     monkeypatch.setenv(scoped_defs.FOLDER, str(folder))
     with DagsterInstance.get() as instance:
         yield instance

@@ -38,6 +38,7 @@ from ioi_dagster.errors import NodeUnableError, RetryableError
 from ioi_dagster.host import alone_fleets, fusion
 from ioi_dagster.host.exchange import current_exchange
 from ioi_dagster.model.block import Payload
+from tests.conftest import dagster_home
 
 if TYPE_CHECKING:
     from ioi_dagster.model.capability import BlockSpec
@@ -48,7 +49,7 @@ ALONE = {"execution": {"config": {"workers": 2}}}
 
 @pytest.fixture
 def instance(tmp_path: Path, clean_environment, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     monkeypatch.setenv("IOI_TEST_FOLDER", str(tmp_path))
     with DagsterInstance.get() as instance:
         yield instance

@@ -23,7 +23,7 @@ from ioi_dagster.host.run_process import log_of
 from ioi_dagster.host.runs import job_of
 from ioi_dagster.host.tidying import sweep
 from ioi_dagster.local.home import PROJECT
-from tests.conftest import eventually
+from tests.conftest import dagster_home, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -42,7 +42,7 @@ def empty() -> None:
 
 @pytest.fixture
 def instance(tmp_path: Path, clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagsterInstance]:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     (tmp_path / "dagster.yaml").write_text(YAML)
     with DagsterInstance.get() as instance:
         yield instance

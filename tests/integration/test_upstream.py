@@ -29,6 +29,7 @@ from ioi_dagster import governed_executor
 from ioi_dagster.host.network import AloneNetwork
 from ioi_dagster.host.runs import job_of
 from ioi_dagster.local.home import PROJECT
+from tests.conftest import dagster_home
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -86,7 +87,7 @@ def instance(tmp_path: Path, clean_environment, monkeypatch: pytest.MonkeyPatch)
         "telemetry: {enabled: false}\n"
         "event_log_storage: {module: ioi_dagster.host.storage, class: GroupCommitEventLogStorage}\n"
     )
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     with DagsterInstance.get() as instance:
         yield instance
 

@@ -15,7 +15,7 @@ import pytest
 from ioi_dagster.host import warm
 from ioi_dagster.host.run_process import RunProcess
 from ioi_dagster.host.warm import Forked, WarmProcess, Warmth
-from tests.conftest import eventually
+from tests.conftest import dagster_home, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -41,7 +41,7 @@ def its(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WarmProcess
     (tmp_path / "sitecustomize.py").write_text("")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    dagster_home(tmp_path, monkeypatch)
     process = WarmProcess(sys.executable, tmp_path / "warm.log")
     eventually(lambda: process.ready or process.failed, 90, "the warm process")
     assert process.ready, (tmp_path / "warm.log").read_text()
