@@ -182,6 +182,11 @@ class Trusted:
             return False
         return True
 
+    def took_back(self, certificate: x509.Certificate) -> bool:
+        """Is it in the revocation list?"""
+        listed = x509.load_pem_x509_crl(self.revocations.encode())
+        return listed.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
+
 
 def domain_of(certificate: x509.Certificate) -> str:
     """The domain for which it was issued; empty where it names none, or several."""

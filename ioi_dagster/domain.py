@@ -113,6 +113,11 @@ class DomainHome:
         return self.root / "keys" / "authority.pem"
 
     @property
+    def replaced_certificates(self) -> Path:
+        """Serial numbers of certificates that were replaced, a line each, hex: they are to be revoked with the present ones."""
+        return self.root / "keys" / "replaced"
+
+    @property
     def inviting_authority(self) -> Path:
         """The folder of the authority that issues what invitations show, and nothing else."""
         return self.root / "keys" / "inviting"

@@ -80,6 +80,7 @@ def serve(home: DomainHome) -> None:
         clusters={item.name: ClusterLine(item.name, item.governor, home.token()) for item in config.clusters},
         peers=peers,
         http_to=lambda record: _asking(home, record),
+        shown=home.client_certificate.read_bytes,
         book=FolderBook(home),
         epoch=_next_epoch(home.root / "gateway.epoch", clock.wall()),
     )

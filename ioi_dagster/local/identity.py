@@ -104,7 +104,25 @@ def prepare_certificates(home: DomainHome, authority: Authority, now: float) -> 
     write_private(home.authority_certificate, authority.trusted(now).certificate.encode())
     for role, path in certificates(home).items():
         if not _holds(path, home.name, authority, now):
-            write_private(path, authority.issue(home.name, role, now))
+            replace_certificate(home, authority, role, now)
+
+
+def replace_certificate(home: DomainHome, authority: Authority, role: Role, now: float) -> None:
+    """A new one. The serial number of the one that was there is remembered: it counts until it expires, or all are
+    revoked."""
+    path, numbers = certificates(home)[role], replaced_certificates(home)
+    with contextlib.suppress(OSError, ValueError):  # there was none, or none that could be shown
+        numbers.append(read_certificate(path).serial_number)
+    write_private(home.replaced_certificates, "".join(f"{one:x}\n" for one in numbers).encode())
+    write_private(path, authority.issue(home.name, role, now))
+
+
+def replaced_certificates(home: DomainHome) -> list[int]:
+    """Serial numbers of what the domain has shown before."""
+    try:
+        return [int(line, 16) for line in home.replaced_certificates.read_text().split()]
+    except FileNotFoundError:
+        return []
 
 
 def certificates(home: DomainHome) -> dict[Role, Path]:

@@ -15,7 +15,7 @@ import msgspec
 
 from ioi_dagster.adapters.http.client import GatewayClient, own_gateway
 from ioi_dagster.adapters.http.tls import client_context
-from ioi_dagster.certificates import Authority, Role, read_certificate
+from ioi_dagster.certificates import Authority, Role
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, SignatureError, UnreachableError
 from ioi_dagster.local.federation import governor_address, offered
@@ -29,6 +29,8 @@ from ioi_dagster.local.identity import (
     prepare_inviting,
     public,
     renew_record,
+    replace_certificate,
+    replaced_certificates,
     take_back,
 )
 from ioi_dagster.local.member_book import LEAVING, FolderBook, change_config, know, own_record
@@ -212,13 +214,13 @@ def _rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: 
     _wait_until_known(home, both.serial, patience_s, say)
     old.save(keys / "old.key")
     new.save(keys / "domain.key")
-    taken = [read_certificate(path).serial_number for path in certificates(home).values()]
-    for role, path in certificates(home).items():
-        write_private(path, authority.issue(home.name, role, now))
+    for role in certificates(home):
+        replace_certificate(home, authority, role, now)
     told = replace(both, serial=both.serial + 1, keys=(public(new), public(old)))
     if revoke:
         (keys / "old.key").unlink()
-        authority = take_back(folder, taken)
+        authority = take_back(folder, replaced_certificates(home))
+        home.replaced_certificates.unlink()
         told = replace(told, keys=(public(new),), authorities=(authority.trusted(now),))
     home.put_own(sign_record(told, new))
     _wait_until_known(home, told.serial, patience_s, say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import uvicorn
+from cryptography import x509
 
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
@@ -27,6 +30,7 @@ from ioi_dagster.errors import FinalError, IoiError, UnreachableError
 from ioi_dagster.local.identity import renew_record
 from ioi_dagster.model.member import sign_record
 from ioi_dagster.private_file import write_private
+from ioi_dagster.signing import Signed
 from tests.conftest import eventually
 from tests.members import namesake
 from tests.realms import Realm, introduce, realm, shake
@@ -147,6 +151,84 @@ def test_a_certificate_that_its_authority_takes_back_counts_no_more_while_the_ga
             ask(url, lab, library)
     told = "our certificate was revoked by our own authority — `ioi domain rotate` makes new ones"
     assert str(error.value) == f"gateway of lab is unreachable: {told}"
+
+
+@contextmanager
+def kept(url: str, asked: Realm, as_: Realm) -> Iterator[GatewayClient]:
+    """Who has a connection already."""
+    client = GatewayClient(url, asked.home.name, as_.home.signing_key(), tls=tls_to(as_.home, asked.home.name))
+    try:
+        assert client.state(10.0) == {}
+        yield client
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize("door", ["state", "health"])
+def test_a_certificate_that_is_taken_back_counts_no_more_on_connections_that_are_kept(lab, library, door):
+    introduce(lab, library)
+    taken = read_certificate(library.home.client_certificate).serial_number
+    with gateway(lab) as url, kept(url, lab, library) as client:
+        now, authority = time.time(), replace(library.authority, revoked=(taken,))
+        lab.home.put_member(renew_record(library.home, authority, "n", library.spec, "https://127.0.0.1:2", now))
+        with pytest.raises(FinalError, match=r"was revoked by its own authority.*\[tls.revoked\]"):
+            getattr(client, door)()
+        with pytest.raises(UnreachableError, match="our certificate was revoked"):
+            getattr(client, door)()  # that connection is closed, and another is not opened
+
+
+def test_a_member_that_is_gone_is_not_answered_on_connections_that_are_kept(lab, library):
+    introduce(lab, library)
+    with gateway(lab) as url, kept(url, lab, library) as client:
+        (lab.home.trust / "library.json").unlink()
+        with pytest.raises(FinalError, match=r"\[tls.stranger\]"):
+            client.health()
+        with pytest.raises(UnreachableError, match="it does not know the authority of our certificate"):
+            client.health()
+
+
+def test_a_certificate_of_an_authority_that_was_changed_is_not_answered_either(tmp_path, lab, library):
+    introduce(lab, library)
+    with gateway(lab) as url, kept(url, lab, library) as client:
+        changed = replace(library, authority=Authority.make("new", time.time()))
+        introduce(changed)
+        lab.home.put_member(msgspec.json.decode((library.home.trust / "library.json").read_bytes(), type=Signed))
+        with pytest.raises(FinalError, match=r"\[tls.foreign\]"):
+            client.health()
+
+
+def test_nobody_is_let_in_by_what_an_earlier_connection_has_left_him(lab, library):
+    """A session that is resumed would be one whose certificate nobody looks at."""
+    introduce(lab, library)
+    with gateway(lab) as url:
+        context = tls_to(library.home, "lab")
+
+        def shaken(session: ssl.SSLSession | None) -> ssl.SSLSocket:
+            raw = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 10.0)
+            stream = context.wrap_socket(raw, server_hostname="lab", session=session)
+            stream.send(b"GET /v1/health HTTP/1.1\r\nHost: lab\r\n\r\n")
+            assert stream.recv(64).startswith(b"HTTP/1.1 200")
+            return stream
+
+        with shaken(None) as first:
+            session = first.session
+        assert session is None or not session.has_ticket
+        with shaken(session) as second:
+            assert not second.session_reused
+
+
+def test_a_certificate_that_was_renewed_is_shown_though_its_file_looks_as_old_as_before(lab, library):
+    introduce(lab, library)
+    with gateway(lab) as url:
+        assert ask(url, lab, library) == {}
+        path = lab.home.gateway_certificate
+        before = path.stat()
+        write_private(path, lab.authority.issue("lab", Role.GATEWAY, time.time()))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        raw = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 10.0)
+        with tls_to(library.home, "lab").wrap_socket(raw, server_hostname="lab") as stream:
+            shown = x509.load_der_x509_certificate(stream.getpeercert(binary_form=True) or b"")
+        assert shown == read_certificate(path)
 
 
 def test_an_authority_speaks_for_its_own_domains_only(tmp_path, lab, library):

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from ioi_dagster.certificates import Authority, read_certificate
+from ioi_dagster.certificates import DAY_S, Authority, read_certificate
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError, UnreachableError
 from ioi_dagster.local import joining
+from ioi_dagster.local.identity import certificates
 from ioi_dagster.local.member_book import FolderBook, own_record
 from ioi_dagster.model.member import newer_record
 from tests.realms import owned, realm
@@ -49,6 +50,25 @@ def test_a_domain_that_starts_while_its_keys_change_signs_what_follows(lab, monk
     assert lab.signing_key().key_id in found[0].trusted.keys
     serials = [one.body["serial"] for one in chain]
     assert serials == sorted(set(serials))
+
+
+def test_what_is_revoked_is_every_certificate_that_the_domain_ever_had(lab):
+    """Of before an earlier change of keys too, and of before they were renewed."""
+    folder = joining.authority_of(lab, "lab-authority")
+
+    def had() -> set[int]:
+        return {read_certificate(path).serial_number for path in certificates(lab).values()}
+
+    seen = had()
+    for revoke in (False, True):
+        joining.rotate(lab, revoke, time.time(), 0.0, lambda _: None)
+        seen |= had()
+    joining.prepare_certificates(lab, Authority.load(folder), time.time() + 340 * DAY_S)
+    assert not had() & seen
+    seen |= had()
+    joining.rotate(lab, True, time.time(), 0.0, lambda _: None)
+    assert seen <= set(Authority.load(folder).revoked)
+    assert not had() & set(Authority.load(folder).revoked)
 
 
 def test_two_domains_of_one_authority_take_back_their_certificates_at_once(lab, tmp_path, monkeypatch):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from ioi_dagster.adapters.http.membership import Members
@@ -16,7 +18,7 @@ from ioi_dagster.domain import DomainConfig, DomainHome
 from ioi_dagster.governors.network import Keep
 from ioi_dagster.local.member_book import FolderBook
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.member import Invited
+from ioi_dagster.model.member import Invited, MemberRecord
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.signing import SigningKey
 from tests.members import Author, author
@@ -162,6 +164,27 @@ def test_a_gateway_that_runs_takes_whom_its_owner_has_joined_anew_whatever_the_s
     members.look()
     assert members.snapshot()["cloud"]["serial"] == 1
     assert book.read()["cloud"] == new.record(1)
+
+
+def test_peers_are_asked_with_the_certificate_that_the_domain_has_now(lab):
+    """Over a connection that was opened with an older one they would refuse, once that is revoked."""
+    _, book = guest(lab)
+    book.keep(Keep(author("cloud").signed(), author("cloud").record()))
+    opened, shown = [], [b"first"]
+
+    def opens(record: MemberRecord) -> httpx.AsyncClient:
+        opened.append((record.domain, shown[0]))
+        return httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200, json={})))
+
+    async def asks() -> None:
+        members = Members("lab", book, opens, ManualClock(), lambda: shown[0])
+        for shows in (b"first", b"first", b"second"):
+            shown[0] = shows
+            await members._get("cloud", "health")
+        await members.close()
+
+    asyncio.run(asks())
+    assert opened == [("cloud", b"first"), ("cloud", b"second")]
 
 
 def test_who_has_left_is_remembered_and_not_trusted(lab):

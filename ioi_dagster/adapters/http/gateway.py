@@ -114,6 +114,8 @@ class GatewayContext:
     """Whose certificate a connection was opened with; None where the listener is not one of TLS."""
     http_to: Callable[[MemberRecord], httpx.AsyncClient] | None = None
     """Member → what asks its gateway; None: nobody is asked."""
+    shown: Callable[[], object] = lambda: None
+    """The certificate that it shows there."""
     book: MemberBook = field(default_factory=NoMembers)
     state: LeasedState = field(default_factory=LeasedState)
     epoch: int = 1
@@ -122,8 +124,10 @@ class GatewayContext:
 class _Problem(Exception):
     """An error answer."""
 
-    def __init__(self, status: int, code: str, text: str, remedy: str = "") -> None:
+    def __init__(self, status: int, code: str, text: str, remedy: str = "", hang_up: bool = False) -> None:
+        """`hang_up`: the connection is closed with it."""
         self.status, self.code, self.text, self.remedy = status, code, text, remedy
+        self.hang_up = hang_up
         super().__init__(text)
 
 
@@ -151,7 +155,8 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 class _Gateway:
     def __init__(self, context: GatewayContext) -> None:
         self._c = context
-        self.members = Members(context.config.spec.name, context.book, context.http_to, context.clock)
+        name = context.config.spec.name
+        self.members = Members(name, context.book, context.http_to, context.clock, context.shown)
         self._waiting = 0
         self._refusals = RefusalLog()
         self._permits = ReadPermits(context.trusted)
@@ -162,6 +167,7 @@ class _Gateway:
 
         async def answer(request: Request) -> Response:
             try:
+                self._check_connection(request)
                 value = await handler(request)
             except _Problem as problem:
                 return self._problem(request, problem)
@@ -189,7 +195,8 @@ class _Gateway:
         known = where.startswith(PREFIX) and where.removeprefix(PREFIX) in BY_PATH
         self._refusals.refused(where if known else "no door", problem.code, self._c.clock.monotonic())
         body = ProblemAnswer(Problem(problem.code, problem.text, problem.remedy))
-        return Response(msgspec.json.encode(body), problem.status, media_type="application/json")
+        headers = {"connection": "close"} if problem.hang_up else None
+        return Response(msgspec.json.encode(body), problem.status, headers, media_type="application/json")
 
     def refused(self) -> list[Refused]:
         """Since the start."""
@@ -431,6 +438,15 @@ class _Gateway:
         if self._c.peers is not None:
             self._same_domain(request, self._c.peers, caller.domain)
         return caller
+
+    def _check_connection(self, request: Request) -> None:
+        """Whoever would not be let in any more is not answered on a connection that he has kept either."""
+        if self._c.peers is None:
+            return
+        name, now = self._c.config.spec.name, self._c.clock.wall()
+        refusal = self._c.peers.refused(request.scope.get(STAMPS, ""), name, now)
+        if refusal is not None:
+            raise _Problem(401, refusal.code, refusal.text, refusal.remedy, hang_up=True)
 
     def _same_domain(self, request: Request, peers: Peers, signer: str) -> None:
         """Who has opened the connection is who signed the request: nobody passes on what another signed."""

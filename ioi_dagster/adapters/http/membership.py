@@ -127,11 +127,13 @@ class _OtherVersionError(Exception):
 @dataclass(slots=True)
 class _Connection:
     record: MemberRecord
+    shown: object
     http: httpx.AsyncClient
 
 
 class Members:
-    """`http_to`: what asks a member's gateway, by its record; None: nobody is asked."""
+    """`http_to`: what asks a member's gateway, by its record; None: nobody is asked. `shown`: differs when that shows another
+    certificate."""
 
     def __init__(
         self,
@@ -139,7 +141,9 @@ class Members:
         book: MemberBook,
         http_to: Callable[[MemberRecord], httpx.AsyncClient] | None,
         clock: Clock,
+        shown: Callable[[], object] = lambda: None,
     ) -> None:
+        self._shown = shown
         self._domain, self._book, self._http_to, self._clock = domain, book, http_to, clock
         self._governor = NetworkGovernor(domain, book.read())
         self._seen = book.changed_at()
@@ -281,11 +285,12 @@ class Members:
         return b"".join(parts)
 
     def _connection(self, peer: str, record: MemberRecord) -> httpx.AsyncClient:
-        """Kept as long as the member's record is the same: a newer one may name another authority."""
-        known = self._connections.get(peer)
-        if known is None or known.record != record:
+        """Kept as long as the member's record is the same, since a newer one may name another authority, and the own
+        certificate, since the one of before may be revoked."""
+        known, shown = self._connections.get(peer), self._shown()
+        if known is None or (known.record, known.shown) != (record, shown):
             assert self._http_to is not None
             if known is not None:
                 self._begin(known.http.aclose())
-            known = self._connections[peer] = _Connection(record, self._http_to(record))
+            known = self._connections[peer] = _Connection(record, shown, self._http_to(record))
         return known.http

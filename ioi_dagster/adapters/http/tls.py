@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 
 from ioi_dagster.adapters.http.refusals import RefusalLog
-from ioi_dagster.certificates import Trusted, domain_of
+from ioi_dagster.certificates import Trusted, days_left, domain_of
 from ioi_dagster.domain import DomainHome, TrustFolder
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.member import INVITED
@@ -85,8 +86,8 @@ def tls_of(home: DomainHome) -> tuple[ssl.SSLContext, Peers]:
         return server_context(home.gateway_certificate, {**invited, home.name: known.get(home.name, ()), **known})
 
     def changed() -> object:
-        paths = (home.gateway_certificate, home.inviting_trusted)
-        return folder.changed_at(), *(path.stat().st_mtime_ns if path.exists() else 0 for path in paths)
+        # What is in them, not when it was written: clocks are set back, and copies keep the time of what they are of.
+        return folder.changed_at(), home.gateway_certificate.read_bytes(), home.inviting()
 
     return following(make, changed), Peers(folder.authorities, home.inviting)
 
@@ -108,6 +109,8 @@ def server_context(certificate: Path, peers: Mapping[str, Iterable[Trusted]]) ->
                 told = "the authority of %s is not loaded, so %s is refused: %s — its owner signs another record"
                 log.warning(told, name, name, error.reason or error)
     context.verify_mode = ssl.CERT_REQUIRED
+    # A session that is resumed is one whose certificate nobody looks at again.
+    context.num_tickets = 0
     context.sslobject_class = _TellingObject
     return context
 
@@ -120,12 +123,12 @@ def following(make: Callable[[], ssl.SSLContext], changed: Callable[[], object])
 
     def choose(connection: ssl.SSLObject, _name: str | None, _outer: ssl.SSLContext) -> None:
         nonlocal known, current
-        now = changed()
-        if now != known:
-            try:
+        try:
+            now = changed()
+            if now != known:
                 current, known = make(), now
-            except (OSError, ValueError) as error:  # being written: the next connection looks again
-                log.warning("certificates stay as they are: %s", error)
+        except (OSError, ValueError) as error:  # being written: the next connection looks again
+            log.warning("certificates stay as they are: %s", error)
         connection.context = current
 
     outer.sni_callback = choose
@@ -236,6 +239,28 @@ class Peers:
             return Refusal("tls.foreign", text, by, "show one that the domain's own authority has issued")
         return name
 
+    def refused(self, pem: str, by: str, now: float) -> Refusal | None:
+        """Why a connection that was opened with that certificate would not be opened now (Unix seconds); None where it would.
+        Members go, change their authorities and take certificates back while connections are kept."""
+        certificate, name, known = _read(pem), _named(pem), self.authorities()
+        inviting = self.inviting() if name.startswith(INVITED) else None
+        its = (*known.get(name, ()), *([inviting] if inviting is not None else []))
+        others = (one for authorities in known.values() for one in authorities)
+        issuer = next((one for one in chain(its, others) if _issued(pem, one)), None)
+        if certificate is None or issuer is None:
+            if its:
+                text = f"the certificate names {name[:100]}, and is not of its authority (any more)"
+                return Refusal("tls.foreign", text, by, "show one that the domain's own authority has issued")
+            text = f"{name[:100] or 'whoever connects'} is no member here (any more)"
+            return Refusal("tls.stranger", text, by, "join first: `ioi domain join`")
+        if _revoked(pem, issuer):
+            text = f"the certificate of {name[:100]} was revoked by its own authority"
+            return Refusal("tls.revoked", text, by, "`ioi domain rotate` makes new ones")
+        if days_left(certificate, now) < 0:
+            text = f"the certificate of {name[:100]} has expired"
+            return Refusal("tls.expired", text, by, "`ioi domain rotate` makes new ones")
+        return None
+
     def invited(self, pem: str, own: str) -> str | Refusal:
         """The name in an invitation's certificate, which the domain `own` has issued for that alone."""
         certificate, inviting = _read(pem), self.inviting()
@@ -252,6 +277,18 @@ def _read(pem: str) -> x509.Certificate | None:
         return x509.load_pem_x509_certificate(pem.encode())
     except ValueError:
         return None
+
+
+@lru_cache(1024)
+def _named(pem: str) -> str:
+    certificate = _read(pem)
+    return domain_of(certificate) if certificate is not None else ""
+
+
+@lru_cache(4096)
+def _revoked(pem: str, authority: Trusted) -> bool:
+    certificate = _read(pem)
+    return certificate is not None and authority.took_back(certificate)
 
 
 @lru_cache(4096)
