@@ -23,7 +23,7 @@ from ioi_dagster.host.io_manager import ledger_path
 from ioi_dagster.host.private import execute_run_iterator
 from ioi_dagster.host.runs import job_of
 from ioi_dagster.local.home import PROJECT
-from tests.conftest import eventually
+from tests.conftest import dagster_databases, eventually
 from tests.contract.postgres import new_database, restart, server
 from tests.crash.loop import SQLITE, postgres
 from tests.integration.resume_defs import FREE
@@ -53,6 +53,7 @@ class Gated:
     def __init__(self, home: Path, storage: str, marks: Path) -> None:
         self.home, self._marks = home, marks
         os.environ["DAGSTER_HOME"] = str(home)
+        shutil.copytree(dagster_databases(), home, dirs_exist_ok=True)
         (home / "dagster.yaml").write_text(f"telemetry: {{enabled: false}}\n{storage}")
         self.instance = DagsterInstance.get()
         self._job = job_of(MODULE, "gated", PROJECT)

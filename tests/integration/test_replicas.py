@@ -123,8 +123,8 @@ def test_a_call_that_takes_too_long_is_stopped(spec):
 
 
 def test_a_replica_that_takes_more_memory_than_it_was_given_is_ended():
-    blocks = host(replace(PROCESS, memory_mb=150))
-    with pytest.raises(ReplicaLostError, match="it took more than its memory_mb of 150 MiB"):
+    blocks = host(replace(PROCESS, memory_mb=300))
+    with pytest.raises(ReplicaLostError, match="it took more than its memory_mb of 300 MiB"):
         say(blocks, "large")
 
 
