@@ -22,7 +22,7 @@ from cryptography import x509
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.membership import MemberBook, NoMembers
-from ioi_dagster.adapters.http.tls import client_context, seeing_protocol, server_context, tls_of, tls_to
+from ioi_dagster.adapters.http.tls import TlsTo, client_context, seeing_protocol, server_context, tls_of, tls_to
 from ioi_dagster.certificates import DAY_S, Authority, Role, Trusted, read_certificate
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainConfig
@@ -195,6 +195,42 @@ def test_a_certificate_of_an_authority_that_was_changed_is_not_answered_either(t
         lab.home.put_member(msgspec.json.decode((library.home.trust / "library.json").read_bytes(), type=Signed))
         with pytest.raises(FinalError, match=r"\[tls.foreign\]"):
             client.health()
+
+
+def test_a_gateway_whose_certificate_is_taken_back_is_not_asked_over_a_connection_that_is_kept(lab, library):
+    introduce(lab, library)
+    taken = read_certificate(lab.home.gateway_certificate).serial_number
+    with gateway(lab) as url:
+        client = GatewayClient(url, "lab", library.home.signing_key(), tls=TlsTo(library.home, "lab"))
+        try:
+            assert [client.state(10.0), client.state(10.0)] == [{}, {}]
+            authority = replace(lab.authority, revoked=(taken,))
+            library.home.put_member(renew_record(lab.home, authority, "n", lab.spec, url, time.time()))
+            with pytest.raises(UnreachableError, match="its certificate was revoked by its own authority"):
+                client.state(10.0)
+            (library.home.trust / "lab.json").unlink()
+            with pytest.raises(UnreachableError, match="it is no member any more"):
+                client.state(10.0)
+        finally:
+            client.close()
+
+
+def test_a_client_shows_the_certificate_that_its_domain_has_now(lab, library):
+    """Processes that run for long, as schedulers, outlive the one that they began with."""
+    introduce(lab, library)
+    with gateway(lab) as url:
+        client = GatewayClient(url, "lab", library.home.signing_key(), tls=TlsTo(library.home, "lab"))
+        try:
+            assert client.state(10.0) == {}
+            taken = read_certificate(library.home.client_certificate).serial_number
+            issue(library, library.authority)
+            authority = replace(library.authority, revoked=(taken,))
+            lab.home.put_member(
+                renew_record(library.home, authority, "n", library.spec, "https://127.0.0.1:2", time.time())
+            )
+            assert client.state(10.0) == {}
+        finally:
+            client.close()
 
 
 def test_nobody_is_let_in_by_what_an_earlier_connection_has_left_him(lab, library):

@@ -28,7 +28,7 @@ from ioi_dagster.adapters.dask.periodic import Periodic
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.adapters.files.drains import DrainFile
 from ioi_dagster.adapters.files.lease_journal import JournalFullError, LeaseJournal
-from ioi_dagster.adapters.http.tls import tls_to
+from ioi_dagster.adapters.http.tls import TlsTo
 from ioi_dagster.adapters.link.door import Waiting, open_door
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
@@ -103,7 +103,7 @@ class ClusterPlugin(SchedulerPlugin):
         await self.watch.start()
         # The gateway's certificate is for the domain's name, which no name server needs to know.
         where = {self._home.name: urlsplit(self._config.gateway).hostname}
-        self._tls = tls_to(self._home, self._home.name)
+        self._tls = TlsTo(self._home, self._home.name)
         self._client = AsyncHTTPClient(force_instance=True, hostname_mapping=where)
         self._beat = Periodic(self._report, 1.0)
         self._beat.start()
@@ -214,7 +214,7 @@ class ClusterPlugin(SchedulerPlugin):
                     # Longer than the beat: on a busy machine a late report is better than none, and the lease outlasts it.
                     request_timeout=3.0,
                     connect_timeout=2.0,
-                    ssl_options=self._tls,
+                    ssl_options=self._tls(),
                 )
             )
         except Exception as error:  # the beat goes on: a gateway away, or a worker leaving meanwhile

@@ -29,7 +29,7 @@ from ioi_dagster.adapters.http.protocol import (
     JoinAnswer,
     JoinRequest,
 )
-from ioi_dagster.adapters.http.tls import explain, tls_to
+from ioi_dagster.adapters.http.tls import TlsTo, explain
 from ioi_dagster.adapters.http.transport import MAX_ANSWER, Pool
 from ioi_dagster.domain import DomainConfig, DomainHome, hidden
 from ioi_dagster.errors import FinalError, GatewayRefusedError, RetryableError, UnreachableError
@@ -72,9 +72,9 @@ class Asked(Generic[T]):
 class GatewayClient:
     """One gateway. Raises `UnreachableError` when it does not answer, `RetryableError` and `FinalError` on its errors.
 
-    `key` signs each request in the name of the caller's domain; `tls` is what `tls_to` makes for the asked one.
-    Thread-safe; connections are kept; proxies and redirects are not followed; every call has a wall-clock deadline and
-    a limit of bytes."""
+    `key` signs each request in the name of the caller's domain; `tls` is what `tls_to` makes for the asked one, or the
+    `TlsTo` that follows its changes. Thread-safe; connections are kept; proxies and redirects are not followed; every call
+    has a wall-clock deadline and a limit of bytes."""
 
     def __init__(
         self,
@@ -82,18 +82,34 @@ class GatewayClient:
         domain: str,
         key: SigningKey | None = None,
         permit: Signed | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | TlsTo | None = None,
     ) -> None:
         self.url, self.domain, self._key = url, domain, key
         self._permit = encode(permit) if permit else ""
         self._waiting: dict[tuple[str, str, int], Future[Any]] = {}
-        # Announcements that wait take a connection each, beside those of the other calls.
-        self._pool = Pool(url, 32 + MAX_WAITING, tls, domain)
+        self._tls = tls
+        self._shown = tls() if isinstance(tls, TlsTo) else tls
+        self._pool = self._opened(self._shown)
+        self._older: list[Pool] = []
+        """Those of contexts before, on which calls may be under way still."""
 
     def close(self) -> None:
         for future in list(self._waiting.values()):
             future.cancel()
-        _on_loop(self._pool.close(), 1.0)
+        for pool in (self._pool, *self._older):
+            _on_loop(pool.close(), 1.0)
+
+    def _opened(self, tls: ssl.SSLContext | None) -> Pool:
+        # Announcements that wait take a connection each, beside those of the other calls.
+        return Pool(self.url, 32 + MAX_WAITING, tls, self.domain)
+
+    def _current(self) -> Pool:
+        """Connections that were opened with what counts now; those of before are asked for nothing more. On the clients'
+        loop."""
+        if isinstance(self._tls, TlsTo) and (tls := self._tls()) is not self._shown:
+            self._older.append(self._pool)
+            self._shown, self._pool = tls, self._opened(tls)
+        return self._pool
 
     def health(self, timeout: float = 1.0) -> dict[str, Any]:
         return self._get("health", dict, timeout)
@@ -215,7 +231,7 @@ class GatewayClient:
                 body=digest_bytes(content),
                 now=time.time(),
             )
-        return await self._pool.exchange(method, PREFIX + path, content, headers, most=max_bytes)
+        return await self._current().exchange(method, PREFIX + path, content, headers, most=max_bytes)
 
     def _answered(self, future: Future[tuple[int, bytes]], timeout: float) -> bytes:
         try:
@@ -270,7 +286,7 @@ def _on_loop(work: Coroutine[Any, Any, T], timeout: float) -> T:
 
 def own_gateway(home: DomainHome) -> GatewayClient:
     """A client of the domain's own gateway, as the domain itself."""
-    return GatewayClient(home.config().gateway, home.name, home.signing_key(), tls=tls_to(home, home.name))
+    return GatewayClient(home.config().gateway, home.name, home.signing_key(), tls=TlsTo(home, home.name))
 
 
 class FederatedRegistry:
@@ -283,7 +299,7 @@ class FederatedRegistry:
         self._config = config
         gateways = {config.spec.name: config.gateway, **config.peers}
         self._clients = {
-            name: GatewayClient(url, name, key, permit, tls_to(home, name)) for name, url in gateways.items()
+            name: GatewayClient(url, name, key, permit, TlsTo(home, name)) for name, url in gateways.items()
         }
 
     def client(self, domain: str) -> GatewayClient:

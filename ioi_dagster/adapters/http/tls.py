@@ -21,7 +21,7 @@ from cryptography import x509
 from ioi_dagster.adapters.http.refusals import RefusalLog
 from ioi_dagster.certificates import Trusted, days_left, domain_of
 from ioi_dagster.domain import DomainHome, TrustFolder
-from ioi_dagster.errors import BadInputError
+from ioi_dagster.errors import BadInputError, UnreachableError
 from ioi_dagster.model.member import INVITED
 from ioi_dagster.model.refusal import Refusal
 
@@ -72,6 +72,29 @@ def tls_to(home: DomainHome, peer: str) -> ssl.SSLContext:
         todo = "join it with `ioi domain join`"
         raise BadInputError(f"{home.name} has no record of {peer}", where=str(home.trust), todo=todo)
     return client_context(home.client_certificate, record.authorities)
+
+
+class TlsTo:
+    """What `tls_to` makes, made anew when the domain shows another certificate, or the peer's authorities or what they took
+    back have changed: for processes that outlive that. A call returns the same context as long as nothing has changed, and
+    raises `UnreachableError` where the peer is no member any more."""
+
+    def __init__(self, home: DomainHome, peer: str) -> None:
+        self._home, self._peer, self._folder = home, peer, TrustFolder(home.trust)
+        self._known, self._context = self._now(), tls_to(home, peer)
+
+    def __call__(self) -> ssl.SSLContext:
+        now = self._now()
+        if now[1] is None:
+            raise UnreachableError(
+                f"gateway of {self._peer}", "it is no member any more — join it with `ioi domain join`"
+            )
+        if now != self._known:
+            self._context, self._known = tls_to(self._home, self._peer), now
+        return self._context
+
+    def _now(self) -> tuple[bytes, tuple[Trusted, ...] | None]:
+        return self._home.client_certificate.read_bytes(), self._folder.authorities().get(self._peer)
 
 
 def tls_of(home: DomainHome) -> tuple[ssl.SSLContext, Peers]:
