@@ -6,9 +6,11 @@ What a negotiation costs is mostly its requests, and httpx's own transport takes
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -17,6 +19,7 @@ from ioi_dagster.errors import RetryableError
 if TYPE_CHECKING:
     import aiohttp
 
+ALERT_S = 0.5
 MAX_ANSWER = 16 * 2**20
 
 
@@ -56,7 +59,28 @@ class Pool:
                     parts.append(part)
                 return answer.status, b"".join(parts)
         except aiohttp.ClientError as error:
-            raise ConnectionError(f"{type(error).__name__}: {error}"[:500]) from error
+            cut_off = self._tls is not None and not isinstance(
+                error, aiohttp.ClientConnectorError | aiohttp.ServerDisconnectedError
+            )
+            raise ConnectionError(f"{type(error).__name__}: {error}"[:500]) from (
+                await self._alert() if cut_off else None
+            ) or error
+
+    async def _alert(self) -> OSError | None:
+        """Why the other side cuts off who has just connected. Its alert is lost where it comes before the request is written."""
+        where = urlsplit(self._url)
+        try:
+            async with asyncio.timeout(ALERT_S):
+                reader, writer = await asyncio.open_connection(
+                    where.hostname, where.port, ssl=self._tls, server_hostname=self._name
+                )
+                try:
+                    await reader.read(1)
+                finally:
+                    writer.close()
+        except OSError as error:  # a timeout is one
+            return error if isinstance(error, ssl.SSLError) else None
+        return None
 
     async def close(self) -> None:
         if self._session is not None:
