@@ -64,7 +64,7 @@ class Bids:
         self._arbiter, self._rooms = arbiter, rooms
         self.desk = Desk()
         self._overdue: list[Asked] = []
-        """Those that wait and have done so for long enough."""
+        """Those that wait and have done so for long enough, or have got all that they asked for by an award."""
         self._ids = count(1)
         self._like: dict[Kind, Entry | Refusal] = {}
         self._refused: dict[Kind, Refusal] = {}
@@ -272,7 +272,11 @@ class Bids:
     def _in_vain(self, asked: Asked, now: float) -> Bid:
         self._step_back(asked)
         self.desk.answered(asked, False, now)
-        refusals = [self._why_not(group, one) for group, one in asked.groups]
+        refusals = [
+            self._why_not(group, one)
+            for group, one in asked.groups
+            if isinstance(one, Refusal) or group.idle or self._arbiter.asks(one)
+        ]
         return self._made(asked.announce, (), refusals, asked)
 
     def _step_back(self, asked: Asked) -> None:
@@ -361,6 +365,8 @@ class Bids:
         for group, one in asked.groups if asked is not None else ():
             if like(group) == its and isinstance(one, Entry) and one.shape.copies == copies and self._arbiter.asks(one):
                 self._arbiter.less(one, 1)
+                if asked is not None and asked.waits and not any(map(self._arbiter.asks, asked.entries())):
+                    self._overdue.append(asked)
                 return
 
     def _promised(

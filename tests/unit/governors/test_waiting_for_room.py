@@ -422,3 +422,13 @@ def test_a_run_whose_clusters_answer_at_once_does_not_wait():
     run.ready()
     run.bid("a", 1)
     assert announced(run.event(flow.Tick(), later=0.25)) == [("a", 2, 0.0)]
+
+
+def test_who_has_got_by_an_award_all_that_it_waits_for_is_answered_and_may_ask_anew():
+    cluster = Cluster()
+    cluster.waits("holder", tenant="h")
+    again = LeaseRequest("holder", "s1", 2, "ocr", DataClass.PUBLIC, tenant="h")
+    out = cluster.event(Award("lab-c", "holder", 1, "home", (again,)))
+    answers = [one.answer for one in out if isinstance(one, Reply) and one.waited is not None]
+    assert [(answer.points, answer.refusals) for answer in answers] == [((), ())]
+    assert cluster.governor.snapshot().parked == 0
