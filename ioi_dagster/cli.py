@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ioi_dagster.cli_domain import domain_app
+from ioi_dagster.cli_intervene import COMMANDS
 from ioi_dagster.errors import IoiError
 
 if TYPE_CHECKING:
@@ -440,9 +441,9 @@ def gc(
 
     from dagster import DagsterInstance
 
-    from ioi_dagster.cli_gc import use_home
     from ioi_dagster.governors.tidying import seconds_of
     from ioi_dagster.host.tidying import describe, sweep
+    from ioi_dagster.local.home import use_home
 
     seconds = seconds_of(older_than)
     use_home(home)
@@ -611,6 +612,10 @@ def simulate_command(
         raise typer.Exit(1)
     if any(its.violations for its in reports.values()):
         raise typer.Exit(1)
+
+
+for command in COMMANDS:
+    app.command()(command)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from ioi_dagster.governors.flow_copies import Copies
 from ioi_dagster.governors.flow_gangs import Gangs
 from ioi_dagster.governors.flow_messages import (
     AdoptStep,
+    Answer,
     AwardAnswered,
     AwardMissed,
     BidMissed,
@@ -31,6 +32,7 @@ from ioi_dagster.governors.flow_messages import (
     FindPlaces,
     GraphKnown,
     Instruction,
+    Intervened,
     Place,
     PlacesFound,
     RefuseStep,
@@ -51,10 +53,12 @@ from ioi_dagster.governors.flow_nearness import Nearness
 from ioi_dagster.governors.flow_placing import Placing, objective_of
 from ioi_dagster.governors.flow_plan import PlanAhead
 from ioi_dagster.governors.flow_rounds import PARK_S, Rounds
+from ioi_dagster.governors.flow_steering import Steering
 from ioi_dagster.governors.flow_steps import OVER, WINDOW, Step, Steps, StepState
 from ioi_dagster.governors.flow_texts import candidates_text, remedy, why_nobody
 from ioi_dagster.governors.node import REPLACED
 from ioi_dagster.governors.reputation import Reputation
+from ioi_dagster.model.intervention import ONCE, Action, Intervention
 from ioi_dagster.model.negotiation import Ask, Effect, Lease
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
@@ -109,6 +113,7 @@ class FlowGovernor:
         self._placing = placing or PlanAhead(objective_of(objective))
         self._reputation, self._steps = Reputation(), Steps()
         self._gangs, self._copies = Gangs(self._steps), Copies(self._placing)
+        self._steering = Steering(self._steps)
         self._cold, nearness = ColdStarts(), Nearness(self._steps)
         self._rounds = Rounds(run, origin, self._reputation, deadline_s=deadline_s, again_s=again_s, park_s=park_s)
         self._awards = Awards(
@@ -122,6 +127,7 @@ class FlowGovernor:
             self._rounds,
             self._reputation,
             self._placing,
+            self._steering,
             budget,
         )
         self._places_seen: dict[tuple[Place, ...], tuple[Place, ...]] = {}
@@ -172,6 +178,8 @@ class FlowGovernor:
             case ClusterBack(cluster):
                 self._rounds.back(cluster, now)
                 out = []
+            case Intervened():
+                out = self._intervened(event, now)
             case Tick():
                 out = []
         return out if more else [*out, *self._advance(now)]
@@ -218,6 +226,9 @@ class FlowGovernor:
             counts[step.state] = counts.get(step.state, 0) + 1
         waiting = {step.ask.step: self._awards.why_waits(step) for step in self._steps.waiting()}
         waiting |= dict.fromkeys(self._steps.behind(), f"{WINDOW} of its kind are before it")
+        if self._steering.room() == 0:
+            waiting = dict.fromkeys(waiting, self._steering.why_capped)
+        waiting |= {key: self._steering.why_held(key) for key in self._steps.held()}
         return FlowSnapshot(
             round=self._rounds.number,
             counts=counts,
@@ -240,9 +251,10 @@ class FlowGovernor:
             return self._awards.match(now) if self._rounds.is_over(now) else []
         if not self._rounds.is_due(now):
             return []
-        waiting = self._steps.waiting()
+        room = self._steering.room()
+        waiting = self._steps.waiting() if room != 0 else ()
         # Copies of what runs are for room that nothing waits for.
-        late = () if waiting and not self._awards.choosy else tuple(self._copies.late(now))
+        late = () if room is not None or (waiting and not self._awards.choosy) else tuple(self._copies.late(now))
         if not waiting and not late:
             return []
         out = self._look_up([*waiting, *late], now)
@@ -267,7 +279,9 @@ class FlowGovernor:
         known = self._steps.get(ask.step)
         if known is not None and known.state not in OVER:
             return []
+        ask = self._steering.shaped(ask)
         step = self._steps.add(ask, now)
+        step.away = self._steering.away(ask.step)
         self._placing.again(step)
         unfit = self._gangs.ready(ask)
         if unfit is not None:
@@ -280,8 +294,11 @@ class FlowGovernor:
         if step is None:
             return self._places_of_running(event, now)
         step.looking, step.looked_at = False, now
-        before, step.places = step.places, self._shared(event.places)
-        if event.places:
+        places = _without(event.places, step.away)
+        before, step.places = step.places, self._shared(places)
+        if event.places and not places:
+            return self._kept_away(step)
+        if places:
             if step.places is before:
                 return []
             self._rounds.soon(now)
@@ -312,7 +329,8 @@ class FlowGovernor:
     def _places_of_running(self, event: PlacesFound, now: float) -> list[Instruction]:
         step = self._steps.get(event.step)
         if step is not None and step.state is StepState.RUNNING:
-            step.looking, step.looked_at, step.places = False, now, self._shared(event.places)
+            step.looking, step.looked_at = False, now
+            step.places = self._shared(_without(event.places, step.away))
         return []
 
     def _ended(self, event: StepEnded, now: float) -> list[Instruction]:
@@ -491,6 +509,78 @@ class FlowGovernor:
                     out += self._lost(lost, now)
         return [*out, *unanswered]
 
+    # What people say ---------------------------------------------------------------------------------------------
+
+    def _intervened(self, event: Intervened, now: float) -> list[Instruction]:
+        said = event.said
+        out: list[Instruction] = []
+        if said.action not in ONCE:
+            text = self._steering.of_run(said)
+        elif event.again:
+            text = ""
+            if said.action is Action.REROUTE:
+                self._steering.stay_away(said)
+        elif said.action is Action.CANCEL:
+            text, out = self._cancel(said)
+        else:
+            text, out = self._reroute(said, now)
+        self._rounds.soon(now)
+        if event.again:
+            return out
+        told = f"{said.action} by {said.who or 'somebody'}" + (f" ({said.why})" if said.why else "") + f": {text}"
+        facts = {"who": said.who, "action": str(said.action), "why": said.why, "number": said.number}
+        return [*out, Tell(said.step, Chapter.INTERVENTION, told, facts), Answer(said, text)]
+
+    def _meant(self, said: Intervention) -> list[Step]:
+        """Those that are known by now, and not over."""
+        return [step for step in self._steps.all() if step.state not in OVER and said.means(step.ask.step)]
+
+    def _cancel(self, said: Intervention) -> tuple[str, list[Instruction]]:
+        by = f"cancelled by {said.who or 'somebody'}" + (f": {said.why}" if said.why else "")
+        out: list[Instruction] = []
+        meant = self._meant(said)
+        for step in meant:
+            # The end of one is the end of its gang.
+            if step.state is StepState.RUNNING:
+                out += [*self._stop(step, by), *self._fail(step, "flow.cancelled", by, "")]
+            elif step.state not in OVER:
+                self._awards.let_go(step)
+                out += self._refuse(step, Refusal("flow.cancelled", by, BY))
+        return (f"{len(meant)} cancelled" if meant else "nothing to cancel: it is over, or has not come yet"), out
+
+    def _reroute(self, said: Intervention, now: float) -> tuple[str, list[Instruction]]:
+        self._steering.stay_away(said)
+        why = f"it is to stay away from {said.away}"
+        out: list[Instruction] = []
+        again, stay = 0, 0
+        for step in self._meant(said):
+            there = any(said.away in (lease.cluster, lease.node) for lease in step.runs())
+            if there and step.ask.effect is Effect.AT_MOST_ONCE:
+                stay += 1
+            elif there:
+                again += 1
+                out += self._stop(step, why)
+                self._placing.again(step)
+                self._steps.wait(step, why, now)
+                out += self._gang_falls(step, "rerouted", now)
+            elif step.state is not StepState.RUNNING:
+                if step.state is StepState.AWARDING:
+                    self._awards.let_go(step)
+                    self._placing.again(step)
+                    self._steps.wait(step, why, now)
+                # Its places are looked up anew.
+                step.places, step.looked_at = (), float("-inf")
+        text = f"it stays away from {said.away}" + (f"; {again} stopped there, to run elsewhere" if again else "")
+        return text + (f"; {stay} may run once only, and go on there" if stay else ""), out
+
+    def _kept_away(self, step: Step) -> list[Instruction]:
+        reason = f"each place that may take it is one to stay away from ({', '.join(sorted(step.away))})"
+        first = step.waiting_for != reason
+        step.waiting_for = reason
+        return [Tell(step.ask.step, Chapter.WAIT, f"waits: {reason}")] if first else []
+
+    # ------------------------------------------------------------------------------------------------------------
+
     def _fail(self, step: Step, code: str, text: str, todo: str) -> list[Instruction]:
         refusal = Refusal(code, text, BY, todo)
         told = [Tell(step.ask.step, Chapter.REFUSED, str(refusal)), FailStep(step.ask.step, refusal)]
@@ -560,7 +650,11 @@ class FlowGovernor:
         assert lease is not None
         facts = {"node": lease.node, "cluster": lease.cluster, "domain": lease.domain, "fence": lease.fence}
         told = Tell(step.ask.step, Chapter.LOSS, f"stopped on {lease.node} of {lease.cluster}: {why}", facts)
-        return [told, StopStep(lease, why)]
+        return [told, *(StopStep(one, why) for one in step.runs())]
+
+
+def _without(places: tuple[Place, ...], away: frozenset[str]) -> tuple[Place, ...]:
+    return tuple(place for place in places if place.cluster not in away) if away else places
 
 
 def _candidates(event: PlacesFound) -> Tell:

@@ -24,6 +24,7 @@ from ioi_dagster.governors.flow_nearness import Nearness
 from ioi_dagster.governors.flow_offers import Menu, Offers
 from ioi_dagster.governors.flow_placing import Offer, Placing
 from ioi_dagster.governors.flow_rounds import Round, Rounds
+from ioi_dagster.governors.flow_steering import Steering
 from ioi_dagster.governors.flow_steps import Step, Steps, StepState
 from ioi_dagster.governors.flow_texts import bids_text, never_in, why_no_slot, why_silent
 from ioi_dagster.governors.reputation import MANY, Reputation
@@ -58,12 +59,13 @@ class Awards:
         rounds: Rounds,
         reputation: Reputation,
         placing: Placing,
+        steering: Steering,
         budget: float | None,
     ) -> None:
         self._run, self._origin, self._budget = run, origin, budget
         self._steps, self._gangs, self._copies, self._rounds = steps, gangs, copies, rounds
         self._nearness, self._cold, self._deferred = nearness, cold, False
-        self._reputation, self._placing = reputation, placing
+        self._reputation, self._placing, self._steering = reputation, placing, steering
         self.spent = 0.0
         self._copying: dict[str, Step] = {}
         """Steps for which a copy was asked that was not answered for yet, and some for which that is over."""
@@ -92,6 +94,7 @@ class Awards:
         passed: set[str] = set()
         """Those that were looked at with the first of their gang."""
         waiting = self._placing.order(list(self._gangs.together(self._steps.waiting())))
+        room = self._steering.room()
         for step in waiting:
             if offers.exhausted:
                 # Why each of the others waits is worked out when somebody asks.
@@ -101,6 +104,9 @@ class Awards:
                 continue
             unit = self._gangs.unit(step)
             passed.update(one.ask.step for one in unit[1:])
+            if room is not None and len(unit) > room:
+                step.waiting_for = self._steering.why_capped
+                continue
             first = next(filter(None, map(self._nearness.waits_for, unit)), "")
             if first:
                 # Its node is known in a moment.
@@ -119,6 +125,7 @@ class Awards:
                 "taken": choice.place.cluster,
             }
             awards.setdefault(choice.place.cluster, []).extend(self._taken(unit, choice, offers, now))
+            room = None if room is None else room - len(unit)
             for one in unit:
                 out += self._told_wait(one, no_room, now)
                 out.append(Tell(one.ask.step, Chapter.BID, bids_text(told), told))
@@ -402,6 +409,12 @@ class Awards:
             self._awarding.pop(event.cluster, None)
         # A lease that was granted all the same is not leaked: it expires, and a newer fence replaces it.
         return [*out, Tell("", Chapter.AWARD, f"award to {event.cluster} not answered: {event.why}")]
+
+    def let_go(self, step: Step) -> None:
+        """It is not to be awarded what it is being awarded, if it is."""
+        if step.state is StepState.AWARDING:
+            self.take_back_price(step)
+            self.dropped(step.ask.step)
 
     def dropped(self, key: str) -> None:
         """Nobody waits for it: a lease that is granted all the same is released when the award is answered."""

@@ -86,7 +86,8 @@ class Gangs:
                 step.waiting_for = f"{missing} steps more of its gang {step.ask.gang!r} are to be ready"
                 continue
             if members not in counted:
-                counted[members] = self._count(self.unit(step))
+                held = not all(self._steps.may_start(key) for key in self._still(members))
+                counted[members] = False if held else self._count(self.unit(step))
             if counted[members]:
                 yield step
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ioi_dagster.governors.failures import Cause
+from ioi_dagster.model.intervention import Intervention
 from ioi_dagster.model.negotiation import Announce, Ask, Award, Awarded, Bid, Lease
 from ioi_dagster.model.placement import Edge, Link
 from ioi_dagster.model.placement import Step as GraphStep
@@ -159,6 +160,15 @@ class ClusterBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Intervened:
+    """Somebody has said what is to be done with the run, or some of its steps. `again`: an earlier process of the run has
+    answered, so only what holds from then on counts."""
+
+    said: Intervention
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed: deadlines and waits are looked at."""
 
@@ -180,6 +190,7 @@ Event = (
     | StartRefused
     | ClusterLost
     | ClusterBack
+    | Intervened
     | Tick
 )
 
@@ -275,6 +286,14 @@ class FailStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of an intervention."""
+
+    said: Intervention
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """A fact for the run's story."""
 
@@ -297,5 +316,6 @@ Instruction = (
     | DiscardAttempt
     | RefuseStep
     | FailStep
+    | Answer
     | Tell
 )

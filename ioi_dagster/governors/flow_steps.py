@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -126,6 +126,8 @@ class Step:
     """Such starts under its fence so far; each has its number."""
     no_copy_before: float = float("-inf")
     copy_price: float = 0.0
+    away: frozenset[str] = frozenset()
+    """Nodes and clusters from which it was told to stay away."""
 
     def runs(self) -> tuple[Lease, ...]:
         """The leases under which it runs."""
@@ -134,7 +136,7 @@ class Step:
     def avoids(self, now: float) -> tuple[str, ...]:
         """Nodes that it is given only where there is no other."""
         node, _, until = self.replaced
-        return (*self.lost_on, *self.refused_on, *((node,) if now < until else ()))
+        return (*self.lost_on, *self.refused_on, *((node,) if now < until else ()), *sorted(self.away))
 
 
 class Steps:
@@ -145,6 +147,10 @@ class Steps:
         self._waiting: dict[str, Step] = {}
         self._in_window: dict[Kind, int] = {}
         self._backlog: dict[Kind, dict[str, Step]] = {}
+        self._held: dict[str, Step] = {}
+        """Those that wait and must not start now."""
+        self.held_by: Callable[[str], str] = lambda _: ""
+        """Why a step must not start now; empty where it may."""
         self._fences: dict[str, int] = {}
         self._order = 0
 
@@ -183,12 +189,45 @@ class Steps:
         step = self._steps[ask.step] = Step(
             ask, self._order, kind_of(ask), group_of(ask), fence=self.fence(ask.step), since=now
         )
-        kind = step.kind
-        if ask.gang or self._in_window.get(kind, 0) < WINDOW:
+        self._line_up(step)
+        return step
+
+    def _line_up(self, step: Step) -> None:
+        """It waits: held, in the window, or behind it."""
+        if self.held_by(step.ask.step):
+            self._held[step.ask.step] = step
+        elif step.ask.gang or self._in_window.get(step.kind, 0) < WINDOW:
             self._enter(step)
         else:
-            self._backlog.setdefault(kind, {})[ask.step] = step
-        return step
+            self._backlog.setdefault(step.kind, {})[step.ask.step] = step
+
+    def hold(self) -> None:
+        """What is held has changed: those that wait line up anew, in their order."""
+        waiting = [step for step in self._steps.values() if step.state is StepState.WAITING]
+        self._waiting.clear()
+        self._in_window.clear()
+        self._backlog.clear()
+        self._held.clear()
+        for step in waiting:
+            # An answer that is under way is taken from those that are negotiated for alone.
+            step.looking, step.looked_at = False, float("-inf")
+            self._line_up(step)
+
+    def may_start(self, key: str) -> bool:
+        return key not in self._held
+
+    def held(self) -> Iterable[str]:
+        """Keys of those that wait and must not start now."""
+        return self._held
+
+    def reask(self, step: Step, ask: Ask) -> None:
+        """From now on it is asked for so; if it runs, once it waits again."""
+        waits = step.state is StepState.WAITING
+        if waits:
+            self._forget(step)
+        step.ask, step.kind, step.group = ask, kind_of(ask), group_of(ask, step.group.gang)
+        if waits:
+            self._line_up(step)
 
     def add_known(self, ask: Ask, state: StepState, fence: int, now: float, lease: Lease | None = None) -> Step:
         """One that never waited here."""
@@ -208,7 +247,10 @@ class Steps:
         step.copy, step.copying, step.copies = None, "", 0
         # An answer that is still under way is taken when it comes; it is not waited for.
         step.looked_at, step.looking = float("-inf"), False
-        self._enter(step)
+        if self.held_by(step.ask.step):
+            self._held[step.ask.step] = step
+        else:
+            self._enter(step)
 
     def award(self, step: Step) -> None:
         """It is about to be awarded, under a new fence."""
@@ -217,12 +259,16 @@ class Steps:
 
     def close(self, step: Step, state: StepState) -> None:
         """It is over, so far."""
-        kind = step.kind
-        behind = self._backlog.get(kind, {})
-        if behind.pop(step.ask.step, None) is not None and not behind:
-            del self._backlog[kind]
-        self._leave(step)
+        self._forget(step)
         step.state, step.lease, step.copy, step.copying = state, None, None, ""
+
+    def _forget(self, step: Step) -> None:
+        """It waits nowhere any more."""
+        self._held.pop(step.ask.step, None)
+        behind = self._backlog.get(step.kind, {})
+        if behind.pop(step.ask.step, None) is not None and not behind:
+            del self._backlog[step.kind]
+        self._leave(step)
 
     # Fences -----------------------------------------------------------------------------------------------------
 
@@ -240,9 +286,9 @@ class Steps:
 
     def validate(self) -> None:
         for key, step in self._steps.items():
-            behind = key in self._backlog.get(step.kind, {})
-            assert (key in self._waiting or behind) == (step.state is StepState.WAITING), key
-            assert not (key in self._waiting and behind), key
+            lines = [key in self._waiting, key in self._backlog.get(step.kind, {}), key in self._held]
+            assert sum(lines) == (step.state is StepState.WAITING), key
+            assert (key in self._held) == (step.state is StepState.WAITING and bool(self.held_by(key))), key
             assert (step.lease is not None) == (step.state is StepState.RUNNING), key
             assert step.fence <= self.fence(key), key
             for lease in step.runs():

@@ -332,7 +332,7 @@ class _Flow:
             outcomes = self._driver.fused() or self._driver.pump(self._wait(ready))
             for report in self._driver.reports():
                 yield map_event(self._context, self._plan, report)
-            for text in self._driver.replaced():
+            for text in (*self._driver.replaced(), *self._driver.interventions()):
                 yield DagsterEvent.engine_event(self._context, text, EngineEventData())
             yield from self._progress.tell(self._context, lambda: self._active.get_known_state().dynamic_mappings)
             yield from self._outage.tell(self._context)

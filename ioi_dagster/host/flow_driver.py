@@ -26,6 +26,7 @@ from ioi_dagster.governors.mapping import Report
 from ioi_dagster.host.commits import RunLedger
 from ioi_dagster.host.fleet_watch import FleetWatch
 from ioi_dagster.host.fleets import Fleet
+from ioi_dagster.host.interventions import InterventionDesk
 from ioi_dagster.host.io_manager import ObjectStore
 from ioi_dagster.host.map_desk import Heard, MapDesk
 from ioi_dagster.host.negotiator import Negotiator
@@ -72,6 +73,7 @@ class FlowDriver:
         self._pool = ThreadPoolExecutor(12, thread_name_prefix="flow")
         self._work: dict[str, Work] = {}
         self._ledger = RunLedger(run, epoch, ledger, clock)
+        self._interventions = InterventionDesk(run, ledger, clock)
         self._maps = MapDesk(run, self)
         self._negotiator = Negotiator(run, network, self._is_typed, self._pool, self._inbox.put)
         self._starts = Starts(run, network, lambda: self._maps.waiting, clock, self._inbox.put)
@@ -147,6 +149,7 @@ class FlowDriver:
                 events += self._drain(left)
         self._watch_fleets()
         self._pool_slots()
+        events += self._interventions.look()
         self._take_all(events)
         for _ in range(TURNS):
             # What was answered at once is taken at once: a step goes from ready to started in one turn.
@@ -180,6 +183,10 @@ class FlowDriver:
     def replaced(self) -> list[str]:
         """What is to be told of nodes whose processes are being replaced, since the last call."""
         return self._starts.replaced()
+
+    def interventions(self) -> list[str]:
+        """What is to be told of what people said to the run, since the last call."""
+        return self._interventions.told()
 
     # For the maps inside steps -----------------------------------------------------------------------------------
 
@@ -270,6 +277,7 @@ class FlowDriver:
         # What could not be written by now is owed still: the events of its commits are told when the run is resumed.
         with contextlib.suppress(LedgerAwayError):
             self._ledger.last_words()
+            self._interventions.write()
 
     def _give_back(self, interrupted: bool) -> None:
         leases = self._governor.leases()
@@ -353,6 +361,8 @@ class FlowDriver:
                     self._commit_follower(follower)
             case flow.DiscardAttempt(step, fence, attempt, _):
                 self._results.discard(step, fence, attempt)
+            case flow.Answer():
+                self._interventions.answered(instruction)
             case flow.RefuseStep(step, refusal) | flow.FailStep(step, refusal):
                 # A block call's node decides what becomes of its input, also when the machinery gave up on it.
                 self._owe(self._results.refused(step, refusal))

@@ -82,7 +82,7 @@ def decide_launch(home: DomainHome, gate: Gate, run: DagsterRun, steps: int) -> 
     document = launch_document(
         now=SystemClock().wall(),
         domain=home.name,
-        subject=run.tags.get(tags.SUBJECT) or _me(),
+        subject=run.tags.get(tags.SUBJECT) or me(),
         trigger=trigger_of(run.tags),
         run=run.run_id,
         job=run.job_name,
@@ -103,7 +103,7 @@ def permit_for(home: DomainHome, run: DagsterRun, decision: Decision) -> Signed:
     authorities = home.config().authorities
     permit = RunPermit(
         **binding(run),
-        subject=run.tags.get(tags.SUBJECT) or _me(),
+        subject=run.tags.get(tags.SUBJECT) or me(),
         highest=DataClass(run.tags.get(tags.HIGHEST, str(DataClass.RESTRICTED))),
         domains=tuple(sorted(authorities)),
         decision_ids=(decision.id,),
@@ -168,7 +168,7 @@ def gate_one(home: DomainHome, gate: Gate, run: DagsterRun, steps: int) -> tuple
 
 def started_by(run: DagsterRun) -> str:
     """Trigger and subject, in words."""
-    return f"started by {trigger_of(run.tags)}, subject {run.tags.get(tags.SUBJECT) or _me()}"
+    return f"started by {trigger_of(run.tags)}, subject {run.tags.get(tags.SUBJECT) or me()}"
 
 
 def trigger_of(run_tags: Mapping[str, str]) -> str:
@@ -202,7 +202,8 @@ def _json(value: Any) -> Any:
     return value
 
 
-def _me() -> str:
+def me() -> str:
+    """Who this process works for, by the operating system; empty where that does not know."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -73,3 +73,14 @@ def ledger_of(home: Path | None) -> Path:
     if home is None and not (found / "domains").is_dir() and alone is not None and alone.exists():
         return alone
     return home_domain_of(found).ledger
+
+
+def use_home(home: Path | None) -> None:
+    """From now on this process works for the federation in `home` (or `$IOI_HOME`, or `.ioi` here), else for runs alone in
+    `$DAGSTER_HOME`. Raises `BadInputError` where there is neither."""
+    found = find_home(home)
+    if home is not None or (found / "domains").is_dir():
+        domain = home_domain_of(found)
+        os.environ |= {"IOI_HOME": str(found), "IOI_DOMAIN": domain.name, "DAGSTER_HOME": str(prepare_dagster(found))}
+    elif "DAGSTER_HOME" not in os.environ:
+        raise BadInputError("no home is here", todo="give --home, or set DAGSTER_HOME")

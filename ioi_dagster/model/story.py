@@ -21,6 +21,7 @@ class Chapter(StrEnum):
     MAP = "map"
     COPY = "copy"
     LOSS = "loss"
+    INTERVENTION = "intervention"
     COMMIT = "commit"
     REFUSED = "refused"
     DONE = "done"

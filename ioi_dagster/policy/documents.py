@@ -30,6 +30,15 @@ REQUIRED: dict[str, tuple[tuple[str, type], ...]] = {
         ("candidate.authority", str),
         ("candidate.handles", str),
     ),
+    "intervene": (
+        ("subject.id", str),
+        ("action", str),
+        ("target.run", str),
+        ("target.job", str),
+        ("target.step", str),
+        ("target.subject", str),
+        ("reason", str),
+    ),
     "step": (
         ("step.capability", str),
         ("step.data_class", str),
@@ -124,6 +133,31 @@ def step_document(
         "step": {"capability": capability, "data_class": str(data_class)},
         "candidate": {"domain": domain},
         "permit": {"highest": str(highest), "domains": list(domains)},
+    }
+
+
+def intervene_document(
+    *,
+    now: float,
+    domain: str,
+    subject: str,
+    action: str,
+    run: str,
+    job: str,
+    step: str,
+    started_by: str,
+    reason: str,
+    value: int | None = None,
+    away: str = "",
+) -> dict[str, Any]:
+    """May who asks do this to a run that is under way? `step` is empty for the whole run, `started_by` its subject."""
+    return {
+        **_common("intervene", now, domain),
+        "subject": {"id": subject, "kind": "person" if subject else "unknown"},
+        "action": action,
+        "target": {"run": run, "job": job, "step": step, "subject": started_by},
+        "params": {"value": value, "away": away},
+        "reason": reason,
     }
 
 

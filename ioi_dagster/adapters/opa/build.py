@@ -15,7 +15,7 @@ from ioi_dagster.errors import BadInputError, FinalError
 from ioi_dagster.signing import digest_bytes
 
 OPA = "github.com/open-policy-agent/opa@v1.22.2"
-_DECISIONS = ("launch", "step", "placement", "register", "data_move")
+_DECISIONS = ("launch", "intervene", "step", "placement", "register", "data_move")
 
 
 def find_opa() -> str:

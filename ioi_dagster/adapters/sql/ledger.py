@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 
 from ioi_dagster.adapters.sql.sqlite import open_sqlite
 from ioi_dagster.errors import RetryableError
+from ioi_dagster.model.intervention import Action, Intervention
 from ioi_dagster.model.story import Chapter, Entry
 
 _meta = sa.MetaData()
@@ -82,6 +83,21 @@ _story = sa.Table(
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("facts", sa.Text, nullable=False),
 )
+_intervention = sa.Table(
+    "intervention",
+    _meta,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("run", sa.Text, nullable=False, index=True),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("value", sa.Integer),
+    sa.Column("away", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("answer", sa.Text, nullable=False),
+)
+"""What people said to runs, and what came of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,8 +425,29 @@ class Ledger:
         """Remove all rows of `runs`, of each at once or not at all. Raises `LedgerAwayError`."""
         for run in runs:
             with self._begin() as connection:
-                for table in (_story, _store, _class, _step, _run):
+                for table in (_story, _store, _class, _intervention, _step, _run):
                     connection.execute(sa.delete(table).where(table.c.run == run))
+
+    def intervene(self, said: Intervention) -> int:
+        """Leave word for the process of a run, this one or one to come; its number. Raises `LedgerAwayError`."""
+        values = {**asdict(said), "action": str(said.action)}
+        del values["number"]
+        with self._begin() as connection:
+            return int(connection.execute(sa.insert(_intervention).values(**values)).lastrowid)
+
+    def interventions(self, run: str, after: int = 0) -> list[Intervention]:
+        """What was said to the run, in order, from the one after number `after` on. Raises `LedgerAwayError`."""
+        its = _intervention.c
+        query = sa.select(_intervention).where(its.run == run, its.number > after).order_by(its.number)
+        with self._begin() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [Intervention(**{**row, "action": Action(row["action"])}) for row in rows]
+
+    def answered(self, number: int, answer: str) -> None:
+        """What came of it. Raises `LedgerAwayError`."""
+        with self._begin() as connection:
+            its = sa.update(_intervention).where(_intervention.c.number == number)
+            connection.execute(its.values(answer=answer))
 
     def counts(self, run: str) -> dict[str, int]:
         """How many steps of a run are in which state."""

@@ -1,0 +1,114 @@
+"""What people have said about a run that is under way, as far as it holds from now on: what is paused, how many may run at once,
+which priorities count, and from where steps are to stay away. What happens at once, the flow governor does itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeVar
+
+from ioi_dagster.governors.flow_steps import Steps, StepState
+from ioi_dagster.model.intervention import Action, Intervention, names_of
+from ioi_dagster.model.negotiation import Ask
+
+V = TypeVar("V")
+AT_ONCE = frozenset({StepState.AWARDING, StepState.RUNNING})
+
+
+class Steering:
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._paused: dict[str, Intervention] = {}
+        """By step, or mapped step; the empty name is the whole run."""
+        self._priorities: dict[str, int] = {}
+        self._away: dict[str, frozenset[str]] = {}
+        self._cap: int | None = None
+        steps.held_by = self.why_held
+
+    # What holds -------------------------------------------------------------------------------------------------
+
+    def why_held(self, step: str) -> str:
+        """Why the step must not start now; empty where it may."""
+        if not self._paused:
+            return ""
+        pause = next((self._paused[name] for name in ("", *names_of(step)) if name in self._paused), None)
+        if pause is None:
+            return ""
+        return f"paused by {pause.who or 'somebody'}" + (f": {pause.why}" if pause.why else "")
+
+    def shaped(self, ask: Ask) -> Ask:
+        """The ask of a step that is ready, as it counts."""
+        priority = self._of(self._priorities, ask.step)
+        return ask if priority is None else replace(ask, priority=priority)
+
+    def away(self, step: str) -> frozenset[str]:
+        """Nodes and clusters from which the step is to stay away."""
+        return self._of(self._away, step) or frozenset()
+
+    def room(self) -> int | None:
+        """So many steps more may start; None: any number."""
+        if self._cap is None:
+            return None
+        return max(0, self._cap - sum(step.state in AT_ONCE for step in self._steps.all()))
+
+    @property
+    def why_capped(self) -> str:
+        return f"the run may have {self._cap} steps at once"
+
+    def _of(self, table: dict[str, V], step: str) -> V | None:
+        return next((table[name] for name in (*names_of(step), "") if name in table), None)
+
+    # What is said -----------------------------------------------------------------------------------------------
+
+    def pause(self, said: Intervention) -> str:
+        known = self._paused.get(said.step)
+        self._paused[said.step] = said
+        self._steps.hold()
+        return "paused already" if known is not None else "paused; what runs goes on to its end"
+
+    def resume(self, said: Intervention) -> str:
+        if said.step and "" in self._paused:
+            return f"not resumed: the whole run is {self.why_held('')}"
+        if not said.step:
+            found = list(self._paused)
+        else:
+            found = [name for name in self._paused if name and said.means(name)]
+            above = next((name for name in names_of(said.step) if name in self._paused), None)
+            if above is not None and not found:
+                return f"not resumed: {above} is paused as a whole"
+        for name in found:
+            del self._paused[name]
+        self._steps.hold()
+        return "goes on" if found else "was not paused"
+
+    def prioritise(self, said: Intervention) -> str:
+        assert said.value is not None
+        for name in [name for name in self._priorities if name and said.means(name)]:
+            del self._priorities[name]
+        self._priorities[said.step] = said.value
+        for step in [step for step in self._steps.all() if said.means(step.ask.step)]:
+            self._steps.reask(step, replace(step.ask, priority=said.value))
+        return f"has priority {said.value} from now on"
+
+    def cap(self, said: Intervention) -> str:
+        self._cap = said.value
+        return "may have any number of steps at once" if said.value is None else f"may have {said.value} steps at once"
+
+    def stay_away(self, said: Intervention) -> None:
+        self._away[said.step] = self._away.get(said.step, frozenset()) | {said.away}
+        for step in self._steps.all():
+            if said.means(step.ask.step):
+                step.away = self.away(step.ask.step)
+
+    def of_run(self, said: Intervention) -> str:
+        """What came of one that holds from now on."""
+        match said.action:
+            case Action.PAUSE:
+                return self.pause(said)
+            case Action.RESUME:
+                return self.resume(said)
+            case Action.PRIORITISE:
+                return self.prioritise(said)
+            case Action.CAP:
+                return self.cap(said)
+            case _:
+                raise AssertionError(said.action)

@@ -1,0 +1,76 @@
+"""What a person, or a governor, has done to a run that is under way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ioi_dagster.errors import BadInputError
+
+MAX_TEXT = 500
+MAX_PRIORITY = 1_000
+MAX_CAP = 100_000
+
+
+class Action(StrEnum):
+    PAUSE = "pause"
+    RESUME = "resume"
+    CANCEL = "cancel"
+    REROUTE = "reroute"
+    PRIORITISE = "prioritise"
+    CAP = "cap"
+
+
+ONCE = frozenset({Action.CANCEL, Action.REROUTE})
+"""Those that happen to what runs at the time. The others hold until something else is said, also in a process that goes on
+with the run."""
+
+
+def names_of(step: str) -> tuple[str, str, str]:
+    """What the step with that key goes by: its key, that of the step whose map it is a part of, and that of the step that is
+    mapped."""
+    mapping = step.partition("#")[0]
+    return step, mapping, mapping.partition("[")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Intervention:
+    """`step` is the key of a step, or of the step whose mapped ones are meant; empty for the whole run. `value` is the priority,
+    or how many steps may run at once (None: any number). `away` is the node or the cluster to go away from. `number` is its place
+    in the run's ledger, `at` Unix seconds; `answer` is what came of it, empty as long as no process of the run has seen it."""
+
+    run: str
+    action: Action
+    step: str = ""
+    value: int | None = None
+    away: str = ""
+    why: str = ""
+    who: str = ""
+    at: float = 0.0
+    number: int = 0
+    answer: str = ""
+
+    def means(self, step: str) -> bool:
+        return not self.step or self.step in names_of(step)
+
+    def check(self) -> None:
+        """Raises `BadInputError` for what makes no sense."""
+        if max(map(len, (self.why, self.step, self.away, self.who))) > MAX_TEXT:
+            raise BadInputError(f"a text of more than {MAX_TEXT} characters", todo="say it shorter")
+        match self.action:
+            case Action.PRIORITISE if self.value is None or abs(self.value) > MAX_PRIORITY:
+                raise BadInputError(
+                    f"{self.value} is no priority", todo=f"take a number from -{MAX_PRIORITY} to {MAX_PRIORITY}"
+                )
+            case Action.CAP if self.value is not None and not 0 <= self.value <= MAX_CAP:
+                raise BadInputError(
+                    f"{self.value} is no number of steps", todo=f"take a number from 0 to {MAX_CAP}, or `none`"
+                )
+            case Action.CAP if self.step:
+                raise BadInputError("only a whole run has a cap", todo="leave the step out")
+            case Action.REROUTE if not self.away:
+                raise BadInputError("it is not said where to go away from", todo="name a node or a cluster")
+            case Action.REROUTE | Action.CANCEL if not self.step:
+                raise BadInputError(f"{self.action} is for steps here", todo="name the step")
+            case _:
+                pass

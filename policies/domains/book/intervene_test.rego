@@ -1,0 +1,24 @@
+package ioi.book.intervene_test
+
+import data.ioi.book.intervene
+
+good := {
+	"subject": {"id": "ann"},
+	"action": "cancel",
+	"target": {"run": "r", "job": "j", "step": "", "subject": "bob"},
+	"reason": "it fills the disk",
+}
+
+codes(document) := {deny.code | some deny in intervene.verdict.deny with input as document}
+
+test_who_says_who_and_why_may if codes(good) == set()
+
+test_nobody_may_not if codes(object.union(good, {"subject": {"id": ""}})) == {"intervene.no_subject"}
+
+test_the_work_of_others_is_not_ended_without_a_reason if {
+	codes(object.union(good, {"reason": " "})) == {"intervene.no_reason"}
+	codes(object.union(good, {"reason": "", "action": "pause"})) == set()
+	codes(object.union(good, {"reason": "", "subject": {"id": "bob"}})) == set()
+}
+
+test_what_was_decided_is_not_kept if intervene.verdict.ttl_s == 0 with input as good

@@ -1,0 +1,182 @@
+"""What people say to a run under way, by the command line, in a federation with its policy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from dagster import DagsterInstance, DagsterRunStatus
+from typer.testing import CliRunner
+
+from definitions.documents.catalogue import BLOCKS
+from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.cli import app
+from ioi_dagster.local.federation import Federation
+from ioi_dagster.local.home import PROJECT, prepare_dagster
+from ioi_dagster.local.topology_file import load_topology
+from ioi_dagster.model.story import Chapter
+from tests.conftest import eventually
+from tests.integration.reviewed import policies_that_know
+from tests.integration.steered_defs import COUNT
+
+pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(400)]
+
+MODULE = "tests.integration.steered_defs"
+TOPOLOGY = """
+network: book
+home: library.example
+domains:
+  - name: library.example
+    authority: partners
+    handles: restricted
+    clusters:
+      - name: library-main
+        nodes: [{name: library-1}, {name: library-2}]
+"""
+
+
+class Steered:
+    """A run whose steps write down that they began, and end when they are let."""
+
+    def __init__(self, folder: Path, home: Path, ledger: Ledger) -> None:
+        self.folder, self.home, self._ledger = folder, home, ledger
+
+    def say(self, *words: str, who: str = "ann", code: int = 0) -> str:
+        os.environ["LOGNAME"] = who
+        result = CliRunner().invoke(app, [*words, "--home", str(self.home)])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    def refused(self, *words: str) -> str:
+        return str(CliRunner().invoke(app, [*words, "--home", str(self.home)]).exception)
+
+    def told(self, *words: str) -> str:
+        """The answer."""
+        said = json.loads(self.say(*words, "--json"))
+        assert said["decision"], "policy was asked"
+        return said["answer"]
+
+    def began(self) -> set[tuple[int, str]]:
+        names = [path.name.removeprefix("began-") for path in self.folder.glob("began-*")]
+        return {(int(number), node) for number, _, node in (name.partition("-") for name in names)}
+
+    def let(self, *numbers: int) -> None:
+        for number in numbers:
+            (self.folder / f"go-{number}").touch()
+
+    def run(self) -> str:
+        return self._ledger.runs(limit=1)[0][0]
+
+    def counts(self) -> dict[str, int]:
+        return self._ledger.counts(self.run())
+
+    def waits_for(self) -> str:
+        last = self._ledger.last_progress(self.run())
+        return json.dumps(last.facts) if last else ""
+
+    def until(self, look: Callable[[], object], what: str) -> None:
+        eventually(look, 60, what)
+
+    def interventions(self) -> list[str]:
+        return [one.text for one in self._ledger.story(self.run()) if one.chapter is Chapter.INTERVENTION]
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A run that ann has started."""
+    settings = json.dumps({"ops": {"work": {"config": {"folder": str(folder)}}}})
+    command = [sys.executable, "-m", "tests.integration.governed_run", MODULE, "works", settings]
+    process = subprocess.Popen([*command, json.dumps({"ioi/subject": "ann"})], cwd=PROJECT)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_run_is_paused_capped_resumed_rerouted_and_cancelled_in_part(tmp_path: Path) -> None:
+    topology, home, folder = tmp_path / "topology.yaml", tmp_path / "home", tmp_path / "steps"
+    topology.write_text(TOPOLOGY)
+    folder.mkdir()
+    policies = policies_that_know(MODULE, tmp_path / "policies")
+    with Federation(load_topology(topology), home, policies, BLOCKS) as federation:
+        os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
+        federation.wait_ready(120)
+        ledger = Ledger(federation.home_domain.ledger)
+        with started(folder) as process:
+            steered = Steered(folder, home, ledger)
+            steered.until(lambda: len(steered.began()) == 2, "both nodes work")
+
+            assert steered.told("pause", "last", "--why", "lunch") == "paused; what runs goes on to its end"
+            assert steered.told("pause", "last", "work[0]") == "paused; what runs goes on to its end"
+            first = {number for number, _ in steered.began()}
+            steered.let(*first)
+            steered.until(lambda: steered.counts().get("DONE") == 3, "what ran is done")
+            steered.until(lambda: "paused by ann: lunch" in steered.waits_for(), "why the others wait")
+            assert {number for number, _ in steered.began()} == first
+
+            assert steered.told("cap", "last", "1") == "may have 1 steps at once"
+            assert steered.told("resume", "last") == "goes on"
+            steered.until(lambda: len(steered.began()) == 3, "one more begins")
+            steered.until(lambda: "the run may have 1 steps at once" in steered.waits_for(), "the cap is told")
+            ((number, node),) = [one for one in steered.began() if one[0] not in first]
+
+            assert "1 stopped there" in steered.told("reroute", "last", f"work[{number}]", "--away-from", node)
+            other = {"library-1": "library-2", "library-2": "library-1"}[node]
+            steered.until(lambda: (number, other) in steered.began(), "it begins elsewhere")
+            assert steered.counts() == {"DONE": 3, "RUN": 1}
+
+            last = next(one for one in range(COUNT - 1, -1, -1) if one not in (*first, number))
+            refused = steered.say("cancel", "last", f"work[{last}]", who="bob", code=1)
+            assert "no reason is given" in refused
+            assert steered.told("cancel", "last", f"work[{last}]", "--why", "a bad page") == "1 cancelled"
+            assert steered.told("cap", "last", "none") == "may have any number of steps at once"
+            steered.let(*range(COUNT))
+            assert process.wait(120) != 0, "a step of it was cancelled"
+            assert steered.counts() == {"DONE": COUNT}  # numbers, and all of work but one
+            assert [text.partition(":")[0] for text in steered.interventions()] == [
+                "pause by ann (lunch)", "pause by ann", "cap by ann", "resume by ann", "reroute by ann",
+                "cancel by ann (a bad page)", "cap by ann",
+            ]  # fmt: skip
+            assert "has ended" in steered.refused("pause", "last")
+        ledger.close()
+        with DagsterInstance.get() as instance:
+            (run,) = instance.get_runs()
+            assert run.status is DagsterRunStatus.FAILURE
+            log = [entry.dagster_event.message for entry in instance.all_logs(run.run_id) if entry.dagster_event]
+            assert any("ann said: pause (lunch) — paused; what runs goes on to its end" in text for text in log)
+            (failure,) = [
+                entry.dagster_event.step_failure_data
+                for entry in instance.all_logs(run.run_id)
+                if entry.dagster_event and entry.dagster_event.is_step_failure
+            ]
+            assert "[flow.cancelled] cancelled by ann: a bad page" in str(failure.error)
+
+
+def test_a_whole_run_is_cancelled(tmp_path: Path) -> None:
+    topology, home, folder = tmp_path / "topology.yaml", tmp_path / "home", tmp_path / "steps"
+    topology.write_text(TOPOLOGY)
+    folder.mkdir()
+    policies = policies_that_know(MODULE, tmp_path / "policies")
+    with Federation(load_topology(topology), home, policies, BLOCKS) as federation:
+        os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
+        federation.wait_ready(120)
+        with started(folder) as process:
+            ledger = Ledger(federation.home_domain.ledger)
+            steered = Steered(folder, home, ledger)
+            steered.until(lambda: len(steered.began()) == 2, "both nodes work")
+            assert steered.told("pause", "last") == "paused; what runs goes on to its end"
+            assert steered.told("cancel", "last") == "ended"
+            assert process.wait(60) != 0
+            ledger.close()
+        with DagsterInstance.get() as instance:
+            (run,) = instance.get_runs()
+            assert run.status is DagsterRunStatus.CANCELED
+            log = [entry.dagster_event.message for entry in instance.all_logs(run.run_id) if entry.dagster_event]
+            assert [text for text in log if "cancel" in text.lower()][:1] == ["ann said: cancel"]

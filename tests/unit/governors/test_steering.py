@@ -1,0 +1,270 @@
+"""What people say to a run under way: it holds, it is answered, and nothing is lost by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.governors import flow
+from ioi_dagster.governors.failures import Cause
+from ioi_dagster.governors.flow_messages import Answer, FailStep, RefuseStep, SendAnnounce, SendAward, StartStep
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.intervention import Action, Intervention
+from ioi_dagster.model.negotiation import Ask, Awarded, Bid, Effect, Lease, LeaseRequest, SupplyPoint
+from ioi_dagster.model.story import Chapter
+from tests.unit.governors.test_flow import Story
+
+
+class Steered(Story):
+    """A run whose steps may go to clusters a and b, of so many slots each; everything is answered at once."""
+
+    def __init__(self, slots: int = 4) -> None:
+        super().__init__()
+        self.governor = flow.FlowGovernor("r", "home", park_s=0.0)
+        self.slots, self.seen, self.count = slots, 0, 0
+        self.clusters = ("a", "b")
+        self.running: dict[str, Lease] = {}
+
+    def say(self, action: Action, step: str = "", **more: Any) -> str:
+        """The answer."""
+        self.count += 1
+        said = Intervention("r", action, step, who="ann", why=more.pop("why", "a reason"), number=self.count, **more)
+        said.check()
+        self.event(flow.Intervened(said))
+        self.settle()
+        (answer,) = [one for one in self.wanted(Answer) if one.said == said]
+        told = [one for one in self.wanted(flow.Tell) if one.facts.get("number") == self.count]
+        assert [(one.step, one.chapter) for one in told] == [(step, Chapter.INTERVENTION)]
+        return answer.text
+
+    def come(self, *steps: str, **more: Any) -> None:
+        self.ready(*(Ask("r", step, "work", **more) for step in steps))
+        self.settle()
+
+    def settle(self) -> None:
+        for _ in range(6):
+            self._answer()
+            self.event(flow.Tick(), later=0.5)
+        self.governor.validate()
+
+    def _answer(self) -> None:
+        while self.seen < len(self.done):
+            wanted = self.done[self.seen]
+            self.seen += 1
+            match wanted:
+                case flow.FindPlaces(asks):
+                    for ask in asks:
+                        places = tuple(flow.Place(name, name) for name in self.clusters)
+                        self.event(flow.PlacesFound(ask.step, places, (), False))
+                case SendAnnounce(cluster, announce):
+                    free = self.slots - sum(lease.cluster == cluster for lease in self.running.values())
+                    points = tuple(
+                        SupplyPoint(one.capability, one.data_class, free, 1.0, gang=one.gang)
+                        for one in announce.groups
+                        if free >= max(1, one.gang)
+                    )
+                    self.event(flow.BidReceived(Bid(cluster, cluster, "r", announce.round, 1, points)))
+                case SendAward(award):
+                    leases = tuple(self._lease(award.cluster, request) for request in award.requests)
+                    self.event(flow.AwardAnswered(Awarded(award.cluster, leases)))
+                case StartStep(ask, lease):
+                    self.running[ask.step] = lease
+                case flow.StopStep(lease):
+                    self.running.pop(lease.step, None)
+
+    def _lease(self, cluster: str, request: LeaseRequest) -> Lease:
+        key = f"{request.step}/{request.fence}@{cluster}"
+        return Lease(key, "r", request.step, request.fence, 0, "work", cluster, cluster, f"{cluster}1", 1)
+
+    def end(self, step: str) -> None:
+        lease = self.running.pop(step)
+        self.event(flow.StepEnded(step, lease.fence, f"of {step}", 1.0))
+        self.settle()
+
+    def waiting(self) -> dict[str, str]:
+        return self.governor.snapshot().waiting
+
+
+PAUSED = "paused by ann: a reason"
+
+
+def test_a_paused_run_starts_nothing_and_goes_on_where_it_was():
+    run = Steered()
+    run.come("before")
+    assert run.say(Action.PAUSE) == "paused; what runs goes on to its end"
+    run.come("a", "b")
+    assert (list(run.running), run.waiting()) == (["before"], {"a": PAUSED, "b": PAUSED})
+    run.end("before")
+    assert run.say(Action.PAUSE) == "paused already"
+    assert run.say(Action.RESUME) == "goes on"
+    assert set(run.running) == {"a", "b"}
+    assert run.say(Action.RESUME) == "was not paused"
+
+
+def test_steps_are_paused_by_name_and_mapped_ones_by_the_name_of_their_step():
+    run = Steered()
+    run.say(Action.PAUSE, "ocr")
+    run.say(Action.PAUSE, "page[2]")
+    run.come("ocr[1]", "ocr[2]", "ocr_more", "page[1]", "page[2]")
+    assert (set(run.running), set(run.waiting())) == ({"ocr_more", "page[1]"}, {"ocr[1]", "ocr[2]", "page[2]"})
+    assert run.say(Action.RESUME, "ocr[1]") == "not resumed: ocr is paused as a whole"
+    assert run.say(Action.RESUME, "ocr") == "goes on"
+    assert set(run.waiting()) == {"page[2]"}
+    run.say(Action.PAUSE)
+    assert run.say(Action.RESUME, "page[2]") == f"not resumed: the whole run is {PAUSED}"
+    run.say(Action.RESUME)
+    assert run.waiting() == {}
+
+
+def test_what_is_lost_while_its_run_is_paused_waits_too():
+    run = Steered()
+    run.come("s")
+    run.say(Action.PAUSE)
+    lease = run.running.pop("s")
+    run.event(flow.StepLost("s", lease.fence, lease.node, "its worker died", Cause.NODE_LOST))
+    run.settle()
+    assert (run.running, run.waiting()) == ({}, {"s": PAUSED})
+    run.say(Action.RESUME)
+    assert set(run.running) == {"s"}
+
+
+def test_a_gang_of_which_one_is_paused_does_not_start():
+    run = Steered()
+    run.say(Action.PAUSE, "y")
+    run.come("x", "y", gang="g", gang_size=2)
+    assert run.running == {}
+    run.say(Action.RESUME, "y")
+    assert set(run.running) == {"x", "y"}
+
+
+@pytest.mark.parametrize("cap", [0, 1, 3])
+def test_no_more_run_at_once_than_the_cap_and_the_next_start_when_others_end(cap):
+    run = Steered()
+    assert run.say(Action.CAP, value=cap) == f"may have {cap} steps at once"
+    run.come(*(f"s{number}" for number in range(6)))
+    seen = set(run.running)
+    assert len(run.running) == cap
+    assert set(run.waiting().values()) == {f"the run may have {cap} steps at once"}
+    while cap and run.running:
+        run.end(next(iter(run.running)))
+        assert len(run.running) == min(cap, 6 - len(seen - run.running.keys()))
+        seen |= run.running.keys()
+    assert run.say(Action.CAP, value=None) == "may have any number of steps at once"
+    assert len(seen | run.running.keys()) == 6
+
+
+def test_a_lower_cap_stops_nothing_that_runs():
+    run = Steered()
+    run.come("a", "b", "c")
+    run.say(Action.CAP, value=1)
+    run.come("d")
+    run.end("a")
+    run.end("b")
+    assert set(run.running) == {"c"}
+    run.end("c")
+    assert set(run.running) == {"d"}
+
+
+def test_priorities_count_for_what_waits_and_for_what_comes():
+    run = Steered(slots=1)
+    run.come("first", "second")
+    run.come("late", "urgent")
+    assert run.say(Action.PRIORITISE, "urgent", value=10) == "has priority 10 from now on"
+    run.end("first")
+    assert "urgent" in run.running
+    run.say(Action.PRIORITISE, "later", value=5)
+    run.come("later")
+    run.end("second")
+    assert "later" in run.running
+
+
+def test_what_waits_is_cancelled_and_what_runs_is_stopped_and_neither_comes_back():
+    run = Steered(slots=1)
+    run.clusters = ("a",)
+    run.come("m[1]", "m[2]", "m[3]", "other")
+    ((runs, lease),) = run.running.items()
+    assert run.say(Action.CANCEL, "m") == "3 cancelled"
+    assert [one.lease for one in run.wanted(flow.StopStep)] == [lease]
+    ended = {one.step: one.refusal for kind in (RefuseStep, FailStep) for one in run.wanted(kind)}
+    assert ended.keys() == {"m[1]", "m[2]", "m[3]"}
+    assert {(one.code, one.text) for one in ended.values()} == {("flow.cancelled", "cancelled by ann: a reason")}
+    assert "other" in run.running
+    assert run.say(Action.CANCEL, "m") == "nothing to cancel: it is over, or has not come yet"
+    run.event(flow.StepEnded(runs, lease.fence, "late", 1.0))
+    assert [one.step for one in run.wanted(flow.DiscardAttempt)] == [runs]
+
+
+@pytest.mark.parametrize("away", ["a", "a1"])
+def test_steps_are_taken_away_from_a_cluster_or_a_node_and_run_elsewhere(away):
+    run = Steered()
+    run.clusters = ("a",)
+    run.come("s", "t")
+    run.clusters = ("a", "b")
+    assert run.say(Action.REROUTE, "s", away=away) == f"it stays away from {away}; 1 stopped there, to run elsewhere"
+    assert run.running["t"].cluster == "a"
+    if away == "a":
+        assert run.running["s"].cluster == "b"
+    assert run.running["s"].fence == 2
+    (request,) = run.wanted(SendAward)[-1].award.requests
+    assert away in request.avoid
+
+
+def test_who_has_nowhere_else_to_go_waits_and_says_so():
+    run = Steered()
+    run.clusters = ("a",)
+    run.come("s")
+    run.say(Action.REROUTE, "s", away="a")
+    assert run.waiting() == {"s": "each place that may take it is one to stay away from (a)"}
+    assert run.running == {}
+
+
+def test_what_may_run_once_only_is_not_rerouted_while_it_runs():
+    run = Steered()
+    run.clusters = ("a",)
+    run.come("s", effect=Effect.AT_MOST_ONCE)
+    text = "it stays away from a; 1 may run once only, and go on there"
+    assert run.say(Action.REROUTE, "s", away="a") == text
+    assert set(run.running) == {"s"}
+
+
+def test_a_process_that_goes_on_with_the_run_keeps_what_holds_and_does_nothing_twice():
+    run = Steered()
+    for action, step, more in [
+        (Action.PAUSE, "p", {}), (Action.CAP, "", {"value": 3}), (Action.CANCEL, "c", {}), (Action.REROUTE, "d", {"away": "a"}),
+    ]:  # fmt: skip
+        run.event(flow.Intervened(Intervention("r", action, step, who="ann", why="a reason", **more), again=True))
+    run.come("p", "c", "d")
+    run.come("e", "f")
+    assert run.wanted(Answer) == []
+    assert len(run.running) == 3
+    assert {"c", "d"} < run.running.keys()
+    assert run.running["d"].cluster == "b"
+    assert run.waiting()["p"] == PAUSED
+
+
+@pytest.mark.parametrize(
+    ("action", "more", "says"),
+    [
+        (Action.PRIORITISE, {}, "None is no priority"),
+        (Action.PRIORITISE, {"value": 1_001}, "1001 is no priority"),
+        (Action.CAP, {"value": -1}, "-1 is no number of steps"),
+        (Action.CAP, {"value": 1, "step": "s"}, "only a whole run has a cap"),
+        (Action.REROUTE, {"step": "s"}, "it is not said where to go away from"),
+        (Action.REROUTE, {"away": "a"}, "reroute is for steps here"),
+        (Action.CANCEL, {}, "cancel is for steps here"),
+        (Action.PAUSE, {"why": "x" * 501}, "a text of more than 500 characters"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(action, more, says):
+    with pytest.raises(BadInputError, match=says):
+        Intervention("r", action, **more).check()
+
+
+def test_data_class_is_kept_by_what_is_asked_for_anew():
+    run = Steered(slots=0)
+    run.come("s", data_class=DataClass.RESTRICTED)
+    run.say(Action.PRIORITISE, value=3)
+    (group,) = run.wanted(SendAnnounce)[-1].announce.groups
+    assert (group.data_class, group.priority) == (DataClass.RESTRICTED, 3)
