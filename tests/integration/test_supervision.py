@@ -62,6 +62,8 @@ def test_one_that_stands_still_is_ended_and_replaced(federation, victim):
     before = pids(federation)
     os.kill(before[victim], signal.SIGSTOP)
     eventually(lambda: renewed(federation, before, {victim}), 30, f"another {victim}")
-    log = federation.domain(DOMAIN).root / "supervisor.log"
-    assert f"{victim} stood still" in log.read_text()
+    log = (federation.domain(DOMAIN).root / "supervisor.log").read_text()
+    # Of a node its scheduler may be the first to see it.
+    given_up = victim == "node-1" and f"{victim} is ended: its cluster has given it up" in log
+    assert given_up or f"{victim} stood still" in log
     federation.wait_ready(60)

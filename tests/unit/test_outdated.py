@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,20 +16,24 @@ from ioi_dagster.adapters.dask.replacing import Outdated
 
 @pytest.fixture
 def code(monkeypatch: pytest.MonkeyPatch) -> ProjectCode:
-    # What was patched into the import system is put back.
-    monkeypatch.setattr(
-        importlib.machinery.SourceFileLoader, "path_stats", importlib.machinery.SourceFileLoader.path_stats
-    )
+    # What is patched into the import system is put back, and what was patched into it before this test hears nothing of it: in
+    # this process others may be nodes.
+    monkeypatch.setattr(importlib.machinery.SourceFileLoader, "path_stats", _path_stats)
     code = ProjectCode()
     code.watch()
     return code
 
 
+def _path_stats(_: object, path: str) -> dict[str, float]:
+    its = os.stat(path)
+    return {"mtime": its.st_mtime, "size": its.st_size}
+
+
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "outdated_module", raising=False)
-    return tmp_path / "outdated_module.py"
+    yield tmp_path / "outdated_module.py"
+    sys.modules.pop("outdated_module", None)
 
 
 def test_a_file_is_what_it_was_when_it_was_read(code, module):
