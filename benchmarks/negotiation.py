@@ -258,16 +258,17 @@ def sqlite_rows_per_second(path: Path, transactions: int) -> float:
 
 
 def measure_cluster(report: Report, sizes: dict[str, int], folder: Path) -> None:
-    federation = Federation(topology(1, BATCH), folder, POLICIES, [])
-    try:
-        federation.prepare()
-        ours, peers = [], []
-        for number in range(sizes["repeats"]):
-            say_at(f"{number} of {sizes['repeats']} repeats of one cluster's awards")
+    ours, peers = [], []
+    for number in range(sizes["repeats"]):
+        say_at(f"{number} of {sizes['repeats']} repeats of one cluster's awards")
+        # Each a federation of its own: of one cluster there is never more than one governor, as long as its process lives.
+        federation = Federation(topology(1, BATCH), folder / f"{number}", POLICIES, [])
+        try:
+            federation.prepare()
             ours.append(asyncio.run(placed_per_second(federation.home_domain, sizes["awards"], number)))
-            peers.append(sqlite_rows_per_second(folder / f"peer-{number}.sqlite", sizes["awards"]))
-    finally:
-        federation.stop()
+        finally:
+            federation.stop()
+        peers.append(sqlite_rows_per_second(folder / f"peer-{number}.sqlite", sizes["awards"]))
     report.figures["placed_per_s@cluster"] = median(ours)
     report.peers["sqlite_rows_per_s"] = median(peers)
     report.ratios["placed/sqlite_rows"] = median(ours) / median(peers)

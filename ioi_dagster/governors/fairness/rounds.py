@@ -263,9 +263,16 @@ class Rounds:
         """Start one request below `unit`. Children for whom there is nothing are set aside for the round."""
         while self.open:
             child = unit.next()
-            if child is None or (self._all_short and unit.heap[0][:2] > BEYOND):
-                # All others are beyond what they are entitled to as well.
+            if child is None:
                 return False
+            if self._all_short:
+                if unit.heap[0][:2] > BEYOND:
+                    # All others are beyond what they are entitled to as well.
+                    return False
+                if isinstance(child, Leaf) and child.fits_nowhere():
+                    # Nobody is short of anything more by it, so there is nothing else to see to.
+                    aside.append((unit, heappop(unit.heap)))
+                    continue
             if isinstance(child, Leaf):
                 if self._place(child, now, granted):
                     return True

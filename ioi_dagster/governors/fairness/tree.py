@@ -248,6 +248,15 @@ class Leaf(Unit):
                 return line.head
         return min((line.head for line in self.lines.values() if line.head is not None), key=_by_key, default=None)
 
+    def fits_nowhere(self) -> bool:
+        """It has one line, and what is first there is known to have no room."""
+        if len(self.lines) != 1:
+            return False
+        for line in self.lines.values():
+            shape = line.head.shape if line.head is not None else None
+            return shape is not None and shape.full and not shape.open
+        return False
+
     def in_turn(self) -> list[Line]:
         """Those where somebody waits, the earliest first."""
         lines = [line for line in self.lines.values() if line.head is not None]
