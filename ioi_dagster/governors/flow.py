@@ -110,7 +110,7 @@ class FlowGovernor:
         placing: Placing | None = None,
     ) -> None:
         self._patience_s, self._again_s = patience_s, again_s
-        self._placing = placing or PlanAhead(objective_of(objective))
+        self._placing = placing or PlanAhead(objective_of(objective), origin)
         self._reputation, self._steps = Reputation(), Steps()
         self._gangs, self._copies = Gangs(self._steps), Copies(self._placing)
         self._steering = Steering(self._steps)

@@ -26,8 +26,10 @@ MAX_NODES = 128
 class PlanAhead(LeastCost):
     """Where no graph is known, or a step is none of it, each step takes what costs it least."""
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective, home: str = "") -> None:
+        """`home`: the domain in which what steps are sent lies."""
         super().__init__(objective)
+        self._home = home
         self._plan = GraphPlan()
         self._about: dict[str, None] = {}
         self._now, self._planned = 0.0, False
@@ -67,6 +69,8 @@ class PlanAhead(LeastCost):
                 self._told_at = now
                 self._plan.see(bid, about, now)
             self._bids[bid.cluster] = min((point.price for point in bid.points), default=0.0), trust(bid.cluster)
+        for step in waiting if self._home else ():
+            self._plan.reads(step.ask.step, self._home, float(step.ask.input_bytes))
         self._make([step.ask.step for step in waiting], now)
 
     def _make(self, ready: Collection[str] | None, now: float) -> None:

@@ -58,6 +58,8 @@ log = logging.getLogger("ioi.node")
 OUT_OF_CONTACT = "its node stopped it, since it had lost contact to its cluster governor for too long"
 PermitCheck = Callable[[StartRequest], StepPermit | Refusal | None]
 
+MAX_REVOKED = 1_000
+
 
 @dataclass(slots=True)
 class NodeHost:
@@ -76,6 +78,8 @@ class NodeHost:
     _deciding: threading.Lock = field(default_factory=threading.Lock)
     _running: int = 0
     _fenced: bool = False
+    _why: dict[str, str] = field(default_factory=dict)
+    """Why what was to be stopped was, by key."""
 
     def start(self, data: bytes) -> bytes:
         """`StartRequest` in, `StartAnswer` out. Only a defect of this code raises."""
@@ -109,7 +113,7 @@ class NodeHost:
             else:
                 refusal = Refusal("node.block_refused", str(lacked), f"node {self.node}", "place it elsewhere")
         except StepRevokedError:
-            error, cause = self._why_revoked(), Cause.LEASE_LOST
+            error, cause = self._why_revoked(request.lease.key), Cause.LEASE_LOST
         except StepStoppedError:
             error = "the run stopped it"
         except (StepTimeoutError, StepMemoryError, StepCrashedError) as problem:
@@ -140,11 +144,19 @@ class NodeHost:
         with self._deciding:
             return self.outdated.leave()
 
-    def _why_revoked(self) -> str:
+    def revoke(self, why: dict[str, str]) -> list[str]:
+        """Stop what runs here under these keys, since its slot is somebody else's: `why` by key."""
+        if len(self._why) > MAX_REVOKED:
+            self._why.clear()
+        self._why |= why
+        return self.running.stop(list(why), StepRevokedError)
+
+    def _why_revoked(self, key: str) -> str:
+        why = self._why.pop(key, "")
         if self._fenced:
             return OUT_OF_CONTACT
         drained = self.governor.draining
-        return f"its node is drained: {drained}" if drained else "its slot was given to another tenant"
+        return f"its node is drained: {drained}" if drained else why or "its slot was given to another tenant"
 
     def in_contact(self, sent: float) -> None:
         """Its cluster governor has answered a beat that was sent at monotonic time `sent`."""
@@ -266,9 +278,9 @@ def stop(node: str, keys: list[str]) -> list[str]:
     return _host.running.stop(keys, StepStoppedError) if _host is not None and _host.node == node else []
 
 
-def revoke(node: str, keys: list[str]) -> list[str]:
-    """As `stop`, for the cluster governor: the slots are somebody else's."""
-    return _host.running.stop(keys, StepRevokedError) if _host is not None and _host.node == node else []
+def revoke(node: str, why: dict[str, str]) -> list[str]:
+    """As `stop`, for the cluster governor: the slots are somebody else's, for the reason that stands at their key."""
+    return _host.revoke(why) if _host is not None and _host.node == node else []
 
 
 def revoke_all() -> list[str]:

@@ -146,8 +146,8 @@ class ClusterPlugin(SchedulerPlugin):
                     granted += its_grants
                 case LeaseEnded(lease, why):
                     ended.append((lease.id, why))
-                case StopStep(lease, _):
-                    self._scheduler.loop.add_callback(self._stop, lease)
+                case StopStep(lease, why):
+                    self._scheduler.loop.add_callback(self._stop, lease, why)
         try:
             self._journal.granted(granted)
         except JournalFullError as error:
@@ -166,9 +166,9 @@ class ClusterPlugin(SchedulerPlugin):
         kept = tuple(lease for lease in answer.leases if lease.id not in ids)
         return Awarded(answer.cluster, kept, (*answer.rejected, *rejected))
 
-    async def _stop(self, lease: Lease) -> None:
+    async def _stop(self, lease: Lease, why: str) -> None:
         """Have the node of `lease` stop its step. A node that does not answer keeps the lease until that runs out."""
-        await self._run_at([lease.node], revoke, lease.node, [lease.key])
+        await self._run_at([lease.node], revoke, lease.node, {lease.key: why})
 
     async def _run_at(self, nodes: Iterable[str], function: Callable[..., Any], *arguments: Any) -> None:
         """Have the workers of `nodes` call `function`. Nothing is said of one that does not answer."""

@@ -29,6 +29,8 @@ AWAY_S = 300.0
 """So long a node that is away still counts."""
 KEPT_NODES = 256
 """Of more nodes those that do not count any more are forgotten."""
+WORTH_MOVING = 5e6
+"""Bytes below which it does not matter where inputs lie: they are elsewhere in a tenth of a second."""
 ENDLESS = 2**60
 NOWHERE = ""
 UNKNOWN_S = 1.0
@@ -119,6 +121,14 @@ class GraphPlan:
         self._began = min(self._began, now)
         self._stale = True
         self._weigh()
+
+    def reads(self, step: str, domain: str, size: float) -> None:
+        """It reads so many bytes that lie in `domain`, from outside the graph or already made."""
+        its = self._steps.get(step)
+        if its is None or size < WORTH_MOVING or its.inputs.get(domain) == size:
+            return
+        self._steps[step] = replace(its, inputs={domain: size})
+        self._moves = self._stale = True
 
     def _weigh(self) -> None:
         """Ranks and what is left, by what is known of the steps' work now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -146,9 +147,9 @@ class Fleet:
         made = tuple(GraphStep(s, w, kind=s, capability=capability.get(s, "work")) for s, w in steps.items())
         self.tell(flow.GraphKnown(made, tuple(Edge(*edge) for edge in edges)))
 
-    def ready(self, *steps: str, capability: str = "work") -> None:
+    def ready(self, *steps: str, capability: str = "work", **more: Any) -> None:
         for step in steps:
-            self.tell(flow.StepReady(Ask("r", step, capability, copies=self.copies)))
+            self.tell(flow.StepReady(Ask("r", step, capability, copies=self.copies, **more)))
         self.look()
 
     def look(self, later: float = 0.0) -> None:
@@ -318,6 +319,21 @@ def test_nodes_that_are_gone_are_no_reason_not_to_plan():
     assert plan.planned("s", now) == ahead.Planned("c", "n999.1", now, now + 5.0, True)
     assert len(plan._nodes) <= ahead.KEPT_NODES + 2
     assert plan.nodes(now + ahead.AWAY_S) == 2
+
+
+@pytest.mark.parametrize(("size", "where"), [(1_000, "fast"), (100_000_000, "fast"), (10_000_000_000, "home")])
+def test_a_step_goes_to_a_faster_node_elsewhere_unless_its_inputs_take_longer_to_get_there(size, where):
+    fleet = Fleet({"fast": 4.0, "home": 1.0})
+    fleet.know({"s": 100.0})
+    fleet.ready("s", input_bytes=size)
+    assert fleet.starts == [("s", where)]
+
+
+def test_where_inputs_lie_counts_among_nodes_that_are_alike():
+    fleet = Fleet({"away": 1.0, "home": 1.0})
+    fleet.know({"s": 100.0, "t": 100.0})
+    fleet.ready("s", "t", input_bytes=1_000_000_000)
+    assert fleet.starts[0] == ("s", "home")
 
 
 def test_a_cluster_that_answers_again_is_planned_with_again():
