@@ -58,7 +58,7 @@ from ioi_dagster.governors.flow_steps import OVER, WINDOW, Step, Steps, StepStat
 from ioi_dagster.governors.flow_texts import candidates_text, remedy, why_nobody
 from ioi_dagster.governors.node import REPLACED
 from ioi_dagster.governors.reputation import Reputation
-from ioi_dagster.model.intervention import ONCE, Action, Intervention
+from ioi_dagster.model.intervention import CANCELLED, ONCE, PART, Action, Intervention
 from ioi_dagster.model.negotiation import Ask, Effect, Lease
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
@@ -114,6 +114,8 @@ class FlowGovernor:
         self._reputation, self._steps = Reputation(), Steps()
         self._gangs, self._copies = Gangs(self._steps), Copies(self._placing)
         self._steering = Steering(self._steps)
+        self._cancelled: dict[str, Refusal] = {}
+        """Steps that will be asked for again, and are not to start then."""
         self._cold, nearness = ColdStarts(), Nearness(self._steps)
         self._rounds = Rounds(run, origin, self._reputation, deadline_s=deadline_s, again_s=again_s, park_s=park_s)
         self._awards = Awards(
@@ -212,6 +214,10 @@ class FlowGovernor:
         step = self._steps.get(lease.step)
         return step is not None and any(lease is one for one in step.runs())
 
+    def may_follow(self, step: str) -> bool:
+        """May it run at once where the step before it ran, as far as people have said anything of it?"""
+        return not (self._steering.why_held(step) or self._steering.away(step) or step in self._cancelled)
+
     def holding(self) -> dict[str, int]:
         """Clusters at which an announcement of this run waits for room, and its round."""
         return self._rounds.holding()
@@ -227,7 +233,8 @@ class FlowGovernor:
         waiting = {step.ask.step: self._awards.why_waits(step) for step in self._steps.waiting()}
         waiting |= dict.fromkeys(self._steps.behind(), f"{WINDOW} of its kind are before it")
         if self._steering.room() == 0:
-            waiting = dict.fromkeys(waiting, self._steering.why_capped)
+            capped = [key for key in waiting if PART not in key]
+            waiting |= dict.fromkeys(capped, self._steering.why_capped)
         waiting |= {key: self._steering.why_held(key) for key in self._steps.held()}
         return FlowSnapshot(
             round=self._rounds.number,
@@ -252,9 +259,12 @@ class FlowGovernor:
         if not self._rounds.is_due(now):
             return []
         room = self._steering.room()
-        waiting = self._steps.waiting() if room != 0 else ()
+        waiting = self._steps.waiting()
+        if room == 0:
+            waiting = [step for step in waiting if self._steering.is_part(step)]
         # Copies of what runs are for room that nothing waits for.
         late = () if room is not None or (waiting and not self._awards.choosy) else tuple(self._copies.late(now))
+        late = tuple(step for step in late if not self._steering.why_held(step.ask.step))
         if not waiting and not late:
             return []
         out = self._look_up([*waiting, *late], now)
@@ -281,6 +291,8 @@ class FlowGovernor:
             return []
         ask = self._steering.shaped(ask)
         step = self._steps.add(ask, now)
+        if ask.step in self._cancelled:
+            return self._refuse(step, self._cancelled.pop(ask.step))
         step.away = self._steering.away(ask.step)
         self._placing.again(step)
         unfit = self._gangs.ready(ask)
@@ -385,7 +397,8 @@ class FlowGovernor:
         if self._steps.get(ask.step) is not None or self._steps.fence(ask.step) != lease.fence:
             # A newer start of it is wanted by now.
             return [ReleaseLeases(lease.cluster, (lease.id,)), *self._ready(ask, now)]
-        step = self._steps.add_known(ask, StepState.RUNNING, lease.fence, now, lease)
+        step = self._steps.add_known(self._steering.shaped(ask), StepState.RUNNING, lease.fence, now, lease)
+        step.away = self._steering.away(ask.step)
         self._placing.began(step, lease.cluster, lease.node, now)
         self._copies.began(step)
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
@@ -537,16 +550,25 @@ class FlowGovernor:
 
     def _cancel(self, said: Intervention) -> tuple[str, list[Instruction]]:
         by = f"cancelled by {said.who or 'somebody'}" + (f": {said.why}" if said.why else "")
+        refusal = Refusal(CANCELLED, by, BY)
         out: list[Instruction] = []
         meant = self._meant(said)
+        # Those have a place and wait for something else, such as a slot in a pool, and will be asked for again.
+        away = [
+            step
+            for step in self._steps.all()
+            if step.state is StepState.DROPPED and said.means(step.ask.step) and step.ask.step not in self._cancelled
+        ]
+        self._cancelled |= {step.ask.step: refusal for step in away}
         for step in meant:
             # The end of one is the end of its gang.
             if step.state is StepState.RUNNING:
-                out += [*self._stop(step, by), *self._fail(step, "flow.cancelled", by, "")]
+                out += [*self._stop(step, by), *self._fail(step, CANCELLED, by, "")]
             elif step.state not in OVER:
                 self._awards.let_go(step)
-                out += self._refuse(step, Refusal("flow.cancelled", by, BY))
-        return (f"{len(meant)} cancelled" if meant else "nothing to cancel: it is over, or has not come yet"), out
+                out += self._refuse(step, refusal)
+        count = len(meant) + len(away)
+        return (f"{count} cancelled" if count else "nothing to cancel: it is over, or has not come yet"), out
 
     def _reroute(self, said: Intervention, now: float) -> tuple[str, list[Instruction]]:
         self._steering.stay_away(said)
@@ -555,7 +577,8 @@ class FlowGovernor:
         again, stay = 0, 0
         for step in self._meant(said):
             there = any(said.away in (lease.cluster, lease.node) for lease in step.runs())
-            if there and step.ask.effect is Effect.AT_MOST_ONCE:
+            together = (step, *self._gangs.others(step, StepState.RUNNING))
+            if there and any(one.ask.effect is Effect.AT_MOST_ONCE for one in together):
                 stay += 1
             elif there:
                 again += 1
@@ -563,13 +586,15 @@ class FlowGovernor:
                 self._placing.again(step)
                 self._steps.wait(step, why, now)
                 out += self._gang_falls(step, "rerouted", now)
-            elif step.state is not StepState.RUNNING:
-                if step.state is StepState.AWARDING:
-                    self._awards.let_go(step)
-                    self._placing.again(step)
-                    self._steps.wait(step, why, now)
-                # Its places are looked up anew.
+            else:
+                mates = self._gangs.others(step, StepState.AWARDING) if step.state is StepState.AWARDING else []
+                for one in (step, *mates) if step.state is StepState.AWARDING else ():
+                    self._awards.let_go(one)
+                    self._placing.again(one)
+                    self._steps.wait(one, why, now)
+                # Its places are looked up anew, those for copies of it too.
                 step.places, step.looked_at = (), float("-inf")
+                step.copying = "" if step.copying == said.away else step.copying
         text = f"it stays away from {said.away}" + (f"; {again} stopped there, to run elsewhere" if again else "")
         return text + (f"; {stay} may run once only, and go on there" if stay else ""), out
 

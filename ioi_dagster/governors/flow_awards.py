@@ -104,7 +104,7 @@ class Awards:
                 continue
             unit = self._gangs.unit(step)
             passed.update(one.ask.step for one in unit[1:])
-            if room is not None and len(unit) > room:
+            if room is not None and len(unit) > room and not self._steering.is_part(step):
                 step.waiting_for = self._steering.why_capped
                 continue
             first = next(filter(None, map(self._nearness.waits_for, unit)), "")
@@ -125,7 +125,7 @@ class Awards:
                 "taken": choice.place.cluster,
             }
             awards.setdefault(choice.place.cluster, []).extend(self._taken(unit, choice, offers, now))
-            room = None if room is None else room - len(unit)
+            room = room if room is None or self._steering.is_part(step) else room - len(unit)
             for one in unit:
                 out += self._told_wait(one, no_room, now)
                 out.append(Tell(one.ask.step, Chapter.BID, bids_text(told), told))
@@ -162,7 +162,7 @@ class Awards:
         if self._nearness.wishes(ask):
             avoid = tuple(dict.fromkeys((*avoid, *self._nearness.avoid(ask, cluster))))
             prefer = tuple(dict.fromkeys((*self._nearness.prefer(ask, cluster), *prefer)))
-            prefer = tuple(node for node in prefer if node not in avoid)
+        prefer = tuple(node for node in prefer if node not in avoid)
         return LeaseRequest(
             run=self._run,
             step=ask.step,
@@ -185,7 +185,7 @@ class Awards:
         self, step: Step, round_: Round, offers: Offers, menu: Menu, awards: dict[str, list[LeaseRequest]], now: float
     ) -> list[Instruction]:
         """Have a late step run once more, where that is worth it."""
-        if not self._copies.may(step, now):
+        if not self._copies.may(step, now) or self._steering.why_held(step.ask.step):
             return []
         offered = menu.of([step], round_.near(step.places))
         payable = [offer for offer in offered if self._can_pay(offer.price)]
@@ -201,7 +201,7 @@ class Awards:
         step.copying, step.copies, step.copy_price = cluster, step.copies + 1, choice.price
         self._copying[step.ask.step] = step
         request = self._request(step, choice, (lease.node, *step.avoids(now)), step.copies)
-        request = replace(request, prefer=(node,) if node else request.prefer)
+        request = replace(request, prefer=(node,) if node and node not in request.avoid else request.prefer)
         awards.setdefault(cluster, []).append(request)
         ran, usual = now - step.started, self._copies.usual(step.ask) or 0.0
         text = (
@@ -354,6 +354,9 @@ class Awards:
     def _copy_granted(self, step: Step, lease: Lease, now: float) -> list[Instruction]:
         if any((one.cluster, one.node) == (lease.cluster, lease.node) for one in step.runs()):
             why = f"{lease.cluster} has room on {lease.node} only, where it runs"
+            return [ReleaseLeases(lease.cluster, (lease.id,)), *self._no_copy(step, why, now)]
+        if lease.node in step.away or lease.cluster in step.away:
+            why = f"it is to stay away from {lease.node} of {lease.cluster}"
             return [ReleaseLeases(lease.cluster, (lease.id,)), *self._no_copy(step, why, now)]
         step.copying, step.copy = "", lease
         self._placing.copied(step, lease, now)

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
-from ioi_dagster.governors.flow_steps import Steps, StepState
-from ioi_dagster.model.intervention import Action, Intervention, names_of
+from ioi_dagster.governors.flow_steps import Step, Steps, StepState
+from ioi_dagster.model.intervention import PART, Action, Intervention, names_of
 from ioi_dagster.model.negotiation import Ask
 
 V = TypeVar("V")
@@ -30,15 +30,17 @@ class Steering:
         """Why the step must not start now; empty where it may."""
         if not self._paused:
             return ""
-        pause = next((self._paused[name] for name in ("", *names_of(step)) if name in self._paused), None)
+        pause = self._of(self._paused, step)
         if pause is None:
             return ""
         return f"paused by {pause.who or 'somebody'}" + (f": {pause.why}" if pause.why else "")
 
     def shaped(self, ask: Ask) -> Ask:
         """The ask of a step that is ready, as it counts."""
-        priority = self._of(self._priorities, ask.step)
-        return ask if priority is None else replace(ask, priority=priority)
+        # The parts of a map come before steps of the same priority, or none would end before all have begun.
+        part = PART in ask.step
+        priority = self._of(self._priorities, ask.step.partition(PART)[0])
+        return ask if priority is None else replace(ask, priority=priority + part)
 
     def away(self, step: str) -> frozenset[str]:
         """Nodes and clusters from which the step is to stay away."""
@@ -48,14 +50,20 @@ class Steering:
         """So many steps more may start; None: any number."""
         if self._cap is None:
             return None
-        return max(0, self._cap - sum(step.state in AT_ONCE for step in self._steps.all()))
+        counted = (step for step in self._steps.all() if not self.is_part(step))
+        return max(0, self._cap - sum(step.state in AT_ONCE for step in counted))
+
+    def is_part(self, step: Step) -> bool:
+        """Of a map inside a step that runs: no cap counts it."""
+        return PART in step.ask.step
 
     @property
     def why_capped(self) -> str:
         return f"the run may have {self._cap} steps at once"
 
     def _of(self, table: dict[str, V], step: str) -> V | None:
-        return next((table[name] for name in (*names_of(step), "") if name in table), None)
+        run = () if PART in step else ("",)
+        return next((table[name] for name in (*names_of(step), *run) if name in table), None)
 
     # What is said -----------------------------------------------------------------------------------------------
 
@@ -71,10 +79,10 @@ class Steering:
         if not said.step:
             found = list(self._paused)
         else:
-            found = [name for name in self._paused if name and said.means(name)]
-            above = next((name for name in names_of(said.step) if name in self._paused), None)
-            if above is not None and not found:
+            above = next((name for name in names_of(said.step)[1:] if name != said.step and name in self._paused), None)
+            if above is not None:
                 return f"not resumed: {above} is paused as a whole"
+            found = [name for name in self._paused if name and said.means(name)]
         for name in found:
             del self._paused[name]
         self._steps.hold()
@@ -85,8 +93,10 @@ class Steering:
         for name in [name for name in self._priorities if name and said.means(name)]:
             del self._priorities[name]
         self._priorities[said.step] = said.value
-        for step in [step for step in self._steps.all() if said.means(step.ask.step)]:
-            self._steps.reask(step, replace(step.ask, priority=said.value))
+        for step in list(self._steps.all()):
+            ask = self.shaped(step.ask)
+            if ask is not step.ask:
+                self._steps.reask(step, ask)
         return f"has priority {said.value} from now on"
 
     def cap(self, said: Intervention) -> str:

@@ -227,6 +227,7 @@ class Steps:
             self._forget(step)
         step.ask, step.kind, step.group = ask, kind_of(ask), group_of(ask, step.group.gang)
         if waits:
+            step.looking, step.looked_at = False, float("-inf")
             self._line_up(step)
 
     def add_known(self, ask: Ask, state: StepState, fence: int, now: float, lease: Lease | None = None) -> Step:

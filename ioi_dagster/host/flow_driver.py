@@ -82,6 +82,7 @@ class FlowDriver:
         self._results = Results(
             self._work, network, self.outputs, self._ledger, self._starts, self._pool, clock, self._inbox.put
         )
+        self._to_stop: list[Lease] = []
         self._outcomes: list[Outcome] = []
         """Owed, and told when what they rest on is in the ledger."""
         self._at_once: list[Outcome] = []
@@ -156,6 +157,7 @@ class FlowDriver:
             if self._inbox.empty():
                 break
             self._take_all(self._drain(0.0))
+        self._stop_all()
         self.renew()
         return self._flush()
 
@@ -280,7 +282,7 @@ class FlowDriver:
             self._interventions.write()
 
     def _give_back(self, interrupted: bool) -> None:
-        leases = self._governor.leases()
+        leases = [*self._governor.leases(), *self._to_stop]
         if interrupted:
             self._cancel(leases)
         for cluster, mine in _by_cluster(leases).items():
@@ -354,8 +356,7 @@ class FlowDriver:
             case flow.AdoptStep(ask, lease):
                 self._adopt(ask, lease)
             case flow.StopStep(lease):
-                # It may take seconds until what runs has stopped.
-                self._pool.submit(self._stop, lease)
+                self._to_stop.append(lease)
             case flow.CommitStep(step, fence, attempt):
                 for follower in self._results.commit(step, fence, attempt):
                     self._commit_follower(follower)
@@ -376,7 +377,9 @@ class FlowDriver:
         if self.pools is not None and not lease.copy and not self.pools.may_start(ask.step):
             return self._put_back(lease)
         try:
-            self._starts.make(self._work[ask.step], lease)
+            work = self._work[ask.step]
+            alone = not all(self._governor.may_follow(then.ask.step) for then in work.then)
+            self._starts.make(work, lease, alone)
         except (FinalError, OSError) as error:
             if lease.copy:
                 # What it was sent at first is there.
@@ -408,12 +411,18 @@ class FlowDriver:
             self._perform(instruction)
         self._owe(self._results.refused(step, Refusal("flow.unfit_step", why, flow.BY)))
 
-    def _stop(self, lease: Lease) -> None:
-        fleet = self._network.fleet(lease.cluster)
+    def _stop_all(self) -> None:
+        """It may take seconds until what runs has stopped, so those of one cluster are stopped together, in a thread."""
+        to_stop, self._to_stop = self._to_stop, []
+        for cluster, leases in _by_cluster(to_stop).items():
+            self._pool.submit(self._stop, cluster, leases)
+
+    def _stop(self, cluster: str, leases: list[Lease]) -> None:
+        fleet = self._network.fleet(cluster)
         # Where nobody answers, what runs there cannot commit, and the lease expires by itself.
         with contextlib.suppress(RetryableError):
-            fleet.cancel([lease.key])
-            fleet.release(ReleaseRequest(self._run, (lease.id,)))
+            fleet.cancel([lease.key for lease in leases])
+            fleet.release(ReleaseRequest(self._run, tuple(lease.id for lease in leases)))
 
     def _adopt(self, ask: Ask, lease: Lease) -> None:
         self._listen(self._network.fleet(lease.cluster))

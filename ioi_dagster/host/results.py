@@ -18,6 +18,7 @@ from ioi_dagster.host.federated_fleets import run_shell
 from ioi_dagster.host.run_outputs import RunOutputs
 from ioi_dagster.host.starts import Starts
 from ioi_dagster.host.work import Network, Outcome, Work
+from ioi_dagster.model.intervention import CANCELLED
 from ioi_dagster.model.negotiation import Lease
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer
@@ -132,7 +133,7 @@ class Results:
     def refused(self, step: str, refusal: Refusal) -> Outcome | None:
         """Its outcome; None of a block call, whose step is run here first: its own code says what becomes of the input."""
         work = self._work[step]
-        if work.payload is None:
+        if work.payload is None or refusal.code == CANCELLED:
             return self._outcome(step, refusal, work.chunk)
 
         def run() -> None:

@@ -91,14 +91,15 @@ class Starts:
 
     # Out --------------------------------------------------------------------------------------------------------
 
-    def make(self, work: Work, lease: Lease) -> None:
-        """It goes with the next `send`. Raises `FinalError` where an input is gone, and `OSError` where one cannot be read."""
+    def make(self, work: Work, lease: Lease, alone: bool = False) -> None:
+        """It goes with the next `send`; `alone`: without the steps that could run in its task. Raises `FinalError` where an input
+        is gone, and `OSError` where one cannot be read."""
         ask, fleet = work.ask, self._network.fleet(lease.cluster)
         payload = None
         if fleet.accepts == "block" and work.payload is not None:
             payload = work.payload()
             data = work.encoded()
-        elif work.fused is not None and lease.fence == 1 and not lease.copy:
+        elif work.fused is not None and lease.fence == 1 and not lease.copy and not alone:
             # Only once: a loss must name the step that caused it.
             data = work.fused()
         else:

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from ioi_dagster.errors import BadInputError
 
+CANCELLED = "flow.cancelled"
+"""The code of the refusal that a cancelled step ends with."""
 MAX_TEXT = 500
 MAX_PRIORITY = 1_000
 MAX_CAP = 100_000
@@ -26,11 +28,14 @@ ONCE = frozenset({Action.CANCEL, Action.REROUTE})
 with the run."""
 
 
-def names_of(step: str) -> tuple[str, str, str]:
-    """What the step with that key goes by: its key, that of the step whose map it is a part of, and that of the step that is
-    mapped."""
-    mapping = step.partition("#")[0]
-    return step, mapping, mapping.partition("[")[0]
+PART = "#"
+"""In the keys of the parts of a map inside a step."""
+
+
+def names_of(step: str) -> tuple[str, ...]:
+    """What the step with that key goes by: its key, and that of the step that is mapped. A part of a map inside a step goes by
+    its key alone: the step that waits for it has begun, and goes on to its end."""
+    return (step,) if PART in step else (step, step.partition("[")[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class Intervention:
     answer: str = ""
 
     def means(self, step: str) -> bool:
-        return not self.step or self.step in names_of(step)
+        return self.step in names_of(step) or (not self.step and PART not in step)
 
     def check(self) -> None:
         """Raises `BadInputError` for what makes no sense."""

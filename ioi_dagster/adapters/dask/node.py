@@ -84,9 +84,10 @@ class NodeHost:
     def start(self, data: bytes) -> bytes:
         """`StartRequest` in, `StartAnswer` out. Only a defect of this code raises."""
         attempt, started = uuid.uuid4().hex, self.clock.wall()
-        result, refusal, error, cause = None, None, None, ""
+        result, refusal, error, cause, key = None, None, None, "", ""
         try:
             request = msgspec.msgpack.decode(data, type=StartRequest)
+            key = request.lease.key
             permit, memory = self.check_permit(request), self._make_room()
             with self._deciding:
                 decision = self._decide(request, permit, memory, started)
@@ -113,7 +114,7 @@ class NodeHost:
             else:
                 refusal = Refusal("node.block_refused", str(lacked), f"node {self.node}", "place it elsewhere")
         except StepRevokedError:
-            error, cause = self._why_revoked(request.lease.key), Cause.LEASE_LOST
+            error, cause = self._why_revoked(key), Cause.LEASE_LOST
         except StepStoppedError:
             error = "the run stopped it"
         except (StepTimeoutError, StepMemoryError, StepCrashedError) as problem:

@@ -15,6 +15,7 @@ T = TypeVar("T")
 CONNECT_S = 1.0
 MAX_ASKED = 1_024
 """Requests on a line that are not answered: the governor has stopped, and more would only lie in memory."""
+MAX_UNREAD = 8 * 2**20
 MAX_ANSWER = 64 * 2**20
 _NUMBERS = 2**32 - 1
 
@@ -36,17 +37,17 @@ class ClusterLine:
     def __init__(self, cluster: str, address: str, token: str) -> None:
         self._cluster, self._where, self._token = cluster, address_of(address), token
         self._line: _Line | None = None
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[_Line] | None = None
 
     async def ask(self, door: str, message: Any, kind: type[T], timeout_s: float) -> T:
         """Raises `UnreachableError` where no answer comes in time, `RefusedError` on one that says no, and
         `msgspec.ValidationError` on one that is not of `kind`. One that is not waited for any longer is cancelled there."""
-        line = self._line
-        if line is None or line.lost:
-            line = await self._opened()
         body = b"" if message is None else msgspec.json.encode(message)
         try:
             async with asyncio.timeout(timeout_s):
+                line = self._line
+                if line is None or line.lost:
+                    line = await self._opened()
                 word, answer = await line.ask(door, body)
         except TimeoutError:
             raise UnreachableError(self._cluster, f"no answer within {timeout_s:g} s") from None
@@ -63,21 +64,30 @@ class ClusterLine:
             self._line.end()
 
     async def _opened(self) -> _Line:
-        async with self._opening:
-            if self._line is not None and not self._line.lost:
-                return self._line
-            loop = asyncio.get_running_loop()
-            try:
-                async with asyncio.timeout(CONNECT_S):
-                    if isinstance(self._where, tuple):
-                        _, line = await loop.create_connection(_Line, *self._where)
-                    else:
-                        _, line = await loop.create_unix_connection(_Line, self._where)
-                    await line.greet(self._token)
-            except (OSError, TimeoutError) as error:
+        """One attempt for all who wait for it; it goes on when some of them wait no longer."""
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open())
+            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> _Line:
+        loop, line = asyncio.get_running_loop(), None
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                if isinstance(self._where, tuple):
+                    _, line = await loop.create_connection(_Line, *self._where)
+                else:
+                    _, line = await loop.create_unix_connection(_Line, self._where)
+                await line.greet(self._token)
+        except BaseException as error:
+            if line is not None:
+                # It may be taken up when the governor goes on, and would count as one of its lines.
+                line.end()
+            if isinstance(error, OSError):  # a timeout is one
                 raise UnreachableError(self._cluster, str(error) or type(error).__name__) from error
-            self._line = line
-            return line
+            raise
+        self._line = line
+        return line
 
 
 def status_of(cluster: str, address: str, token: str, timeout_s: float) -> dict[str, Any]:
@@ -112,6 +122,8 @@ class _Line(asyncio.Protocol):
         """(word, body) of the answer. Raises `ConnectionError`."""
         if self.lost or len(self._asked) >= MAX_ASKED:
             raise ConnectionError("closed" if self.lost else f"{MAX_ASKED} requests wait for their answers there")
+        if self._transport.get_write_buffer_size() > MAX_UNREAD:
+            raise ConnectionError(f"it has not read the last {MAX_UNREAD} bytes that it was sent")
         number = next(self._numbers) % _NUMBERS + 1
         try:
             return await self._answer(number, pack(number, door, body))

@@ -11,6 +11,7 @@ from ioi_dagster.governors.flow_messages import Place, SendAnnounce, SendAward, 
 from ioi_dagster.governors.flow_offers import Offers
 from ioi_dagster.governors.flow_steps import group_of
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.intervention import Action, Intervention
 from ioi_dagster.model.negotiation import Ask, AskGroup, Awarded, Bid, Effect, Lease, RejectedRequest, SupplyPoint
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
@@ -263,6 +264,24 @@ def test_two_copies_together_do_not_cost_more_than_may_be_spent():
     (request,) = story.last(SendAward).award.requests
     story.event(flow.AwardAnswered(Awarded("b", (story.lease(request, "b", "b1"),))))
     assert story.governor.snapshot().spent == 6.0
+
+
+def test_a_paused_run_has_no_copies_made(story):
+    story.event(flow.Intervened(Intervention("r", Action.PAUSE, number=1)))
+    story.late()
+    assert story.wanted(SendAnnounce) == []
+
+
+def test_a_copy_does_not_start_where_its_step_is_to_stay_away_from_by_now(story):
+    story.late()
+    story.offer("a", 0)
+    story.offer("b")
+    (request,) = story.last(SendAward).award.requests
+    story.event(flow.Intervened(Intervention("r", Action.REROUTE, "ocr", away="b", number=1)))
+    lease = story.lease(request, "b", "b1")
+    story.event(flow.AwardAnswered(Awarded("b", (lease,))))
+    assert story.wanted(StartStep) == []
+    assert story.last(flow.ReleaseLeases) == flow.ReleaseLeases("b", (lease.id,))
 
 
 def test_what_is_dropped_is_stopped_with_its_copy(story):

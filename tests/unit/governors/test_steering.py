@@ -24,7 +24,7 @@ class Steered(Story):
         super().__init__()
         self.governor = flow.FlowGovernor("r", "home", park_s=0.0)
         self.slots, self.seen, self.count = slots, 0, 0
-        self.clusters = ("a", "b")
+        self.clusters, self.answers_awards = ("a", "b"), True
         self.running: dict[str, Lease] = {}
 
     def say(self, action: Action, step: str = "", **more: Any) -> str:
@@ -66,7 +66,7 @@ class Steered(Story):
                         if free >= max(1, one.gang)
                     )
                     self.event(flow.BidReceived(Bid(cluster, cluster, "r", announce.round, 1, points)))
-                case SendAward(award):
+                case SendAward(award) if self.answers_awards:
                     leases = tuple(self._lease(award.cluster, request) for request in award.requests)
                     self.event(flow.AwardAnswered(Awarded(award.cluster, leases)))
                 case StartStep(ask, lease):
@@ -268,3 +268,95 @@ def test_data_class_is_kept_by_what_is_asked_for_anew():
     run.say(Action.PRIORITISE, value=3)
     (group,) = run.wanted(SendAnnounce)[-1].announce.groups
     assert (group.data_class, group.priority) == (DataClass.RESTRICTED, 3)
+
+
+def test_a_map_inside_a_step_goes_on_whatever_is_said_of_the_run():
+    """Its parts are negotiated for as steps are, and the step that runs waits for them."""
+    run = Steered()
+    run.come("fan")
+    run.say(Action.CAP, value=1)
+    run.come("fan#0", "other")
+    assert set(run.running) == {"fan", "fan#0"}
+    run.say(Action.PAUSE)
+    run.come("fan#1")
+    assert set(run.running) == {"fan", "fan#0", "fan#1"}
+    run.say(Action.REROUTE, "fan", away="b")
+    run.clusters = ("b",)
+    run.come("fan#2", cluster="b")
+    assert "fan#2" in run.running
+    run.say(Action.PRIORITISE, value=5)
+    run.running.clear()
+    run.slots = 0
+    run.come("fan#3")
+    assert {one.group.priority for one in run.governor._steps.all() if one.ask.step == "fan#3"} == {6}
+
+
+def test_a_gang_that_is_being_awarded_is_rerouted_whole():
+    run = Steered()
+    run.clusters, run.answers_awards = ("a",), False
+    run.come("x", "y", gang="g", gang_size=2)
+    award = run.last(SendAward).award
+    run.event(flow.Intervened(Intervention("r", Action.REROUTE, "x", away="a", number=1)))
+    leases = tuple(run._lease("a", request) for request in award.requests)
+    run.event(flow.AwardAnswered(Awarded("a", leases)))
+    assert run.wanted(StartStep) == []
+    assert {lease for one in run.wanted(flow.ReleaseLeases) for lease in one.leases} == {one.id for one in leases}
+    run.governor.validate()
+
+
+def test_a_gang_with_one_that_may_run_once_only_is_not_rerouted_while_it_runs():
+    run = Steered()
+    run.clusters = ("a",)
+    run.ready(
+        Ask("r", "x", "work", gang="g", gang_size=2),
+        Ask("r", "y", "work", gang="g", gang_size=2, effect=Effect.AT_MOST_ONCE),
+    )
+    run.settle()
+    assert "1 may run once only, and go on there" in run.say(Action.REROUTE, "x", away="a")
+    assert set(run.running) == {"x", "y"}
+
+
+def test_more_steps_than_are_negotiated_for_at_once_get_one_priority_and_all_are_asked_for():
+    run = Steered(slots=0)
+    run.ready(*(Ask("r", f"a{n}", "work", priority=1) for n in range(400)))
+    run.ready(*(Ask("r", f"b{n}", "work", priority=2) for n in range(400)))
+    run.seen = len(run.done)
+    run.event(flow.Intervened(Intervention("r", Action.PRIORITISE, value=10, number=1)))
+    run.governor.validate()
+    run.seen, run.slots = 0, 1_000
+    for _ in range(40):
+        run.settle()
+        for step in list(run.running):
+            lease = run.running.pop(step)
+            run.event(flow.StepEnded(step, lease.fence, f"of {step}", 1.0))
+    assert run.governor.snapshot().counts == {"done": 800}
+
+
+def test_a_step_that_waits_for_something_else_than_a_place_is_cancelled_when_it_comes_back():
+    run = Steered()
+    run.come("s")
+    run.running.pop("s")
+    run.event(flow.StepDropped("s", "it waits for a slot in its pool"))
+    assert run.say(Action.CANCEL, "s") == "1 cancelled"
+    run.come("s")
+    assert run.running == {}
+    assert [(one.step, one.refusal.code) for one in run.wanted(RefuseStep)] == [("s", "flow.cancelled")]
+
+
+def test_what_was_adopted_stays_away_too_once_it_is_lost():
+    run = Steered()
+    run.governor.resume({"s": 1})
+    run.say(Action.REROUTE, "s", away="a")
+    lease = Lease("l", "r", "s", 1, 0, "work", "a", "a", "a1", 1)
+    run.event(flow.StepFound(Ask("r", "s", "work"), lease))
+    run.event(flow.StepLost("s", 1, "a1", "its worker died", Cause.NODE_LOST))
+    run.settle()
+    assert run.running["s"].cluster == "b"
+
+
+def test_what_follows_in_one_task_does_not_where_it_is_paused_or_to_stay_away():
+    run = Steered()
+    assert run.governor.may_follow("b")
+    run.say(Action.PAUSE, "b")
+    run.say(Action.REROUTE, "c", away="a")
+    assert [run.governor.may_follow(step) for step in ("a", "b", "c")] == [True, False, False]
