@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ioi_dagster.adapters.http.client import own_gateway
-from ioi_dagster.cli_tenants import tenants_table
+from ioi_dagster.cli_tenants import asked_table, tenants_table
 from ioi_dagster.errors import BadInputError, IoiError
 from ioi_dagster.local.federation import read_supervisor
 from ioi_dagster.local.home import domains_in
@@ -107,7 +107,15 @@ def render(status: dict[str, Any]) -> RenderableType:
     notes = [Text(status[domain]["error"], "red") for domain in silent]
     if silent and len(silent) == len(status):
         notes.append(Text("no domain answers: `ioi up` starts them; `ioi run` does while it runs"))
-    told = (nodes, _members_table(status), tenants_table(shares), _blocks_table(status), replicas, leases)
+    told = (
+        nodes,
+        _members_table(status),
+        tenants_table(shares),
+        asked_table(shares),
+        _blocks_table(status),
+        replicas,
+        leases,
+    )
     tables = (*told, _refused_table(status))
     return Group(*(table for table in tables if table.row_count), *notes)
 

@@ -33,6 +33,33 @@ def tenants_table(clusters: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def asked_table(clusters: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What became of what tenants asked of each cluster since its governor started: announcements, bids with room for them, why
+    others had none, leases, why requests were refused all the same, and steps that were stopped for a quota."""
+    table = Table(show_edge=False, title="asked for since the start", title_justify="left")
+    for name in ("cluster", "tenant", "rounds", "with room", "without room", "leased", "refused", "stopped"):
+        table.add_column(name, justify="right" if name in ("rounds", "with room", "leased", "stopped") else "left")
+    for cluster, snapshot in clusters.items():
+        for number, (tenant, its) in enumerate(snapshot.get("asked", {}).items()):
+            cells = [
+                "" if number else cluster,
+                tenant or "(others)",
+                str(its["rounds"]),
+                str(its["offered"]),
+                _codes(its["refused"]),
+                str(its["leased"]),
+                _codes(its["rejected"]),
+                str(its["stopped"] or "–"),
+            ]
+            table.add_row(*map(Text, cells))
+    return table
+
+
+def _codes(counts: Mapping[str, int]) -> str:
+    found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return "\n".join(f"{count} × {code.removeprefix('cluster.')}" for code, count in found) or "–"
+
+
 def _tree(snapshot: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """From the top down, each with its name set in. Of a single cohort that says nothing itself only the tenants."""
     tenants, cohorts = snapshot["tenants"], snapshot.get("cohorts", {})

@@ -35,6 +35,7 @@ from ioi_dagster.governors.leases import Leases
 from ioi_dagster.governors.nodes import Nodes
 from ioi_dagster.governors.outlook import NodeNow, Occupied, outlook
 from ioi_dagster.governors.parked import AGING_S
+from ioi_dagster.governors.tally import Tally
 from ioi_dagster.model.negotiation import (
     MAX_OUTLOOK,
     SLOTS,
@@ -86,6 +87,8 @@ class ClusterSnapshot:
     """The same of the block classes of those of `tenants` that have quotas for some; those without one are under ""."""
     parked: int = 0
     """Runs whose announcements wait for room."""
+    asked: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By tenant, what became of what was asked since this governor started, see `Tally`."""
 
 
 class ClusterGovernor:
@@ -123,6 +126,7 @@ class ClusterGovernor:
         for node in expected:
             self._nodes.expect(node)
         self._bids = Bids(cluster, domain, epoch, self._arbiter, self._nodes)
+        self._tally = Tally()
         self._stopping: dict[str, None] = {}
         """Leases whose steps are being stopped."""
         self._now = 0.0
@@ -173,6 +177,7 @@ class ClusterGovernor:
     # Announcements ----------------------------------------------------------------------------------------------
 
     def _announced(self, announce: Announce, now: float) -> list[Instruction]:
+        self._tally.announced(announce)
         older, asked, bid = self._bids.announced(announce, now)
         out: list[Instruction] = []
         if older is not None:
@@ -182,17 +187,17 @@ class ClusterGovernor:
             # A turn may be its own though nobody else would have been refused: then it does not wait.
             out += self._serve(now, announce)
             return out
+        self._tally.bid(announce, bid)
         return [*out, Reply(self._with_nodes(bid, announce, now))]
 
     def _serve(self, now: float, at_once: Announce | None = None) -> list[Instruction]:
         """Answer those that wait and have something, or have waited long enough. `at_once` has only just come."""
-        return [
-            Reply(
-                self._with_nodes(bid, asked.announce, now),
-                waited=None if asked.announce is at_once else (bid.run, bid.round, asked.announce.origin),
-            )
-            for asked, bid in self._bids.serve(now)
-        ]
+        out: list[Instruction] = []
+        for asked, bid in self._bids.serve(now):
+            self._tally.bid(asked.announce, bid)
+            waited = None if asked.announce is at_once else (bid.run, bid.round, asked.announce.origin)
+            out.append(Reply(self._with_nodes(bid, asked.announce, now), waited=waited))
+        return out
 
     def _with_nodes(self, bid: Bid, announce: Announce, now: float) -> Bid:
         """Who plans ahead is told how the nodes look."""
@@ -242,6 +247,7 @@ class ClusterGovernor:
                 granted.append(self._grant(award.origin, request, entry, now))
                 leases.append(granted[-1])
         self._bids.decline(offered)
+        self._tally.awarded(award.requests, granted, rejected)
         return [*out, Reply(Awarded(self._cluster, tuple(leases), tuple(rejected)), tuple(granted))]
 
     def _gang_refusal(self, origin: str, requests: list[LeaseRequest], fresh: list[LeaseRequest]) -> Refusal | None:
@@ -342,7 +348,9 @@ class ClusterGovernor:
         out: list[Instruction] = []
         for evicted in self._arbiter.evict(now, asked):
             self._stopping[evicted.victim] = None
-            out.append(StopStep(self._leases.held[evicted.victim].lease, evicted.why))
+            held = self._leases.held[evicted.victim]
+            self._tally.stopped(held.tenant)
+            out.append(StopStep(held.lease, evicted.why))
         return out
 
     # Nodes ------------------------------------------------------------------------------------------------------
@@ -395,6 +403,7 @@ class ClusterGovernor:
                 if name in tenants
             },
             len(self._bids.desk),
+            self._tally.snapshot(),
         )
 
     def validate(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 from rich.console import Console
 
-from ioi_dagster.cli_tenants import tenants_table
+from ioi_dagster.cli_tenants import asked_table, tenants_table
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Announce, AskGroup, Award, Bid, LeaseRequest, Resources
@@ -121,3 +121,14 @@ def test_what_is_being_stopped_is_told_beside_what_runs() -> None:
     rows = [[cell.strip() for cell in row.split("|")] for row in cluster.rows(10.0)]
     told = {row[1]: row[11:13] for row in rows}
     assert told == {"library": ["0", "2"], "who": ["4 (2 stopping)", "–"]}
+
+
+def test_what_became_of_what_was_asked_has_a_table() -> None:
+    cluster = Cluster(TREE)
+    cluster.asks("library", "page.ocr", 3)
+    cluster.asks("lab", "own", 9)
+    console = Console(width=160)
+    with console.capture() as shown:
+        console.print(asked_table({"c": asdict(cluster.governor.snapshot())}))
+    rows = [" ".join(line.replace("│", " ").split()) for line in shown.get().splitlines()[3:]]
+    assert rows == ["c lab 2 1 – 1 – –", "library 1 1 – 3 – –"]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.governors import tally
 from ioi_dagster.governors.cluster import (
     EVERYTHING,
     ClusterGovernor,
@@ -468,3 +469,29 @@ def test_a_node_that_is_to_be_avoided_is_taken_where_no_other_could_take_the_ste
     assert [one.node for one in cluster.award("r", "x", avoid=("a",), **one_gpu()).leases] == ["a"]
     assert cluster.award("r", "y", avoid=("a",), **one_gpu()).leases == ()
     assert [one.node for one in cluster.award("r", "z", avoid=("a",)).leases] == ["b"]
+
+
+def test_what_became_of_what_was_asked_is_counted_by_tenant() -> None:
+    cluster = Cluster(node("n", 2), quotas=tree(TenantQuota("owner", quota=Quota({"slots": 1.0}))))
+    cluster.ask("guest", 2)
+    cluster.award("guest", "a", "b")
+    cluster.award("guest", "a", "b")
+    assert len(cluster.award("guest", "c").rejected) == 1
+    cluster.ask("guest", 1)
+    cluster.now = 10.0
+    assert stopped(cluster.ask("owner", 1, wait_s=5.0)) == ["b"]
+    assert cluster.governor.snapshot().asked == {
+        "guest": {
+            "rounds": 2, "offered": 1, "refused": {"cluster.full": 1},
+            "leased": 2, "rejected": {"cluster.full": 1}, "stopped": 1,
+        },
+        "owner": {"rounds": 1, "offered": 0, "refused": {}, "leased": 0, "rejected": {}, "stopped": 0},
+    }  # fmt: skip
+
+
+def test_tenants_beyond_a_thousand_are_counted_together() -> None:
+    cluster = Cluster(node("n", 1))
+    for number in range(tally.MOST + 5):
+        cluster.ask(f"t{number}", 1)
+    asked = cluster.governor.snapshot().asked
+    assert (len(asked), asked[tally.OTHERS]["rounds"]) == (tally.MOST + 1, 5)
