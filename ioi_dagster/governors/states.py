@@ -117,6 +117,7 @@ ANNOUNCEMENT = Machine(
     (
         Change(NOTHING, _W.WAITING, "Announce", "there is no room for anything of it, and it may wait"),
         Change(_W.WAITING, NOTHING, "Announce", "its run has announced anew", "newer"),
+        Change(_W.WAITING, NOTHING, "Award", "an award has given its run all that it asks for", "served"),
         Change(_W.WAITING, NOTHING, "Withdrawn", "its run waits no longer", "withdrawn"),
         Change(_W.WAITING, NOTHING, ANY, "its turn has come: there is room", "offered"),
         Change(_W.WAITING, NOTHING, ANY, "it has waited as long as it may", "in vain"),

@@ -16,7 +16,7 @@ from ioi_dagster.governors.liveness import NodeWatch
 from ioi_dagster.governors.network import NetworkGovernor
 from ioi_dagster.governors.node import Admit, NodeGovernor, StartAsked
 from ioi_dagster.governors.states import ANY, NOTHING, AnnouncementState, LeaseState, Machine, NodeState, StartState
-from ioi_dagster.model.negotiation import Bid
+from ioi_dagster.model.negotiation import Award, Bid
 
 Seen = tuple[str, str, str, str]
 """(from, to, event, what was told)"""
@@ -158,7 +158,7 @@ class Watch:
             if answer is not None and answer == Bid(
                 answer.cluster, answer.domain, run, one.announce.round, answer.epoch
             ):
-                told = "newer"
+                told = "served" if isinstance(self._event, Award) else "newer"
             self.seen("announcement", AnnouncementState.WAITING, NOTHING, told=told)
         assert not answered, "who does not wait is not answered"
         for run, one in now.items():
