@@ -237,7 +237,8 @@ def leave(home: DomainHome, patience_s: float, now: float, say: Callable[[str], 
     try:
         _wait_until_idle(home, patience_s, say)
     except BaseException:
-        (home.root / LEAVING).unlink(missing_ok=True)
+        if not has_left(home):  # by another command, meanwhile
+            (home.root / LEAVING).unlink(missing_ok=True)
         raise
     with identity_locked(home):
         record = own_record(home)

@@ -84,6 +84,16 @@ def test_an_invitation_opens_the_gateway_that_runs_already(lab, tmp_path):
         assert set(lab.home.members()) == {"lab", "cloud"}
 
 
+def test_a_member_of_whatever_name_does_not_shut_the_guests_out(lab, tmp_path):
+    lab.home.put_member(author("invitations").signed())
+    with gateway(lab, book=FolderBook(lab.home)) as url:
+        client = joining(url, lab, invitation(lab).certificate, tmp_path)
+        try:
+            assert client.join(author("cloud").signed()).give == DataClass.PUBLIC
+        finally:
+            client.close()
+
+
 def test_no_certificate_of_the_domains_own_authority_is_an_invitation(lab, tmp_path):
     """Whoever shares the authority could issue one."""
     invited = invitation(lab)

@@ -217,10 +217,12 @@ class GatewayClient:
     def _send(
         self, method: str, path: str, content: bytes, timeout: float, max_bytes: int = MAX_ANSWER
     ) -> Asked[bytes]:
-        future = _begun(self._exchange(method, path, content, max_bytes), timeout)
+        # A large body is read through here, not on the loop that all clients share.
+        body = digest_bytes(content) if self._key is not None else ""
+        future = _begun(self._exchange(method, path, content, body, max_bytes), timeout)
         return Asked(future, lambda: self._answered(future, timeout))
 
-    async def _exchange(self, method: str, path: str, content: bytes, max_bytes: int) -> tuple[int, bytes]:
+    async def _exchange(self, method: str, path: str, content: bytes, body: str, max_bytes: int) -> tuple[int, bytes]:
         headers = {PERMIT_HEADER: self._permit} if self._permit and path in _PERMITTED else {}
         if self._key is not None:
             headers[PROOF_HEADER] = prove(
@@ -228,7 +230,7 @@ class GatewayClient:
                 audience=self.domain,
                 method=method,
                 path=PREFIX + path.partition("?")[0],
-                body=digest_bytes(content),
+                body=body,
                 now=time.time(),
             )
         return await self._current().exchange(method, PREFIX + path, content, headers, most=max_bytes)

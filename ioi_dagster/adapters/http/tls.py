@@ -103,7 +103,8 @@ def tls_of(home: DomainHome) -> tuple[ssl.SSLContext, Peers]:
 
     def make() -> ssl.SSLContext:
         inviting = home.inviting()
-        invited = {} if inviting is None else {"invitations": (inviting,)}
+        # By a name that no domain can have.
+        invited = {} if inviting is None else {"(invitations)": (inviting,)}
         known = folder.authorities()
         # Its own first: nobody's takes their place.
         return server_context(home.gateway_certificate, {**invited, home.name: known.get(home.name, ()), **known})
