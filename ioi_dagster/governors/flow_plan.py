@@ -9,7 +9,7 @@ from ioi_dagster.governors.flow_messages import GraphKnown
 from ioi_dagster.governors.flow_placing import LeastCost, Objective, Offer
 from ioi_dagster.governors.flow_steps import Group, Step
 from ioi_dagster.governors.placement.ahead import GraphPlan
-from ioi_dagster.model.negotiation import MAX_GROUPS, Bid, Lease
+from ioi_dagster.model.negotiation import MAX_GROUPS, MAX_PLANNED, Bid, Lease
 
 BRIEF_S = 0.5
 """Where steps take less than this on average, waiting for a better place costs more than it brings."""
@@ -19,8 +19,6 @@ NOT_OFFERED = "cluster.not_offered"
 NONE_S = 5.0
 """So long steps wait for room that the plan sees free and nobody offers them, and for room that was to be free by now at most so
 long more than it was to take; then they take what they are offered."""
-MAX_NODES = 128
-"""Of more nodes no plan is made: a round would cost more than it saves, and one of many nodes is soon free."""
 
 
 class PlanAhead(LeastCost):
@@ -50,7 +48,7 @@ class PlanAhead(LeastCost):
     def about(self, now: float) -> tuple[str, ...]:
         """Where there is nothing to plan, only from time to time."""
         known = not self._planned and now < self._told_at + LOOK_AGAIN_S
-        return () if known or self._plan.nodes(now) > MAX_NODES else tuple(self._about)
+        return () if known or self._plan.nodes(now) > MAX_PLANNED else tuple(self._about)
 
     def remaining_s(self) -> float:
         return self._plan.remaining_s
@@ -59,7 +57,7 @@ class PlanAhead(LeastCost):
         self._now, self._planned = now, False
         # A cluster that had none for them may have some by now.
         self._until = {key: until for key, until in self._until.items() if until > now - LOOK_AGAIN_S}
-        if not self._about or self._plan.nodes(now) > MAX_NODES:
+        if not self._about or self._plan.nodes(now) > MAX_PLANNED:
             return
         about = tuple(self._about)
         for bid in bids:
@@ -74,7 +72,7 @@ class PlanAhead(LeastCost):
         self._make([step.ask.step for step in waiting], now)
 
     def _make(self, ready: Collection[str] | None, now: float) -> None:
-        if self._plan.nodes(now) > MAX_NODES or self._plan.uniform():
+        if self._plan.nodes(now) > MAX_PLANNED or self._plan.uniform():
             return
         usual = self._plan.usual(ready or ())
         if usual < BRIEF_S:
