@@ -87,6 +87,21 @@ class Steered:
         return [one.text for one in self._ledger.story(self.run()) if one.chapter is Chapter.INTERVENTION]
 
 
+@pytest.fixture
+def steered(tmp_path: Path) -> Iterator[Steered]:
+    """In a federation whose owner has reviewed these steps."""
+    topology, home, folder = tmp_path / "topology.yaml", tmp_path / "home", tmp_path / "steps"
+    topology.write_text(TOPOLOGY)
+    folder.mkdir()
+    policies = policies_that_know(MODULE, tmp_path / "policies")
+    with Federation(load_topology(topology), home, policies, BLOCKS) as federation:
+        os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
+        federation.wait_ready(120)
+        ledger = Ledger(federation.home_domain.ledger)
+        yield Steered(folder, home, ledger)
+        ledger.close()
+
+
 @contextmanager
 def started(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A run that ann has started."""
@@ -100,83 +115,63 @@ def started(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def test_a_run_is_paused_capped_resumed_rerouted_and_cancelled_in_part(tmp_path: Path) -> None:
-    topology, home, folder = tmp_path / "topology.yaml", tmp_path / "home", tmp_path / "steps"
-    topology.write_text(TOPOLOGY)
-    folder.mkdir()
-    policies = policies_that_know(MODULE, tmp_path / "policies")
-    with Federation(load_topology(topology), home, policies, BLOCKS) as federation:
-        os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
-        federation.wait_ready(120)
-        ledger = Ledger(federation.home_domain.ledger)
-        with started(folder) as process:
-            steered = Steered(folder, home, ledger)
-            steered.until(lambda: len(steered.began()) == 2, "both nodes work")
+def test_a_run_is_paused_capped_resumed_rerouted_and_cancelled_in_part(steered: Steered) -> None:
+    with started(steered.folder) as process:
+        steered.until(lambda: len(steered.began()) == 2, "both nodes work")
 
-            assert steered.told("pause", "last", "--why", "lunch") == "paused; what runs goes on to its end"
-            assert steered.told("pause", "last", "work[0]") == "paused; what runs goes on to its end"
-            first = {number for number, _ in steered.began()}
-            steered.let(*first)
-            steered.until(lambda: steered.counts().get("DONE") == 3, "what ran is done")
-            steered.until(lambda: "paused by ann: lunch" in steered.waits_for(), "why the others wait")
-            assert {number for number, _ in steered.began()} == first
+        assert steered.told("pause", "last", "--why", "lunch") == "paused; what runs goes on to its end"
+        assert steered.told("pause", "last", "work[0]") == "paused; what runs goes on to its end"
+        first = {number for number, _ in steered.began()}
+        steered.let(*first)
+        steered.until(lambda: steered.counts().get("DONE") == 3, "what ran is done")
+        steered.until(lambda: "paused by ann: lunch" in steered.waits_for(), "why the others wait")
+        assert {number for number, _ in steered.began()} == first
 
-            assert steered.told("cap", "last", "1") == "may have 1 steps at once"
-            assert steered.told("resume", "last") == "goes on"
-            steered.until(lambda: len(steered.began()) == 3, "one more begins")
-            steered.until(lambda: "the run may have 1 steps at once" in steered.waits_for(), "the cap is told")
-            ((number, node),) = [one for one in steered.began() if one[0] not in first]
+        assert steered.told("cap", "last", "1") == "may have 1 steps at once"
+        assert steered.told("resume", "last") == "goes on"
+        steered.until(lambda: len(steered.began()) == 3, "one more begins")
+        steered.until(lambda: "the run may have 1 steps at once" in steered.waits_for(), "the cap is told")
+        ((number, node),) = [one for one in steered.began() if one[0] not in first]
 
-            assert "1 stopped there" in steered.told("reroute", "last", f"work[{number}]", "--away-from", node)
-            other = {"library-1": "library-2", "library-2": "library-1"}[node]
-            steered.until(lambda: (number, other) in steered.began(), "it begins elsewhere")
-            assert steered.counts() == {"DONE": 3, "RUN": 1}
+        assert "1 stopped there" in steered.told("reroute", "last", f"work[{number}]", "--away-from", node)
+        other = {"library-1": "library-2", "library-2": "library-1"}[node]
+        steered.until(lambda: (number, other) in steered.began(), "it begins elsewhere")
+        assert steered.counts() == {"DONE": 3, "RUN": 1}
 
-            last = next(one for one in range(COUNT - 1, -1, -1) if one not in (*first, number))
-            refused = steered.say("cancel", "last", f"work[{last}]", who="bob", code=1)
-            assert "no reason is given" in refused
-            assert steered.told("cancel", "last", f"work[{last}]", "--why", "a bad page") == "1 cancelled"
-            assert steered.told("cap", "last", "none") == "may have any number of steps at once"
-            steered.let(*range(COUNT))
-            assert process.wait(120) != 0, "a step of it was cancelled"
-            assert steered.counts() == {"DONE": COUNT}  # numbers, and all of work but one
-            assert [text.partition(":")[0] for text in steered.interventions()] == [
-                "pause by ann (lunch)", "pause by ann", "cap by ann", "resume by ann", "reroute by ann",
-                "cancel by ann (a bad page)", "cap by ann",
-            ]  # fmt: skip
-            assert "has ended" in steered.refused("pause", "last")
-        ledger.close()
-        with DagsterInstance.get() as instance:
-            (run,) = instance.get_runs()
-            assert run.status is DagsterRunStatus.FAILURE
-            log = [entry.dagster_event.message for entry in instance.all_logs(run.run_id) if entry.dagster_event]
-            assert any("ann said: pause (lunch) — paused; what runs goes on to its end" in text for text in log)
-            (failure,) = [
-                entry.dagster_event.step_failure_data
-                for entry in instance.all_logs(run.run_id)
-                if entry.dagster_event and entry.dagster_event.is_step_failure
-            ]
-            assert "[flow.cancelled] cancelled by ann: a bad page" in str(failure.error)
+        last = next(one for one in range(COUNT - 1, -1, -1) if one not in (*first, number))
+        refused = steered.say("cancel", "last", f"work[{last}]", who="bob", code=1)
+        assert "no reason is given" in refused
+        assert steered.told("cancel", "last", f"work[{last}]", "--why", "a bad page") == "1 cancelled"
+        assert steered.told("cap", "last", "none") == "may have any number of steps at once"
+        steered.let(*range(COUNT))
+        assert process.wait(120) != 0, "a step of it was cancelled"
+        assert steered.counts() == {"DONE": COUNT}  # numbers, and all of work but one
+        assert [text.partition(":")[0] for text in steered.interventions()] == [
+            "pause by ann (lunch)", "pause by ann", "cap by ann", "resume by ann", "reroute by ann",
+            "cancel by ann (a bad page)", "cap by ann",
+        ]  # fmt: skip
+        assert "has ended" in steered.refused("pause", "last")
+    with DagsterInstance.get() as instance:
+        (run,) = instance.get_runs()
+        assert run.status is DagsterRunStatus.FAILURE
+        log = [entry.dagster_event.message for entry in instance.all_logs(run.run_id) if entry.dagster_event]
+        assert any("ann said: pause (lunch) — paused; what runs goes on to its end" in text for text in log)
+        (failure,) = [
+            entry.dagster_event.step_failure_data
+            for entry in instance.all_logs(run.run_id)
+            if entry.dagster_event and entry.dagster_event.is_step_failure
+        ]
+        assert "[flow.cancelled] cancelled by ann: a bad page" in str(failure.error)
 
 
-def test_a_whole_run_is_cancelled(tmp_path: Path) -> None:
-    topology, home, folder = tmp_path / "topology.yaml", tmp_path / "home", tmp_path / "steps"
-    topology.write_text(TOPOLOGY)
-    folder.mkdir()
-    policies = policies_that_know(MODULE, tmp_path / "policies")
-    with Federation(load_topology(topology), home, policies, BLOCKS) as federation:
-        os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
-        federation.wait_ready(120)
-        with started(folder) as process:
-            ledger = Ledger(federation.home_domain.ledger)
-            steered = Steered(folder, home, ledger)
-            steered.until(lambda: len(steered.began()) == 2, "both nodes work")
-            assert steered.told("pause", "last") == "paused; what runs goes on to its end"
-            assert steered.told("cancel", "last") == "ended"
-            assert process.wait(60) != 0
-            ledger.close()
-        with DagsterInstance.get() as instance:
-            (run,) = instance.get_runs()
-            assert run.status is DagsterRunStatus.CANCELED
-            log = [entry.dagster_event.message for entry in instance.all_logs(run.run_id) if entry.dagster_event]
-            assert [text for text in log if "cancel" in text.lower()][:1] == ["ann said: cancel"]
+def test_a_whole_run_is_cancelled(steered: Steered) -> None:
+    with started(steered.folder) as process:
+        steered.until(lambda: len(steered.began()) == 2, "both nodes work")
+        assert steered.told("pause", "last") == "paused; what runs goes on to its end"
+        assert steered.told("cancel", "last") == "ended"
+        assert process.wait(60) != 0
+    with DagsterInstance.get() as instance:
+        (run,) = instance.get_runs()
+        assert run.status is DagsterRunStatus.CANCELED
+        log = [entry.dagster_event.message for entry in instance.all_logs(run.run_id) if entry.dagster_event]
+        assert [text for text in log if "cancel" in text.lower()][:1] == ["ann said: cancel"]
