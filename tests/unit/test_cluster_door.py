@@ -261,6 +261,60 @@ def test_one_that_does_not_answer_costs_its_deadline_and_a_bounded_number_of_req
     asyncio.run(use())
 
 
+def test_a_governor_that_takes_connections_and_says_nothing_is_tried_once_for_all_who_wait(address: str, monkeypatch):
+    """As one does that is frozen. What it finds when it goes on must not count as lines that are in use."""
+    monkeypatch.setattr(caller_module, "CONNECT_S", 0.3)
+    came, open_ = [], []
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(writer)
+        open_.append(writer)
+        await reader.read(MAX_HELLO)
+        assert await reader.read() == b""
+        open_.remove(writer)
+        writer.close()
+
+    async def use() -> None:
+        server = await asyncio.start_unix_server(silent, address.removeprefix("unix:"))
+        line = ClusterLine("lab-c", address, "own")
+        asks = [line.ask("status", None, dict, 5.0) for _ in range(20)]
+        told = await asyncio.gather(*asks, return_exceptions=True)
+        assert {type(one) for one in told} == {UnreachableError}
+        assert len(came) == 1
+        with pytest.raises(UnreachableError, match=r"within 0.05 s"):
+            await line.ask("status", None, dict, 0.05)
+        await until(lambda: len(came) == 2 and not open_)
+        server.close()
+
+    asyncio.run(asyncio.wait_for(use(), 20))
+
+
+def test_a_governor_that_reads_nothing_more_is_not_sent_more_than_a_bound(address: str, monkeypatch):
+    monkeypatch.setattr(caller_module, "MAX_UNREAD", 4 * 2**20)
+
+    async def greets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(MAX_HELLO)
+        writer.write(pack(0, HELLO, msgspec.json.encode(Hello(VERSION))))
+        await done.wait()
+        writer.close()
+
+    async def use() -> None:
+        server = await asyncio.start_unix_server(greets, address.removeprefix("unix:"))
+        line, told = ClusterLine("lab-c", address, "own"), []
+        large = ReleaseRequest("r", tuple(f"{number:0>400}" for number in range(2_000)))
+        while len(told) < 100 and not any("has not read the last" in one for one in told):
+            with pytest.raises(UnreachableError) as error:
+                await line.ask("release", large, dict, 0.01)
+            told.append(str(error.value))
+        assert len(told) < 12
+        line.close()
+        done.set()
+        server.close()
+
+    done = asyncio.Event()
+    asyncio.run(asyncio.wait_for(use(), 20))
+
+
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.text("abc", max_size=9), st.binary(max_size=50))), st.data())
 def test_frames_are_found_however_the_stream_is_cut(frames: list[tuple[int, str, bytes]], data: st.DataObject):
     stream, reader, found = b"".join(pack(*frame) for frame in frames), Frames(), []

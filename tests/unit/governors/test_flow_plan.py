@@ -328,6 +328,17 @@ def test_a_step_goes_to_a_faster_node_elsewhere_unless_its_inputs_take_longer_to
     assert fleet.starts == [("s", where)]
 
 
+def test_the_node_that_is_planned_is_not_asked_for_where_the_step_is_to_avoid_it():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0}, slots=2)
+    fleet.know({"s": 100.0})
+    fleet.ready("s")
+    fleet.tell(flow.StepLost("s", 1, "n", "its worker died", Cause.NODE_LOST))
+    fleet.look(later=1.0)
+    first, again = fleet.requests
+    assert (first.prefer, first.avoid) == (("n",), ())
+    assert (again.prefer, again.avoid) == ((), ("n",))
+
+
 def test_where_inputs_lie_counts_among_nodes_that_are_alike():
     fleet = Fleet({"away": 1.0, "home": 1.0})
     fleet.know({"s": 100.0, "t": 100.0})
