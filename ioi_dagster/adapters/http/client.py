@@ -31,7 +31,7 @@ from ioi_dagster.adapters.http.protocol import (
 )
 from ioi_dagster.adapters.http.tls import TlsTo, explain
 from ioi_dagster.adapters.http.transport import MAX_ANSWER, Pool
-from ioi_dagster.domain import DomainConfig, DomainHome, hidden
+from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder, hidden
 from ioi_dagster.errors import FinalError, GatewayRefusedError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.block import Payload
@@ -300,8 +300,9 @@ class FederatedRegistry:
     def __init__(self, home: DomainHome, config: DomainConfig, key: SigningKey, permit: Signed | None) -> None:
         self._config = config
         gateways = {config.spec.name: config.gateway, **config.peers}
+        trust = TrustFolder(home.trust)
         self._clients = {
-            name: GatewayClient(url, name, key, permit, TlsTo(home, name)) for name, url in gateways.items()
+            name: GatewayClient(url, name, key, permit, TlsTo(home, name, trust)) for name, url in gateways.items()
         }
 
     def client(self, domain: str) -> GatewayClient:

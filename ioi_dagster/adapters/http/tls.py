@@ -22,7 +22,7 @@ from ioi_dagster.adapters.http.refusals import RefusalLog
 from ioi_dagster.certificates import Trusted, days_left, domain_of
 from ioi_dagster.domain import DomainHome, TrustFolder
 from ioi_dagster.errors import BadInputError, UnreachableError
-from ioi_dagster.model.member import INVITED
+from ioi_dagster.model.member import INVITED, MemberRecord
 from ioi_dagster.model.refusal import Refusal
 
 log = logging.getLogger("ioi.tls")
@@ -67,7 +67,11 @@ def client_context(certificate: Path, peer: Iterable[Trusted]) -> ssl.SSLContext
 def tls_to(home: DomainHome, peer: str) -> ssl.SSLContext:
     """For connections of the domain in `home` to the gateway of `peer`. Raises `BadInputError` where `peer` is no
     member."""
-    record = home.members().get(peer)
+    return _context_to(home, peer, home.members())
+
+
+def _context_to(home: DomainHome, peer: str, members: Mapping[str, MemberRecord]) -> ssl.SSLContext:
+    record = members.get(peer)
     if record is None:
         todo = "join it with `ioi domain join`"
         raise BadInputError(f"{home.name} has no record of {peer}", where=str(home.trust), todo=todo)
@@ -77,11 +81,12 @@ def tls_to(home: DomainHome, peer: str) -> ssl.SSLContext:
 class TlsTo:
     """What `tls_to` makes, made anew when the domain shows another certificate, or the peer's authorities or what they took
     back have changed: for processes that outlive that. A call returns the same context as long as nothing has changed, and
-    raises `UnreachableError` where the peer is no member any more."""
+    raises `UnreachableError` where the peer is no member any more. Those of many peers share a `folder`, which is read through
+    when a record has changed."""
 
-    def __init__(self, home: DomainHome, peer: str) -> None:
-        self._home, self._peer, self._folder = home, peer, TrustFolder(home.trust)
-        self._known, self._context = self._now(), tls_to(home, peer)
+    def __init__(self, home: DomainHome, peer: str, folder: TrustFolder | None = None) -> None:
+        self._home, self._peer, self._folder = home, peer, folder or TrustFolder(home.trust)
+        self._known, self._context = self._now(), self._made()
 
     def __call__(self) -> ssl.SSLContext:
         now = self._now()
@@ -90,8 +95,11 @@ class TlsTo:
                 f"gateway of {self._peer}", "it is no member any more — join it with `ioi domain join`"
             )
         if now != self._known:
-            self._context, self._known = tls_to(self._home, self._peer), now
+            self._context, self._known = self._made(), now
         return self._context
+
+    def _made(self) -> ssl.SSLContext:
+        return _context_to(self._home, self._peer, self._folder.records())
 
     def _now(self) -> tuple[bytes, tuple[Trusted, ...] | None]:
         return self._home.client_certificate.read_bytes(), self._folder.authorities().get(self._peer)
