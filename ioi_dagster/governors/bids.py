@@ -14,7 +14,19 @@ from ioi_dagster.governors.fairness.arbiter import Arbiter
 from ioi_dagster.governors.fairness.tree import Entry
 from ioi_dagster.governors.fairness.values import Request
 from ioi_dagster.governors.parked import ASKS_S, MAX_PARKED, OFFER_S, Asked, Desk, Kind, Like, Offered, like
-from ioi_dagster.model.negotiation import SLOTS, Announce, AskGroup, Bid, LeaseRequest, Never, SupplyPoint, Whose
+from ioi_dagster.governors.prices import Load, curve
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import (
+    SLOTS,
+    Announce,
+    AskGroup,
+    Bid,
+    LeaseRequest,
+    Never,
+    Resources,
+    SupplyPoint,
+    Whose,
+)
 from ioi_dagster.model.refusal import Refusal
 
 BID_S = 2.0
@@ -32,6 +44,14 @@ CODES = {
 }
 OF_NODES = frozenset({"fair.not_offered", "fair.too_large"})
 """Refusals that others than the nodes that are there could make good."""
+
+
+Curve = tuple[str, DataClass, Resources, int, bool]
+"""What tells one supply curve of a bid from the others: capability, data class, resources, gang, whether it is for copies."""
+
+
+def curve_of(one: AskGroup | SupplyPoint) -> Curve:
+    return one.capability, one.data_class, one.resources, one.gang, one.idle
 
 
 class Rooms(Protocol):
@@ -53,7 +73,9 @@ class Rooms(Protocol):
         """Why nothing is free for a step that takes its slot alone."""
         ...
 
-    def price(self, warm: bool) -> float: ...
+    def load(self) -> Load:
+        """What prices go by."""
+        ...
 
 
 class Bids:
@@ -88,12 +110,8 @@ class Bids:
         if points or not announce.wait_s or not asked.entries() or len(self.desk) >= MAX_PARKED:
             if points:
                 self.desk.lose_place(announce.whose)
-            answered = {(point.capability, point.data_class, point.resources, point.gang) for point in points}
-            left = [
-                self._why_not(group, one)
-                for group, one in asked.groups
-                if (group.capability, group.data_class, group.resources, group.gang) not in answered
-            ]
+            answered = set(map(curve_of, points))
+            left = [self._why_not(group, one) for group, one in asked.groups if curve_of(group) not in answered]
             return older, asked, self._made(announce, points, left, asked)
         for entry in asked.entries():
             self._arbiter.wait(entry)
@@ -167,19 +185,25 @@ class Bids:
     # Bids -------------------------------------------------------------------------------------------------------
 
     def _points(self, asked: Asked) -> list[SupplyPoint]:
-        """What would start now."""
-        points = []
+        """What would start now. Groups that are one curve to who reads the bid would start in the same room."""
+        curves: dict[Curve, tuple[int, int]] = {}
         for group, entry in asked.groups:
             if not isinstance(entry, Entry):
                 continue
             times = self._arbiter.claims.quote_idle(entry) if group.idle else self._arbiter.claims.quote(entry)
-            if slots := times * entry.shape.copies:
-                points.append(self._point(group, slots, self._arbiter.claims.quote_warm(entry, slots)))
-        return points
+            slots, its = times * entry.shape.copies, curve_of(group)
+            if slots > curves.get(its, (0, 0))[0]:
+                curves[its] = slots, self._arbiter.claims.quote_warm(entry, slots)
+        return self._rising(curves, len(self.desk))
 
-    def _point(self, group: AskGroup, slots: int, warm: int) -> SupplyPoint:
-        price = self._rooms.price(warm > 0)
-        return SupplyPoint(group.capability, group.data_class, slots, price, warm, group.resources, group.gang)
+    def _rising(self, curves: dict[Curve, tuple[int, int]], queued: int) -> list[SupplyPoint]:
+        """By curve, how many slots and how many of them warm, as points. `queued`: runs that wait for room besides."""
+        load = self._rooms.load()
+        return [
+            SupplyPoint(capability, data_class, rung.slots, rung.price, rung.warm, resources, gang, idle)
+            for (capability, data_class, resources, gang, idle), (slots, warm) in curves.items()
+            for rung in curve(load, slots, warm, queued, max(1, gang))
+        ]
 
     def _made(
         self,
@@ -252,20 +276,24 @@ class Bids:
         for entry in entries:
             entry.preemptible = False
             given.setdefault(entry.request.id, []).append(entry)
-        points, refusals = [], []
+        curves: dict[Curve, tuple[int, int]] = {}
+        refusals = []
         for group, one in asked.groups:
             its = given.get(one.request.id, []) if isinstance(one, Entry) else []
             if its:
                 warm = sum(self._arbiter.is_warm(entry) for entry in its)
-                points.append(self._point(group, sum(entry.shape.copies for entry in its), warm))
+                slots, before = sum(entry.shape.copies for entry in its), curves.get(curve_of(group), (0, 0))
+                curves[curve_of(group)] = before[0] + slots, before[1] + warm
                 kept += [(like(group), entry) for entry in its]
             else:
                 refusals.append(self._why_not(group, one))
         self._step_back(asked)
         self.desk.answered(asked, True, now)
-        before = self.desk.take(announce.whose)
-        if before is not None:
-            self._give_up(before)
+        # What is kept counts as free in a price, as it does where nothing is kept.
+        points = self._rising(curves, len(self.desk))
+        earlier = self.desk.take(announce.whose)
+        if earlier is not None:
+            self._give_up(earlier)
         self.desk.offer(announce.whose, kept, now + OFFER_S)
         return asked, self._made(announce, points, refusals, asked, OFFER_S)
 

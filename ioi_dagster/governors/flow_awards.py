@@ -114,7 +114,7 @@ class Awards:
                 continue
             near = round_.near(step.places)
             offered = menu.of(unit, near)
-            choice = self._placing.choose(step, [offer for offer in offered if self._can_pay(offer.price)])
+            choice = self._placing.choose(step, self._payable(offered))
             if choice is None:
                 out += self._not_chosen(unit, near, offered, seen)
                 continue
@@ -145,10 +145,9 @@ class Awards:
     def _taken(self, unit: Sequence[Step], choice: Offer, offers: Offers, now: float) -> Iterator[LeaseRequest]:
         """All of `unit` take it, and are about to be awarded."""
         cluster = choice.place.cluster
-        prices = [offers.price(cluster, step.group) or 0.0 for step in unit]
-        for step, price in zip(unit, prices, strict=True):
+        for step in unit:
             step.cold = not offers.is_warm(cluster, step.group)
-            offers.take(cluster, step.group)
+            price = offers.take(cluster, step.group)
             self._steps.award(step)
             if choice.prefer:
                 self._placing.began(step, cluster, choice.prefer[0], now)
@@ -187,8 +186,8 @@ class Awards:
         """Have a late step run once more, where that is worth it."""
         if not self._copies.may(step, now) or self._steering.why_held(step.ask.step):
             return []
-        offered = menu.of([step], round_.near(step.places))
-        payable = [offer for offer in offered if self._can_pay(offer.price)]
+        offered = menu.of_copy(step, round_.near(step.places))
+        payable = self._payable(offered)
         # A copy is there to be early.
         where, node = (self._copies.planned or {}).get(step.ask.step, ("", ""))
         best = [offer for offer in payable if offer.place.cluster == where] if where else payable
@@ -197,8 +196,8 @@ class Awards:
             return []
         cluster, lease = choice.place.cluster, step.lease
         assert lease is not None
-        offers.take(cluster, step.group)
-        step.copying, step.copies, step.copy_price = cluster, step.copies + 1, choice.price
+        price = offers.take(cluster, step.group._replace(idle=True))
+        step.copying, step.copies, step.copy_price = cluster, step.copies + 1, price
         self._copying[step.ask.step] = step
         request = self._request(step, choice, (lease.node, *step.avoids(now)), step.copies)
         request = replace(request, prefer=(node,) if node and node not in request.avoid else request.prefer)
@@ -211,11 +210,13 @@ class Awards:
         facts = {"ran": round(ran, 3), "usual": round(usual, 3), "offers": [offer.facts for offer in offered]}
         return [Tell(step.ask.step, Chapter.COPY, text, facts | {"taken": cluster})]
 
-    def _can_pay(self, price: float) -> bool:
+    def _payable(self, offers: Sequence[Offer]) -> Sequence[Offer]:
+        """Those within what is left of the budget, with what copies cost that are being awarded."""
         if self._budget is None:
-            return True
+            return offers
         self._copying = {key: step for key, step in self._copying.items() if step.copying}
-        return self.spent + sum(step.copy_price for step in self._copying.values()) + price <= self._budget
+        left = self._budget - self.spent - sum(step.copy_price for step in self._copying.values())
+        return [offer for offer in offers if offer.price <= left]
 
     def _not_chosen(
         self, unit: Sequence[Step], near: tuple[Place, ...], offers: Sequence[Offer], bids: dict[str, Bid]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from ioi_dagster.governors.flow_cold import ColdStarts
@@ -10,36 +13,59 @@ from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.governors.flow_nearness import Nearness
 from ioi_dagster.governors.flow_placing import Offer, Placing
 from ioi_dagster.governors.flow_steps import Group, Step
-from ioi_dagster.model.negotiation import Bid, SupplyPoint
+from ioi_dagster.model.negotiation import Bid
+
+
+@dataclass(slots=True)
+class _Rung:
+    """A point of a supply curve, of which `slots` are left."""
+
+    price: float
+    slots: int
+    warm: int
 
 
 class Offers:
-    """Supply that is left in a round. Points of one cluster share its slots."""
+    """Supply that is left in a round. Each curve is used from its cheapest point on; those of one cluster share its slots."""
 
     def __init__(self, bids: Iterable[Bid]) -> None:
-        self._points: dict[tuple[Any, ...], SupplyPoint] = {}
+        self._curves: dict[tuple[Any, ...], list[_Rung]] = {}
+        """By cluster and what a step is to it, dearest first: what is taken next stands at the end."""
         for bid in bids:
             for point in bid.points:
-                key = (bid.cluster, point.capability, point.data_class, point.resources, point.gang)
-                known = self._points.get(key)
-                # There are two where steps and copies of others were asked for in one round.
-                self._points[key] = point if known is None or point.slots > known.slots else known
-        self._warm = {key: point.warm for key, point in self._points.items()}
+                if point.slots:
+                    key = (bid.cluster, point.capability, point.data_class, point.resources, point.gang, point.idle)
+                    self._curves.setdefault(key, []).append(_Rung(point.price, point.slots, point.warm))
         self._left: dict[str, int] = {}
-        for (cluster, *_), point in self._points.items():
-            self._left[cluster] = max(self._left.get(cluster, 0), point.slots)
+        for (cluster, *_), rungs in self._curves.items():
+            rungs.sort(key=lambda rung: (-rung.price, rung.warm))
+            self._left[cluster] = max(self._left.get(cluster, 0), sum(rung.slots for rung in rungs))
+        for (*its, idle), rungs in list(self._curves.items()):
+            if idle:
+                # What was offered to copies alone does for a step that is ready by now.
+                self._curves.setdefault((*its, False), rungs)
+        self._open = len(self._left)
+        self.changes = 0
+        """Rises whenever a price is another, or somebody has nothing left."""
 
     @property
     def exhausted(self) -> bool:
-        return not any(left > 0 for left in self._left.values())
+        return not self._open
 
-    def price(self, cluster: str, group: Group) -> float | None:
-        """Of one step; None where it has no room for one, or for as many as start together."""
-        point = self._points.get((cluster, group.capability, group.data_class, group.resources, group.gang))
-        together = max(1, group.gang)
-        if point is None or point.slots < together or self._left.get(cluster, 0) < together:
+    def price(self, cluster: str, group: Group, count: int = 1) -> float | None:
+        """Of the next `count` steps together; None where it has no room for them, or for as many as start together."""
+        rungs, left = self._rungs(cluster, group), max(count, group.gang)
+        if not rungs or self._left[cluster] < left:
             return None
-        return point.price
+        if left == 1:
+            return rungs[-1].price
+        total = 0.0
+        for rung in reversed(rungs):
+            total += rung.price * max(0, min(rung.slots, count))
+            count, left = count - rung.slots, left - rung.slots
+            if left <= 0:
+                return total
+        return None
 
     def left(self, cluster: str, group: Group) -> bool:
         return self.price(cluster, group) is not None
@@ -50,13 +76,26 @@ class Offers:
 
     def is_warm(self, cluster: str, group: Group) -> bool:
         """Does the next step there find a replica that has loaded?"""
-        return self._warm.get((cluster, group.capability, group.data_class, group.resources, group.gang), 0) > 0
+        rungs = self._rungs(cluster, group)
+        return bool(rungs) and rungs[-1].warm > 0
 
-    def take(self, cluster: str, group: Group) -> None:
-        """A slot for one step."""
+    def take(self, cluster: str, group: Group) -> float:
+        """A slot for one step, the cheapest that is left of its kind; its price."""
+        rungs = self._rungs(cluster, group)
+        rung = rungs[-1]
+        rung.slots, rung.warm = rung.slots - 1, rung.warm - 1
         self._left[cluster] -= 1
-        key = (cluster, group.capability, group.data_class, group.resources, group.gang)
-        self._warm[key] = self._warm.get(key, 0) - 1
+        if not self._left[cluster]:
+            self._open -= 1
+        if not rung.slots:
+            rungs.pop()
+        if not rung.slots or not self._left[cluster]:
+            self.changes += 1
+        return rung.price
+
+    def _rungs(self, cluster: str, group: Group) -> list[_Rung]:
+        key = (cluster, group.capability, group.data_class, group.resources, group.gang, group.idle)
+        return self._curves.get(key, [])
 
 
 class Menu:
@@ -68,37 +107,45 @@ class Menu:
         self._offers, self._placing, self._nearness, self._cold, self._trust = offers, placing, nearness, cold, trust
         self._alike: dict[tuple[Group, int], tuple[list[Offer], tuple[Place, ...]]] = {}
         """What steps of one group and with the same places can have; places are known by their identity, and kept for that."""
+        self._changes = offers.changes
 
-    def of(self, unit: Sequence[Step], places: tuple[Place, ...]) -> list[Offer]:
+    def of(self, unit: Sequence[Step], places: tuple[Place, ...]) -> Sequence[Offer]:
         """What all of `unit` can have at one of `places`; of a gang, what they cost together, and how long the longest takes."""
         step = unit[0]
         if len(unit) > 1 or self._nearness.wishes(step.ask) or self._cold.known(step.ask.capability):
-            return self._for(unit, places)
+            return self._for(unit, [one.group for one in unit], places)
+        if self._changes != self._offers.changes:
+            self._alike.clear()
+            self._changes = self._offers.changes
         key = (step.group, id(places))
         if key not in self._alike:
-            self._alike[key] = (self._for(unit, places), places)
-        left = self._offers.room
-        return [offer for offer in self._alike[key][0] if left(offer.place.cluster) > 0]
+            self._alike[key] = (self._for(unit, [step.group], places), places)
+        return self._alike[key][0]
 
-    def _for(self, unit: Sequence[Step], places: tuple[Place, ...]) -> list[Offer]:
+    def of_copy(self, step: Step, places: tuple[Place, ...]) -> Sequence[Offer]:
+        """What a copy of `step` can have, of what nobody else wants."""
+        return self._for([step], [step.group._replace(idle=True)], places)
+
+    def _for(self, unit: Sequence[Step], groups: Sequence[Group], places: tuple[Place, ...]) -> list[Offer]:
+        counts = Counter(groups)
         others = [{place.cluster: place for place in step.places} for step in unit[1:]]
         offered = []
         for place in places:
             cluster = place.cluster
             if self._offers.room(cluster) < len(unit) or not all(cluster in its for its in others):
                 continue
-            prices = [self._offers.price(cluster, step.group) for step in unit]
+            prices = [self._offers.price(cluster, group, count) for group, count in counts.items()]
             if any(price is None for price in prices):
                 continue
             moves_s = max([place.transfer_s, *(its[cluster].transfer_s for its in others)])
-            seconds = max(self._seconds(step, cluster) for step in unit) + moves_s
+            seconds = max(map(self._seconds, unit, groups, repeat(cluster))) + moves_s
             price = sum(price for price in prices if price is not None)
             beside = sum(self._nearness.near(step.ask, cluster) for step in unit)
             offered.append(Offer(place, price, seconds, self._trust(cluster), beside=beside))
         return offered
 
-    def _seconds(self, step: Step, cluster: str) -> float:
+    def _seconds(self, step: Step, group: Group, cluster: str) -> float:
         """That it is expected to run there, the loading of its block included."""
         capability = step.ask.capability
-        loads_s = 0.0 if self._offers.is_warm(cluster, step.group) else self._cold.expect(capability, cluster)
+        loads_s = 0.0 if self._offers.is_warm(cluster, group) else self._cold.expect(capability, cluster)
         return self._placing.expect(capability, cluster) + loads_s

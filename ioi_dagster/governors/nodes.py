@@ -10,13 +10,12 @@ from typing import Any
 
 from ioi_dagster.governors.cluster_messages import EVERYTHING, NodeJoined, NodeReported
 from ioi_dagster.governors.fairness.arbiter import Arbiter
+from ioi_dagster.governors.prices import Load
 from ioi_dagster.model.negotiation import MAX_PLANNED, SLOTS, Resources
 from ioi_dagster.model.refusal import Refusal
 
-CONGESTION = 0.5
-"""Price rises by this part of the base price as the cluster fills."""
-COLD_START = 0.2
-"""Added where no replica of the capability is warm."""
+EASY = 0.5
+"""Memory that is less full is under no pressure."""
 MAX_AWAY = 10_000
 """Nodes that left, or have not come yet, and are remembered."""
 
@@ -61,6 +60,8 @@ class Nodes:
         self._offering: dict[str, dict[str, None]] = {}
         """By capability that was asked for, the nodes that offer it."""
         self._slots = self._busy = 0
+        self._pressed = 0.0
+        """The sum of its nodes' memory pressure."""
         self._open: dict[str, None] = {}
         """Nodes with a free slot."""
         self._limited = 0
@@ -108,7 +109,9 @@ class Nodes:
         node = self.by_name.get(event.node)
         if node is None:
             return
+        before = self._pressure(node)
         node.warm, node.memory, node.blocks, node.closed = event.warm, event.memory, event.blocks, event.closed
+        self._pressed += self._pressure(node) - before
         node.speed = event.speed
         self._arbiter.on_warm(event.node, event.warm)
         self._look(event.node)
@@ -119,6 +122,7 @@ class Nodes:
         self.expect(NodeJoined(name, node.slots, node.capabilities, node.resources))
         self._open.pop(name, None)
         self._slots -= node.slots
+        self._pressed -= self._pressure(node)
         self._limited -= node.capabilities is not EVERYTHING
         for names in self._offering.values():
             names.pop(name, None)
@@ -190,9 +194,16 @@ class Nodes:
             return Refusal("cluster.no_memory", text, self._cluster, "it is asked again")
         return Refusal("cluster.full", f"all {len(able)} nodes are busy", self._cluster, "it is asked again")
 
-    def price(self, warm: bool) -> float:
-        busy = self._busy / (self._slots or 1)
-        return self._price * (1 + CONGESTION * busy) + (0.0 if warm else COLD_START)
+    def load(self) -> Load:
+        """What its prices go by."""
+        pressure = self._pressed / len(self.by_name) if self.by_name else 0.0
+        return Load(self._price, self._slots, self._busy, min(1.0, max(0.0, pressure)))
+
+    def _pressure(self, node: ClusterNode) -> float:
+        """How far its memory is on the way to where it takes nothing new, 0 to 1."""
+        if node.memory >= self._max_memory:
+            return 1.0
+        return max(0.0, (node.memory - EASY) / (self._max_memory - EASY))
 
     def shut(self, name: str) -> bool:
         return self.by_name[name].shut(self._max_memory)
@@ -232,6 +243,7 @@ class Nodes:
         """`used`: leases by node."""
         assert self._slots == sum(node.slots for node in self.by_name.values())
         assert self._busy == sum(used.values())
+        assert abs(self._pressed - sum(map(self._pressure, self.by_name.values()))) < 1e-6
         assert self._open.keys() == {name for name, node in self.by_name.items() if node.free}
         for name, node in self.by_name.items():
             assert node.waiting <= node.used.keys()

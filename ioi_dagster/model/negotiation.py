@@ -20,6 +20,8 @@ OWN_STEP = "dagster.step"
 
 
 MAX_GROUPS, MAX_REQUESTS, MAX_LEASES = 64, 1_000, 10_000
+MAX_POINTS = 6
+"""Of a supply curve."""
 MAX_WAIT_S = 60.0
 MAX_OUTLOOK, MAX_BUSY = 64, 64
 """Nodes of which a bid tells how they look, and slots of each."""
@@ -121,8 +123,9 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class SupplyPoint:
-    """`slots` more steps of `capability` can start now at `price` credits each; `warm` of them on warm replicas. `resources` and
-    `gang` are those of the group that it answers."""
+    """`slots` more steps of `capability` can start now at `price` credits each; `warm` of them on warm replicas. `resources`,
+    `gang` and `idle` are those of the group that it answers. Points that are alike in all but slots, price and warmth are one
+    supply curve, which adds up to what can start; whoever takes of it takes the cheapest first."""
 
     capability: Name
     data_class: DataClass
@@ -131,6 +134,7 @@ class SupplyPoint:
     warm: Slots = 0
     resources: Resources = ()
     gang: Slots = 0
+    idle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +168,15 @@ class Never:
 
 @dataclass(frozen=True, slots=True)
 class Bid:
-    """A cluster's supply curve for a round; not binding. What it will not do now stands in `refusals`, what it could never do in
-    `never` too. `nodes`: what was asked by `Announce.about`."""
+    """A cluster's supply curves for a round, each of `MAX_POINTS` at most; not binding. What it will not do now stands in
+    `refusals`, what it could never do in `never` too. `nodes`: what was asked by `Announce.about`."""
 
     cluster: Name
     domain: Name
     run: Name
     round: Number
     epoch: Number
-    points: Annotated[tuple[SupplyPoint, ...], Meta(max_length=MAX_GROUPS * 16)] = ()
+    points: Annotated[tuple[SupplyPoint, ...], Meta(max_length=MAX_GROUPS * MAX_POINTS)] = ()
     refusals: tuple[Refusal, ...] = ()
     expires_s: Seconds = 2.0
     nodes: Annotated[tuple[NodeOutlook, ...], Meta(max_length=MAX_OUTLOOK)] = ()

@@ -237,7 +237,9 @@ class SimCluster:
     def _lie(self, message: Any, honest: Any) -> Any:
         """Everything is free and for nothing, and none of it is given."""
         if isinstance(message, Announce) and isinstance(honest, Bid):
-            points = tuple(SupplyPoint(g.capability, g.data_class, g.count, 0.0, g.count) for g in message.groups)
+            points = tuple(
+                SupplyPoint(g.capability, g.data_class, g.count, 0.0, g.count, idle=g.idle) for g in message.groups
+            )
             return replace(honest, points=points, refusals=())
         if isinstance(message, Award) and isinstance(honest, Awarded):
             no = Refusal("cluster.full", "not today", self.name)

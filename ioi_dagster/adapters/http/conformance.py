@@ -27,6 +27,7 @@ from ioi_dagster.adapters.http.protocol import (
 )
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
+    MAX_POINTS,
     Announce,
     AskGroup,
     Award,
@@ -325,6 +326,8 @@ def _bid_fits(its: Subject, bid: Bid) -> None:
     for point in bid.points:
         if (point.capability, point.data_class) != (its.capability, its.data_class) or point.warm > point.slots:
             raise _BrokenError(f"a point that nobody asked for: {point}")
+    if len(bid.points) > MAX_POINTS:
+        raise _BrokenError(f"a supply curve of {len(bid.points)} points, where {MAX_POINTS} are the most")
 
 
 def _award_fits(its: Subject, requests: list[LeaseRequest], awarded: Awarded) -> None:

@@ -152,7 +152,7 @@ def test_a_resource_comes_with_the_node_that_has_it():
 
 def test_shares_are_of_what_a_tenant_takes_most_of():
     cluster = Cluster(node("n", 100, gpu=4.0))
-    assert cluster.ask("a", 99, tenant="a", wait_s=50.0, **one_gpu())[0].answer.points[0].slots == 4
+    assert slots(cluster.ask("a", 99, tenant="a", wait_s=50.0, **one_gpu())[0].answer) == 4
     cluster.ask("b", 99, tenant="b", **one_gpu())
     assert cluster.offered("a", 99, **one_gpu()) == 2, "half of the gpus, though of slots it would have next to nothing"
     assert cluster.offered("c", 99) == 96, "who needs none of them has all slots but those that go with the gpus"

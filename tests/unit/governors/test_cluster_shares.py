@@ -223,7 +223,7 @@ def test_of_a_tenant_only_so_many_are_stopped_in_a_time():
 def test_a_limit_holds_for_who_is_alone_and_says_so():
     cluster = Cluster(share("a", guarantee=1, borrows=1), share("b", guarantee=2, lends=1))
     bid = cluster.bid("r", "a", 9)
-    assert [point.slots for point in bid.points] == [2]
+    assert [point.slots for point in bid.points] == [1, 1]
     cluster.award("r", "a", "s1", "s2")
     (refusal,) = cluster.bid("r", "a", 7).refusals
     assert (refusal.code, refusal.text) == ("cluster.limit", "a uses 2 slots and may use 2 at most")

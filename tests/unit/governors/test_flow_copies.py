@@ -53,7 +53,7 @@ class Late(Story):
 
     def offer(self, cluster: str, slots: int = 1, price: float = 1.0) -> None:
         number = next(one.announce.round for one in reversed(self.wanted(SendAnnounce)) if one.cluster == cluster)
-        points = (SupplyPoint("ocr", DataClass.INTERNAL, slots, price),) if slots else ()
+        points = (SupplyPoint("ocr", DataClass.INTERNAL, slots, price, idle=True),) if slots else ()
         self.event(flow.BidReceived(Bid(cluster, cluster, "r", number, 1, points)))
 
     def copied(self, node: str = "b1") -> Lease:
@@ -299,12 +299,15 @@ def test_it_runs_twice_at_most_under_one_fence(story):
     assert story.wanted(SendAnnounce) == []
 
 
-def test_where_steps_and_copies_are_asked_for_in_one_round_what_steps_can_have_counts():
+def test_where_steps_and_copies_are_asked_for_in_one_round_each_has_a_curve_over_the_same_slots():
     """A cluster answers both, and offers copies what is idle only."""
-    points = tuple(SupplyPoint("ocr", DataClass.INTERNAL, slots, 1.0) for slots in (3, 1))
+    points = tuple(SupplyPoint("ocr", DataClass.INTERNAL, slots, 1.0, idle=slots == 1) for slots in (3, 1))
     offers = Offers([Bid("a", "a", "r", 1, 1, points)])
-    group = group_of(Ask("r", "s", "ocr"))
-    for left in (3, 2, 1):
-        assert (offers.room("a"), offers.price("a", group)) == (left, 1.0)
-        offers.take("a", group)
-    assert offers.exhausted
+    step = group_of(Ask("r", "s", "ocr"))
+    copy = step._replace(idle=True)
+    offers.take("a", step)
+    assert (offers.room("a"), offers.price("a", step), offers.price("a", copy)) == (2, 1.0, 1.0)
+    offers.take("a", copy)
+    assert (offers.room("a"), offers.price("a", step), offers.price("a", copy)) == (1, 1.0, None)
+    offers.take("a", step)
+    assert (offers.exhausted, offers.price("a", step)) == (True, None)

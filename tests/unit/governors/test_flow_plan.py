@@ -89,7 +89,7 @@ class Fleet:
                     case flow.SendAnnounce(cluster, announce):
                         free = self.slots - len(self.busy[cluster]) - self._held(cluster)
                         points = tuple(
-                            SupplyPoint(g.capability, g.data_class, min(free, g.count), 1.0)
+                            SupplyPoint(g.capability, g.data_class, min(free, g.count), 1.0, idle=g.idle)
                             for g in announce.groups
                             if free > 0 and cluster not in self.grudging and g.capability in self.offered(cluster)
                         )
