@@ -36,11 +36,17 @@ def subject(home: Path, domain: str, clock: Callable[[], float] = time.time) -> 
         cluster, capability = _offered(client, Query("", DataClass.PUBLIC, own.name, config.spec.authority))
     finally:
         client.close()
-    with httpx.Client(base_url=gateways[domain], trust_env=False, timeout=ANSWER_S, verify=tls) as http:
+    with httpx.Client(base_url=gateways[domain], trust_env=False, verify=tls) as http:
 
-        def ask(method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        def ask(
+            method: str, path: str, body: bytes, headers: dict[str, str], seconds: float
+        ) -> tuple[int, bytes] | None:
+            its = httpx.Timeout(ANSWER_S, read=seconds)
+            sni = {"sni_hostname": domain}
             try:
-                answer = http.request(method, path, content=body, headers=headers, extensions={"sni_hostname": domain})
+                answer = http.request(method, path, content=body, headers=headers, extensions=sni, timeout=its)
+            except httpx.ReadTimeout:
+                return None
             except httpx.HTTPError as error:
                 raise UnreachableError(f"gateway of {domain}", f"{path}: {type(error).__name__}") from error
             return answer.status_code, answer.content

@@ -24,7 +24,7 @@ def test_every_domain_keeps_every_rule_and_has_all_its_capacity_afterwards(tmp_p
             result = runner.invoke(app, ["protocol", "check", name, "--home", str(tmp_path), "--json"])
             outcomes = json.loads(result.stdout)
             assert [outcome for outcome in outcomes if not outcome["holds"]] == []
-            assert len(outcomes) == 34
+            assert len(outcomes) == 71
             assert result.exit_code == 0
             client = own_gateway(federation.domain(name))
             clusters = client.status()["clusters"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
@@ -15,21 +16,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ioi_dagster.adapters.http.conformance import Ask, Outcome, Subject, check
+from ioi_dagster.adapters.http.conformance.asker import Asker, found
+from ioi_dagster.adapters.http.conformance.messages import RULES
+from ioi_dagster.adapters.http.conformance.room import WITH_ROOM, WITHOUT_ROOM, Room
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.protocol import BY_PATH, DOORS, schema
 from ioi_dagster.adapters.http.refusals import Refused
 from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.link.door import Waiting, open_door
-from ioi_dagster.clock import ManualClock
+from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig
-from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick
+from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick, Withdrawn
 from ioi_dagster.local.home import PROJECT
 from ioi_dagster.model.decision import Decision, Verdict
-from ioi_dagster.model.negotiation import Announce, Award, ReleaseRequest, RenewRequest, VerifyRequest
+from ioi_dagster.model.negotiation import (
+    Announce,
+    Award,
+    Awarded,
+    Bid,
+    Lease,
+    ReleaseRequest,
+    RenewRequest,
+    VerifyRequest,
+)
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
 from ioi_dagster.signing import SigningKey, TrustedKeys
 
 KEY = SigningKey.generate("library")
+T = TypeVar("T")
+WAIT_S, SETTLE_S = 2.0, 0.2
 MESSAGES = {
     "announce": Announce,
     "award": Award,
@@ -43,10 +58,10 @@ class Peer:
     """A gateway in this process before a real cluster governor of two nodes."""
 
     def __init__(self, folder: Path) -> None:
-        self.clock = ManualClock()
+        self.clock = SystemClock()
         self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0)
         for node in ("one", "two"):
-            self.governor.handle(NodeJoined(node, 2, frozenset({"echo"})), 0.0)
+            self.governor.handle(NodeJoined(node, 2, frozenset({"echo"}), (("memory", 8.0),)), self.clock.monotonic())
         config = DomainConfig(
             network="n",
             home="library",
@@ -73,28 +88,62 @@ class Peer:
         self.refused: Callable[[], list[Refused]] = app.state.refused
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://lab")
         self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever)
+        self._thread.start()
         self.waiting = Waiting()
-        self._door = self._loop.run_until_complete(open_door(self, "own", f"unix:{folder}/governor.sock"))
+        self._door = self._on_loop(open_door(self, "own", f"unix:{folder}/governor.sock"))
+        self._ticks = asyncio.run_coroutine_threadsafe(self._tick(), self._loop)
 
-    def ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-        answer = self._loop.run_until_complete(self._client.request(method, path, content=body, headers=headers))
-        return answer.status_code, answer.content
+    def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _tick(self) -> None:
+        while True:
+            self.request(Tick())
+            await asyncio.sleep(0.02)
+
+    def ask(
+        self, method: str, path: str, body: bytes, headers: dict[str, str], seconds: float
+    ) -> tuple[int, bytes] | None:
+        async def asked() -> tuple[int, bytes] | None:
+            its = self._client.request(method, path, content=body, headers=headers)
+            try:
+                answer = await asyncio.wait_for(its, seconds)
+            except TimeoutError:
+                return None
+            return answer.status_code, answer.content
+
+        return self._on_loop(asked())
 
     def close(self) -> None:
-        self._loop.run_until_complete(self._client.aclose())
-        self._door.close()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        async def closed() -> None:
+            self._ticks.cancel()
+            await self._client.aclose()
+            self._door.close()
+            await asyncio.sleep(0)
+
+        self._on_loop(closed())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
         self._loop.close()
 
     def status(self) -> Any:
         return self.governor.snapshot()
 
     def request(self, message: Any) -> Any:
-        replies = [i.answer for i in self.governor.handle(message, self.clock.monotonic()) if isinstance(i, Reply)]
-        return replies[0] if replies else None
+        answer = None
+        for told in self.governor.handle(message, self.clock.monotonic()):
+            if isinstance(told, Reply) and told.waited is not None:
+                self.waiting.answer(told.waited, told.answer)
+            elif isinstance(told, Reply):
+                answer = told.answer
+        return answer
 
     def outcomes(self, ask: Ask | None = None) -> list[Outcome]:
-        return list(check(Subject(ask or self.ask, KEY, "lab", "lab-c", "echo", self.clock.wall)))
+        return list(check(self.subject(ask or self.ask)))
+
+    def subject(self, ask: Ask) -> Subject:
+        return Subject(ask, KEY, "lab", "lab-c", "echo", self.clock.wall, wait_s=WAIT_S, settle_s=SETTLE_S)
 
 
 @pytest.fixture
@@ -107,7 +156,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory):
 def test_our_gateway_keeps_every_rule_and_gets_its_capacity_back(peer: Peer) -> None:
     outcomes = peer.outcomes()
     assert [outcome for outcome in outcomes if not outcome.holds] == []
-    assert len(outcomes) == len({outcome.rule for outcome in outcomes}) == 34
+    assert len(outcomes) == len({outcome.rule for outcome in outcomes}) == 71
     assert peer.governor.snapshot().leases == ()
 
 
@@ -146,12 +195,174 @@ def _answer(door: str, change: Callable[[Any], Any]) -> Callable[[str, int, Any]
     ],
 )
 def test_a_rule_that_is_not_kept_is_named(peer: Peer, rule: str, sabotage) -> None:
-    def ask(method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-        status, answer = peer.ask(method, path, body, headers)
+    def ask(method: str, path: str, body: bytes, headers: dict[str, str], seconds: float) -> tuple[int, bytes] | None:
+        told = peer.ask(method, path, body, headers, seconds)
+        if told is None:
+            return None
+        status, answer = told
         status, changed = sabotage(path, status, json.loads(answer))
         return status, json.dumps(changed).encode()
 
     assert rule in [outcome.rule for outcome in peer.outcomes(ask) if not outcome.holds]
+
+
+def test_who_refuses_nothing_is_told_each_rule_that_asks_for_it(peer: Peer) -> None:
+    def ask(method: str, path: str, body: bytes, headers: dict[str, str], seconds: float) -> tuple[int, bytes] | None:
+        told = peer.ask(method, path, body, headers, seconds)
+        return told if told is None or told[0] == 200 else (200, b"{}")
+
+    answered = {
+        "health tells the domain, its epoch and the versions it speaks",
+        "fields of a later version are ignored",
+        "what nobody there can do is refused in the bid",
+    }
+    assert {outcome.rule for outcome in peer.outcomes(ask) if not outcome.holds} == RULES.keys() - answered
+
+
+Change = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+"""What was sent, and the answer as it should be → the answer."""
+
+
+def _changing(door: str, change: Change) -> Callable[[Peer], Ask]:
+    def sabotaged(peer: Peer) -> Ask:
+        def ask(method: str, path: str, body: bytes, headers: dict[str, str], seconds: float) -> Any:
+            told = peer.ask(method, path, body, headers, seconds)
+            if told is None or told[0] != 200 or not path.endswith(door):
+                return told
+            return 200, json.dumps(change(json.loads(body), json.loads(told[1]))).encode()
+
+        return ask
+
+    return sabotaged
+
+
+def _bid(change: Change) -> Callable[[Peer], Ask]:
+    """Of an announcement that names what is changed, in its first group or by itself."""
+    return _changing("announce", lambda sent, bid: bid | change(sent["announce"], bid))
+
+
+def _of_gang(change: Change) -> Callable[[Peer], Ask]:
+    return _changing("award", lambda sent, told: told | (change(sent, told) if _is_gang(sent) else {}))
+
+
+def _is_gang(sent: dict[str, Any]) -> bool:
+    return any(request["gang"] for request in sent["requests"])
+
+
+def _a_part(steps: int) -> Callable[[Peer], Ask]:
+    """Of a gang of so many that is to get nothing, a step gets a lease."""
+
+    def change(sent: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+        first, *others = told["rejected"] or [None]
+        if first is None or len(sent["requests"]) != steps:
+            return {}
+        lease = Lease("x", sent["run"], first["step"], 1, 0, "echo", "lab-c", "lab", "one", 1)
+        return {"leases": [msgspec.to_builtins(lease)], "rejected": others}
+
+    return _of_gang(change)
+
+
+def _when_it_waits(change: Change) -> Callable[[Peer], Ask]:
+    return _bid(lambda sent, bid: change(sent, bid) if sent["wait_s"] else {})
+
+
+def _never_waits(peer: Peer) -> Ask:
+    def ask(method: str, path: str, body: bytes, headers: dict[str, str], seconds: float) -> Any:
+        if b'"wait_s":2' in body:
+            sent = json.loads(body)["announce"]
+            return 200, msgspec.json.encode(Bid("lab-c", "lab", sent["run"], sent["round"], 1))
+        return peer.ask(method, path, body, headers, seconds)
+
+    return ask
+
+
+def _does_not_hear_who_hangs_up(peer: Peer) -> Ask:
+    request = peer.request
+    peer.request = lambda message: None if isinstance(message, Withdrawn) else request(message)
+    return peer.ask
+
+
+def _breaks_its_word(peer: Peer) -> Ask:
+    """What it has offered to one that waited it gives to nobody."""
+    offered: list[bool] = []
+
+    def change(sent: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+        if "announce" in sent:
+            offered[:] = [True] if sent["announce"]["wait_s"] and told["points"] else []
+        return told | ({"leases": []} if offered and "requests" in sent else {})
+
+    return _changing("", change)(peer)
+
+
+def _does_not_hear_what_is_declined(peer: Peer) -> Ask:
+    def ask(method: str, path: str, body: bytes, headers: dict[str, str], seconds: float) -> Any:
+        if path.endswith("award") and b'"requests":[]' in body:
+            return 200, msgspec.json.encode(Awarded("lab-c"))
+        return peer.ask(method, path, body, headers, seconds)
+
+    return ask
+
+
+SABOTAGED: dict[str, Callable[[Peer], Ask]] = {
+    "a gang is bid for as a whole": _bid(
+        lambda sent, bid: {
+            "points": [point | {"slots": point["slots"] - bool(point["gang"])} for point in bid["points"]]
+        }
+    ),
+    "a gang is leased whole or not at all": _of_gang(lambda sent, told: {"leases": told["leases"][1:]}),
+    "a gang that is awarded again gets the same leases": _of_gang(
+        lambda sent, told: {"leases": [one | {"id": one["id"] + str(id(told))} for one in told["leases"]]}
+    ),
+    "a gang for which there is not room enough gets none": _a_part(5),
+    "a gang of which one fence is old gets none": _a_part(2),
+    "a request that stands twice in an award is leased once": _changing(
+        "award",
+        lambda sent, told: (
+            told | {"leases": [one | {"id": f"{n} {one['id']}"} for n, one in enumerate(told["leases"])]}
+        ),
+    ),
+    "another copy of a step has a lease of its own": _changing(
+        "award", lambda sent, told: told | {"leases": [one | {"copy": 0} for one in told["leases"]]}
+    ),
+    "a gang larger than the cluster is told at once that it can never be": _bid(
+        lambda sent, bid: {"never": []} if sent["groups"][0]["gang"] else {}
+    ),
+    "more of a resource than a node has can never be": _bid(
+        lambda sent, bid: {"never": []} if sent["groups"][0]["resources"] else {}
+    ),
+    "what asks for resources is answered under them": _bid(
+        lambda sent, bid: {"points": [point | {"resources": []} for point in bid["points"]]}
+    ),
+    "who plans ahead is told of nodes that can do it": _bid(
+        lambda sent, bid: {"nodes": [node | {"able": [7]} for node in bid["nodes"]]}
+    ),
+    "who does not plan ahead is told of none": _bid(lambda sent, bid: {"nodes": [{"node": "one", "slots": 2}]}),
+    "any tenant and priority is answered": _bid(
+        lambda sent, bid: {"points": [], "refusals": []} if sent["groups"][0]["tenant"] == "conformance" else {}
+    ),
+    "where there is no room an announcement waits": _never_waits,
+    "who has hung up waits no longer": _does_not_hear_who_hangs_up,
+    "what waits is answered when there is room": _when_it_waits(lambda sent, bid: {"points": []}),
+    "what was offered after a wait is kept until it is awarded": _breaks_its_word,
+    "an award without requests declines what was offered": _does_not_hear_what_is_declined,
+    "what waits in vain is told so when its time is over": _when_it_waits(lambda sent, bid: {"refusals": []}),
+    "a newer announcement has the older one answered": _when_it_waits(lambda sent, bid: {"round": 3}),
+}
+
+
+def test_each_rule_of_room_is_broken_by_somebody_here() -> None:
+    assert SABOTAGED.keys() == WITH_ROOM.keys() | WITHOUT_ROOM.keys()
+
+
+@pytest.mark.parametrize("rule", SABOTAGED)
+def test_a_rule_of_room_that_is_not_kept_is_named(peer: Peer, rule: str) -> None:
+    def found_with(ask: Ask) -> str:
+        room = Room(Asker(peer.subject(ask)))
+        hold, its = (room.hold_for, WITH_ROOM) if rule in WITH_ROOM else (room.fill_for, WITHOUT_ROOM)
+        return found(lambda: hold(its[rule]))
+
+    assert found_with(peer.ask) == ""
+    assert found_with(SABOTAGED[rule](peer)) != ""
 
 
 def test_a_full_cluster_is_said_to_be_that(peer: Peer) -> None:
