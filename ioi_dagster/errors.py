@@ -14,6 +14,10 @@ class RetryableError(IoiError):
     """An outage: the same call may succeed later without anyone changing anything."""
 
 
+class TakenBackError(RetryableError):
+    """A start that was to begin at a node had been taken back before."""
+
+
 class FinalError(IoiError):
     """A defect or a bad input: the same call fails again until someone changes something."""
 

@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from ioi_dagster.model.negotiation import run_key
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """`id` is unique among all attempts; `key` names its start at the node; `fence` is the one it was started under."""
+    """`id` is unique among all attempts; `key` names its start at the node; `fence` is the one it was started under; `origin` is
+    the domain whose run it is of."""
 
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     run: str = ""
@@ -19,6 +22,11 @@ class Attempt:
     fence: int = 0
     key: str = ""
     node: str = ""
+    origin: str = ""
+
+    @property
+    def run_key(self) -> str:
+        return run_key(self.origin, self.run)
 
 
 _attempt: ContextVar[Attempt | None] = ContextVar("ioi_attempt", default=None)

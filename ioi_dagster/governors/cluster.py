@@ -50,6 +50,7 @@ from ioi_dagster.model.negotiation import (
     Renewed,
     RenewRequest,
     VerifyRequest,
+    run_key,
 )
 from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.refusal import Refusal
@@ -204,12 +205,12 @@ class ClusterGovernor:
         if not announce.about:
             return bid
         some = map(self._node_now, self._nodes.roomiest(announce.about, MAX_OUTLOOK))
-        return replace(bid, nodes=outlook(some, announce.run, announce.about, now))
+        return replace(bid, nodes=outlook(some, run_key(*announce.whose), announce.about, now))
 
     def _node_now(self, name: str) -> NodeNow:
         node = self._nodes[name]
         held = [self._leases.held[lease] for lease in node.used if lease not in node.waiting]
-        occupied = [Occupied(one.lease.run, one.since, one.seconds, one.resources) for one in held]
+        occupied = [Occupied(one.lease.run_key, one.since, one.seconds, one.resources) for one in held]
         return NodeNow(name, node.slots, node.capabilities, occupied, node.speed, node.resources)
 
     # Awards and leases ------------------------------------------------------------------------------------------
@@ -292,6 +293,7 @@ class ClusterGovernor:
             node=node,
             epoch=self._epoch,
             ttl_s=self._ttl_s,
+            origin=origin,
         )
         if entry.id != lease.id:
             self._arbiter.rename(entry, lease.id)

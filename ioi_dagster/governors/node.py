@@ -91,7 +91,7 @@ class NodeGovernor:
     """When the last beat was sent that was answered; None before the first: then nobody has counted on it yet."""
     _stopped: bool = False
     _fences: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    """By issuer of the permits, run and step: what another domain calls a run has nothing to do with it."""
+    """By origin, run and step: what another domain calls a run has nothing to do with it."""
     _nonces: dict[str, float] = field(default_factory=dict)
     _draining: str = ""
     _epoch: int = 0
@@ -141,7 +141,7 @@ class NodeGovernor:
         if refusal is not None:
             return Refuse(refusal)
         lease = event.request.lease
-        self._fences[_issuer(event), lease.run, lease.step] = lease.fence
+        self._fences[lease.origin, lease.run, lease.step] = lease.fence
         self._epoch = max(self._epoch, lease.epoch)
         if isinstance(event.permit, StepPermit):
             self._nonces[event.permit.nonce] = event.permit.expires
@@ -153,7 +153,7 @@ class NodeGovernor:
         silent_s = self._silent_s(now)
         request, permit = event.request, event.permit
         lease = request.lease
-        newest = self._fences.get((_issuer(event), lease.run, lease.step), 0)
+        newest = self._fences.get((lease.origin, lease.run, lease.step), 0)
         asks = request.versions != self.versions and request.kind == "step" and bool(request.versions)
         other = differences(self.versions, request.versions) if asks else []
         checks: tuple[tuple[bool, str, str, str], ...] = (
@@ -163,6 +163,12 @@ class NodeGovernor:
                 "node.replayed_permit",
                 "this permit was used before",
                 "",
+            ),
+            (
+                isinstance(permit, StepPermit) and permit.issuer != lease.origin,
+                "node.other_origin",
+                f"the lease was granted to {lease.origin or 'nobody'}, and its permit is another domain's",
+                "a domain permits what was granted to itself",
             ),
             (lease.node != self.node, "node.wrong_node", f"the lease is for {lease.node}", ""),
             (lease.cluster != self.cluster, "node.wrong_cluster", f"the lease is for {lease.cluster}", ""),
@@ -212,7 +218,3 @@ class NodeGovernor:
             self._nonces = {nonce: until for nonce, until in self._nonces.items() if until > wall}
         if len(self._fences) > 100_000:
             self._fences = dict(list(self._fences.items())[-50_000:])
-
-
-def _issuer(event: StartAsked) -> str:
-    return event.permit.issuer if isinstance(event.permit, StepPermit) else ""

@@ -11,7 +11,7 @@ from ioi_dagster.model.negotiation import MAX_BUSY, Busy, NodeOutlook, Resources
 
 @dataclass(frozen=True, slots=True)
 class Occupied:
-    """A slot is held by `run` since `since`, for about `seconds` in all (0: nobody knows)."""
+    """A slot is held by the run of the key `run` since `since`, for about `seconds` in all (0: nobody knows)."""
 
     run: str
     since: float
@@ -30,7 +30,7 @@ class NodeNow:
 
 
 def outlook(nodes: Iterable[NodeNow], run: str, about: Sequence[str], now: float) -> tuple[NodeOutlook, ...]:
-    """As the run sees them that asks `about` capabilities."""
+    """As the run of the key `run` sees them that asks `about` capabilities."""
     return tuple(
         NodeOutlook(
             node.node,

@@ -135,6 +135,7 @@ START = Machine(
                 ("permit.", "the permit was checked and is not good for this start"),
                 ("node.no_permit", "a policy root is configured, and no permit came"),
                 ("node.replayed_permit", "its permit has let in a start before"),
+                ("node.other_origin", "the lease was granted to another domain than permits the start"),
                 ("node.wrong_node", "the lease is another node's"),
                 ("node.wrong_cluster", "the lease is another cluster's"),
                 ("node.old_epoch", "the lease is of an epoch before the newest that was seen"),

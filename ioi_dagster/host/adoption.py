@@ -30,7 +30,7 @@ def find_under_way(network: Network, run: str, rows: Iterable[StepRow]) -> dict[
         for row in its:
             if row.cluster in may:
                 request = LeaseRequest(run, row.step, row.fence, capability, data_class)
-                wanted.setdefault(row.cluster or "", []).append(EarlierStart(request, row.node or ""))
+                wanted.setdefault(row.cluster or "", []).append(EarlierStart(request, row.node or "", network.home))
     found: dict[str, Lease] = {}
     for cluster, its in wanted.items():
         try:

@@ -27,7 +27,7 @@ def checked_award(awarded: Awarded, award: Award, domain: str) -> tuple[Awarded,
     leases: dict[str, Lease] = {}
     for lease in awarded.leases:
         request = asked.get((lease.step, lease.fence))
-        if request is not None and _grants(lease, request, award.cluster, domain):
+        if request is not None and _grants(lease, request, award, domain):
             leases.setdefault(lease.step, lease)
     rejected = tuple(item for item in awarded.rejected if (item.step, item.fence) in asked)
     named = {*leases, *(item.step for item in rejected)}
@@ -35,13 +35,14 @@ def checked_award(awarded: Awarded, award: Award, domain: str) -> tuple[Awarded,
     return replace(awarded, leases=tuple(leases.values()), rejected=rejected), missing
 
 
-def _grants(lease: Lease, request: LeaseRequest, cluster: str, domain: str) -> bool:
-    return (lease.run, lease.copy, lease.capability, lease.cluster, lease.domain) == (
+def _grants(lease: Lease, request: LeaseRequest, award: Award, domain: str) -> bool:
+    return (lease.run, lease.copy, lease.capability, lease.cluster, lease.domain, lease.origin) == (
         request.run,
         request.copy,
         request.capability,
-        cluster,
+        award.cluster,
         domain,
+        award.origin,
     )
 
 

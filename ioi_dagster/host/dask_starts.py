@@ -61,7 +61,7 @@ def found(dask: DaskFleetClient, fleet: Fleet, wanted: Sequence[EarlierStart]) -
         return []
     run = wanted[0].request.run
     requests = tuple(one.request for one in claimed.values())
-    award = Award(fleet.cluster, run, 0, fleet.domain, requests)
+    award = Award(fleet.cluster, run, 0, wanted[0].origin, requests)
     leases = checked_award(fleet.award(award), award, fleet.domain)[0].leases
     good = [lease for lease in leases if lease.node == claimed[lease.step].node]
     fleet.release(ReleaseRequest(run, tuple(lease.id for lease in leases if lease not in good)))

@@ -101,8 +101,8 @@ class DaskFleet(_Negotiating):
     def tell(self, worker: str, function: Callable[..., Any], *arguments: Any) -> None:
         self._dask.tell(worker, function, *arguments)
 
-    def tear_down(self, run: str) -> list[str]:
-        return [text for texts in self._dask.tell_all(tear_down, run, patience_s=TORN_DOWN_S) for text in texts]
+    def tear_down(self, its_run: str) -> list[str]:
+        return [text for texts in self._dask.tell_all(tear_down, its_run, patience_s=TORN_DOWN_S) for text in texts]
 
     def waits(self, lease: Lease, waits: bool) -> None:
         self._lending.submit(self._lend, RenewRequest(lease.run, (lease.id,), (lease.id,) if waits else ()))
@@ -206,7 +206,7 @@ class InvokeFleet(_Negotiating):
     def tell(self, worker: str, function: Callable[..., Any], *arguments: Any) -> None:
         raise NotImplementedError("nobody was heard here")
 
-    def tear_down(self, run: str) -> list[str]:
+    def tear_down(self, its_run: str) -> list[str]:
         """No node keeps any."""
         return []
 

@@ -18,6 +18,8 @@ from ioi_dagster.model.negotiation import (
     ReleaseRequest,
     Renewed,
     RenewRequest,
+    run_key,
+    start_key,
 )
 from ioi_dagster.model.start import StartAnswer
 from ioi_dagster.signing import Signed
@@ -50,15 +52,16 @@ OnDone = Callable[[Start, StartAnswer | None, str | None], None]
 
 @dataclass(frozen=True, slots=True)
 class EarlierStart:
-    """A start that an earlier process of the run had sent to `node`."""
+    """A start that an earlier process of the run had sent to `node`. `origin`: the domain whose run it is."""
 
     request: LeaseRequest
     node: str
+    origin: str
 
     @property
     def key(self) -> str:
         request = self.request
-        return f"{request.run}/{request.step}/{request.fence}/{request.copy}"
+        return start_key(run_key(self.origin, request.run), request.step, request.fence, request.copy)
 
 
 class Fleet(Protocol):
@@ -141,8 +144,9 @@ class Fleet(Protocol):
         """Drop the values of a run from its nodes' memory: it has ended."""
         ...
 
-    def tear_down(self, run: str) -> list[str]:
-        """Have the nodes tear down the resources that they keep for a run, which has ended; returns what was raised by that."""
+    def tear_down(self, its_run: str) -> list[str]:
+        """Have the nodes tear down the resources that they keep for the run of that key, which has ended; returns what was
+        raised by that."""
         ...
 
     def waits(self, lease: Lease, waits: bool) -> None:

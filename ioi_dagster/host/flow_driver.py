@@ -35,7 +35,7 @@ from ioi_dagster.host.results import Follower, Results, Shell
 from ioi_dagster.host.run_outputs import RunOutputs
 from ioi_dagster.host.starts import Begun, Done, Starts, TimeUp
 from ioi_dagster.host.work import Network, Outcome, Work
-from ioi_dagster.model.negotiation import Ask, Effect, Lease, ReleaseRequest
+from ioi_dagster.model.negotiation import Ask, Effect, Lease, ReleaseRequest, run_key
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 
@@ -74,9 +74,10 @@ class FlowDriver:
         self._work: dict[str, Work] = {}
         self._ledger = RunLedger(run, epoch, ledger, clock)
         self._interventions = InterventionDesk(run, ledger, clock)
-        self._maps = MapDesk(run, self)
+        self._run_key = run_key(network.home, run)
+        self._maps = MapDesk(self._run_key, self)
         self._negotiator = Negotiator(run, network, self._is_typed, self._pool, self._inbox.put)
-        self._starts = Starts(run, network, lambda: self._maps.waiting, clock, self._inbox.put)
+        self._starts = Starts(self._run_key, network, lambda: self._maps.waiting, clock, self._inbox.put)
         self._watch = FleetWatch(run, network, self._pool, self._inbox.put, clock)
         self.outputs = RunOutputs(run, objects, clock, self.renew)
         self._results = Results(
@@ -291,7 +292,7 @@ class FlowDriver:
                 self._network.fleet(cluster).release(ReleaseRequest(self._run, tuple(lease.id for lease in mine)))
         for fleet in self._network.fleets():
             if self.keeps_resources:
-                self.not_torn_down += fleet.tear_down(self._run)
+                self.not_torn_down += fleet.tear_down(self._run_key)
             # Of attempts that were never committed too.
             fleet.forget(self._run)
         self.outputs.tidy()
@@ -472,7 +473,7 @@ class FlowDriver:
         self._maps.listen(fleet)
         if fleet.cluster not in self._listening:
             self._listening.add(fleet.cluster)
-            fleet.listen(stores.topic(self._run), lambda url: self.post(_Stores(url)))
+            fleet.listen(stores.topic(self._run_key), lambda url: self.post(_Stores(url)))
 
     def _told(self, outcome: Outcome) -> None:
         self._work.pop(outcome.step, None)

@@ -48,10 +48,10 @@ class Heard:
 
 
 class MapDesk:
-    """One per run; in the thread of its driver."""
+    """One per run; in the thread of its driver. `its_run`: the run's key."""
 
-    def __init__(self, run: str, driver: FlowDriver) -> None:
-        self._run, self._driver = run, driver
+    def __init__(self, its_run: str, driver: FlowDriver) -> None:
+        self._run_key, self._driver = its_run, driver
         self._governor = mapping.MapGovernor()
         self._listening: set[str] = set()
         self._clusters: dict[str, str] = {}
@@ -65,7 +65,7 @@ class MapDesk:
         if fleet.cluster in self._listening:
             return
         self._listening.add(fleet.cluster)
-        fleet.listen(topic(self._run), lambda message: self._driver.post(Heard(fleet.cluster, message)))
+        fleet.listen(topic(self._run_key), lambda message: self._driver.post(Heard(fleet.cluster, message)))
 
     @property
     def waiting(self) -> frozenset[str]:

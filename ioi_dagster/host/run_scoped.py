@@ -34,15 +34,15 @@ class _Shared:
 
     def __call__(self, context: InitResourceContext) -> Any:
         _check_dependencies(context)
-        scope = _scope()
-        if scope is None or context.run is None:
+        scope, attempt = _scope(), current_attempt()
+        if scope is None or attempt is None:
             return _made(self._make, context)
-        return self._handed(scope, context, context.run.run_id)
+        return self._handed(scope, context, attempt.run_key)
 
-    def _handed(self, scope: Any, context: InitResourceContext, run: str) -> Iterator[Any]:
+    def _handed(self, scope: Any, context: InitResourceContext, its_run: str) -> Iterator[Any]:
         name = resource_name(context) or f"{id(self):x}"
         config = json.dumps(context.resource_config, sort_keys=True, default=repr)
-        with scope.shared(run, f"{name} {config}", lambda stack: _set_up(self._make, context, stack)) as value:
+        with scope.shared(its_run, f"{name} {config}", lambda stack: _set_up(self._make, context, stack)) as value:
             yield value
 
 
@@ -75,7 +75,7 @@ def is_run_scoped(definition: ResourceDefinition) -> bool:
 def _scope() -> Any:
     """That of the node whose step runs here; None elsewhere. Not imported: under another executor it is not needed."""
     module = sys.modules.get("ioi_dagster.adapters.dask.run_scope")
-    return module.scope if module is not None and module.scope.open and current_attempt() is not None else None
+    return module.scope if module is not None and module.scope.open else None
 
 
 def _check_dependencies(context: InitResourceContext) -> None:

@@ -62,18 +62,19 @@ class _Death:
 
 
 class Starts:
-    """`waiting()`: keys of starts that wait for their items, and so do nothing at their nodes. `post` takes `Done`, `Begun`,
-    `TimeUp` and events of the flow governor, from any thread."""
+    """`its_run`: the run's key. `waiting()`: keys of starts that wait for their items, and so do nothing at their nodes. `post`
+    takes `Done`, `Begun`, `TimeUp` and events of the flow governor, from any thread."""
 
     def __init__(
         self,
-        run: str,
+        its_run: str,
         network: Network,
         waiting: Callable[[], frozenset[str]],
         clock: Clock,
         post: Callable[[Any], None],
     ) -> None:
-        self._run, self._network, self._waiting, self._clock, self._post = run, network, waiting, clock, post
+        self._run_key = its_run
+        self._network, self._waiting, self._clock, self._post = network, waiting, clock, post
         self._ready: list[Start] = []
         self._sent: dict[str, dict[str, Start]] = {}
         """Node → key → start, of all that are out."""
@@ -190,8 +191,8 @@ class Starts:
             return
         self._heard.add(fleet.cluster)
         begun = lambda key: self._post(Begun(fleet.cluster, key, self._clock.monotonic()))
-        fleet.listen(begun_topic(self._run), begun)
-        fleet.listen(over_topic(self._run), lambda key: self._post(TimeUp(fleet.cluster, key)))
+        fleet.listen(begun_topic(self._run_key), begun)
+        fleet.listen(over_topic(self._run_key), lambda key: self._post(TimeUp(fleet.cluster, key)))
 
     # Out there ---------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import msgspec
 from ioi_dagster.adapters.dask.forks import end_if_forked
 from ioi_dagster.adapters.dask.running import code_begins, raise_if_stopped
 from ioi_dagster.adapters.dask.stores import tell_store
+from ioi_dagster.compound.attempt import Attempt, current_attempt
 from ioi_dagster.compound.invocation import noting_inability
 from ioi_dagster.errors import NodeUnableError, RetryableError, StepStoppedError
 from ioi_dagster.host.entry_text import entry_text
@@ -95,7 +96,7 @@ def _run(task: StepWork, values: dict[Handle, bytes], references: dict[Handle, s
         inputs=inputs,
         references=located,
         one_cluster=task.one_cluster,
-        tell_store=partial(tell_store, dagster_run.run_id),
+        tell_store=partial(tell_store, (current_attempt() or Attempt()).run_key),
         origin=task.origin,
         run=task.run,
         step=task.step,

@@ -44,6 +44,17 @@ Origin = Annotated[str, Meta(max_length=500)]
 Resources = Annotated[tuple[tuple[Name, Amount], ...], Meta(max_length=16)]
 """What one step takes of a node besides its slot, by the resource's name, in the order of the names; nothing that is 0."""
 
+
+def run_key(origin: str, run: str) -> str:
+    """Names a run of the domain `origin` where runs of several come together. No domain has a `/` in its name."""
+    return f"{origin}/{run}"
+
+
+def start_key(its_run: str, step: str, fence: int, copy: int) -> str:
+    """`its_run`: its `run_key`."""
+    return f"{its_run}/{step}/{fence}/{copy}"
+
+
 SLOTS = "slots"
 """The resource of which every step takes one."""
 
@@ -223,7 +234,8 @@ class Award:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Capacity granted for `ttl_s` seconds, counted by the receiver on its own monotonic clock from receipt."""
+    """Capacity granted for `ttl_s` seconds, counted by the receiver on its own monotonic clock from receipt. `origin`: the domain
+    that it was granted to, as its cluster was told by the gateway that has found it out."""
 
     id: Name
     run: Name
@@ -236,11 +248,16 @@ class Lease:
     node: Name
     epoch: Number
     ttl_s: Seconds = 30.0
+    origin: Origin = ""
 
     @property
     def key(self) -> str:
-        """Names one start; an attempt of the same step under another fence has another."""
-        return f"{self.run}/{self.step}/{self.fence}/{self.copy}"
+        """Names one start at a node; an attempt of the same step under another fence has another."""
+        return start_key(self.run_key, self.step, self.fence, self.copy)
+
+    @property
+    def run_key(self) -> str:
+        return run_key(self.origin, self.run)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,8 +52,8 @@ class SimRun:
         self._pumps = 0
         self._closed = 0
         """Steps that this process has closed."""
-        self._out: dict[str, str] = {}
-        """Starts that are not answered, by their lease's key, and their clusters."""
+        self._out: dict[tuple[str, int, int], str] = {}
+        """Starts that are not answered, by step, fence and copy, and their clusters."""
         self._begun: set[str] = set()
         self._fence_of: dict[str, int] = {}
         self._ready_at: dict[str, float] = {}
@@ -211,7 +211,7 @@ class SimRun:
             events, self._inbox = self._inbox, []
             for event in events:
                 if isinstance(event, flow.StepEnded | flow.StepLost | flow.StartRefused):
-                    self._out.pop(f"{self.name}/{event.step}/{event.fence}/{event.copy}", None)
+                    self._out.pop((event.step, event.fence, event.copy), None)
                 elif isinstance(event, flow.ClusterLost):
                     self._out = {key: cluster for key, cluster in self._out.items() if cluster != event.cluster}
                 self._handle(event, more=True)
@@ -267,12 +267,12 @@ class SimRun:
         cluster = world.clusters[lease.cluster]
         seconds = self._workflow.steps[step].seconds * world.noise()
         its = _Start(self, cluster.domain, lease)
-        self._out[lease.key] = lease.cluster
+        self._out[step, lease.fence, lease.copy] = lease.cluster
         world.wire.stream(self.domain, cluster.domain, "start", cluster.start_step, lease, seconds, its)
 
     def _stop(self, instruction: flow.StopStep) -> None:
         lease, there = instruction.lease, self.world.clusters[instruction.lease.cluster]
-        self._out.pop(lease.key, None)
+        self._out.pop((lease.step, lease.fence, lease.copy), None)
         self.world.wire.stream(self.domain, there.domain, "cancel", there.cancel, lease.node, lease.key)
         self._tell(lease.cluster, "release", ReleaseRequest(self.name, (lease.id,)))
 

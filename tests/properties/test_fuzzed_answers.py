@@ -139,7 +139,17 @@ def _awarded(award: Award, mutations: Mutations | None) -> list[flow.Event | Non
         return [None]
     leases = tuple(
         Lease(
-            f"{r.step}/{r.fence}/{r.copy}", "r", r.step, r.fence, r.copy, "work", award.cluster, award.cluster, "n", 1
+            f"{r.step}/{r.fence}/{r.copy}",
+            "r",
+            r.step,
+            r.fence,
+            r.copy,
+            "work",
+            award.cluster,
+            award.cluster,
+            "n",
+            1,
+            origin=award.origin,
         )
         for r in award.requests
     )

@@ -113,6 +113,7 @@ def walk_node(seed: int, events: int = 100) -> None:
             domain="d",
             node=rare("n", "m"),
             epoch=1 + number // 50 - rare(0, 1),
+            origin=rare("i", "j"),
         )
         permit: StepPermit | Refusal | None = StepPermit(
             "r", lease.step, lease.fence, 0, lease.id, lease.capability, DataClass.PUBLIC, "d", "c", "n", "", 0.0, 1e9,

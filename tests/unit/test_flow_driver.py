@@ -392,12 +392,12 @@ class Run:
     def begins(self, step: str) -> None:
         """The node says that it has loaded the code of `step`."""
         (key,) = [start.key for start, _ in self.node.queue if start.lease.step == step]
-        self.node.listening[begun_topic("r")](key)
+        self.node.listening[begun_topic("alone/r")](key)
 
     def time_is_up(self, step: str) -> None:
         """The node says so, and that it asks the step to stop."""
         (key,) = [start.key for start, _ in self.node.queue if start.lease.step == step]
-        self.node.listening[over_topic("r")](key)
+        self.node.listening[over_topic("alone/r")](key)
 
     def dies(self) -> None:
         """The node, with all that is there."""
@@ -512,12 +512,12 @@ def test_a_node_that_said_a_steps_time_is_up_was_ended_by_that_step_however_late
         assert run.codes == {"slow": "flow.timeout"}
 
 
-@pytest.mark.parametrize("message", [None, 7, ["s"], {"key": "s"}, "r/other/1/0"])
+@pytest.mark.parametrize("message", [None, 7, ["s"], {"key": "s"}, "alone/r/other/1/0"])
 def test_what_a_node_says_of_no_step_of_its_own_is_not_heard(tmp_path: Path, message: object) -> None:
     with a_run(tmp_path) as run:
         run.submit("s", timeout_s=1.0)
-        run.node.listening[begun_topic("r")](message)
-        run.node.listening[over_topic("r")](message)
+        run.node.listening[begun_topic("alone/r")](message)
+        run.node.listening[over_topic("alone/r")](message)
         run.clock.advance(60.0)
         run.dies()
         assert (run.sent, run.codes) == (["s"], {})

@@ -55,7 +55,7 @@ from tests.members import author
 HOME, PEER, STRANGER = (SigningKey.generate(name) for name in ("library", "cloud", "library"))
 TRUSTED = TrustedKeys({key.key_id: key.public_bytes for key in (HOME, PEER)})
 SPEC = DomainSpec("lab", "books", (ClusterSpec("lab-c", (NodeSpec("lab-1"),)),))
-LEASE = Lease("lab-c/1/1", "r", "s", 1, 0, "echo", "lab-c", "lab", "lab-1", 1)
+LEASE = Lease("lab-c/1/1", "r", "s", 1, 0, "echo", "lab-c", "lab", "lab-1", 1, origin="library")
 CONFIG = DomainConfig(
     network="n",
     home="library",
@@ -115,13 +115,13 @@ def step_permit(sent: bytes, lease: Lease = LEASE, key: SigningKey = HOME, **cha
 
 class Runner:
     def __init__(self) -> None:
-        self.calls: list[tuple[str, float]] = []
+        self.calls: list[tuple[str, str, float]] = []
         self.problem: tuple[str, str] | None = None
         """(error, cause) of every call."""
 
-    async def run(self, request: bytes, key: str, node: str, timeout_s: float) -> bytes:
+    async def run(self, request: bytes, key: str, call: str, node: str, timeout_s: float) -> bytes:
         asked = msgspec.msgpack.decode(request, type=StartRequest)
-        self.calls.append((key, timeout_s))
+        self.calls.append((key, call, timeout_s))
         if self.problem is not None:
             error, cause = self.problem
             return msgspec.msgpack.encode(StartAnswer("a", node, 1.0, 2.0, error=error, cause=cause))
@@ -361,7 +361,7 @@ def invoke(lab: Lab, lease: Lease = LEASE, timeout_s: float = 60.0, **permit: An
 def test_an_invocation_runs_under_a_key_of_its_own_and_for_a_bounded_time():
     lab = Lab()
     assert invoke(lab, timeout_s=1e300)["payload"] == {"say": "hello"}
-    assert lab.runner.calls == [("r/s/1/0/step-nonce", 3_600.0)]
+    assert lab.runner.calls == [("library/r/s/1/0", "step-nonce", 3_600.0)]
 
 
 @pytest.mark.parametrize(("cause", "infrastructure"), [("", False), (Cause.NODE_ERROR, True)])
@@ -381,6 +381,7 @@ def test_what_a_node_lost_is_told_from_an_error_of_the_block(cause, infrastructu
         ({"audience": "cloud"}, "permit.audience_mismatch"),
         ({"lease": replace(LEASE, id="made-up")}, "gateway.no_lease"),
         ({"lease": replace(LEASE, fence=9)}, "gateway.no_lease"),
+        ({"lease": replace(LEASE, origin="cloud")}, "gateway.no_lease"),
     ],
 )
 def test_an_invocation_without_a_permit_and_a_granted_lease_reaches_no_node(change, code):

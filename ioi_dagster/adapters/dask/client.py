@@ -65,11 +65,13 @@ class DaskRunner:
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
 
-    async def run(self, request: bytes, key: str, node: str, timeout_s: float) -> bytes:
+    async def run(self, request: bytes, key: str, call: str, node: str, timeout_s: float) -> bytes:
         """The answer's bytes; raises `UnreachableError` when the worker or the scheduler is lost, or time is up.
-        Cancelled, it has what runs at the node stopped. `key`: that of the lease, and a part of the caller's own."""
+        Cancelled, it has what runs at the node stopped. `key`: that of the lease; `call`: under a key in flight Dask starts
+        nothing and hands out the first result, so each call has one of its own."""
         client = await self._connected()
-        future = client.submit(start_here, request, key=key, resources={f"node:{node}": 1}, pure=False, retries=0)
+        dask_key, where = f"{key}/{call}", {f"node:{node}": 1}
+        future = client.submit(start_here, request, key=dask_key, resources=where, pure=False, retries=0)
         waiting = asyncio.ensure_future(_result(future))
         deadline = time.monotonic() + timeout_s
         try:
@@ -87,7 +89,7 @@ class DaskRunner:
         except UnreachableError:
             raise
         except asyncio.CancelledError:
-            await self._stop(client, future, node, key.rpartition("/")[0])
+            await self._stop(client, future, node, key)
             raise
         except Exception as error:
             raise UnreachableError(f"node {node}", why_lost(error)) from error

@@ -36,8 +36,9 @@ _seceded: set[str] = set()
 _lock = threading.Lock()
 
 
-def topic(run: str) -> str:
-    return f"ioi-map-{run}"
+def topic(its_run: str) -> str:
+    """`its_run`: the run's key."""
+    return f"ioi-map-{its_run}"
 
 
 def map_chunks(
@@ -58,10 +59,10 @@ def map_chunks(
         for name, data in parts:
             shelf.put(map_id, name, data)
         with _slot_given_back(worker, attempt):
-            worker.log_event(topic(attempt.run), {**request, "op": "ask", "map": map_id, "worker": address})
+            worker.log_event(topic(attempt.run_key), {**request, "op": "ask", "map": map_id, "worker": address})
             _collect(worker, attempt, {**request, "op": "ask", "map": map_id, "worker": address}, answers, take)
     finally:
-        worker.log_event(topic(attempt.run), {"op": "over", "map": map_id})
+        worker.log_event(topic(attempt.run_key), {"op": "over", "map": map_id})
         _waiting.pop(map_id, None)
         shelf.close(map_id)
 
@@ -84,7 +85,7 @@ def _collect(
                 raise RetryableError("the run process does not answer a map request: is it still there?") from None
             if now - told > AGAIN_S:
                 told = now
-                worker.log_event(topic(attempt.run), request)
+                worker.log_event(topic(attempt.run_key), request)
             continue
         heard = time.monotonic()
         for chunk, its_attempt, refusal in batch:

@@ -34,6 +34,7 @@ from ioi_dagster.errors import (
     StepRevokedError,
     StepStoppedError,
     StepTimeoutError,
+    TakenBackError,
 )
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.governors.failures import Cause
@@ -101,13 +102,15 @@ class NodeHost:
                     end_if_forked()
                     with self._deciding:
                         self._running -= 1
-                        self.outdated.ends(request.lease.run, request.lease.step)
+                        self.outdated.ends(request.lease.run_key, request.lease.step)
         except msgspec.MsgspecError as problem:
             refusal = Refusal("node.malformed", f"the start request cannot be read: {problem}", f"node {self.node}")
         except (RetryableError, NodeUnableError) as problem:
             lacked = problem.cause if isinstance(problem, NodeUnableError) else problem
             if isinstance(lacked, BlockRefusedError):
                 refusal = lacked.refusal
+            elif isinstance(lacked, TakenBackError):
+                refusal = Refusal("node.taken_back", self._why.pop(key, str(lacked)), f"node {self.node}")
             elif isinstance(lacked, ReplicaLostError):
                 # The call may have had its effect, so it counts as a loss.
                 error, cause = str(lacked), Cause.NODE_ERROR
@@ -134,10 +137,10 @@ class NodeHost:
         (decision,) = self.governor.handle(StartAsked(request, permit, memory, wall), self.clock.monotonic())
         assert not isinstance(decision, StopAll)
         if isinstance(decision, Admit):
-            outdated = self.outdated.refusal(lease.run, lease.step)
+            outdated = self.outdated.refusal(lease.run_key, lease.step)
             if outdated is not None:
                 return Refuse(outdated)
-            self.outdated.begins(lease.run, lease.step)
+            self.outdated.begins(lease.run_key, lease.step)
         return decision
 
     def leave(self) -> bool:
@@ -146,7 +149,8 @@ class NodeHost:
             return self.outdated.leave()
 
     def revoke(self, why: dict[str, str]) -> list[str]:
-        """Stop what runs here under these keys, since its slot is somebody else's: `why` by key."""
+        """Stop what runs here under these keys, since its slot is somebody else's: `why` by key. What has not
+        begun never will."""
         if len(self._why) > MAX_REVOKED:
             self._why.clear()
         self._why |= why
@@ -194,14 +198,14 @@ class NodeHost:
     def _run(self, admitted: Admit, attempt: str) -> bytes:
         request, lease = admitted.request, admitted.request.lease
         if request.kind == "block":
-            with self.running.step(lease.key, request.timeout_s, over=_teller(over_topic(lease.run), lease.key)):
+            with self.running.step(lease.key, request.timeout_s, over=_teller(over_topic(lease.run_key), lease.key)):
                 return encode_payload(self.replicas.invoke(request.capability, decode_payload(request.payload)))
         if not self.step_runner:
             raise BlockRefusedError(
                 Refusal("node.blocks_only", "this node takes blocks only, not steps", f"node {self.node}")
             )
-        its = Attempt(attempt, lease.run, lease.step, lease.fence, lease.key, self.node)
-        begun, over = _teller(begun_topic(its.run), its.key), _teller(over_topic(its.run), its.key)
+        its = Attempt(attempt, lease.run, lease.step, lease.fence, lease.key, self.node, lease.origin)
+        begun, over = _teller(begun_topic(its.run_key), its.key), _teller(over_topic(its.run_key), its.key)
         with self.running.step(lease.key, request.timeout_s, begun, over), attempting(its):
             if request.own_process:
                 return run_apart(self.step_runner, request.payload, its)
@@ -229,14 +233,14 @@ _host: NodeHost | None = None
 _runners: dict[str, Callable[[bytes], bytes]] = {}
 
 
-def begun_topic(run: str) -> str:
-    """Under it a node tells the key of each start with a limit of time when its code begins."""
-    return f"ioi-begun-{run}"
+def begun_topic(its_run: str) -> str:
+    """`its_run`: the run's key. Under it a node tells the key of each start with a limit of time when its code begins."""
+    return f"ioi-begun-{its_run}"
 
 
-def over_topic(run: str) -> str:
-    """Under it a node tells the key of each start whose time is up, when it asks it to stop."""
-    return f"ioi-over-{run}"
+def over_topic(its_run: str) -> str:
+    """`its_run`: the run's key. Under it a node tells the key of each start whose time is up, when it asks it to stop."""
+    return f"ioi-over-{its_run}"
 
 
 def _teller(topic: str, key: str) -> Callable[[], object]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ioi_dagster.errors import RetryableError, StepMemoryError, StepRevokedError, StepTimeoutError
+from ioi_dagster.errors import StepMemoryError, StepRevokedError, StepTimeoutError, TakenBackError
 
 GRACE_S = 5.0
 """From the exception to the end of the process."""
@@ -98,7 +98,7 @@ class Running:
         """The calling thread runs the step under `key`, for `timeout_s` seconds at most (0: no limit). `begun` is called when
         that time begins, and `over` when it is up, in another thread.
 
-        Raises `RetryableError` where it was taken back, and `StepTimeoutError` in whatever runs when the time is up.
+        Raises `TakenBackError` where it was taken back, and `StepTimeoutError` in whatever runs when the time is up.
         """
         me = threading.get_ident()
 
@@ -112,7 +112,7 @@ class Running:
         try:
             with self._lock:
                 if key in self._taken_back:
-                    raise RetryableError("the start was taken back before it ran")
+                    raise TakenBackError("the start was taken back before it ran")
                 _remember(self._begun, key)
                 self._threads[key] = me
             _limits[me] = limit

@@ -30,8 +30,9 @@ _told: OrderedDict[_Told, None] = OrderedDict()
 _file: Path | None = None
 
 
-def topic(run: str) -> str:
-    return f"ioi-stores-{run}"
+def topic(its_run: str) -> str:
+    """`its_run`: the run's key."""
+    return f"ioi-stores-{its_run}"
 
 
 def tell_store(run: str, url: str) -> None:

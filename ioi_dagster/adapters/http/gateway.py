@@ -83,7 +83,9 @@ MAX_WAITING = 128
 class BlockRunner(Protocol):
     """Runs a start on a node of the domain's own cluster; raises `UnreachableError` when it was lost."""
 
-    async def run(self, request: bytes, key: str, node: str, timeout_s: float) -> bytes: ...
+    async def run(self, request: bytes, key: str, call: str, node: str, timeout_s: float) -> bytes:
+        """`key`: that of the lease; `call` tells calls under it apart."""
+        ...
 
 
 class ClusterDoor(Protocol):
@@ -399,10 +401,9 @@ class _Gateway:
             )
         timeout_s = min(max(body.timeout_s, 1.0), MAX_INVOKE_S)
         start = StartRequest("block", lease, body.permit, body.capability, payload, timeout_s)
-        # The nonce makes the key the caller's own: under a key in flight Dask hands out the first caller's result.
-        key = f"{lease.run}/{lease.step}/{lease.fence}/{lease.copy}/{permit.nonce}"
+        call = runner.run(msgspec.msgpack.encode(start), lease.key, permit.nonce, lease.node, timeout_s)
         try:
-            data = await _while_wanted(request, runner.run(msgspec.msgpack.encode(start), key, lease.node, timeout_s))
+            data = await _while_wanted(request, call)
         except UnreachableError as error:
             return _frame(Invoked(False, error=str(error), infrastructure=True))
         answer = msgspec.msgpack.decode(data, type=StartAnswer)

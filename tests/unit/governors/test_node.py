@@ -26,7 +26,7 @@ from ioi_dagster.signing import Signed, SigningKey, TrustedKeys, digest_bytes
 
 HOME, STRANGER = SigningKey.generate("library.example"), SigningKey.generate("library.example")
 TRUSTED = TrustedKeys({HOME.key_id: HOME.public_bytes})
-LEASE = Lease("l1", "r", "s", 2, 0, "echo", "lab-main", "lab.example", "lab-1", 1)
+LEASE = Lease("l1", "r", "s", 2, 0, "echo", "lab-main", "lab.example", "lab-1", 1, origin="library.example")
 PAYLOAD = encode_payload(Payload({"say": "hello"}, {"part": b"\x00\xff"}))
 
 

@@ -94,7 +94,7 @@ def test_another_domains_fence_does_not_hold_back_a_start(issuer, admitted):
     node = NodeGovernor("n", "lab-c", frozenset({"ocr"}), True)
 
     def start(by: str, fence: int) -> bool:
-        lease = Lease(f"lab-c/1/{fence}", "r", "s", fence, 0, "ocr", "lab-c", "lab", "n", 1)
+        lease = Lease(f"lab-c/1/{fence}", "r", "s", fence, 0, "ocr", "lab-c", "lab", "n", 1, origin=by)
         permit = StepPermit(
             "r", "s", fence, 0, lease.id, "ocr", DataClass.PUBLIC, "lab", "lab-c", "n", "", 0.0, 9e9, f"{by}{fence}", by
         )

@@ -87,8 +87,8 @@ def _award_fits(its: Subject, requests: list[LeaseRequest], awarded: Awarded) ->
     if not all(item.refusal.code and item.refusal.text for item in awarded.rejected):
         raise BrokenError("a rejection without a code or a text")
     for lease in awarded.leases:
-        given = (lease.run, lease.fence, lease.capability, lease.cluster, lease.domain, lease.ttl_s > 0)
-        expected = (its.run, 2, its.capability, its.cluster, its.domain, True)
+        given = (lease.run, lease.fence, lease.capability, lease.cluster, lease.domain, lease.origin, lease.ttl_s > 0)
+        expected = (its.run, 2, its.capability, its.cluster, its.domain, its.key.domain, True)
         if given != expected:
             raise BrokenError(f"a lease of {given}, not {expected}")
 
