@@ -69,6 +69,10 @@ class Rooms(Protocol):
         """Is it taken account of?"""
         ...
 
+    def scaling(self, capability: str, amounts: Mapping[str, float]) -> Refusal | None:
+        """What is done about nodes that could take it and are not there; None where there are none such."""
+        ...
+
     def full(self, capability: str) -> Refusal:
         """Why nothing is free for a step that takes its slot alone."""
         ...
@@ -235,12 +239,16 @@ class Bids:
         return self._made(announce, (), ())
 
     def _why_not(self, one: AskGroup | LeaseRequest, entry: Entry | Refusal) -> Refusal:
+        copy = one.idle if isinstance(one, AskGroup) else bool(one.copy)
+        scaling = self._rooms.scaling(one.capability, entry.request.amounts) if isinstance(entry, Entry) else None
         if not self._rooms.offered(one.capability):
-            return Refusal("cluster.not_offered", f"no node here offers {one.capability}", self._cluster)
+            nobody = Refusal("cluster.not_offered", f"no node here offers {one.capability}", self._cluster)
+            return scaling or nobody
         if isinstance(entry, Refusal):
             return entry
         refusal = self._arbiter.claims.why_not(entry)
-        copy = one.idle if isinstance(one, AskGroup) else bool(one.copy)
+        if scaling is not None and refusal.code == "fair.full" and not copy:
+            return scaling
         if copy and refusal.code == "fair.not_its_turn":
             text = "what is free is wanted by others, and this is a copy of what runs already"
             return Refusal("cluster.not_its_turn", text, self._cluster, "nothing: the first copy goes on")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ioi_dagster.governors.autoscale import Autoscaler, Group, Pressure, WantNodes
 from ioi_dagster.governors.bids import Bids
 from ioi_dagster.governors.cluster_messages import (
     EVERYTHING,
@@ -26,6 +27,7 @@ from ioi_dagster.governors.cluster_messages import (
     Reply,
     StopStep,
     Tick,
+    WantedFound,
     Withdrawn,
 )
 from ioi_dagster.governors.fairness.arbiter import Arbiter
@@ -35,6 +37,7 @@ from ioi_dagster.governors.leases import Leases
 from ioi_dagster.governors.nodes import Nodes
 from ioi_dagster.governors.outlook import NodeNow, Occupied, outlook
 from ioi_dagster.governors.parked import AGING_S
+from ioi_dagster.governors.pressure import demands
 from ioi_dagster.governors.tally import Tally
 from ioi_dagster.model.negotiation import (
     MAX_OUTLOOK,
@@ -57,7 +60,8 @@ from ioi_dagster.model.refusal import Refusal
 
 __all__ = [
     "EVERYTHING", "ClusterGovernor", "ClusterSnapshot", "Event", "Instruction", "LeaseEnded", "NodeJoined", "NodeLeft",
-    "NodeReported", "NodeResized", "QuotasChanged", "Reply", "StopStep", "Tick", "Withdrawn",
+    "NodeReported", "NodeResized", "QuotasChanged", "Reply", "StopStep", "Tick",
+    "WantNodes", "WantedFound", "Withdrawn",
 ]  # fmt: skip
 
 LEASE_TTL_S = 30.0
@@ -88,6 +92,8 @@ class ClusterSnapshot:
     """The same of the block classes of those of `tenants` that have quotas for some; those without one are under ""."""
     parked: int = 0
     """Runs whose announcements wait for room."""
+    scaling: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By group of nodes that come and go, see `Autoscaler.snapshot`."""
     asked: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By tenant, what became of what was asked since this governor started, see `Tally`."""
 
@@ -95,7 +101,7 @@ class ClusterSnapshot:
 class ClusterGovernor:
     """See the module. `price` is the base cost of a slot; `max_memory` the fullness above which a node gets nothing new; `quotas`
     say who may use how much: without them whoever comes has weight 1; `expected` are nodes that are to come, for which what only
-    they could take waits."""
+    they could take waits; of each of `groups` it has as many as are of use."""
 
     def __init__(
         self,
@@ -108,6 +114,7 @@ class ClusterGovernor:
         max_memory: float = 0.9,
         quotas: QuotaTree | None = None,
         expected: Iterable[NodeJoined] = (),
+        groups: Sequence[Group] = (),
     ) -> None:
         self._domain, self._cluster, self._epoch = domain, cluster, epoch
         self._ttl_s = ttl_s
@@ -121,11 +128,19 @@ class ClusterGovernor:
             spread=True,
         )
         tree = quotas if quotas is not None else QuotaTree.flat()
-        self._arbiter = Arbiter({}, tree, rules, elastic=True, resources=(SLOTS,))
+        known = {SLOTS, *(resource for group in groups for resource in group.amounts)}
+        self._arbiter = Arbiter({}, tree, rules, elastic=True, resources=known)
         self._leases = Leases()
-        self._nodes = Nodes(cluster, price, max_memory, self._arbiter)
+        self._scaler = Autoscaler(groups)
+        self._grouped = tuple(name for group in groups for name in group.members)
+        self._within_s = max((group.rules.within_s for group in groups), default=0.0)
+        self._nodes = Nodes(cluster, price, max_memory, self._arbiter, self._scaler)
+        coming = {name: (its.amounts, its.offers) for its in groups for name in its.members[: its.rules.most]}
         for node in expected:
             self._nodes.expect(node)
+            if groups:
+                coming[node.node] = ({SLOTS: float(node.slots), **dict(node.resources)}, node.capabilities)
+        self._arbiter.on_coming(coming)
         self._bids = Bids(cluster, domain, epoch, self._arbiter, self._nodes)
         self._tally = Tally()
         self._stopping: dict[str, None] = {}
@@ -140,7 +155,10 @@ class ClusterGovernor:
         self._bids.expire(now)
         out = [one for name in self._leases.expired(now) for one in self._end(name, "expired")]
         out += self._handle(event, now)
-        return [*out, *self._serve(now)]
+        out += self._serve(now)
+        if self._scaler and isinstance(event, Tick):
+            out += self._scale(now)
+        return out
 
     def _handle(self, event: Event, now: float) -> list[Instruction]:
         match event:
@@ -153,6 +171,9 @@ class ClusterGovernor:
                 return self._drop_node(node, "its node left")
             case NodeReported():
                 self._nodes.reported(event)
+                return []
+            case WantedFound(group, nodes, spent):
+                self._scaler.found(group, nodes, spent, now)
                 return []
             case QuotasChanged(tree):
                 self._bids.refused(self._arbiter.on_quota(tree))
@@ -360,6 +381,8 @@ class ClusterGovernor:
     def _joined(self, event: NodeJoined) -> list[Instruction]:
         gone = self._drop_node(event.node, "its node was replaced")
         self._nodes.join(event)
+        self._scaler.joined(event.node, self._now)
+        self._nodes.leave(event.node, self._scaler.leaving(event.node))
         return gone
 
     def _drop_node(self, name: str, why: str) -> list[Instruction]:
@@ -368,7 +391,21 @@ class ClusterGovernor:
         out = [one for lease in list(self._nodes[name].used) for one in self._end(lease, why)]
         self._bids.evacuate(name)
         self._nodes.drop(name)
+        self._scaler.left(name, self._now)
         return out
+
+    def _scale(self, now: float) -> list[Instruction]:
+        """As many nodes as are of use. One that is to go takes nothing new from this moment on, so that no award can be on its
+        way to it."""
+        asked = ()
+        if len(self._bids.desk.asked) and self._scaler.may_grow():
+            running = Counter((held.origin, held.lease.run) for held in self._leases if self._within_s)
+            asked = demands(self._bids.desk, self._arbiter, running, self._within_s)
+        found: list[Instruction] = list(self._scaler.decide(now, Pressure(asked, self._nodes.seen(self._grouped))))
+        for name in self._grouped:
+            if name in self._nodes:
+                self._nodes.leave(name, self._scaler.leaving(name))
+        return found
 
     # What is told -----------------------------------------------------------------------------------------------
 
@@ -405,6 +442,7 @@ class ClusterGovernor:
                 if name in tenants
             },
             len(self._bids.desk),
+            self._scaler.snapshot(self._now),
             self._tally.snapshot(),
         )
 
@@ -413,6 +451,7 @@ class ClusterGovernor:
         self._arbiter.validate()
         self._leases.validate()
         self._bids.desk.validate()
+        self._scaler.validate()
         assert self._stopping.keys() <= self._leases.held.keys()
         entries = self._arbiter.running()
         offers = {entry.id for offered in self._bids.desk.offers.values() for entry in offered.entries()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ioi_dagster.governors.autoscale import WantNodes
 from ioi_dagster.model.negotiation import (
     Announce,
     Award,
@@ -56,7 +57,8 @@ class NodeLeft:
 @dataclass(frozen=True, slots=True)
 class NodeReported:
     """From the node's heartbeat: what is warm there, how full its memory is (0..1), and how its blocks do, for people.
-    `closed`: it takes nothing new, but what its own steps wait for. A step takes 1 / `speed` of its usual time there."""
+    `closed`: it takes nothing new, but what its own steps wait for. A step takes 1 / `speed` of its usual time there. `engaged`:
+    something is done or kept there, under a lease or not."""
 
     node: str
     warm: frozenset[str]
@@ -64,6 +66,16 @@ class NodeReported:
     blocks: tuple[dict[str, Any], ...] = ()
     closed: bool = False
     speed: float = 1.0
+    engaged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WantedFound:
+    """When the governor began, these nodes of `group` were wanted; what that group had cost, see `WantNodes.spent`."""
+
+    group: str
+    nodes: tuple[str, ...]
+    spent: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,7 @@ Event = (
     | NodeResized
     | NodeLeft
     | NodeReported
+    | WantedFound
     | QuotasChanged
     | Announce
     | Award
@@ -127,4 +140,4 @@ class StopStep:
     why: str
 
 
-Instruction = Reply | LeaseEnded | StopStep
+Instruction = Reply | LeaseEnded | StopStep | WantNodes

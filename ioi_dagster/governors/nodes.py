@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Any
 
+from ioi_dagster.governors.autoscale import Autoscaler, NodeSeen
 from ioi_dagster.governors.cluster_messages import EVERYTHING, NodeJoined, NodeReported
 from ioi_dagster.governors.fairness.arbiter import Arbiter
 from ioi_dagster.governors.prices import Load
@@ -32,19 +33,23 @@ class ClusterNode:
     memory: float = 0.0
     blocks: tuple[dict[str, Any], ...] = ()
     closed: bool = False
+    leaving: bool = False
+    """It is to go, and takes nothing meanwhile."""
+    engaged: bool = False
+    """Something is done or kept there that is under no lease."""
     speed: float = 1.0
     used: dict[str, None] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
 
     @property
     def free(self) -> int:
-        if self.closed and not self.waiting:
+        if self.leaving or (self.closed and not self.waiting):
             return 0
         return max(0, self.slots - len(self.used) + len(self.waiting))
 
     def shut(self, max_memory: float) -> bool:
         """It takes nothing new."""
-        return self.memory >= max_memory or (self.closed and not self.waiting)
+        return self.memory >= max_memory or self.leaving or (self.closed and not self.waiting)
 
     @property
     def amounts(self) -> dict[str, float]:
@@ -54,8 +59,9 @@ class ClusterNode:
 class Nodes:
     """`price`: of a slot where nothing runs; `max_memory`: the fullness above which a node takes nothing new."""
 
-    def __init__(self, cluster: str, price: float, max_memory: float, arbiter: Arbiter) -> None:
+    def __init__(self, cluster: str, price: float, max_memory: float, arbiter: Arbiter, scaler: Autoscaler) -> None:
         self._cluster, self._price, self._max_memory, self._arbiter = cluster, price, max_memory, arbiter
+        self._scaler = scaler
         self.by_name: dict[str, ClusterNode] = {}
         self._offering: dict[str, dict[str, None]] = {}
         """By capability that was asked for, the nodes that offer it."""
@@ -112,9 +118,27 @@ class Nodes:
         before = self._pressure(node)
         node.warm, node.memory, node.blocks, node.closed = event.warm, event.memory, event.blocks, event.closed
         self._pressed += self._pressure(node) - before
-        node.speed = event.speed
+        node.speed, node.engaged = event.speed, event.engaged
         self._arbiter.on_warm(event.node, event.warm)
         self._look(event.node)
+
+    def leave(self, name: str, leaves: bool) -> None:
+        """It is to go, or stays after all."""
+        node = self.by_name[name]
+        if node.leaving != leaves:
+            node.leaving = leaves
+            self._look(name)
+
+    def seen(self, names: Collection[str]) -> dict[str, NodeSeen]:
+        """How those of `names`, and those with a free slot, look to who decides how many there should be."""
+        found = {}
+        for name in {**dict.fromkeys(names), **self._open}:
+            node = self.by_name.get(name)
+            if node is not None:
+                free, idle = self._arbiter.room(name)
+                busy = len(node.used) - len(node.waiting)
+                found[name] = NodeSeen(node.capabilities, free, busy, idle and not node.used and not node.engaged)
+        return found
 
     def drop(self, name: str) -> None:
         """Nothing runs there any more."""
@@ -183,6 +207,10 @@ class Nodes:
         """Nodes that serve whatever is asked take account of what they say that they have, and of nothing else."""
         return bool(self._limited) or not self.by_name or self._arbiter.has(resource)
 
+    def scaling(self, capability: str, amounts: Mapping[str, float]) -> Refusal | None:
+        """What is done about nodes that could take it and are not there; None where there are none such."""
+        return self._scaler.waits(capability, amounts, self._cluster) if self._scaler else None
+
     def full(self, capability: str) -> Refusal:
         able = self.offering(capability)
         free = [self.by_name[name] for name in self._open if name in able]
@@ -235,6 +263,7 @@ class Nodes:
                 "warm": sorted(node.warm),
                 "capabilities": sorted(node.capabilities),
                 "blocks": list(node.blocks),
+                "leaving": node.leaving,
             }
             for name, node in sorted(self.by_name.items())
         }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ioi_dagster.model.amounts import MEMORY
+from ioi_dagster.model.autoscale import Autoscale
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import SLOTS
 from ioi_dagster.model.quota import QuotaTree, total
@@ -12,12 +13,20 @@ from ioi_dagster.model.quota import QuotaTree, total
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One Dask worker: `slots` steps at once, `memory` in bytes, and other `resources` by name, in their own units."""
+    """One Dask worker: `slots` steps at once, `memory` in bytes, and other `resources` by name, in their own units. With
+    `autoscale` it is a group of such, which come and go: `members` are their names."""
 
     name: str
     slots: int = 1
     memory: int = 2 * 2**30
     resources: tuple[tuple[str, float], ...] = ()
+    autoscale: Autoscale | None = None
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        if self.autoscale is None:
+            return (self.name,)
+        return tuple(f"{self.name}-{number}" for number in range(1, self.autoscale.max + 1))
 
     @property
     def besides_slots(self) -> tuple[tuple[str, float], ...]:
@@ -41,9 +50,23 @@ class ClusterSpec:
     quotas: QuotaTree = field(default_factory=QuotaTree.flat)
 
     @property
+    def always(self) -> tuple[NodeSpec, ...]:
+        """Nodes that are there all the time."""
+        return tuple(node for node in self.nodes if node.autoscale is None)
+
+    @property
+    def groups(self) -> tuple[NodeSpec, ...]:
+        """Those of which there are more or less."""
+        return tuple(node for node in self.nodes if node.autoscale is not None)
+
+    def members(self) -> dict[str, NodeSpec]:
+        """By name, every node that may ever be there."""
+        return {name: replace(node, name=name, autoscale=None) for node in self.nodes for name in node.members}
+
+    @property
     def capacity(self) -> dict[str, float]:
-        """What all its nodes have together, by resource."""
-        return total(node.amounts for node in self.nodes)
+        """What all its nodes have together, by resource, when all are there."""
+        return total(node.amounts for node in self.nodes for _ in node.members)
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,21 @@ class Arbiter:
         self._machines.forget(node)
         return tuple(lost)
 
+    def on_coming(self, nodes: Mapping[str, tuple[Amounts, frozenset[str]]]) -> None:
+        """These are not there and may come, with such amounts and offers, so that what only they could take may wait."""
+        self._machines.coming = nodes
+
+    def room(self, node: str) -> tuple[dict[str, float], bool]:
+        """What is free there by resource (nothing where it takes nothing new), and whether nothing runs there or waits to."""
+        machine = self._machines.index[node]
+        free, size, holder = (
+            self._machines.free[machine],
+            self._machines.size[machine],
+            self._machines.held.get(machine),
+        )
+        idle = all(have + EPSILON >= whole for have, whole in zip(free, size, strict=True)) and holder in (None, SHUT)
+        return ({} if holder is not None else dict(zip(self._machines.resources, free, strict=True))), idle
+
     def on_warm(self, node: str, capabilities: frozenset[str]) -> None:
         """Replicas of these are loaded at the node."""
         self._machines.warm(node, capabilities)

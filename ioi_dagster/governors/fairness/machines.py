@@ -64,6 +64,8 @@ class Machines:
         self.inverse = [0.0] * len(self.resources)
         self.held: dict[int, object] = {}
         """Node number → the line for whose head it is emptied, or SHUT. Nobody else is placed there."""
+        self.coming: Mapping[str, tuple[Amounts, frozenset[str]]] = {}
+        """Nodes that are not there and may come: what each has, and what it offers."""
         self._random = Random(seed)
         self._exact, self._choices, self._spread = exact, choices, spread
         self._version = 0
@@ -205,6 +207,16 @@ class Machines:
                 if shape.could == shape.copies:
                     break
         return shape.could
+
+    def could_come(self, shape: Shape) -> int:
+        """How many copies nodes would take that may come, counted up to what is asked."""
+        found = 0
+        for name, (amounts, offers) in self.coming.items():
+            if found >= shape.copies:
+                break
+            if name not in self.index and shape.pool.allows(name, offers):
+                found += self.copies_on([amounts.get(resource, 0.0) for resource in self.resources], shape.need)
+        return min(found, shape.copies)
 
     def count(self, shape: Shape, most: int) -> tuple[int, list[int]]:
         """So many times it fits now, up to `most`; when that is less, all the nodes where it does."""

@@ -36,9 +36,12 @@ def not_offered(resources: Iterable[str], books: Books) -> Refusal:
 
 
 def never(leaf: Leaf, shape: Shape, books: Books) -> Refusal | None:
-    """Not even an idle cluster would do. Where nodes come and go, those count that are there, and slots only for gangs."""
+    """Not even an idle cluster would do. Where nodes come and go, those count that are there or may come, and slots only for
+    gangs."""
     machines = books.machines
     able = machines.could_hold(shape)
+    if able < shape.copies and machines.coming:
+        able += machines.could_come(shape)
     if able < shape.copies and not (books.elastic and _may_grow(shape, books)):
         members = shape.pool.members
         largest = [max((machines.size[m][n] for m in members), default=0.0) for n in range(books.width)]
@@ -50,7 +53,7 @@ def never(leaf: Leaf, shape: Shape, books: Books) -> Refusal | None:
             text += f"; {able} of its {shape.copies} copies would fit into the empty nodes"
         return Refusal("fair.too_large", text, BY, "ask for less, allow more nodes, or add a node of that size")
     over = books.over(leaf, shape.total)
-    if over is not None:
+    if over is not None and not (machines.coming and over[0] is books.root):  # the whole grows by what comes
         unit, number, may = over
         name, amount = machines.resources[number], dict(shape.total)[number]
         text = f"it needs {amount:g} {name}; {_name(unit, leaf)} may use {may:g} at most"
@@ -64,7 +67,7 @@ def _may_grow(shape: Shape, books: Books) -> bool:
     slots = books.machines.number.get(SLOTS)
     lasting = [(number, amount) for number, amount in shape.need if number != slots]
     enough = any(all(size[number] + EPSILON >= amount for number, amount in lasting) for size in sizes)
-    return not sizes or (shape.copies == 1 and enough)
+    return (not sizes and not books.machines.coming) or (shape.copies == 1 and enough)
 
 
 def claims_not(entry: Entry, books: Books) -> Refusal:

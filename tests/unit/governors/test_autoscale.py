@@ -1,0 +1,272 @@
+"""A cluster asks for nodes where something waits that they could take, and gives them back when nothing runs there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ioi_dagster.model.quota import CohortQuota, Quota, QuotaTree, TenantQuota
+from tests.autoscaled import QUICK, Cloud, group
+
+
+def refusals(bid) -> list[str]:
+    return [refusal.code for refusal in bid.refusals]
+
+
+def test_without_any_node_a_run_waits_and_is_told_that_nodes_come():
+    cloud = Cloud(group())
+    first = cloud.asks(2, wait_s=0.0)
+    assert (refusals(first), first.never) == (["cluster.scaling_up"], ())
+    assert cloud.asks(2) is None  # it waits
+    cloud.passes(3)
+    assert cloud.names == ("g-1", "g-2")
+    again = cloud.asks(2, wait_s=0.0)
+    assert again.refusals[0].text == "2 more of g come, the first asked for 1 s ago; one takes about 5 s"
+
+
+def test_what_waits_is_given_room_when_the_node_comes():
+    cloud = Cloud(group())
+    assert cloud.asks() is None
+    cloud.passes(10)
+    assert [point.slots for reply in cloud.told for point in reply.answer.points] == [1]
+    assert len(cloud.awards("a").leases) == 1
+
+
+def test_a_node_goes_when_nothing_has_run_there_for_long_enough_and_the_last_one_too():
+    cloud = Cloud(group())
+    cloud.asks()
+    cloud.passes(8)
+    cloud.awards("a")
+    for _ in range(10):
+        cloud.passes(10)
+        cloud.renews()
+    assert cloud.names == ("g-1",)  # it works
+    cloud.ends("a")
+    cloud.passes(29)
+    assert cloud.names == ("g-1",)
+    cloud.passes(5)
+    assert (cloud.names, cloud.there) == ((), set())
+    assert cloud.view()["why"] == "1 less: nothing has run there for 30 s"
+
+
+def test_after_zero_it_comes_back():
+    cloud = Cloud(group())
+    for _ in range(2):
+        assert cloud.asks() is None
+        cloud.passes(9)
+        assert cloud.names == ("g-1",)
+        cloud.awards("a")
+        cloud.ends("a")
+        cloud.passes(60)
+        assert cloud.names == ()
+
+
+def test_a_node_that_is_to_go_takes_nothing_new_and_stays_where_it_is_needed_again():
+    cloud = Cloud(group())
+    cloud.asks()
+    cloud.passes(8)
+    while not cloud.view()["leaving"]:
+        cloud.passes(1)
+    answer = cloud.awards("late")
+    assert (answer.leases, [one.refusal.code for one in answer.rejected]) == ((), ["cluster.scaling_up"])
+    assert cloud.asks() is None
+    cloud.passes(6)
+    assert cloud.view()["there"] == 1
+    assert len(cloud.awards("late").leases) == 1
+
+
+def test_what_is_done_at_a_node_under_no_lease_keeps_it():
+    cloud = Cloud(group())
+    cloud.asks()
+    cloud.passes(8)
+    cloud.busy("g-1", True)
+    cloud.passes(100)
+    assert cloud.names == ("g-1",)
+    cloud.busy("g-1", False)
+    cloud.passes(40)
+    assert cloud.names == ()
+
+
+def test_work_that_begins_while_a_node_is_to_go_keeps_it():
+    cloud = Cloud(group())
+    cloud.asks()
+    cloud.passes(8)
+    while not cloud.view()["leaving"]:
+        cloud.passes(1)
+    cloud.busy("g-1", True)
+    cloud.passes(10)
+    assert (cloud.names, cloud.view()["there"]) == (("g-1",), 1)
+
+
+def test_no_more_nodes_than_there_is_work_for_are_asked_for():
+    cloud = Cloud(group(slots=3))
+    cloud.asks(4)
+    cloud.passes(3)
+    assert cloud.names == ("g-1", "g-2")
+    cloud.passes(1)
+    assert cloud.names == ("g-1", "g-2")  # those that come count
+
+
+def test_what_a_node_cannot_hold_is_never_waited_for():
+    cloud = Cloud(group(memory=100.0))
+    bid = cloud.asks(1, resources=(("memory", 200.0),))
+    assert [(one.group.count, one.refusal.code) for one in bid.never] == [(1, "cluster.never")]
+
+
+def test_what_only_nodes_could_take_that_are_not_there_waits_beside_smaller_ones():
+    small, large = group(name="g", memory=100.0), group(name="large", memory=1000.0)
+    cloud = Cloud(small, large)
+    cloud.asks(1, run="s")
+    cloud.passes(8)
+    assert cloud.names == ("g-1",)
+    assert cloud.asks(1, resources=(("memory", 200.0),)) is None
+    cloud.passes(8)
+    assert cloud.wanted["large"].nodes == ("large-1",)
+    assert len(cloud.awards("a", resources=(("memory", 200.0),)).leases) == 1
+
+
+def test_of_groups_that_could_take_it_the_cheapest_grows_and_then_the_next():
+    dear = group(replace(QUICK, node_hour=9.0), name="dear")
+    cloud = Cloud(dear, group(replace(QUICK, max=2)))
+    cloud.asks(3)
+    cloud.passes(3)
+    assert (cloud.names, cloud.wanted["dear"].nodes) == (("g-1", "g-2"), ("dear-1",))
+
+
+def test_a_gang_that_would_not_be_whole_brings_no_node():
+    cloud = Cloud(group())
+    assert cloud.asks(5, gang=5) is not None  # never: four nodes at most
+    cloud.asks(4, gang=4, run="other")
+    cloud.passes(3)
+    assert len(cloud.names) == 4
+
+
+def test_a_tenant_at_its_limit_brings_no_node():
+    tree = QuotaTree((CohortQuota("x", (TenantQuota("t", quota=Quota(borrows={"slots": 2.0})),)),))
+    cloud = Cloud(group(), quotas=tree)
+    cloud.asks(4)
+    cloud.passes(3)
+    assert cloud.names == ("g-1", "g-2")
+
+
+def test_what_a_node_costs_an_hour_bounds_how_many_there_are():
+    cloud = Cloud(group(replace(QUICK, per_hour=5.0)))
+    cloud.asks(4)
+    cloud.passes(4)
+    view = cloud.view()
+    assert (cloud.names, view["cost_hour"], view["held"]) == (
+        ("g-1", "g-2"),
+        4.0,
+        "2 nodes cost what it may an hour (5 credits)",
+    )
+
+
+def test_a_budget_that_is_spent_brings_no_more_nodes_gives_back_idle_ones_and_ends_no_work():
+    cloud = Cloud(group(replace(QUICK, per_day=0.1)))  # 180 s of one node
+    cloud.asks(1)
+    cloud.passes(8)
+    cloud.awards("a")
+    for _ in range(40):
+        cloud.passes(10)
+        cloud.renews()
+    assert (cloud.names, cloud.ended) == (("g-1",), [])
+    assert cloud.asks(1, run="r2") is None
+    cloud.passes(20)
+    assert (cloud.names, cloud.view()["held"]) == (("g-1",), "its 0.2367 of 0.1 credits a day are spent")
+    cloud.ends("a")
+    cloud.passes(1)
+    assert [point.slots for point in cloud.told[-1].answer.points] == [1]  # what is there may be used
+
+
+def test_a_budget_is_free_again_a_day_later():
+    cloud = Cloud(group(replace(QUICK, per_day=0.03)))
+    cloud.asks(1)
+    cloud.passes(120)
+    assert cloud.names == ()
+    cloud.asks(1)
+    cloud.passes(60)
+    assert (cloud.names, cloud.asks(1, wait_s=0.0).refusals[0].code) == ((), "cluster.scaling_held")
+    cloud.now += 86_400.0
+    cloud.asks(1)
+    cloud.passes(10)
+    assert cloud.names == ("g-1",)
+
+
+def test_a_node_that_does_not_come_is_given_up_and_asked_for_again_later_and_later():
+    cloud = Cloud(group())
+    cloud.comes = False
+    asked = []
+    for _ in range(600):
+        cloud.asks(1)
+        cloud.passes(1)
+        asked.append(bool(cloud.names))
+    spans = "".join("1" if one else "0" for one in asked).split("1")
+    pauses = [len(one) for one in spans if one]
+    assert pauses[1:3] == [60, 120]
+    assert any("did not come within 60 s" in one["why"] for one in cloud.view()["history"])
+    cloud.comes = True
+    for _ in range(400):
+        cloud.asks(1)
+        cloud.passes(1)
+    assert cloud.view()["there"] == 1
+
+
+def test_the_least_number_is_there_without_any_work():
+    cloud = Cloud(group(replace(QUICK, min=2)))
+    cloud.passes(200)
+    assert cloud.names == ("g-1", "g-2")
+
+
+def test_a_governor_that_begins_anew_loses_no_node_and_leaks_none():
+    cloud = Cloud(group())
+    cloud.asks(3)
+    cloud.passes(4)
+    assert len(cloud.names) == 3
+    cloud.restart()  # while they come
+    cloud.passes(10)
+    assert (cloud.names, cloud.there, cloud.view()["there"]) == (("g-1", "g-2", "g-3"), {"g-1", "g-2", "g-3"}, 3)
+    for node in cloud.names:
+        cloud.busy(node, True)
+    cloud.passes(70)
+    spent = cloud.view()["cost_day"]
+    cloud.restart()
+    assert 0 < spent - cloud.view()["cost_day"] < 3 * 2.0 * 60 / 3600  # what it cost is told once a minute
+    cloud.passes(100)
+    assert (cloud.names, cloud.there) == ((), set())
+
+
+def test_a_node_that_crashes_is_waited_for_and_not_asked_for_twice():
+    cloud = Cloud(group())
+    cloud.asks(1)
+    cloud.passes(8)
+    cloud.crashes("g-1")
+    cloud.asks(1)
+    cloud.passes(3)
+    assert (cloud.names, cloud.view()["coming"]) == (("g-1",), 1)
+    cloud.passes(4)
+    assert cloud.view()["there"] == 1
+
+
+def test_a_node_that_comes_after_it_was_given_up_is_used_and_then_given_back():
+    cloud = Cloud(group())
+    cloud.joins("g-3")
+    cloud.passes(1)
+    assert cloud.names == ("g-3",)
+    cloud.passes(60)
+    assert (cloud.names, cloud.there) == ((), set())
+
+
+@pytest.mark.parametrize(("within_s", "nodes"), [(0.0, 4), (100.0, 2), (1000.0, 1)])
+def test_a_run_that_has_little_left_brings_no_more_nodes_than_get_through_it_in_time(within_s, nodes):
+    cloud = Cloud(group(replace(QUICK, within_s=within_s)))
+    cloud.asks(4, remaining_s=150.0)
+    cloud.passes(3)
+    assert len(cloud.names) == nodes
+
+
+def test_priority_does_not_wait_for_others_to_get_through():
+    cloud = Cloud(group(replace(QUICK, within_s=1000.0)))
+    cloud.asks(4, remaining_s=150.0, priority=1)
+    cloud.passes(3)
+    assert len(cloud.names) == 4
