@@ -194,7 +194,9 @@ def _table(reports: Mapping[str, Report], slots: Mapping[str, int] | None = None
     if slots is not None:
         whole.add_row("slots", *[f"{slots[name]:,}" for name in reports])
     for what, tell in _ROWS.items():
-        whole.add_row(what, *[tell(report) for report in reports.values()])
+        cells = [tell(report) for report in reports.values()]
+        if any(cells):
+            whole.add_row(what, *cells)
     for code in dict.fromkeys(code for report in reports.values() for code in report.failures):
         counts = [f"{report.failures.get(code, 0):,} × {escape(code)}" for report in reports.values()]
         whole.add_row("[yellow]failed[/]", *counts)
@@ -216,6 +218,7 @@ _ROWS: dict[str, Callable[[Report], str]] = {
     "makespan": lambda its: f"{its.makespan_s:,.1f} s",
     "steps": lambda its: f"{its.done:,} done" + (f", {its.failed:,} failed" if its.failed else ""),
     "starts": lambda its: f"{its.starts:,}" + (f", {its.discarded:,} answers discarded" if its.discarded else ""),
+    "leases given back": lambda its: f"{its.given_back:,}, that nobody had asked for" if its.given_back else "",
     "slots in use": lambda its: f"{its.utilisation:.0%} of the time",
     "wait for a slot": lambda its: f"mean {its.mean_wait_s:.2f} s, 99 % within {its.p99_wait_s:.2f} s",
     "fairness": lambda its: "no two tenants waited at once" if its.fairness is None else f"{its.fairness:.3f}",

@@ -157,8 +157,8 @@ class FlowGovernor:
             case BidMissed():
                 self._placing.away(event.cluster)
                 out = self._rounds.missed(event, now)
-            case AwardAnswered(awarded):
-                out = self._awards.answered(awarded, now)
+            case AwardAnswered():
+                out = self._awards.answered(event, now)
             case AwardMissed():
                 out = self._awards.missed(event, now)
             case StepEnded():
@@ -336,6 +336,7 @@ class FlowGovernor:
                 self._places_seen.clear()
                 self._rounds.forget_places()
             self._last_places = self._places_seen.setdefault(places, places)
+            self._awards.slots.update((place.cluster, place.slots) for place in places)
         return self._last_places
 
     def _places_of_running(self, event: PlacesFound, now: float) -> list[Instruction]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from ioi_dagster.governors.flow_cold import ColdStarts
 from ioi_dagster.governors.flow_copies import Copies
 from ioi_dagster.governors.flow_gangs import Gangs
 from ioi_dagster.governors.flow_messages import (
+    AwardAnswered,
     AwardMissed,
     Instruction,
     Place,
@@ -28,7 +29,7 @@ from ioi_dagster.governors.flow_steering import Steering
 from ioi_dagster.governors.flow_steps import Step, Steps, StepState
 from ioi_dagster.governors.flow_texts import bids_text, never_in, why_no_slot, why_silent
 from ioi_dagster.governors.reputation import MANY, Reputation
-from ioi_dagster.model.negotiation import Award, Awarded, Bid, Effect, Lease, LeaseRequest
+from ioi_dagster.model.negotiation import MAX_LEASES, Award, Awarded, Bid, Effect, Lease, LeaseRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 
@@ -40,6 +41,8 @@ COPY_AGAIN_S = 5.0
 """Before a step has another copy, where one was lost or not granted."""
 NEVER_S = 30.0
 """So long all places of a step must say that it could never run there. A node that is started anew is away for less."""
+TOLD_STEPS = 5
+"""So many steps are named at most of those for which leases came that nobody had asked for."""
 TOLD_WAIT_S = 1.0
 """A wait for room that was shorter is no part of a step's story."""
 
@@ -74,6 +77,10 @@ class Awards:
         self._no_room: dict[str, Bid] | None = None
         """The bids of the last round, if they did not come to every step."""
         self._awarding: dict[str, set[str]] = {}
+        self.slots: dict[str, int] = {}
+        """What clusters have at most, by their records; 0 where that is not known."""
+        self._overbids: dict[str, tuple[int, int]] = {}
+        """Clusters that were told of for that they bid so many slots and have so many."""
         self._never_since: dict[str, float] = {}
         """Steps that could run at none of their places as those are, and since when that is so."""
 
@@ -86,7 +93,7 @@ class Awards:
             self._placing.away(cluster)
         seen, offers = self._rounds.known_bids(round_), Offers(round_.bids.values())
         awards: dict[str, list[LeaseRequest]] = {}
-        out: list[Instruction] = []
+        out = self._overbid(offers, round_.bids, now)
         no_room, self._no_room = self._no_room, None
         trust = partial(self._reputation.trust, now=now)
         self._placing.look(self._steps.waiting(), round_.bids.values(), trust, now)
@@ -308,11 +315,17 @@ class Awards:
 
     # Answers ----------------------------------------------------------------------------------------------------
 
-    def answered(self, awarded: Awarded, now: float) -> list[Instruction]:
-        out: list[Instruction] = []
-        broken = [item for item in awarded.rejected if item.refusal.code != STALE_FENCE]
-        self._reputation.observe(awarded.cluster, len(awarded.leases), len(broken), now)
+    def answered(self, event: AwardAnswered, now: float) -> list[Instruction]:
+        awarded, out = event.awarded, []
+        refused = sum(item.refusal.code != STALE_FENCE for item in awarded.rejected)
+        broken = refused + len(event.missing) + len(event.excess)
+        self._reputation.observe(awarded.cluster, len(awarded.leases), broken, now)
         self._ask_for_deferred(now)
+        if event.missing:
+            why = f"it has neither a good lease nor a refusal for {', '.join(event.missing[:3])}"
+            out += self.missed(AwardMissed(awarded.cluster, event.missing, why), now)
+        if event.excess:
+            out += self._given_back(awarded, event.excess)
         open_keys = self._awarding.get(awarded.cluster, set())
         granted: dict[str, Lease] = {}
         for lease in awarded.leases:
@@ -345,6 +358,39 @@ class Awards:
                 out += self._not_awarded(step, awarded.cluster, open_keys, rejected.refusal, now)
         if not open_keys:
             self._awarding.pop(awarded.cluster, None)
+        return out
+
+    def _given_back(self, awarded: Awarded, excess: Sequence[Lease]) -> list[Instruction]:
+        """Leases that nobody has asked for. An id under which something of ours runs, or is about to, is not released."""
+        cluster = awarded.cluster
+        own = {lease.id for lease in awarded.leases}
+        own |= {lease.id for step in self._steps.all() for lease in step.runs() if lease.cluster == cluster}
+        ids = tuple({lease.id: None for lease in excess if lease.id not in own})[:MAX_LEASES]
+        steps = list(dict.fromkeys(lease.step for lease in excess))
+        text = (
+            f"{cluster} granted {len(excess)} leases that it was not asked for ({', '.join(steps[:TOLD_STEPS])}"
+            f"{', …' if len(steps) > TOLD_STEPS else ''}); they are given back, and its bids are trusted less"
+        )
+        facts = {"cluster": cluster, "leases": len(excess), "steps": steps[:TOLD_STEPS]}
+        out: list[Instruction] = [ReleaseLeases(cluster, ids)] if ids else []
+        ours = [key for key in steps if self._steps.get(key) is not None]
+        return [*out, *(Tell(key, Chapter.AWARD, text, facts) for key in ("", *ours[:TOLD_STEPS]))]
+
+    def _overbid(self, offers: Offers, clusters: Iterable[str], now: float) -> list[Instruction]:
+        """Clusters that bid more than they have by their own records: no more than that is taken of them."""
+        out: list[Instruction] = []
+        for cluster in clusters:
+            bid, has = offers.room(cluster), self.slots.get(cluster, 0)
+            if not has or bid <= has:
+                continue
+            offers.cut(cluster, has)
+            self._reputation.observe(cluster, has, bid - has, now)
+            if self._overbids.get(cluster) != (bid, has):
+                self._overbids[cluster] = bid, has
+                text = (
+                    f"{cluster} bids {bid} slots and has {has} by its record: no more are taken, and it is trusted less"
+                )
+                out.append(Tell("", Chapter.BID, text, {"cluster": cluster, "bid": bid, "slots": has}))
         return out
 
     def _ask_for_deferred(self, now: float) -> None:

@@ -16,11 +16,13 @@ from ioi_dagster.model.story import Chapter
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A cluster that may take a step: `base_price` is its own, `transfer_s` the expected time to move the inputs."""
+    """A cluster that may take a step: `transfer_s` is the expected time to move the inputs, `slots` what the cluster has at
+    most by its record (0: that is not known)."""
 
     cluster: str
     domain: str
     transfer_s: float = 0.0
+    slots: int = 0
 
 
 # Events -------------------------------------------------------------------------------------------------------------
@@ -68,7 +70,12 @@ class BidMissed:
 
 @dataclass(frozen=True, slots=True)
 class AwardAnswered:
+    """What counts of an answer, requests of which it says nothing that does, and leases that nobody asked for, see
+    `answers.Held`."""
+
     awarded: Awarded
+    missing: tuple[str, ...] = ()
+    excess: tuple[Lease, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

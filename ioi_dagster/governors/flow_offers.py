@@ -74,6 +74,12 @@ class Offers:
         """For so many steps of any kind at most."""
         return self._left.get(cluster, 0)
 
+    def cut(self, cluster: str, slots: int) -> None:
+        """It has no more than so many, whatever it bids."""
+        left = self._left.get(cluster, 0)
+        self._left[cluster] = min(left, slots)
+        self._open -= left > 0 and slots <= 0
+
     def is_warm(self, cluster: str, group: Group) -> bool:
         """Does the next step there find a replica that has loaded?"""
         rungs = self._rungs(cluster, group)

@@ -8,7 +8,7 @@ import msgspec
 
 from ioi_dagster.adapters.dask.client import DaskFleetClient
 from ioi_dagster.adapters.dask.versions import own_versions
-from ioi_dagster.host.answers import checked_award
+from ioi_dagster.governors.answers import checked_award
 from ioi_dagster.host.fleets import EarlierStart, Fleet, OnDone, Start
 from ioi_dagster.model.negotiation import (
     Award,
@@ -62,7 +62,7 @@ def found(dask: DaskFleetClient, fleet: Fleet, wanted: Sequence[EarlierStart]) -
     run = wanted[0].request.run
     requests = tuple(one.request for one in claimed.values())
     award = Award(fleet.cluster, run, 0, wanted[0].origin, requests)
-    leases = checked_award(fleet.award(award), award, fleet.domain)[0].leases
+    leases = checked_award(fleet.award(award), award, fleet.domain).awarded.leases
     good = [lease for lease in leases if lease.node == claimed[lease.step].node]
     fleet.release(ReleaseRequest(run, tuple(lease.id for lease in leases if lease not in good)))
     for one in claimed.values():

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from ioi_dagster.governors import flow
+from ioi_dagster.governors.answers import checked_award, checked_bid
 from ioi_dagster.governors.flow_messages import (
     AwardAnswered,
     AwardMissed,
@@ -24,7 +26,6 @@ from ioi_dagster.governors.flow_messages import (
     WithdrawAnnounce,
 )
 from ioi_dagster.governors.flow_rounds import MAX_HOLDING
-from ioi_dagster.host.answers import checked_award, checked_bid
 from ioi_dagster.host.fleets import Fleet
 from ioi_dagster.host.work import Found, Network
 from ioi_dagster.model.data_class import DataClass
@@ -70,11 +71,8 @@ class Negotiator:
         self._waiting.shutdown(wait=False, cancel_futures=True)
 
     def _awarded(self, answer: Awarded, award: Award) -> AwardAnswered:
-        awarded, missing = checked_award(answer, award, self._network.fleet(award.cluster).domain)
-        if missing:
-            why = f"it has neither a good lease nor a refusal for {', '.join(missing[:3])}"
-            self._post(AwardMissed(award.cluster, missing, why))
-        return AwardAnswered(awarded)
+        held = checked_award(answer, award, self._network.fleet(award.cluster).domain)
+        return AwardAnswered(held.awarded, held.missing, held.excess)
 
     def _ask(
         self,
@@ -135,7 +133,7 @@ class Negotiator:
     def _places(self, ask: Ask, found: Found) -> tuple[Place, ...]:
         away_s = ask.input_bytes / TRANSFER_BYTES_PER_S
         return tuple(
-            Place(place.cluster, place.domain, 0.0 if place.domain == self._network.home else away_s)
+            replace(place, transfer_s=0.0 if place.domain == self._network.home else away_s)
             for place in found.places
             if ask.cluster in ("", place.cluster)
         )

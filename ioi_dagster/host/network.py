@@ -87,7 +87,7 @@ class FederatedNetwork:
                 rejected.append((candidate.cluster, refusal))
                 continue
             self._reach(candidate)
-            places.append(Place(candidate.cluster, candidate.domain))
+            places.append(Place(candidate.cluster, candidate.domain, slots=candidate.slots))
         may_change = any(
             refusal.code in MAY_CHANGE and (not domains or self._in(who, domains)) for who, refusal in rejected
         )

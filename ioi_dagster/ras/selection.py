@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.negotiation import OWN_STEP
+from ioi_dagster.model.negotiation import OWN_STEP, SLOTS, Slots
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import DomainSpec
 from ioi_dagster.ras.record import Kind, Record
@@ -29,7 +29,8 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A cluster that can take it. `accepts`: `step` over Dask at `scheduler`, or `block` at the gateway."""
+    """A cluster that can take it. `accepts`: `step` over Dask at `scheduler`, or `block` at the gateway. `slots`: what its nodes
+    have together at most, as its owner has registered them; 0: that is not told."""
 
     domain: str
     cluster: str
@@ -40,6 +41,7 @@ class Candidate:
     scheduler: str = ""
     block: str = ""
     version: str = ""
+    slots: Slots = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def discover(query: Query, domain: DomainSpec, records: Sequence[Record], state:
                 living.get("scheduler", "") if accepts == "step" else "",
                 block.urn if block else "",
                 block.version if block else "",
+                int(cluster.capacity[SLOTS]),
             )
         )
     return Discovery(tuple(candidates), tuple(rejected))

@@ -95,7 +95,7 @@ class SimCluster:
         self.nodes = {node.name: SimNode(node, spec.name, offers) for node in spec.nodes}
         self._waiting: dict[tuple[str, int, str], Callable[[Any], None]] = {}
         """Whom to answer whose announcements wait for room."""
-        self.mute = self.liar = 0
+        self.mute = self.liar = self.lavish = 0
         self.late_s = 0.0
         self.check: Callable[[ClusterGovernor], None] | None = None
         """Called after each event that its governor took."""
@@ -202,6 +202,10 @@ class SimCluster:
             self._waiting.pop((event.run, event.round, event.origin), None)
 
     def _answer(self, told: Any, answer: Callable[[Any], None]) -> None:
+        if self.lavish and isinstance(told, Awarded):
+            seconds = [replace(lease, id=f"{lease.id}/again") for lease in told.leases]
+            nobodys = [replace(lease, id=f"{lease.id}/more", step=f"{lease.step}/more") for lease in told.leases]
+            told = replace(told, leases=(*told.leases, *seconds, *nobodys))
         if self.late_s:
             self._engine.after(self.late_s, answer, told)
         else:

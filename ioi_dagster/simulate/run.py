@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ioi_dagster.governors import flow_messages as flow
+from ioi_dagster.governors.answers import checked_award
 from ioi_dagster.governors.cluster import Withdrawn
 from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, Cause
 from ioi_dagster.governors.flow import FlowGovernor
@@ -45,7 +46,7 @@ class SimRun:
         self.life, self.governor = 0, None
         self.began = self.ended = float("nan")
         self.waits: list[float] = []
-        self.starts = self.discarded = 0
+        self.starts = self.discarded = self.given_back = 0
         self.slot_s = 0.0
         self._inbox: list[flow.Event] = []
         """What has come and was not handled."""
@@ -403,7 +404,14 @@ class _Call:
     def heard(self, told: Any) -> None:
         if self._open:
             self._open = False
-            self.run.heard(self.life, flow.BidReceived(told) if self.kind == "announce" else flow.AwardAnswered(told))
+            self.run.heard(self.life, self._event(told))
+
+    def _event(self, told: Any) -> flow.Event:
+        if not isinstance(self.message, Award):
+            return flow.BidReceived(told)
+        held = checked_award(told, self.message, self.there.domain)
+        self.run.given_back += len(held.excess)
+        return flow.AwardAnswered(held.awarded, held.missing, held.excess)
 
     def missed(self) -> None:
         if not self._open:

@@ -76,6 +76,8 @@ class FaultKind(StrEnum):
     """A cluster: it answers after `amount` seconds, for `lasts`."""
     LIAR = "liar"
     """A cluster: it bids for everything for nothing, and grants none of it, for `lasts`."""
+    OVERGRANTS = "overgrants"
+    """A cluster: with each lease it grants a second one for the same request, and one for a step of nobody, for `lasts`."""
     LOSS = "loss"
     """All messages: the part `amount` is lost, for `lasts`."""
     DOUBLING = "doubling"
@@ -83,7 +85,7 @@ class FaultKind(StrEnum):
 
 
 OF_NODES = (FaultKind.NODE_KILLED, FaultKind.NODE_FROZEN, FaultKind.NODE_SLOW, FaultKind.NODE_FULL)
-OF_CLUSTERS = (FaultKind.SCHEDULER_KILLED, FaultKind.MUTE, FaultKind.LATE, FaultKind.LIAR)
+OF_CLUSTERS = (FaultKind.SCHEDULER_KILLED, FaultKind.MUTE, FaultKind.LATE, FaultKind.LIAR, FaultKind.OVERGRANTS)
 OF_LINKS = (FaultKind.LINK_CUT, FaultKind.LINK_ONE_WAY)
 _AMOUNTS = {FaultKind.LATE: (0.5, 4.0), FaultKind.NODE_SLOW: (1.5, 20.0)}
 """What is drawn for those that are not a part of all messages."""

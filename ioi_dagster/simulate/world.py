@@ -44,10 +44,10 @@ class TenantReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Seconds are those of the simulation. `failures`: steps by the code of why, with those that needed them. `starts` more than
-    `done` are starts that were lost or in vain. `fairness`: Jain's index of the slots of tenants that wait, by weight; None where
-    no two waited at once. `messages`: by kind. `violations`: what must never happen and did. `digest`: of every start and commit;
-    the same scenario has the same."""
+    """Seconds are those of the simulation. `failures`: steps by the code of why, with those that needed them. `starts` more
+    than `done` are starts that were lost or in vain. `given_back`: leases that clusters granted and nobody had asked for.
+    `fairness`: Jain's index of the slots of tenants that wait, by weight; None where no two waited at once. `messages`: by
+    kind. `violations`: what must never happen and did. `digest`: of every start and commit; the same scenario has the same."""
 
     makespan_s: float
     done: int
@@ -55,6 +55,7 @@ class Report:
     failures: dict[str, int]
     starts: int
     discarded: int
+    given_back: int
     utilisation: float
     mean_wait_s: float
     p99_wait_s: float
@@ -166,7 +167,7 @@ class World:
                 text = f"{cluster.domain} handles {handles} at most, the data is {ask.data_class}"
                 rejected.append((cluster.name, Refusal("ras.domain_class", text, "registry")))
             elif cluster.governor is not None:
-                places.append(Place(cluster.name, cluster.domain))
+                places.append(Place(cluster.name, cluster.domain, slots=cluster.slots))
         if ask.capability not in self.scenario.capabilities:
             text = f"no node offers {ask.capability}"
             return (), (("the network", Refusal("ras.no_capability", text, "registry", "register a block")),)
@@ -273,6 +274,7 @@ class World:
             failures=dict(Counter(refusal.code for run in self.runs for refusal in run.ledger.failed.values())),
             starts=sum(run.starts for run in self.runs),
             discarded=sum(run.discarded for run in self.runs),
+            given_back=sum(run.given_back for run in self.runs),
             utilisation=round(busy / (slots * makespan), 4) if makespan else 0.0,
             mean_wait_s=_mean(waits),
             p99_wait_s=_p99(waits),
@@ -369,6 +371,7 @@ _FAULTS: dict[FaultKind, tuple[Callable[[World, Fault], None], Callable[[World, 
     FaultKind.MUTE: (_count("mute", 1), _count("mute", -1)),
     FaultKind.LATE: (_late(1.0), _late(-1.0)),
     FaultKind.LIAR: (_count("liar", 1), _count("liar", -1)),
+    FaultKind.OVERGRANTS: (_count("lavish", 1), _count("lavish", -1)),
     FaultKind.LOSS: (_set("loss", lambda fault: min(0.9, fault.amount)), _set("loss", lambda _: 0.0)),
     FaultKind.DOUBLING: (_set("doubling", lambda fault: min(0.9, fault.amount)), _set("doubling", lambda _: 0.0)),
 }

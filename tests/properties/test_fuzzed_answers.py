@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from ioi_dagster.errors import IoiError
 from ioi_dagster.governors import flow
+from ioi_dagster.governors.answers import checked_award, checked_bid
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_messages import Place, SendAnnounce, SendAward, StartStep
-from ioi_dagster.host.answers import checked_award, checked_bid
 from ioi_dagster.model.negotiation import Announce, Ask, Award, Awarded, Bid, Lease, NodeOutlook, SupplyPoint
 from ioi_dagster.model.placement import Edge
 from ioi_dagster.model.placement import Step as GraphStep
@@ -155,11 +155,10 @@ def _awarded(award: Award, mutations: Mutations | None) -> list[flow.Event | Non
     )
     answer = Awarded(award.cluster, leases)
     try:
-        heard, missing = checked_award(_mutated(answer, mutations or []) if bad else answer, award, award.cluster)
+        held = checked_award(_mutated(answer, mutations or []) if bad else answer, award, award.cluster)
     except (IoiError, msgspec.MsgspecError, UnicodeEncodeError):
         return [None]
-    missed = [flow.AwardMissed(award.cluster, missing, "fuzzed")] if missing else []
-    return [*missed, flow.AwardAnswered(heard)]
+    return [flow.AwardAnswered(held.awarded, held.missing, held.excess)]
 
 
 KEYS = (

@@ -92,6 +92,7 @@ def test_a_limit_leaves_the_rest_to_who_comes() -> None:
         (Fault(3.0, FaultKind.LINK_ONE_WAY, "d0|d1", 10.0), 0, 1),
         (Fault(3.0, FaultKind.LINK_ONE_WAY, "d1|d0", 10.0), 0, 1),
         (Fault(0.0, FaultKind.LIAR, "c0", 1_000.0), 0, 0),
+        (Fault(0.0, FaultKind.OVERGRANTS, "c0", 1_000.0), 0, 0),
         (Fault(0.0, FaultKind.MUTE, "c0", 1_000.0), 0, 0),
         (Fault(0.0, FaultKind.LATE, "c0", 1_000.0, 2.0), 0, 0),
         (Fault(0.0, FaultKind.LOSS, "", 1_000.0, 0.3), 0, 0),
@@ -120,6 +121,21 @@ def test_a_liar_loses_what_is_negotiated_after_its_first_broken_bid() -> None:
     bag = Workflow("bag", {f"s{number}": WorkflowStep(1.0) for number in range(8)})
     liar = (Fault(0.0, FaultKind.LIAR, "c0", 1e6),)
     assert run(bag, faults=liar, topology=grid(2, 4)).makespan_s < 2 * run(bag, topology=grid(1, 4)).makespan_s
+
+
+def test_leases_that_nobody_asked_for_start_nothing_are_given_back_and_cost_a_cluster_its_trust() -> None:
+    steps = {
+        f"{layer}.{number}": WorkflowStep(1.0, tuple(f"{layer - 1}.{one}" for one in range(4) if layer))
+        for layer in range(10)
+        for number in range(4)
+    }
+    bag = Workflow("bag", steps)
+    honest = run(bag, topology=grid(2, 4))
+    lavish = run(bag, topology=grid(2, 4), faults=(Fault(0.0, FaultKind.OVERGRANTS, "c0", 1e6),))
+    assert (honest.given_back, lavish.done, lavish.failed, lavish.starts, lavish.violations) == (0, 40, 0, 40, ())
+    granted = lavish.given_back // 2
+    assert (lavish.given_back % 2, granted > 0) == (0, True), "two more with each that it grants"
+    assert granted < honest.done / 4, "who is trusted less is given less"
 
 
 def test_the_same_scenario_always_ends_the_same_way_and_another_seed_does_not() -> None:
