@@ -60,6 +60,10 @@ class Books:
                 waiting.append(cohort)
                 continue
             self._grow_cohort(cohort, promised[cohort.name])
+        self.trunk = self.root
+        """The lowest unit that all are part of: above it there is no order, since there is only one each time."""
+        while len(self.trunk.children) == 1 and ANY not in self._templates and self.trunk.children[0].children:
+            self.trunk = self.trunk.children[0]
         self.resized()
 
     def _grow_cohort(self, cohort: CohortQuota, guarantee: Mapping[str, float]) -> None:
@@ -270,8 +274,12 @@ class Books:
         return True
 
     def _wanted(self, leaf: Leaf) -> float:
-        rows = zip(leaf.used, leaf.waiting_amounts, self.machines.inverse)  # noqa: B905 - a hot loop, of equal lengths
-        return max((used + waiting) * inverse for used, waiting, inverse in rows)
+        used, most = leaf.used, 0.0
+        for number, amount in enumerate(leaf.waiting_amounts):
+            part = (used[number] + amount) * self.machines.inverse[number]
+            if part > most:
+                most = part
+        return most
 
     def work_out(self) -> None:
         """What everybody is entitled to now."""

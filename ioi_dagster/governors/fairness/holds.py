@@ -26,10 +26,14 @@ class Holds:
 
     def settle(self) -> None:
         """Who holds what, of those that are due, the most urgent first."""
-        due = [line for line in self.due if line.head is not None]
+        due = [line for line in self.due if line.holds or self._may_hold(line)]
         self.due.clear()
         for line in sorted(due, key=_urgency) if len(due) > 1 else due:
             self.reserve(line)
+
+    def _may_hold(self, line: Line) -> bool:
+        shape = line.head.shape if line.head is not None else None
+        return shape is not None and shape.full and not shape.least and self.wanted(line, shape) > 0
 
     def reserve(self, line: Line) -> None:
         """Hold as many nodes as it lacks of what it is entitled to, where it lacks least; give back what is more."""

@@ -13,36 +13,13 @@ from random import Random
 from weakref import WeakValueDictionary
 
 from ioi_dagster.governors.fairness.pools import Bag, Pool, Scope
+from ioi_dagster.governors.fairness.shapes import EPSILON, Need, Shape
 from ioi_dagster.model.quota import Amounts
 
-EPSILON = 1e-9
 MAX_SHAPES = 4096
 SHUT = object()
 """Who holds a node that takes nothing new."""
 NOTHING: frozenset[str] = frozenset()
-
-Need = tuple[tuple[int, float], ...]
-"""What is asked, by the resource's number; nothing that is zero."""
-
-
-class Shape:
-    """Requests that ask for the same on the same nodes are one to the search.
-
-    While `full`, it fits on no node but, perhaps, those in `open`. `heads` counts the queues that it stands first in;
-    `size` is its dominant share of the cluster, all copies. `least`: it asks for one resource only, and for no more of it than
-    anybody does, so that whatever comes free is enough for it."""
-
-    __slots__ = ("copies", "could", "could_at", "full", "heads", "least", "need", "open", "pool", "size", "total")
-
-    def __init__(self, need: Need, copies: int, pool: Pool) -> None:
-        self.need, self.copies, self.pool = need, copies, pool
-        self.total: Need = tuple((number, amount * copies) for number, amount in need)
-        self.size = 0.0
-        self.full = self.least = False
-        self.open: dict[int, None] = {}
-        self.heads = 0
-        self.could, self.could_at = 0, -1
-        """How many copies fit into empty nodes, and of which time that is."""
 
 
 class Machines:
@@ -221,7 +198,8 @@ class Machines:
     def count(self, shape: Shape, most: int) -> tuple[int, list[int]]:
         """So many times it fits now, up to `most`; when that is less, all the nodes where it does."""
         wanted, found, where = most * shape.copies, 0, []
-        members = list(shape.open) if shape.full and shape.heads else shape.pool.members.items
+        # A gang may take what was too little for it before.
+        members = list(shape.open) if shape.full and shape.copies == 1 else shape.pool.members.items
         for number in members:
             if number not in self.held and self.fits(shape.need, number):
                 found += self.copies_on(self.free[number], shape.need)
@@ -308,8 +286,8 @@ class Machines:
 
     def _one(self, shape: Shape) -> list[int] | None:
         pool = shape.pool
-        if shape.full and shape.heads:
-            return self._best(shape, list(shape.open))
+        if shape.full:
+            return self._best_open(shape)
         if len(pool.warm):
             found = self._sampled(shape, pool.warm.items)
             if found is not None:
@@ -317,14 +295,50 @@ class Machines:
         found = self._sampled(shape, pool.members.items)
         return found if found is not None or len(pool.members) <= self._exact else self._rest(shape)
 
-    def _best(self, shape: Shape, members: list[int]) -> list[int] | None:
-        need, held, pool = shape.need, self.held, shape.pool
-        fits = [number for number in members if number not in held and self.fits(need, number)]
-        if not fits:
-            return None
-        if len(fits) == 1:
-            return fits
-        return [min(fits, key=self._waste if not len(pool.warm) else lambda number: self._rank(pool, number))]
+    def _best(self, shape: Shape, members: Iterable[int]) -> list[int] | None:
+        need, held, free, pool = shape.need, self.held, self.free, shape.pool
+        fits: list[int] = []
+        for number in members:
+            room = free[number]
+            for resource, amount in need:
+                if room[resource] + EPSILON < amount:
+                    break
+            else:
+                if number not in held:
+                    fits.append(number)
+        return self._least_waste(pool, fits)
+
+    def _best_open(self, shape: Shape) -> list[int] | None:
+        """Of where it may fit; where it does not is forgotten, until something comes free there."""
+        need, held, free = shape.need, self.held, self.free
+        fits: list[int] = []
+        gone: list[int] = []
+        for number in shape.open:
+            room = free[number]
+            for resource, amount in need:
+                if room[resource] + EPSILON < amount:
+                    gone.append(number)
+                    break
+            else:
+                if number not in held:
+                    fits.append(number)
+        for number in gone:
+            del shape.open[number]
+        return self._least_waste(shape.pool, fits)
+
+    def _least_waste(self, pool: Pool, fits: list[int]) -> list[int] | None:
+        if len(fits) < 2:
+            return fits or None
+        if len(pool.warm):
+            return [min(fits, key=lambda number: self._rank(pool, number))]
+        waste = self._waste
+        best = fits[0]
+        least = waste(best)
+        kinds = self._kinds
+        for number in fits:
+            if kinds[number] <= least[0] and (one := waste(number)) < least:
+                best, least = number, one
+        return [best]
 
     def _sampled(self, shape: Shape, members: list[int]) -> list[int] | None:
         """The best of all where there are few, else of a few."""

@@ -15,7 +15,8 @@ from ioi_dagster.governors.fairness.eviction import Ledger
 from ioi_dagster.governors.fairness.holds import Holds
 from ioi_dagster.governors.fairness.machines import Shape
 from ioi_dagster.governors.fairness.pools import Pool
-from ioi_dagster.governors.fairness.tree import Entry, Key, Leaf, Line, Unit
+from ioi_dagster.governors.fairness.tree import Entry, Key, Leaf, Line, Tour, Unit
+from ioi_dagster.governors.fairness.watch import Watch
 
 BEYOND = (2, 1.0)
 """What is above it in the order of turns has more than it is entitled to."""
@@ -28,16 +29,12 @@ class Rounds:
         self._books, self._machines = books, books.machines
         self._sequence = 0
         self._freed: dict[int, None] = {}
-        self.shapes: dict[Shape, None] = {}
-        """Those that some line has first."""
-        self.open: dict[Shape, None] = {}
-        """Of these, those that may fit somewhere."""
+        self._watch = Watch(books.machines)
+        self._open = self._watch.open
         self.holds = Holds(books, evictions, self.freed)
         self._at_limit: Leaf | None = None
         self._closed: Unit | None = None
-        self._short: list[Pool] = []
-        """In this round somebody who is below what it is entitled to fits nowhere in these."""
-        self._all_short = False
+        self._tour = Tour()
 
     # Queues -----------------------------------------------------------------------------------------------------
 
@@ -116,13 +113,10 @@ class Rounds:
         if old is not None:
             old.shape.heads -= 1
             if not old.shape.heads:
-                del self.shapes[old.shape]
-                self.open.pop(old.shape, None)
+                self._watch.rests(old.shape)
         if shape is not None:
             if not shape.heads:
-                shape.full = False
-                shape.open.clear()
-                self.shapes[shape] = self.open[shape] = None
+                self._watch.wakes(shape)
             shape.heads += 1
         if line.holds:
             self.holds.release(line)  # they were chosen for another demand
@@ -135,10 +129,7 @@ class Rounds:
 
     def clear(self) -> None:
         """Nobody waits, and no node is held for anybody."""
-        for shape in self.shapes:
-            shape.heads = 0
-        self.shapes.clear()
-        self.open.clear()
+        self._watch.clear()
         self.holds.clear()
 
     # What begins and ends ---------------------------------------------------------------------------------------
@@ -165,21 +156,17 @@ class Rounds:
             for line in entry.leaf.lines.values():
                 if not entry.shape.least or line.holds:
                     self.holds.due[line] = None
-        for machine in entry.machines or ():
+        found = entry.machines or ()
+        for machine in found:
             free = self._machines.free[machine]
             for number, amount in entry.shape.need:
                 free[number] += amount
-        for machine in dict.fromkeys(entry.machines or ()):
+        for machine in found if len(found) == 1 else dict.fromkeys(found):
             self.freed(machine)
 
     def count(self, shape: Shape, most: int) -> int:
-        """So many times it fits now, up to `most`. When that is less, where it fits is known from then on."""
-        found, where = self._machines.count(shape, most)
-        if found < most and shape.heads:
-            shape.full, shape.open = True, dict.fromkeys(where)
-            if not where:
-                self.open.pop(shape, None)
-        return found
+        """So many times it fits now, up to `most`."""
+        return self._watch.count(shape, most)
 
     def take_up(self, entry: Entry) -> None:
         """What waited for others goes on, be there room or not."""
@@ -195,45 +182,37 @@ class Rounds:
     def freed(self, machine: int) -> None:
         """Something of it may be free that was not."""
         self._freed[machine] = None
-        machines = self._machines
-        if machine in machines.held:
-            return
-        name, offers = machines.names[machine], machines.offers[machine]
-        for shape in self.shapes:
-            if shape.full and machines.fits(shape.need, machine) and shape.pool.allows(name, offers):
-                shape.open[machine] = None
-                self.open[shape] = None
+        if machine not in self._machines.held:
+            self._watch.freed(machine)
 
     def resized(self, machine: int) -> None:
         self._books.resized()
         self.holds.drop(machine)
         self.freed(machine)
-        for shape in self.shapes:
-            shape.size = self._machines.share(shape.total)  # of another whole
-            if machine in shape.open and machine not in shape.pool.members:
-                del shape.open[machine]  # its number may be another node's soon
-                if not shape.open:
-                    self.open.pop(shape, None)
+        self._watch.resized(machine)
 
     # Rounds -----------------------------------------------------------------------------------------------------
 
     def run(self, now: float) -> list[Entry]:
         """What starts now, in order."""
-        if not (self.open or self._freed or self.holds.due):
+        if not (self._open or self._freed or self.holds.due):
             return []
         if self._books.refresh():
             self.rekey()
         granted: list[Entry] = []
         for _ in range(PASSES):
             self._serve_holders(now, granted)
-            self._short.clear()
-            self._all_short = False
             aside: list[tuple[Unit, Key]] = []
-            while self.open and self._step(self._books.root, now, granted, aside):
+            while self._open and self._step(self._books.trunk, now, granted, aside):
                 pass
+            self._closed = None
+            tour, self._tour = self._tour, Tour()
+            for shelf in tour.passed:
+                if shelf.passed:
+                    shelf.list_again()
             for unit, key in aside:
                 if key[4] == key[5].version:  # else its place has changed meanwhile
-                    heappush(unit.heap, key)
+                    unit.push(key)
             self.holds.settle()
             if not self._freed:
                 break
@@ -261,24 +240,26 @@ class Rounds:
 
     def _step(self, unit: Unit, now: float, granted: list[Entry], aside: list[tuple[Unit, Key]]) -> bool:
         """Start one request below `unit`. Children for whom there is nothing are set aside for the round."""
-        while self.open:
-            child = unit.next()
+        tour = self._tour
+        while self._open:
+            child = unit.next(tour)
             if child is None:
                 return False
-            if self._all_short:
-                if unit.heap[0][:2] > BEYOND:
+            if tour.short:
+                if tour.all_short and unit.heap[0][:2] > BEYOND:
                     # All others are beyond what they are entitled to as well.
                     return False
-                if isinstance(child, Leaf) and child.fits_nowhere():
+                shape = child.shut() if isinstance(child, Leaf) else None
+                if shape is not None and tour.passes(shape):
                     # Nobody is short of anything more by it, so there is nothing else to see to.
-                    aside.append((unit, heappop(unit.heap)))
+                    aside.append((unit, unit.pop()))
                     continue
             if isinstance(child, Leaf):
                 if self._place(child, now, granted):
                     return True
             elif self._step(child, now, granted, aside):
                 return True
-            key = heappop(unit.heap)
+            key = unit.pop()
             if child is not self._at_limit:
                 aside.append((unit, key))
             if self._closed is not None:
@@ -310,11 +291,12 @@ class Rounds:
         shape = entry.shape
         found = None
         below = leaf.share + shape.size / 2 <= leaf.entitled or leaf.due(shape)
-        if self._short and not below and (self._all_short or any(line.pool.overlaps(pool) for pool in self._short)):
+        tour = self._tour
+        if tour.short and not below and (tour.all_short or any(line.pool.overlaps(pool) for pool in tour.short)):
             return False
         if shape.full and not shape.open:
             # What it may hold was seen to when it last changed.
-            if below and not self._all_short and self._books.lacks_room_only(leaf, shape):
+            if below and not tour.all_short and self._books.lacks_room_only(leaf, shape):
                 self._is_short(line.pool)
             return False
         limiter = self._books.limiter(leaf, shape.total) if self._books.limits else None
@@ -328,7 +310,7 @@ class Rounds:
         if limiter is None:
             found = self._machines.find(shape)
             if found is None:
-                self.open.pop(shape, None)
+                self._open.pop(shape, None)
         if found is None:
             if below and self._books.lacks_room_only(leaf, shape):
                 self._is_short(line.pool)
@@ -339,9 +321,10 @@ class Rounds:
         return True
 
     def _is_short(self, pool: Pool) -> None:
-        if pool not in self._short:
-            self._short.append(pool)
-            self._all_short = all(any(shape.pool.overlaps(short) for short in self._short) for shape in self.open)
+        tour = self._tour
+        if pool not in tour.short:
+            tour.short[pool] = None
+            tour.all_short = all(any(shape.pool.overlaps(short) for short in tour.short) for shape in self._open)
 
     def _start(self, entry: Entry, found: list[int], now: float, granted: list[Entry]) -> None:
         line = entry.line
@@ -383,11 +366,7 @@ class Rounds:
             for line in leaf.lines.values():
                 if line.head is not None:
                     heads[line.head.shape] = heads.get(line.head.shape, 0) + 1
-        assert heads == {shape: shape.heads for shape in self.shapes}
-        assert set(self.open) <= set(self.shapes)
-        for shape in self.shapes:
-            assert (shape in self.open) == (not shape.full or bool(shape.open))
-            assert all(machine in shape.pool.members for machine in shape.open)
+        self._watch.validate(heads)
 
 
 def _by_place(item: tuple[float, int, Entry]) -> tuple[float, int]:

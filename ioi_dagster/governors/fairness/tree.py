@@ -2,6 +2,10 @@
 
 A tournament is a heap whose entries are not corrected but outdated: a child whose key changed is noted, keyed anew when its
 parent is next asked, and its older entries are dropped as they surface. Each change costs O(depth · log children).
+
+Queues whose first fits nowhere stand on shelves, one a shape, and of a shelf only the first stands in the heap. As soon as it is
+known that room is short, it is passed over with all that are behind it: under scarcity most queues are such, and to look at each
+of them in every round cost more than all else.
 """
 
 from __future__ import annotations
@@ -14,8 +18,53 @@ from ioi_dagster.governors.fairness.machines import EPSILON, Need, Shape
 from ioi_dagster.governors.fairness.pools import Pool
 from ioi_dagster.governors.fairness.values import Request
 
-Key = tuple[int, float, float, int, int, "Unit"]
+Key = tuple[int, float, float, int, int, "Unit | Shelf"]
 """Borrowing?, share of what it is entitled to after (half of) its head, effective arrival, order, version, who."""
+SHELVED = 16
+"""A unit with fewer children has no shelves: they would be many, with little on each."""
+
+
+class Tour:
+    """What a pass of a round has found: somebody who is below what it is entitled to fits nowhere in the pools `short`, in
+    `all_short` when there is no other room; and the shelves that are passed over since."""
+
+    __slots__ = ("all_short", "passed", "short")
+
+    def __init__(self) -> None:
+        self.all_short = False
+        self.short: dict[Pool, None] = {}
+        self.passed: list[Shelf] = []
+
+    def passes(self, shape: Shape) -> bool:
+        """What asks for this has no room, and that there is none for those like it is known: there is nothing to see to."""
+        return shape.full and not shape.open and (self.all_short or shape.pool in self.short)
+
+
+class Shelf:
+    """Leaves of `unit` that have one of `shape` first, which fitted nowhere when they were put here. The first stands in the heap
+    of the unit for all, under `version`, except while they are `passed` over."""
+
+    __slots__ = ("heap", "passed", "shape", "unit", "version")
+
+    def __init__(self, unit: Unit, shape: Shape) -> None:
+        self.unit, self.shape = unit, shape
+        self.heap: list[Key] = []
+        self.version = 0
+        self.passed = False
+
+    def list_again(self) -> None:
+        """It is passed over no longer."""
+        self.passed = False
+        self.unit.list(self)
+        self.unit.note()
+
+    def top(self) -> Key | None:
+        heap = self.heap
+        while heap:
+            if heap[0][4] == heap[0][5].version:
+                return heap[0]
+            heappop(heap)
+        return None
 
 
 class Entry:
@@ -71,8 +120,9 @@ class Unit:
     """The network, a cohort, a tenant, or a tenant's block class."""
 
     __slots__ = (
-        "children", "contending", "due_at", "entitled", "heads", "heap", "index", "kept", "limits", "most", "name", "noted",
-        "parent", "part", "passed", "served", "share", "stale", "turns", "used", "version", "want", "weight",
+        "children", "contending", "due_at", "entitled", "heads", "heap", "index", "kept", "limits", "listed", "most", "name",
+        "noted", "parent", "part", "passed", "served", "share", "shelved", "shelves", "stale", "turns", "used", "version", "want",
+        "weight",
     )  # fmt: skip
 
     def __init__(self, name: str, parent: Unit | None, weight: float, width: int, limits: Limits | None) -> None:
@@ -94,6 +144,9 @@ class Unit:
         self.want: list[float] = []
         self.heap: list[Key] = []
         self.version = 0
+        self.shelves: dict[Shape, Shelf] = {}
+        self.shelved = self.listed = 0
+        """Entries on shelves, or a few more than there are; and the version of what was listed last, below 0."""
         self.stale: list[Unit] = []
         self.noted = False
         self.heads = 0
@@ -126,36 +179,92 @@ class Unit:
             unit.parent.stale.append(unit)
             unit = unit.parent
 
-    def next(self) -> Unit | None:
+    def next(self, tour: Tour) -> Unit | None:
         """The child whose turn it is; None when no child has anything to place."""
-        heap = self.heap
         if self.stale:
             for child in self.stale:
                 child.noted = False
                 child.version += 1
-                head = child.first()
+                head = child.first(tour)
                 if head is not None:
-                    heappush(heap, child.key(head))
+                    self.push(child.key(head))
             self.stale.clear()
-            if len(heap) > 4 * len(self.children) + 64:
-                self.heap = heap = [entry for entry in heap if entry[4] == entry[5].version]
-                heapify(heap)
+        heap = self.heap
         while heap:
-            entry = heap[0]
-            if entry[4] == entry[5].version:
-                return entry[5]
-            heappop(heap)
+            key = heap[0]
+            who = key[5]
+            if key[4] != who.version:
+                heappop(heap)
+            elif isinstance(who, Shelf):
+                heappop(heap)
+                self._take_from(who, tour)
+            else:
+                return who
         return None
 
-    def first(self) -> Entry | None:
-        child = self.next()
-        return child.first() if child is not None else None
+    def pop(self) -> Key:
+        """The child whose turn it is has none any longer."""
+        return heappop(self.heap)
+
+    def push(self, key: Key) -> None:
+        """A child has its turn in the order of its key."""
+        if len(self.children) >= SHELVED:
+            who = key[5]
+            shape = who.shut() if isinstance(who, Leaf) else None
+            if shape is not None:
+                self._put_on(shape, key)
+                return
+        heappush(self.heap, key)
+        if len(self.heap) > 4 * len(self.children) + 64:
+            self.heap = [entry for entry in self.heap if entry[4] == entry[5].version]
+            heapify(self.heap)
+
+    def _put_on(self, shape: Shape, key: Key) -> None:
+        shelf = self.shelves.get(shape)
+        if shelf is None:
+            shelf = self.shelves[shape] = Shelf(self, shape)
+            shape.shelves.append(shelf)
+        heappush(shelf.heap, key)
+        self.shelved += 1
+        if shelf.heap[0] is key and not shelf.passed:
+            self.list(shelf)
+        if self.shelved > 2 * len(self.children) + 64:
+            for one in self.shelves.values():
+                one.heap = [entry for entry in one.heap if entry[4] == entry[5].version]
+                heapify(one.heap)
+            self.shelved = sum(len(one.heap) for one in self.shelves.values())
+
+    def _take_from(self, shelf: Shelf, tour: Tour) -> None:
+        """Its first stands in the heap by itself, and the next for the others."""
+        if tour.passes(shelf.shape):
+            shelf.passed = True
+            tour.passed.append(shelf)
+            return
+        top = shelf.top()
+        if top is not None:
+            heappush(self.heap, heappop(shelf.heap))
+            self.list(shelf)
+
+    def list(self, shelf: Shelf) -> None:
+        """Its first stands in the heap for all of it, if there is one."""
+        top = shelf.top()
+        if top is not None:
+            self.listed = shelf.version = self.listed - 1
+            heappush(self.heap, (top[0], top[1], top[2], top[3], shelf.version, shelf))
+
+    def first(self, tour: Tour) -> Entry | None:
+        child = self.next(tour)
+        return child.first(tour) if child is not None else None
 
     def key(self, head: Entry) -> Key:
-        shape = head.shape
-        after = (self.share + shape.size / 2) / self.entitled
-        rank = self.rank(shape)
-        if rank and self.parent is not None and self.share < self.entitled < self.share + shape.size:
+        shape, share, entitled = head.shape, self.share, self.entitled
+        middle = share + shape.size / 2
+        after = middle / entitled
+        if self.limits is not None:
+            rank = self.rank(shape)
+        else:
+            rank = 1 if middle <= entitled and middle <= self.part else 2
+        if rank and share < entitled < share + shape.size and self.parent is not None:
             at = self.turn(shape)
             if self.parent.served >= at:
                 return (1, 0.0, head.key, self.index, self.version, self)
@@ -186,13 +295,8 @@ class Unit:
 
     def rank(self, shape: Shape) -> int:
         """0 within its guarantee, 1 within its part by weight, 2 beyond."""
-        limits = self.limits
-        if limits is not None:
-            for number, amount in shape.total:
-                if self.used[number] + amount > limits.guarantee[number] + EPSILON:
-                    break
-            else:
-                return 0
+        if self.within_guarantee(shape.total):
+            return 0
         return 1 if self.share + shape.size / 2 <= min(self.part, self.entitled) else 2
 
     def within_guarantee(self, need: Need) -> bool:
@@ -242,20 +346,20 @@ class Leaf(Unit):
             found = self.lines[pool] = Line(self, pool)
         return found
 
-    def first(self) -> Entry | None:
+    def first(self, tour: Tour) -> Entry | None:
         if len(self.lines) == 1:
             for line in self.lines.values():
                 return line.head
         return min((line.head for line in self.lines.values() if line.head is not None), key=_by_key, default=None)
 
-    def fits_nowhere(self) -> bool:
-        """It has one line, and what is first there is known to have no room."""
-        if len(self.lines) != 1:
-            return False
-        for line in self.lines.values():
-            shape = line.head.shape if line.head is not None else None
-            return shape is not None and shape.full and not shape.open
-        return False
+    def shut(self) -> Shape | None:
+        """What is first in its only line that has anybody, if that is known to have no room."""
+        if self.heads == 1:
+            for line in self.lines.values():
+                if line.head is not None:
+                    shape = line.head.shape
+                    return shape if shape.full and not shape.open else None
+        return None
 
     def in_turn(self) -> list[Line]:
         """Those where somebody waits, the earliest first."""

@@ -7,6 +7,7 @@ import pytest
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.fairness import Arbiter, Evict, Request, Rules
 from ioi_dagster.model.quota import ClassQuota, CohortQuota, Quota, QuotaTree, TenantQuota
+from ioi_dagster.model.refusal import Refusal
 
 CPU = {"cpu": 1.0}
 
@@ -187,6 +188,18 @@ def test_a_gang_starts_whole_or_not_at_all_and_small_ones_fill_in_before_it():
     granted = arbiter.arbitrate(3.0)
     assert [request for request, _ in granted] == ["gang"] * 4
     assert len({node for _, node in granted}) == 4
+
+
+def test_a_gang_is_offered_what_was_too_little_for_one_before():
+    arbiter = Arbiter({"one": {"cpu": 1}, "two": {"cpu": 1}}, {"a": 1.0})
+    arbiter.on_request(Request("busy", "a", {"cpu": 1.0}, nodes=("two",)))
+    arbiter.arbitrate(0.0)
+    arbiter.on_request(Request("gang", "a", {"cpu": 1.0}, copies=2))
+    assert arbiter.arbitrate(1.0) == []
+    arbiter.on_finished("busy")
+    like = arbiter.entry(Request("like", "a", {"cpu": 1.0}, copies=2))
+    assert not isinstance(like, Refusal)
+    assert arbiter.claims.quote(like) == 1
 
 
 @pytest.mark.parametrize(
