@@ -564,11 +564,14 @@ def states(
 def simulate_command(
     topology: Annotated[str, typer.Argument(help="A topology file, or 100x20: clusters and nodes in each")] = "",
     graphs: Annotated[
-        str, typer.Argument(help="A file or folder of workflows, or layers:20x500 (also bag, chain, fork-join)")
+        str, typer.Argument(help="A file or folder of workflows, or SHAPE:20x500: so many of so many steps")
     ] = "",
+    traces: Annotated[Path | None, typer.Option(help="A folder of traces in the WfFormat of WfCommons")] = None,
     nodes: Annotated[
         list[str] | None,
-        typer.Option(help="What if a cluster had more or fewer nodes? c0=+4, c0=-1, c0=6, all=+1; may be given again"),
+        typer.Option(
+            help="What if a cluster had others? c0=+4, c0=+4@2 (twice as fast), c0=-1, all=6; may be given again"
+        ),
     ] = None,
     against: Annotated[str, typer.Option(help="Another topology, to be compared with the first")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Decides all that is drawn")] = 0,
@@ -576,6 +579,11 @@ def simulate_command(
     faults: Annotated[
         float, typer.Option(min=0.0, max=10_000.0, help="Faults a minute: deaths, cuts, liars and more")
     ] = 0.0,
+    every: Annotated[float, typer.Option(min=0.0, max=1e6, help="Seconds from one workflow to the next")] = 1.0,
+    bandwidth: Annotated[
+        str, typer.Option(help="Bytes a second between domains, as 50MB; 0: moving takes no time")
+    ] = "0",
+    inside: Annotated[str, typer.Option(help="Bytes a second between nodes of one domain")] = "0",
     save: Annotated[Path | None, typer.Option(help="Write the scenario here, to be played again")] = None,
     replay: Annotated[Path | None, typer.Option(help="Play a saved scenario again")] = None,
     checked: Annotated[bool, typer.Option(help="Check every governor's invariants after each event")] = True,
@@ -585,8 +593,11 @@ def simulate_command(
     side. Exit code 1 where an invariant broke."""
     from ioi_dagster import cli_simulate
     from ioi_dagster.errors import BadInputError
+    from ioi_dagster.model.amounts import amount
 
-    if bool(replay) == bool(topology and graphs):
+    if graphs and traces:
+        raise BadInputError("workflows are given twice, by GRAPHS and by --traces", todo="leave one of them out")
+    if bool(replay) == bool(topology and (graphs or traces)):
         raise BadInputError("give a topology and workflows, or --replay", todo="try `ioi simulate 10x4 layers:20x50`")
     if (nodes or against) and (save or replay):
         raise BadInputError("a comparison is neither saved nor replayed", todo="save each of the two by itself")
@@ -594,9 +605,8 @@ def simulate_command(
         scenarios = {"": cli_simulate.read_scenario(replay)}
     else:
         topologies = cli_simulate.topologies_of(topology, nodes or [], against)
-        scenarios = {
-            name: cli_simulate.scenario_of(its, graphs, seed, noise, faults) for name, its in topologies.items()
-        }
+        load = cli_simulate.Load(graphs, traces, every, amount(bandwidth), amount(inside))
+        scenarios = {name: cli_simulate.scenario_of(its, load, seed, noise, faults) for name, its in topologies.items()}
     reports = cli_simulate.play(scenarios, checked, err, quiet=as_json)
     (name, scenario), report = next(iter(scenarios.items())), next(iter(reports.values()))
     if save:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import count as count_from
 from pathlib import Path
 
 import msgspec
@@ -16,9 +17,10 @@ from ioi_dagster.cli_progress import ProgressDisplay
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.quota import ANY
-from ioi_dagster.model.topology import ClusterSpec, Topology
-from ioi_dagster.simulate import shapes
+from ioi_dagster.model.topology import MAX_SPEED, MIN_SPEED, ClusterSpec, Topology
+from ioi_dagster.simulate import families, shapes
 from ioi_dagster.simulate.scenario import Scenario, Workflow, decode, draw_faults, grid, read_workflows
+from ioi_dagster.simulate.traces import read_traces
 from ioi_dagster.simulate.world import Report, simulate
 
 MAX_STEPS = 10_000_000
@@ -37,15 +39,34 @@ def topology_of(text: str) -> Topology:
     return load_topology(Path(text))
 
 
-def workflows_of(text: str, seed: int, tenants: Sequence[str] = ()) -> tuple[Workflow, ...]:
-    """A file or folder of workflows, or `layers:20x500`: so many of a shape, each of so many steps, one a second, of each of
-    `tenants` in turn. Raises `BadInputError`."""
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is to run: `graphs` as `ioi simulate` takes them, or the folder `traces`; one arrives every `every_s` seconds. Bytes a
+    second as in `Scenario`."""
+
+    graphs: str = ""
+    traces: Path | None = None
+    every_s: float = 1.0
+    bandwidth: float = 0.0
+    inside: float = 0.0
+
+
+DRAWN: dict[str, Callable[..., Workflow]] = dict.fromkeys(shapes.SHAPES, shapes.draw)
+DRAWN |= dict.fromkeys(families.FAMILIES, families.draw)
+
+
+def workflows_of(load: Load, seed: int, tenants: Sequence[str] = ()) -> tuple[Workflow, ...]:
+    """Of each of `tenants` in turn, where they are drawn or traced. Raises `BadInputError`."""
+    of = tuple(tenants) or ("default",)
+    if load.traces is not None:
+        return read_traces(load.traces, load.every_s, of)
+    text = load.graphs
     shape, _, size = text.partition(":")
-    if shape not in shapes.SHAPES:
+    if shape not in DRAWN:
         if size and not Path(text).exists():
             raise BadInputError(
                 f"there is no shape {shape!r} and no file {text!r}",
-                todo=f"shapes are {', '.join(sorted(shapes.SHAPES))}",
+                todo=f"shapes are {', '.join(DRAWN)}",
             )
         return read_workflows(Path(text))
     count, _, steps = size.partition("x")
@@ -54,14 +75,13 @@ def workflows_of(text: str, seed: int, tenants: Sequence[str] = ()) -> tuple[Wor
             f"{text!r} is no number of workflows and steps",
             todo=f"give one as in '{shape}:20x500', {MAX_STEPS:,} steps at most",
         )
-    of = tenants or ("default",)
     return tuple(
-        shapes.draw(
+        DRAWN[shape](
             shape,
             int(steps),
             seed * 1_000_003 + number,
             name=f"{shape}-{number}",
-            arrives=float(number),
+            arrives=number * load.every_s,
             tenant=of[number % len(of)],
         )
         for number in range(int(count))
@@ -92,13 +112,21 @@ def play(scenarios: Mapping[str, Scenario], checked: bool, console: Console, qui
     return reports
 
 
-def scenario_of(topology: Topology, workflows: str, seed: int, noise: float, faults: float) -> Scenario:
+def scenario_of(topology: Topology, load: Load, seed: int, noise: float, faults: float) -> Scenario:
     """`faults`: how many a minute, as long as the work would take on all slots. Raises `BadInputError`."""
     clusters = [cluster for domain in topology.domains for cluster in domain.clusters]
     tenants = {tenant.name for cluster in clusters for _, tenant in cluster.quotas.tenants()} - {ANY}
-    its = workflows_of(workflows, seed, sorted(tenants))
+    its = workflows_of(load, seed, sorted(tenants))
     capabilities = tuple(sorted({step.capability for workflow in its for step in workflow.steps.values()}))
-    scenario = Scenario(topology, its, seed=seed, noise=noise, capabilities=capabilities)
+    scenario = Scenario(
+        topology,
+        its,
+        seed=seed,
+        noise=noise,
+        capabilities=capabilities,
+        bandwidth=load.bandwidth,
+        inside=load.inside,
+    )
     if not faults:
         return scenario
     slots = slots_of(topology)
@@ -119,14 +147,20 @@ def save(scenario: Scenario, report: Report, path: Path) -> None:
 
 def with_nodes(topology: Topology, changes: Sequence[str]) -> Topology:
     """The topology after changes like `c0=+4`, `c0=-1` or `c0=6`, or of all its clusters, as in `all=+1`. New nodes are as the
-    last one of their cluster. Raises `BadInputError`."""
+    last one of their cluster, but for their speed where that is given, as in `c0=+4@2`; `c0=@2` is that of all nodes that it has.
+    Raises `BadInputError`."""
     names = [cluster.name for domain in topology.domains for cluster in domain.clusters]
     for change in changes:
-        found = re.fullmatch(r"(.+)=([+-]?)(\d{1,7})", change)
+        found = re.fullmatch(r"(.+)=(?!$)(?:([+-]?)(\d{1,7}))?(?:@(\d{1,4}(?:\.\d{1,6})?))?", change)
         if found is None or (found[1] not in names and found[1] != "all"):
             raise BadInputError(
                 f"{change!r} is no change of a cluster's nodes",
-                todo=f"give one as in '{names[0]}=+4'; clusters are all, {', '.join(names[:10])}",
+                todo=f"give one as in '{names[0]}=+4' or '{names[0]}=+4@2'; clusters are all, {', '.join(names[:10])}",
+            )
+        speed = float(found[4]) if found[4] else None
+        if speed is not None and not MIN_SPEED <= speed <= MAX_SPEED:
+            raise BadInputError(
+                f"{change!r} is no speed of a node", todo=f"give one from {MIN_SPEED:g} to {MAX_SPEED:g}"
             )
         topology = replace(
             topology,
@@ -134,7 +168,7 @@ def with_nodes(topology: Topology, changes: Sequence[str]) -> Topology:
                 replace(
                     domain,
                     clusters=tuple(
-                        _resized(cluster, found[2], int(found[3])) if found[1] in (cluster.name, "all") else cluster
+                        _changed(cluster, found[2], found[3], speed) if found[1] in (cluster.name, "all") else cluster
                         for cluster in domain.clusters
                     ),
                 )
@@ -144,14 +178,23 @@ def with_nodes(topology: Topology, changes: Sequence[str]) -> Topology:
     return topology
 
 
-def _resized(cluster: ClusterSpec, sign: str, by: int) -> ClusterSpec:
+def _changed(cluster: ClusterSpec, sign: str | None, by: str | None, speed: float | None) -> ClusterSpec:
+    if by is not None:
+        return _resized(cluster, sign or "", int(by), speed)
+    return replace(cluster, nodes=tuple(replace(node, speed=speed or 1.0) for node in cluster.nodes))
+
+
+def _resized(cluster: ClusterSpec, sign: str, by: int, speed: float | None) -> ClusterSpec:
     count = {"+": len(cluster.nodes) + by, "-": len(cluster.nodes) - by}.get(sign, by)
     if not 0 < count <= MAX_NODES:
         raise BadInputError(
             f"{cluster.name} would have {count:,} nodes", todo=f"it has {len(cluster.nodes):,}; keep 1 to {MAX_NODES:,}"
         )
     more = range(1, count - len(cluster.nodes) + 1)
-    added = tuple(replace(cluster.nodes[-1], name=f"{cluster.name}.added-{number}") for number in more)
+    like = cluster.nodes[-1] if speed is None else replace(cluster.nodes[-1], speed=speed)
+    taken = {node.name for node in cluster.nodes}
+    names = (f"{cluster.name}.added-{number}" for number in count_from(1))
+    added = tuple(replace(like, name=name) for name, _ in zip((n for n in names if n not in taken), more, strict=False))
     return replace(cluster, nodes=(*cluster.nodes[:count], *added))
 
 
@@ -214,6 +257,19 @@ def _messages(report: Report) -> str:
     return f"{count:,}, {count / max(1, report.done):.1f} a step{lost}"
 
 
+def _moved(report: Report) -> str:
+    if not report.bytes_between and not report.bytes_inside:
+        return "nothing"
+    return f"{_size(report.bytes_between)} between domains, {_size(report.bytes_inside)} inside"
+
+
+def _size(size: float) -> str:
+    for unit, bytes_ in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= bytes_:
+            return f"{size / bytes_:.1f} {unit}"
+    return f"{size:.0f} B"
+
+
 _ROWS: dict[str, Callable[[Report], str]] = {
     "makespan": lambda its: f"{its.makespan_s:,.1f} s",
     "steps": lambda its: f"{its.done:,} done" + (f", {its.failed:,} failed" if its.failed else ""),
@@ -222,6 +278,7 @@ _ROWS: dict[str, Callable[[Report], str]] = {
     "slots in use": lambda its: f"{its.utilisation:.0%} of the time",
     "wait for a slot": lambda its: f"mean {its.mean_wait_s:.2f} s, 99 % within {its.p99_wait_s:.2f} s",
     "fairness": lambda its: "no two tenants waited at once" if its.fairness is None else f"{its.fairness:.3f}",
+    "moved": _moved,
     "messages": _messages,
     "digest": lambda its: its.digest[:16],
 }

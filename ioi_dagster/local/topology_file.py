@@ -104,12 +104,13 @@ class _Reader(YamlReader):
         return replace(bare, quotas=read_quotas(self, values, bare.capacity))
 
     def node(self, node: Any) -> NodeSpec:
-        values = self.mapping(node, {"name", "slots", "memory", "resources"}, {"name"}, "a node")
+        values = self.mapping(node, {"name", "slots", "memory", "resources", "speed"}, {"name"}, "a node")
         return NodeSpec(
             self.name(values.get("name")),
             self.number(values, "slots", int, 1),
             self.size(values, "memory", 2 * 2**30),
             self.resources(values.get("resources")),
+            self.number(values, "speed", float, 1.0),
         )
 
     def resources(self, node: Any) -> tuple[tuple[str, float], ...]:

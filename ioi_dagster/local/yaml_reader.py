@@ -13,6 +13,7 @@ import yaml
 
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.amounts import MOST, amount
+from ioi_dagster.model.topology import MAX_SPEED, MIN_SPEED
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 """Names become folders, URNs, process names and Dask resources."""
@@ -20,6 +21,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "slots": (1, 1_024),
     "memory": (64 * 2**20, 2**50),
     "price": (0, 1e9),
+    "speed": (MIN_SPEED, MAX_SPEED),
     "weight": (0.01, 1_000),
 }
 _TEXT = "tag:yaml.org,2002:str"

@@ -10,16 +10,19 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import SLOTS
 from ioi_dagster.model.quota import QuotaTree, total
 
+MIN_SPEED, MAX_SPEED = 0.001, 1_000.0
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One Dask worker: `slots` steps at once, `memory` in bytes, and other `resources` by name, in their own units. With
-    `autoscale` it is a group of such, which come and go: `members` are their names."""
+    """One Dask worker: `slots` steps at once, `memory` in bytes, and other `resources` by name, in their own units. A step takes
+    1 / `speed` of its usual time there. With `autoscale` it is a group of such, which come and go: `members` are their names."""
 
     name: str
     slots: int = 1
     memory: int = 2 * 2**30
     resources: tuple[tuple[str, float], ...] = ()
+    speed: float = 1.0
     autoscale: Autoscale | None = None
 
     @property

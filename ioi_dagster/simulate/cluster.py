@@ -134,7 +134,7 @@ class SimCluster:
             return
         node.begin()
         self._handle(NodeJoined(name, node.spec.slots, self._offers, node.spec.besides_slots))
-        self._handle(NodeReported(name, self._offers, node.memory))
+        self._handle(NodeReported(name, self._offers, node.memory, speed=node.spec.speed))
 
     def kill_node(self, name: str) -> None:
         node = self.nodes[name]
@@ -171,7 +171,7 @@ class SimCluster:
         node = self.nodes[name]
         node.full += by
         if node.there and self.governor is not None:
-            self._handle(NodeReported(name, self._offers, node.memory))
+            self._handle(NodeReported(name, self._offers, node.memory, speed=node.spec.speed))
 
     def _beat(self, epoch: int) -> None:
         if self.governor is None or epoch != self.epoch:
@@ -250,8 +250,8 @@ class SimCluster:
             return Awarded(self.name, (), tuple(RejectedRequest(r.step, r.fence, no) for r in message.requests))
         return honest
 
-    def start_step(self, lease: Lease, seconds: float, start: Start) -> None:
-        """A start has come, of something that takes so many seconds."""
+    def start_step(self, lease: Lease, seconds: float, moves_s: float, start: Start) -> None:
+        """A start has come, of something that takes so many seconds at speed 1 once its inputs are there."""
         node = self.nodes.get(lease.node)
         if node is None or not node.there or self.governor is None:
             return start.lost("its worker was not there", Cause.NODE_LOST)
@@ -263,7 +263,7 @@ class SimCluster:
         if lease.key in node.running:
             return None  # the message came twice; Dask takes a key once
         node.attempts += 1
-        seconds *= max(node.slow, default=1.0)
+        seconds = moves_s + seconds * max(node.slow, default=1.0) / node.spec.speed
         its = _Running(lease, f"{lease.node}.{node.life}.{node.attempts}", seconds, self._engine.now, start)
         node.running[lease.key] = its
         start.begun()

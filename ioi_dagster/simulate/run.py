@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ioi_dagster.governors import flow_messages as flow
@@ -16,6 +16,7 @@ from ioi_dagster.model.placement import Edge
 from ioi_dagster.model.placement import Step as GraphStep
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.simulate.scenario import Workflow
+from ioi_dagster.simulate.transfers import Spot
 
 if TYPE_CHECKING:
     from ioi_dagster.simulate.world import World
@@ -33,6 +34,8 @@ class SimLedger:
     fences: dict[str, int] = field(default_factory=dict)
     done: dict[str, float] = field(default_factory=dict)
     failed: dict[str, Refusal] = field(default_factory=dict)
+    where: dict[str, Spot] = field(default_factory=dict)
+    """Where the outputs of what is done lie. They outlive their nodes."""
 
 
 class SimRun:
@@ -56,7 +59,8 @@ class SimRun:
         self._out: dict[tuple[str, int, int], str] = {}
         """Starts that are not answered, by step, fence and copy, and their clusters."""
         self._begun: set[str] = set()
-        self._fence_of: dict[str, int] = {}
+        self._lease_of: dict[str, Lease] = {}
+        """By attempt."""
         self._ready_at: dict[str, float] = {}
         self._after: dict[str, list[str]] = {}
         self._gangs: dict[str, list[str]] = {}
@@ -116,9 +120,25 @@ class SimRun:
         """What is left of it. Its steps have run before, so it is known about how long they take."""
         over = self.ledger.done.keys() | self.ledger.failed.keys()
         steps = {key: its for key, its in self._workflow.steps.items() if key not in over}
+        told = self.world.transfers.told
         return flow.GraphKnown(
-            tuple(GraphStep(key, its.seconds, kind=key, capability=its.capability) for key, its in steps.items()),
-            tuple(Edge(need, key) for key, its in steps.items() for need in its.needs if need in steps),
+            tuple(
+                GraphStep(
+                    key,
+                    its.seconds,
+                    kind=key,
+                    capability=its.capability,
+                    inputs={self.domain: told(its.reads)} if told(its.reads) else {},
+                )
+                for key, its in steps.items()
+            ),
+            tuple(
+                Edge(need, key, told(its.inputs.get(need, 0.0)))
+                for key, its in steps.items()
+                for need in its.needs
+                if need in steps
+            ),
+            self.world.transfers.links,
         )
 
     def kill(self) -> None:
@@ -169,6 +189,8 @@ class SimRun:
             near=step.near,
             apart=step.apart,
             copies=step.copies,
+            input_bytes=int(self.world.transfers.told(step.reads)),
+            sources=tuple(need for need, size in step.inputs.items() if self.world.transfers.told(size)),
         )
 
     def _look_at_gang(self, name: str) -> None:
@@ -244,8 +266,21 @@ class SimRun:
         found: list[flow.Event] = []
         for ask in asks:
             places, rejected = self.world.find(ask)
+            if ask.input_bytes or ask.sources:
+                inputs = self._inputs(ask.step)
+                places = tuple(replace(one, transfer_s=self._to(one.domain, inputs)) for one in places)
             found.append(flow.PlacesFound(ask.step, places, rejected, may_change=bool(places) or not rejected))
         self.take(*found)
+
+    def _inputs(self, step: str) -> list[tuple[Spot, float]]:
+        """What it reads, and where that lies."""
+        its = self._workflow.steps[step]
+        found = [(self.ledger.where[need], size) for need, size in its.inputs.items()]
+        return [*found, ((self.domain, ""), its.reads)] if its.reads else found
+
+    def _to(self, domain: str, inputs: list[tuple[Spot, float]]) -> float:
+        """Seconds until they are at a node of the domain, where that is none at which one of them lies."""
+        return self.world.transfers.seconds(inputs, (domain, "*"))
 
     def _announce(self, instruction: flow.SendAnnounce) -> None:
         _Call(self, instruction.cluster, "announce", instruction.announce)
@@ -267,9 +302,10 @@ class SimRun:
         world.record("start", self.name, step, lease.fence, lease.node)
         cluster = world.clusters[lease.cluster]
         seconds = self._workflow.steps[step].seconds * world.noise()
+        moves_s = world.transfers.move(self._inputs(step), (cluster.domain, lease.node))
         its = _Start(self, cluster.domain, lease)
         self._out[step, lease.fence, lease.copy] = lease.cluster
-        world.wire.stream(self.domain, cluster.domain, "start", cluster.start_step, lease, seconds, its)
+        world.wire.stream(self.domain, cluster.domain, "start", cluster.start_step, lease, seconds, moves_s, its)
 
     def _stop(self, instruction: flow.StopStep) -> None:
         lease, there = instruction.lease, self.world.clusters[instruction.lease.cluster]
@@ -287,7 +323,7 @@ class SimRun:
     def answered(self, lease: Lease, attempt: str, took: float) -> None:
         """A node has ended what ran under `lease`, and its answer leaves."""
         self.slot_s += took
-        self._fence_of[attempt] = lease.fence
+        self._lease_of[attempt] = lease
 
     def _commit(self, instruction: flow.CommitStep) -> None:
         step, fence, attempt = instruction.step, instruction.fence, instruction.attempt
@@ -295,12 +331,12 @@ class SimRun:
             self.world.violated(f"{self.name}/{step} was committed twice")
         if fence < self.ledger.fences.get(step, 0):
             self.world.violated(f"{self.name}/{step} was committed under fence {fence}, which is not the newest")
-        if self._fence_of[attempt] != fence:
-            self.world.violated(
-                f"{self.name}/{step}: an attempt of fence {self._fence_of[attempt]} counted for {fence}"
-            )
+        lease = self._lease_of[attempt]
+        if lease.fence != fence:
+            self.world.violated(f"{self.name}/{step}: an attempt of fence {lease.fence} counted for {fence}")
         self._closed += 1
         self.ledger.done[step] = self.world.engine.now
+        self.ledger.where[step] = (self.world.clusters[lease.cluster].domain, lease.node)
         self.world.record("commit", self.name, step, fence, attempt)
         for follower in self._after.get(step, ()):
             self._vend(follower)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,6 +14,7 @@ import msgspec
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Amount, Effect, Priority
+from ioi_dagster.model.placement import Link
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 
 T = TypeVar("T")
@@ -22,8 +24,9 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 @dataclass(frozen=True, slots=True)
 class WorkflowStep:
-    """`seconds`: how long it runs; `needs`: the steps before it. The others mean what they mean for a real step, see
-    `Ask`; all steps of a workflow that name one `gang` are that gang."""
+    """`seconds`: how long it runs on a node of speed 1; `needs`: the steps before it; `inputs`: bytes that it reads of each of
+    those (none of which are named: nothing); `reads`: bytes that it reads from outside, which lie in the workflow's domain. The
+    others mean what they mean for a real step, see `Ask`; all steps of a workflow that name one `gang` are that gang."""
 
     seconds: Seconds
     needs: tuple[str, ...] = ()
@@ -37,6 +40,8 @@ class WorkflowStep:
     near: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
     copies: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
+    inputs: dict[str, Amount] = field(default_factory=dict)
+    reads: Amount = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,9 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`noise`: steps take their seconds times a factor that is drawn from e to the power of ±`noise`."""
+    """`noise`: steps take their seconds times a factor that is drawn from e to the power of ±`noise`. `bandwidth`: bytes a second
+    between two domains; `inside`: between two nodes of one. Where that is 0, and `links` names none between the two, moving takes
+    no time."""
 
     topology: Topology
     workflows: tuple[Workflow, ...]
@@ -112,6 +119,9 @@ class Scenario:
     seed: int = 0
     noise: Annotated[float, msgspec.Meta(ge=0, le=5)] = 0.0
     capabilities: tuple[str, ...] = ("work",)
+    bandwidth: Amount = 0.0
+    inside: Amount = 0.0
+    links: tuple[Link, ...] = ()
     digest: str = field(default="")
     """Of the events of a simulation of it, where it was saved after one."""
 
@@ -124,7 +134,16 @@ def check(scenario: Scenario) -> None:
         wrong += [f"{workflow.name}: {text}" for text in _wrong_in(workflow)]
         if workflow.domain and workflow.domain not in domains:
             wrong.append(f"{workflow.name}: no domain {workflow.domain!r}")
+    ends = dict.fromkeys(end for link in scenario.links for end in (link.source, link.target))
+    wrong += [f"a link names {end!r}, which is no domain" for end in ends if end not in domains]
     clusters = {c.name for d in scenario.topology.domains for c in d.clusters}
+    wrong += [
+        f"{n.name}: its speed is {n.speed}, not above 0"
+        for d in scenario.topology.domains
+        for c in d.clusters
+        for n in c.nodes
+        if not 0 < n.speed < math.inf
+    ]
     nodes = {n.name for d in scenario.topology.domains for c in d.clusters for n in c.nodes}
     known = {
         **dict.fromkeys(OF_NODES, nodes),
@@ -155,11 +174,11 @@ def read_workflows(path: Path) -> tuple[Workflow, ...]:
     return tuple(found)
 
 
-def decode(file: Path, kind: type[T]) -> T:
-    """The value in a JSON file. Raises `BadInputError`."""
+def decode(file: Path, kind: type[T], most: int = MAX_BYTES) -> T:
+    """The value in a JSON file of `most` bytes at most. Raises `BadInputError`."""
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise BadInputError(f"a file of over {MAX_BYTES} bytes", where=str(file))
+        if file.stat().st_size > most:
+            raise BadInputError(f"a file of over {most:,} bytes", where=str(file))
         return msgspec.json.decode(file.read_bytes(), type=kind)
     except OSError as error:
         raise BadInputError(f"cannot be read: {error.strerror}", where=str(file)) from error
@@ -217,6 +236,12 @@ def _wrong_in(workflow: Workflow) -> list[str]:
         for key, step in workflow.steps.items()
         for need in step.needs
         if need not in workflow.steps
+    ]
+    unknown += [
+        f"step {key!r} reads {one!r}, which it does not need"
+        for key, step in workflow.steps.items()
+        for one in step.inputs
+        if one not in step.needs
     ]
     if unknown:
         return unknown

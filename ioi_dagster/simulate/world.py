@@ -20,6 +20,7 @@ from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.fairness import SAMPLE_S, Fairness
 from ioi_dagster.simulate.run import SimRun
 from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, check
+from ioi_dagster.simulate.transfers import Transfers
 from ioi_dagster.simulate.wire import Wire
 
 PROBE_S = 0.8
@@ -44,10 +45,11 @@ class TenantReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Seconds are those of the simulation. `failures`: steps by the code of why, with those that needed them. `starts` more
-    than `done` are starts that were lost or in vain. `given_back`: leases that clusters granted and nobody had asked for.
-    `fairness`: Jain's index of the slots of tenants that wait, by weight; None where no two waited at once. `messages`: by
-    kind. `violations`: what must never happen and did. `digest`: of every start and commit; the same scenario has the same."""
+    """Seconds are those of the simulation. `failures`: steps by the code of why, with those that needed them. `starts` more than
+    `done` are starts that were lost or in vain. `given_back`: leases that clusters granted and nobody had asked for. `fairness`:
+    Jain's index of the slots of tenants that wait, by weight; None where no two waited at once. `messages`: by kind.
+    `bytes_between`, `bytes_inside`: moved from one domain to another, and from node to node of the same. `violations`: what must
+    never happen and did. `digest`: of every start and commit; the same scenario has the same."""
 
     makespan_s: float
     done: int
@@ -64,6 +66,8 @@ class Report:
     workflows: dict[str, float]
     messages: dict[str, int]
     messages_lost: int
+    bytes_between: float
+    bytes_inside: float
     events: int
     violations: tuple[str, ...]
     digest: str
@@ -91,6 +95,7 @@ class World:
             for domain in scenario.topology.domains
             for spec in domain.clusters
         }
+        self.transfers = Transfers(scenario)
         self.runs = [SimRun(self, workflow) for workflow in scenario.workflows]
         self._by_name = {run.name: run for run in self.runs}
         self._open = len(self.runs)
@@ -135,7 +140,10 @@ class World:
 
     def _longest(self) -> float:
         its = self.scenario
-        work = sum(step.seconds for workflow in its.workflows for step in workflow.steps.values())
+        steps = [step for workflow in its.workflows for step in workflow.steps.values()]
+        slow = min(node.speed for domain in its.topology.domains for one in domain.clusters for node in one.nodes)
+        work = sum(step.seconds for step in steps) / min(1.0, slow)
+        work += sum(self.transfers.longest(size) for step in steps for size in (step.reads, *step.inputs.values()))
         last = max(0.0, *(workflow.arrives for workflow in its.workflows), *(f.at + f.lasts for f in its.faults))
         slowest = max((fault.amount for fault in its.faults if fault.kind is FaultKind.NODE_SLOW), default=1.0)
         return last + (2 + max(1.0, slowest)) * work * math.exp(its.noise) + GRACE_S
@@ -283,6 +291,8 @@ class World:
             workflows={run.name: round(run.ended - run.began, 6) for run in self.runs if run.over},
             messages=dict(sorted(self.wire.sent.items())),
             messages_lost=self.wire.lost,
+            bytes_between=round(self.transfers.between, 3),
+            bytes_inside=round(self.transfers.inside, 3),
             events=self.engine.acts,
             violations=tuple(self._found),
             digest=self._hash.hexdigest(),

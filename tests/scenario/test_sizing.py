@@ -25,8 +25,7 @@ from ioi_dagster.simulate.fairness import Fairness, jain
 from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, Workflow, WorkflowStep, grid
 from ioi_dagster.simulate.world import Report, simulate
 from tests.quotas import share
-
-GUIDE = Path("docs/guides/size-a-federation.md")
+from tests.scenario.guide import GUIDE, Block, answered, blocks
 
 
 def invoke(*arguments: str) -> Any:
@@ -220,12 +219,11 @@ def test_hash_seeds_decide_nothing() -> None:
     assert told("1") == told("2")
 
 
-def test_a_federation_of_a_hundred_clusters_ends_as_the_guide_says() -> None:
-    lines = GUIDE.read_text().splitlines()
-    command = next(line for line in lines if line.startswith("ioi simulate 100x"))
-    result = invoke(*command.split()[2:])
-    assert result.exit_code == 0, result.output
-    begins = lines.index(command) + 1
-    written = lines[begins : lines.index("```", begins)]
-    # Where governors are to decide otherwise than they did, the guide is to say what they decide now.
-    assert [line.split() for line in written] == [line.split() for line in result.stdout.splitlines()]
+@pytest.mark.parametrize("block", blocks(GUIDE.read_text()), ids=lambda block: block.command)
+def test_simulations_end_as_the_guide_says(block: Block) -> None:
+    # Where governors decide otherwise than they did, `python -m tests.scenario.guide` has the guide say what they decide now.
+    assert [line.split() for line in block.answer] == [line.split() for line in answered(block.command)]
+
+
+def test_the_guide_shows_a_comparison_with_fast_nodes_and_a_large_federation() -> None:
+    assert [block.command.split()[2] for block in blocks(GUIDE.read_text())] == ["5x4", "5x4", "100x4"]

@@ -53,6 +53,8 @@ def test_the_shipped_topology_is_three_domains():
         (("nodes: [{name: n1}]", "nodes: []"), "FILE:6: nodes may not be empty"),
         (("{name: n1}", "{name: n1, slots: many}"), "FILE:6: slots must be of type int"),
         (("{name: n1}", "{name: n1, slots: 0}"), "FILE:6: slots must be from 1 to 1024"),
+        (("{name: n1}", "{name: n1, speed: 0}"), "FILE:6: speed must be from 0.001 to 1000"),
+        (("{name: n1}", "{name: n1, speed: .inf}"), "FILE:6: speed must be from 0.001 to 1000"),
         (("{name: n1}", "{name: n1, memory: -5}"), "FILE:6: memory must be from"),
         (("{name: n1}", "{name: n1, slots: !!int abc}"), "FILE:6: slots must be of type int"),
         (("{name: n1}", "{name: n1, slots: 2001-99-99}"), "FILE:6: slots must be of type int"),
@@ -118,6 +120,12 @@ def test_sizes_of_memory_may_have_units(tmp_path):
     path.write_text(GOOD.replace("{name: n1}", "{name: n1, memory: 4GiB}"))
     (cluster,) = load_topology(path).domain("a").clusters
     assert cluster.nodes == (NodeSpec("n1", memory=4 * 2**30),)
+
+
+def test_nodes_may_be_faster_than_others(tmp_path):
+    path = tmp_path / "topology.yaml"
+    path.write_text(GOOD.replace("{name: n1}", "{name: n1, speed: 1.5}, {name: n3}"))
+    assert [node.speed for node in load_topology(path).domain("a").clusters[0].nodes] == [1.5, 1.0]
 
 
 def test_nodes_have_resources_of_any_name(tmp_path):

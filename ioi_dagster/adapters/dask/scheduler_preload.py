@@ -228,7 +228,8 @@ class ClusterPlugin(SchedulerPlugin):
         name, warm = self._names.get(address, str(state.name)), frozenset(told.get("warm", ()))
         blocks = tuple(told.get("blocks", ()))
         closed = bool(told.get("replaced") or self.watch.suspects(name) or self.draining.why(name))
-        self.perform(self.governor.handle(NodeReported(name, warm, memory, blocks, closed), now))
+        speed = self._specs.get(name, NodeSpec(name)).speed
+        self.perform(self.governor.handle(NodeReported(name, warm, memory, blocks, closed, speed), now))
 
     def _suspicion_changed(self, node: str) -> None:
         for address in [address for address, name in self._names.items() if name == node]:
