@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import signal
 import sys
 import threading
@@ -601,12 +602,14 @@ def simulate_command(
         raise BadInputError("give a topology and workflows, or --replay", todo="try `ioi simulate 10x4 layers:20x50`")
     if (nodes or against) and (save or replay):
         raise BadInputError("a comparison is neither saved nor replayed", todo="save each of the two by itself")
+    said = ["--replay", str(replay)]
     if replay:
         scenarios = {"": cli_simulate.read_scenario(replay)}
     else:
         topologies = cli_simulate.topologies_of(topology, nodes or [], against)
         load = cli_simulate.Load(graphs, traces, every, amount(bandwidth), amount(inside))
         scenarios = {name: cli_simulate.scenario_of(its, load, seed, noise, faults) for name, its in topologies.items()}
+        said = cli_simulate.arguments_of(topology, load, nodes or [], against, seed, noise, faults)
     reports = cli_simulate.play(scenarios, checked, err, quiet=as_json)
     (name, scenario), report = next(iter(scenarios.items())), next(iter(reports.values()))
     if save:
@@ -621,6 +624,7 @@ def simulate_command(
         err.print("[bold red]not the same[/] as when it was saved: the code decides otherwise now")
         raise typer.Exit(1)
     if any(its.violations for its in reports.values()):
+        print(cli_simulate.KEEP + shlex.join(["simulate", *said]), file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -23,6 +23,7 @@ from ioi_dagster.simulate.scenario import Scenario, Workflow, decode, draw_fault
 from ioi_dagster.simulate.traces import read_traces
 from ioi_dagster.simulate.world import Report, simulate
 
+KEEP = "It breaks each time that it is played. As a line of tests/scenario/seeds.txt it is a test:\n"
 MAX_STEPS = 10_000_000
 MAX_NODES = 1_000_000
 
@@ -96,6 +97,23 @@ def topologies_of(topology: str, changes: Sequence[str], against: str) -> dict[s
     other = with_nodes(topology_of(against) if against else its, changes)
     name = ", ".join(filter(None, (against, *changes)))
     return {topology: its, name if name != topology else f"{name} again": other}
+
+
+def arguments_of(
+    topology: str, load: Load, nodes: Sequence[str], against: str, seed: int, noise: float, faults: float
+) -> list[str]:
+    """Of `ioi simulate`, for the same once more."""
+    return [
+        topology,
+        *([load.graphs] if load.graphs else []),
+        *(["--traces", str(load.traces)] if load.traces else []),
+        *(["--every", f"{load.every_s:g}"] if load.every_s != 1.0 else []),
+        *(["--bandwidth", f"{load.bandwidth:f}"] if load.bandwidth else []),
+        *(["--inside", f"{load.inside:f}"] if load.inside else []),
+        *(part for change in nodes for part in ("--nodes", change)),
+        *(["--against", against] if against else []),
+        *("--seed", str(seed), "--noise", f"{noise:g}", "--faults", f"{faults:g}"),
+    ]
 
 
 def play(scenarios: Mapping[str, Scenario], checked: bool, console: Console, quiet: bool) -> dict[str, Report]:

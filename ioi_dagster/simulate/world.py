@@ -153,7 +153,7 @@ class World:
         self.engine.run(self.engine.now + LEASE_S)
         for cluster in self.clusters.values():
             if cluster.governor is not None:
-                cluster.governor.validate()
+                self.check(cluster.governor)
                 held = cluster.governor.snapshot().leases
                 if held:
                     self.violated(f"{cluster.name} holds {len(held)} leases though no run is left")

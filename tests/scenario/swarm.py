@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 from dataclasses import replace
 
 from ioi_dagster.model.data_class import DataClass
@@ -11,11 +12,29 @@ from ioi_dagster.model.quota import QuotaTree, TenantQuota
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, draw_faults
 from ioi_dagster.simulate.shapes import SHAPES, draw
+from ioi_dagster.simulate.world import simulate
 from tests.quotas import share
 
 MAY_FAIL = {"flow.poison_step", "flow.at_most_once", "flow.no_place", "flow.gang_broken", "flow.gang_lost"}
 """Where many faults hit one step, it looks like a cause of them. What may run once only is not tried again after a loss.
 Data that no domain may see goes nowhere. A gang does not go on without one of its steps."""
+
+
+def wrong_with(seed: int) -> str:
+    """What broke in the federation of that seed, and how to keep it as a test; empty where nothing did."""
+    its, keep = scenario(seed), f"keep it as a test: python -m tests.scenario.seeds 'swarm {seed}' "
+    try:
+        report = simulate(its)
+    except Exception as error:
+        error.add_note(keep + shlex.quote(repr(error)))
+        raise
+    wrong = [*report.violations, *(f"steps failed: {code}" for code in sorted(report.failures.keys() - MAY_FAIL))]
+    steps = sum(len(workflow.steps) for workflow in its.workflows)
+    if report.done + report.failed != steps:
+        wrong.append(f"of {steps} steps {report.done} are done and {report.failed} failed")
+    if not wrong:
+        return ""
+    return "\n".join([f"swarm {seed}:", *wrong[:5], keep + shlex.quote(wrong[0])])
 
 
 def scenario(seed: int) -> Scenario:
