@@ -63,6 +63,7 @@ chaos: setup
 	@$(BIN)/python -W ignore -m tests.chaos $(if $(ROWS),--rows $(ROWS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 docs: setup
+	@$(BIN)/python -m benchmarks.record
 	@$(BIN)/mkdocs build --strict --quiet
 
 policy: setup

@@ -1,8 +1,8 @@
 """What each executor makes of the conformance jobs, beside what is right: the table "what stock executors do", reproduced.
 
-`python -m benchmarks.conformance [--quick] [--record] [--only CASE,…] [--out FILE]`: a table of case by executor, a line for
+`python -m benchmarks.conformance [--quick] [--expect] [--only CASE,…] [--out FILE]`: a table of case by executor, a line for
 whatever went wrong, and one JSON line. Right is what Dagster's multiprocess executor does, or the oracle that the row of
-`definitions/conformance/cases.py` names. `--quick` runs the cases in `QUICK`; `--record` runs the oracles alone and writes
+`definitions/conformance/cases.py` names. `--quick` runs the cases in `QUICK`; `--expect` runs the oracles alone and writes
 what they did as the expectation of the tests. `--out` writes what each executor makes of each case to a file, of which
 `python -m benchmarks.conformance_page FILE` makes the page `docs/reference/conformance.md`; with `--only`, a file of the same
 versions keeps its other cases.
@@ -55,7 +55,7 @@ def main() -> int:
     if "--only" in sys.argv:
         names = sys.argv[sys.argv.index("--only") + 1].split(",")
     oracles = {"multiprocess": "multiprocess", "in_process": "in_process", "undisturbed": "multiprocess"}
-    if "--record" in sys.argv:
+    if "--expect" in sys.argv:
         made: dict[str, Any] = {}
         for executor in ("multiprocess", "in_process"):
             asked = [name for name in names if oracles[CASES[name].oracle] == executor]

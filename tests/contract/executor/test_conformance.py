@@ -1,7 +1,7 @@
 """The governed executor does what is right, case by case; `definitions/conformance/cases.py` says what each case covers.
 
 `expected.json` holds what the oracles did, Dagster's multiprocess executor before all; `python -m pytest -m slow
-tests/contract/executor` runs them again and compares, and `python -m benchmarks.conformance --record` writes the file anew.
+tests/contract/executor` runs them again and compares, and `python -m benchmarks.conformance --expect` writes the file anew.
 """
 
 from __future__ import annotations
