@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import tempfile
 import time
@@ -23,6 +24,7 @@ from ioi_dagster.local.identity import (
     certificates,
     forget_damaged,
     identity_locked,
+    locked,
     prepare_authority,
     prepare_certificates,
     prepare_folders,
@@ -33,7 +35,7 @@ from ioi_dagster.local.identity import (
     replaced_certificates,
     take_back,
 )
-from ioi_dagster.local.member_book import LEAVING, FolderBook, change_config, know, own_record
+from ioi_dagster.local.member_book import LEAVING, FolderBook, change_config, know_all, own_record, take_in
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import (
@@ -108,8 +110,9 @@ def init(
 
 
 def sign_again(home: DomainHome, now: float) -> None:
-    """The domain's record says what its configuration, keys and authority are now; certificates that end soon are
-    renewed."""
+    """The domain's record says what its configuration, keys and authority are now, and its configuration who the members are;
+    certificates that end soon are renewed."""
+    know_all(home)
     with identity_locked(home):
         config = home.config()
         authority = Authority.load(authority_of(home, config.spec.authority))
@@ -143,6 +146,11 @@ def join(home: DomainHome, invitation: Invitation, give: DataClass, now: float, 
     """Trust on both sides: the host has this domain's record, and this domain the host's. `give`: the highest class
     that the host may be given. `anew`: a host that is known already counts by the invitation alone, since its keys were
     lost. Returns the host's record; raises `BadInputError` and `FinalError` with what is wrong."""
+    with _taking_part_locked(home):
+        return _join(home, invitation, give, now, anew)
+
+
+def _join(home: DomainHome, invitation: Invitation, give: DataClass, now: float, anew: bool) -> MemberRecord:
     host = first_record(invitation.record)
     if isinstance(host, Refusal):
         raise BadInputError(f"the invitation cannot be used: {host.text}", todo="ask for another: `ioi domain invite`")
@@ -180,8 +188,7 @@ def join(home: DomainHome, invitation: Invitation, give: DataClass, now: float, 
     oldest = max(host.serial, known.serial if known is not None else 0)
     if isinstance(newest, Refusal) or newest.domain != host.domain or newest.serial < oldest:
         raise BadInputError(f"{host.domain} answered with a record that is not its own", todo="ask its owner")
-    home.put_member(answer.record)
-    know(home, newest, give)
+    take_in(home, answer.record, newest, give)
     return newest
 
 
@@ -230,15 +237,24 @@ def _rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: 
 def leave(home: DomainHome, patience_s: float, now: float, say: Callable[[str], None]) -> MemberRecord:
     """Nothing new is taken; what runs here ends first; then everybody is told. Raises `UnreachableError` where the
     domain's own gateway does not run, or steps run still, or a cluster does not tell whether any do, after `patience_s`
-    seconds: then nothing was told, and the domain takes part as before."""
+    seconds: then nothing was told, and the domain takes part as before. One command at a time leaves or joins."""
+    with _taking_part_locked(home):
+        return _leave(home, patience_s, now, say)
+
+
+def _taking_part_locked(home: DomainHome) -> contextlib.AbstractContextManager[None]:
+    """For whoever has the domain join or leave: of two at once, one would take back what the other has done."""
+    return locked(home.root / "taking-part.lock")
+
+
+def _leave(home: DomainHome, patience_s: float, now: float, say: Callable[[str], None]) -> MemberRecord:
     if has_left(home):
         raise BadInputError(f"{home.name} has left already", todo="`ioi domain join` comes back, with a new invitation")
     (home.root / LEAVING).touch()
     try:
         _wait_until_idle(home, patience_s, say)
     except BaseException:
-        if not has_left(home):  # by another command, meanwhile
-            (home.root / LEAVING).unlink(missing_ok=True)
+        (home.root / LEAVING).unlink(missing_ok=True)
         raise
     with identity_locked(home):
         record = own_record(home)

@@ -44,8 +44,7 @@ class FolderBook:
         return tuple(signed for signed in found if signed.body["serial"] > after)
 
     def keep(self, kept: Keep, give: DataClass | None = None) -> None:
-        self._home.put_member(kept.signed)
-        know(self._home, kept.record, give)
+        take_in(self._home, kept.signed, kept.record, give)
 
     def may_be_given(self, domain: str) -> DataClass:
         return self._home.config().limits.get(domain, DataClass.PUBLIC)
@@ -75,6 +74,22 @@ class FolderBook:
 
     def _invitation(self, number: str) -> Path:
         return self._home.root / "invitations" / f"{number}.json"
+
+
+def take_in(home: DomainHome, signed: Signed, record: MemberRecord, give: DataClass | None = None) -> None:
+    """A member, by a record that was checked. `give`: as `know` says; it is written first, so that who is a member is given
+    that and nothing else wherever this process is killed, and `know_all` makes up for the rest."""
+    if give is not None:
+        change_config(home, lambda config: replace(config, limits={**config.limits, record.domain: give}))
+    home.put_member(signed)
+    know(home, record, give)
+
+
+def know_all(home: DomainHome) -> None:
+    """As `know` for each member whose record is kept: whoever was to write it down may have been killed."""
+    for name, record in TrustFolder(home.trust).all().items():
+        if name != home.name:
+            know(home, record)
 
 
 def know(home: DomainHome, record: MemberRecord, give: DataClass | None = None) -> None:

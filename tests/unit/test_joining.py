@@ -12,9 +12,10 @@ import pytest
 from ioi_dagster.certificates import DAY_S, Authority, read_certificate
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError, UnreachableError
-from ioi_dagster.local import joining
+from ioi_dagster.local import joining, member_book
 from ioi_dagster.local.identity import certificates
 from ioi_dagster.local.member_book import FolderBook, own_record
+from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import newer_record
 from tests.realms import owned, realm
 
@@ -180,3 +181,53 @@ def test_who_has_left_does_not_leave_again(lab, monkeypatch):
     with pytest.raises(BadInputError, match="lab has left already"):
         leave(lab, monkeypatch, 5.0, {"c1": IDLE})
     assert joining.has_left(lab)
+
+
+def test_two_that_have_the_domain_leave_at_once_are_one_after_the_other(lab, monkeypatch):
+    """The second finds that it has left: it neither tells so again, nor takes it back as it cannot."""
+    records, others = [], []
+
+    def meanwhile(*_: object) -> None:
+        records.append(own_record(lab))
+        if not others:
+            other = threading.Thread(target=lambda: others.append(_raised(lab)))
+            others.append(other)
+            other.start()
+            other.join(0.3)
+
+    monkeypatch.setattr(joining, "_wait_until_known", meanwhile)
+    leave(lab, monkeypatch, 5.0, {"c1": IDLE})
+    others[0].join(10)
+    assert others[1] == "lab has left already"
+    assert records == [own_record(lab)]
+    assert joining.has_left(lab)
+
+
+def _raised(home: DomainHome) -> str:
+    try:
+        joining.leave(home, 5.0, time.time(), lambda _: None)
+    except BadInputError as error:
+        return error.what
+    return ""
+
+
+@pytest.mark.parametrize("killed_at", ["put_member", "know"])
+def test_a_member_is_given_what_its_owner_said_wherever_taking_it_in_is_cut_off(lab, tmp_path, monkeypatch, killed_at):
+    guest = owned(tmp_path, "guest").home
+    signed, record = FolderBook(guest).records()["guest"], own_record(guest)
+
+    def killed(*_: object) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        owner = DomainHome if killed_at == "put_member" else member_book
+        patch.setattr(owner, killed_at, killed)
+        with pytest.raises(OSError, match="killed"):
+            member_book.take_in(lab, signed, record, DataClass.INTERNAL)
+    assert "guest" not in lab.config().peers
+    assert ("guest" in lab.members()) == (killed_at == "know")
+    lab.put_member(signed)  # as the next who tells of it does, or a join that is tried again
+    joining.sign_again(lab, time.time())
+    config = lab.config()
+    assert (config.peers["guest"], config.limits["guest"]) == (record.gateway, DataClass.INTERNAL)
+    assert config.authorities["guest"] == record.authority

@@ -90,25 +90,22 @@ class GatewayClient:
         self._tls = tls
         self._shown = tls() if isinstance(tls, TlsTo) else tls
         self._pool = self._opened(self._shown)
-        self._older: list[Pool] = []
-        """Those of contexts before, on which calls may be under way still."""
 
     def close(self) -> None:
         for future in list(self._waiting.values()):
             future.cancel()
-        for pool in (self._pool, *self._older):
-            _on_loop(pool.close(), 1.0)
+        _on_loop(self._pool.close(), 1.0)
 
     def _opened(self, tls: ssl.SSLContext | None) -> Pool:
         # Announcements that wait take a connection each, beside those of the other calls.
         return Pool(self.url, 32 + MAX_WAITING, tls, self.domain)
 
-    def _current(self) -> Pool:
+    async def _current(self) -> Pool:
         """Connections that were opened with what counts now; those of before are asked for nothing more. On the clients'
         loop."""
         if isinstance(self._tls, TlsTo) and (tls := self._tls()) is not self._shown:
-            self._older.append(self._pool)
-            self._shown, self._pool = tls, self._opened(tls)
+            older, self._shown, self._pool = self._pool, tls, self._opened(tls)
+            await older.retire()
         return self._pool
 
     def health(self, timeout: float = 1.0) -> dict[str, Any]:
@@ -233,7 +230,7 @@ class GatewayClient:
                 body=body,
                 now=time.time(),
             )
-        return await self._current().exchange(method, PREFIX + path, content, headers, most=max_bytes)
+        return await (await self._current()).exchange(method, PREFIX + path, content, headers, most=max_bytes)
 
     def _answered(self, future: Future[tuple[int, bytes]], timeout: float) -> bytes:
         try:

@@ -33,12 +33,30 @@ class Pool:
         self._url, self._connections, self._tls = url, connections, tls
         self._name = name if tls is not None else None
         self._session: aiohttp.ClientSession | None = None
+        self._under_way, self._retired = 0, False
 
     async def exchange(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], most: int = MAX_ANSWER
     ) -> tuple[int, bytes]:
         """(status, body) of the answer. The caller limits the time: when this is cancelled, the connection is closed. Raises
         `OSError` where no answer comes, and `RetryableError` on one of more than `most` bytes."""
+        self._under_way += 1
+        try:
+            return await self._exchange(method, path, body, headers, most)
+        finally:
+            self._under_way -= 1
+            if self._retired and not self._under_way:
+                await self.close()
+
+    async def retire(self) -> None:
+        """Nothing more is asked; it is closed when the last answer has come."""
+        self._retired = True
+        if not self._under_way:
+            await self.close()
+
+    async def _exchange(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str], most: int
+    ) -> tuple[int, bytes]:
         import aiohttp
 
         session = self._session = self._session or self._opened()
@@ -83,8 +101,9 @@ class Pool:
         return None
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
     def _opened(self) -> aiohttp.ClientSession:
         import aiohttp
