@@ -93,9 +93,7 @@ def _domains(home: Path) -> list[DomainHome]:
 
 def _targets(domain: DomainHome) -> list[Target]:
     """By the domain's configuration; and what is drained already, whatever has become of it."""
-    clusters = {
-        cluster.name: {ALL, *(node.name for node in cluster.nodes)} for cluster in domain.config().spec.clusters
-    }
+    clusters = {cluster.name: {ALL, *cluster.members()} for cluster in domain.config().spec.clusters}
     for cluster, nodes in DrainFile(domain.root).read().items():
         clusters.setdefault(cluster, set()).update(nodes)
     return [Target(domain, cluster, node) for cluster, nodes in sorted(clusters.items()) for node in sorted(nodes)]

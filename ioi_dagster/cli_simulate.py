@@ -16,6 +16,7 @@ from rich.table import Table
 from ioi_dagster.cli_progress import ProgressDisplay
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.local.topology_file import load_topology
+from ioi_dagster.model.negotiation import SLOTS
 from ioi_dagster.model.quota import ANY
 from ioi_dagster.model.topology import MAX_SPEED, MIN_SPEED, ClusterSpec, Topology
 from ioi_dagster.simulate import families, shapes
@@ -209,7 +210,8 @@ def _resized(cluster: ClusterSpec, sign: str, by: int, speed: float | None) -> C
             f"{cluster.name} would have {count:,} nodes", todo=f"it has {len(cluster.nodes):,}; keep 1 to {MAX_NODES:,}"
         )
     more = range(1, count - len(cluster.nodes) + 1)
-    like = cluster.nodes[-1] if speed is None else replace(cluster.nodes[-1], speed=speed)
+    like = replace(cluster.nodes[-1], autoscale=None)
+    like = like if speed is None else replace(like, speed=speed)
     taken = {node.name for node in cluster.nodes}
     names = (f"{cluster.name}.added-{number}" for number in count_from(1))
     added = tuple(replace(like, name=name) for name, _ in zip((n for n in names if n not in taken), more, strict=False))
@@ -217,7 +219,7 @@ def _resized(cluster: ClusterSpec, sign: str, by: int, speed: float | None) -> C
 
 
 def slots_of(topology: Topology) -> int:
-    return sum(node.slots for domain in topology.domains for cluster in domain.clusters for node in cluster.nodes)
+    return sum(int(cluster.capacity[SLOTS]) for domain in topology.domains for cluster in domain.clusters)
 
 
 def render(report: Report) -> RenderableType:

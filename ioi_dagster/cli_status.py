@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ioi_dagster.adapters.http.client import own_gateway
+from ioi_dagster.cli_scaling import scaling_table
 from ioi_dagster.cli_tenants import asked_table, tenants_table
 from ioi_dagster.errors import BadInputError, IoiError
 from ioi_dagster.local.federation import read_supervisor
@@ -109,6 +110,7 @@ def render(status: dict[str, Any]) -> RenderableType:
         notes.append(Text("no domain answers: `ioi up` starts them; `ioi run` does while it runs"))
     told = (
         nodes,
+        scaling_table(shares),
         _members_table(status),
         tenants_table(shares),
         asked_table(shares),
@@ -137,6 +139,8 @@ def _state_of(node: dict[str, Any], busy: bool) -> Text:
         return Text(f"{node['liveness']}: {node['why']}", "red")
     if node.get("draining"):
         return Text(f"{'draining' if busy else 'drained'}: {node['draining']}", "yellow")
+    if node.get("leaving"):
+        return Text("leaving: nothing runs there", "yellow")
     return Text("takes steps")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ioi_dagster.model.autoscale import Autoscale
+from ioi_dagster.model.topology import ClusterSpec
 
 Amounts = Mapping[str, float]
 
@@ -19,6 +20,15 @@ class Group:
     offers: frozenset[str]
     members: tuple[str, ...]
     rules: Autoscale
+
+
+def groups_of(spec: ClusterSpec, offers: frozenset[str]) -> tuple[Group, ...]:
+    """The groups of a cluster whose nodes all offer the same."""
+    return tuple(
+        Group(node.name, node.amounts, offers, node.members, node.autoscale)
+        for node in spec.groups
+        if node.autoscale is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)

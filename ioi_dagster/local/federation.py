@@ -32,7 +32,7 @@ from ioi_dagster.local.identity import (
     renew_record,
 )
 from ioi_dagster.local.keeper import Keeper
-from ioi_dagster.local.readiness import Missing, Readiness, Seen, nodes_of
+from ioi_dagster.local.readiness import Missing, Readiness, Seen, clusters_of, nodes_of
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.topology import DomainSpec, Topology
 from ioi_dagster.ports import free_ports
@@ -191,7 +191,7 @@ class Federation:
     ) -> None:
         """Until every gateway answers and every node has joined, or `stopped()`. Raises `UnreachableError` naming what
         is missing when nothing new has appeared for `timeout_s` seconds."""
-        readiness = Readiness(nodes_of(self._topology), timeout_s, time.monotonic())
+        readiness = Readiness(nodes_of(self._topology), timeout_s, time.monotonic(), clusters_of(self._topology))
         while True:
             seen = self._seen()
             if progress is not None:

@@ -132,8 +132,8 @@ def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revi
     put(Kind.DOMAIN, home.name, msgspec.to_builtins(config.spec))
     put(Kind.POLICY, "bundle", {"revision": revision, "scopes": list(config.scopes)})
     for cluster in config.spec.clusters:
-        put(Kind.CLUSTER, cluster.name, {"price": cluster.price, "nodes": [node.name for node in cluster.nodes]})
-        for node in cluster.nodes:
+        put(Kind.CLUSTER, cluster.name, {"price": cluster.price, "nodes": list(cluster.members())})
+        for node in cluster.members().values():
             put(Kind.NODE, f"{cluster.name}:{node.name}", {"slots": node.slots, "memory": node.memory})
     for block in read_blocks(home):
         spec = msgspec.to_builtins(block)

@@ -43,7 +43,10 @@ def running(home: DomainHome, stopped: Callable[[], bool]) -> Iterator[bool]:
 
 
 def _wait(home: DomainHome, process: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> bool:
-    wanted = {f"node/{c.name}/{node.name}" for c in home.config().spec.clusters for node in c.nodes}
+    clusters = home.config().spec.clusters
+    wanted = {f"node/{c.name}/{node.name}" for c in clusters for node in c.always} | {
+        f"cluster/{c.name}" for c in clusters
+    }
     client, seen, until = own_gateway(home), -1, time.monotonic() + READY_S
     try:
         while not stopped():

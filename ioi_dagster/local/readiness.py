@@ -36,11 +36,13 @@ class Readiness:
     wanted: frozenset[Node]
     patience_s: float
     begun: float
+    clusters: frozenset[tuple[str, str]] = frozenset()
+    """Those that are waited for, whether they have nodes or not."""
     _ever: set[object] = field(default_factory=set)
     _changed: float | None = None
 
     def ready(self, seen: Seen) -> bool:
-        return self.wanted <= seen.nodes
+        return self.wanted <= seen.nodes and self.clusters <= seen.clusters
 
     def given_up(self, seen: Seen, now: float) -> bool:
         """Has nothing appeared for so long that was never there before?"""
@@ -52,7 +54,8 @@ class Readiness:
 
     def missing(self, seen: Seen) -> Missing:
         """What to look at first: a gateway before its schedulers, and these before their nodes."""
-        for domain, cluster, node in sorted(self.wanted - seen.nodes, key=lambda item: _depth(item, seen)):
+        bare = {(domain, cluster, "") for domain, cluster in self.clusters - seen.clusters}
+        for domain, cluster, node in sorted((self.wanted - seen.nodes) | bare, key=lambda item: _depth(item, seen)):
             if domain not in seen.gateways:
                 return Missing(domain, "gateway", f"the gateway of {domain}")
             if (domain, cluster) not in seen.clusters:
@@ -62,13 +65,18 @@ class Readiness:
 
 
 def nodes_of(topology: Topology) -> frozenset[Node]:
-    """Every node that the topology's domains are to have."""
+    """Every node that the topology's domains are to have all the time."""
     return frozenset(
         (spec.name, cluster.name, node.name)
         for spec in topology.domains
         for cluster in spec.clusters
-        for node in cluster.nodes
+        for node in cluster.always
     )
+
+
+def clusters_of(topology: Topology) -> frozenset[tuple[str, str]]:
+    """Every cluster: one whose nodes come and go may have none to begin with."""
+    return frozenset((spec.name, cluster.name) for spec in topology.domains for cluster in spec.clusters)
 
 
 def _depth(item: Node, seen: Seen) -> tuple[int, Node]:

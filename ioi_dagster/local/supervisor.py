@@ -46,13 +46,15 @@ steps."""
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
     """One process to keep alive. `after` names the one whose death takes this one along (workers need their
-    scheduler)."""
+    scheduler). One of `wanted`, a file of which nodes are, runs only while that names it under `group`."""
 
     name: str
     role: str
     command: tuple[str, ...]
     environment: dict[str, str]
     after: str = ""
+    wanted: str = ""
+    group: str = ""
 
 
 @dataclass(slots=True)
@@ -64,6 +66,8 @@ class _Child:
     crashes: list[float] = field(default_factory=list)
     restarts: int = 0
     last_exit: int | None = None
+    ends_at: float | None = None
+    """It is wanted no longer, has been asked to end, and is ended then."""
     asks: socket.socket | None = None
     """Where a scheduler asks what is seen of its workers."""
 
@@ -79,19 +83,23 @@ class Supervisor:
     def __init__(self, specs: list[ProcessSpec], folder: Path) -> None:
         self._children = {spec.name: _Child(spec) for spec in specs}
         self._folder, self._still = folder, Stillness()
+        self._wanted = _WantedFiles(folder)
         (folder / "logs").mkdir(parents=True, exist_ok=True)
 
     def tick(self, now: float) -> None:
         """Reap the dead, start what is due. What the machine lacks for the moment (processes, disk) is tried again."""
         changed = False
+        self._wanted.look({child.spec.wanted for child in self._children.values()})
         for child in self._children.values():
             if child.process is not None and child.process.poll() is not None:
                 changed = True
                 self._died(child, now)
+            elif child.process is not None and not self._wanted.names(child.spec):
+                self._retire(child, child.process, now)
             elif child.process is not None:
                 self._end_if_still(child.spec.name, child.process, now)
         for child in self._children.values():
-            if child.process is None and now >= child.due:
+            if child.process is None and now >= child.due and self._wanted.names(child.spec):
                 changed = True
                 try:
                     self._start(child, now)
@@ -157,11 +165,22 @@ class Supervisor:
             print(f"{name} stood still and is ended", file=sys.stderr, flush=True)
             end(process.pid)
 
+    def _retire(self, child: _Child, process: subprocess.Popen[bytes], now: float) -> None:
+        if child.ends_at is None:
+            print(f"{child.spec.name} is wanted no longer and is ended", file=sys.stderr, flush=True)
+            child.ends_at = now + GRACE_S
+            process.terminate()
+        elif now >= child.ends_at:
+            process.kill()
+
     def _died(self, child: _Child, now: float) -> None:
         assert child.process is not None
         child.last_exit = child.process.returncode
         child.process = None
         child.hang_up()
+        if child.ends_at is not None:
+            child.ends_at, child.due, child.crashes = None, now, []
+            return
         child.restarts += 1
         child.crashes = [at for at in child.crashes if now - at < CRASH_WINDOW_S] + [now]
         child.due = now + BACK_OFF_S[min(len(child.crashes), len(BACK_OFF_S)) - 1]
@@ -207,10 +226,33 @@ class Supervisor:
                 "crash_loop": len(child.crashes) >= CRASH_LOOP,
             }
             for child in self._children.values()
+            if child.process is not None or self._wanted.names(child.spec)
         ]
         temporary = self._folder / ".supervisor.json.new"
         temporary.write_text(json.dumps({"pid": os.getpid(), "processes": rows}, indent=1))
         temporary.replace(self._folder / "supervisor.json")
+
+
+class _WantedFiles:
+    """What clusters want of their nodes that come and go, read when it was written anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: dict[str, tuple[int, dict[str, set[str]]]] = {}
+
+    def look(self, files: set[str]) -> None:
+        """A file that cannot be read changes nothing."""
+        for file in files - {""}:
+            path = self._folder / file
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                changed = path.stat().st_mtime_ns
+                if self._read.get(file, (0, {}))[0] != changed:
+                    groups = json.loads(path.read_text())
+                    self._read[file] = changed, {name: set(its["nodes"]) for name, its in groups.items()}
+
+    def names(self, spec: ProcessSpec) -> bool:
+        """Is it to run?"""
+        return not spec.wanted or spec.name in self._read.get(spec.wanted, (0, {}))[1].get(spec.group, ())
 
 
 def specs_of(folder: Path) -> list[ProcessSpec]:
@@ -243,16 +285,26 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
         }
         found.append(ProcessSpec(f"scheduler-{name}", "scheduler", scheduler, environment))
         for node in cluster["nodes"]:
-            worker = (
-                *(python, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--host", host),
-                *("--nthreads", str(node["slots"]), "--name", node["name"], "--no-dashboard", *protocol),
-                *("--resources", f"node:{node['name']}={node['slots']}", "--memory-limit", str(node["memory"])),
-                *("--local-directory", str(folder / "work" / node["name"]), "--death-timeout", "60"),
-                *("--preload", "ioi_dagster.adapters.dask.worker_preload"),
-            )
-            environment = {**common, **tls, **MALLOC, **MEMORY, "IOI_CLUSTER": name, "IOI_NODE": node["name"]}
-            found.append(ProcessSpec(node["name"], "worker", worker, environment, after=f"scheduler-{name}"))
+            group, rules = node["name"], node.get("autoscale")
+            if rules and rules["launcher"]:
+                continue  # somebody else starts them
+            wanted = (f"wanted-{name}.json", group) if rules else ("", "")
+            for one in [f"{group}-{number}" for number in range(1, rules["max"] + 1)] if rules else [group]:
+                command = _worker(folder, address, one, node)
+                environment = {**common, **tls, **MALLOC, **MEMORY, "IOI_CLUSTER": name, "IOI_NODE": one}
+                found.append(ProcessSpec(one, "worker", command, environment, f"scheduler-{name}", *wanted))
     return found
+
+
+def _worker(folder: Path, address: str, name: str, node: dict[str, Any]) -> tuple[str, ...]:
+    parts = urlsplit(address)
+    return (
+        *(sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny"),
+        *("--host", parts.hostname or "127.0.0.1", "--nthreads", str(node["slots"]), "--name", name, "--no-dashboard"),
+        *("--protocol", parts.scheme, "--resources", f"node:{name}={node['slots']}"),
+        *("--memory-limit", str(node["memory"]), "--local-directory", str(folder / "work" / name)),
+        *("--death-timeout", "60", "--preload", "ioi_dagster.adapters.dask.worker_preload"),
+    )
 
 
 def _tls_of(folder: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.local.autoscale_reader import read_autoscale
 from ioi_dagster.local.quota_reader import read_amounts, read_quotas
 from ioi_dagster.local.yaml_reader import YamlReader
 from ioi_dagster.model.amounts import MEMORY
@@ -17,6 +18,7 @@ from ioi_dagster.model.negotiation import SLOTS
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 
 MAX_BYTES = 1_000_000
+MAX_NAME = 63
 MAX_RESOURCES = 14
 """What a step takes of a node goes over the wire with its memory and its slot."""
 MAX_DEPTH = 30
@@ -74,7 +76,7 @@ class _Reader(YamlReader):
         found = [domain for domain in domains if domain is not None]
         self.unique(values.get("domains"), "domain")
         self.cycles(values.get("domains"))
-        self.unique_below(values.get("domains"))
+        self.unique_below(values.get("domains"), found)
         self.scopes(values.get("domains"), found)
         home = self.text(values.get("home"), "home")
         if home and found and home not in {domain.name for domain in found}:
@@ -104,14 +106,21 @@ class _Reader(YamlReader):
         return replace(bare, quotas=read_quotas(self, values, bare.capacity))
 
     def node(self, node: Any) -> NodeSpec:
-        values = self.mapping(node, {"name", "slots", "memory", "resources", "speed"}, {"name"}, "a node")
-        return NodeSpec(
+        known = {"name", "slots", "memory", "resources", "speed", "autoscale"}
+        values = self.mapping(node, known, {"name"}, "a node")
+        found = NodeSpec(
             self.name(values.get("name")),
             self.number(values, "slots", int, 1),
             self.size(values, "memory", 2 * 2**30),
             self.resources(values.get("resources")),
             self.number(values, "speed", float, 1.0),
+            read_autoscale(self, values.get("autoscale")),
         )
+        if found.autoscale is not None and len(found.members[-1]) > MAX_NAME:
+            self.error(
+                node, f"its nodes would be called as {found.members[-1]!r}; a name has {MAX_NAME} letters at most"
+            )
+        return found
 
     def resources(self, node: Any) -> tuple[tuple[str, float], ...]:
         found = read_amounts(self, node, "resources")
@@ -131,11 +140,22 @@ class _Reader(YamlReader):
                 self.errors.append(f"{self.path}:{mark}: {what} {name!r} was named before, on line {seen[name]}")
             seen.setdefault(name, mark)
 
-    def unique_below(self, domains: Any) -> None:
+    def unique_members(self, nodes: list[Any], found: list[DomainSpec]) -> None:
+        """Nor may a node be called as one of a group."""
+        specs = [spec for domain in found for cluster in domain.clusters for spec in cluster.nodes]
+        names = {spec.name for spec in specs}
+        for item, spec in zip(nodes, specs, strict=False):
+            taken = [name for name in spec.members if name in names] if spec.autoscale is not None else []
+            if taken:
+                self.error(item, f"node {taken[0]!r} of group {spec.name!r} would be called as another node")
+
+    def unique_below(self, domains: Any, found: list[DomainSpec]) -> None:
         """Cluster and node names are unique in the network: leases and logs are read by them."""
         clusters = [c for d in self.items(domains) for c in self.items(self.value(d, "clusters"))]
         self.unique(yaml.SequenceNode("", clusters), "cluster")
-        self.unique(yaml.SequenceNode("", [n for c in clusters for n in self.items(self.value(c, "nodes"))]), "node")
+        nodes = [node for cluster in clusters for node in self.items(self.value(cluster, "nodes"))]
+        self.unique(yaml.SequenceNode("", nodes), "node")
+        self.unique_members(nodes, found)
 
     def scopes(self, node: Any, domains: list[DomainSpec]) -> None:
         """The first part of a domain's name is its folder of policies, so siblings may not share it."""

@@ -23,6 +23,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "price": (0, 1e9),
     "speed": (MIN_SPEED, MAX_SPEED),
     "weight": (0.01, 1_000),
+    "min": (0, 1_000),
+    "max": (1, 1_000),
+    **dict.fromkeys(("boot_s", "give_up_s"), (1, 86_400)),
+    **dict.fromkeys(("after_s", "within_s", "idle_s", "min_age_s", "up_pause_s", "down_pause_s"), (0, 86_400)),
+    "busy_below": (0, 1),
+    "node_hour": (0, 1e9),
+    "per_hour": (0, 1e12),
+    "per_day": (0, 1e12),
 }
 _TEXT = "tag:yaml.org,2002:str"
 

@@ -11,8 +11,8 @@ class Autoscale:
 
     One more is asked for where something has waited for `after_s`; with `within_s` no more than get through what a run has
     left within so many seconds (0: all that could run at once). One goes when nothing has run there for `idle_s`, it has been
-    there for `min_age_s`, and those that stay have at most `busy_below` of their slots in use. After a change the next one up
-    is made `up_pause_s` later at the soonest, the next one down `down_pause_s` later.
+    there for `min_age_s`, and those that stay have at most `busy_below` (0..1) of their slots in use. After a change the next
+    one up is made `up_pause_s` later at the soonest, the next one down `down_pause_s` later.
 
     A node costs `node_hour` credits an hour. All of the group may cost `per_hour` at a time, and `per_day` in any 24 hours
     (None: as much as it takes). `launcher` says who starts them: "module:function" makes a `NodeSource`, and the empty one is
@@ -26,7 +26,7 @@ class Autoscale:
     within_s: float = 0.0
     idle_s: float = 300.0
     min_age_s: float = 60.0
-    busy_below: float = 0.5
+    busy_below: float = 1.0
     up_pause_s: float = 10.0
     down_pause_s: float = 60.0
     node_hour: float = 0.0

@@ -68,7 +68,7 @@ def discover(query: Query, domain: DomainSpec, records: Sequence[Record], state:
     candidates, rejected = [], []
     for cluster in domain.clusters:
         living = state.get(f"cluster/{cluster.name}")
-        if living is None or not living.get("nodes"):
+        if living is None or not (living.get("nodes") or living.get("may_come")):
             code = "ras.cluster_away" if living is None else "ras.no_living_node"
             text = "its scheduler does not report" if living is None else "it has no living node"
             rejected.append(

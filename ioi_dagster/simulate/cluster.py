@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from ioi_dagster.governors.autoscale_messages import groups_of
 from ioi_dagster.governors.cluster import (
     ClusterGovernor,
     NodeJoined,
@@ -16,6 +17,8 @@ from ioi_dagster.governors.cluster import (
     Reply,
     StopStep,
     Tick,
+    WantedFound,
+    WantNodes,
     Withdrawn,
 )
 from ioi_dagster.governors.failures import Cause
@@ -92,7 +95,9 @@ class SimCluster:
         self.name, self._offers = spec.name, offers
         self.governor: ClusterGovernor | None = None
         self.epoch = 0
-        self.nodes = {node.name: SimNode(node, spec.name, offers) for node in spec.nodes}
+        self.nodes = {name: SimNode(node, spec.name, offers) for name, node in spec.members().items()}
+        self._wanted: dict[str, WantNodes] = {}
+        """By group of nodes that come and go, those that its governor wants."""
         self._waiting: dict[tuple[str, int, str], Callable[[Any], None]] = {}
         """Whom to answer whose announcements wait for room."""
         self.mute = self.liar = self.lavish = 0
@@ -110,9 +115,15 @@ class SimCluster:
 
     def start(self) -> None:
         self.epoch += 1
-        self.governor = ClusterGovernor(self.domain, self.name, self.epoch, self.spec.price, quotas=self.spec.quotas)
-        for name in self.nodes:
-            self.start_node(name)
+        groups = groups_of(self.spec, self._offers)
+        self.governor = ClusterGovernor(
+            self.domain, self.name, self.epoch, self.spec.price, quotas=self.spec.quotas, groups=groups
+        )
+        for node in self.spec.always:
+            self.start_node(node.name)
+        for group, want in self._wanted.items():
+            self._handle(WantedFound(group, want.nodes, want.spent))
+            self._boot(want)
         self._engine.after(BEAT_S, self._beat, self.epoch)
         self.told_of_return(self)
 
@@ -128,9 +139,29 @@ class SimCluster:
             node.life += 1
         self.told_of_loss(self)
 
+    def _want(self, want: WantNodes) -> None:
+        """Those that are wanted come when they have booted; the others go at once, since nothing runs there."""
+        self._wanted[want.group] = want
+        for spec in self.spec.groups:
+            for name in spec.members if spec.name == want.group else ():
+                if name not in want.nodes:
+                    self.kill_node(name)
+        self._boot(want)
+
+    def _boot(self, want: WantNodes) -> None:
+        boot_s = {spec.name: spec.autoscale.boot_s for spec in self.spec.groups if spec.autoscale is not None}
+        for name in want.nodes:
+            if not self.nodes[name].there:
+                self._engine.after(boot_s[want.group], self.start_node, name)
+
+    def _runs(self, name: str) -> bool:
+        """Is it to be there?"""
+        always = any(node.name == name for node in self.spec.always)
+        return always or any(name in want.nodes for want in self._wanted.values())
+
     def start_node(self, name: str) -> None:
         node = self.nodes[name]
-        if self.governor is None or node.there:
+        if self.governor is None or node.there or not self._runs(name):
             return
         node.begin()
         self._handle(NodeJoined(name, node.spec.slots, self._offers, node.spec.besides_slots))
@@ -229,6 +260,8 @@ class SimCluster:
                     self._answer(item.answer, waits)
             elif isinstance(item, Reply):
                 answer = item.answer
+            elif isinstance(item, WantNodes):
+                self._want(item)
             elif isinstance(item, StopStep):
                 self._engine.after(self._rng.uniform(0.02, 0.2), self._stop, item.lease, item.why)
         return answer

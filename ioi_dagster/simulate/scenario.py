@@ -144,7 +144,7 @@ def check(scenario: Scenario) -> None:
         for n in c.nodes
         if not 0 < n.speed < math.inf
     ]
-    nodes = {n.name for d in scenario.topology.domains for c in d.clusters for n in c.nodes}
+    nodes = {name for domain in scenario.topology.domains for cluster in domain.clusters for name in cluster.members()}
     known = {
         **dict.fromkeys(OF_NODES, nodes),
         **dict.fromkeys(OF_CLUSTERS, clusters),
@@ -210,7 +210,7 @@ def draw_faults(scenario: Scenario, rate: float, seconds: float) -> tuple[Fault,
     topology = scenario.topology
     domains = [domain.name for domain in topology.domains]
     clusters = [cluster.name for domain in topology.domains for cluster in domain.clusters]
-    nodes = [node.name for domain in topology.domains for cluster in domain.clusters for node in cluster.nodes]
+    nodes = [name for domain in topology.domains for cluster in domain.clusters for name in cluster.members()]
     at, faults = rng.expovariate(rate / 60), []
     while at < seconds:
         kind = rng.choice([kind for kind in FaultKind if kind not in OF_LINKS or len(domains) > 1])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,17 +13,16 @@ from typer.testing import CliRunner
 from definitions.documents.catalogue import BLOCKS
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.cli import app
-from ioi_dagster.host import tags
 from ioi_dagster.local.federation import Federation
-from ioi_dagster.local.home import PROJECT, prepare_dagster
+from ioi_dagster.local.home import prepare_dagster
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.story import Chapter
 from tests.conftest import eventually
 from tests.integration.reviewed import policies_that_know
+from tests.integration.standing import MODULE, Runs
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(240)]
 
-MODULE = "tests.integration.quota_defs"
 TOPOLOGY = """
 network: book
 home: library.example
@@ -41,33 +38,6 @@ domains:
           - {name: others, tenants: [%s]}
 """
 ANYBODY = '{name: "*"}'
-
-
-class Runs:
-    """Each in a process of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._all = folder, []
-
-    def start(self, job: str, tenant: str) -> subprocess.Popen[bytes]:
-        config = {"ops": {"stands": {"config": {"folder": str(self._folder)}}}} if job == "flood" else {}
-        with (self._folder / f"{job}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "tests.integration.governed_run", MODULE, job),
-                    *(json.dumps(config), json.dumps({tags.TENANT: tenant})),
-                ],
-                cwd=PROJECT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        self._all.append(process)
-        return process
-
-    def end(self) -> None:
-        for process in self._all:
-            process.kill()
-            process.wait()
 
 
 GIVEN_BACK = "owner is within its guarantee (0 of 1 slots) and needs the room that guests has borrowed"

@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 from ioi_dagster.cli import app
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.model.autoscale import Autoscale
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.quota import QuotaTree, TenantQuota
+from ioi_dagster.model.topology import NodeSpec
 from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, Workflow, WorkflowStep, grid
 from ioi_dagster.simulate.shapes import SHAPES, draw
 from ioi_dagster.simulate.world import Report, simulate
@@ -42,6 +44,17 @@ def test_a_bag_fills_all_slots_and_no_more() -> None:
     report = run(bag, topology=grid(3, 2))
     assert 2.0 < report.makespan_s < 2.2
     assert report.workflows == {"bag": report.makespan_s}
+
+
+def test_nodes_come_for_what_waits_and_take_their_time() -> None:
+    bag = Workflow("bag", {f"s{number}": WorkflowStep(20.0) for number in range(4)})
+    topology = grid(1, 1)
+    (domain,) = topology.domains
+    group = NodeSpec("g", 1, autoscale=Autoscale(max=4, boot_s=30, after_s=0, up_pause_s=1))
+    cluster = replace(domain.clusters[0], nodes=(group,))
+    report = run(bag, topology=replace(topology, domains=(replace(domain, clusters=(cluster,)),)))
+    assert (report.done, report.failed, report.starts, report.violations) == (4, 0, 4, ())
+    assert 50.0 < report.makespan_s < 55.0  # all four at once, when their nodes have booted
 
 
 def flood_and_late(tenant: str, *shares: TenantQuota, steps: int = 100, seconds: float = 1.0) -> float:

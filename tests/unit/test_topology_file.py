@@ -7,6 +7,7 @@ import pytest
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.local.home import TOPOLOGY
 from ioi_dagster.local.topology_file import load_topology
+from ioi_dagster.model.autoscale import Autoscale
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.topology import NodeSpec
 
@@ -74,6 +75,19 @@ def test_the_shipped_topology_is_three_domains():
         (("name: b\n", "name: a.example\n"), "FILE:7: 'a.example' and 'a' would share the policies of 'a'"),
         (("authority: x\n    clusters: [{name: c1", "authority: x\n    handles: secret\n    clusters: [{name: c1"),
          "FILE:6: unknown data class 'secret'"),
+        (("{name: n1}", "{name: g, autoscale: {min: 1}}"), "FILE:6: autoscale lacks 'max'"),
+        (("{name: n1}", "{name: g, autoscale: {max: 2, size: 1}}"), "FILE:6: unknown key 'size' in autoscale"),
+        (("{name: n1}", "{name: g, autoscale: {min: 3, max: 2}}"), "FILE:6: min is 3 and max is 2"),
+        (("{name: n1}", "{name: g, autoscale: {max: 0}}"), "FILE:6: max must be from 1 to 1000"),
+        (("{name: n1}", "{name: g, autoscale: {max: 2, idle_s: -1}}"), "FILE:6: idle_s must be from 0 to 86400"),
+        (("{name: n1}", "{name: g, autoscale: {max: 2, busy_below: 2}}"), "FILE:6: busy_below must be from 0 to 1"),
+        (("{name: n1}", "{name: g, autoscale: {max: 2, per_day: 5}}"), "FILE:6: per_day bounds what nodes cost"),
+        (("{name: n1}", "{name: g, autoscale: {max: 2, node_hour: 3, per_hour: 2}}"), "FILE:6: per_hour pays for 0 nodes"),
+        (("{name: n1}", "{name: g, autoscale: {min: 2, max: 2, node_hour: 3, per_hour: 5}}"), "FILE:6: per_hour pays for 1"),
+        (("{name: n1}", "{name: g, autoscale: {max: 2, boot_s: 60, give_up_s: 9}}"), "FILE:6: give_up_s (9) is before"),
+        (("{name: n1}", "{name: g, autoscale: {max: 2, launcher: cloud}}"), "FILE:6: launcher 'cloud' must name a function"),
+        (("{name: n1}", "{name: n, autoscale: {max: 2}}, {name: n-2}"), "FILE:6: node 'n-2' of group 'n' would be called"),
+        (("{name: n1}", f"{{name: {'g' * 63}, autoscale: {{max: 2}}}}"), "a name has 63 letters at most"),
     ],
 )  # fmt: skip
 def test_each_mistake_is_named_with_its_line(tmp_path, change, expected):
@@ -134,3 +148,13 @@ def test_nodes_have_resources_of_any_name(tmp_path):
     (cluster,) = load_topology(path).domain("a").clusters
     assert cluster.nodes[0].resources == (("gpu", 2.0), ("licence", 0.5))
     assert cluster.capacity == {"slots": 3.0, "memory": 4.0 * 2**30, "gpu": 2.0, "licence": 0.5}
+
+
+def test_nodes_of_a_group_come_and_go(tmp_path):
+    path = tmp_path / "topology.yaml"
+    path.write_text(GOOD.replace("{name: n1}", "{name: n1}, {name: g, slots: 2, autoscale: {max: 3, idle_s: 60}}"))
+    (cluster,) = load_topology(path).domain("a").clusters
+    assert [node.name for node in cluster.always] == ["n1"]
+    assert [(node.name, node.autoscale) for node in cluster.groups] == [("g", Autoscale(max=3, idle_s=60.0))]
+    assert list(cluster.members()) == ["n1", "g-1", "g-2", "g-3"]
+    assert cluster.capacity["slots"] == 7.0  # when all are there

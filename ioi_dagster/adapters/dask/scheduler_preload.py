@@ -25,14 +25,17 @@ from ioi_dagster.adapters.dask.cluster_watch import ClusterWatch
 from ioi_dagster.adapters.dask.draining import Draining
 from ioi_dagster.adapters.dask.node import drain, revoke, revoke_all
 from ioi_dagster.adapters.dask.periodic import Periodic
+from ioi_dagster.adapters.dask.scaling import Scaling, source_of
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.adapters.files.drains import DrainFile
 from ioi_dagster.adapters.files.lease_journal import JournalFullError, LeaseJournal
+from ioi_dagster.adapters.files.wanted import WantedFile
 from ioi_dagster.adapters.http.tls import TlsTo
 from ioi_dagster.adapters.link.door import Waiting, open_door
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.governors.autoscale_messages import groups_of
 from ioi_dagster.governors.cluster import (
     ClusterGovernor,
     LeaseEnded,
@@ -43,6 +46,7 @@ from ioi_dagster.governors.cluster import (
     Reply,
     StopStep,
     Tick,
+    WantNodes,
 )
 from ioi_dagster.model.negotiation import (
     OWN_STEP,
@@ -68,7 +72,7 @@ class ClusterPlugin(SchedulerPlugin):
         self._address: ClusterAddress = next(item for item in self._config.clusters if item.name == cluster)
         spec = next(item for item in self._config.spec.clusters if item.name == cluster)
         self._cluster, self._quotas, self._read_at = cluster, spec.quotas, home.changed_at()
-        self._specs = {node.name: node for node in spec.nodes}
+        self._specs = spec.members()
         blocks = read_blocks(home)
         steps = {OWN_STEP} if os.environ.get("IOI_STEP_RUNNER") else set()
         self._capabilities = frozenset({block.capability for block in blocks} | steps)
@@ -81,8 +85,15 @@ class ClusterPlugin(SchedulerPlugin):
             self._journal.epoch,
             spec.price,
             quotas=spec.quotas,
-            expected=map(self._as_joined, spec.nodes),
+            expected=map(self._as_joined, spec.always),
+            groups=groups_of(spec, self._capabilities),
         )
+        made = {node.name: source_of(cluster, self._address.scheduler, node) for node in spec.groups}
+        sources = {name: source for name, source in made.items() if source is not None}
+        self._scaling = Scaling(WantedFile(home.root, cluster), self._clock, sources)
+        self._may_come = sum(node.autoscale.most for node in spec.groups if node.autoscale is not None)
+        for found in self._scaling.found() if spec.groups else ():
+            self.governor.handle(found, self._clock.monotonic())
         self._token = home.token()
         self.waiting = Waiting()
         self.watch = ClusterWatch(scheduler, self._clock, self._suspicion_changed)
@@ -148,6 +159,8 @@ class ClusterPlugin(SchedulerPlugin):
                     ended.append((lease.id, why))
                 case StopStep(lease, why):
                     self._scheduler.loop.add_callback(self._stop, lease, why)
+                case WantNodes():
+                    self._scaling.want(instruction)
         try:
             self._journal.granted(granted)
         except JournalFullError as error:
@@ -205,6 +218,7 @@ class ClusterPlugin(SchedulerPlugin):
                 self._report_node(address, now)
             self._look_for_quotas(now)
             self.perform(self.governor.handle(Tick(), now))
+            self._scaling.look()
             await self._client.fetch(
                 HTTPRequest(
                     f"https://{self._home.name}:{urlsplit(self._config.gateway).port}/v1/registry/lease",
@@ -229,7 +243,8 @@ class ClusterPlugin(SchedulerPlugin):
         blocks = tuple(told.get("blocks", ()))
         closed = bool(told.get("replaced") or self.watch.suspects(name) or self.draining.why(name))
         speed = self._specs.get(name, NodeSpec(name)).speed
-        self.perform(self.governor.handle(NodeReported(name, warm, memory, blocks, closed, speed), now))
+        engaged = bool(state.processing or state.has_what)
+        self.perform(self.governor.handle(NodeReported(name, warm, memory, blocks, closed, speed, engaged), now))
 
     def _suspicion_changed(self, node: str) -> None:
         for address in [address for address, name in self._names.items() if name == node]:
@@ -259,6 +274,7 @@ class ClusterPlugin(SchedulerPlugin):
             "epoch": snapshot.epoch,
             "nodes": len(snapshot.nodes),
             "free": free,
+            "may_come": self._may_come,
             "capabilities": sorted(self._capabilities),
         }
         entries = [{"key": f"cluster/{self._cluster}", "value": cluster, "ttl_s": 5}]

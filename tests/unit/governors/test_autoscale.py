@@ -270,3 +270,14 @@ def test_priority_does_not_wait_for_others_to_get_through():
     cloud.asks(4, remaining_s=150.0, priority=1)
     cloud.passes(3)
     assert len(cloud.names) == 4
+
+
+def test_a_node_too_many_stays_where_those_that_are_left_would_be_busier_than_its_owner_wants():
+    cloud = Cloud(group(replace(QUICK, busy_below=0.5)))
+    cloud.asks(3)
+    cloud.passes(8)
+    cloud.awards("a")
+    for _ in range(10):
+        cloud.passes(10)
+        cloud.renews()
+    assert len(cloud.names) == 2

@@ -1,0 +1,98 @@
+"""In a scheduler: what its governor wants there to be of nodes reaches who starts and ends them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
+
+from ioi_dagster.adapters.files.wanted import Wanted, WantedFile
+from ioi_dagster.clock import Clock
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.governors.autoscale import WantNodes
+from ioi_dagster.governors.cluster import WantedFound
+from ioi_dagster.governors.node_source import NodeSource
+from ioi_dagster.model.topology import NodeSpec
+
+log = logging.getLogger("ioi.cluster")
+
+
+def source_of(cluster: str, scheduler: str, group: NodeSpec) -> NodeSource | None:
+    """What `launcher` names, given the cluster's name, the address of its scheduler and the group; None where the domain's
+    supervisor starts the nodes. Raises `BadInputError` where there is no such thing."""
+    launcher = group.autoscale.launcher if group.autoscale is not None else ""
+    if not launcher:
+        return None
+    module, _, name = launcher.partition(":")
+    try:
+        return getattr(import_module(module), name)(cluster, scheduler, group)
+    except (ImportError, AttributeError) as error:
+        todo = "install its package beside the scheduler"
+        raise BadInputError(f"launcher {launcher!r} of group {group.name} is not there: {error}", todo=todo) from error
+
+
+class Scaling:
+    """What is wanted is written down before anybody hears of it, so that a scheduler that is started anew knows it."""
+
+    def __init__(self, file: WantedFile, clock: Clock, sources: Mapping[str, NodeSource]) -> None:
+        self._file, self._clock, self._sources = file, clock, sources
+        self._wanted: dict[str, Wanted] = {}
+        self._unwritten = False
+        self._unheard: dict[str, None] = {}
+        """Groups whose source has not heard yet what is wanted."""
+        self._thread = ThreadPoolExecutor(1, "ioi-scaling") if sources else None
+        self._calls: dict[str, tuple[Wanted, Future[None]]] = {}
+
+    def found(self) -> list[WantedFound]:
+        """What was wanted when an earlier scheduler ended. A file that cannot be read says nothing: nodes that are there are
+        taken as they come."""
+        try:
+            self._wanted = self._file.read()
+        except (BadInputError, OSError) as error:
+            log.warning("which nodes were wanted is not known: %s", error)
+        self._unheard = dict.fromkeys(self._wanted)
+        wall = self._clock.wall()
+        return [
+            WantedFound(group, one.nodes, tuple((max(0.0, wall - at), amount) for at, amount in one.spent))
+            for group, one in self._wanted.items()
+        ]
+
+    def want(self, wanted: WantNodes) -> None:
+        wall = self._clock.wall()
+        before = self._wanted.get(wanted.group)
+        spent = tuple((round(wall - age_s, 1), amount) for age_s, amount in wanted.spent)
+        self._wanted[wanted.group] = Wanted(wanted.nodes, wanted.why, spent)
+        if before is None or before.nodes != wanted.nodes:
+            log.info("%d nodes of %s are wanted: %s", len(wanted.nodes), wanted.group, wanted.why)
+            self._unheard[wanted.group] = None
+        self._unwritten = True
+        self.look()
+
+    def look(self) -> None:
+        """Called every second: what could not be written or said is tried again."""
+        if self._unwritten:
+            try:
+                self._file.write(self._wanted)
+                self._unwritten = False
+            except OSError as error:
+                log.error("which nodes are wanted cannot be written: %s", error)
+                return
+        for group, (wanted, call) in list(self._calls.items()):
+            if call.done():
+                del self._calls[group]
+                if (error := call.exception()) is not None:
+                    log.error("the launcher of %s does not take what is wanted: %s", group, error)
+                elif self._wanted[group].nodes == wanted.nodes:
+                    self._unheard.pop(group, None)
+        for group in [group for group in self._unheard if group not in self._calls]:
+            source = self._sources.get(group)
+            if source is None or self._thread is None:
+                del self._unheard[group]
+                continue
+            wanted = self._wanted[group]
+            self._calls[group] = wanted, self._thread.submit(source.want, wanted.nodes)
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
