@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from ioi_dagster.host.answers import checked_award
 
 from ioi_dagster.adapters.dask import mapping, stores
 from ioi_dagster.adapters.dask.node import NodeHost, begun_topic, over_topic
@@ -22,7 +23,6 @@ from ioi_dagster.errors import StepStoppedError
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.node import Admit, NodeGovernor, Refuse, StartAsked
-from ioi_dagster.host.answers import checked_award
 from ioi_dagster.host.fleets import EarlierStart
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Award, Awarded, Lease, LeaseRequest
