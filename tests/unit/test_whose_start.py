@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from ioi_dagster.host.answers import checked_award
 
 from ioi_dagster.adapters.dask import mapping, stores
 from ioi_dagster.adapters.dask.node import NodeHost, begun_topic, over_topic
@@ -20,6 +19,7 @@ from ioi_dagster.adapters.dask.run_scope import RunScope
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.compound.attempt import Attempt
 from ioi_dagster.errors import StepStoppedError
+from ioi_dagster.governors.answers import Held, checked_award
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.node import Admit, NodeGovernor, Refuse, StartAsked
@@ -142,8 +142,8 @@ def test_what_steps_of_a_run_share_at_a_node_is_not_shared_with_another_domains(
 def test_a_lease_that_was_granted_to_another_domain_is_no_answer() -> None:
     (ours, theirs) = awarded("library", "cloud")
     award = Award("lab-c", "r", 1, "library", (REQUEST,))
-    assert checked_award(ours, award, "lab") == (ours, ())
-    assert checked_award(theirs, award, "lab") == (Awarded("lab-c"), ("s",))
+    assert checked_award(ours, award, "lab") == Held(ours)
+    assert checked_award(theirs, award, "lab") == Held(Awarded("lab-c"), ("s",), theirs.leases)
 
 
 def test_a_start_is_found_again_under_its_own_key(two: tuple[Lease, Lease]) -> None:

@@ -85,6 +85,7 @@ def lease_for(award: Award, request, node: str) -> Lease:
         domain=award.cluster,
         node=node,
         epoch=1,
+        origin=award.origin,
     )
 
 
