@@ -199,7 +199,7 @@ class Machines:
         """So many times it fits now, up to `most`; when that is less, all the nodes where it does."""
         wanted, found, where = most * shape.copies, 0, []
         # A gang may take what was too little for it before.
-        members = list(shape.open) if shape.full and shape.copies == 1 else shape.pool.members.items
+        members = list(shape.open) if shape.known and shape.copies == 1 else shape.pool.members.items
         for number in members:
             if number not in self.held and self.fits(shape.need, number):
                 found += self.copies_on(self.free[number], shape.need)
@@ -231,7 +231,7 @@ class Machines:
         """Nodes for all copies, one for each, or None, and then `shape` is `full`."""
         found = self._one(shape) if shape.copies == 1 else self._gang(shape, ())
         if found is None:
-            shape.full = True
+            shape.full = shape.known = True
             shape.open.clear()
         return found
 
@@ -286,7 +286,7 @@ class Machines:
 
     def _one(self, shape: Shape) -> list[int] | None:
         pool = shape.pool
-        if shape.full:
+        if shape.full or (shape.known and len(pool.members) > self._exact):
             return self._best_open(shape)
         if len(pool.warm):
             found = self._sampled(shape, pool.warm.items)

@@ -15,10 +15,10 @@ Need = tuple[tuple[int, float], ...]
 class Shape:
     """Requests that ask for the same on the same nodes are one to the search.
 
-    While `full`, it fits on no node but, perhaps, those in `open`: whoever says so tells it of each node that has room for it
-    from then on (`rounds.py`). `heads` counts the queues that it stands first in;
-    `size` is its dominant share of the cluster, all copies. `least`: it asks for one resource only, and for no more of it than
-    anybody does, so that whatever comes free is enough for it."""
+    While it is `known` where it fits, that is on no node but, perhaps, those in `open`: whoever says so tells it of each node
+    that has room for it from then on (`watch.py`). `full`: that was looked for since somebody has it first. `heads` counts the
+    queues that it stands first in; `size` is its dominant share of the cluster, all copies. `least`: it asks for one resource
+    only, and for no more of it than anybody does, so that whatever comes free is enough for it."""
 
     __slots__ = (
         "copies",
@@ -26,6 +26,7 @@ class Shape:
         "could_at",
         "full",
         "heads",
+        "known",
         "least",
         "need",
         "open",
@@ -39,7 +40,7 @@ class Shape:
         self.need, self.copies, self.pool = need, copies, pool
         self.total: Need = tuple((number, amount * copies) for number, amount in need)
         self.size = 0.0
-        self.full = self.least = False
+        self.full = self.known = self.least = False
         self.open: dict[int, None] = {}
         self.heads = 0
         self.shelves: list[Any] = []
@@ -49,5 +50,5 @@ class Shape:
 
     def forget(self) -> None:
         """Where it fits is no longer known."""
-        self.full = False
+        self.full = self.known = False
         self.open.clear()

@@ -22,9 +22,8 @@ class Watch:
     def wakes(self, shape: Shape) -> None:
         """Some line has it first from now on."""
         self._idle.pop(shape, None)
-        self._shapes[shape] = None
-        if not shape.full or shape.open:
-            self.open[shape] = None
+        self._shapes[shape] = self.open[shape] = None
+        shape.full = False
 
     def rests(self, shape: Shape) -> None:
         """No line has it first any longer."""
@@ -33,7 +32,7 @@ class Watch:
         _clear_shelves(shape)
         if shape.copies > 1:
             shape.forget()
-        elif shape.full:
+        elif shape.known:
             self._idle[shape] = None
             if len(self._idle) > IDLE:
                 oldest = next(iter(self._idle))
@@ -54,7 +53,7 @@ class Watch:
         """There may be room on it that there was not. Who was passed over for it is next in the same round."""
         room = self._machines.free[machine]
         for shape in (*self._shapes, *self._idle) if self._idle else self._shapes:
-            if not shape.full or machine not in shape.pool.members:
+            if not shape.known or machine not in shape.pool.members:
                 continue
             for resource, amount in shape.need:
                 if room[resource] + EPSILON < amount:
@@ -74,14 +73,14 @@ class Watch:
             shape.size = self._machines.share(shape.total)  # of another whole
             if machine in shape.open and machine not in shape.pool.members:
                 del shape.open[machine]  # its number may be another node's soon
-                if not shape.open:
+                if shape.full and not shape.open:
                     self.open.pop(shape, None)
 
     def count(self, shape: Shape, most: int) -> int:
         """So many times it fits now, up to `most`. When that is less, where it fits is known from then on."""
         found, where = self._machines.count(shape, most)
         if found < most and shape.heads:
-            shape.full, shape.open = True, dict.fromkeys(where)
+            shape.full, shape.known, shape.open = True, True, dict.fromkeys(where)
             if not where:
                 self.open.pop(shape, None)
         return found
@@ -91,12 +90,12 @@ class Watch:
         assert heads == {shape: shape.heads for shape in self._shapes}
         assert set(self.open) <= set(self._shapes)
         for shape in self._shapes:
-            # A claim may have found out that it fits nowhere: the next round puts it right.
-            assert shape in self.open or (shape.full and not shape.open)
+            assert (shape in self.open) == (not shape.full or bool(shape.open))
             assert all(machine in shape.pool.members for machine in shape.open)
-        assert not any(shape.heads or not shape.full or shape.shelves for shape in self._idle)
+        assert not any(shape.heads or not shape.known or shape.shelves for shape in self._idle)
         for shape in (*self._shapes, *self._idle):
-            if shape.full and shape.copies == 1:
+            assert shape.known or not shape.full
+            if shape.known and shape.copies == 1:
                 machines = self._machines
                 fits = {m for m in shape.pool.members if m not in machines.held and machines.fits(shape.need, m)}
                 assert fits <= shape.open.keys(), "it fits where that is not known"
