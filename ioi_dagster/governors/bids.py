@@ -150,10 +150,17 @@ class Bids:
             return Refusal(
                 "cluster.never", f"a gang of {copies} of {group.count} steps", self._cluster, "ask for all of it"
             )
-        return self._request(like(group), since, copies, group.count // copies, group.priority, left_s)
+        return self._request(like(group), since, copies, group.count // copies, group.priority, left_s, group.seconds)
 
     def _request(
-        self, its: Like, since: float, copies: int, wanted: int, priority: int = 0, left_s: float = 0.0
+        self,
+        its: Like,
+        since: float,
+        copies: int,
+        wanted: int,
+        priority: int = 0,
+        left_s: float = 0.0,
+        seconds: float = 0.0,
     ) -> Entry | Refusal:
         tenant, capability, resources = its
         amounts = {name: amount for name, amount in resources if self._rooms.counted(name)}
@@ -172,6 +179,7 @@ class Bids:
                 capability,
                 wanted,
                 remaining_s=left_s,
+                seconds=seconds,
             )
         )
         if not isinstance(found, Refusal):
@@ -415,6 +423,8 @@ class Bids:
         offered.due[kind] -= 1
         rooms = offered.rooms.get(kind, [])
         for entry in rooms:
+            if self._arbiter.is_lent(entry) and not request.preemptible:
+                continue  # it could not be stopped when a gang needs the room
             if self._arbiter.keeps(entry) and (
                 copies > 1 or self._arbiter.relocate(entry, request.prefer, request.avoid)
             ):

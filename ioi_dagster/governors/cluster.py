@@ -318,7 +318,7 @@ class ClusterGovernor:
         )
         if entry.id != lease.id:
             self._arbiter.rename(entry, lease.id)
-        entry.preemptible = request.preemptible
+        entry.preemptible, entry.seconds = request.preemptible, request.seconds
         entry.checkpointable = request.checkpointable or request.copy > 0  # of what runs elsewhere nothing is lost
         self._leases.add(lease, origin, request, now + self._ttl_s, now)
         self._nodes.took(node, lease.id)

@@ -271,7 +271,8 @@ class FlowGovernor:
         late = tuple(step for step in late if step.places and not step.looking)
         if waiting or late:
             together = self._gangs.together(waiting)
-            out += self._rounds.open(together, now, late, self._placing.about(now), self._placing.remaining_s())
+            about, left_s = self._placing.about(now), self._placing.remaining_s()
+            out += self._rounds.open(together, now, late, about, left_s, self._copies.at_most)
         if self._rounds.is_over(now):
             out += self._awards.match(now)
         return out

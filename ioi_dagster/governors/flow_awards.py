@@ -29,13 +29,11 @@ from ioi_dagster.governors.flow_steering import Steering
 from ioi_dagster.governors.flow_steps import Step, Steps, StepState
 from ioi_dagster.governors.flow_texts import bids_text, never_in, why_no_slot, why_silent
 from ioi_dagster.governors.reputation import MANY, Reputation
-from ioi_dagster.model.negotiation import MAX_LEASES, Award, Awarded, Bid, Effect, Lease, LeaseRequest
+from ioi_dagster.model.negotiation import MAX_LEASES, MAX_SECONDS, Award, Awarded, Bid, Effect, Lease, LeaseRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 
 BY = "flow governor"
-MAX_SECONDS = 86_400.0
-"""The longest time that a cluster is told a slot will be held."""
 STALE_FENCE = "cluster.stale_fence"
 COPY_AGAIN_S = 5.0
 """Before a step has another copy, where one was lost or not granted."""

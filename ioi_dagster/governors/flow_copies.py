@@ -39,6 +39,7 @@ class Copies:
         self._running: dict[str, Step] = {}
         """Those that may be copied and have begun, with some that do not run any more."""
         self._took: dict[tuple[str, str], deque[float]] = {}
+        self._longest: dict[tuple[str, str], float] = {}
         self._look_at = float("-inf")
 
     def began(self, step: Step) -> None:
@@ -48,10 +49,15 @@ class Copies:
 
     def learn(self, ask: Ask, seconds: float) -> None:
         """One has ended."""
-        if not ask.copies:
-            return
         self._running.pop(ask.step, None)
-        self._took.setdefault(_like(ask), deque(maxlen=REMEMBERED)).append(seconds)
+        took = self._took.setdefault(_like(ask), deque(maxlen=REMEMBERED))
+        took.append(seconds)
+        if len(took) >= KNOWN:
+            self._longest[_like(ask)] = max(took)
+
+    def at_most(self, ask: Ask) -> float:
+        """Seconds in which it is over if it takes no longer than any of its like did lately; 0 where too few have ended."""
+        return self._longest.get(_like(ask), 0.0)
 
     def usual(self, ask: Ask) -> float | None:
         """Seconds that its like took, None where too few have ended."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from ioi_dagster.governors.flow_messages import BidMissed, Instruction, Place, SendAnnounce, Tell, WithdrawAnnounce
 from ioi_dagster.governors.flow_offers import Offers
 from ioi_dagster.governors.flow_steps import Group, Step
 from ioi_dagster.governors.reputation import MANY, Reputation
-from ioi_dagster.model.negotiation import MAX_GROUPS, Announce, Bid
+from ioi_dagster.model.negotiation import MAX_GROUPS, MAX_SECONDS, Announce, Ask, Bid, Effect
 from ioi_dagster.model.story import Chapter
 
 OLD_ROUNDS = 100
@@ -110,9 +110,10 @@ class Rounds:
         copies: tuple[Step, ...] = (),
         about: tuple[str, ...] = (),
         remaining_s: float = 0.0,
+        at_most: Callable[[Ask], float] = lambda ask: 0.0,
     ) -> list[Instruction]:
         """Ask for all that wait, or for `copies` of what runs; no round is open afterwards where there is nobody to ask. For
-        `about` and `remaining_s` see `Announce`."""
+        `about` and `remaining_s` see `Announce`; `at_most`: seconds that a step takes, 0 where nobody knows."""
         late, self._late = {name: bid for name, (bid, until) in self._late.items() if until > now}, {}
         alike: dict[tuple[Group, int], list[Step]] = {}
         for step in waiting:
@@ -141,15 +142,18 @@ class Rounds:
             return out
         self.number += 1
         expected: set[str] = set()
+        seconds = _seconds(alike, at_most)
         for cluster, counts in sorted(groups.items()):
-            waits, announce = self._announce(cluster, counts, now)
+            waits, announce = self._announce(cluster, counts, seconds, now)
             expected |= {cluster} if waits else set()
             out.append(SendAnnounce(cluster, replace(announce, about=about, remaining_s=remaining_s)))
         until = now + self._deadline_s
         self._round = Round(self.number, until, expected, late, frozenset(groups), frozenset(late), copies)
         return out
 
-    def _announce(self, cluster: str, counts: dict[Group, int], now: float) -> tuple[bool, Announce]:
+    def _announce(
+        self, cluster: str, counts: dict[Group, int], seconds: dict[Group, float], now: float
+    ) -> tuple[bool, Announce]:
         """What it is asked, and whether the round waits for its bid."""
         suspect, wait_s = bool(self._reputation.suspect(cluster)), self._wait_s(cluster, counts, now)
         self._holding.pop(cluster, None)
@@ -160,7 +164,7 @@ class Rounds:
             run=self._run,
             round=self.number,
             origin=self._origin,
-            groups=tuple(group.asked(count) for group, count in counts.items()),
+            groups=tuple(group.asked(count, seconds[group]) for group, count in counts.items()),
             # Nobody waits for a suspect, so it may take its time.
             deadline_s=self._deadline_s * (SUSPECT_PATIENCE if suspect else 1),
             wait_s=wait_s,
@@ -274,3 +278,17 @@ class Rounds:
 
     def validate(self) -> None:
         assert self._holding.keys() <= self._asked.keys()
+
+
+def _seconds(alike: dict[tuple[Group, int], list[Step]], at_most: Callable[[Ask], float]) -> dict[Group, float]:
+    """For each group, in what time each of its steps is over; 0 where that is not known of all, or one may not be stopped."""
+    found: dict[Group, float] = {}
+    for (group, _), steps in alike.items():
+        known = 0.0 if group.gang or group.idle else found.get(group, -1.0)
+        for step in steps:
+            takes = at_most(step.ask) if known and step.ask.effect is not Effect.AT_MOST_ONCE else 0.0
+            known = min(max(known, takes), MAX_SECONDS) if takes else 0.0
+            if not known:
+                break
+        found[group] = known
+    return found

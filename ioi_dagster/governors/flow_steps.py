@@ -42,7 +42,7 @@ class Group(NamedTuple):
     gang: int = 0
     idle: bool = False
 
-    def asked(self, count: int) -> AskGroup:
+    def asked(self, count: int, seconds: float = 0.0) -> AskGroup:
         return AskGroup(
             self.capability,
             self.data_class,
@@ -52,6 +52,7 @@ class Group(NamedTuple):
             self.resources,
             self.gang,
             self.idle,
+            seconds,
         )
 
 

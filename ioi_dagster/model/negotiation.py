@@ -35,7 +35,8 @@ Number = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Slots = Annotated[int, Meta(ge=0, le=10_000_000)]
 Priority = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Credits = Annotated[float, Meta(ge=0, le=1e12)]
-Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+MAX_SECONDS = 86_400.0
+Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
 Amount = Annotated[float, Meta(ge=0, le=1e18)]
 Whose = tuple[str, str]
 """The domain that asks, and its run: another domain may call a run the same, and has nothing to do with it."""
@@ -99,7 +100,9 @@ class Ask:
 @dataclass(frozen=True, slots=True)
 class AskGroup:
     """Asks that are the same to a bidder: how many of one capability at one data class. `gang`: so many start together or none
-    does (0: each by itself); `count` is a multiple of it. `idle`: copies of what runs elsewhere, for what nobody else wants."""
+    does (0: each by itself); `count` is a multiple of it. `idle`: copies of what runs elsewhere, for what nobody else wants.
+    `seconds`: each is over so long after its start, as far as the run knows, and may be stopped when it is not; 0: it does not
+    know, or none may be stopped."""
 
     capability: Name
     data_class: DataClass
@@ -109,6 +112,7 @@ class AskGroup:
     resources: Resources = ()
     gang: Slots = 0
     idle: bool = False
+    seconds: Seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ ASKS = st.builds(
     priority=st.integers(-1, 2),
     copies=st.sampled_from([1, 1, 1, 2, 3]),
     checkpointable=st.booleans(),
+    seconds=st.sampled_from([0.0, 3.0, 60.0]),
 )
 
 

@@ -127,6 +127,7 @@ def decided(seed: int, its_tree: QuotaTree, gangs: bool) -> list[object]:
             one = Request(
                 f"r{step}.{number}", draw.choice(tenants), draw.choice(DEMANDS), now, names, draw.choice(("", "ocr", "llm")),
                 draw.choice((0, 0, 1)), draw.choice((1, 1, 1, 3)) if gangs else 1, wanted=draw.choice((1, 1, 2)),
+                seconds=draw.choice((0.0, 2.0, 9.0)),
             )  # fmt: skip
             known[one.id] = one
             said.append(arbiter.on_request(one))

@@ -81,6 +81,8 @@ class Arbiter:
         if request.copies < 1 or request.wanted < 1:
             amount = min(request.copies, request.wanted)
             raise BadInputError(f"request {request.id!r} is for {amount} copies", todo="ask for one or more")
+        if not (request.seconds >= 0 and math.isfinite(request.seconds)):
+            raise BadInputError(f"request {request.id!r} runs {request.seconds:g} s", todo="give 0 or more seconds")
         for resource, amount in request.amounts.items():
             if not (amount >= 0 and math.isfinite(amount)):
                 raise BadInputError(f"request {request.id!r} asks for {amount:g} {resource}", todo="ask for 0 or more")
@@ -259,8 +261,10 @@ class Arbiter:
 
     def evict(self, now: float, heads: Iterable[Entry] | None = None) -> list[Evict]:
         """Who must stop, so that quotas are kept: those over a limit that was lowered, and those that borrow what a tenant
-        needs that is within its guarantee. Ask after `arbitrate`; each is told once. `heads`: only for these."""
+        needs that is within its guarantee; and who runs longer than it said, where that was lent to it. Ask after `arbitrate`;
+        each is told once. `heads`: only for these."""
         found = [] if heads is not None else list(eviction.over_limits(self._books, self._evictions, now))
+        found += self._rounds.backfill.overdue(now)
         claimants = self._heads() if heads is None else heads
         found += eviction.guaranteed(claimants, self._books, self._evictions, self.rules, now)
         for line, machines in self._evictions.take_holds():
@@ -304,6 +308,16 @@ class Arbiter:
         """It waits or is wished for."""
         return entry.machines is None and self._books.entries.get(entry.id) is entry
 
+    def lent(self) -> dict[str, float]:
+        """What runs on room that is lent of a gang's, and when the gang is due there."""
+        return {
+            entry.id: until for entry, until in self._rounds.backfill.lent.items() if entry.id in entry.leaf.running
+        }
+
+    def is_lent(self, entry: Entry) -> bool:
+        """It runs where a gang is to start, which it must not delay."""
+        return entry in self._rounds.backfill.lent
+
     def is_warm(self, entry: Entry) -> bool:
         return any(machine in entry.shape.pool.warm for machine in entry.machines or ())
 
@@ -328,7 +342,7 @@ class Arbiter:
         for number, machine in enumerate(entry.machines or ()):
             one = Entry(entry.request, entry.key, entry.line, shape)
             one.id, one.machines, one.started, one.left = f"{entry.id}/{number}", [machine], entry.started, 1
-            one.preemptible, one.checkpointable = entry.preemptible, entry.checkpointable
+            one.preemptible, one.checkpointable, one.seconds = entry.preemptible, entry.checkpointable, entry.seconds
             self._books.entries[one.id] = entry.leaf.running[one.id] = one
             found.append(one)
         del self._books.entries[entry.id], entry.leaf.running[entry.id]

@@ -28,7 +28,7 @@ class Holds:
         """Who holds what, of those that are due, the most urgent first."""
         due = [line for line in self.due if line.holds or self._may_hold(line)]
         self.due.clear()
-        for line in sorted(due, key=_urgency) if len(due) > 1 else due:
+        for line in sorted(due, key=urgency) if len(due) > 1 else due:
             self.reserve(line)
 
     def _may_hold(self, line: Line) -> bool:
@@ -99,7 +99,8 @@ class Holds:
                 del self._machines.held[machine]
 
 
-def _urgency(line: Line) -> tuple[int, float, float, str, str]:
+def urgency(line: Line) -> tuple[int, float, float, str, str]:
+    """Whose turn is first, of lines that have somebody."""
     head = line.head
     assert head is not None
     return (*line.leaf.key(head)[:3], line.leaf.tenant, line.leaf.name)

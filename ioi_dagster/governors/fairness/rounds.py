@@ -4,12 +4,14 @@ unit      at every level the child with the least (beyond its part?, share of wh
 node      the one that is left most useful, or the emptiest; of many, the best of a few
 turn      while somebody who is below what it is entitled to fits nowhere, nobody beyond its own starts anything there
 hold      whoever is well below and fits nowhere has a node emptied for it (a gang: as many as it needs)
+backfill  what is over before the gang can start runs there meanwhile
 """
 
 from __future__ import annotations
 
 from heapq import heappop, heappush
 
+from ioi_dagster.governors.fairness.backfill import Backfill
 from ioi_dagster.governors.fairness.books import Books
 from ioi_dagster.governors.fairness.eviction import Ledger
 from ioi_dagster.governors.fairness.holds import Holds
@@ -32,6 +34,7 @@ class Rounds:
         self._watch = Watch(books.machines)
         self._open = self._watch.open
         self.holds = Holds(books, evictions, self.freed)
+        self.backfill = Backfill(books, self.holds, evictions)
         self._at_limit: Leaf | None = None
         self._closed: Unit | None = None
         self._tour = Tour()
@@ -105,6 +108,7 @@ class Rounds:
         if (old is None) != (new is None):
             self._contends(line.leaf, 1 if old is None else -1)
         line.leaf.note()
+        self.backfill.head(line)
         shape = new.shape if new is not None else None
         if line.holds or (shape is not None and not shape.least):
             self.holds.due[line] = None
@@ -131,6 +135,7 @@ class Rounds:
         """Nobody waits, and no node is held for anybody."""
         self._watch.clear()
         self.holds.clear()
+        self.backfill.clear()
 
     # What begins and ends ---------------------------------------------------------------------------------------
 
@@ -195,7 +200,7 @@ class Rounds:
 
     def run(self, now: float) -> list[Entry]:
         """What starts now, in order."""
-        if not (self._open or self._freed or self.holds.due):
+        if not (self._open or self._freed or self.holds.due or self.backfill.is_due()):
             return []
         if self._books.refresh():
             self.rekey()
@@ -216,6 +221,9 @@ class Rounds:
             self.holds.settle()
             if not self._freed:
                 break
+        for entry, machine in self.backfill.offers(now):
+            self._start(entry, [machine], now, granted)
+            self.backfill.began(granted[-1])
         return granted
 
     def _serve_holders(self, now: float, granted: list[Entry]) -> None:

@@ -74,7 +74,7 @@ class Entry:
 
     __slots__ = (
         "aside", "checkpointable", "evicted_for", "id", "key", "leaf", "left", "line", "machines", "preemptible", "queued",
-        "request", "shape", "started",
+        "request", "seconds", "shape", "started",
     )  # fmt: skip
 
     def __init__(self, request: Request, key: float, line: Line, shape: Shape) -> None:
@@ -82,7 +82,7 @@ class Entry:
         self.leaf = line.leaf
         self.left = request.wanted
         self.machines: list[int] | None = None
-        self.started = 0.0
+        self.started, self.seconds = 0.0, request.seconds
         self.evicted_for: Line | None = None
         self.preemptible, self.checkpointable = request.preemptible, request.checkpointable
         self.aside = False

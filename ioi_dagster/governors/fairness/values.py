@@ -14,7 +14,7 @@ class Request:
     those that offer `capability` ("": any); `arrived` is when it was first asked (s), which a request that comes again after
     an eviction keeps; of `copies` all start at once or none does; it is `wanted` so many times, each by itself;
     `remaining_s`: seconds of work that whoever asks has left, see `Rules.longest_s`; `preemptible` says that it may be ended for
-    others, `checkpointable` that ending it loses little."""
+    others, `checkpointable` that ending it loses little; `seconds`: so long it runs at most, as far as is known; 0: it is not."""
 
     id: str
     tenant: str
@@ -29,6 +29,7 @@ class Request:
     wanted: int = 1
     preemptible: bool = True
     remaining_s: float = 0.0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -495,3 +495,48 @@ def test_tenants_beyond_a_thousand_are_counted_together() -> None:
         cluster.ask(f"t{number}", 1)
     asked = cluster.governor.snapshot().asked
     assert (len(asked), asked[tally.OTHERS]["rounds"]) == (tally.MOST + 1, 5)
+
+
+# Room reserved for a gang ---------------------------------------------------------------------------------------------
+
+
+def reserved() -> Cluster:
+    """One node is busy for 100 s, the other is free and held for a gang that needs both."""
+    cluster = Cluster(node("one", 1), node("two", 1))
+    cluster.award("long", "s", seconds=100.0)
+    assert cluster.ask("train", 2, wait_s=50.0, gang=2) == []
+    return cluster
+
+
+@pytest.mark.parametrize(("seconds", "slots_"), [(90.0, 1), (110.0, 0), (0.0, 0)])
+def test_who_says_that_it_is_over_before_a_gang_can_start_is_offered_a_node_that_is_held_for_it(seconds, slots_):
+    cluster = reserved()
+    out = cluster.ask("small", 1, wait_s=50.0, seconds=seconds)
+    assert [slots(one.answer) for one in out] == [1] * slots_
+    assert len(cluster.award("small", "s").leases) == slots_
+
+
+def test_what_may_not_be_stopped_gets_no_node_that_is_held_for_a_gang():
+    cluster = reserved()
+    cluster.ask("small", 1, wait_s=50.0, seconds=90.0)
+    (rejected,) = cluster.award("small", "s", preemptible=False).rejected
+    assert rejected.refusal.code == "cluster.full"
+    assert cluster.release("long", "lab-c/1/1")[-1].waited[0] == "train"
+
+
+def test_a_step_that_runs_longer_than_was_said_on_a_held_node_is_stopped_when_the_gang_is_due():
+    cluster = reserved()
+    cluster.ask("small", 1, wait_s=50.0, seconds=10.0)
+    (lease,) = cluster.award("small", "s", seconds=10.0).leases
+    cluster.now = 45.0
+    cluster.ask("train", 2, wait_s=60.0, gang=2)
+    assert stopped(cluster.event(Tick())) == []
+    cluster.now = 99.0
+    cluster.release("long", "lab-c/1/1")
+    cluster.now = 100.0
+    (stop,) = [one for one in cluster.event(Tick()) if isinstance(one, StopStep)]
+    assert (stop.lease, stop.why) == (
+        lease,
+        "it runs longer than the 10 s it said, on a node reserved for a gang of train",
+    )
+    assert waited(cluster.release("small", lease.id)) == {"train": 2}

@@ -309,3 +309,57 @@ def test_books_say_what_is_borrowed_and_lent():
     assert tenants["owner"].lent == {"cpu": 3.0}
     assert (tenants["guest"].running, tenants["guest"].waiting, tenants["guest"].oldest_wait_s) == (4, 1, 3.0)
     assert tenants["guest"].share == 1.0
+
+
+def reserved(small: Request) -> tuple[Arbiter, list[tuple[str, str]]]:
+    """Two nodes: one is busy until 100, the other is free and held for a gang of both. `small` asks at 10."""
+    arbiter = Arbiter(nodes(2), {"a": 1.0, "b": 1.0, "c": 1.0})
+    arbiter.on_request(Request("long", "b", CPU, seconds=100.0))
+    arbiter.arbitrate(0.0)
+    arbiter.on_request(Request("gang", "a", CPU, copies=2))
+    assert arbiter.arbitrate(5.0) == []
+    assert arbiter.on_request(small) is None
+    return arbiter, arbiter.arbitrate(10.0)
+
+
+@pytest.mark.parametrize(
+    ("small", "starts"),
+    [
+        (Request("small", "c", CPU, seconds=90.0), True),
+        (Request("small", "c", CPU, seconds=90.5), False),
+        (Request("small", "c", CPU), False),
+        (Request("small", "c", CPU, seconds=90.0, preemptible=False), False),
+        (Request("small", "c", CPU, copies=2, seconds=1.0), False),
+    ],
+)
+def test_a_node_held_for_a_gang_is_lent_to_what_is_over_before_the_gang_can_start(small: Request, starts: bool):
+    arbiter, granted = reserved(small)
+    assert [name for name, _ in granted] == ["small"] * starts
+    for name in ("small", "long") if starts else ("long",):
+        arbiter.on_finished(name)
+    assert [name for name, _ in arbiter.arbitrate(100.0)] == ["gang", "gang"]
+    arbiter.validate()
+
+
+def test_who_runs_longer_than_it_said_on_a_lent_node_is_stopped_when_the_gang_is_due():
+    arbiter, granted = reserved(Request("small", "c", CPU, seconds=20.0))
+    assert [name for name, _ in granted] == ["small"]
+    assert arbiter.evict(99.0) == []  # it is in nobody's way yet
+    arbiter.on_finished("long")
+    assert arbiter.arbitrate(100.0) == []
+    (told,) = arbiter.evict(100.0)
+    assert (told.victim, told.tenant) == ("small", "a")
+    assert told.why == "it runs longer than the 20 s it said, on a node reserved for a gang of a"
+    assert arbiter.evict(101.0) == []
+    arbiter.on_finished("small")
+    assert [name for name, _ in arbiter.arbitrate(102.0)] == ["gang", "gang"]
+
+
+def test_nothing_is_lent_while_what_runs_on_the_gangs_nodes_has_not_said_when_it_ends():
+    arbiter = Arbiter(nodes(2), {"a": 1.0, "b": 1.0, "c": 1.0})
+    arbiter.on_request(Request("long", "b", CPU))
+    arbiter.arbitrate(0.0)
+    arbiter.on_request(Request("gang", "a", CPU, copies=2))
+    assert arbiter.arbitrate(5.0) == []
+    arbiter.on_request(Request("small", "c", CPU, seconds=1.0))
+    assert arbiter.arbitrate(10.0) == []

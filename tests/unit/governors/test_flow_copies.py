@@ -311,3 +311,13 @@ def test_where_steps_and_copies_are_asked_for_in_one_round_each_has_a_curve_over
     assert (offers.room("a"), offers.price("a", step), offers.price("a", copy)) == (1, 1.0, None)
     offers.take("a", step)
     assert (offers.exhausted, offers.price("a", step)) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"), [({}, USUAL), ({"effect": Effect.AT_MOST_ONCE}, 0.0), ({"step": "other"}, 0.0)]
+)
+def test_a_run_says_how_long_the_like_of_a_step_took_at_most_where_it_may_be_stopped(story, changes, says):
+    story.event(flow.StepEnded("ocr[x]", 1, "of ocr[x]", USUAL / 2))
+    story.ready(Ask(**{"run": "r", "step": "ocr[y]", "capability": "ocr", **changes}))
+    story.event(flow.Tick(), later=1.0)
+    assert [one.announce.groups[0].seconds for one in story.wanted(SendAnnounce)[-1:]] == [says]
