@@ -104,11 +104,18 @@ def _row(view: Mapping[str, Any]) -> list[Text]:
         f"{view['entitled']:.0%}",
         "\n".join(resources),
         *(column(key) for key in _AMOUNTS),
-        f"{view['running']} ({view['stopping']} stopping)" if view["stopping"] else str(view["running"]),
+        _running(view),
         str(view["waiting"] or "–"),
         f"{wait:.0f} s" if view["waiting"] else "–",
     ]
     return [Text(cell) for cell in cells]
+
+
+def _running(view: Mapping[str, Any]) -> str:
+    told = [f"{view['stopping']} stopping"] if view["stopping"] else []
+    over = ", ".join(f"{shown(name, amount)} {name}" for name, amount in sorted(view["over"].items()))
+    told += [f"{over} over its limit by what may not be stopped"] if over else []
+    return f"{view['running']} ({'; '.join(told)})" if told else str(view["running"])
 
 
 def _amount(amounts: Mapping[str, float], name: str, zero: str) -> str:

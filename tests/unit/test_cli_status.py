@@ -48,6 +48,7 @@ TENANT = {
     "waiting": 3,
     "oldest_wait_s": 1.5,
     "stopping": 1,
+    "over": {},
 }
 
 

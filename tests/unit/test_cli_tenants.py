@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from rich.console import Console
 
 from ioi_dagster.cli_tenants import asked_table, tenants_table
-from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick
+from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, QuotasChanged, Reply, Tick
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Announce, AskGroup, Award, Bid, LeaseRequest, Resources
 from ioi_dagster.model.quota import ANY, ClassQuota, CohortQuota, Quota, QuotaTree, TenantQuota
@@ -45,7 +45,15 @@ class Cluster:
         for number in range(2):
             self.governor.handle(NodeJoined(f"n{number}", 2, frozenset({"page.ocr", "own"}), resources), 0.0)
 
-    def asks(self, tenant: str, capability: str, count: int, resources: Resources = (), now: float = 0.0) -> None:
+    def asks(
+        self,
+        tenant: str,
+        capability: str,
+        count: int,
+        resources: Resources = (),
+        now: float = 0.0,
+        preemptible: bool = True,
+    ) -> None:
         """Takes what it is offered at once, and goes on asking for the rest."""
         run = f"{tenant} {capability}"
         group = AskGroup(capability, DataClass.INTERNAL, count, tenant, resources=resources)
@@ -53,7 +61,16 @@ class Cluster:
         bids = [one.answer for one in out if isinstance(one, Reply) and isinstance(one.answer, Bid)]
         offered = min(count, sum(point.slots for bid in bids for point in bid.points))
         requests = tuple(
-            LeaseRequest(run, f"s{n}", 1, capability, DataClass.INTERNAL, tenant=tenant, resources=resources)
+            LeaseRequest(
+                run,
+                f"s{n}",
+                1,
+                capability,
+                DataClass.INTERNAL,
+                tenant=tenant,
+                resources=resources,
+                preemptible=preemptible,
+            )
             for n in range(offered)
         )
         self.governor.handle(Award("c", run, 1, "d", requests), now)
@@ -121,6 +138,15 @@ def test_what_is_being_stopped_is_told_beside_what_runs() -> None:
     rows = [[cell.strip() for cell in row.split("|")] for row in cluster.rows(10.0)]
     told = {row[1]: row[11:13] for row in rows}
     assert told == {"library": ["0", "2"], "who": ["4 (2 stopping)", "–"]}
+
+
+def test_what_may_not_be_stopped_and_is_over_a_lowered_limit_is_told() -> None:
+    cluster = Cluster(QuotaTree.flat())
+    cluster.asks("who", "own", 2, preemptible=False)
+    cluster.asks("who", "page.ocr", 1)
+    cluster.governor.handle(QuotasChanged(QuotaTree.flat([TenantQuota("who", quota=quota(borrows=1))])), 1.0)
+    (row,) = [[cell.strip() for cell in row.split("|")] for row in cluster.rows(1.0)]
+    assert row[11] == "3 (1 stopping; 1 slots over its limit by what may not be stopped)"
 
 
 def test_what_became_of_what_was_asked_has_a_table() -> None:

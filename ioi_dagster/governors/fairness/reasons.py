@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from ioi_dagster.governors.fairness.books import Books
@@ -148,10 +147,13 @@ def waits(entry: Entry, books: Books, ledger: Ledger, now: float) -> Refusal:
 
 
 def snapshot(books: Books, ledger: Ledger, now: float) -> Snapshot:
-    leaving = Counter(id(unit) for entry in ledger.leaving.values() for unit in entry.leaf.path())
+    leaving: dict[Unit, list[Entry]] = {}
+    for entry in ledger.leaving.values():
+        for unit in entry.leaf.path():
+            leaving.setdefault(unit, []).append(entry)
 
     def views(units: Mapping[str, Unit]) -> dict[str, TenantView]:
-        return {name: _view(unit, books, leaving[id(unit)], now) for name, unit in sorted(units.items())}
+        return {name: _view(unit, books, leaving.get(unit, []), now) for name, unit in sorted(units.items())}
 
     classes = {
         name: views({child.name: child for child in unit.children})
@@ -164,7 +166,7 @@ def snapshot(books: Books, ledger: Ledger, now: float) -> Snapshot:
     return Snapshot(_all(machines.total, books), used, views(books.tenants), views(books.cohorts), classes, held)
 
 
-def _view(unit: Unit, books: Books, leaving: int, now: float) -> TenantView:
+def _view(unit: Unit, books: Books, leaving: list[Entry], now: float) -> TenantView:
     leaves = list(unit.leaves())
     oldest = min(
         (line.head.request.arrived for leaf in leaves for line in leaf.lines.values() if line.head), default=now
@@ -174,6 +176,10 @@ def _view(unit: Unit, books: Books, leaving: int, now: float) -> TenantView:
     borrowed = [max(0.0, used - have) for used, have in zip(unit.used, guarantee, strict=True)]
     idle = [max(0.0, have - used) for used, have in zip(unit.used, guarantee, strict=True)]
     free = [total - used for total, used in zip(books.machines.total, books.root.used, strict=True)]
+    over = [used - most for used, most in zip(unit.used, cap, strict=True)]
+    for entry in leaving:
+        for number, amount in entry.shape.total if not entry.aside else ():
+            over[number] -= amount
     assert unit.parent is not None
     return TenantView(
         cohort=unit.parent.name,
@@ -188,7 +194,8 @@ def _view(unit: Unit, books: Books, leaving: int, now: float) -> TenantView:
         running=sum(len(leaf.running) for leaf in leaves),
         waiting=sum(leaf.waiting for leaf in leaves),
         oldest_wait_s=max(0.0, now - oldest),
-        stopping=leaving,
+        stopping=len(leaving),
+        over={name: amount for name, amount in _all(over, books).items() if amount > EPSILON},
     )
 
 

@@ -65,7 +65,9 @@ class Evict:
 class TenantView:
     """A tenant's books. `share` is its dominant share of the cluster (0..1), `entitled` what weighted fairness would give
     it now; `lent` is the part of its guarantee that others use; of resources that `limit` does not name it may use any amount.
-    `waiting` is all that is asked for, `stopping` how many run that were told to stop."""
+    `waiting` is all that is asked for, `stopping` how many run that were told to stop; `over` is what the others use beyond its
+    limits, of resources where that is something: who has lowered those cannot have it before they end, since they may not be
+    stopped."""
 
     cohort: str
     weight: float
@@ -80,6 +82,7 @@ class TenantView:
     waiting: int
     oldest_wait_s: float
     stopping: int
+    over: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)

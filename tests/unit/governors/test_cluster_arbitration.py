@@ -363,6 +363,29 @@ def test_of_what_was_borrowed_steps_that_lose_little_are_stopped_first():
     assert stopped(cluster.ask("owner", 9)) == ["saves", "young"]
 
 
+def test_a_lowered_limit_stops_what_may_be_stopped_at_once_and_never_what_may_run_only_once():
+    cluster = Cluster(node("n", 4))
+    cluster.award("r", "old")
+    cluster.now = 1.0
+    (once,) = cluster.award("r", "once", preemptible=False).leases
+    cluster.now = 2.0
+    cluster.award("r", "young")
+
+    def limited(most: float) -> list[Any]:
+        return cluster.event(QuotasChanged(tree(TenantQuota("r", quota=Quota({}, {}, {"slots": most})))))
+
+    assert stopped(limited(2.0)) == ["young"]
+    assert cluster.tenant("r")["over"] == {}, "it will have no more than its limit when that has ended"
+    assert stopped(limited(0.0)) == ["old"]
+    assert cluster.tenant("r")["over"] == {"slots": 1.0}
+    for later in (3.0, 100.0):
+        cluster.now = later
+        assert stopped(cluster.event(Tick())) == []
+    assert cluster.award("r", "more").leases == ()
+    cluster.release("r", once.id)
+    assert cluster.tenant("r")["over"] == {}
+
+
 def test_a_guarantee_of_a_resource_is_taken_back_from_who_holds_it():
     cluster = Cluster(node("n", 8, gpu=2.0), quotas=tree(TenantQuota("owner", quota=Quota({GPU: 1.0}))))
     cluster.award("guest", "plain")

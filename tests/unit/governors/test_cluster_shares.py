@@ -96,6 +96,7 @@ def test_a_flood_gives_way_to_who_comes_later_as_its_slots_come_free():
         "limit": {},
         "oldest_wait_s": 0.0,
         "stopping": 0,
+        "over": {},
     }
     one, two = {"slots": 1.0}, {"slots": 2.0}
     assert cluster.governor.snapshot().tenants == {
