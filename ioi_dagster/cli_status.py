@@ -23,6 +23,8 @@ from ioi_dagster.local.federation import read_supervisor
 from ioi_dagster.local.home import domains_in
 
 EVERY_S = 1.0
+DOUBTFUL = 0.8
+"""Who is trusted less stands out."""
 
 
 def watch(home: Path, console: Console, as_json: bool) -> None:
@@ -118,8 +120,21 @@ def render(status: dict[str, Any]) -> RenderableType:
         replicas,
         leases,
     )
-    tables = (*told, _refused_table(status))
+    tables = (*told, _standing_table(status), _refused_table(status))
     return Group(*(table for table in tables if table.row_count), *notes)
+
+
+def _standing_table(status: dict[str, Any]) -> Table:
+    """How clusters stand with each domain, whom it trusts least first."""
+    columns = ("by", "cluster", "trust", "kept", "broken", "late", "lost", "told", "why")
+    table = Table(*columns, show_edge=False, title="trust, by what the domain's runs have seen", title_justify="left")
+    for domain, facts in status.items():
+        for row in sorted(facts.get("standing", ()), key=lambda one: (one["trust"], one["cluster"])):
+            counts = (f"{row[name]:.1f}" for name in ("kept", "broken", "late", "lost"))
+            trust = Text(f"{row['trust']:.0%}", "" if row["trust"] >= DOUBTFUL else "yellow")
+            told = f"{row['told_s_ago']:.0f} s ago"
+            table.add_row(domain, Text(row["cluster"]), trust, *counts, told, Text(row["why"]))
+    return table
 
 
 def _refused_table(status: dict[str, Any]) -> Table:

@@ -79,6 +79,11 @@ class DomainHome:
         return self.root / "registry.sqlite"
 
     @property
+    def standing(self) -> Path:
+        """How clusters stand with the domain, by what its runs have seen."""
+        return self.root / "standing"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

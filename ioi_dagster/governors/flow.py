@@ -37,6 +37,7 @@ from ioi_dagster.governors.flow_messages import (
     PlacesFound,
     RefuseStep,
     ReleaseLeases,
+    StandingKnown,
     StartRefused,
     StepDropped,
     StepEnded,
@@ -61,6 +62,7 @@ from ioi_dagster.governors.reputation import Reputation
 from ioi_dagster.model.intervention import CANCELLED, ONCE, PART, Action, Intervention
 from ioi_dagster.model.negotiation import Ask, Effect, Lease
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.standing import Experience
 from ioi_dagster.model.story import Chapter
 
 MAX_NODES_LOST = 3
@@ -69,6 +71,8 @@ MAX_LOSSES = 5
 """The same where there are fewer nodes to lose: so many losses in all."""
 MAX_RETURNED = 50
 """Losses that nobody is blamed for (a scheduler's, a neighbour's) are not counted against a step, but do not go on for ever."""
+OF_CLUSTERS = frozenset({Cause.NODE_LOST, Cause.NODE_ERROR, Cause.SCHEDULER_LOST})
+"""Losses that are held against the cluster where they happen."""
 MAX_PLACES_SEEN = 1_000
 PASSING = frozenset({"block.circuit_open", "block.queue_full"})
 """Refusals of a start that pass by themselves: the step waits longer from time to time, and is refused after `MAX_PASSING`."""
@@ -182,6 +186,9 @@ class FlowGovernor:
                 out = []
             case Intervened():
                 out = self._intervened(event, now)
+            case StandingKnown(standings):
+                self._reputation.begin(standings)
+                out = []
             case Tick():
                 out = []
         return out if more else [*out, *self._advance(now)]
@@ -221,6 +228,10 @@ class FlowGovernor:
     def holding(self) -> dict[str, int]:
         """Clusters at which an announcement of this run waits for room, and its round."""
         return self._rounds.holding()
+
+    def experience(self) -> tuple[Experience, ...]:
+        """What the run has seen of clusters since this was asked last."""
+        return self._reputation.experience()
 
     def leases(self) -> list[Lease]:
         """Leases in use, to be renewed."""
@@ -426,6 +437,9 @@ class FlowGovernor:
         if event.node and rule.blames:
             step.losses += 1
             step.lost_on = tuple(dict.fromkeys((*step.lost_on, event.node)))
+        if event.cause in OF_CLUSTERS and step.losses <= 1:
+            # What a step takes down again and again is its own doing.
+            self._reputation.lost(lease.cluster, f"a step was lost on {lease.node}: {event.why}")
         if self._goes_on(step, lease, now):
             return out
         if step.ask.effect is Effect.AT_MOST_ONCE:

@@ -11,6 +11,7 @@ from ioi_dagster.model.negotiation import Announce, Ask, Award, Awarded, Bid, Le
 from ioi_dagster.model.placement import Edge, Link
 from ioi_dagster.model.placement import Step as GraphStep
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.standing import Standing
 from ioi_dagster.model.story import Chapter
 
 
@@ -176,6 +177,13 @@ class Intervened:
 
 
 @dataclass(frozen=True, slots=True)
+class StandingKnown:
+    """How clusters stand with the run's own domain, by what its earlier runs have seen."""
+
+    standings: tuple[Standing, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed: deadlines and waits are looked at."""
 
@@ -198,6 +206,7 @@ Event = (
     | ClusterLost
     | ClusterBack
     | Intervened
+    | StandingKnown
     | Tick
 )
 

@@ -44,6 +44,8 @@ BUSY = 12
 GATHER_S = 0.02
 GATHERED = 32
 """While so many starts are out, answers are gathered for so long, or until there are so many."""
+EXPERIENCE_S = 30.0
+"""What the run sees of clusters is told to its domain so often, for runs that begin while it goes on."""
 LONGEST_URL = 4_096
 SCHEDULER_WENT = "its Dask scheduler went away"
 
@@ -92,6 +94,7 @@ class FlowDriver:
         """Of steps that ran in one task after another one, and are not ready yet."""
         self._listening: set[str] = set()
         self._closed = False
+        self._tells_at = clock.monotonic() + EXPERIENCE_S
         self.pools: PoolSlots | None = None
         """The slots that steps of the run have in pools."""
         self.keeps_resources = False
@@ -150,6 +153,7 @@ class FlowDriver:
             while (left := until - self._clock.monotonic()) > 0 and len(events) < GATHERED:
                 events += self._drain(left)
         self._watch_fleets()
+        self._tell_experience()
         self._pool_slots()
         events += self._interventions.look()
         self._take_all(events)
@@ -276,7 +280,20 @@ class FlowDriver:
             self._end_threads()
         return outlives
 
+    def _tell_experience(self) -> None:
+        """From time to time; what is seen after that is told at the end."""
+        now = self._clock.monotonic()
+        if now < self._tells_at:
+            return
+        self._tells_at = now + EXPERIENCE_S
+        seen = self._governor.experience()
+        if seen:
+            self._pool.submit(self._network.experienced, seen)
+
     def _last_words(self) -> None:
+        seen = self._governor.experience()
+        if seen:
+            self._network.experienced(seen)
         # What could not be written by now is owed still: the events of its commits are told when the run is resumed.
         with contextlib.suppress(LedgerAwayError):
             self._ledger.last_words()

@@ -5,6 +5,7 @@ Whatever takes time is done elsewhere, and posts back events. An answer is owed 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
@@ -23,6 +24,7 @@ from ioi_dagster.governors.flow_messages import (
     ReleaseLeases,
     SendAnnounce,
     SendAward,
+    StandingKnown,
     WithdrawAnnounce,
 )
 from ioi_dagster.governors.flow_rounds import MAX_HOLDING
@@ -46,6 +48,7 @@ class Negotiator:
         self._run, self._network, self._typed = run, network, typed
         self._pool, self._post = pool, post
         self._waiting = ThreadPoolExecutor(MAX_HOLDING + 1, thread_name_prefix="flow-waits")
+        self._begins, self._beginning = True, threading.Lock()
 
     def perform(self, instruction: Asked) -> None:
         match instruction:
@@ -114,6 +117,16 @@ class Negotiator:
             else:
                 self._pool.submit(self._find_group, capability, data_class, domains, typed, members)
 
+    def _begin(self) -> None:
+        """What earlier runs have seen is known before the first places are, and so before anybody is asked for bids."""
+        with self._beginning:
+            if not self._begins:
+                return
+            self._begins = False
+            standings = self._network.standing()
+            if standings:
+                self._post(StandingKnown(standings))
+
     def _find_group(
         self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool, members: list[Ask]
     ) -> None:
@@ -122,6 +135,7 @@ class Negotiator:
         except Exception as error:
             refusal = Refusal("ras.unreachable", str(error) or type(error).__name__, "registry")
             found = Found((), (("registry", refusal),), True)
+        self._begin()
         # Most of them are alike in what their places depend on.
         alike: dict[tuple[str, int], tuple[tuple[Place, ...], tuple[tuple[str, Refusal], ...]]] = {}
         for ask in members:

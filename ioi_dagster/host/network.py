@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
@@ -16,6 +17,7 @@ from ioi_dagster.adapters.dask.node_plugin import CLUSTER
 from ioi_dagster.adapters.http.client import FederatedRegistry
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome, home_domain
+from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.host.alone_fleets import RUNNER, AddressFleet, EmbeddedFleet
 from ioi_dagster.host.federated_fleets import DaskFleet, InvokeFleet
@@ -27,6 +29,7 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Lease
 from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.standing import MAX_STANDINGS, Experience, Experiences, Standing
 from ioi_dagster.model.story import Chapter
 from ioi_dagster.policy.documents import placement_document, step_document
 from ioi_dagster.policy.permits import issue
@@ -76,6 +79,9 @@ class FederatedNetwork:
         self._found: dict[tuple[str, DataClass], tuple[float, Discovery]] = {}
         self._refreshing: set[tuple[str, DataClass]] = set()
         self._refresher = ThreadPoolExecutor(1, thread_name_prefix="places")
+        self._run = checked.permit.run
+        self._begins_with = self._registry.client(self.home).standing(Experiences(self._run))
+        self._standing: tuple[Standing, ...] | None = None
 
     def find(self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool) -> Found:
         discovery = self._discover(capability, data_class)
@@ -92,6 +98,20 @@ class FederatedNetwork:
             refusal.code in MAY_CHANGE and (not domains or self._in(who, domains)) for who, refusal in rejected
         )
         return Found(tuple(places), tuple(rejected), may_change)
+
+    def standing(self) -> tuple[Standing, ...]:
+        """As it was when the run began."""
+        if self._standing is None:
+            try:
+                self._standing = self._begins_with.result()
+            except (RetryableError, FinalError):
+                # The run finds out for itself.
+                self._standing = ()
+        return self._standing
+
+    def experienced(self, seen: tuple[Experience, ...]) -> None:
+        with contextlib.suppress(RetryableError, FinalError):
+            self._registry.client(self.home).standing(Experiences(self._run, seen[:MAX_STANDINGS])).result()
 
     def fleet(self, cluster: str) -> Fleet:
         return self._fleets[cluster]
@@ -247,6 +267,12 @@ class AloneNetwork:
 
     def fleets(self) -> list[Fleet]:
         return [self._fleet]
+
+    def standing(self) -> tuple[Standing, ...]:
+        return ()
+
+    def experienced(self, seen: tuple[Experience, ...]) -> None:
+        pass
 
     def step_permit(self, lease: Lease, data_class: DataClass, sent: bytes) -> Signed | None:
         return None

@@ -12,6 +12,7 @@ from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Ask, Lease
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.standing import Experience, Standing
 from ioi_dagster.model.story import Entry
 from ioi_dagster.signing import Signed
 
@@ -45,6 +46,14 @@ class Network(Protocol):
     def fleet(self, cluster: str) -> Fleet: ...
 
     def fleets(self) -> list[Fleet]: ...
+
+    def standing(self) -> tuple[Standing, ...]:
+        """How clusters stand with the run's domain, as far as that is known; may block for a second, once."""
+        ...
+
+    def experienced(self, seen: tuple[Experience, ...]) -> None:
+        """Tell the run's domain; may block for a second. What nobody takes is forgotten."""
+        ...
 
     def step_permit(self, lease: Lease, data_class: DataClass, sent: bytes) -> Signed | None:
         """`sent`: what the step's node gets, which the permit is for."""

@@ -13,7 +13,9 @@ import uvicorn
 from ioi_dagster.adapters.dask.client import DaskRunner
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.adapters.files.only_one import only_one
+from ioi_dagster.adapters.files.standing import StandingFile
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
+from ioi_dagster.adapters.http.standing import StandingDesk
 from ioi_dagster.adapters.http.tls import client_context, seeing_protocol, tls_of
 from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.adapters.link.caller import ClusterLine
@@ -82,6 +84,7 @@ def serve(home: DomainHome) -> None:
         http_to=lambda record: _asking(home, record),
         shown=home.client_certificate.read_bytes,
         book=FolderBook(home),
+        standing=StandingDesk(clock, StandingFile(home.standing)),
         epoch=_next_epoch(home.root / "gateway.epoch", clock.wall()),
     )
     address = urlsplit(config.gateway)

@@ -74,6 +74,21 @@ def test_what_was_refused_is_shown_by_door_and_code():
     assert told == ["lab /v1/award proof.stale 12", "lab elsewhere of many kinds 1"]
 
 
+def test_how_clusters_stand_is_shown_with_why_and_whom_it_trusts_least_first():
+    good = {"cluster": "lab-c", "trust": 1.0, "kept": 8.0, "broken": 0.0, "late": 0.0, "lost": 0.0}
+    bad = {"cluster": "cloud-c", "trust": 0.5, "kept": 1.0, "broken": 1.0, "late": 1.0, "lost": 1.04}
+    rows = [good | {"why": "", "told_s_ago": 3.2}, bad | {"why": "no answer", "told_s_ago": 61.0}]
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(render({"library": {**domain("library", "restricted"), "standing": rows}}))
+    lines = [" ".join(line.replace("│", " ").split()) for line in captured.get().splitlines()]
+    begin = lines.index("trust, by what the domain's runs have seen")
+    assert lines[begin + 3 : begin + 5] == [
+        "library cloud-c 50% 1.0 1.0 1.0 1.0 61 s ago no answer",
+        "library lab-c 100% 8.0 0.0 0.0 0.0 3 s ago",
+    ]
+
+
 def test_a_block_has_one_row_whoever_offers_it():
     status = {
         "lab": domain("lab", "internal", blocks=("page-ocr", "page-trim")),

@@ -27,7 +27,7 @@ from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.host import results
 from ioi_dagster.host.exchange import StepResult
 from ioi_dagster.host.fleet_watch import RENEW_EVERY_S
-from ioi_dagster.host.flow_driver import FlowDriver
+from ioi_dagster.host.flow_driver import EXPERIENCE_S, FlowDriver
 from ioi_dagster.host.io_manager import ObjectStore
 from ioi_dagster.host.map_desk import MAX_CHUNKS, Heard
 from ioi_dagster.host.work import Found, Outcome, Work
@@ -35,6 +35,7 @@ from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Ask, Award, Awarded, Effect, LeaseRequest, RenewRequest
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.standing import Experience, Standing
 from ioi_dagster.model.start import StartAnswer
 from ioi_dagster.model.story import Chapter
 
@@ -50,6 +51,7 @@ class OneNode:
         self._governor.handle(NodeJoined("n", 8, EVERYTHING), 0.0)
         self.queue: list = []
         self.told: list = []
+        self.seen: list[tuple[Experience, ...]] = []
         self.listening: dict = {}
         self.deaths = 0
 
@@ -61,6 +63,12 @@ class OneNode:
 
     def fleets(self):
         return [self]
+
+    def standing(self):
+        return (Standing("alone", 0.2, broken=4.0),)
+
+    def experienced(self, seen):
+        self.seen.append(seen)
 
     def step_permit(self, *_):
         return None
@@ -837,3 +845,27 @@ def test_a_copy_that_cannot_be_sent_leaves_its_step_as_it_is(tmp_path: Path) -> 
         run.answer("read[x]", replace(DONE, attempt="it"))
         run.settle()
         assert run.ended["read[x]"].refusal is None
+
+
+def test_a_run_begins_with_what_its_domain_knows_and_tells_it_what_it_has_seen(tmp_path: Path) -> None:
+    clock, node, ledger = ManualClock(), OneNode(), Ledger(tmp_path / "ledger.sqlite")
+    epoch = ledger.take_over("r", "j", 1.0)
+    governor = FlowGovernor("r", "alone")
+    driver = FlowDriver("r", epoch, node, governor, ledger, ObjectStore(tmp_path), clock)  # pyright: ignore[reportArgumentType]
+
+    def place(step: str) -> None:
+        driver.submit(Work(Ask("r", step, "dagster.step"), b"", None, 0, False))
+        for _ in range(3):
+            clock.advance(1.0)
+            driver.pump(0.0)
+
+    place("one")
+    (told,) = (entry for entry in ledger.story("r", "one") if entry.chapter is Chapter.BID)
+    assert [(offer["cluster"], offer["trust"]) for offer in told.facts["offers"]] == [("alone", 0.2)]
+    assert node.seen == []
+    clock.advance(EXPERIENCE_S)
+    driver.pump(0.0)
+    place("two")
+    driver.close(False)
+    ledger.close()
+    assert node.seen == [(Experience("alone", kept=1.0),), (Experience("alone", kept=1.0),)]

@@ -22,6 +22,7 @@ from ioi_dagster.adapters.http.client import GatewayClient, believed
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.protocol import PERMIT_HEADER, PROOF_HEADER
 from ioi_dagster.adapters.http.refusals import QUIET_S
+from ioi_dagster.adapters.http.standing import Saved, StandingDesk
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig
 from ioi_dagster.errors import UnreachableError
@@ -44,6 +45,7 @@ from ioi_dagster.model.negotiation import (
     RenewRequest,
 )
 from ioi_dagster.model.permit import RunPermit, StepPermit
+from ioi_dagster.model.standing import Experience, Experiences, Standing
 from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
 from ioi_dagster.policy.permits import encode, issue
@@ -163,7 +165,12 @@ class _Governor:
 class Lab:
     """A gateway in this process; its cluster governor is a stand-in that holds `LEASE` alone."""
 
-    def __init__(self, config: DomainConfig = CONFIG, elsewhere: Callable[..., httpx.Response] | None = None) -> None:
+    def __init__(
+        self,
+        config: DomainConfig = CONFIG,
+        elsewhere: Callable[..., httpx.Response] | None = None,
+        kept: Saved | None = None,
+    ) -> None:
         self.clock, self.runner = ManualClock(), Runner()
         self.forwarded: list[str] = []
         self.sent: list[Any] = []
@@ -180,6 +187,7 @@ class Lab:
             clusters={"lab-c": _Governor(self.forwarded, self.sent)},
             http_to=lambda _: httpx.AsyncClient(transport=httpx.MockTransport(elsewhere or nobody)),
             book=KnowsCloud(),
+            standing=StandingDesk(self.clock, kept),
         )
         self._app = create_app(context)
 
@@ -204,8 +212,16 @@ class Lab:
 
         return asyncio.run(probed())
 
-    def signed(self, method: str, path: str, body: bytes = b"", key: SigningKey = HOME, permit: str | None = None):
-        proof = prove(key, audience="lab", method=method, path=path, body=digest_bytes(body), now=self.clock.wall())
+    def signed(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        key: SigningKey = HOME,
+        permit: str | None = None,
+        audience: str = "lab",
+    ):
+        proof = prove(key, audience=audience, method=method, path=path, body=digest_bytes(body), now=self.clock.wall())
         return self.ask(method, path, body, **{PROOF_HEADER: proof, PERMIT_HEADER: permit or run_permit()})
 
     def _decide(self, *_: Any) -> Decision:
@@ -328,6 +344,52 @@ def test_a_domain_states_what_is_its_own_and_nothing_else(key):
     assert lab.signed("GET", "/v1/registry/state").json() == {}, "all of a report or nothing"
     assert state("cluster/lab-c", "node/lab-c/lab-1").status_code == 200
     assert set(lab.signed("GET", "/v1/registry/state").json()) == {"cluster/lab-c", "node/lab-c/lab-1"}
+
+
+class Kept:
+    """What was saved last, and when."""
+
+    def __init__(self) -> None:
+        self.saved: list[tuple[Standing, ...]] = []
+
+    def load(self, now: float) -> tuple[tuple[Standing, ...], float]:
+        return (self.saved[-1] if self.saved else ()), 0.0
+
+    def save(self, standings: tuple[Standing, ...], now: float) -> None:
+        self.saved.append(standings)
+
+
+def test_how_clusters_stand_goes_by_the_domains_own_runs_outlives_the_gateway_and_is_told_to_nobody_else():
+    kept = Kept()
+    own = replace(CONFIG, spec=replace(SPEC, name="library"))
+
+    def tell(lab: Lab, *seen: Experience, key: SigningKey = HOME) -> httpx.Response:
+        return lab.signed("POST", "/v1/standing", msgspec.json.encode(Experiences("r", seen)), key, audience="library")
+
+    first = Lab(own, kept=kept)
+    assert tell(first).json() == []
+    row = {"cluster": "cloud-c", "trust": 0.5, "kept": 0.0, "broken": 1.0, "late": 0.0, "lost": 0.0, "why": "none came"}
+    row["told_s_ago"] = 0.0
+    assert tell(first, Experience("cloud-c", broken=1.0, why="none came")).json() == [row]
+    answer = tell(first, Experience("cloud-c", kept=9.0), key=PEER)
+    assert (answer.status_code, code_of(answer)) == (403, "gateway.not_its_own")
+    assert code_of(tell(first, key=STRANGER)) == "proof.signature"
+    assert code_of(first.ask("POST", "/v1/standing", Authorization="Bearer own")) == "proof.missing"
+    first.clock.advance(10.0)
+    assert tell(first, Experience("lab-c", kept=1.0)).json()[0] == row | {"told_s_ago": 10.0}
+    assert [[one.cluster for one in standings] for standings in kept.saved] == [["cloud-c"], ["cloud-c", "lab-c"]]
+    again = Lab(own, kept=kept)
+    assert [one["cluster"] for one in tell(again).json()] == ["cloud-c", "lab-c"]
+    status = again.ask("GET", "/v1/status", Authorization="Bearer own").json()
+    assert [one["trust"] for one in status["standing"]] == [0.5, 1.0]
+    assert again.signed("GET", "/v1/status", key=PEER, audience="library").json()["standing"] == []
+
+
+def test_a_message_of_what_was_seen_is_bounded():
+    lab = Lab(replace(CONFIG, spec=replace(SPEC, name="library")))
+    for seen in ([{"cluster": "c", "kept": -1.0}], [{"cluster": "c", "why": "w" * 301}], [{"cluster": "c"}] * 1_001):
+        body = msgspec.json.encode({"run": "r", "seen": seen})
+        assert code_of(lab.signed("POST", "/v1/standing", body, audience="library")) == "gateway.malformed"
 
 
 def test_an_announcement_is_bounded_and_each_kind_decided_once():

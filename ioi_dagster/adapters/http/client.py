@@ -38,6 +38,7 @@ from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.standing import Experiences, Standing
 from ioi_dagster.policy.permits import encode
 from ioi_dagster.policy.proof import prove
 from ioi_dagster.ras.selection import Candidate, Discovery, Query, Rejected
@@ -47,6 +48,7 @@ T = TypeVar("T")
 DISCOVER_S = 2.0
 """A registry that answers later than this counts as unreachable for now; it is asked again."""
 JOIN_S = 10.0
+STANDING_S = 1.0
 
 MAX_WAITING = 64
 """Announcements of one run process at one gateway that wait for room."""
@@ -120,6 +122,10 @@ class GatewayClient:
 
     def status(self) -> dict[str, Any]:
         return self._get("status", dict, 3.0)
+
+    def standing(self, told: Experiences) -> Asked[tuple[Standing, ...]]:
+        """Tell the run's own gateway what the run has seen of clusters; the answer is how they stand with the domain."""
+        return self._asked("standing", told, tuple[Standing, ...], STANDING_S)
 
     def records(self, kind: str | None = None) -> list[Signed]:
         return self._get(f"registry/records{'?kind=' + kind if kind else ''}", list[Signed], 3.0)

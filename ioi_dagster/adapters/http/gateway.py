@@ -41,6 +41,7 @@ from ioi_dagster.adapters.http.protocol import (
     StateEntry,
 )
 from ioi_dagster.adapters.http.refusals import RefusalLog, Refused
+from ioi_dagster.adapters.http.standing import StandingDesk
 from ioi_dagster.adapters.http.tls import HANDSHAKES, STAMPS, Peers
 from ioi_dagster.adapters.link.caller import RefusedError
 from ioi_dagster.clock import Clock
@@ -63,6 +64,7 @@ from ioi_dagster.model.negotiation import (
 )
 from ioi_dagster.model.permit import RunPermit
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.standing import Experiences
 from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.policy.permits import ReadPermits, check_step_permit, from_plain
 from ioi_dagster.policy.proof import Caller, check_proof
@@ -120,6 +122,8 @@ class GatewayContext:
     """The certificate that it shows there."""
     book: MemberBook = field(default_factory=NoMembers)
     state: LeasedState = field(default_factory=LeasedState)
+    standing: StandingDesk | None = None
+    """How clusters stand with the domain; None: that is forgotten with the gateway."""
     epoch: int = 1
 
 
@@ -144,6 +148,7 @@ def create_app(context: GatewayContext) -> Starlette:
         yield
         task.cancel()
         await gateway.members.close()
+        await gateway.standing.close()
 
     routes = [Route(PREFIX + door.path, gateway.answer_at(door), methods=[door.method]) for door in DOORS]
     app = Starlette(routes=[*routes, Route("/{path:path}", gateway.nowhere, methods=_METHODS)], lifespan=lifespan)
@@ -162,6 +167,7 @@ class _Gateway:
         self._waiting = 0
         self._refusals = RefusalLog()
         self._permits = ReadPermits(context.trusted)
+        self.standing = context.standing or StandingDesk(context.clock)
 
     def answer_at(self, door: Door) -> Callable[[Request], Any]:
         """The handler of a door is the method of its name."""
@@ -249,6 +255,8 @@ class _Gateway:
             "clusters": clusters,
             "peers": self.members.snapshot(),
             "refused": self.refused(),
+            # What a domain thinks of others is nobody else's.
+            "standing": self.standing.all() if every else (),
             "blocks": [
                 {"urn": r.urn, "version": r.version, "of": r.spec.get("version"), "handles": r.spec.get("handles")}
                 for r in self._c.store.records(Kind.BLOCK)
@@ -289,6 +297,17 @@ class _Gateway:
         for entry in entries:
             self._c.state.put(entry.key, entry.value, min(max(entry.ttl_s, 0.1), 60.0), now)
         return {}
+
+    async def _standing(self, request: Request) -> Any:
+        """Nobody but the domain's own runs is believed, or told."""
+        caller, name = self._caller(request), self._c.config.spec.name
+        if caller.domain != name:
+            text = (
+                f"how clusters stand with {name} goes by what its own runs have seen, not by what {caller.domain} says"
+            )
+            raise _Problem(403, "gateway.not_its_own", text, "tell it to your own gateway")
+        told = await self._read(request, Experiences, caller)
+        return await self.standing.told(told)
 
     # Negotiation ------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from ioi_dagster.governors.network import Heard
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.standing import Experiences, Standing
 from ioi_dagster.ras.selection import Discovery, Query
 from ioi_dagster.signing import Signed
 
@@ -34,6 +35,7 @@ class For(StrEnum):
     DOMAIN = "a known domain, by a proof"
     RUN = "a run's own domain, by a proof and the run's permit"
     OWN = "the domain's own processes, by its token"
+    HOME = "runs of the domain itself, by its proof"
     INVITED = "who opens the connection with an invitation's certificate"
 
 
@@ -178,6 +180,14 @@ DOORS = (
     ),
     Door("POST", "renew", For.RUN, RenewAt, Renewed, "leases hold again for their whole time"),
     Door("POST", "release", For.RUN, ReleaseAt, dict[str, Any], "leases end; what is not held is no error"),
+    Door(
+        "POST",
+        "standing",
+        For.HOME,
+        Experiences,
+        tuple[Standing, ...],
+        "what a run has seen of clusters; how they stand with its domain",
+    ),
     Door("POST", "invoke", For.RUN, Invocation, Invoked, "run a block under a lease", framed=True),
 )
 BY_PATH = {door.path: door for door in DOORS}
