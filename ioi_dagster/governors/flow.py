@@ -56,7 +56,7 @@ from ioi_dagster.governors.flow_plan import PlanAhead
 from ioi_dagster.governors.flow_rounds import PARK_S, Rounds
 from ioi_dagster.governors.flow_steering import Steering
 from ioi_dagster.governors.flow_steps import OVER, WINDOW, Step, Steps, StepState
-from ioi_dagster.governors.flow_texts import candidates_text, remedy, why_nobody
+from ioi_dagster.governors.flow_texts import Candidates, remedy, why_nobody
 from ioi_dagster.governors.node import REPLACED
 from ioi_dagster.governors.reputation import Reputation
 from ioi_dagster.model.intervention import CANCELLED, ONCE, PART, Action, Intervention
@@ -115,7 +115,7 @@ class FlowGovernor:
     ) -> None:
         self._patience_s, self._again_s = patience_s, again_s
         self._placing = placing or PlanAhead(objective_of(objective), origin)
-        self._reputation, self._steps = Reputation(), Steps()
+        self._reputation, self._steps, self._candidates = Reputation(), Steps(), Candidates()
         self._gangs, self._copies = Gangs(self._steps), Copies(self._placing)
         self._steering = Steering(self._steps)
         self._cancelled: dict[str, Refusal] = {}
@@ -326,8 +326,8 @@ class FlowGovernor:
             if step.places is before:
                 return []
             self._rounds.soon(now)
-            return [_candidates(event)]
-        told = _candidates(event)
+            return [self._candidates.tell(event)]
+        told = self._candidates.tell(event)
         if event.may_change:
             reason = why_nobody(event.rejected)
             first = step.waiting_for != reason
@@ -696,9 +696,3 @@ class FlowGovernor:
 
 def _without(places: tuple[Place, ...], away: frozenset[str]) -> tuple[Place, ...]:
     return tuple(place for place in places if place.cluster not in away) if away else places
-
-
-def _candidates(event: PlacesFound) -> Tell:
-    rejected = [{"who": who, "code": refusal.code, "text": refusal.text} for who, refusal in event.rejected]
-    facts = {"places": [place.cluster for place in event.places], "rejected": rejected}
-    return Tell(event.step, Chapter.CANDIDATES, candidates_text(event), facts)

@@ -48,7 +48,7 @@ class PlanAhead(LeastCost):
     def about(self, now: float) -> tuple[str, ...]:
         """Where there is nothing to plan, only from time to time."""
         known = not self._planned and now < self._told_at + LOOK_AGAIN_S
-        return () if known or self._plan.nodes(now) > MAX_PLANNED else tuple(self._about)
+        return () if known or self._plan.more_than(MAX_PLANNED, now) else tuple(self._about)
 
     def remaining_s(self) -> float:
         return self._plan.remaining_s
@@ -57,7 +57,7 @@ class PlanAhead(LeastCost):
         self._now, self._planned = now, False
         # A cluster that had none for them may have some by now.
         self._until = {key: until for key, until in self._until.items() if until > now - LOOK_AGAIN_S}
-        if not self._about or self._plan.nodes(now) > MAX_PLANNED:
+        if not self._about or self._plan.more_than(MAX_PLANNED, now):
             return
         about = tuple(self._about)
         for bid in bids:
@@ -72,7 +72,7 @@ class PlanAhead(LeastCost):
         self._make([step.ask.step for step in waiting], now)
 
     def _make(self, ready: Collection[str] | None, now: float) -> None:
-        if self._plan.nodes(now) > MAX_PLANNED or self._plan.uniform():
+        if self._plan.more_than(MAX_PLANNED, now) or self._plan.uniform():
             return
         usual = self._plan.usual(ready or ())
         if usual < BRIEF_S:

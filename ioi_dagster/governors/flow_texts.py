@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from ioi_dagster.governors.flow_messages import Place, PlacesFound
+from ioi_dagster.governors.flow_messages import Place, PlacesFound, Tell
 from ioi_dagster.model.negotiation import Ask, Bid
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.story import Chapter
 
 
-def candidates_text(event: PlacesFound) -> str:
+class Candidates:
+    """Where steps may go and where not. Many steps in a row may go to the same places, of which there may be many: it is put in
+    words once for them, by their identity."""
+
+    def __init__(self) -> None:
+        self._places: tuple[Place, ...] | None = None
+        self._rejected: tuple[tuple[str, Refusal], ...] = ()
+        self._text, self._facts = "", dict[str, Any]()
+
+    def tell(self, event: PlacesFound) -> Tell:
+        if event.places is not self._places or event.rejected is not self._rejected:
+            self._places, self._rejected = event.places, event.rejected
+            rejected = [{"who": who, "code": refusal.code, "text": refusal.text} for who, refusal in event.rejected]
+            self._facts = {"places": [place.cluster for place in event.places], "rejected": rejected}
+            self._text = _candidates_text(event)
+        return Tell(event.step, Chapter.CANDIDATES, self._text, dict(self._facts))
+
+
+def _candidates_text(event: PlacesFound) -> str:
     may = ", ".join(place.cluster for place in event.places) or "nobody"
     not_ = "; ".join(f"{who}: {refusal.text} [{refusal.code}]" for who, refusal in event.rejected)
     return f"may go to {may}" + (f"; rejected: {not_}" if not_ else "")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import ceil, exp, inf, log
 
 from ioi_dagster.governors.placement.board import OVER, WAITING, Board
@@ -78,6 +79,8 @@ class GraphPlan:
         self._order: list[str] = []
         self._links: dict[tuple[str, str], Link] = {}
         self._nodes: dict[str, _Node] = {}
+        self._domain_of: dict[str, str] = {}
+        """By cluster that has told of nodes."""
         self._over: dict[str, str] = {}
         """Step → the node where its output lies; `NOWHERE`: not known, as of what an earlier process of the run did."""
         self._running: dict[str, dict[str, float]] = {}
@@ -143,9 +146,12 @@ class GraphPlan:
         """Seconds of work from its start to the end of the graph, by the longest way; 0 where the graph does not know it."""
         return self._rank.get(step, 0.0)
 
-    def nodes(self, now: float) -> int:
-        """Nodes that are there, or were a while ago: a cluster that is silent for a moment has not become small."""
-        return sum(node.up or node.seen > now - AWAY_S for node in self._nodes.values())
+    def more_than(self, most: int, now: float) -> bool:
+        """Are there more nodes, or were there a while ago? A cluster that is silent for a moment has not become small."""
+        if len(self._nodes) <= most:
+            return False
+        counted = (True for node in self._nodes.values() if node.up or node.seen > now - AWAY_S)
+        return next(islice(counted, most, None), False)
 
     def knows_nodes_of(self, cluster: str) -> bool:
         return any(node.up and node.cluster == cluster for node in self._nodes.values())
@@ -162,6 +168,7 @@ class GraphPlan:
 
     def see(self, bid: Bid, about: Sequence[str], now: float) -> None:
         """What a bid tells of a cluster's nodes; those that it does not tell of are not to be had."""
+        self._domain_of[bid.cluster] = bid.domain
         told = {f"{bid.cluster}/{node.node}": node for node in bid.nodes}
         for key, node in self._nodes.items():
             if node.cluster == bid.cluster:
@@ -196,8 +203,7 @@ class GraphPlan:
         key = f"{cluster}/{node}"
         if key not in self._nodes:
             # Of a large cluster that told of others.
-            home = next((one.offer.domain for one in self._nodes.values() if one.cluster == cluster), cluster)
-            self._nodes[key] = _Node(cluster, node, Offer(key, home, 1))
+            self._nodes[key] = _Node(cluster, node, Offer(key, self._domain_of.get(cluster, cluster), 1))
             self._stale = True
         self._over.pop(step, None)
         board, there = self._board, now

@@ -314,10 +314,11 @@ def test_nodes_that_are_gone_are_no_reason_not_to_plan():
         now = number * ahead.AWAY_S / 50
         plan.see(Bid("c", "c", "r", number, 1, (), (), 2.0, nodes), (), now)
         assert plan.plan(["s"], {}, now)
-        assert plan.nodes(now) <= 2 * 51
+        assert not plan.more_than(2 * 51, now)
     assert plan.planned("s", now) == ahead.Planned("c", "n999.1", now, now + 5.0, True)
     assert len(plan._nodes) <= ahead.KEPT_NODES + 2
-    assert plan.nodes(now + ahead.AWAY_S) == 2
+    later = now + ahead.AWAY_S
+    assert (plan.more_than(1, later), plan.more_than(2, later)) == (True, False)
 
 
 @pytest.mark.parametrize(("size", "where"), [(1_000, "fast"), (100_000_000, "fast"), (10_000_000_000, "home")])
