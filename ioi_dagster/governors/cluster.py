@@ -23,6 +23,7 @@ from ioi_dagster.governors.cluster_messages import (
     NodeLeft,
     NodeReported,
     NodeResized,
+    Ordered,
     QuotasChanged,
     Reply,
     StopStep,
@@ -35,6 +36,7 @@ from ioi_dagster.governors.fairness.tree import Entry
 from ioi_dagster.governors.fairness.values import Rules
 from ioi_dagster.governors.leases import Leases
 from ioi_dagster.governors.nodes import Nodes
+from ioi_dagster.governors.orders_in_force import OrdersInForce, Waits
 from ioi_dagster.governors.outlook import NodeNow, Occupied, outlook
 from ioi_dagster.governors.parked import AGING_S
 from ioi_dagster.governors.pressure import demands
@@ -60,7 +62,7 @@ from ioi_dagster.model.refusal import Refusal
 
 __all__ = [
     "EVERYTHING", "ClusterGovernor", "ClusterSnapshot", "Event", "Instruction", "LeaseEnded", "NodeJoined", "NodeLeft",
-    "NodeReported", "NodeResized", "QuotasChanged", "Reply", "StopStep", "Tick",
+    "NodeReported", "NodeResized", "Ordered", "QuotasChanged", "Reply", "StopStep", "Tick",
     "WantNodes", "WantedFound", "Withdrawn",
 ]  # fmt: skip
 
@@ -127,9 +129,10 @@ class ClusterGovernor:
             exact=EXACT,
             spread=True,
         )
-        tree = quotas if quotas is not None else QuotaTree.flat()
+        self._tree = quotas if quotas is not None else QuotaTree.flat()
+        self._orders = OrdersInForce(cluster)
         known = {SLOTS, *(resource for group in groups for resource in group.amounts)}
-        self._arbiter = Arbiter({}, tree, rules, elastic=True, resources=known)
+        self._arbiter = Arbiter({}, self._tree, rules, elastic=True, resources=known)
         self._leases = Leases()
         self._scaler = Autoscaler(groups)
         self._grouped = tuple(name for group in groups for name in group.members)
@@ -155,6 +158,9 @@ class ClusterGovernor:
         self._bids.expire(now)
         out = [one for name in self._leases.expired(now) for one in self._end(name, "expired")]
         out += self._handle(event, now)
+        out += [self._waits_no_more(one) for one in self._orders.over(now)]
+        if any(isinstance(one, LeaseEnded) for one in out):
+            out += self._looked_at_again(self._orders.capped(), now)
         out += self._serve(now)
         if self._scaler and isinstance(event, Tick):
             out += self._scale(now)
@@ -176,8 +182,11 @@ class ClusterGovernor:
                 self._scaler.found(group, nodes, spent, now)
                 return []
             case QuotasChanged(tree):
-                self._bids.refused(self._arbiter.on_quota(tree))
+                self._bids.refused(self._arbiter.on_quota(self._orders.weighed(tree)))
+                self._tree = tree
                 return self._stops(now)
+            case Ordered():
+                return self._ordered(event, now)
             case Announce():
                 return self._announced(event, now)
             case Award():
@@ -191,16 +200,29 @@ class ClusterGovernor:
             case ReleaseRequest():
                 return self._release(event)
             case Withdrawn(run, round_, origin):
+                self._orders.end((origin, run), round_)
                 self._bids.withdrawn((origin, run), round_, now)
                 return []
             case Tick():
-                return self._stops(now)
+                return self._stops(now) + self._drained(now)
 
     # Announcements ----------------------------------------------------------------------------------------------
 
     def _announced(self, announce: Announce, now: float) -> list[Instruction]:
         self._tally.announced(announce)
+        out = [self._waits_no_more(one) for one in [self._orders.end(announce.whose)] if one is not None]
+        return out + self._asked(announce, now)
+
+    def _asked(self, announce: Announce, now: float) -> list[Instruction]:
+        wanted = announce
+        announce, refusals = self._orders.narrowed(wanted, self._leases)
+        if refusals and not announce.groups:
+            if self._orders.wait(wanted, refusals, now):
+                return []
+            return [Reply(replace(self._bids.nothing(wanted), refusals=refusals))]
         older, asked, bid = self._bids.announced(announce, now)
+        if bid is not None and refusals:
+            bid = replace(bid, refusals=(*refusals, *bid.refusals))
         out: list[Instruction] = []
         if older is not None:
             out.append(Reply(self._bids.nothing(older), waited=(older.run, older.round, older.origin)))
@@ -211,6 +233,36 @@ class ClusterGovernor:
             return out
         self._tally.bid(announce, bid)
         return [*out, Reply(self._with_nodes(bid, announce, now))]
+
+    def _waits_no_more(self, one: Waits) -> Instruction:
+        its = one.announce
+        return Reply(replace(self._bids.nothing(its), refusals=one.refusals), waited=(its.run, its.round, its.origin))
+
+    def _ordered(self, event: Ordered, now: float) -> list[Instruction]:
+        """Those that wait for an order to be taken back are looked at again; one that may wait on still has its time."""
+        self._orders.given(event.orders, now)
+        self._bids.refused(self._arbiter.on_quota(self._orders.weighed(self._tree)))
+        return self._stops(now) + self._drained(now) + self._looked_at_again(self._orders.all(), now)
+
+    def _looked_at_again(self, waits: list[Waits], now: float) -> list[Instruction]:
+        out: list[Instruction] = []
+        for one in waits:
+            its = one.announce
+            for said in self._asked(replace(its, wait_s=max(0.0, one.until - now)), now):
+                mine = isinstance(said, Reply) and said.waited is None
+                out.append(replace(said, waited=(its.run, its.round, its.origin)) if mine else said)
+        return out
+
+    def _drained(self, now: float) -> list[Instruction]:
+        """Steps whose block is drained, and whose time is over."""
+        why = self._orders.overdue(now)
+        if not why:
+            return []
+        # One that waits for others has no slot; it is stopped when it goes on.
+        running = (one for one in self._leases if not one.waits and one.lease.id not in self._stopping)
+        held = [one for one in running if one.lease.capability in why]
+        self._stopping |= {one.lease.id: None for one in held}
+        return [StopStep(one.lease, why[one.lease.capability]) for one in held]
 
     def _serve(self, now: float, at_once: Announce | None = None) -> list[Instruction]:
         """Answer those that wait and have something, or have waited long enough. `at_once` has only just come."""
@@ -260,7 +312,7 @@ class ClusterGovernor:
                 if known is not None:
                     out += self._end(known.id, f"superseded by fence {request.fence}")
                     self._bids.freed()
-            refusal = self._gang_refusal(award.origin, requests, fresh)
+            refusal = self._gang_refusal(award.origin, requests, fresh) or self._orders.refusal(fresh, self._leases)
             entries = refusal or self._bids.grant(award.whose, fresh, self._lease_id(1), offered, now)
             if isinstance(entries, Refusal):
                 rejected += [self._reject(request, entries) for request in fresh]
@@ -441,7 +493,7 @@ class ClusterGovernor:
                 for name, classes in shares.classes.items()
                 if name in tenants
             },
-            len(self._bids.desk),
+            len(self._bids.desk) + len(self._orders),
             self._scaler.snapshot(self._now),
             self._tally.snapshot(),
         )

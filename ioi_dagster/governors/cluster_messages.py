@@ -18,6 +18,7 @@ from ioi_dagster.model.negotiation import (
     Resources,
     VerifyRequest,
 )
+from ioi_dagster.model.order import Orders
 from ioi_dagster.model.quota import QuotaTree
 
 
@@ -86,6 +87,13 @@ class QuotasChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Ordered:
+    """From now on these orders for blocks and tenants are in force."""
+
+    orders: Orders
+
+
+@dataclass(frozen=True, slots=True)
 class Withdrawn:
     """Nobody waits any longer for the answer to this announcement of `origin`, see `Announce.wait_s`."""
 
@@ -106,6 +114,7 @@ Event = (
     | NodeReported
     | WantedFound
     | QuotasChanged
+    | Ordered
     | Announce
     | Award
     | RenewRequest

@@ -29,6 +29,7 @@ from ioi_dagster.adapters.dask.scaling import Scaling, source_of
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.adapters.files.drains import DrainFile
 from ioi_dagster.adapters.files.lease_journal import JournalFullError, LeaseJournal
+from ioi_dagster.adapters.files.orders import OrderFile
 from ioi_dagster.adapters.files.wanted import WantedFile
 from ioi_dagster.adapters.http.tls import TlsTo
 from ioi_dagster.adapters.link.door import Waiting, open_door
@@ -42,6 +43,7 @@ from ioi_dagster.governors.cluster import (
     NodeJoined,
     NodeLeft,
     NodeReported,
+    Ordered,
     QuotasChanged,
     Reply,
     StopStep,
@@ -98,6 +100,7 @@ class ClusterPlugin(SchedulerPlugin):
         self.waiting = Waiting()
         self.watch = ClusterWatch(scheduler, self._clock, self._suspicion_changed)
         self.draining = Draining(DrainFile(home.root), cluster)
+        self._orders, self._orders_at = OrderFile(home.root), 0
         self._names: dict[str, str] = {}
         self._drained_told: set[str] = set()
         """Nodes that have heard whether they are drained."""
@@ -217,6 +220,7 @@ class ClusterPlugin(SchedulerPlugin):
             for address in self._scheduler.workers:
                 self._report_node(address, now)
             self._look_for_quotas(now)
+            self._look_for_orders(now)
             self.perform(self.governor.handle(Tick(), now))
             self._scaling.look()
             await self._client.fetch(
@@ -265,6 +269,16 @@ class ClusterPlugin(SchedulerPlugin):
                 self._quotas = spec.quotas
         except (BadInputError, StopIteration) as error:
             log.warning("the quotas stay as they are: %s", error)
+
+    def _look_for_orders(self, now: float) -> None:
+        """What is ordered for blocks and tenants of the domain. A file that cannot be read changes nothing."""
+        try:
+            changed = self._orders.changed_at()
+            if changed != self._orders_at:
+                self.perform(self.governor.handle(Ordered(self._orders.read()), now))
+                self._orders_at = changed
+        except (BadInputError, OSError) as error:
+            log.warning("what is ordered stays as it is: %s", error)
 
     def _leases(self) -> list[dict[str, Any]]:
         snapshot = self.governor.snapshot()

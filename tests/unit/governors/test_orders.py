@@ -1,0 +1,209 @@
+"""What an owner orders for blocks and tenants of a cluster: what may start, what waits, what is stopped, and for how long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as some
+
+from ioi_dagster.governors.cluster import ClusterGovernor, LeaseEnded, NodeJoined, QuotasChanged, Reply, StopStep, Tick
+from ioi_dagster.governors.cluster_messages import Ordered, Withdrawn
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Announce, AskGroup, Award, Awarded, Bid, Lease, LeaseRequest, ReleaseRequest
+from ioi_dagster.model.order import MAY, Order, Orders, Target, Verb
+from ioi_dagster.model.quota import QuotaTree, TenantQuota
+
+BLOCK, TENANT = Target.BLOCK, Target.TENANT
+
+
+class Cluster:
+    def __init__(self, slots: int = 8) -> None:
+        self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0)
+        self.orders, self.now, self._round, self._steps = Orders(), 0.0, 0, 0
+        self.tell(NodeJoined("n", slots, frozenset({"ocr", "llm"})))
+
+    def tell(self, event: Any, after: float = 0.0) -> list[Any]:
+        self.now += after
+        out = self.governor.handle(event, self.now)
+        self.governor.validate()
+        return out
+
+    def order(self, target: Target, name: str, verb: Verb, value: int | None = None, **more: Any) -> list[Any]:
+        self.orders, _ = self.orders.after(Order(target, name, verb, value, who="ann", why="a bad model", **more))
+        return self.tell(Ordered(self.orders))
+
+    def ask(self, capability: str = "ocr", count: int = 4, tenant: str = "t", wait_s: float = 0.0) -> Bid | None:
+        self._round += 1
+        group = AskGroup(capability, DataClass.PUBLIC, count, tenant)
+        out = self.tell(Announce("r", self._round, "lab", (group,), wait_s=wait_s))
+        (bid,) = bids(out) or [None]
+        return bid
+
+    def slots(self, **asked: Any) -> int:
+        bid = self.ask(**asked)
+        return sum(point.slots for point in bid.points) if bid is not None else 0
+
+    def award(self, count: int = 1, capability: str = "ocr", tenant: str = "t") -> Awarded:
+        requests = []
+        for _ in range(count):
+            self._steps += 1
+            requests.append(LeaseRequest("r", f"s{self._steps}", 1, capability, DataClass.PUBLIC, tenant=tenant))
+        (reply,) = [
+            one for one in self.tell(Award("lab-c", "r", self._round, "lab", tuple(requests))) if isinstance(one, Reply)
+        ]
+        assert isinstance(reply.answer, Awarded)
+        return reply.answer
+
+    def release(self, lease: Lease) -> list[Any]:
+        return self.tell(ReleaseRequest("r", (lease.id,), "lab"))
+
+
+def bids(out: list[Any]) -> list[Bid]:
+    return [one.answer for one in out if isinstance(one, Reply) and isinstance(one.answer, Bid)]
+
+
+def test_nothing_of_a_paused_block_starts_and_what_runs_goes_on() -> None:
+    cluster = Cluster()
+    assert cluster.slots() == 4
+    (lease,) = cluster.award().leases
+    assert [one for one in cluster.order(BLOCK, "ocr", Verb.PAUSE) if isinstance(one, StopStep)] == []
+    bid = cluster.ask()
+    assert bid is not None
+    assert (bid.points, [(no.code, no.text) for no in bid.refusals]) == (
+        (),
+        [("cluster.paused", "block ocr is paused by ann: a bad model")],
+    )
+    assert [no.refusal.code for no in cluster.award(2).rejected] == ["cluster.paused"] * 2
+    assert cluster.slots(capability="llm") == 4, "others do"
+    assert cluster.release(lease)[0] == LeaseEnded(lease, "released")
+    cluster.order(BLOCK, "ocr", Verb.RESUME)
+    assert cluster.slots() == 4
+
+
+def test_who_asks_for_what_is_paused_waits_and_is_answered_when_it_goes_on() -> None:
+    cluster = Cluster()
+    cluster.order(TENANT, "t", Verb.PAUSE)
+    assert cluster.ask(wait_s=30.0) is None
+    assert cluster.tell(Tick(), after=5.0) == []
+    out = cluster.order(TENANT, "t", Verb.RESUME)
+    assert [(one.waited, sum(point.slots for point in one.answer.points)) for one in out] == [(("r", 1, "lab"), 4)]
+    cluster.order(TENANT, "t", Verb.PAUSE)
+    assert cluster.ask(wait_s=30.0) is None
+    (late,) = cluster.tell(Tick(), after=31.0)
+    assert (late.waited, [no.code for no in late.answer.refusals]) == (("r", 2, "lab"), ["cluster.paused"])
+    assert cluster.ask(wait_s=30.0) is None
+    (older, *_) = cluster.tell(Announce("r", 9, "lab", (AskGroup("llm", DataClass.PUBLIC, 1, "u"),)))
+    assert older.waited == ("r", 3, "lab"), "its run has announced anew"
+    assert cluster.ask(wait_s=30.0) is None
+    cluster.tell(Withdrawn("r", 4, "lab"))
+    assert cluster.order(TENANT, "t", Verb.RESUME) == []
+
+
+def test_no_more_of_a_capped_block_run_at_once_however_they_are_asked_for() -> None:
+    cluster = Cluster()
+    first = cluster.award(2).leases
+    cluster.order(BLOCK, "ocr", Verb.CAP, 3)
+    assert cluster.slots() == 1
+    (third,) = cluster.award(1).leases
+    assert [no.refusal.code for no in cluster.award(1).rejected] == ["cluster.capped"]
+    assert cluster.ask(wait_s=30.0) is None
+    (bid,) = bids(cluster.release(third))
+    assert [point.slots for point in bid.points] == [1], "who waits is told when one has ended"
+    cluster.order(BLOCK, "ocr", Verb.CAP, 1)
+    assert cluster.slots() == 0
+    assert all(lease.id in {one["id"] for one in cluster.governor.snapshot().leases} for lease in first)
+    cluster.order(BLOCK, "ocr", Verb.CAP, None)
+    assert cluster.slots() == 4
+
+
+def test_a_gang_is_not_cut_by_a_cap() -> None:
+    cluster = Cluster()
+    cluster.order(BLOCK, "ocr", Verb.CAP, 3)
+    gang = AskGroup("ocr", DataClass.PUBLIC, 4, "t", gang=2)
+    (bid,) = bids(cluster.tell(Announce("r", 1, "lab", (gang,))))
+    assert [point.slots for point in bid.points] == [2]
+    cluster.order(BLOCK, "ocr", Verb.CAP, 1)
+    (bid,) = bids(cluster.tell(Announce("r", 2, "lab", (gang,))))
+    assert (bid.points, [no.code for no in bid.refusals]) == ((), ["cluster.capped"])
+
+
+def test_what_runs_of_a_drained_block_is_stopped_when_its_time_is_over_and_once() -> None:
+    cluster = Cluster()
+    (lease,) = cluster.award().leases
+    (other,) = cluster.award(capability="llm").leases
+    assert cluster.order(BLOCK, "ocr", Verb.DRAIN, within_s=10.0) == []
+    assert cluster.tell(Tick(), after=9.0) == []
+    cluster.order(BLOCK, "ocr", Verb.CAP, 5)
+    assert cluster.tell(Tick(), after=2.0) == [StopStep(lease, "ocr is drained by ann: a bad model")]
+    assert cluster.tell(Tick(), after=1.0) == []
+    assert other.id in {one["id"] for one in cluster.governor.snapshot().leases}
+
+
+def test_a_tenant_weighs_what_is_ordered_also_when_quotas_change() -> None:
+    cluster = Cluster(slots=4)
+    cluster.order(TENANT, "t", Verb.PRIORITISE, 5)
+
+    def weights() -> dict[str, float]:
+        for tenant in "tu":
+            cluster.ask(tenant=tenant)
+            cluster.award(tenant=tenant)
+        return {name: view["weight"] for name, view in cluster.governor.snapshot().tenants.items()}
+
+    assert weights() == {"t": 5.0, "u": 1.0}
+    cluster.tell(QuotasChanged(QuotaTree.flat((TenantQuota("t", 2.0), TenantQuota("u", 3.0)))))
+    assert weights() == {"t": 5.0, "u": 3.0}
+    cluster.order(TENANT, "t", Verb.PRIORITISE, None)
+    assert weights() == {"t": 2.0, "u": 3.0}
+
+
+ORDERS = some.builds(
+    lambda target, name, verb, value: Order(target, name, verb, value if verb in (Verb.CAP, Verb.PRIORITISE) else None),
+    some.sampled_from([BLOCK, TENANT]), some.sampled_from(["ocr", "t"]), some.sampled_from(list(Verb)),
+    some.none() | some.integers(1, 4),
+).filter(lambda order: order.verb in MAY[order.target])  # fmt: skip
+
+
+@given(some.lists(ORDERS | some.sampled_from(["ask", "wait", "award", "release", "tick"]), max_size=40))
+def test_whatever_is_ordered_no_cap_is_broken_by_a_grant_and_each_answer_comes_once(acts: list[Any]) -> None:
+    cluster, waiting = Cluster(4), set[tuple[str, int, str]]()
+    leases: list[Lease] = []
+
+    def told(out: list[Any]) -> None:
+        for one in out:
+            if isinstance(one, Reply) and one.waited is not None:
+                waiting.remove(one.waited)
+
+    for act in acts:
+        match act:
+            case Order():
+                before = cluster.orders
+                cluster.orders, _ = before.after(act)
+                again, _ = cluster.orders.after(act)
+                assert again == cluster.orders, "said twice it is so once"
+                told(cluster.tell(Ordered(cluster.orders)))
+            case "ask" | "wait":
+                cluster._round += 1
+                its = ("r", cluster._round, "lab")
+                waiting.add(its)
+                group = AskGroup("ocr", DataClass.PUBLIC, 3, "t")
+                out = cluster.tell(Announce(*its, (group,), wait_s=20.0 if act == "wait" else 0.0))
+                waiting -= {its} if any(isinstance(one, Reply) and one.waited is None for one in out) else set()
+                told(out)
+            case "award":
+                cluster._steps += 1
+                request = LeaseRequest("r", f"s{cluster._steps}", 1, "ocr", DataClass.PUBLIC, tenant="t")
+                out = cluster.tell(Award("lab-c", "r", cluster._round, "lab", (request,)))
+                granted = [lease for one in out if isinstance(one, Reply) for lease in one.granted]
+                leases += granted
+                for its in (cluster.orders.of(BLOCK, "ocr"), cluster.orders.of(TENANT, "t")):
+                    assert not granted or its.stopped is None
+                    cap = its.capped.value if its.capped is not None else None
+                    assert not granted or cap is None or len(leases) <= cap
+                told(out)
+            case "release" if leases:
+                told(cluster.release(leases.pop()))
+            case _:
+                told(cluster.tell(Tick(), after=3.0))
+    told(cluster.tell(Tick(), after=21.0))
+    assert len(waiting) <= 1, "at most the newest of the run may wait for room"
