@@ -21,7 +21,10 @@ from rich.text import Text
 
 from ioi_dagster.cli_domain import domain_app
 from ioi_dagster.cli_intervene import COMMANDS
+from ioi_dagster.cli_orders import block_app, tenant_app
 from ioi_dagster.errors import IoiError
+from ioi_dagster.model.order import Order, Verb
+from ioi_dagster.model.order import Target as OrderTarget
 
 if TYPE_CHECKING:
     from ioi_dagster.model.progress import Progress
@@ -41,6 +44,8 @@ app.add_typer(policy_app, name="policy")
 app.add_typer(explain_app, name="explain")
 app.add_typer(protocol_app, name="protocol")
 app.add_typer(domain_app, name="domain")
+app.add_typer(block_app, name="block")
+app.add_typer(tenant_app, name="tenant")
 
 _WIDE = None if sys.stdout.isatty() else 160
 """A log or a pipe has no width of its own; tables need one."""
@@ -405,28 +410,35 @@ def drain(
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until nothing runs there any more")] = False,
     home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Start nothing new on a node, so that it may go. What runs there goes on to its end, or for so many seconds."""
-    from ioi_dagster import cli_drain
+    from ioi_dagster import cli_drain, cli_orders
     from ioi_dagster.local.home import find_home
 
-    target, changed = cli_drain.drain(find_home(home), name, why, within)
-    out.print(f"{target.name} is drained" if changed else f"{target.name} was drained already", highlight=False)
+    target = cli_drain.home_target(find_home(home), name)
+    order = Order(OrderTarget.NODE, name, Verb.DRAIN, within_s=within, why=why)
+    cli_orders.give(target.domain, order, as_json, target.name)
     if wait:
-        cli_drain.wait(find_home(home), target, lambda steps: out.print(f"still there: {', '.join(steps)}"))
-        out.print(f"nothing runs on {target.name} any more", highlight=False)
+        told = (lambda _: None) if as_json else (lambda steps: out.print(f"still there: {', '.join(steps)}"))
+        cli_drain.wait(find_home(home), target, told)
+        if not as_json:
+            out.print(f"nothing runs on {target.name} any more", highlight=False)
 
 
 @app.command()
 def rejoin(
-    name: Annotated[str, typer.Argument(help="A node, or a cluster, that was drained")], home: HomeOption = None
+    name: Annotated[str, typer.Argument(help="A node, or a cluster, that was drained")],
+    why: Annotated[str, typer.Option(help="For those who ask later")] = "",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Let a drained node take steps again."""
-    from ioi_dagster import cli_drain
+    from ioi_dagster import cli_drain, cli_orders
     from ioi_dagster.local.home import find_home
 
-    target, changed = cli_drain.rejoin(find_home(home), name)
-    out.print(f"{target.name} takes steps again" if changed else f"{target.name} was not drained", highlight=False)
+    target = cli_drain.home_target(find_home(home), name)
+    cli_orders.give(target.domain, Order(OrderTarget.NODE, name, Verb.RESUME, why=why), as_json, target.name)
 
 
 @app.command()

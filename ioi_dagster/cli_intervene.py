@@ -82,7 +82,8 @@ COMMANDS = (pause, resume, cancel, reroute, prioritise, cap)
 
 
 def _say(home: Path | None, as_json: bool, what: Intervention) -> None:
-    from ioi_dagster.host.intervening import NotAllowedError, intervene
+    from ioi_dagster.errors import NotAllowedError
+    from ioi_dagster.host.intervening import intervene
     from ioi_dagster.local.home import find_home, home_domain_of, ledger_of, use_home
 
     use_home(home)

@@ -119,6 +119,7 @@ def render(status: dict[str, Any]) -> RenderableType:
         _blocks_table(status),
         replicas,
         leases,
+        _orders_table(status),
     )
     tables = (*told, _standing_table(status), _refused_table(status))
     return Group(*(table for table in tables if table.row_count), *notes)
@@ -157,6 +158,21 @@ def _state_of(node: dict[str, Any], busy: bool) -> Text:
     if node.get("leaving"):
         return Text("leaving: nothing runs there", "yellow")
     return Text("takes steps")
+
+
+def _orders_table(status: dict[str, Any]) -> Table:
+    """What is ordered and holds."""
+    table = Table(
+        "domain", "what", "name", "order", "by", "since", "why", show_edge=False, title="in force", title_justify="left"
+    )
+    for domain, facts in status.items():
+        for order in facts.get("orders", ()):
+            number = "" if order["value"] is None else f" {order['value']}"
+            within = "" if order["within_s"] is None else f" within {order['within_s']:g} s"
+            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(order["at"]))
+            cells = (order["name"], f"{order['verb']}{number}{within}", order["who"] or "–", since, order["why"] or "–")
+            table.add_row(domain, order["target"], *map(Text, cells))
+    return table
 
 
 def _members_table(status: dict[str, Any]) -> Table:

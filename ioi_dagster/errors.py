@@ -14,6 +14,10 @@ class RetryableError(IoiError):
     """An outage: the same call may succeed later without anyone changing anything."""
 
 
+class NotAllowedError(IoiError):
+    """Policy says no, for these reasons."""
+
+
 class TakenBackError(RetryableError):
     """A start that was to begin at a node had been taken back before."""
 

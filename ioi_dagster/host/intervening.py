@@ -14,7 +14,7 @@ from dagster import DagsterInstance
 
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import DomainHome
-from ioi_dagster.errors import BadInputError, IoiError
+from ioi_dagster.errors import BadInputError, NotAllowedError
 from ioi_dagster.host.governance import me, open_gate
 from ioi_dagster.host.tags import SUBJECT
 from ioi_dagster.model.intervention import Action, Intervention
@@ -22,10 +22,6 @@ from ioi_dagster.policy.documents import intervene_document
 
 ANSWER_S, LOOK_S = 15.0, 0.1
 ENDED_S = 60.0
-
-
-class NotAllowedError(IoiError):
-    """Policy says no, for these reasons."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainConfig, DomainHome
 from ioi_dagster.local.member_book import FolderBook
+from ioi_dagster.local.ordering import Ordering
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision
 from ioi_dagster.model.member import MemberRecord
@@ -85,6 +86,7 @@ def serve(home: DomainHome) -> None:
         shown=home.client_certificate.read_bytes,
         book=FolderBook(home),
         standing=StandingDesk(clock, StandingFile(home.standing)),
+        orders=Ordering(home, gate),
         epoch=_next_epoch(home.root / "gateway.epoch", clock.wall()),
     )
     address = urlsplit(config.gateway)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.order import Order
 
 SCHEMA_VERSION = 1
 
@@ -153,11 +154,28 @@ def intervene_document(
     """May who asks do this to a run that is under way? `step` is empty for the whole run, `started_by` its subject."""
     return {
         **_common("intervene", now, domain),
-        "subject": {"id": subject, "kind": "person" if subject else "unknown"},
+        "subject": {"id": subject, "kind": "person" if subject else "unknown", "domain": domain},
         "action": action,
-        "target": {"run": run, "job": job, "step": step, "subject": started_by},
+        "target": {"kind": "run", "name": run, "run": run, "job": job, "step": step, "subject": started_by},
         "params": {"value": value, "away": away},
         "reason": reason,
+    }
+
+
+def order_document(*, now: float, domain: str, subject: str, of: str, order: Order) -> dict[str, Any]:
+    """May who asks, for whom the domain `of` vouches, order this for a block, a tenant or a node of `domain`? The same decision
+    as on runs; a target that is no run has no job, no step and nobody who has started it."""
+    return {
+        **_common("intervene", now, domain),
+        "subject": {"id": subject, "kind": "person" if subject else "unknown", "domain": of},
+        "action": str(order.verb),
+        "target": {
+            "kind": str(order.target),
+            "name": order.name,
+            **dict.fromkeys(("run", "job", "step", "subject"), ""),
+        },
+        "params": {"value": order.value, "within_s": order.within_s},
+        "reason": order.why,
     }
 
 

@@ -11,6 +11,8 @@ _TEXTS = {
     "launch.too_many_steps": "the plan has {steps} steps, the network allows {limit}",
     "launch.unknown_code": "the code location {code!r} was not reviewed here",
     "intervene.no_subject": "nobody is named as the one who asks for this",
+    "intervene.no_order_reason": "{action} of {kind} {name} stops the work of others, and no reason is given",
+    "intervene.foreign": "{whose} does not order what {domain} owns",
     "intervene.no_reason": "{action} ends or moves work of {whose}, and no reason is given",
     "placement.class_too_high": "{class} data may not go to {who}, which handles {limit} at most",
     "placement.restricted_leaves_home": "restricted data stays in {home} and may not go to {who}",

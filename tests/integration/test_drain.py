@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,8 @@ def test_a_node_that_is_drained_ends_or_gives_up_what_it_runs_and_takes_nothing_
     with Lab(tmp_path / "home") as lab:
         run = lab.run(seconds=3.0)
         victim = run.working(lambda one: one.node == NODE)
-        target, changed = cli_drain.drain(lab.home, NODE, "a new disk", within_s=0.5)
-        assert (target.name, changed) == ("near-1 of near", True)
+        target = cli_drain.home_target(lab.home, NODE)
+        assert (target.name, target.drain("a new disk", time.time(), 0.5, "ann")) == ("near-1 of near", True)
         until(lambda: run.lost_at(NODE), "a step that is placed elsewhere")
         cli_drain.wait(lab.home, target, lambda _: None)
         there = [one for one in run.began() if one.node == NODE]
@@ -55,7 +56,7 @@ def test_a_node_that_is_drained_ends_or_gives_up_what_it_runs_and_takes_nothing_
         again.end()
         assert judge.whole(again, STEPS) == []
         assert NODE not in {one.node for one in again.began()}
-        assert cli_drain.rejoin(lab.home, NODE)[1]
+        assert target.rejoin()
         lab.whole()
         last = lab.run()
         last.working(lambda one: one.node == NODE)

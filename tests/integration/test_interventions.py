@@ -9,17 +9,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 from typer.testing import CliRunner
 
 from definitions.documents.catalogue import BLOCKS
+from ioi_dagster.adapters.files.orders import OrderFile
+from ioi_dagster.adapters.http.client import own_gateway
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.cli import app
+from ioi_dagster.errors import GatewayRefusedError
 from ioi_dagster.local.federation import Federation
-from ioi_dagster.local.home import PROJECT, prepare_dagster
+from ioi_dagster.local.home import PROJECT, domains_in, prepare_dagster
 from ioi_dagster.local.topology_file import load_topology
+from ioi_dagster.model.order import Order, Target, Verb
 from ioi_dagster.model.story import Chapter
 from tests.conftest import eventually
 from tests.integration.reviewed import policies_that_know
@@ -52,6 +57,16 @@ class Steered:
         result = CliRunner().invoke(app, [*words, "--home", str(self.home)])
         assert result.exit_code == code, result.output
         return result.output
+
+    def ordered(self, *words: str) -> str:
+        """What came of an order; its words end with a name."""
+        said = json.loads(self.say(*words, "--json"))
+        assert said["decision"], "policy was asked"
+        assert said["who"] == "ann"
+        return said["answer"]
+
+    def status(self) -> dict[str, Any]:
+        return json.loads(self.say("status", "--json"))["library.example"]
 
     def refused(self, *words: str) -> str:
         return str(CliRunner().invoke(app, [*words, "--home", str(self.home)]).exception)
@@ -175,3 +190,57 @@ def test_a_whole_run_is_cancelled(steered: Steered) -> None:
         assert run.status is DagsterRunStatus.CANCELED
         log = [entry.dagster_event.message for entry in instance.all_logs(run.run_id) if entry.dagster_event]
         assert [text for text in log if "cancel" in text.lower()][:1] == ["ann said: cancel"]
+
+
+def test_a_block_a_tenant_and_a_node_are_ordered_by_command_and_at_the_gateway(steered: Steered) -> None:
+    """All of it is so within a second or two, for whoever runs what; and each step waits for what it is told."""
+    (library,) = domains_in(steered.home)
+    gateway = own_gateway(library)
+    pause = Order(Target.TENANT, "default", Verb.PAUSE, why="the month's budget is spent")
+    with started(steered.folder) as process:
+        steered.until(lambda: len(steered.began()) == 2, "both nodes work")
+        assert "no reason is given" in steered.say("block", "pause", "dagster.step", code=1)
+        assert steered.status()["orders"] == []
+        for answer in ("paused; what runs goes on to its end", "paused already"):
+            assert steered.ordered("block", "pause", "dagster.step", "--why", "a bad image") == answer
+        steered.until(lambda: "a bad image" in steered.say("status"), "it is shown")
+        first = {number for number, _ in steered.began()}
+        steered.let(*first)
+        steered.until(lambda: steered.counts().get("DONE") == 3, "what ran is done")
+        steered.until(lambda: "block dagster.step is paused by ann: a bad image" in steered.waits_for(), "why it waits")
+
+        assert gateway.order(pause, "ann").answer == "paused; what runs goes on to its end"
+        assert steered.ordered("block", "resume", "dagster.step") == "goes on"
+        steered.until(lambda: "tenant default is paused by ann: the month's" in steered.waits_for(), "another reason")
+        assert {number for number, _ in steered.began()} == first
+
+        assert steered.ordered("drain", "library-1", "--why", "a new disk") == "is drained"
+        assert gateway.order(Order(Target.TENANT, "default", Verb.CAP, 1), "ann").answer == "may run 1 at once"
+        assert steered.ordered("tenant", "resume", "default") == "goes on"
+        steered.until(lambda: len(steered.began()) == 3, "one more begins")
+        ((_, node),) = [one for one in steered.began() if one[0] not in first]
+        assert node == "library-2"
+        told = [
+            (one["target"], one["name"], one["verb"], one["value"], one["who"]) for one in steered.status()["orders"]
+        ]
+        assert told == [("tenant", "default", "cap", 1, "ann"), ("node", "library-1", "drain", None, "ann")]
+
+        assert gateway.order(Order(Target.NODE, "library-1", Verb.RESUME), "ann").answer == "takes steps again"
+        assert steered.ordered("rejoin", "library-1") == "was not drained"
+        assert steered.ordered("tenant", "cap", "default", "none") == "may run any number at once"
+        steered.let(*range(COUNT))
+        assert process.wait(120) == 0
+    with pytest.raises(GatewayRefusedError, match=r"has no block 'page.orc'.*\[order.impossible\]"):
+        gateway.order(Order(Target.BLOCK, "page.orc", Verb.PAUSE, why="a bad model"), "ann")
+    with pytest.raises(GatewayRefusedError, match=r"no reason is given.*\[order.not_allowed\]"):
+        gateway.order(Order(Target.BLOCK, "page.ocr", Verb.PAUSE), "ann")
+    gateway.close()
+    record = [
+        (one.order.verb, one.order.name, one.order.who, bool(one.decision)) for one in OrderFile(library.root).all()
+    ]
+    assert record == [
+        ("pause", "dagster.step", "ann", True), ("pause", "dagster.step", "ann", True), ("pause", "default", "ann", True),
+        ("resume", "dagster.step", "ann", True), ("drain", "library-1", "ann", True), ("cap", "default", "ann", True),
+        ("resume", "default", "ann", True), ("resume", "library-1", "ann", True), ("resume", "library-1", "ann", True),
+        ("cap", "default", "ann", True),
+    ]  # fmt: skip

@@ -20,12 +20,12 @@ from ioi_dagster.adapters.http import client as client_module
 from ioi_dagster.adapters.http import membership
 from ioi_dagster.adapters.http.client import GatewayClient, believed
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
-from ioi_dagster.adapters.http.protocol import PERMIT_HEADER, PROOF_HEADER
+from ioi_dagster.adapters.http.protocol import PERMIT_HEADER, PROOF_HEADER, OrderAnswer, OrderRequest
 from ioi_dagster.adapters.http.refusals import QUIET_S
 from ioi_dagster.adapters.http.standing import Saved, StandingDesk
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig
-from ioi_dagster.errors import UnreachableError
+from ioi_dagster.errors import NotAllowedError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.governors import network
 from ioi_dagster.governors.failures import Cause
@@ -44,6 +44,7 @@ from ioi_dagster.model.negotiation import (
     Renewed,
     RenewRequest,
 )
+from ioi_dagster.model.order import Order, Target, Verb
 from ioi_dagster.model.permit import RunPermit, StepPermit
 from ioi_dagster.model.standing import Experience, Experiences, Standing
 from ioi_dagster.model.start import StartAnswer, StartRequest
@@ -188,8 +189,19 @@ class Lab:
             http_to=lambda _: httpx.AsyncClient(transport=httpx.MockTransport(elsewhere or nobody)),
             book=KnowsCloud(),
             standing=StandingDesk(self.clock, kept),
+            orders=self,
         )
+        self.given: list[tuple[Order, str, str]] = []
         self._app = create_app(context)
+
+    def give(self, order: Order, subject: str, of: str) -> OrderAnswer:
+        self.given.append((order, subject, of))
+        if of != "library":
+            raise NotAllowedError(f"{of} does not order here")
+        return OrderAnswer(order, "so it is", "d1")
+
+    def in_force(self) -> list[dict[str, Any]]:
+        return [{"name": "echo"}]
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> httpx.Response:
         async def send() -> httpx.Response:
@@ -559,3 +571,37 @@ def test_threads_that_ask_first_at_the_same_time_share_one_loop(monkeypatch):
         loops = list(pool.map(lambda _: client_module._loop(), range(4)))
     assert set(map(id, loops)) == {id(made[0])}
     made[0].call_soon_threadsafe(made[0].stop)
+
+
+ORDER = Order(Target.BLOCK, "echo", Verb.PAUSE, why="a bad model")
+
+
+def test_an_order_is_taken_from_whom_a_domain_vouches_for_by_its_proof():
+    lab, body = Lab(), msgspec.json.encode(OrderRequest(ORDER, "ann"))
+    assert lab.signed("POST", "/v1/order", body).json()["answer"] == "so it is"
+    refused = lab.signed("POST", "/v1/order", body, PEER)
+    assert (refused.status_code, code_of(refused)) == (403, "order.not_allowed")
+    assert lab.given == [(ORDER, "ann", "library"), (ORDER, "ann", "cloud")]
+    for answer in (lab.ask("POST", "/v1/order", body), lab.ask("POST", "/v1/order", body, authorization="Bearer own")):
+        assert code_of(answer) == "proof.missing"
+    assert code_of(lab.signed("POST", "/v1/order", body, STRANGER)) == "proof.signature"
+    assert len(lab.given) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"target": "planet"}, {"verb": "explode"}, {"value": -1}, {"value": 10**9}, {"why": "x" * 501}, {"name": ""}],
+)
+def test_an_order_out_of_bounds_is_malformed(change):
+    lab = Lab()
+    order = msgspec.to_builtins(ORDER) | change
+    assert code_of(lab.signed("POST", "/v1/order", msgspec.json.encode({"order": order, "subject": "ann"}))) == (
+        "gateway.malformed"
+    )
+    assert lab.given == []
+
+
+def test_what_is_in_force_is_told_to_the_domains_own():
+    lab = Lab(replace(CONFIG, spec=replace(SPEC, name="lab")))
+    assert lab.ask("GET", "/v1/status", authorization="Bearer own").json()["orders"] == [{"name": "echo"}]
+    assert lab.signed("GET", "/v1/status").json()["orders"] == []

@@ -20,12 +20,13 @@ MAX_BYTES = 4 * 2**20
 
 
 class Drain(msgspec.Struct, frozen=True):
-    """Why, since when (Unix seconds, for people), and for how many seconds more what runs there may go on before it is placed
-    elsewhere; None: until it ends."""
+    """Why and by `who`, since when (Unix seconds, for people), and for how many seconds more what runs there may go on before it
+    is placed elsewhere; None: until it ends."""
 
     why: Annotated[str, msgspec.Meta(max_length=500)]
     since: float
     within_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    who: Annotated[str, msgspec.Meta(max_length=500)] = ""
 
 
 Drained = dict[str, dict[str, Drain]]

@@ -28,6 +28,8 @@ from ioi_dagster.adapters.http.protocol import (
     Invoked,
     JoinAnswer,
     JoinRequest,
+    OrderAnswer,
+    OrderRequest,
 )
 from ioi_dagster.adapters.http.tls import TlsTo, explain
 from ioi_dagster.adapters.http.transport import MAX_ANSWER, Pool
@@ -37,6 +39,7 @@ from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
+from ioi_dagster.model.order import Order
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import Experiences, Standing
 from ioi_dagster.policy.permits import encode
@@ -132,6 +135,11 @@ class GatewayClient:
 
     def state(self, timeout: float = 1.0) -> dict[str, Any]:
         return self._get("registry/state", dict, timeout)
+
+    def order(self, order: Order, subject: str) -> OrderAnswer:
+        """Have `subject` give an order for what the domain owns. Raises `GatewayRefusedError` where it may not or it makes no
+        sense."""
+        return self._asked("order", OrderRequest(order, subject), OrderAnswer, 5.0).result()
 
     def discover(self, query: Query) -> Discovery:
         return self.discovering(query).result()

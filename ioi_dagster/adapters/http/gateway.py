@@ -34,6 +34,8 @@ from ioi_dagster.adapters.http.protocol import (
     Invocation,
     Invoked,
     JoinRequest,
+    OrderAnswer,
+    OrderRequest,
     Problem,
     ProblemAnswer,
     ReleaseAt,
@@ -46,7 +48,7 @@ from ioi_dagster.adapters.http.tls import HANDSHAKES, STAMPS, Peers
 from ioi_dagster.adapters.link.caller import RefusedError
 from ioi_dagster.clock import Clock
 from ioi_dagster.domain import DomainConfig
-from ioi_dagster.errors import BadInputError, FinalError, UnreachableError
+from ioi_dagster.errors import BadInputError, FinalError, NotAllowedError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.model.block import Payload
@@ -62,6 +64,7 @@ from ioi_dagster.model.negotiation import (
     Renewed,
     VerifyRequest,
 )
+from ioi_dagster.model.order import Order
 from ioi_dagster.model.permit import RunPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import Experiences
@@ -102,6 +105,17 @@ DecidePlacement = Callable[[str, str, str, DataClass], Decision]
 """(origin domain, its authority, capability, data class) → this domain's own decision."""
 
 
+class OrderDesk(Protocol):
+    """Takes what is ordered in the domain, as its policy allows."""
+
+    def give(self, order: Order, subject: str, of: str) -> OrderAnswer:
+        """`subject` orders it, for whom the domain `of` vouches. Raises `BadInputError`, `NotAllowedError` and `OSError`; may
+        wait for a disk."""
+        ...
+
+    def in_force(self) -> list[dict[str, Any]]: ...
+
+
 @dataclass(slots=True)
 class GatewayContext:
     """What the gateway stands on; everything is a port."""
@@ -121,6 +135,8 @@ class GatewayContext:
     shown: Callable[[], object] = lambda: None
     """The certificate that it shows there."""
     book: MemberBook = field(default_factory=NoMembers)
+    orders: OrderDesk | None = None
+    """None: nothing is ordered here."""
     state: LeasedState = field(default_factory=LeasedState)
     standing: StandingDesk | None = None
     """How clusters stand with the domain; None: that is forgotten with the gateway."""
@@ -257,6 +273,7 @@ class _Gateway:
             "refused": self.refused(),
             # What a domain thinks of others is nobody else's.
             "standing": self.standing.all() if every else (),
+            "orders": await asyncio.to_thread(self._in_force) if every else [],
             "blocks": [
                 {"urn": r.urn, "version": r.version, "of": r.spec.get("version"), "handles": r.spec.get("handles")}
                 for r in self._c.store.records(Kind.BLOCK)
@@ -427,6 +444,29 @@ class _Gateway:
             return _frame(Invoked(False, error=str(error), infrastructure=True))
         answer = msgspec.msgpack.decode(data, type=StartAnswer)
         return self._refusal(answer.refusal) if answer.refusal is not None else _answer(answer)
+
+    # What people order -------------------------------------------------------------------------------------------
+
+    async def _order(self, request: Request) -> Any:
+        caller = self._caller(request)
+        body = await self._read(request, OrderRequest, caller)
+        if self._c.orders is None:
+            raise _Problem(403, "order.none", "nothing is ordered at this gateway")
+        try:
+            return await asyncio.to_thread(self._c.orders.give, body.order, body.subject, caller.domain)
+        except NotAllowedError as error:
+            raise _Problem(403, "order.not_allowed", str(error)[:1_000], "ask the owner of the domain") from error
+        except BadInputError as error:
+            raise _Problem(400, "order.impossible", error.what, error.todo or "") from error
+        except OSError as error:
+            raise _Problem(503, "order.not_written", f"it cannot be written down: {error.strerror}") from error
+
+    def _in_force(self) -> list[dict[str, Any]]:
+        """A file that cannot be read is told where it is to be changed, and by the schedulers."""
+        try:
+            return self._c.orders.in_force() if self._c.orders is not None else []
+        except (BadInputError, OSError):
+            return []
 
     # Shared -----------------------------------------------------------------------------------------------------
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from ioi_dagster.governors.network import Heard
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
+from ioi_dagster.model.order import Order
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import Experiences, Standing
 from ioi_dagster.ras.selection import Discovery, Query
@@ -121,6 +122,23 @@ class Invoked:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderRequest:
+    """`subject` gives `order`; the domain that signs the request vouches for that. Who and when in the order are found out."""
+
+    order: Order
+    subject: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderAnswer:
+    """The order as it was given, what came of it, and the id of the policy's decision."""
+
+    order: Order
+    answer: str
+    decision: str
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     code: str
     text: str
@@ -187,6 +205,14 @@ DOORS = (
         Experiences,
         tuple[Standing, ...],
         "what a run has seen of clusters; how they stand with its domain",
+    ),
+    Door(
+        "POST",
+        "order",
+        For.DOMAIN,
+        OrderRequest,
+        OrderAnswer,
+        "pause, drain, cap or weigh a block, a tenant or a node of the domain, as its policy allows; again is no error",
     ),
     Door("POST", "invoke", For.RUN, Invocation, Invoked, "run a block under a lease", framed=True),
 )

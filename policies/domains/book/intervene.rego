@@ -26,3 +26,28 @@ found contains {
 	input.target.subject != object.get(input, ["subject", "id"], "")
 	trim_space(input.reason) == ""
 }
+
+# METADATA
+# title: Who stops a block or a tenant, which others work with, says why
+# custom: {id: intervene.order_reason, level: hard, owner: network, remedy: "say why, with --why"}
+found contains {
+	"code": "intervene.no_order_reason", "policy": "book/intervene", "domain": "book",
+	"params": {"action": input.action, "kind": input.target.kind, "name": input.target.name},
+	"remedy": "say why, with --why",
+} if {
+	input.action in {"pause", "drain"}
+	object.get(input, ["target", "kind"], "run") in {"block", "tenant"}
+	trim_space(input.reason) == ""
+}
+
+# METADATA
+# title: What a domain owns is ordered by its own people
+# custom: {id: intervene.owner, level: hard, owner: network, remedy: "ask the owner of the domain"}
+found contains {
+	"code": "intervene.foreign", "policy": "book/intervene", "domain": "book",
+	"params": {"whose": object.get(input, ["subject", "domain"], ""), "domain": concat("/", input.domain_path)},
+	"remedy": "ask the owner of the domain",
+} if {
+	object.get(input, ["target", "kind"], "run") in {"block", "tenant", "node"}
+	object.get(input, ["subject", "domain"], "") != concat("/", input.domain_path)
+}

@@ -21,4 +21,22 @@ test_the_work_of_others_is_not_ended_without_a_reason if {
 	codes(object.union(good, {"reason": "", "subject": {"id": "bob"}})) == set()
 }
 
+ordered := {
+	"subject": {"id": "ann", "domain": "library.example"}, "domain_path": ["library.example"], "action": "pause",
+	"target": {"kind": "block", "name": "page.ocr", "run": "", "job": "", "step": "", "subject": ""},
+	"reason": "a bad model",
+}
+
+test_a_domains_own_people_order_with_a_reason if {
+	codes(ordered) == set()
+	codes(object.union(ordered, {"reason": ""})) == {"intervene.no_order_reason"}
+	codes(object.union(ordered, {"reason": "", "action": "resume"})) == set()
+	codes(object.union(ordered, {"reason": "", "action": "drain", "target": {"kind": "node"}})) == set()
+}
+
+test_another_domains_people_do_not_order if {
+	codes(object.union(ordered, {"subject": {"domain": "cloud.example"}})) == {"intervene.foreign"}
+	codes(object.union(ordered, {"subject": {"id": ""}})) == {"intervene.no_subject"}
+}
+
 test_what_was_decided_is_not_kept if intervene.verdict.ttl_s == 0 with input as good

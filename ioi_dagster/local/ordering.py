@@ -1,0 +1,72 @@
+"""Orders for blocks, tenants and nodes of one domain: asked of its policy, written down, and then in force."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+from ioi_dagster.adapters.dask.worker_preload import read_blocks
+from ioi_dagster.adapters.files.drains import ALL, DrainFile
+from ioi_dagster.adapters.files.orders import OrderFile
+from ioi_dagster.adapters.http.protocol import OrderAnswer
+from ioi_dagster.domain import DomainHome
+from ioi_dagster.errors import BadInputError, NotAllowedError
+from ioi_dagster.local.targets import find
+from ioi_dagster.model.negotiation import OWN_STEP
+from ioi_dagster.model.order import Order, Target, Verb
+from ioi_dagster.policy.documents import order_document
+from ioi_dagster.policy.gate import Gate
+
+
+class Ordering:
+    """`now`: Unix seconds."""
+
+    def __init__(self, home: DomainHome, gate: Gate, now: Callable[[], float] = time.time) -> None:
+        self._home, self._gate, self._now = home, gate, now
+        self._file = OrderFile(home.root)
+
+    def give(self, order: Order, subject: str, of: str) -> OrderAnswer:
+        """Have `order` in force, which `subject` gives, for whom the domain `of` vouches. The clusters go by it within about a
+        second. Raises `BadInputError` for what makes no sense or is not there, and `NotAllowedError`."""
+        order.check()
+        who = subject if of == self._home.name or not subject else f"{subject}@{of}"
+        order = replace(order, who=who, at=self._now())
+        document = order_document(now=order.at, domain=self._home.name, subject=who, of=of, order=order)
+        decision = self._gate.decide("intervene", document)
+        if decision.refusals or decision.verdict != "allow":
+            raise NotAllowedError("; ".join(map(str, decision.refusals)) or f"policy says {decision.verdict}")
+        if order.target is Target.NODE:
+            answer = self._drained(order)
+            self._file.note(order, answer, decision.id)
+        else:
+            self._check_known(order)
+            answer = self._file.give(order, decision.id)
+        return OrderAnswer(order, answer, decision.id)
+
+    def in_force(self) -> list[dict[str, Any]]:
+        """For people: each order that holds, and what is drained of nodes."""
+        found = [asdict(order) for order in self._file.read().listed()]
+        for cluster, nodes in sorted(DrainFile(self._home.root).read().items()):
+            for node, drain in sorted(nodes.items()):
+                name = cluster if node == ALL else node
+                its = Order(Target.NODE, name, Verb.DRAIN, None, drain.within_s, drain.why, drain.who, drain.since)
+                found.append(asdict(its))
+        return found
+
+    def _check_known(self, order: Order) -> None:
+        """A tenant is whoever runs say, and what is ordered already may be taken back whatever has become of it."""
+        if order.target is not Target.BLOCK or self._file.read().of(order.target, order.name).orders:
+            return
+        known = {OWN_STEP, *(block.capability for block in read_blocks(self._home))}
+        if order.name not in known:
+            text = f"{self._home.name} has no block {order.name!r}"
+            raise BadInputError(text, todo=f"known: {', '.join(sorted(known))}")
+
+    def _drained(self, order: Order) -> str:
+        target = find([self._home], order.name)
+        if order.verb is Verb.RESUME:
+            return "takes steps again" if target.rejoin() else "was not drained"
+        fresh = target.drain(order.why, order.at, order.within_s, order.who)
+        return "is drained" if fresh else "was drained already"

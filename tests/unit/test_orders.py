@@ -1,0 +1,106 @@
+"""Orders as they are written down: said twice, cut off, damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ioi_dagster.adapters.files.orders import OrderFile
+from ioi_dagster.adapters.opa.wasm import WasmEngine
+from ioi_dagster.clock import ManualClock
+from ioi_dagster.errors import BadInputError, NotAllowedError
+from ioi_dagster.local.home import POLICIES
+from ioi_dagster.local.ordering import Ordering
+from ioi_dagster.model.order import InForce, Order, Orders, Target, Verb
+from ioi_dagster.policy.gate import Gate
+from tests.realms import owned
+
+PAUSE = Order(Target.BLOCK, "ocr", Verb.PAUSE, why="a bad model", who="ann", at=1.0)
+CAP = Order(Target.TENANT, "t", Verb.CAP, 2, who="bob", at=2.0)
+
+
+def test_what_is_ordered_is_in_force_and_on_record(tmp_path: Path) -> None:
+    file = OrderFile(tmp_path)
+    assert (file.read(), file.changed_at(), file.all()) == (Orders(), 0, [])
+    assert file.give(PAUSE, "d1") == "paused; what runs goes on to its end"
+    assert file.give(CAP, "d2") == "may run 2 at once"
+    expected = Orders({"ocr": InForce(stopped=PAUSE)}, {"t": InForce(capped=CAP)})
+    assert OrderFile(tmp_path).read() == expected
+    assert file.give(PAUSE, "d3") == "paused already"
+    resume = Order(Target.BLOCK, "ocr", Verb.RESUME, who="bob", at=3.0)
+    assert [file.give(resume, ""), file.give(resume, "")] == ["goes on", "was not paused"]
+    assert file.read() == Orders({}, {"t": InForce(capped=CAP)})
+    assert [(one.order, one.decision) for one in file.all()][:3] == [(PAUSE, "d1"), (CAP, "d2"), (PAUSE, "d3")]
+
+
+def test_what_was_cut_off_while_it_was_written_down_is_not_in_force_and_spoils_nothing(tmp_path: Path) -> None:
+    file = OrderFile(tmp_path)
+    file.give(CAP, "d1")
+    with (tmp_path / "orders.jsonl").open("ab") as record:
+        record.write(b'\n{"order": {"target": "blo')
+    assert file.read() == Orders({}, {"t": InForce(capped=CAP)})
+    file.give(PAUSE, "d2")
+    assert [one.decision for one in file.all()] == ["d1", "d2"]
+
+
+def test_a_list_that_is_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "orders.json").write_bytes(b'{"blocks": {"ocr": {"stopped": {"target": "block", "name": ""}}}}')
+    with pytest.raises(BadInputError, match=r"orders\.json: not a list of what is ordered"):
+        OrderFile(tmp_path).give(PAUSE, "")
+    assert OrderFile(tmp_path).all() == []
+
+
+@pytest.mark.parametrize(
+    ("order", "text"),
+    [
+        (Order(Target.NODE, "n", Verb.PAUSE), "a node has no pause"),
+        (Order(Target.BLOCK, "b", Verb.PRIORITISE, 2), "a block has no prioritise"),
+        (Order(Target.TENANT, "t", Verb.PRIORITISE, 0), "0 is no weight"),
+        (Order(Target.TENANT, "t", Verb.PAUSE, 3), "a pause has no number"),
+        (Order(Target.BLOCK, "b", Verb.PAUSE, within_s=3.0), "a pause ends nothing"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(order: Order, text: str) -> None:
+    with pytest.raises(BadInputError, match=text):
+        order.check()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Ordering:
+    """Of a domain with the policy as shipped."""
+    gate = Gate(WasmEngine.load(POLICIES / "bundle" / "bundle.tar.gz"), ("book",), ManualClock())
+    return Ordering(owned(tmp_path, "lab").home, gate, lambda: 7.0)
+
+
+def test_who_has_ordered_and_when_is_found_out_not_said(desk: Ordering) -> None:
+    said = Order(Target.TENANT, "t", Verb.CAP, 2, who="the director", at=1.0)
+    given = desk.give(said, "ann", "lab")
+    assert given.order == Order(Target.TENANT, "t", Verb.CAP, 2, who="ann", at=7.0)
+    assert given.decision
+    (shown,) = desk.in_force()
+    assert (shown["name"], shown["who"], shown["value"]) == ("t", "ann", 2)
+
+
+@pytest.mark.parametrize(
+    ("order", "subject", "of", "code"),
+    [
+        (CAP, "ann", "cloud", "intervene.foreign"),
+        (CAP, "", "lab", "intervene.no_subject"),
+        (Order(Target.TENANT, "t", Verb.PAUSE), "ann", "lab", "intervene.no_order_reason"),
+    ],
+)
+def test_what_policy_forbids_is_neither_in_force_nor_on_record(
+    desk: Ordering, order: Order, subject: str, of: str, code: str
+) -> None:
+    with pytest.raises(NotAllowedError, match=code):
+        desk.give(order, subject, of)
+    assert desk.in_force() == []
+
+
+def test_what_is_not_there_is_refused_with_what_is(desk: Ordering) -> None:
+    with pytest.raises(BadInputError, match=r"lab has no block 'page\.orc'"):
+        desk.give(Order(Target.BLOCK, "page.orc", Verb.CAP, 1), "ann", "lab")
+    with pytest.raises(BadInputError, match="no node or cluster is called 'n9'"):
+        desk.give(Order(Target.NODE, "n9", Verb.DRAIN), "ann", "lab")
+    assert desk.in_force() == []
