@@ -155,6 +155,8 @@ def _state_of(node: dict[str, Any], busy: bool) -> Text:
         return Text(f"{node['liveness']}: {node['why']}", "red")
     if node.get("draining"):
         return Text(f"{'draining' if busy else 'drained'}: {node['draining']}", "yellow")
+    if node.get("crowded"):
+        return Text(f"slowed: {node['crowded']}", "yellow")
     if node.get("leaving"):
         return Text("leaving: nothing runs there", "yellow")
     return Text("takes steps")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ioi_dagster.governors.load import Load, MachineSeen
 from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartRequest
@@ -71,7 +72,7 @@ class StopAll:
     why: str
 
 
-Event = StartAsked | DrainAsked | RejoinAsked | InContact | Tick
+Event = StartAsked | DrainAsked | RejoinAsked | InContact | MachineSeen | Tick
 
 
 @dataclass(slots=True)
@@ -95,6 +96,8 @@ class NodeGovernor:
     _nonces: dict[str, float] = field(default_factory=dict)
     _draining: str = ""
     _epoch: int = 0
+    load: Load = field(default_factory=Load)
+    """What others do on its machine, and how much it therefore takes."""
 
     def handle(self, event: Event, now: float) -> list[Admit | Refuse | StopAll]:
         """Take one event at monotonic time `now` (seconds)."""
@@ -108,6 +111,8 @@ class NodeGovernor:
             case InContact(sent):
                 self._contact = sent if self._contact is None else max(sent, self._contact)
                 self._stopped = self._stopped and self._silent_s(now) >= (self.contact_ttl_s or 0.0)
+            case MachineSeen():
+                self.load.seen(event, now)
             case Tick():
                 return self._fence_off(now)
         return []
@@ -204,6 +209,12 @@ class NodeGovernor:
                 "it is placed again; look at the way between the node and its scheduler",
             ),
             (bool(self._draining), "node.draining", f"the node drains: {self._draining}", "place it elsewhere"),
+            (
+                self.load.over,
+                "node.overloaded",
+                f"the machine has nothing left for it: {self.load.why}",
+                "place it elsewhere; look at what else runs on the machine",
+            ),
             (event.memory > self.max_memory, "node.memory", "the node's memory is full", "place it elsewhere"),
         )
         if isinstance(permit, Refusal):

@@ -144,6 +144,7 @@ START = Machine(
                 ("node.not_offered", "nothing here does it"),
                 ("node.out_of_contact", "its cluster governor has not been heard for 0.8 of the time that leases hold"),
                 ("node.draining", "the node takes nothing new"),
+                ("node.overloaded", "others leave nothing of its machine"),
                 ("node.memory", "its memory is full"),
             )
         ),

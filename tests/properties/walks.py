@@ -101,6 +101,8 @@ def walk_node(seed: int, events: int = 100) -> None:
         if rng.random() < 0.3:
             governor.handle(node.InContact(number - rng.random()), number)
         governor.handle(node.Tick(), number)
+        others = 100.0 if 0.4 * events < number < 0.5 * events else 0.0
+        governor.handle(node.MachineSeen(others, 0.1), number)
         governor.validate()
         lease = Lease(
             id=f"l{number}",

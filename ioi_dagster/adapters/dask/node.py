@@ -38,6 +38,7 @@ from ioi_dagster.errors import (
 )
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.governors.failures import Cause
+from ioi_dagster.governors.load import MachineSeen
 from ioi_dagster.governors.node import (
     Admit,
     DrainAsked,
@@ -173,6 +174,11 @@ class NodeHost:
         """Take nothing new for the reason `why`; empty: take starts again."""
         with self._deciding:
             self.governor.handle(DrainAsked(why) if why else RejoinAsked(), self.clock.monotonic())
+
+    def seen(self, machine: MachineSeen) -> None:
+        """What others do on its machine now."""
+        with self._deciding:
+            self.governor.handle(machine, self.clock.monotonic())
 
     def fence(self) -> None:
         """Stop what runs here where the cluster governor has been away for too long. Called again and again."""

@@ -22,6 +22,7 @@ from ioi_dagster.adapters.dask.node import NodeHost
 from ioi_dagster.adapters.dask.periodic import Periodic, TimeOfDay
 from ioi_dagster.adapters.dask.run_scope import scope
 from ioi_dagster.governors.liveness import BEAT_S
+from ioi_dagster.governors.load import MachineSeen
 from ioi_dagster.model.capability import BlockSpec
 
 log = logging.getLogger("ioi.node")
@@ -32,8 +33,14 @@ ACK_S = 2.0
 GIVEN_UP_STATUS = 72
 
 
-def look_after(worker: Worker, host: NodeHost, newer: Callable[[], Sequence[BlockSpec]] = list) -> None:
-    """Start the beat of a node. `newer` gives the blocks that its owner changed since it was last asked."""
+def look_after(
+    worker: Worker,
+    host: NodeHost,
+    newer: Callable[[], Sequence[BlockSpec]] = list,
+    machine: Callable[[], MachineSeen] | None = None,
+) -> None:
+    """Start the beat of a node. `newer` gives the blocks that its owner changed since it was last asked, `machine` what others do
+    on its machine (None: that is nobody's business)."""
 
     clock = TimeOfDay(worker)
 
@@ -41,12 +48,17 @@ def look_after(worker: Worker, host: NodeHost, newer: Callable[[], Sequence[Bloc
         clock.look()
         for block in newer():
             host.replicas.offer(block)
+        if machine is not None:
+            host.seen(machine())
         if scope.idle():
             await asyncio.to_thread(scope.end_idle)
         await _relieve(worker, host)
 
     async def report(_worker: Worker) -> dict[str, Any]:
         told = {"warm": sorted(host.replicas.warm()), "blocks": host.replicas.report()}
+        if host.governor.load.level:
+            load = host.governor.load
+            told |= {"slots": load.slots(worker.state.nthreads), "crowded": load.why, "overloaded": load.over}
         if host.outdated.file:
             told |= {"replaced": True, "leaving": host.outdated.leaving}
         return told

@@ -43,6 +43,7 @@ from ioi_dagster.governors.cluster import (
     NodeJoined,
     NodeLeft,
     NodeReported,
+    NodeResized,
     Ordered,
     QuotasChanged,
     Reply,
@@ -102,6 +103,10 @@ class ClusterPlugin(SchedulerPlugin):
         self.draining = Draining(DrainFile(home.root), cluster)
         self._orders, self._orders_at = OrderFile(home.root), 0
         self._names: dict[str, str] = {}
+        self._offered: dict[str, int] = {}
+        """Slots of nodes that have not always offered all."""
+        self._crowded: dict[str, str] = {}
+        """Why they do not, by node."""
         self._drained_told: set[str] = set()
         """Nodes that have heard whether they are drained."""
         self._started = False
@@ -130,11 +135,14 @@ class ClusterPlugin(SchedulerPlugin):
         if name is not None:
             self.watch.left(worker, name)
             self._drained_told.discard(name)
+            self._offered.pop(name, None)
+            self._crowded.pop(name, None)
         if name is not None and name not in self._names.values():
             self.perform(self.governor.handle(NodeLeft(name), self._clock.monotonic()))
 
     def _join(self, address: str, name: Any) -> None:
         self._names[address] = str(name)
+        self._offered.pop(str(name), None)
         self.watch.joined(address, str(name))
         joined = self._as_joined(self._specs.get(str(name), NodeSpec(str(name))))
         self.perform(self.governor.handle(joined, self._clock.monotonic()))
@@ -245,10 +253,22 @@ class ClusterPlugin(SchedulerPlugin):
         memory = state.metrics.get("memory", 0) / limit
         name, warm = self._names.get(address, str(state.name)), frozenset(told.get("warm", ()))
         blocks = tuple(told.get("blocks", ()))
-        closed = bool(told.get("replaced") or self.watch.suspects(name) or self.draining.why(name))
+        closed = bool(
+            told.get("replaced") or told.get("overloaded") or self.watch.suspects(name) or self.draining.why(name)
+        )
+        self._crowded[name] = told.get("crowded", "")
+        self._resize(name, told.get("slots"), now)
         speed = self._specs.get(name, NodeSpec(name)).speed
         engaged = bool(state.processing or state.has_what)
         self.perform(self.governor.handle(NodeReported(name, warm, memory, blocks, closed, speed, engaged), now))
+
+    def _resize(self, name: str, slots: int | None, now: float) -> None:
+        """While others use its machine a node offers fewer slots than it has."""
+        whole = self._specs.get(name, NodeSpec(name)).slots
+        offered = whole if slots is None else min(whole, slots)
+        if self._offered.get(name, whole) != offered:
+            self._offered[name] = offered
+            self.perform(self.governor.handle(NodeResized(name, offered), now))
 
     def _suspicion_changed(self, node: str) -> None:
         for address in [address for address, name in self._names.items() if name == node]:
@@ -302,8 +322,9 @@ class ClusterPlugin(SchedulerPlugin):
         return replace(snapshot, nodes={name: node | self._told_of(name) for name, node in snapshot.nodes.items()})
 
     def _told_of(self, node: str) -> dict[str, Any]:
-        """Whether it lives, and whether it is drained."""
-        return {**self.watch.told(node), "draining": self.draining.why(node)}
+        """Whether it lives, whether it is drained, and whether others use its machine."""
+        crowded = self._crowded.get(node, "")
+        return {**self.watch.told(node), "draining": self.draining.why(node), "crowded": crowded}
 
 
 def dask_setup(scheduler: Scheduler) -> None:

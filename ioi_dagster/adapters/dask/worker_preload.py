@@ -15,6 +15,7 @@ import msgspec
 from distributed import Worker
 
 from ioi_dagster.adapters.dask.forks import guard_forks, ports_of
+from ioi_dagster.adapters.dask.machine import Machine
 from ioi_dagster.adapters.dask.memory import watch_memory
 from ioi_dagster.adapters.dask.node import NodeHost, install, load_runner
 from ioi_dagster.adapters.dask.node_beat import look_after, memory_of, replica_memory, stay_in_contact
@@ -80,7 +81,12 @@ def dask_setup(worker: Worker) -> None:
     limit = int(os.environ.get("IOI_MEMORY_LIMIT", "0"))
     if limit:
         watch_memory(host.running, limit)
-    look_after(worker, host, newer=NewerBlocks(home, blocks) if home is not None else list)
+    look_after(
+        worker,
+        host,
+        newer=NewerBlocks(home, blocks) if home is not None else list,
+        machine=Machine().look if home is not None else None,
+    )
     if home is not None:
         stay_in_contact(worker, host)
 
