@@ -15,8 +15,9 @@ from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.adapters.files.only_one import only_one
 from ioi_dagster.adapters.files.standing import StandingFile
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
+from ioi_dagster.adapters.http.serving import MAX_CONNECTIONS, serving_protocol
 from ioi_dagster.adapters.http.standing import StandingDesk
-from ioi_dagster.adapters.http.tls import client_context, seeing_protocol, tls_of
+from ioi_dagster.adapters.http.tls import client_context, tls_of
 from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.opa.wasm import WasmEngine
@@ -33,8 +34,6 @@ from ioi_dagster.policy.documents import placement_document
 from ioi_dagster.policy.gate import Gate
 from ioi_dagster.private_file import write_private
 from ioi_dagster.ras.record import Kind, make_record
-
-MAX_CONNECTIONS = 256
 
 
 def main() -> None:
@@ -98,7 +97,7 @@ def serve(home: DomainHome) -> None:
         log_level="warning",
         access_log=False,
         limit_concurrency=MAX_CONNECTIONS,
-        http=seeing_protocol(),
+        http=serving_protocol(),
         ssl_context_factory=lambda _config, _default: tls,
     )
 

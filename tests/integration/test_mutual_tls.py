@@ -22,7 +22,8 @@ from cryptography import x509
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.membership import MemberBook, NoMembers
-from ioi_dagster.adapters.http.tls import TlsTo, client_context, seeing_protocol, server_context, tls_of, tls_to
+from ioi_dagster.adapters.http.serving import serving_protocol
+from ioi_dagster.adapters.http.tls import TlsTo, client_context, server_context, tls_of, tls_to
 from ioi_dagster.certificates import DAY_S, Authority, Role, Trusted, read_certificate
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainConfig
@@ -60,7 +61,7 @@ def gateway(of: Realm, loop: str = "auto", book: MemberBook | None = None) -> It
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(context),
-                http=seeing_protocol(),
+                http=serving_protocol(),
                 ssl_context_factory=lambda *_: tls,
                 log_level="warning",
                 loop=loop,  # pyright: ignore[reportArgumentType]

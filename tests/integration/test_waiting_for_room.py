@@ -17,6 +17,7 @@ import uvicorn
 from ioi_dagster.adapters.http import gateway
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
+from ioi_dagster.adapters.http.serving import MAX_CONNECTIONS, serving_protocol
 from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.link.door import Waiting, open_door
 from ioi_dagster.clock import SystemClock
@@ -63,7 +64,10 @@ class Lab:
             clock=SystemClock(),
             clusters={"lab-c": ClusterLine("lab-c", address, "own")},
         )
-        self._server = uvicorn.Server(uvicorn.Config(create_app(context), log_level="warning"))
+        settings = uvicorn.Config(
+            create_app(context), log_level="warning", http=serving_protocol(), limit_concurrency=MAX_CONNECTIONS
+        )
+        self._server = uvicorn.Server(settings)
         await self._server.serve([self._socket])
         door.close()
 

@@ -81,6 +81,8 @@ T = TypeVar("T")
 MAX_INVOKE_S = 3_600.0
 CANCEL_S = 5.0
 """So long may take what is done when nobody waits for an answer any more."""
+BODY_S, LEAST_RATE = 10.0, 64 * 2**10
+"""A message must be there after so long, and a second more for so many bytes of it."""
 MAX_WAITING = 128
 """Announcements that wait for room, each on a connection; what comes beyond that is answered at once."""
 
@@ -584,12 +586,19 @@ class _Gateway:
 
     async def _body(self, request: Request, limit: int, caller: Caller | None) -> bytes:
         """The bytes that the caller signed; None for the domain's own processes, which show their token instead."""
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise _Problem(413, "gateway.too_large", f"a message here may have {limit} bytes at most")
-            parts.append(part)
+        parts, size, clock = [], 0, asyncio.get_running_loop().time
+        began = clock()
+        try:
+            async with asyncio.timeout(BODY_S) as patience:
+                async for part in request.stream():
+                    size += len(part)
+                    if size > limit:
+                        raise _Problem(413, "gateway.too_large", f"a message here may have {limit} bytes at most")
+                    parts.append(part)
+                    patience.reschedule(began + BODY_S + size / LEAST_RATE)
+        except TimeoutError:
+            text = f"{size} bytes came in {clock() - began:.0f} s"
+            raise _Problem(408, "gateway.too_slow", text, "send it faster", hang_up=True) from None
         data = b"".join(parts)
         if caller is not None and not hmac.compare_digest(caller.body, digest_bytes(data)):
             raise _Problem(401, "proof.body_mismatch", "the request was signed for another body")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
 
@@ -311,6 +310,11 @@ def _read(pem: str) -> x509.Certificate | None:
         return None
 
 
+def named(pem: str) -> str:
+    """The domain that a certificate names, believed or not; empty where it names none."""
+    return _named(pem)
+
+
 @lru_cache(1024)
 def _named(pem: str) -> str:
     certificate = _read(pem)
@@ -328,23 +332,3 @@ def _issued(pem: str, authority: Trusted) -> bool:
     """Known once it was checked: what is presented again and again is the same text."""
     certificate = _read(pem)
     return certificate is not None and authority.issued(certificate)
-
-
-def seeing_protocol() -> type:
-    """uvicorn's protocol, which also puts the peer's certificate into each request's scope."""
-    from uvicorn.protocols.http.auto import AutoHTTPProtocol
-
-    class Seeing(AutoHTTPProtocol):  # pyright: ignore[reportGeneralTypeIssues]
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            connection = transport.get_extra_info("ssl_object")
-            shown = connection.getpeercert(binary_form=True) if connection is not None else None
-            stamp, app = ssl.DER_cert_to_PEM_cert(shown) if shown else "", self.app
-
-            async def stamped(scope: Any, receive: Any, send: Any) -> None:
-                scope[STAMPS] = stamp
-                await app(scope, receive, send)
-
-            self.app = stamped
-
-    return Seeing

@@ -1,0 +1,106 @@
+"""uvicorn's side of a gateway: whose certificate a connection was opened with, and how long anybody is waited for.
+
+A gateway has room for so many connections. None is kept for who sends a byte a second or reads no answer, and no domain has so
+many that none is left for others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import Counter
+from typing import Any, cast
+
+import msgspec
+
+from ioi_dagster.adapters.http.protocol import Problem, ProblemAnswer
+from ioi_dagster.adapters.http.tls import STAMPS, named
+
+MAX_CONNECTIONS = 256
+MAX_OF_ONE = 192
+"""Connections of one domain; the rest are for others."""
+HEAD_S = 10.0
+"""So long after a connection was opened, or its first byte came, a request's head must be there."""
+UNREAD_S = 30.0
+"""So long an answer may lie that is not read."""
+
+
+def serving_protocol() -> type:
+    """For one server: uvicorn's protocol, with that."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    open_: Counter[str] = Counter()
+
+    class Serving(AutoHTTPProtocol):  # pyright: ignore[reportGeneralTypeIssues]
+        transport: asyncio.Transport
+        loop: asyncio.AbstractEventLoop
+        app: Any
+        cycle: Any
+        _whose = ""
+        _late: asyncio.TimerHandle | None = None
+        _unread: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            connection = transport.get_extra_info("ssl_object")
+            shown = connection.getpeercert(binary_form=True) if connection is not None else None
+            stamp, app = ssl.DER_cert_to_PEM_cert(shown) if shown else "", self.app
+            self._whose = named(stamp) or str((transport.get_extra_info("peername") or ("",))[0])
+            open_[self._whose] += 1
+            if open_[self._whose] > MAX_OF_ONE:
+                app = _too_many
+
+            async def stamped(scope: Any, receive: Any, send: Any) -> None:
+                self._hurry(None)
+                scope[STAMPS] = stamp
+                await app(scope, receive, send)
+
+            self.app = stamped
+            self._hurry(HEAD_S)
+
+        def data_received(self, data: bytes) -> None:
+            if self._late is None and (self.cycle is None or self.cycle.response_complete):
+                self._hurry(HEAD_S)
+            super().data_received(data)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._unread = self._unread or self.loop.call_later(UNREAD_S, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()  # pyright: ignore[reportAttributeAccessIssue]
+            if self.transport.get_write_buffer_size():
+                # It would be open until the rest of the answer is read.
+                self._unread = self._unread or self.loop.call_later(UNREAD_S, self.transport.abort)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._hurry(None)
+            open_[self._whose] -= 1
+            if not open_[self._whose]:
+                del open_[self._whose]
+            super().connection_lost(exc)
+            if self._unread is not None:
+                self._unread.cancel()
+
+        def _hurry(self, within_s: float | None) -> None:
+            if self._late is not None:
+                self._late.cancel()
+            self._late = None if within_s is None else self.loop.call_later(within_s, self.transport.abort)
+
+    return cast(type, Serving)
+
+
+async def _too_many(scope: Any, receive: Any, send: Any) -> None:
+    """The answer to who has more connections open than anybody may."""
+    text = f"more than {MAX_OF_ONE} connections of one domain"
+    body = msgspec.json.encode(ProblemAnswer(Problem("gateway.too_many", text, "close some, or wait")))
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
