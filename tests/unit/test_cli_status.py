@@ -62,6 +62,33 @@ def blocks_table(status: dict[str, Any]) -> list[str]:
     return [" ".join(line.replace("│", " ").split()) for line in lines[start + 3 : end]]
 
 
+def test_nodes_that_come_and_go_are_shown_with_what_they_cost_and_why():
+    group = {
+        "wanted": 2,
+        "there": 1,
+        "idle": 0,
+        "min": 0,
+        "max": 4,
+        "cost_hour": 5.0,
+        "per_hour": 8.0,
+        "cost_day": 0.5,
+        "per_day": None,
+        "changed_s_ago": 14.2,
+        "why": "2 more: more waits than has room",
+        "held": "too dear",
+    }
+    status = domain("lab", "internal")
+    status["clusters"]["lab-c"]["scaling"] = {"gpu": group}
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(render({"lab": status}))
+    lines = [" ".join(line.replace("│", " ").split()) for line in captured.get().splitlines()]
+    at = lines.index("nodes that come and go")
+    assert lines[at + 3] == (
+        "lab-c gpu 2 1 0 0–4 5 of 8 0.5 14 s ago 2 more: more waits than has room; no more: too dear"
+    )
+
+
 def test_what_was_refused_is_shown_by_door_and_code():
     refused = [{"door": "/v1/award", "code": "proof.stale", "count": 12}, {"door": "", "code": "", "count": 1}]
     console = Console(width=200)

@@ -89,6 +89,12 @@ def test_every_rejection_has_its_reason(asked, state, code):
     assert [item.refusal.code for item in found.rejected] == [code]
 
 
+def test_a_cluster_without_a_node_is_a_place_where_nodes_may_come():
+    state = {"cluster/lab-main": {"nodes": 0, "may_come": 2}}
+    (found,) = discover(query(), DOMAIN, [BLOCK], state).candidates
+    assert (found.domain, found.cluster) == ("lab.example", "lab-main")
+
+
 def test_a_partner_gets_the_scheduler_a_stranger_only_the_gateway():
     (near,) = discover(query(), DOMAIN, [BLOCK], ALIVE).candidates
     (far,) = discover(query(authority="other"), DOMAIN, [BLOCK], ALIVE).candidates
