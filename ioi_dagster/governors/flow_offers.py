@@ -45,8 +45,8 @@ class Offers:
                 # What was offered to copies alone does for a step that is ready by now.
                 self._curves.setdefault((*its, False), rungs)
         self._open = len(self._left)
-        self.changes = 0
-        """Rises whenever a price is another, or somebody has nothing left."""
+        self.changed: list[str] = []
+        """A cluster whenever one of its prices is another, or it has nothing left."""
 
     @property
     def exhausted(self) -> bool:
@@ -96,12 +96,23 @@ class Offers:
         if not rung.slots:
             rungs.pop()
         if not rung.slots or not self._left[cluster]:
-            self.changes += 1
+            self.changed.append(cluster)
         return rung.price
 
     def _rungs(self, cluster: str, group: Group) -> list[_Rung]:
         key = (cluster, group.capability, group.data_class, group.resources, group.gang, group.idle)
         return self._curves.get(key, [])
+
+
+@dataclass(slots=True)
+class _Alike:
+    """`by_cluster` and `offers` are the same, as they were when so many changes had been `seen`."""
+
+    places: tuple[Place, ...]
+    places_of: dict[str, Place]
+    by_cluster: dict[str, Offer]
+    offers: list[Offer]
+    seen: int
 
 
 class Menu:
@@ -111,22 +122,30 @@ class Menu:
         self, offers: Offers, placing: Placing, nearness: Nearness, cold: ColdStarts, trust: Callable[[str], float]
     ) -> None:
         self._offers, self._placing, self._nearness, self._cold, self._trust = offers, placing, nearness, cold, trust
-        self._alike: dict[tuple[Group, int], tuple[list[Offer], tuple[Place, ...]]] = {}
+        self._alike: dict[tuple[Group, int], _Alike] = {}
         """What steps of one group and with the same places can have; places are known by their identity, and kept for that."""
-        self._changes = offers.changes
 
     def of(self, unit: Sequence[Step], places: tuple[Place, ...]) -> Sequence[Offer]:
         """What all of `unit` can have at one of `places`; of a gang, what they cost together, and how long the longest takes."""
         step = unit[0]
         if len(unit) > 1 or self._nearness.wishes(step.ask) or self._cold.known(step.ask.capability):
             return self._for(unit, [one.group for one in unit], places)
-        if self._changes != self._offers.changes:
-            self._alike.clear()
-            self._changes = self._offers.changes
-        key = (step.group, id(places))
-        if key not in self._alike:
-            self._alike[key] = (self._for(unit, [step.group], places), places)
-        return self._alike[key][0]
+        its = self._alike.get((step.group, id(places)))
+        changed = self._offers.changed
+        if its is None:
+            found = {offer.place.cluster: offer for offer in self._for(unit, [step.group], places)}
+            its = _Alike(places, {place.cluster: place for place in places}, found, list(found.values()), len(changed))
+            self._alike[step.group, id(places)] = its
+        elif its.seen < len(changed):
+            for cluster in its.by_cluster.keys() & changed[its.seen :]:
+                anew = self._for(unit, [step.group], (its.places_of[cluster],))
+                # The order stays that of the places.
+                if anew:
+                    its.by_cluster[cluster] = anew[0]
+                else:
+                    del its.by_cluster[cluster]
+            its.offers, its.seen = list(its.by_cluster.values()), len(changed)
+        return its.offers
 
     def of_copy(self, step: Step, places: tuple[Place, ...]) -> Sequence[Offer]:
         """What a copy of `step` can have, of what nobody else wants."""

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.flow_cold import ColdStarts
 from ioi_dagster.governors.flow_messages import Place, SendAnnounce, SendAward
-from ioi_dagster.governors.flow_offers import Offers
-from ioi_dagster.governors.flow_steps import Group
+from ioi_dagster.governors.flow_nearness import Nearness
+from ioi_dagster.governors.flow_offers import Menu, Offers
+from ioi_dagster.governors.flow_placing import LeastCost, objective_of
+from ioi_dagster.governors.flow_steps import Group, Steps
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import MAX_POINTS, Ask, Awarded, Bid, Lease, RejectedRequest, SupplyPoint
 from ioi_dagster.model.refusal import Refusal
@@ -26,6 +29,7 @@ PRICES = st.sampled_from([0.0, 0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 7.25, 100.0])
 CURVE = st.lists(st.tuples(st.integers(0, 4), PRICES), max_size=MAX_POINTS)
 """In whatever order: a foreign cluster may tell its points as it likes."""
 MARKET = st.fixed_dictionaries({}, optional=dict.fromkeys(CLUSTERS, CURVE))
+OBJECTIVE = objective_of("balanced")
 OBJECTIVES = st.sampled_from(["fastest", "cheapest", "balanced"])
 
 
@@ -90,6 +94,25 @@ def test_a_curve_is_used_from_its_cheapest_slot_on_and_no_further_than_its_end(c
         taken.append(offers.take("a", group))
     assert taken == slots[:wanted]
     assert offers.exhausted == (len(slots) <= wanted)
+
+
+@given(MARKET, st.lists(st.tuples(st.sampled_from(CLUSTERS), st.booleans()), max_size=30))
+def test_what_is_kept_of_offers_is_what_they_are(market, takes):
+    """Steps that are alike are told what was worked out for the one before, but for what has changed since."""
+    offers = Offers([bid(cluster, 1, curve) for cluster, curve in market.items()])
+    placing, steps, places = LeastCost(OBJECTIVE), Steps(), tuple(Place(cluster, cluster) for cluster in CLUSTERS)
+    step = steps.add(Ask("r", "s", "ocr"), 0.0)
+
+    def menu() -> Menu:
+        return Menu(offers, placing, Nearness(steps), ColdStarts(), lambda _: 1.0)
+
+    kept = menu()
+    for cluster, looks in takes:
+        if offers.left(cluster, step.group):
+            offers.take(cluster, step.group)
+        if looks:
+            assert list(kept.of([step], places)) == list(menu().of([step], places))
+    assert list(kept.of([step], places)) == list(menu().of([step], places))
 
 
 @given(MARKET, st.integers(1, 12), OBJECTIVES, st.none() | st.floats(0, 20))
