@@ -23,6 +23,7 @@ _PUBLIC = {
     "MapItemError": "ioi_dagster.host.flow_map",
     "run_scoped": "ioi_dagster.host.run_scoped",
     "tidying_schedule": "ioi_dagster.host.tidying",
+    "checkpoint": "ioi_dagster.compound.checkpoint",
     "block_op": "ioi_dagster.host.assets",
 }
 

@@ -6,6 +6,7 @@ in `leases.py`, what nodes say of themselves in `nodes.py`. Here events come in,
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -71,6 +72,9 @@ MAX_WAITING = 32
 """Leases for a slot at most whose steps wait for others: each keeps memory at its node."""
 MIN_RUN_S = 1.0
 """A step that ran shorter is not stopped for somebody else's guarantee."""
+STOP_S = 25.0
+"""So long a step that may leave a checkpoint is said to have its lease while it is stopped: its grace is 15 s at most, and what
+does not stop then ends with its process, 5 s later. It is less than a lease's time."""
 BUDGET, BUDGET_S = 16, 60.0
 """So many steps of a tenant are stopped for others' guarantees in so many seconds at most."""
 EXACT = 32
@@ -146,8 +150,8 @@ class ClusterGovernor:
         self._arbiter.on_coming(coming)
         self._bids = Bids(cluster, domain, epoch, self._arbiter, self._nodes)
         self._tally = Tally()
-        self._stopping: dict[str, None] = {}
-        """Leases whose steps are being stopped."""
+        self._stopping: dict[str, float] = {}
+        """Leases whose steps are being stopped, and until when their runs are told that they hold them."""
         self._now = 0.0
         self._count = 0
 
@@ -377,17 +381,19 @@ class ClusterGovernor:
         return lease
 
     def _renew(self, request: RenewRequest, now: float) -> Renewed:
-        # One whose step is being stopped runs out, should its run not release it.
+        # One whose step is being stopped runs out, should its run not release it. Its run is told at once, unless the step may
+        # leave something for its next attempt first.
         names = [
             name
             for name in request.leases
             if (held := self._leases.held_by(request.origin, name)) is not None
             and held.lease.run == request.run
-            and name not in self._stopping
+            and now < self._stopping.get(name, math.inf)
         ]
         waiting = frozenset(request.waiting)
         for name in names:
-            self._leases.renew(name, now + self._ttl_s)
+            if name not in self._stopping:
+                self._leases.renew(name, now + self._ttl_s)
             self._waits(name, name in waiting)
         renewed = set(names)
         return Renewed(tuple(names), tuple(name for name in request.leases if name not in renewed))
@@ -422,8 +428,8 @@ class ClusterGovernor:
         of these only what is `asked` for, if that is given."""
         out: list[Instruction] = []
         for evicted in self._arbiter.evict(now, asked):
-            self._stopping[evicted.victim] = None
             held = self._leases.held[evicted.victim]
+            self._stopping[evicted.victim] = now + STOP_S if held.checkpointable else now
             self._tally.stopped(held.tenant)
             out.append(StopStep(held.lease, evicted.why))
         return out

@@ -14,7 +14,7 @@ MAX_FENCES = 100_000
 @dataclass(slots=True)
 class Held:
     """`origin`: the domain whose run has it. `waits`: its step waits for others, which run in its place. `since`: when it was
-    granted, for about `seconds` (0: nobody knows)."""
+    granted, for about `seconds` (0: nobody knows). `checkpointable`: it may leave something before it is stopped."""
 
     lease: Lease
     origin: str
@@ -24,6 +24,7 @@ class Held:
     since: float = 0.0
     seconds: float = 0.0
     resources: Resources = ()
+    checkpointable: bool = False
 
 
 _Start = tuple[str, str, str, int]
@@ -66,7 +67,14 @@ class Leases:
     def add(self, lease: Lease, origin: str, request: LeaseRequest, until: float, now: float) -> None:
         start = (origin, lease.run, lease.step, lease.copy)
         self.held[lease.id] = Held(
-            lease, origin, until, request.tenant, since=now, seconds=request.seconds, resources=request.resources
+            lease,
+            origin,
+            until,
+            request.tenant,
+            since=now,
+            seconds=request.seconds,
+            resources=request.resources,
+            checkpointable=request.checkpointable,
         )
         self._by_start[start] = lease.id
         heappush(self._ends, (until, lease.id))

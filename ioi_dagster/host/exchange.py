@@ -103,7 +103,7 @@ class StepWork(msgspec.Struct, frozen=True):
 
     `instance` names the storage of the run's owner, where the node may open it; elsewhere `upstream` says what it would find
     there on the assets that the step depends on. `then`: steps of a chain that the node goes on with; each `takes` outputs of
-    the one before it.
+    the one before it. `checkpoint`: what an earlier attempt left that was stopped.
     """
 
     origin: str
@@ -119,6 +119,7 @@ class StepWork(msgspec.Struct, frozen=True):
     instance: str | None = None
     upstream: list[UpstreamAsset] = []
     then: list[StepWork] = []
+    checkpoint: bytes | None = None
 
 
 class StepOutput(msgspec.Struct, frozen=True):

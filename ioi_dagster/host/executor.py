@@ -497,7 +497,8 @@ class _Flow:
 
         def whole() -> StepWork:
             inputs = [StepInput(handle, self._get(name)) for handle, name in stored.items()]
-            return msgspec.structs.replace(work, inputs=inputs) if inputs else work
+            left = self._driver.outputs.checkpoint(step.key) if demand.checkpointable else None
+            return msgspec.structs.replace(work, inputs=inputs, checkpoint=left) if inputs or left is not None else work
 
         placed = Work(
             ask=ask,

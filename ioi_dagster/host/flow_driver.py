@@ -360,6 +360,10 @@ class FlowDriver:
             # What was placed anew meanwhile is blamed for nothing that happens where it was.
             if event.fence == self._governor.fence(event.step):
                 self._maps.lost(event.step)
+        if isinstance(event, flow.StepLost) and answer is not None and answer.checkpoint is not None and not lease.copy:
+            if self.outputs.keep_checkpoint(lease.step, lease.fence, answer.checkpoint):
+                text = f"it left a checkpoint of {len(answer.checkpoint)} bytes, from which it goes on"
+                self.tell(Chapter.LOSS, text, {"bytes": len(answer.checkpoint)}, lease.step)
         self._maps.ended(lease)
         return event
 

@@ -20,6 +20,8 @@ T = TypeVar("T")
 PATIENCE_S = 60.0
 """So long commits are held back when the ledger or outputs cannot be written; then the run ends with the reason."""
 PAUSE_S = 0.2
+CHECKPOINT = "\x00checkpoint"
+"""What no output is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class RunOutputs:
         self._staged: dict[str, list[Staged]] = {}
         """By attempt."""
         self._specs: dict[str, StoreSpec] = {}
+        self._checkpoints: dict[str, int] = {}
+        """Step → the fence of the attempt that left the one that is kept."""
         self.stores: set[str] = set()
         """URLs of the stores that steps of this run write to, whatever became of their attempts."""
 
@@ -77,6 +81,18 @@ class RunOutputs:
         """What an earlier process of this run committed and may not have published."""
         staged = [output for output in map(from_reference, self.references.values()) if output]
         self._publish([output for output in staged if output.handle[0] == step], owed.links)
+
+    def keep_checkpoint(self, step: str, fence: int, data: bytes) -> bool:
+        """What an attempt of the step left when it was stopped, unless one of a newer fence did; whether it is kept."""
+        if fence <= self._checkpoints.get(step, 0):
+            return False
+        self._checkpoints[step] = fence
+        self._put(run_name(self._run, (step, CHECKPOINT, "")), data)
+        return True
+
+    def checkpoint(self, step: str) -> bytes | None:
+        """What its last attempt left, of this process of the run or an earlier one."""
+        return self._objects.get(run_name(self._run, (step, CHECKPOINT, "")))
 
     def read(self, name: str) -> bytes | None:
         return self._objects.get(name)

@@ -17,6 +17,7 @@ from ioi_dagster.adapters.dask.forks import end_if_forked
 from ioi_dagster.adapters.dask.running import code_begins, raise_if_stopped
 from ioi_dagster.adapters.dask.stores import tell_store
 from ioi_dagster.compound.attempt import Attempt, current_attempt
+from ioi_dagster.compound.checkpoint import current_checkpoint
 from ioi_dagster.compound.invocation import noting_inability
 from ioi_dagster.errors import NodeUnableError, RetryableError, StepStoppedError
 from ioi_dagster.host.entry_text import entry_text
@@ -57,6 +58,9 @@ def run(work: bytes) -> bytes:
     if chunk is not None:
         return run_chunk(chunk, _load_code)
     task = msgspec.msgpack.decode(work, type=StepWork)
+    checkpoint = current_checkpoint()
+    if checkpoint is not None:
+        checkpoint.last = task.checkpoint
     result, made = _run(task, {}, {})
     until = result.started + FUSED_S
     values, references = _passed(result)

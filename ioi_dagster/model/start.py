@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from ioi_dagster.model.negotiation import Lease
 from ioi_dagster.model.refusal import Refusal
+
+MAX_CHECKPOINT = 16 * 2**20
+"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,8 @@ class StartRequest:
 @dataclass(frozen=True, slots=True)
 class StartAnswer:
     """`attempt` is drawn at start; `started` and `ended` are Unix seconds. Exactly one of `result`, `refusal` and `error` is
-    set; `cause` says what kind of error it is, in a word of `governors.failures.Cause`."""
+    set; `cause` says what kind of error it is, in a word of `governors.failures.Cause`. `checkpoint`: what it left for its next
+    attempt, where it was stopped."""
 
     attempt: str
     node: str
@@ -39,3 +45,4 @@ class StartAnswer:
     refusal: Refusal | None = None
     error: str | None = None
     cause: str = ""
+    checkpoint: Annotated[bytes, Meta(max_length=MAX_CHECKPOINT)] | None = None

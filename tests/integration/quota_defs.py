@@ -1,4 +1,5 @@
-"""Steps that stand still until in their folder lies `go`, or `go` with their number, and one that does not."""
+"""Steps that stand still until in their folder lies `go`, or `go` with their number, leaving how often they were stopped, and one
+that does not."""
 
 import time
 import uuid
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from dagster import Config, Definitions, DynamicOut, DynamicOutput, HookContext, failure_hook, job, op
 
-from ioi_dagster import ExchangeIOManager, governed_executor
+from ioi_dagster import ExchangeIOManager, checkpoint, governed_executor
 from ioi_dagster.host import tags
 
 
@@ -21,14 +22,20 @@ def several() -> Iterator[DynamicOutput[int]]:
         yield DynamicOutput(number, mapping_key=f"n{number}")
 
 
-@op(tags={tags.PLACE_IN: "home"})
+@op(tags={tags.PLACE_IN: "home", tags.CHECKPOINTABLE: "true"})
 def stands(config: Where, number: int) -> int:
     folder = Path(config.folder)
     (folder / f"came {uuid.uuid4().hex}").touch()
+    before = (checkpoint.last() or b"").decode()
+    checkpoint.ready(grace_s=10)
     until = time.monotonic() + 120
     while not (folder / "go").exists() and not (folder / f"go {number}").exists():
         assert time.monotonic() < until, "nobody let it go on"
+        if checkpoint.wanted:
+            (folder / f"left {number} {len(before)}").touch()
+            checkpoint.leave(f"{before}x".encode())
         time.sleep(0.02)
+    (folder / f"done {number} {len(before)}").touch()
     return number
 
 

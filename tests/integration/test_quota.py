@@ -91,7 +91,14 @@ def test_a_guarantee_is_given_back_and_a_lowered_limit_is_enforced(tmp_path: Pat
             ledger.close()
     assert {(step.commits, step.state) for step in steps} == {(1, "DONE")}
     assert not (tmp_path / "hooked").exists(), "a step that is stopped has not failed"
-    losses = [entry.text for entry in story if entry.chapter is Chapter.LOSS]
+    left = [path.name.split()[1:] for path in tmp_path.glob("left *")]
+    done = {path.name.split()[1]: int(path.name.split()[2]) for path in tmp_path.glob("done *")}
+    assert len(left) >= 3, "one for the guarantee, two for the limit"
+    assert done == {str(n): sum(name == str(n) for name, _ in left) for n in range(4)}, "each went on from what it left"
+    told = [entry.text for entry in story if entry.chapter is Chapter.LOSS]
+    kept = [text for text in told if text.startswith("it left a checkpoint of ")]
+    assert len(kept) == len(left)
+    losses = [text for text in told if text not in kept]
     assert len(losses) >= 3
     reasons = [
         next((why for why in (GIVEN_BACK, LOWERED, "no longer holds the lease") if why in text), text)

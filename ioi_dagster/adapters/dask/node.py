@@ -22,9 +22,10 @@ from ioi_dagster.adapters.dask.replacing import Outdated
 from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError
 from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
 from ioi_dagster.adapters.dask.run_scope import scope
-from ioi_dagster.adapters.dask.running import Running
+from ioi_dagster.adapters.dask.running import Running, end_revoked
 from ioi_dagster.clock import Clock
 from ioi_dagster.compound.attempt import Attempt, attempting
+from ioi_dagster.compound.checkpoint import Checkpoint, checkpointing
 from ioi_dagster.compound.invocation import answering
 from ioi_dagster.errors import (
     NodeUnableError,
@@ -82,11 +83,14 @@ class NodeHost:
     _fenced: bool = False
     _why: dict[str, str] = field(default_factory=dict)
     """Why what was to be stopped was, by key."""
+    _checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    """Of the steps that run, by key."""
 
     def start(self, data: bytes) -> bytes:
         """`StartRequest` in, `StartAnswer` out. Only a defect of this code raises."""
         attempt, started = uuid.uuid4().hex, self.clock.wall()
         result, refusal, error, cause, key = None, None, None, "", ""
+        its, left = Checkpoint(end_revoked), None
         try:
             request = msgspec.msgpack.decode(data, type=StartRequest)
             key = request.lease.key
@@ -98,7 +102,7 @@ class NodeHost:
                 refusal = decision.refusal
             else:
                 try:
-                    result = self._run(decision, attempt)
+                    result = self._run(decision, attempt, its)
                 finally:
                     end_if_forked()
                     with self._deciding:
@@ -118,7 +122,7 @@ class NodeHost:
             else:
                 refusal = Refusal("node.block_refused", str(lacked), f"node {self.node}", "place it elsewhere")
         except StepRevokedError:
-            error, cause = self._why_revoked(key), Cause.LEASE_LOST
+            error, cause, left = self._why_revoked(key), Cause.LEASE_LOST, its.left
         except StepStoppedError:
             error = "the run stopped it"
         except (StepTimeoutError, StepMemoryError, StepCrashedError) as problem:
@@ -128,7 +132,7 @@ class NodeHost:
             where = f"{os.path.basename(last.filename)}:{last.lineno}"
             error = f"{type(problem).__name__} at {where}: {problem}"
         return msgspec.msgpack.encode(
-            StartAnswer(attempt, self.node, started, self.clock.wall(), result, refusal, error, cause)
+            StartAnswer(attempt, self.node, started, self.clock.wall(), result, refusal, error, cause, left)
         )
 
     def _decide(
@@ -151,11 +155,22 @@ class NodeHost:
 
     def revoke(self, why: dict[str, str]) -> list[str]:
         """Stop what runs here under these keys, since its slot is somebody else's: `why` by key. What has not
-        begun never will."""
+        begun never will. A step that is ready to leave a checkpoint is asked, and has its grace."""
         if len(self._why) > MAX_REVOKED:
             self._why.clear()
         self._why |= why
-        return self.running.stop(list(why), StepRevokedError)
+        asked = [key for key in why if self._asks(key)]
+        return asked + self.running.stop([key for key in why if key not in asked], StepRevokedError)
+
+    def _asks(self, key: str) -> bool:
+        its = self._checkpoints.get(key)
+        grace_s = its.ask() if its is not None else 0.0
+        if not grace_s:
+            return False
+        late = threading.Timer(grace_s, self.running.stop, ([key], StepRevokedError))
+        late.daemon = True
+        late.start()
+        return True
 
     def _why_revoked(self, key: str) -> str:
         why = self._why.pop(key, "")
@@ -201,7 +216,7 @@ class NodeHost:
             continue
         return memory
 
-    def _run(self, admitted: Admit, attempt: str) -> bytes:
+    def _run(self, admitted: Admit, attempt: str, checkpoint: Checkpoint) -> bytes:
         request, lease = admitted.request, admitted.request.lease
         if request.kind == "block":
             with self.running.step(lease.key, request.timeout_s, over=_teller(over_topic(lease.run_key), lease.key)):
@@ -215,8 +230,12 @@ class NodeHost:
         with self.running.step(lease.key, request.timeout_s, begun, over), attempting(its):
             if request.own_process:
                 return run_apart(self.step_runner, request.payload, its)
-            with answering(self._answer):
-                return load_runner(self.step_runner)(request.payload)
+            self._checkpoints[lease.key] = checkpoint
+            try:
+                with answering(self._answer), checkpointing(checkpoint):
+                    return load_runner(self.step_runner)(request.payload)
+            finally:
+                self._checkpoints.pop(lease.key, None)
 
     def _answer(self, block: BlockSpec, payload: Payload) -> Payload:
         """A governed node has blocks of its owner's; alone, the step brings its own."""

@@ -563,3 +563,15 @@ def test_a_step_that_runs_longer_than_was_said_on_a_held_node_is_stopped_when_th
         "it runs longer than the 10 s it said, on a node reserved for a gang of train",
     )
     assert waited(cluster.release("small", lease.id)) == {"train": 2}
+
+
+@pytest.mark.parametrize(("checkpointable", "until"), [(False, 0.0), (True, 25.0)])
+def test_a_run_hears_that_a_lease_is_lost_when_its_step_has_had_the_time_to_leave_something(checkpointable, until):
+    cluster = Cluster(node("n", 1), quotas=tree(TenantQuota("owner", quota=Quota({"slots": 1.0}))))
+    (lease,) = cluster.award("guest", "s", checkpointable=checkpointable).leases
+    cluster.now = 10.0
+    assert stopped(cluster.ask("owner", 1)) == ["s"]
+    for later in (0.0, 24.0, 26.0):
+        cluster.now = 10.0 + later
+        (reply,) = [one for one in cluster.event(RenewRequest("guest", (lease.id,))) if isinstance(one, Reply)]
+        assert reply.answer.held == ((lease.id,) if later < until else ())
