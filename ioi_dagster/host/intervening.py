@@ -14,11 +14,12 @@ from dagster import DagsterInstance
 
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import DomainHome
-from ioi_dagster.errors import BadInputError, NotAllowedError
 from ioi_dagster.host.governance import me, open_gate
 from ioi_dagster.host.tags import SUBJECT
+from ioi_dagster.local.run_orders import under_way
 from ioi_dagster.model.intervention import Action, Intervention
 from ioi_dagster.policy.documents import intervene_document
+from ioi_dagster.policy.gate import allowed
 
 ANSWER_S, LOOK_S = 15.0, 0.1
 ENDED_S = 60.0
@@ -44,7 +45,7 @@ def intervene(where: Path, domain: DomainHome | None, said: Intervention) -> Sai
         said.check()
     ledger = Ledger(where)
     try:
-        run, job = _under_way(ledger, said.run)
+        run, job = under_way(ledger, said.run)
         said = replace(said, run=run, who=who, at=time.time())
         decision = _decide(domain, said, job) if domain is not None else ""
         if whole:
@@ -58,19 +59,6 @@ def intervene(where: Path, domain: DomainHome | None, said: Intervention) -> Sai
             time.sleep(LOOK_S)
     finally:
         ledger.close()
-
-
-def _under_way(ledger: Ledger, name: str) -> tuple[str, str]:
-    """(run, job). Raises `BadInputError`."""
-    found = ledger.runs("" if name == "last" else name, limit=1 if name == "last" else 2)
-    if not found:
-        raise BadInputError(f"nothing is known of run {name}", todo="see `ioi runs`")
-    if len(found) > 1 and found[0][0] != name:
-        raise BadInputError(f"several runs begin with {name!r}", todo="see `ioi runs`, and write more of its id")
-    run, job, _, ended = found[0]
-    if ended is not None:
-        raise BadInputError(f"run {run[:8]} has ended", todo="see `ioi runs`")
-    return run, job
 
 
 def _decide(domain: DomainHome, said: Intervention, job: str) -> str:
@@ -88,10 +76,7 @@ def _decide(domain: DomainHome, said: Intervention, job: str) -> str:
         value=said.value,
         away=said.away,
     )
-    decision = open_gate(domain).decide("intervene", document)
-    if decision.refusals or decision.verdict != "allow":
-        raise NotAllowedError("; ".join(map(str, decision.refusals)) or f"policy says {decision.verdict}")
-    return decision.id
+    return allowed(open_gate(domain).decide("intervene", document))
 
 
 def _started_by(run: str) -> str:

@@ -10,14 +10,15 @@ from typing import Any
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.adapters.files.drains import ALL, DrainFile
 from ioi_dagster.adapters.files.orders import OrderFile
-from ioi_dagster.adapters.http.protocol import OrderAnswer
+from ioi_dagster.adapters.http.protocol import OrderAnswer, RunAnswer, RunOrder
 from ioi_dagster.domain import DomainHome
-from ioi_dagster.errors import BadInputError, NotAllowedError
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.local.run_orders import RunOrders
 from ioi_dagster.local.targets import find
 from ioi_dagster.model.negotiation import OWN_STEP
 from ioi_dagster.model.order import Order, Target, Verb
 from ioi_dagster.policy.documents import order_document
-from ioi_dagster.policy.gate import Gate
+from ioi_dagster.policy.gate import Gate, allowed
 
 
 class Ordering:
@@ -25,25 +26,34 @@ class Ordering:
 
     def __init__(self, home: DomainHome, gate: Gate, now: Callable[[], float] = time.time) -> None:
         self._home, self._gate, self._now = home, gate, now
-        self._file = OrderFile(home.root)
+        self._file, self._runs = OrderFile(home.root), RunOrders(home.name, home.ledger, gate)
 
     def give(self, order: Order, subject: str, of: str) -> OrderAnswer:
         """Have `order` in force, which `subject` gives, for whom the domain `of` vouches. The clusters go by it within about a
         second. Raises `BadInputError` for what makes no sense or is not there, and `NotAllowedError`."""
         order.check()
-        who = subject if of == self._home.name or not subject else f"{subject}@{of}"
+        who = self._named(subject, of)
         order = replace(order, who=who, at=self._now())
         document = order_document(now=order.at, domain=self._home.name, subject=who, of=of, order=order)
-        decision = self._gate.decide("intervene", document)
-        if decision.refusals or decision.verdict != "allow":
-            raise NotAllowedError("; ".join(map(str, decision.refusals)) or f"policy says {decision.verdict}")
+        decision = allowed(self._gate.decide("intervene", document))
         if order.target is Target.NODE:
             answer = self._drained(order)
-            self._file.note(order, answer, decision.id)
+            self._file.note(order, answer, decision)
         else:
             self._check_known(order)
-            answer = self._file.give(order, decision.id)
-        return OrderAnswer(order, answer, decision.id)
+            answer = self._file.give(order, decision)
+        return OrderAnswer(order, answer, decision)
+
+    def say(self, said: RunOrder, of: str) -> RunAnswer:
+        """Leave word for a run of the domain's, as `RunOrders.say`."""
+        return self._runs.say(said, self._named(said.subject, of), of, self._now())
+
+    def heard(self, said: RunAnswer) -> RunAnswer:
+        return self._runs.heard(said)
+
+    def _named(self, subject: str, of: str) -> str:
+        """Nobody of another domain is called as one of this one is."""
+        return subject if of == self._home.name or not subject else f"{subject}@{of}"
 
     def in_force(self) -> list[dict[str, Any]]:
         """For people: each order that holds, and what is drained of nodes."""

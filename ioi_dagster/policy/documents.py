@@ -150,11 +150,13 @@ def intervene_document(
     reason: str,
     value: int | None = None,
     away: str = "",
+    of: str = "",
 ) -> dict[str, Any]:
-    """May who asks do this to a run that is under way? `step` is empty for the whole run, `started_by` its subject."""
+    """May who asks, for whom the domain `of` vouches (default: `domain` itself), do this to a run that is under way? `step` is
+    empty for the whole run, `started_by` its subject."""
     return {
         **_common("intervene", now, domain),
-        "subject": {"id": subject, "kind": "person" if subject else "unknown", "domain": domain},
+        "subject": {"id": subject, "kind": "person" if subject else "unknown", "domain": of or domain},
         "action": action,
         "target": {"kind": "run", "name": run, "run": run, "job": job, "step": step, "subject": started_by},
         "params": {"value": value, "away": away},

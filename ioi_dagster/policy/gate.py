@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ioi_dagster.clock import Clock
-from ioi_dagster.errors import IoiError
+from ioi_dagster.errors import IoiError, NotAllowedError
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.policy.compose import compose
@@ -110,3 +110,10 @@ class Gate:
             refusal = Refusal("policy.unlogged", f"the decision could not be recorded: {error}", "policy", "make room")
             return replace(decision, verdict=Verdict.HOLD, refusals=(refusal,))
         return decision
+
+
+def allowed(decision: Decision) -> str:
+    """The decision's id. Raises `NotAllowedError` where it is no allowance."""
+    if decision.refusals or decision.verdict != "allow":
+        raise NotAllowedError("; ".join(map(str, decision.refusals)) or f"policy says {decision.verdict}")
+    return decision.id

@@ -18,12 +18,14 @@ from typer.testing import CliRunner
 from definitions.documents.catalogue import BLOCKS
 from ioi_dagster.adapters.files.orders import OrderFile
 from ioi_dagster.adapters.http.client import own_gateway
+from ioi_dagster.adapters.http.protocol import RunOrder
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.cli import app
 from ioi_dagster.errors import GatewayRefusedError
 from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import PROJECT, domains_in, prepare_dagster
 from ioi_dagster.local.topology_file import load_topology
+from ioi_dagster.model.intervention import Action
 from ioi_dagster.model.order import Order, Target, Verb
 from ioi_dagster.model.story import Chapter
 from tests.conftest import eventually
@@ -213,6 +215,13 @@ def test_a_block_a_tenant_and_a_node_are_ordered_by_command_and_at_the_gateway(s
         assert steered.ordered("block", "resume", "dagster.step") == "goes on"
         steered.until(lambda: "tenant default is paused by ann: the month's" in steered.waits_for(), "another reason")
         assert {number for number, _ in steered.began()} == first
+        run = steered.run()
+        said = gateway.intervene(RunOrder(run, Action.CAP, "ann", value=5))
+        assert (said.run, said.who, said.answer, bool(said.decision)) == (run, "ann", "may have 5 steps at once", True)
+        with pytest.raises(GatewayRefusedError, match=r"no reason is given.*\[order.not_allowed\]"):
+            gateway.intervene(RunOrder(run, Action.CANCEL, "ann", "total"))
+        with pytest.raises(GatewayRefusedError, match=r"ended by Dagster.*\[order.impossible\]"):
+            gateway.intervene(RunOrder(run, Action.CANCEL, "ann", why="enough"))
 
         assert steered.ordered("drain", "library-1", "--why", "a new disk") == "is drained"
         assert gateway.order(Order(Target.TENANT, "default", Verb.CAP, 1), "ann").answer == "may run 1 at once"

@@ -20,7 +20,14 @@ from ioi_dagster.adapters.http import client as client_module
 from ioi_dagster.adapters.http import membership
 from ioi_dagster.adapters.http.client import GatewayClient, believed
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
-from ioi_dagster.adapters.http.protocol import PERMIT_HEADER, PROOF_HEADER, OrderAnswer, OrderRequest
+from ioi_dagster.adapters.http.protocol import (
+    PERMIT_HEADER,
+    PROOF_HEADER,
+    OrderAnswer,
+    OrderRequest,
+    RunAnswer,
+    RunOrder,
+)
 from ioi_dagster.adapters.http.refusals import QUIET_S
 from ioi_dagster.adapters.http.standing import Saved, StandingDesk
 from ioi_dagster.clock import ManualClock
@@ -32,6 +39,7 @@ from ioi_dagster.governors.failures import Cause
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision, Verdict
+from ioi_dagster.model.intervention import Action
 from ioi_dagster.model.member import MemberRecord
 from ioi_dagster.model.negotiation import (
     MAX_GROUPS,
@@ -191,6 +199,7 @@ class Lab:
             standing=StandingDesk(self.clock, kept),
             orders=self,
         )
+        self.looks = 0
         self.given: list[tuple[Order, str, str]] = []
         self._app = create_app(context)
 
@@ -202,6 +211,15 @@ class Lab:
 
     def in_force(self) -> list[dict[str, Any]]:
         return [{"name": "echo"}]
+
+    def say(self, said: RunOrder, of: str) -> RunAnswer:
+        if of != "library":
+            raise NotAllowedError(f"{of} does not order here")
+        return RunAnswer(said.run, 1, said.subject, "", "d1")
+
+    def heard(self, said: RunAnswer) -> RunAnswer:
+        self.looks += 1
+        return replace(said, answer="goes on" if self.looks == 2 else "")
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> httpx.Response:
         async def send() -> httpx.Response:
@@ -571,6 +589,16 @@ def test_threads_that_ask_first_at_the_same_time_share_one_loop(monkeypatch):
         loops = list(pool.map(lambda _: client_module._loop(), range(4)))
     assert set(map(id, loops)) == {id(made[0])}
     made[0].call_soon_threadsafe(made[0].stop)
+
+
+def test_what_is_said_to_a_run_is_answered_by_the_run():
+    lab, body = Lab(), msgspec.json.encode(RunOrder("r", Action.RESUME, "ann"))
+    assert lab.signed("POST", "/v1/intervene", body).json() == {
+        "run": "r", "number": 1, "who": "ann", "answer": "goes on", "decision": "d1",
+    }  # fmt: skip
+    assert lab.looks == 2
+    assert code_of(lab.signed("POST", "/v1/intervene", body, PEER)) == "order.not_allowed"
+    assert code_of(lab.ask("POST", "/v1/intervene", body)) == "proof.missing"
 
 
 ORDER = Order(Target.BLOCK, "echo", Verb.PAUSE, why="a bad model")

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from ioi_dagster.adapters.files.orders import OrderFile
+from ioi_dagster.adapters.http.protocol import RunOrder
 from ioi_dagster.adapters.opa.wasm import WasmEngine
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.errors import BadInputError, NotAllowedError
 from ioi_dagster.local.home import POLICIES
 from ioi_dagster.local.ordering import Ordering
+from ioi_dagster.model.intervention import Action
 from ioi_dagster.model.order import InForce, Order, Orders, Target, Verb
 from ioi_dagster.policy.gate import Gate
 from tests.realms import owned
@@ -96,6 +98,13 @@ def test_what_policy_forbids_is_neither_in_force_nor_on_record(
     with pytest.raises(NotAllowedError, match=code):
         desk.give(order, subject, of)
     assert desk.in_force() == []
+
+
+def test_which_runs_there_are_is_not_told_to_other_domains(desk: Ordering) -> None:
+    with pytest.raises(NotAllowedError, match=r"intervene\.foreign"):
+        desk.say(RunOrder("r", Action.PAUSE, "ann"), "cloud")
+    with pytest.raises(BadInputError, match="lab has no runs"):
+        desk.say(RunOrder("r", Action.PAUSE, "ann"), "lab")
 
 
 def test_what_is_not_there_is_refused_with_what_is(desk: Ordering) -> None:

@@ -30,6 +30,8 @@ from ioi_dagster.adapters.http.protocol import (
     JoinRequest,
     OrderAnswer,
     OrderRequest,
+    RunAnswer,
+    RunOrder,
 )
 from ioi_dagster.adapters.http.tls import TlsTo, explain
 from ioi_dagster.adapters.http.transport import MAX_ANSWER, Pool
@@ -140,6 +142,10 @@ class GatewayClient:
         """Have `subject` give an order for what the domain owns. Raises `GatewayRefusedError` where it may not or it makes no
         sense."""
         return self._asked("order", OrderRequest(order, subject), OrderAnswer, 5.0).result()
+
+    def intervene(self, said: RunOrder) -> RunAnswer:
+        """Say something to a run of the domain's. Raises as `order`."""
+        return self._asked("intervene", said, RunAnswer, 15.0).result()
 
     def discover(self, query: Query) -> Discovery:
         return self.discovering(query).result()

@@ -40,6 +40,8 @@ from ioi_dagster.adapters.http.protocol import (
     ProblemAnswer,
     ReleaseAt,
     RenewAt,
+    RunAnswer,
+    RunOrder,
     StateEntry,
 )
 from ioi_dagster.adapters.http.refusals import RefusalLog, Refused
@@ -48,7 +50,7 @@ from ioi_dagster.adapters.http.tls import HANDSHAKES, STAMPS, Peers
 from ioi_dagster.adapters.link.caller import RefusedError
 from ioi_dagster.clock import Clock
 from ioi_dagster.domain import DomainConfig
-from ioi_dagster.errors import BadInputError, FinalError, NotAllowedError, UnreachableError
+from ioi_dagster.errors import BadInputError, FinalError, NotAllowedError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.model.block import Payload
@@ -83,6 +85,8 @@ CANCEL_S = 5.0
 """So long may take what is done when nobody waits for an answer any more."""
 BODY_S, LEAST_RATE = 10.0, 64 * 2**10
 """A message must be there after so long, and a second more for so many bytes of it."""
+ANSWER_S, LOOK_S = 5.0, 0.25
+"""So long is waited for the answer of a run that is told something, which looks twice a second."""
 MAX_WAITING = 128
 """Announcements that wait for room, each on a connection; what comes beyond that is answered at once."""
 
@@ -116,6 +120,14 @@ class OrderDesk(Protocol):
         ...
 
     def in_force(self) -> list[dict[str, Any]]: ...
+
+    def say(self, said: RunOrder, of: str) -> RunAnswer:
+        """Leave word for a run. Raises as `give`."""
+        ...
+
+    def heard(self, said: RunAnswer) -> RunAnswer:
+        """With what came of it by now."""
+        ...
 
 
 @dataclass(slots=True)
@@ -452,16 +464,31 @@ class _Gateway:
     async def _order(self, request: Request) -> Any:
         caller = self._caller(request)
         body = await self._read(request, OrderRequest, caller)
-        if self._c.orders is None:
+        return await self._to_desk(lambda desk: desk.give(body.order, body.subject, caller.domain))
+
+    async def _intervene(self, request: Request) -> Any:
+        caller = self._caller(request)
+        body = await self._read(request, RunOrder, caller)
+        said = await self._to_desk(lambda desk: desk.say(body, caller.domain))
+        for _ in range(round(ANSWER_S / LOOK_S)):
+            await asyncio.sleep(LOOK_S)
+            said = await self._to_desk(lambda desk, said=said: desk.heard(said))
+            if said.answer:
+                break
+        return said
+
+    async def _to_desk(self, ask: Callable[[OrderDesk], T]) -> T:
+        desk = self._c.orders
+        if desk is None:
             raise _Problem(403, "order.none", "nothing is ordered at this gateway")
         try:
-            return await asyncio.to_thread(self._c.orders.give, body.order, body.subject, caller.domain)
+            return await asyncio.to_thread(ask, desk)
         except NotAllowedError as error:
             raise _Problem(403, "order.not_allowed", str(error)[:1_000], "ask the owner of the domain") from error
         except BadInputError as error:
             raise _Problem(400, "order.impossible", error.what, error.todo or "") from error
-        except OSError as error:
-            raise _Problem(503, "order.not_written", f"it cannot be written down: {error.strerror}") from error
+        except (OSError, RetryableError) as error:
+            raise _Problem(503, "order.not_written", f"it cannot be written down: {error}"[:300]) from error
 
     def _in_force(self) -> list[dict[str, Any]]:
         """A file that cannot be read is told where it is to be changed, and by the schedulers."""

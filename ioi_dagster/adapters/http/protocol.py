@@ -15,8 +15,9 @@ import msgspec
 
 from ioi_dagster.governors.network import Heard
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.intervention import MAX_CAP, Action
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
-from ioi_dagster.model.order import Order
+from ioi_dagster.model.order import Name, Order, Text
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import Experiences, Standing
 from ioi_dagster.ras.selection import Discovery, Query
@@ -139,6 +140,31 @@ class OrderAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class RunOrder:
+    """To a run that is under way, by its id or the beginning of it, or to a step of it; see `model.intervention`. By `subject`,
+    for whom the domain that signs the request vouches."""
+
+    run: Name
+    action: Action
+    subject: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    step: Text = ""
+    value: Annotated[int, msgspec.Meta(ge=-MAX_CAP, le=MAX_CAP)] | None = None
+    away: Text = ""
+    why: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunAnswer:
+    """`answer` is empty where no process of the run has seen it yet: it is in the run's ledger, and counts when one does."""
+
+    run: str
+    number: int
+    who: str
+    answer: str
+    decision: str
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     code: str
     text: str
@@ -213,6 +239,14 @@ DOORS = (
         OrderRequest,
         OrderAnswer,
         "pause, drain, cap or weigh a block, a tenant or a node of the domain, as its policy allows; again is no error",
+    ),
+    Door(
+        "POST",
+        "intervene",
+        For.DOMAIN,
+        RunOrder,
+        RunAnswer,
+        "pause, resume, cap, prioritise, reroute or cancel steps of a run of the domain's, as its policy allows",
     ),
     Door("POST", "invoke", For.RUN, Invocation, Invoked, "run a block under a lease", framed=True),
 )

@@ -41,13 +41,12 @@ found contains {
 }
 
 # METADATA
-# title: What a domain owns is ordered by its own people
+# title: What a domain owns, runs too, is ordered by its own people
 # custom: {id: intervene.owner, level: hard, owner: network, remedy: "ask the owner of the domain"}
 found contains {
 	"code": "intervene.foreign", "policy": "book/intervene", "domain": "book",
 	"params": {"whose": object.get(input, ["subject", "domain"], ""), "domain": concat("/", input.domain_path)},
 	"remedy": "ask the owner of the domain",
 } if {
-	object.get(input, ["target", "kind"], "run") in {"block", "tenant", "node"}
 	object.get(input, ["subject", "domain"], "") != concat("/", input.domain_path)
 }
