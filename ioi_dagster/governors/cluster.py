@@ -265,7 +265,7 @@ class ClusterGovernor:
         # One that waits for others has no slot; it is stopped when it goes on.
         running = (one for one in self._leases if not one.waits and one.lease.id not in self._stopping)
         held = [one for one in running if one.lease.capability in why]
-        self._stopping |= {one.lease.id: None for one in held}
+        self._stopping |= {one.lease.id: now for one in held}
         return [StopStep(one.lease, why[one.lease.capability]) for one in held]
 
     def _serve(self, now: float, at_once: Announce | None = None) -> list[Instruction]:
