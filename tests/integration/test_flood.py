@@ -24,8 +24,8 @@ from ioi_dagster.model.negotiation import Announce, AskGroup, Award, Awarded, Bi
 pytestmark = [pytest.mark.integration]
 
 MOST_BYTES = 72 * 2**20
-"""What the process of the governor may grow by, whatever is asked: 3.6 KB for each of 20,000 runs that are remembered, half of which
-wait. Half of that was measured, for 22,000 asks and for 100,000."""
+"""What the process of the governor may grow by, whatever is asked: 3.6 KB for each of 20,000 runs that are remembered, half of
+which wait. Half of that was measured, for 22,000 asks and for 100,000."""
 AT_ONCE = 500
 
 
