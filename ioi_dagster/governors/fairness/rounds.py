@@ -304,6 +304,7 @@ class Rounds:
             return False
         if shape.full and not shape.open:
             # What it may hold was seen to when it last changed.
+            self._open.pop(shape, None)
             if below and not tour.all_short and self._books.lacks_room_only(leaf, shape):
                 self._is_short(line.pool)
             return False
