@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ioi_dagster.adapters.http.protocol import MAX_JSON, PERMIT_HEADER, PROOF_HEADER, ProblemAnswer
+from ioi_dagster.clock import ManualClock
 from ioi_dagster.governors.cluster import Tick
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.permit import RunPermit
@@ -23,6 +24,7 @@ from ioi_dagster.signing import SigningKey, digest_bytes
 from tests.unit.test_protocol import JSON, KEY, Peer
 
 NODES, SLOTS = 2, 2
+ANSWER_S = 60.0
 STRANGER = SigningKey.generate("library")
 ASKED = {"capability": "echo", "data_class": "public"}
 SENT: dict[str, Any] = {
@@ -124,14 +126,16 @@ def proof(of: str, sent: Sent, path: str, now: float) -> str:
     )
 
 
-def feed(peer: Peer, messages: list[Sent], told: Counter[str]) -> None:
+def feed(peer: Peer, clock: ManualClock, messages: list[Sent], told: Counter[str]) -> None:
     for sent in messages:
-        peer.clock.advance(sent.waits_s)
-        now, path = peer.clock.wall(), sent.path or f"/v1/{sent.door}"
+        clock.advance(sent.waits_s)
+        now, path = clock.wall(), sent.path or f"/v1/{sent.door}"
         headers = {PROOF_HEADER: proof(sent.proof, sent, path, now), PERMIT_HEADER: permit(sent.permit, now)}
         given = {name: text for name, text in headers.items() if text}
         for _ in range(2 if sent.again else 1):
-            status, answer = peer.ask(sent.method, path, sent.body, given)
+            answered = peer.ask(sent.method, path, sent.body, given, ANSWER_S)
+            assert answered is not None, "no answer"
+            status, answer = answered
             if status != 200:
                 code = msgspec.json.decode(answer, type=ProblemAnswer).error.code
                 assert (status < 500, code) == (True, code), "a defect, not a refusal"
@@ -145,13 +149,14 @@ def feed(peer: Peer, messages: list[Sent], told: Counter[str]) -> None:
 
 def fuzz(tmp_path_factory: pytest.TempPathFactory, examples: int, size: int) -> int:
     """How many requests were sent."""
-    peer, told = Peer(tmp_path_factory.mktemp("fuzzed")), Counter[str]()
+    clock, told = ManualClock(), Counter[str]()
+    peer = Peer(tmp_path_factory.mktemp("fuzzed"), clock)
     before = refused(peer)
 
     @settings(max_examples=examples, deadline=None)
     @given(st.lists(requests(), min_size=size // 2, max_size=size))
     def all_of(messages: list[Sent]) -> None:
-        feed(peer, messages, told)
+        feed(peer, clock, messages, told)
 
     try:
         all_of()

@@ -24,7 +24,7 @@ from ioi_dagster.adapters.http.protocol import BY_PATH, DOORS, schema
 from ioi_dagster.adapters.http.refusals import Refused
 from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.link.door import Waiting, open_door
-from ioi_dagster.clock import SystemClock
+from ioi_dagster.clock import Clock, SystemClock
 from ioi_dagster.domain import ClusterAddress, DomainConfig
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick, Withdrawn
 from ioi_dagster.local.home import PROJECT
@@ -57,8 +57,8 @@ MESSAGES = {
 class Peer:
     """A gateway in this process before a real cluster governor of two nodes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.clock = SystemClock()
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
+        self.clock = clock or SystemClock()
         self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0)
         for node in ("one", "two"):
             self.governor.handle(NodeJoined(node, 2, frozenset({"echo"}), (("memory", 8.0),)), self.clock.monotonic())
