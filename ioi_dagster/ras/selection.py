@@ -30,7 +30,7 @@ class Query:
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A cluster that can take it. `accepts`: `step` over Dask at `scheduler`, or `block` at the gateway. `slots`: what its nodes
-    have together at most, as its owner has registered them; 0: that is not told."""
+    have together at most, as its owner has registered them or as they are there, if that is more; 0: that is not told."""
 
     domain: str
     cluster: str
@@ -86,7 +86,7 @@ def discover(query: Query, domain: DomainSpec, records: Sequence[Record], state:
                 living.get("scheduler", "") if accepts == "step" else "",
                 block.urn if block else "",
                 block.version if block else "",
-                int(cluster.capacity[SLOTS]),
+                max(int(cluster.capacity.get(SLOTS, 0)), living.get("slots", 0)),
             )
         )
     return Discovery(tuple(candidates), tuple(rejected))

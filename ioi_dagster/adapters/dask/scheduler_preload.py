@@ -307,6 +307,7 @@ class ClusterPlugin(SchedulerPlugin):
             "scheduler": self._address.scheduler,
             "epoch": snapshot.epoch,
             "nodes": len(snapshot.nodes),
+            "slots": sum(node["slots"] for node in snapshot.nodes.values()),
             "free": free,
             "may_come": self._may_come,
             "capabilities": sorted(self._capabilities),

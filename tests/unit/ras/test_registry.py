@@ -95,6 +95,22 @@ def test_a_cluster_without_a_node_is_a_place_where_nodes_may_come():
     assert (found.domain, found.cluster) == ("lab.example", "lab-main")
 
 
+@pytest.mark.parametrize(
+    ("nodes", "living", "expected"),
+    [
+        ((), {}, 0),
+        ((), {"slots": 3}, 3),
+        ((NodeSpec("one", 2),), {"slots": 1}, 2),
+        ((NodeSpec("one", 2),), {"slots": 5}, 5),
+    ],
+)
+def test_a_cluster_has_what_is_registered_or_there_if_that_is_more(nodes, living, expected):
+    domain = replace(DOMAIN, clusters=(ClusterSpec("lab-main", nodes),))
+    state = {"cluster/lab-main": {"nodes": 1, "scheduler": "tcp://x", **living}}
+    (found,) = discover(query(), domain, [BLOCK], state).candidates
+    assert found.slots == expected
+
+
 def test_a_partner_gets_the_scheduler_a_stranger_only_the_gateway():
     (near,) = discover(query(), DOMAIN, [BLOCK], ALIVE).candidates
     (far,) = discover(query(authority="other"), DOMAIN, [BLOCK], ALIVE).candidates
