@@ -218,6 +218,7 @@ class Rounds:
             for unit, key in aside:
                 if key[4] == key[5].version:  # else its place has changed meanwhile
                     unit.push(key)
+                    unit.note()  # it may have been left out when those above had their places
             self.holds.settle()
             if not self._freed:
                 break
@@ -262,12 +263,12 @@ class Rounds:
                     # Nobody is short of anything more by it, so there is nothing else to see to.
                     aside.append((unit, unit.pop()))
                     continue
+            key = unit.pop()  # at once: who comes before it may be listed meanwhile
             if isinstance(child, Leaf):
                 if self._place(child, now, granted):
                     return True
             elif self._step(child, now, granted, aside):
                 return True
-            key = unit.pop()
             if child is not self._at_limit:
                 aside.append((unit, key))
             if self._closed is not None:

@@ -297,6 +297,22 @@ def test_cohorts_lend_to_their_own_first_and_classes_share_a_tenants_part():
     assert (granted.count("ocr"), granted.count("llm")) == (3, 1)
 
 
+def test_who_fitted_nowhere_has_its_turn_in_the_next_round_though_its_cohort_had_nobody_else_left():
+    many = cohort("many", *(TenantQuota(f"t{number}") for number in range(60)))
+    pair = cohort("pair", TenantQuota("waits"), TenantQuota("starts"))
+    arbiter = Arbiter({}, QuotaTree((many, pair)), elastic=True, resources=("cpu",))
+    for node, offered in (("n0", "ocr"), ("n1", "llm"), ("n2", "asr")):
+        arbiter.on_node(node, CPU, frozenset({offered}))
+    ask(arbiter, "t0", 1, capability="ocr")
+    assert arbiter.arbitrate(0.0) == [("t00", "n0")]
+    ask(arbiter, "waits", 1, capability="ocr")
+    ask(arbiter, "starts", 1, capability="llm", arrived=1.0)
+    ask(arbiter, "t1", 1, capability="asr", arrived=2.0)
+    assert arbiter.arbitrate(1.0) == [("starts0", "n1"), ("t10", "n2")]
+    arbiter.on_finished("t00")
+    assert arbiter.arbitrate(2.0) == [("waits0", "n0")]
+
+
 def test_books_say_what_is_borrowed_and_lent():
     tree = QuotaTree(
         (cohort("x", TenantQuota("owner", quota=guaranteed(3)), TenantQuota("guest", quota=guaranteed(1))),)
