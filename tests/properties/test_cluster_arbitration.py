@@ -74,9 +74,8 @@ class Cluster(RuleBasedStateMachine):
         self.open: dict[str, int] = {}
         self.leases: dict[str, tuple[Lease, LeaseRequest]] = {}
         self.offered: dict[str, tuple[Bid, float]] = {}
-        """What those that waited were offered last, and until when."""
-        self.changed = False
-        """Since then nodes have changed, or steps that waited for others go on."""
+        """What those that waited were offered last, and until when it is kept: no longer than until nodes change, or steps that
+        waited for others go on."""
         self.told: list[Bid] = []
         """What those that waited were answered."""
         self.stopping: set[str] = set()
@@ -91,7 +90,8 @@ class Cluster(RuleBasedStateMachine):
 
     def handle(self, event, requests: tuple[LeaseRequest, ...] = ()) -> Reply | None:
         own = None
-        self.changed |= isinstance(event, NodeJoined | NodeResized | NodeLeft | NodeReported | RenewRequest)
+        if isinstance(event, NodeJoined | NodeResized | NodeLeft | NodeReported | RenewRequest):
+            self.offered = {run: (bid, self.now) for run, (bid, _) in self.offered.items()}
         for one in self.governor.handle(event, self.now):
             match one:
                 case Reply(answer, granted, None):
@@ -104,7 +104,6 @@ class Cluster(RuleBasedStateMachine):
                     self.told.append(answer)
                     if answer.points:
                         self.offered[run] = (answer, self.now + OFFER_S)
-                        self.changed = False
                     self.whole(answer)
                 case LeaseEnded(lease, _):
                     del self.leases[lease.id]
@@ -256,7 +255,7 @@ class Cluster(RuleBasedStateMachine):
         reply = self.handle(Award("c", run, 1, "x", tuple(requests)), tuple(requests))
         assert reply is not None
         assert isinstance(reply.answer, Awarded)
-        assert len(reply.answer.leases) == len(requests) or until <= self.now or self.changed, "it is kept for it"
+        assert len(reply.answer.leases) == len(requests) or until <= self.now, "it is kept for it"
 
     @rule(data=st.data())
     def release(self, data) -> None:
