@@ -3,7 +3,7 @@ in a warm worker, beside a foreign domain's answer, or in a plain Python loop.""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -16,14 +16,17 @@ Invoker = Callable[[BlockSpec, Payload], Payload | Refusal]
 """(block, payload) → result, or the refusal that a person will read. The block is what the graph's author has of it: where
 somebody else offers its capability, that one's is called."""
 
-_invoker: ContextVar[Invoker | None] = ContextVar("ioi_invoker", default=None)
+Streamer = Callable[[BlockSpec, Payload], Iterator[Payload] | Refusal]
+"""As `Invoker`, for a result that comes in pieces; the iterator may raise what a call may raise."""
+
+_invoker: ContextVar[tuple[Invoker, Streamer] | None] = ContextVar("ioi_invoker", default=None)
 _unable: ContextVar[list[NodeUnableError]] = ContextVar("ioi_unable")
 
 
 @contextmanager
-def answering(invoker: Invoker) -> Iterator[None]:
-    """Let `invoker` answer block calls made inside this context."""
-    token = _invoker.set(invoker)
+def answering(invoker: Invoker, streamer: Streamer) -> Iterator[None]:
+    """Let these answer block calls made inside this context."""
+    token = _invoker.set((invoker, streamer))
     try:
         yield
     finally:
@@ -46,14 +49,35 @@ def invoke(block: BlockSpec, payload: Payload) -> Payload | Refusal:
 
     Raises `NodeUnableError` where that is a node which cannot do it now, and what the block raises.
     """
-    invoker = _invoker.get()
-    if invoker is None:
-        raise FinalError(f"nobody answers for capability {block.capability!r}: the step was started outside a node")
+    invoker, _ = _answering(block)
     try:
         return invoker(block, payload)
     except NodeUnableError as error:
         _unable.get([]).append(error)
         raise
+
+
+def stream(block: BlockSpec, payload: Payload) -> Generator[Payload, None, None] | Refusal:
+    """As `invoke`, with the result in pieces as they come: one where the block that answers does not stream. Closed before its
+    end, the block is stopped. The iterator raises what `invoke` does."""
+    _, streamer = _answering(block)
+    pieces = streamer(block, payload)
+    return pieces if isinstance(pieces, Refusal) else _noted(pieces)
+
+
+def _noted(pieces: Iterator[Payload]) -> Generator[Payload, None, None]:
+    try:
+        yield from pieces
+    except NodeUnableError as error:
+        _unable.get([]).append(error)
+        raise
+
+
+def _answering(block: BlockSpec) -> tuple[Invoker, Streamer]:
+    found = _invoker.get()
+    if found is None:
+        raise FinalError(f"nobody answers for capability {block.capability!r}: the step was started outside a node")
+    return found
 
 
 def has_invoker() -> bool:

@@ -193,8 +193,8 @@ class BlockGovernor:
         match event:
             case Offered(block, spec):
                 out = self._offered(block, spec, now)
-            case CallAsked(call, block):
-                out = self._asked(call, block, now)
+            case CallAsked(call, block, streams):
+                out = self._asked(call, block, streams, now)
             case CallGivenUp(call):
                 out = self._given_up(call, now)
             case ReplicaLoaded(name):
@@ -283,9 +283,9 @@ class BlockGovernor:
 
     # Calls ------------------------------------------------------------------------------------------------------
 
-    def _asked(self, call: int, block: str, now: float) -> list[Instruction]:
+    def _asked(self, call: int, block: str, streams: bool, now: float) -> list[Instruction]:
         version = self._find(block, VersionState.CURRENT)
-        refusal = self._refusal(version, block, now)
+        refusal = self._refusal(version, block, streams, now)
         if refusal is not None:
             return [RefuseCall(call, refusal)]
         assert version is not None
@@ -295,13 +295,18 @@ class BlockGovernor:
         version.queue.append(_Call(call, now, alone=tries, tries=tries))
         return []
 
-    def _refusal(self, version: _Version | None, block: str, now: float) -> Refusal | None:
+    def _refusal(self, version: _Version | None, block: str, streams: bool, now: float) -> Refusal | None:
         """In order: what is not here, what does not fit, what fails, what is full."""
         if version is None:
             return Refusal("block.not_offered", f"{block} is not offered here", f"node {self._node}")
         spec = version.spec
         resting = version.breaker is Breaker.OPEN and now < version.open_until
         checks = (
+            (
+                spec.contract.streams and not streams,
+                "block.streams",
+                f"{spec.name} gives its result in pieces, and is asked for all of it at once",
+            ),
             (
                 not self._fits(version),
                 "block.no_memory",

@@ -21,10 +21,11 @@ class Offered:
 
 @dataclass(frozen=True, slots=True)
 class CallAsked:
-    """`call` is a number of the caller's choice, used once."""
+    """`call` is a number of the caller's choice, used once. `streams`: the caller takes its result in pieces."""
 
     call: int
     block: str
+    streams: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -225,5 +225,9 @@ def run_shell(work: bytes, answer: Payload | Refusal | FinalError) -> bytes:
             raise answer
         return answer
 
-    with answering(invoker):
+    def streamer(block: BlockSpec, payload: Payload) -> Iterator[Payload] | Refusal:
+        whole = invoker(block, payload)
+        return whole if isinstance(whole, Refusal) else iter((whole,))
+
+    with answering(invoker, streamer):
         return step_runner.run(work)

@@ -75,6 +75,8 @@ class Flow:
             raise FinalError(f"chunk is {chunk!r}: give a number of items, 1 or more")
         if not (isinstance(retries, int) and retries >= 0):
             raise FinalError(f"retries is {retries!r}: give a number of tries, 0 or more")
+        if isinstance(function, BlockSpec) and function.contract.streams:
+            raise FinalError(f"{function.name} gives its result in pieces: call `stream` in a function and map that")
         call = _CallBlock(function) if isinstance(function, BlockSpec) else function
         everything = list(items)
         if not everything:

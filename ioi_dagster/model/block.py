@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+MAX_PIECE = 4 * 2**20
+"""Bytes of one piece of a stream, as it is framed."""
+MAX_PIECES = 2**17
+MAX_STREAM = 64 * 2**20
+"""Bytes of all pieces of a stream together: what a result that comes whole may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,5 +32,21 @@ class Block(Protocol):
     def load(self) -> None: ...
 
     def invoke(self, batch: Sequence[Payload]) -> Sequence[Payload]: ...
+
+    def unload(self) -> None: ...
+
+
+class StreamingBlock(Protocol):
+    """An AI block whose result comes in pieces, in order; its contract says `streams`. What a `Block` keeps to, it does too.
+
+    `stream` is given one call. It is asked for the next piece when there is room for it, so a slow reader slows it down. Where
+    nobody waits any more it is closed, or interrupted. `after`: so many pieces are there already and are not made again; other
+    than 0 only where the contract says `resumes`, for what a replica of the same name and version has begun elsewhere. A piece
+    has `MAX_PIECE` bytes at most, and a stream `MAX_PIECES` pieces and `MAX_STREAM` bytes.
+    """
+
+    def load(self) -> None: ...
+
+    def stream(self, payload: Payload, after: int) -> Iterator[Payload]: ...
 
     def unload(self) -> None: ...

@@ -29,6 +29,10 @@ class Contract:
     effect: str = Effect.PURE.value
     cost: float = 1.0
     limits: dict[str, Any] = field(default_factory=dict)
+    streams: bool = False
+    """Its result comes in pieces: the entrypoint is a `model.block.StreamingBlock`."""
+    resumes: bool = False
+    """It can go on after the pieces that another replica of the same name and version has made."""
 
 
 class Isolate(StrEnum):
@@ -49,7 +53,7 @@ class BlockSpec:
     version: str
     capability: str
     entrypoint: str
-    """`module:Class` of a `model.block.Block`."""
+    """`module:Class` of a `model.block.Block`, or of a `StreamingBlock` where the contract says that it streams."""
     contract: Contract
     handles: DataClass = DataClass.RESTRICTED
     """The highest data class that this block may be given here."""
@@ -129,4 +133,10 @@ def _checks(spec: BlockSpec) -> tuple[tuple[bool, str, str], ...]:
             "a batch that fails is tried again call by call, and this block may be called once only",
             "set max_batch to 1",
         ),
+        (
+            spec.contract.streams and spec.max_batch > 1,
+            "a block that streams takes one call at a time",
+            "set max_batch to 1",
+        ),
+        (spec.contract.resumes and not spec.contract.streams, "a block that resumes has to stream", "set streams too"),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -89,6 +90,49 @@ class Louder(Loud):
     version = "2"
 
 
+class Telling:
+    """Tells a word in as many pieces as it is asked for, each with a binary part of so many bytes. Some words do harm."""
+
+    def load(self) -> None:
+        note("load telling")
+
+    def unload(self) -> None:
+        note("unload telling")
+
+    def stream(self, payload: Payload, after: int) -> Iterator[Payload]:
+        asked = payload.document
+        note(f"stream {after}")
+        try:
+            for number in range(after, asked["pieces"]):
+                if number == asked.get("at"):
+                    self._harm(asked["text"])
+                note("piece") if asked.get("notes") else None
+                yield Payload({"number": number, "pid": os.getpid()}, {"raw": bytes([number % 256]) * asked["size"]})
+        finally:
+            note("closed")
+
+    def _harm(self, text: str) -> None:
+        match text:
+            case "raise":
+                raise ValueError("this word is not known")
+            case "exit":
+                os._exit(3)
+            case "wait":
+                note("waiting")
+                until = time.monotonic() + 60
+                while not (folder() / "go").exists() and time.monotonic() < until:
+                    time.sleep(0.01)
+
+
+TELLING = BlockSpec(
+    "telling",
+    "1",
+    "text.telling",
+    f"{__name__}:Telling",
+    Contract("text.telling", "tells it", streams=True, resumes=True),
+)
+
+
 CONTRACT = Contract("text.loud", "makes it loud")
 LOUD = BlockSpec("loud", "1", "text.loud", f"{__name__}:Loud", CONTRACT)
 
@@ -106,6 +150,45 @@ class Word:
     @classmethod
     def from_payload(cls, payload: Payload) -> Word:
         return cls(**payload.document)
+
+
+@dataclass(frozen=True)
+class Story:
+    text: str
+    pieces: int
+    size: int = 1
+    at: int = -1
+    numbers: tuple[int, ...] = ()
+
+    def to_payload(self) -> Payload:
+        return Payload(asdict(self))
+
+    @classmethod
+    def from_pieces(cls, pieces: Iterator[Payload]) -> Story:
+        numbers = tuple(piece.document["number"] for piece in pieces)
+        return cls("told", len(numbers), numbers=numbers)
+
+
+def unheard(story: Story, refusal: Refusal) -> Story:
+    return Story(f"refused: {refusal}", 0)
+
+
+@op(config_schema={"text": str, "pieces": int, "at": int})
+def asked(context) -> Story:
+    return Story(**context.op_config)
+
+
+@op
+def heard(story: Story) -> Story:
+    return story
+
+
+def streamed():
+    @job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()})
+    def streamed():
+        heard(block_op(TELLING, Story, name="tell", on_refusal=unheard)(asked()))
+
+    return streamed
 
 
 def refused(word: Word, refusal: Refusal) -> Word:

@@ -12,7 +12,7 @@ from distributed import Client, LocalCluster
 
 from tests.conftest import dagster_home
 from tests.integration import block_project
-from tests.integration.block_project import Word, notes
+from tests.integration.block_project import Story, Word, notes
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -110,6 +110,24 @@ def test_a_block_that_always_crashes_ends_as_a_refused_value(place, instance, fo
     assert said[0].text == "A"
     assert said[1].text.startswith("refused exit: [flow.poison_step]")
     assert "its process ended with status 3" in said[1].text
+
+
+def test_a_streamed_result_is_made_of_its_pieces_or_it_is_none(place, instance, folder):
+    def told(text: str, at: int) -> tuple[JobExecutionResult, Story | None]:
+        config = {
+            "ops": {"asked": {"config": {"text": text, "pieces": 5, "at": at}}},
+            "execution": {"config": {"address": place[1]}},
+        }
+        with execute_job(reconstructable(block_project.streamed), instance, run_config=config) as result:
+            return result, result.output_for_node("heard") if result.success else None
+
+    assert told("", -1)[1] == Story("told", 5, numbers=(0, 1, 2, 3, 4))
+    result, story = told("raise", 3)
+    assert story is None
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert failure.step_key == "tell"
+    assert "this word is not known" in str(failure.event_specific_data)
+    assert not [event for event in result.all_events if event.is_successful_output and event.step_key == "tell"]
 
 
 def test_a_block_that_holds_its_interpreter_lock_stalls_no_other_step(place, instance, folder):

@@ -19,10 +19,10 @@ from ioi_dagster.adapters.dask.replica_process import BlockFailedError
 from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError
 from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
 from ioi_dagster.clock import SystemClock
-from ioi_dagster.model.block import Payload
+from ioi_dagster.model.block import MAX_PIECE, Payload
 from ioi_dagster.model.capability import Isolate
 from tests.conftest import eventually
-from tests.integration.block_project import LOUD, notes
+from tests.integration.block_project import LOUD, TELLING, notes
 
 pytestmark = pytest.mark.integration
 PROCESS = replace(LOUD, isolate=Isolate.PROCESS)
@@ -230,3 +230,76 @@ from tests.integration.test_replicas import PROCESS, host, say
 print(say(host(PROCESS), "a")["pid"], flush=True)
 time.sleep(60)
 """
+
+
+TELLS = pytest.mark.parametrize("spec", [TELLING, replace(TELLING, isolate=Isolate.PROCESS)], ids=["thread", "process"])
+
+
+def tell(blocks: ReplicaHost, count: int, after: int = 0, size: int = 1, **more: object):
+    return blocks.stream("text.telling", Payload({"text": "", "pieces": count, "size": size, **more}), after)
+
+
+@TELLS
+def test_pieces_come_in_order_and_a_hundred_thousand_are_no_trouble(spec):
+    blocks = host(spec)
+    assert [piece.document["number"] for piece in tell(blocks, 100_000)] == list(range(100_000))
+    assert [(one.document["number"], one.parts["raw"]) for one in tell(blocks, 3, after=1)] == [(1, b"\1"), (2, b"\2")]
+    assert (len(notes("load telling")), len(notes("stream 0")), len(notes("stream 1"))) == (1, 1, 1)
+
+
+@TELLS
+def test_a_piece_comes_before_the_next_is_made_and_a_slow_reader_slows_the_block_down(spec):
+    blocks = host(spec)
+    pieces = tell(blocks, 2, text="wait", at=1)
+    assert next(pieces).document["number"] == 0
+    (Path(os.environ["IOI_TEST_FOLDER"]) / "go").touch()
+    assert [piece.document["number"] for piece in pieces] == [1]
+    pieces = tell(blocks, 60, size=2**20, notes=True)
+    for read, piece in enumerate(pieces, 1):
+        assert len(piece.parts["raw"]) == 2**20
+        assert read <= len(notes("piece")) <= read + 4, "it makes what there is room for, and no more"
+
+
+@TELLS
+def test_a_stream_that_is_closed_stops_its_block(spec):
+    blocks = host(replace(spec, max_failures=1))
+    pieces = tell(blocks, 2, text="wait", at=1)
+    next(pieces)
+    eventually(lambda: notes("waiting"), 60, "the block waits")
+    pieces.close()
+    eventually(lambda: len(notes("closed")) == 1 or spec.isolate is Isolate.PROCESS, 60, "the block is stopped")
+    eventually(lambda: not any(one["running"] for one in blocks.report()), 60, "the call is over")
+    assert [piece.document["number"] for piece in tell(blocks, 2)] == [0, 1]
+    assert blocks.report()[-1]["breaker"] == "closed"
+
+
+@TELLS
+@pytest.mark.parametrize(
+    ("harm", "error"),
+    [
+        ({"text": "raise", "at": 2}, "this word is not known"),
+        ({"size": MAX_PIECE}, f"and may have {MAX_PIECE}"),
+    ],
+    ids=["raises", "too large"],
+)
+def test_a_stream_that_fails_has_given_what_it_had(spec, harm, error):
+    blocks, found = host(spec), []
+    with pytest.raises(Exception, match=error):
+        found.extend(piece.document["number"] for piece in tell(blocks, 4, **harm))
+    assert found == ([0, 1] if "at" in harm else [])
+    assert [piece.document["number"] for piece in tell(blocks, 1)] == [0]
+
+
+def test_a_process_that_dies_in_mid_stream_is_a_loss():
+    blocks, found = host(replace(TELLING, isolate=Isolate.PROCESS)), []
+    with pytest.raises(ReplicaLostError, match="its process ended with status 3"):
+        found.extend(piece.document["number"] for piece in tell(blocks, 4, text="exit", at=3))
+    assert found == [0, 1, 2]
+
+
+def test_who_asks_for_all_of_a_stream_at_once_is_told_so_and_a_whole_result_is_one_piece():
+    blocks = host(TELLING, LOUD)
+    with pytest.raises(BlockRefusedError, match=r"block\.streams"):
+        blocks.invoke("text.telling", Payload({}))
+    (whole,) = blocks.stream("text.loud", Payload({"text": "a"}))
+    assert whole.document["text"] == "A"

@@ -456,7 +456,7 @@ def unable_at_first(number: int) -> int:
         raise NodeUnableError(RetryableError("no replica"))
 
     if runs_here("follower") == 1:
-        with answering(unable):
+        with answering(unable, unable):
             invoke(cast("BlockSpec", None), Payload({}))
     return number + 1
 

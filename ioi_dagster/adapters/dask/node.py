@@ -7,7 +7,7 @@ import os
 import threading
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 
@@ -232,7 +232,7 @@ class NodeHost:
                 return run_apart(self.step_runner, request.payload, its)
             self._checkpoints[lease.key] = checkpoint
             try:
-                with answering(self._answer), checkpointing(checkpoint):
+                with answering(self._answer, self._stream), checkpointing(checkpoint):
                     return load_runner(self.step_runner)(request.payload)
             finally:
                 self._checkpoints.pop(lease.key, None)
@@ -245,6 +245,16 @@ class NodeHost:
             return self.replicas.invoke_own(block, payload)
         except RetryableError as error:
             # What the node cannot do is no failure of the step's.
+            raise NodeUnableError(error) from error
+
+    def _stream(self, block: BlockSpec, payload: Payload) -> Iterator[Payload]:
+        """As `_answer`."""
+        try:
+            if self.governor.governed:
+                yield from self.replicas.stream(block.capability, payload)
+            else:
+                yield from self.replicas.stream_own(block, payload)
+        except RetryableError as error:
             raise NodeUnableError(error) from error
 
 

@@ -14,19 +14,23 @@ import socket
 import struct
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
 from ioi_dagster.adapters.dask.project_code import project_code
+from ioi_dagster.compound.pieces import framed
 from ioi_dagster.errors import FinalError
 from ioi_dagster.framing import decode_payload, encode_payload
-from ioi_dagster.model.block import Block, Payload
+from ioi_dagster.model.block import Block, Payload, StreamingBlock
 
 LOADED, INVOKE, BEGUN, RESULTS, ERROR, UNLOAD = b"L", b"I", b"B", b"R", b"E", b"U"
+STREAM, PIECE = b"S", b"P"
+"""A streamed call: its payload and, as a decimal number, how many pieces are there already; then a message for each piece."""
 _HEAD, _LENGTH = struct.Struct(">cI"), struct.Struct(">Q")
 _PR_SET_PDEATHSIG = 1
 _FIRST_TO_GO = "800"
@@ -64,18 +68,32 @@ def _read(sock: socket.socket, size: int, look: Callable[[], None]) -> bytes:
     return bytes(data)
 
 
-def make(entrypoint: str) -> Block:
+def make(entrypoint: str) -> Block | StreamingBlock:
     """A new instance of `module:Class`."""
     module, _, name = entrypoint.partition(":")
     return getattr(import_module(module), name)()
 
 
-def invoke(block: Block, batch: Sequence[Payload]) -> Sequence[Payload]:
+def invoke(block: Block | StreamingBlock, batch: Sequence[Payload]) -> Sequence[Payload]:
     """Call the block; raises what it raises, and `FinalError` when it does not answer each call."""
-    results = block.invoke(batch)
+    results = cast(Block, block).invoke(batch)
     if len(results) != len(batch):
         raise FinalError(f"{type(block).__name__} was given {len(batch)} calls and returned {len(results)} results")
     return results
+
+
+def pieces(block: Block | StreamingBlock, payload: Payload, after: int) -> Generator[bytes, None, None]:
+    """What the block gives for the call, framed; one piece where it does not stream. Raises as `framed`, and what it raises."""
+    made = (
+        cast(StreamingBlock, block).stream(payload, after)
+        if hasattr(block, "stream")
+        else iter(invoke(block, [payload]))
+    )
+    try:
+        yield from framed(made, after)
+    finally:
+        if isinstance(made, Generator):
+            made.close()
 
 
 def main() -> None:
@@ -103,7 +121,12 @@ def _serve(sock: socket.socket, entrypoint: str) -> None:
         # From here on the batch may have had its effect.
         send(sock, BEGUN)
         try:
-            results = [encode_payload(one) for one in invoke(block, [decode_payload(frame) for frame in frames])]
+            if kind == STREAM:
+                for piece in pieces(block, decode_payload(frames[0]), int(frames[1])):
+                    send(sock, PIECE, [piece])
+                results = []
+            else:
+                results = [encode_payload(one) for one in invoke(block, [decode_payload(frame) for frame in frames])]
         except Exception as error:
             send(sock, ERROR, [_told(error)])
         else:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO
 
 import msgspec
@@ -17,6 +17,7 @@ import psutil
 
 from ioi_dagster.adapters.dask import replica_child as child
 from ioi_dagster.adapters.dask.project_code import Stamp, project_code
+from ioi_dagster.compound.pieces import StreamClosedError
 from ioi_dagster.errors import FinalError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.block import Payload
@@ -75,14 +76,27 @@ class ProcessReplica:
 
     def invoke(self, batch: Sequence[Payload]) -> Sequence[Payload]:
         """Raises `BlockFailedError` for an exception of the block, `ReplicaGoneError` when the process ended."""
-        frames = [encode_payload(payload) for payload in batch]
+        self._begin(child.INVOKE, [encode_payload(payload) for payload in batch])
+        return [decode_payload(frame) for frame in self._ask()]
+
+    def stream(self, payload: Payload, after: int, give: Callable[[bytes], None]) -> None:
+        """Each piece goes to `give`. Raises as `invoke`. Where nobody reads on the process is ended: nothing else would have it
+        stop."""
+        self._begin(child.STREAM, [encode_payload(payload), b"%d" % after])
+        try:
+            while pieces := self._ask():
+                give(pieces[0])
+        except StreamClosedError as error:
+            self.stop(str(error))
+            raise ReplicaGoneError(self._how_it_ended()) from error
+
+    def _begin(self, kind: bytes, frames: Sequence[bytes]) -> None:
         try:
             self._sock.settimeout(None)
-            child.send(self._sock, child.INVOKE, frames)
+            child.send(self._sock, kind, frames)
             self._ask()
         except (OSError, ReplicaGoneError) as error:
             raise ReplicaGoneError(self._how_it_ended(), untouched=True) from error
-        return [decode_payload(frame) for frame in self._ask()]
 
     def stop(self, why: str) -> None:
         """End the process whatever it does; callable from any thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -11,10 +12,19 @@ from typing import Any, Protocol
 from ioi_dagster.adapters.dask import replica_child
 from ioi_dagster.adapters.dask.replica_process import ProcessReplica, ReplicaGoneError
 from ioi_dagster.adapters.dask.running import Running
+from ioi_dagster.compound.pieces import Pieces
 from ioi_dagster.errors import RetryableError, StepStoppedError
 from ioi_dagster.governors.block_messages import BatchEnd, LoadFailed, ReplicaLoaded, ReplicaUnloaded
-from ioi_dagster.model.block import Block, Payload
+from ioi_dagster.model.block import Block, Payload, StreamingBlock
 from ioi_dagster.model.capability import BlockSpec, Isolate
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A call whose result comes in `pieces`, of which `after` are there already."""
+
+    pieces: Pieces
+    after: int
 
 
 class ReplicaLostError(RetryableError):
@@ -38,6 +48,8 @@ class _Where(Protocol):
 
     def invoke(self, batch: Sequence[Payload]) -> Sequence[Payload]: ...
 
+    def stream(self, payload: Payload, after: int, give: Callable[[bytes], None]) -> None: ...
+
     def stop(self, why: str) -> None: ...
 
     def unload(self) -> None: ...
@@ -48,7 +60,7 @@ class _InThread:
 
     def __init__(self, spec: BlockSpec) -> None:
         self._entrypoint = spec.entrypoint
-        self._block: Block | None = None
+        self._block: Block | StreamingBlock | None = None
 
     def load(self) -> None:
         block = replica_child.make(self._entrypoint)
@@ -58,6 +70,12 @@ class _InThread:
     def invoke(self, batch: Sequence[Payload]) -> Sequence[Payload]:
         assert self._block is not None
         return replica_child.invoke(self._block, batch)
+
+    def stream(self, payload: Payload, after: int, give: Callable[[bytes], None]) -> None:
+        assert self._block is not None
+        with contextlib.closing(replica_child.pieces(self._block, payload, after)) as pieces:
+            for piece in pieces:
+                give(piece)
 
     def stop(self, why: str) -> None:
         """The exception does it."""
@@ -79,16 +97,23 @@ class ReplicaThread:
         self._interrupts = spec.isolate is Isolate.THREAD
         self._running = Running()
         self._why: dict[str, str] = {}
-        self._batches: queue.SimpleQueue[tuple[int, Sequence[Payload]] | None] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[tuple[int, Sequence[Payload], Stream | None] | None] = queue.SimpleQueue()
+        self._streams: dict[int, Stream] = {}
         threading.Thread(target=self._live, name=f"replica {name}", daemon=True).start()
 
-    def run(self, batch: int, payloads: Sequence[Payload]) -> None:
-        self._batches.put((batch, payloads))
+    def run(self, batch: int, payloads: Sequence[Payload], stream: Stream | None = None) -> None:
+        """`stream`: the one call of the batch is streamed; its result is an empty payload."""
+        if stream is not None:
+            self._streams[batch] = stream
+        self._batches.put((batch, payloads, stream))
 
     def stop(self, batch: int | None, why: str) -> None:
         """Break off a batch, or (None) the loading."""
         key = self._key(batch)
         self._why[key] = why
+        stream = self._streams.get(batch) if batch is not None else None
+        if stream is not None:
+            stream.pieces.close(why)
         self._where.stop(why)
         if self._interrupts:
             self._running.stop([key], StepStoppedError)
@@ -122,11 +147,11 @@ class ReplicaThread:
             self._post(self._ran(*work))
         self._batches.put(None)
 
-    def _ran(self, batch: int, payloads: Sequence[Payload]) -> Ran:
+    def _ran(self, batch: int, payloads: Sequence[Payload], stream: Stream | None) -> Ran:
         key = self._key(batch)
         try:
             with self._running.step(key):
-                results = self._where.invoke(payloads)
+                results = self._results(payloads, stream)
             return Ran(batch, BatchEnd.DONE, results)
         except ReplicaGoneError as gone:
             end = BatchEnd.UNTOUCHED if gone.untouched else BatchEnd.DIED
@@ -138,6 +163,13 @@ class ReplicaThread:
             return Ran(batch, BatchEnd.DIED, error=self._lost(why))
         finally:
             self._why.pop(key, None)
+            self._streams.pop(batch, None)
+
+    def _results(self, payloads: Sequence[Payload], stream: Stream | None) -> Sequence[Payload]:
+        if stream is None:
+            return self._where.invoke(payloads)
+        self._where.stream(payloads[0], stream.after, stream.pieces.give)
+        return [Payload({})]
 
     def _lost(self, why: str) -> ReplicaLostError:
         return ReplicaLostError(f"the replica of {self._spec.name} {self._spec.version} was lost during a call: {why}")

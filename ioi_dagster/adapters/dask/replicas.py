@@ -10,15 +10,18 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
 
-from ioi_dagster.adapters.dask.replica_thread import Ran, ReplicaThread
+from ioi_dagster.adapters.dask.replica_thread import Ran, ReplicaThread, Stream
 from ioi_dagster.clock import Clock
+from ioi_dagster.compound.pieces import Pieces
 from ioi_dagster.errors import RetryableError
+from ioi_dagster.framing import decode_payload
 from ioi_dagster.governors.block import BlockGovernor
 from ioi_dagster.governors.block_messages import (
     Answer,
@@ -61,7 +64,14 @@ class _Call:
     number: int
     block: str
     payload: Payload
+    stream: Stream | None = None
     answer: queue.SimpleQueue[Payload | BaseException] = field(default_factory=queue.SimpleQueue)
+
+    def told(self, answer: Payload | BaseException) -> None:
+        if self.stream is not None:
+            self.stream.pieces.end(answer if isinstance(answer, BaseException) else None)
+        else:
+            self.answer.put(answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +115,39 @@ class ReplicaHost:
 
     def invoke_own(self, spec: BlockSpec, payload: Payload) -> Payload:
         """Call exactly this version of a block, which nobody registered here. As `invoke`."""
+        return self._invoke(self._own_name(spec), payload)
+
+    def stream(self, capability: str, payload: Payload, after: int = 0) -> Generator[Payload, None, None]:
+        """As `invoke`, in pieces as they come: one where the block does not stream. Closed before its end, the block is stopped.
+        `after`: so many pieces are there already."""
+        pieces = Pieces()
+        with self.streaming(capability, payload, pieces, after):
+            yield from map(decode_payload, pieces)
+
+    def stream_own(self, spec: BlockSpec, payload: Payload) -> Generator[Payload, None, None]:
+        """As `stream`, of exactly this version of a block."""
+        return self.stream(self._own_name(spec), payload)
+
+    @contextmanager
+    def streaming(self, capability: str, payload: Payload, pieces: Pieces, after: int = 0) -> Iterator[None]:
+        """The call's result goes into `pieces`, and so does what it ends with. It is not wanted beyond this."""
+        call = _Call(next(self._numbers), capability, payload, Stream(pieces, after))
+        self._start()
+        self._inbox.put(call)
+        try:
+            yield
+        finally:
+            # In this order: what ends since nobody reads it says nothing about its block.
+            if not pieces.over:
+                self._inbox.put(CallGivenUp(call.number))
+                pieces.close("nobody reads it")
+
+    def _own_name(self, spec: BlockSpec) -> str:
         name = f"{spec.capability} {hashlib.sha256(msgspec.json.encode(spec)).hexdigest()[:16]}"
         if name not in self._own:
             self._own.add(name)
             self._inbox.put(Offered(name, spec))
-        return self._invoke(name, payload)
+        return name
 
     def free_memory(self) -> bool:
         """Unload the least recently used idle replica; False when none is idle."""
@@ -166,13 +204,13 @@ class ReplicaHost:
                 # A defect of this code. Nobody may wait for ever because of it.
                 log.exception("the block governor failed at %r", type(item).__name__)
                 for call in list(self._calls.values()):
-                    call.answer.put(RetryableError("the node's block governor failed; see its log"))
+                    call.told(RetryableError("the node's block governor failed; see its log"))
 
     def _take(self, item: Any) -> None:
         match item:
             case _Call():
                 self._calls[item.number] = item
-                event = CallAsked(item.number, item.block)
+                event = CallAsked(item.number, item.block, item.stream is not None)
             case Ran():
                 self._ran[item.batch] = item
                 event = BatchEnded(item.batch, item.end)
@@ -212,7 +250,8 @@ class ReplicaHost:
                 self._replicas[name].unload()
             case RunBatch(batch, name, calls):
                 self._batches[batch] = calls
-                self._replicas[name].run(batch, [self._calls[call].payload for call in calls])
+                asked = [self._calls[call] for call in calls]
+                self._replicas[name].run(batch, [call.payload for call in asked], asked[0].stream)
             case StopBatch(batch, name, why):
                 self._replicas[name].stop(batch, why)
             case StopLoad(name, why):
@@ -227,7 +266,7 @@ class ReplicaHost:
     def _answer(self, number: int, answer: Payload | BaseException) -> None:
         call = self._calls.pop(number, None)
         if call is not None:
-            call.answer.put(answer)
+            call.told(answer)
 
 
 def _wait(answer: queue.SimpleQueue[Any]) -> Any:
