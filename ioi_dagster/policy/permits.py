@@ -73,31 +73,34 @@ def read_run_permit(signed: Signed, trusted: TrustedKeys, *, now: float) -> RunP
 
 class ReadPermits:
     """Run permits as they come with requests. A run shows the same text each time, so what was read well stays known, by the
-    whole of that text: what depends on the time alone is checked again."""
+    whole of that text. From then on the rest of its life counts by a monotonic clock: what was good is not early, nor over
+    before its time, since somebody has set the clock of this machine."""
 
     def __init__(self, trusted: TrustedKeys) -> None:
         self._trusted = trusted
-        self._known: dict[str, RunPermit] = {}
+        self._known: dict[str, tuple[RunPermit, float]] = {}
 
-    def read(self, text: str, now: float) -> RunPermit | Refusal:
-        """As `decode` and `read_run_permit` say."""
+    def read(self, text: str, now: float, monotonic: float) -> RunPermit | Refusal:
+        """As `decode` and `read_run_permit` say; `now` in Unix seconds."""
         known = self._known.get(text)
         if known is not None:
-            return _out_of_time(known, now) or known
+            permit, until = known
+            return permit if monotonic < until else _expired()
         signed = decode(text)
         permit = signed if isinstance(signed, Refusal) else read_run_permit(signed, self._trusted, now=now)
         if isinstance(permit, RunPermit):
             while len(self._known) >= MAX_KNOWN:
                 del self._known[next(iter(self._known))]
-            self._known[text] = permit
+            self._known[text] = permit, monotonic + permit.expires - now
         return permit
 
 
 def check_run_permit(
     signed: Signed, trusted: TrustedKeys, *, issuer: str, expected: Mapping[str, str], now: float
 ) -> RunPermit | Refusal:
-    """All of `read_run_permit`, and every field in `expected` (recomputed by the caller) must equal the permit's."""
-    permit = _read(signed, trusted, RunPermit, "run-permit/1", now)
+    """All of `read_run_permit`, and every field in `expected` (recomputed by the caller) must equal the permit's. It is
+    `issuer`'s own affair: what was signed here is not from the future, whatever the clock says since."""
+    permit = _read(signed, trusted, RunPermit, "run-permit/1", now, early=True)
     if isinstance(permit, Refusal):
         return permit
     if permit.issuer != issuer:
@@ -133,7 +136,10 @@ def check_step_permit(
     return permit
 
 
-def _read(signed: Signed, trusted: TrustedKeys, kind: type[T], name: str, now: float) -> T | Refusal:
+def _read(
+    signed: Signed, trusted: TrustedKeys, kind: type[T], name: str, now: float, early: bool = False
+) -> T | Refusal:
+    """`early`: one that is not valid yet will do."""
     try:
         signer = trusted.verify(signed)
     except SignatureError as error:
@@ -158,7 +164,7 @@ def _read(signed: Signed, trusted: TrustedKeys, kind: type[T], name: str, now: f
         ]
         if wrong:
             return _no("malformed", f"the permit's {wrong[0]} has the wrong type")
-        late = _out_of_time(permit, now)
+        late = _out_of_time(permit, max(now, float(permit.not_before)) if early else now)
     except (ValueError, TypeError):
         return _no("malformed", "the permit's fields have the wrong values")
     if permit.issuer != signer:
@@ -169,9 +175,11 @@ def _read(signed: Signed, trusted: TrustedKeys, kind: type[T], name: str, now: f
 def _out_of_time(permit: RunPermit | StepPermit, now: float) -> Refusal | None:
     if now + _CLOCK_SKEW_S < float(permit.not_before):
         return _no("not_yet_valid", "the permit is not valid yet")
-    if now >= float(permit.expires):
-        return _no("expired", "the permit has expired", "launch the run again")
-    return None
+    return _expired() if now >= float(permit.expires) else None
+
+
+def _expired() -> Refusal:
+    return _no("expired", "the permit has expired", "launch the run again")
 
 
 def _no(code: str, text: str, remedy: str = "") -> Refusal:

@@ -553,7 +553,7 @@ class _Gateway:
         text = request.headers.get(PERMIT_HEADER)
         if not text:
             raise _Problem(403, "permit.missing", "the request shows no run permit", f"send it as {PERMIT_HEADER!r}")
-        permit = self._permits.read(text, self._c.clock.wall())
+        permit = self._permits.read(text, self._c.clock.wall(), self._c.clock.monotonic())
         if isinstance(permit, Refusal):
             raise _Problem(403, permit.code, permit.text, permit.remedy)
         if permit.issuer != caller.domain:

@@ -114,7 +114,7 @@ def test_a_step_permit_is_good_for_its_own_lease_only(change, code):
 
 @pytest.mark.parametrize(("now", "code"), [(90.0, "permit.not_yet_valid"), (200.0, "permit.expired")])
 def test_a_permit_has_its_time(now, code):
-    found = check_run(issue(LIBRARY, RUN), now=now)
+    found = read_run_permit(issue(LIBRARY, RUN), TRUSTED, now=now)
     assert isinstance(found, Refusal)
     assert found.code == code
 
@@ -178,26 +178,36 @@ def test_a_trusted_signer_cannot_make_a_permit_endless_by_its_types(name, value)
     assert found.code == "permit.malformed"
 
 
-def test_a_permit_that_was_read_before_is_checked_against_the_time_again():
+def test_a_permit_that_was_good_lasts_as_long_as_it_had_left_whatever_the_clock_is_set_to():
     permits, text = ReadPermits(TRUSTED), encode(issue(LIBRARY, RUN))
-    assert permits.read(text, 150.0) == RUN
-    for now, expected in ((199.0, RUN), (200.0, "permit.expired"), (94.0, "permit.not_yet_valid"), (96.0, RUN)):
+    assert permits.read(text, 150.0, 1_000.0) == RUN
+    for wall, passed, expected in (
+        (199.0, 49.0, RUN),
+        (-3_450.0, 49.9, RUN),
+        (3_750.0, 49.9, RUN),
+        (150.0, 50.0, "permit.expired"),
+    ):
         for _ in range(2):
-            found = permits.read(text, now)
+            found = permits.read(text, wall, 1_000.0 + passed)
             assert (found.code if isinstance(found, Refusal) else found) == expected
-            fresh = read_run_permit(issue(LIBRARY, RUN), TRUSTED, now=now)
-            assert fresh == found
 
 
 def test_what_was_refused_is_read_anew_and_a_changed_text_is_another_permit():
     permits, signed = ReadPermits(TRUSTED), issue(LIBRARY, RUN)
-    early = permits.read(encode(signed), 0.0)
+    early = permits.read(encode(signed), 0.0, 0.0)
     assert isinstance(early, Refusal) and early.code == "permit.not_yet_valid"
-    assert permits.read(encode(signed), 150.0) == RUN
+    assert permits.read(encode(signed), 150.0, 0.0) == RUN
     forged = encode(replace(signed, body={**signed.body, "highest": "public"}))
-    refused = permits.read(forged, 150.0)
+    refused = permits.read(forged, 150.0, 0.0)
     assert isinstance(refused, Refusal) and refused.code == "permit.signature"
-    assert isinstance(permits.read("no permit", 150.0), Refusal)
+    assert isinstance(permits.read("no permit", 150.0, 0.0), Refusal)
+
+
+def test_what_a_domain_has_signed_itself_is_not_early_to_it_when_its_clock_was_set_back():
+    signed = issue(LIBRARY, RUN)
+    assert check_run_permit(signed, TRUSTED, issuer=LIBRARY.domain, expected={}, now=-3_000.0) == RUN
+    late = check_run_permit(signed, TRUSTED, issuer=LIBRARY.domain, expected={}, now=200.0)
+    assert isinstance(late, Refusal) and late.code == "permit.expired"
 
 
 def test_so_many_read_permits_are_kept_and_no_more():
@@ -205,5 +215,5 @@ def test_so_many_read_permits_are_kept_and_no_more():
     texts = [" " * number + json.dumps({"body": signed.body, "key_id": signed.key_id, "signature": signed.signature})
              for number in range(MAX_KNOWN + 10)]  # fmt: skip
     for text in texts:
-        assert permits.read(base64.urlsafe_b64encode(text.encode()).decode(), 150.0) == RUN
+        assert permits.read(base64.urlsafe_b64encode(text.encode()).decode(), 150.0, 0.0) == RUN
     assert len(permits._known) == MAX_KNOWN
