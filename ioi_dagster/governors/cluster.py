@@ -165,7 +165,7 @@ class ClusterGovernor:
         out += [self._waits_no_more(one) for one in self._orders.over(now)]
         if any(isinstance(one, LeaseEnded) for one in out):
             out += self._looked_at_again(self._orders.capped(), now)
-        out += self._serve(now)
+        out += self._serve(now, event if isinstance(event, Announce) else None)
         if self._scaler and isinstance(event, Tick):
             out += self._scale(now)
         return out
@@ -273,7 +273,8 @@ class ClusterGovernor:
         out: list[Instruction] = []
         for asked, bid in self._bids.serve(now):
             self._tally.bid(asked.announce, bid)
-            waited = None if asked.announce is at_once else (bid.run, bid.round, asked.announce.origin)
+            new = at_once is not None and asked.announce.whose == at_once.whose
+            waited = None if new else (bid.run, bid.round, asked.announce.origin)
             out.append(Reply(self._with_nodes(bid, asked.announce, now), waited=waited))
         return out
 

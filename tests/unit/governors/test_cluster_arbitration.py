@@ -575,3 +575,38 @@ def test_a_run_hears_that_a_lease_is_lost_when_its_step_has_had_the_time_to_leav
         cluster.now = 10.0 + later
         (reply,) = [one for one in cluster.event(RenewRequest("guest", (lease.id,))) if isinstance(one, Reply)]
         assert reply.answer.held == ((lease.id,) if later < until else ())
+
+
+def test_who_asks_and_has_its_turn_at_once_is_answered_and_not_as_one_that_waited():
+    """What others of its tenant were offered in a first round makes it the next: it is answered though not in that round."""
+    gpu, large = ((GPU, 1.0),), ((MEMORY, 8.0),)
+    x = CohortQuota("x", (TenantQuota("a", 0.5), TenantQuota("b", 0.5)))
+    y = CohortQuota("y", (TenantQuota("c", 0.5), TenantQuota("*")))
+    cluster = Cluster(
+        NodeJoined("n1", 2, frozenset({"ocr"}), gpu),
+        NodeJoined("n2", 3, SERVES, ((GPU, 2.0), *large)),
+        NodeJoined("n3", 2, frozenset({"llm"}), large),
+        quotas=QuotaTree((x, y)),
+    )
+
+    def ask(run: str, *groups: tuple[str, int, tuple[tuple[str, float], ...], int]) -> list[Reply]:
+        cluster.round += 1
+        asked = [
+            AskGroup(capability, DataClass.PUBLIC, count * max(1, gang), run[0], 0, its, gang)
+            for capability, count, its, gang in groups
+        ]
+        return cluster.event(Announce(run, cluster.round, "home", tuple(asked), wait_s=5.0))
+
+    one = ("ocr", 1, (), 0)
+    ask("a2", one, one)
+    ask("d1", one, one, one)
+    ask("b1", one, one)
+    ask("a1", ("ocr", 1, gpu, 0))
+    ask("c1", one)
+    ask("a1", ("ocr", 2, (), 0), one)
+    ask("a2", ("llm", 1, gpu, 2))
+    ask("b1", ("ocr", 2, (), 0))
+    ask("a1", ("llm", 1, (), 0))
+    *others, last = ask("a2", one)
+    assert [reply.waited[0] for reply in others if reply.waited] == ["a2", "a1"]
+    assert (last.waited, last.answer.run, last.answer.round, slots(last.answer)) == (None, "a2", cluster.round, 1)
