@@ -80,8 +80,11 @@ class Watch:
         """So many times it fits now, up to `most`. When that is less, where it fits is known from then on."""
         found, where = self._machines.count(shape, most)
         if found < most and shape.heads:
-            shape.full, shape.known, shape.open = True, True, dict.fromkeys(where)
-            if not where:
+            shape.full, shape.known = True, True
+            shape.open = dict.fromkeys(where if found else ())  # where a few of a gang fit, it does not
+            if shape.open:
+                self.open[shape] = None
+            else:
                 self.open.pop(shape, None)
         return found
 
