@@ -14,8 +14,11 @@ SAMPLE_S = 1.0
 def jain(shares: Iterable[float]) -> float:
     """Of at least one share; 1.0 where nobody has anything."""
     its = list(shares)
-    squares = sum(share * share for share in its)
-    return sum(its) ** 2 / (len(its) * squares) if squares else 1.0
+    most = max(its)
+    if not most:
+        return 1.0
+    parts = [share / most for share in its]  # the square of a tiny share would be 0
+    return sum(parts) ** 2 / (len(parts) * sum(part * part for part in parts))
 
 
 class Fairness:
