@@ -20,6 +20,7 @@ WINDOW = 1 * 2**20
 """Bytes that lie unread before their maker has to wait."""
 OVERHEAD = 256
 """A piece counts for so many bytes more, so that tiny ones are bounded too."""
+WAIT_S = 0.01
 LOOK_S = 0.2
 """Who waits comes back to the interpreter so often, to be stopped if somebody wants that."""
 
@@ -105,6 +106,17 @@ class Pieces:
         """Nothing more is read; who makes more of it hears that."""
         self._closed = self._closed or why
         self._room.put(None)
+
+    def wait(self) -> None:
+        """For who neither gives nor takes: returns when it is over. Raises what it ended with, and `StreamClosedError` where
+        nobody has taken anything for `patience_s` seconds."""
+        while self._end is None:
+            if self._clock() - self._taken_at > self._patience_s:
+                self.close(f"nobody has read it for {self._patience_s:g} s")
+                raise StreamClosedError(f"the stream is not wanted any more: {self._closed}")
+            time.sleep(WAIT_S)
+        if self._end.error is not None:
+            raise self._end.error
 
     @property
     def over(self) -> bool:

@@ -19,7 +19,8 @@ class StartRequest:
     """`kind` is `step` (opaque bytes for the step runner) or `block` (a framed payload). `permit` is a `Signed` as a
     plain object, None only where no policy root is configured. `timeout_s`: how long a step may run, 0 for no limit.
     `own_process`: the step is run in a process that nobody shares. `versions`: of who sends a step, see `model.versions`;
-    where they are not said nothing is compared."""
+    where they are not said nothing is compared. `stream`: the name under which the result of a block is fetched in pieces, of
+    which `after` are there already; the answer's result is then an empty payload, once all were fetched."""
 
     kind: str
     lease: Lease
@@ -29,6 +30,8 @@ class StartRequest:
     timeout_s: float = 0.0
     own_process: bool = False
     versions: dict[str, str] = field(default_factory=dict)
+    stream: str = ""
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True)

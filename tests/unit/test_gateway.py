@@ -179,8 +179,12 @@ class Lab:
         config: DomainConfig = CONFIG,
         elsewhere: Callable[..., httpx.Response] | None = None,
         kept: Saved | None = None,
+        records: Any = None,
+        clock: Any = None,
+        runner: Any = None,
     ) -> None:
-        self.clock, self.runner = ManualClock(), Runner()
+        self.clock, self.runner = clock or ManualClock(), runner or Runner()
+        self.verdict = Decision("d", Verdict.ALLOW)
         self.forwarded: list[str] = []
         self.sent: list[Any] = []
         """Bodies of what was forwarded."""
@@ -189,9 +193,9 @@ class Lab:
             config=config,
             token="own",
             trusted=TRUSTED,
-            store=NoRecords(),  # pyright: ignore[reportArgumentType]
+            store=records or NoRecords(),  # pyright: ignore[reportArgumentType]
             decide=self._decide,
-            runners={"lab-c": self.runner},
+            runners={"lab-c": self.runner},  # pyright: ignore[reportArgumentType]
             clock=self.clock,
             clusters={"lab-c": _Governor(self.forwarded, self.sent)},
             http_to=lambda _: httpx.AsyncClient(transport=httpx.MockTransport(elsewhere or nobody)),
@@ -201,7 +205,7 @@ class Lab:
         )
         self.looks = 0
         self.given: list[tuple[Order, str, str]] = []
-        self._app = create_app(context)
+        self.app = create_app(context)
 
     def give(self, order: Order, subject: str, of: str) -> OrderAnswer:
         self.given.append((order, subject, of))
@@ -223,7 +227,7 @@ class Lab:
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> httpx.Response:
         async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(self._app)
+            transport = httpx.ASGITransport(self.app)
             async with httpx.AsyncClient(transport=transport, base_url="http://lab") as client:
                 return await client.request(method, path, content=body, headers=headers)
 
@@ -233,8 +237,8 @@ class Lab:
         """What is said of `peer` once it is `state`."""
 
         async def probed() -> dict[str, Any]:
-            async with self._app.router.lifespan_context(self._app), asyncio.timeout(20):
-                transport = httpx.ASGITransport(self._app)
+            async with self.app.router.lifespan_context(self.app), asyncio.timeout(20):
+                transport = httpx.ASGITransport(self.app)
                 async with httpx.AsyncClient(transport=transport, base_url="http://lab") as client:
                     while (found := (await client.get("/v1/members")).json()[peer])["state"] != state:
                         await asyncio.sleep(0.01)
@@ -256,7 +260,7 @@ class Lab:
 
     def _decide(self, *_: Any) -> Decision:
         self.decided += 1
-        return Decision("d", Verdict.ALLOW)
+        return self.verdict
 
 
 def code_of(answer: httpx.Response) -> str:
@@ -484,7 +488,7 @@ def test_an_invocation_without_a_permit_and_a_granted_lease_reaches_no_node(chan
 
 @pytest.mark.parametrize("body", [b"", b"IOI1", b"[" * 100_000, b"\xff\xfe", b'{"cluster": 1}'])
 def test_rubbish_is_told_apart_from_work(body):
-    for path in ("/v1/invoke", "/v1/announce", "/v1/award", "/v1/renew"):
+    for path in ("/v1/invoke", "/v1/invoke/stream", "/v1/announce", "/v1/award", "/v1/renew"):
         assert code_of(Lab().signed("POST", path, body)) == "gateway.malformed"
 
 

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from distributed.client import Future
 from ioi_dagster.adapters.dask.adopted import CLAIM_S, Adopted
 from ioi_dagster.adapters.dask.batch import Answers, Batch, answered, start_batch
 from ioi_dagster.adapters.dask.node import start, start_here, stop, take_back
+from ioi_dagster.adapters.dask.outgoing import fetch
 from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.dask.security import security_of
 from ioi_dagster.adapters.dask.versions import check_versions, plain_versions
@@ -28,6 +29,8 @@ PROBE_S = 0.1
 ANSWER_S = 0.5
 SILENT_AFTER = 3
 TRIES = 6
+FETCH_S, FETCHED = 0.5, 512 * 2**10
+"""So long is waited for pieces of a stream at a time, and about so many bytes of them are fetched."""
 COMES_S = 5.0
 NOBODY = "no Dask scheduler answers"
 NEVER_THERE = "its node was not there, as one that still starts"
@@ -96,6 +99,32 @@ class DaskRunner:
         finally:
             waiting.cancel()
             future.release()
+
+    async def stream(
+        self, request: bytes, stream: str, key: str, call: str, node: str, timeout_s: float
+    ) -> AsyncGenerator[list[bytes] | bytes, None]:
+        """Pieces as they are fetched, the next when those before were taken; the last is the answer's bytes. As `run`; `stream`
+        is the name that the request has for it."""
+        client = await self._connected()
+        asked = asyncio.ensure_future(self.run(request, key, call, node, timeout_s))
+        fetched, address = 0, None
+        try:
+            while True:
+                done = asked.done()
+                # What was fetched by then is all there is: a node answers when nothing of it is left there.
+                if done:
+                    break
+                address = address or await _address_of(client, node)
+                pieces = await _fetched(client, address, stream, fetched) if address else None
+                if pieces:
+                    fetched += len(pieces)
+                    yield pieces
+                elif pieces is None:
+                    await asyncio.wait({asked}, timeout=PROBE_S / 2)
+            yield asked.result()
+        finally:
+            if asked.cancel():
+                await asyncio.wait({asked}, timeout=CONNECT_S)
 
     async def _stop(self, client: Client, future: Future, node: str, key: str) -> None:
         """A node that does not hear it goes on until its step ends; its answer is nobody's."""
@@ -520,6 +549,23 @@ async def _register(client: Client, plugin: Any) -> None:
 
 async def _versions(client: Client) -> Any:
     return await client.get_versions(packages=list(EXACT))  # pyright: ignore[reportGeneralTypeIssues]
+
+
+async def _address_of(client: Client, node: str) -> str | None:
+    """Where its worker listens; None while it is not there."""
+    identity: Any = await client.scheduler.identity()  # pyright: ignore[reportOptionalMemberAccess]
+    workers = identity["workers"].items()
+    return next((address for address, worker in workers if node in _pinned(worker["resources"])), None)
+
+
+async def _fetched(client: Client, address: str, stream: str, number: int) -> list[bytes] | None:
+    """Raises `UnreachableError` where pieces are lost: with their worker, or on their way."""
+    asked: Any = client.run(fetch, stream, number, FETCH_S, FETCHED, workers=[address])
+    try:
+        answers = await asyncio.wait_for(asked, FETCH_S + CONNECT_S)
+    except Exception as error:
+        raise UnreachableError(f"worker {address}", why_lost(error)) from error
+    return answers.get(address)
 
 
 async def _result(future: Future) -> bytes:

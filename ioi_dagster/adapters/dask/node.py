@@ -18,6 +18,7 @@ from distributed import get_worker
 from ioi_dagster.adapters.dask.apart import run_apart
 from ioi_dagster.adapters.dask.flights import flights
 from ioi_dagster.adapters.dask.forks import end_if_forked
+from ioi_dagster.adapters.dask.outgoing import offered
 from ioi_dagster.adapters.dask.replacing import Outdated
 from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError
 from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
@@ -220,7 +221,15 @@ class NodeHost:
         request, lease = admitted.request, admitted.request.lease
         if request.kind == "block":
             with self.running.step(lease.key, request.timeout_s, over=_teller(over_topic(lease.run_key), lease.key)):
-                return encode_payload(self.replicas.invoke(request.capability, decode_payload(request.payload)))
+                payload = decode_payload(request.payload)
+                if not request.stream:
+                    return encode_payload(self.replicas.invoke(request.capability, payload))
+                with (
+                    offered(request.stream) as pieces,
+                    self.replicas.streaming(request.capability, payload, pieces, request.after),
+                ):
+                    pieces.wait()
+                return encode_payload(Payload({}))
         if not self.step_runner:
             raise BlockRefusedError(
                 Refusal("node.blocks_only", "this node takes blocks only, not steps", f"node {self.node}")

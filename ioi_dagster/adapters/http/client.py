@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -33,8 +34,9 @@ from ioi_dagster.adapters.http.protocol import (
     RunAnswer,
     RunOrder,
 )
+from ioi_dagster.adapters.http.streams import Made, Opened, Stream
 from ioi_dagster.adapters.http.tls import TlsTo, explain
-from ioi_dagster.adapters.http.transport import MAX_ANSWER, Pool
+from ioi_dagster.adapters.http.transport import MAX_ANSWER, Answer, Pool
 from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder, hidden
 from ioi_dagster.errors import FinalError, GatewayRefusedError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
@@ -207,6 +209,72 @@ class GatewayClient:
         text = f"{self.domain}: {answer.error or 'no further word'}"
         raise RetryableError(text) if answer.infrastructure else FinalError(text)
 
+    def stream(
+        self,
+        lease: Lease,
+        permit: Signed,
+        capability: str,
+        payload: Payload,
+        *,
+        timeout: float,
+        idle_s: float,
+        after: int = 0,
+        made: Made | None = None,
+    ) -> Stream | Refusal:
+        """As `invoke`, with the result in pieces as they come, each within `idle_s` seconds of the one before. `after`: so many
+        pieces are there already, of `made`; the stream says whether it goes on there or begins anew."""
+        made = made or Made("", "")
+        invocation = Invocation(
+            lease, msgspec.to_builtins(permit), capability, payload.document, timeout, after, made.block, made.version
+        )
+        its = Stream(self.domain, invocation, payload.parts, partial(self._open, "invoke/stream"), idle_s)
+        self._may_be_hung_up_on(its.closed, _call(lease.key))
+        refusal: Refusal | None = None
+        try:
+            refusal = its.begin()
+        except BaseException:
+            its.close()
+            raise
+        if refusal is not None:
+            its.close()
+        return refusal or its
+
+    def _open(self, path: str, content: bytes, timeout: float) -> Opened:
+        body = digest_bytes(content) if self._key is not None else ""
+
+        async def opened() -> Answer:
+            pool = await self._current()
+            return await pool.open("POST", PREFIX + path, content, self._headers("POST", path, body))
+
+        answer = _on_loop(opened(), timeout)
+        reading: list[Future[bytes]] = []
+
+        def read(patience_s: float) -> bytes:
+            reading[:] = [_begun(answer.read(), patience_s)]
+            return reading[0].result()
+
+        def close() -> None:
+            for future in reading:
+                future.cancel()
+            _begun(answer.close(), 5.0)
+
+        if answer.status != 200:
+            try:
+                problem = self._all_of(answer, timeout)
+            finally:
+                close()
+            raise self._problem(answer.status, problem)
+        return Opened(read, close)
+
+    def _all_of(self, answer: Answer, timeout: float) -> bytes:
+        async def all_of() -> bytes:
+            data = b""
+            while len(data) < MAX_ANSWER and (more := await answer.read()):
+                data += more
+            return data
+
+        return _on_loop(all_of(), timeout)
+
     def hang_up(self, key: str) -> None:
         """Nobody wants the answer of the call under the lease of that key: the other side stops it. One that is over is
         no error."""
@@ -240,6 +308,10 @@ class GatewayClient:
         return Asked(future, lambda: self._answered(future, timeout))
 
     async def _exchange(self, method: str, path: str, content: bytes, body: str, max_bytes: int) -> tuple[int, bytes]:
+        headers = self._headers(method, path, body)
+        return await (await self._current()).exchange(method, PREFIX + path, content, headers, most=max_bytes)
+
+    def _headers(self, method: str, path: str, body: str) -> dict[str, str]:
         headers = {PERMIT_HEADER: self._permit} if self._permit and path in _PERMITTED else {}
         if self._key is not None:
             headers[PROOF_HEADER] = prove(
@@ -250,7 +322,7 @@ class GatewayClient:
                 body=body,
                 now=time.time(),
             )
-        return await (await self._current()).exchange(method, PREFIX + path, content, headers, most=max_bytes)
+        return headers
 
     def _answered(self, future: Future[tuple[int, bytes]], timeout: float) -> bytes:
         try:
@@ -264,12 +336,15 @@ class GatewayClient:
             raise UnreachableError(f"gateway of {self.domain}", explain(error) or type(error).__name__) from error
         if status == 200:
             return data
+        raise self._problem(status, data)
+
+    def _problem(self, status: int, data: bytes) -> RetryableError | GatewayRefusedError:
         try:
             problem = msgspec.json.decode(data)["error"]
             text = f"{self.domain}: {problem['text']} [{problem['code']}]"
         except (msgspec.MsgspecError, KeyError, TypeError):
             text = f"{self.domain} answered {status}"
-        raise RetryableError(text) if status >= 500 or status == 429 else GatewayRefusedError(text)
+        return RetryableError(text) if status >= 500 or status == 429 else GatewayRefusedError(text)
 
 
 def _call(key: str) -> tuple[str, str, int]:

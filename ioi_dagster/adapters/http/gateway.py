@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ioi_dagster.adapters.http.calls import REJOIN_S, Call, Calls, ForgottenError
 from ioi_dagster.adapters.http.membership import MemberBook, Members, NoMembers
 from ioi_dagster.adapters.http.protocol import (
     BY_PATH,
@@ -43,9 +44,12 @@ from ioi_dagster.adapters.http.protocol import (
     RunAnswer,
     RunOrder,
     StateEntry,
+    Streamed,
+    Word,
 )
 from ioi_dagster.adapters.http.refusals import RefusalLog, Refused
 from ioi_dagster.adapters.http.standing import StandingDesk
+from ioi_dagster.adapters.http.streaming import StreamedAnswer, written
 from ioi_dagster.adapters.http.tls import HANDSHAKES, STAMPS, Peers
 from ioi_dagster.adapters.link.caller import RefusedError
 from ioi_dagster.clock import Clock
@@ -62,6 +66,7 @@ from ioi_dagster.model.negotiation import (
     Award,
     Awarded,
     Bid,
+    Lease,
     RejectedRequest,
     Renewed,
     VerifyRequest,
@@ -87,6 +92,8 @@ BODY_S, LEAST_RATE = 10.0, 64 * 2**10
 """A message must be there after so long, and a second more for so many bytes of it."""
 ANSWER_S, LOOK_S = 5.0, 0.25
 """So long is waited for the answer of a run that is told something, which looks twice a second."""
+LOOK_AGAIN_S = 1.0
+"""So often it is asked whether what a streamed call gives may still go out."""
 MAX_WAITING = 128
 """Announcements that wait for room, each on a connection; what comes beyond that is answered at once."""
 
@@ -96,6 +103,12 @@ class BlockRunner(Protocol):
 
     async def run(self, request: bytes, key: str, call: str, node: str, timeout_s: float) -> bytes:
         """`key`: that of the lease; `call` tells calls under it apart."""
+        ...
+
+    def stream(
+        self, request: bytes, stream: str, key: str, call: str, node: str, timeout_s: float
+    ) -> AsyncGenerator[list[bytes] | bytes, None]:
+        """The same, with framed pieces as they come before the answer. `stream`: its name in the request."""
         ...
 
 
@@ -157,6 +170,34 @@ class GatewayContext:
     epoch: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A call that may be run."""
+
+    door: str
+    body: Invocation
+    payload: bytes
+    run_permit: RunPermit
+    data_class: DataClass
+    nonce: str
+    runner: BlockRunner
+    timeout_s: float
+
+    @property
+    def lease(self) -> Lease:
+        return self.body.lease
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Of the permit, which its issuer makes anew for each start."""
+        return (self.door, self.run_permit.issuer, self.lease.key, self.nonce)
+
+    def start(self, stream: str = "", after: int = 0) -> bytes:
+        body = self.body
+        request = StartRequest("block", body.lease, body.permit, body.capability, self.payload, self.timeout_s)
+        return msgspec.msgpack.encode(replace(request, stream=stream, after=after))
+
+
 class _Problem(Exception):
     """An error answer."""
 
@@ -195,6 +236,7 @@ class _Gateway:
         name = context.config.spec.name
         self.members = Members(name, context.book, context.http_to, context.clock, context.shown)
         self._waiting = 0
+        self._calls = Calls(context.clock.monotonic)
         self._refusals = RefusalLog()
         self._permits = ReadPermits(context.trusted)
         self.standing = context.standing or StandingDesk(context.clock)
@@ -203,12 +245,14 @@ class _Gateway:
         """The handler of a door is the method of its name."""
         handler = getattr(self, "_" + door.path.rpartition("/")[2])
 
-        async def answer(request: Request) -> Response:
+        async def answer(request: Request) -> Response | StreamedAnswer:
             try:
                 self._check_connection(request)
                 value = await handler(request)
             except _Problem as problem:
                 return self._problem(request, problem)
+            if isinstance(value, StreamedAnswer):
+                return value
             if isinstance(value, bytes):
                 return Response(value, media_type="application/octet-stream")
             return Response(msgspec.json.encode(value), media_type="application/json")
@@ -408,9 +452,92 @@ class _Gateway:
         return await self._forward(body.cluster, "release", release, dict)
 
     async def _invoke(self, request: Request) -> bytes:
+        asked = await self._checked(request, "invoke")
+        if isinstance(asked, Refusal):
+            return self._refusal(asked)
+        call = self._calls.get(asked.key) or self._calls.begin(asked.key, self._whole(asked))
+        try:
+            with call.reading():
+                data = await _while_wanted(request, call.result())
+        except UnreachableError as error:
+            return _frame(Invoked(False, error=str(error), infrastructure=True))
+        answer = msgspec.msgpack.decode(data, type=StartAnswer)
+        return self._refusal(answer.refusal) if answer.refusal is not None else _answer(answer)
+
+    async def _whole(self, asked: _Asked) -> AsyncGenerator[list[bytes] | bytes, None]:
+        yield await asked.runner.run(asked.start(), asked.lease.key, asked.nonce, asked.lease.node, asked.timeout_s)
+
+    async def _stream(self, request: Request) -> StreamedAnswer:
+        asked = await self._checked(request, "invoke/stream")
+        if isinstance(asked, Refusal):
+            return StreamedAnswer(_refused_stream(self._refused_call("invoke/stream", asked)))
+        spec = self._block(asked.body.capability)
+        made_here = (spec.get("name"), spec.get("version")) == (asked.body.block, asked.body.version)
+        goes_on = asked.body.rejoin or (made_here and (spec.get("contract") or {}).get("resumes", False))
+        after = asked.body.after if goes_on else 0
+        call = self._calls.get(asked.key)
+        if call is None:
+            if asked.body.rejoin:
+                text = "nothing is there of the call that is to be gone on with"
+                refusal = Refusal("gateway.no_call", text, self._c.config.spec.name, "begin it anew, under a new fence")
+                return StreamedAnswer(_refused_stream(self._refused_call("invoke/stream", refusal)))
+            name = "/".join(asked.key)
+            source = asked.runner.stream(
+                asked.start(name, after), name, asked.lease.key, asked.nonce, asked.lease.node, asked.timeout_s
+            )
+            call = self._calls.begin(asked.key, source, after, REJOIN_S)
+        begun = Streamed(Word.BEGUN, after, block=str(spec.get("name", "")), version=str(spec.get("version", "")))
+        return StreamedAnswer(self._streamed(request, asked, call, begun))
+
+    async def _streamed(
+        self, request: Request, asked: _Asked, call: Call, begun: Streamed
+    ) -> AsyncGenerator[bytes, None]:
+        """Policy has its word on what goes out as long as something goes out."""
+        number, looked = begun.number, self._c.clock.monotonic()
+        with call.reading(number) as reader:
+            yield written(begun)
+            try:
+                async for number, frames in call.pieces(reader):
+                    if self._c.clock.monotonic() >= looked + LOOK_AGAIN_S:
+                        refusal, looked = await self._refused_by_now(request, asked), self._c.clock.monotonic()
+                        if refusal is not None:
+                            end = Invoked(False, refusal=self._refused_call("invoke/stream", refusal))
+                            yield written(Streamed(Word.ENDED, number, end=end))
+                            return
+                    yield b"".join(_piece(at, frame) for at, frame in enumerate(frames, number))
+                    number += len(frames)
+                answer = msgspec.msgpack.decode(await call.result(), type=StartAnswer)
+                end = _ended(answer)[0]
+            except ForgottenError:
+                text = f"its pieces from {number} on are not kept any more"
+                refusal = Refusal("gateway.no_call", text, self._c.config.spec.name, "begin it anew, under a new fence")
+                end = Invoked(False, refusal=refusal)
+            except UnreachableError as error:
+                end = Invoked(False, error=str(error), infrastructure=True)
+            except BadInputError as error:
+                end = Invoked(False, error=f"piece {number} cannot be passed on: {error}")
+        if end.refusal is not None:
+            self._refused_call("invoke/stream", end.refusal)
+        yield written(Streamed(Word.ENDED, call.count if end.ok else number, end=end))
+
+    async def _refused_by_now(self, request: Request, asked: _Asked) -> Refusal | None:
+        try:
+            self._check_connection(request)
+        except _Problem as problem:
+            return Refusal(problem.code, problem.text, self._c.config.spec.name, problem.remedy)
+        wanted = {(asked.body.capability, asked.data_class)}
+        return (await self._verdicts(asked.run_permit, wanted, new=False)).popitem()[1]
+
+    def _block(self, capability: str) -> dict[str, Any]:
+        """The domain's own record of who does that; empty where there is none."""
+        found = (record.spec for record in self._c.store.records(Kind.BLOCK))
+        return next((spec for spec in found if spec.get("capability") == capability), {})
+
+    async def _checked(self, request: Request, door: str) -> _Asked | Refusal:
+        """A call that may be run here under the lease that it names, which it holds."""
         run_permit, caller = self._permitted(request)
         try:
-            frame = decode_payload(await self._body(request, BY_PATH["invoke"].limit, caller))
+            frame = decode_payload(await self._body(request, BY_PATH[door].limit, caller))
             body = msgspec.convert(frame.document, Invocation)
         except (BadInputError, msgspec.MsgspecError) as error:
             raise _Problem(400, "gateway.malformed", str(error)) from error
@@ -418,7 +545,7 @@ class _Gateway:
         self._for_run(run_permit, lease.run)
         runner = self._c.runners.get(lease.cluster)
         if lease.domain != name or runner is None:
-            return self._refusal(Refusal("gateway.not_ours", f"the lease is not one of {name}'s", name))
+            return Refusal("gateway.not_ours", f"the lease is not one of {name}'s", name)
         payload = encode_payload(Payload(body.payload, frame.parts))
         signed = from_plain(body.permit)
         permit = (
@@ -434,30 +561,19 @@ class _Gateway:
             )
         )
         if isinstance(permit, Refusal):
-            return self._refusal(permit)
+            return permit
         if permit.issuer != run_permit.issuer:
-            return self._refusal(
-                Refusal("gateway.other_issuer", "the step permit is not of the run's own domain", name)
-            )
+            return Refusal("gateway.other_issuer", "the step permit is not of the run's own domain", name)
         if permit.capability != body.capability:
-            return self._refusal(Refusal("gateway.other_capability", f"the permit is for {permit.capability}", name))
+            return Refusal("gateway.other_capability", f"the permit is for {permit.capability}", name)
         refusal = (await self._verdicts(run_permit, {(body.capability, permit.data_class)}, new=False)).popitem()[1]
         if refusal is not None:
-            return self._refusal(refusal)
+            return refusal
         held = await self._forward(lease.cluster, "verify", VerifyRequest(lease, caller.domain), Renewed)
         if lease.id not in held.held:
-            return self._refusal(
-                Refusal("gateway.no_lease", f"{lease.cluster} granted no such lease", name, "ask again")
-            )
+            return Refusal("gateway.no_lease", f"{lease.cluster} granted no such lease", name, "ask again")
         timeout_s = min(max(body.timeout_s, 1.0), MAX_INVOKE_S)
-        start = StartRequest("block", lease, body.permit, body.capability, payload, timeout_s)
-        call = runner.run(msgspec.msgpack.encode(start), lease.key, permit.nonce, lease.node, timeout_s)
-        try:
-            data = await _while_wanted(request, call)
-        except UnreachableError as error:
-            return _frame(Invoked(False, error=str(error), infrastructure=True))
-        answer = msgspec.msgpack.decode(data, type=StartAnswer)
-        return self._refusal(answer.refusal) if answer.refusal is not None else _answer(answer)
+        return _Asked(door, body, payload, run_permit, permit.data_class, permit.nonce, runner, timeout_s)
 
     # What people order -------------------------------------------------------------------------------------------
 
@@ -501,8 +617,11 @@ class _Gateway:
 
     def _refusal(self, refusal: Refusal) -> bytes:
         """The answer to an invocation that is not run."""
-        self._refusals.refused("/v1/invoke", refusal.code, self._c.clock.monotonic())
-        return _frame(Invoked(False, refusal=refusal))
+        return _frame(Invoked(False, refusal=self._refused_call("invoke", refusal)))
+
+    def _refused_call(self, door: str, refusal: Refusal) -> Refusal:
+        self._refusals.refused(PREFIX + door, refusal.code, self._c.clock.monotonic())
+        return refusal
 
     def _authority(self, domain: str) -> str:
         """The name of its certificate authority; empty where it is not known."""
@@ -660,15 +779,31 @@ async def _hung_up(request: Request) -> None:
 
 
 def _answer(answer: StartAnswer) -> bytes:
+    return _frame(*_ended(answer))
+
+
+def _ended(answer: StartAnswer) -> tuple[Invoked, Mapping[str, bytes]]:
+    if answer.refusal is not None:
+        return Invoked(False, refusal=answer.refusal), {}
     if answer.result is None:
         lost = answer.cause == Cause.NODE_ERROR
-        return _frame(Invoked(False, error=answer.error or "the node returned nothing", infrastructure=lost))
+        return Invoked(False, error=answer.error or "the node returned nothing", infrastructure=lost), {}
     try:
         result = decode_payload(answer.result)
     except FinalError as error:
-        return _frame(Invoked(False, error=str(error)))
+        return Invoked(False, error=str(error)), {}
     where = {"node": answer.node, "attempt": answer.attempt, "started": answer.started, "ended": answer.ended}
-    return _frame(Invoked(True, result.document, **where), result.parts)
+    return Invoked(True, result.document, **where), result.parts
+
+
+def _piece(number: int, frame: bytes) -> bytes:
+    """Raises `BadInputError` for what a node has not framed as it should."""
+    payload = decode_payload(frame)
+    return written(Streamed(Word.PIECE, number, payload.document), payload.parts)
+
+
+async def _refused_stream(refusal: Refusal) -> AsyncGenerator[bytes, None]:
+    yield written(Streamed(Word.ENDED, end=Invoked(False, refusal=refusal)))
 
 
 def _frame(answer: Invoked, parts: Mapping[str, bytes] | None = None) -> bytes:

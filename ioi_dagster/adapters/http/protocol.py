@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ioi_dagster.governors.network import Heard
+from ioi_dagster.model.block import MAX_PIECE, MAX_PIECES, MAX_STREAM
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.intervention import MAX_CAP, Action
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
@@ -28,6 +29,7 @@ PREFIX = f"/v{VERSION}/"
 PERMIT_HEADER, PROOF_HEADER = "ioi-permit", "ioi-proof"
 MAX_JSON = 2**20
 MAX_INVOKE = 64 * 2**20
+MAX_FRAME = MAX_PIECE + 64 * 2**10
 
 
 class For(StrEnum):
@@ -97,13 +99,19 @@ class StateEntry:
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """A block's call under a lease. `permit` is the signed step permit; binary parts of the payload stand in the frame around."""
+    """A block's call under a lease. `permit` is the signed step permit; binary parts of the payload stand in the frame around.
+    The call of one permit is begun once: who sends it again gets what is there of it. Of a streamed call, `after`: so many pieces
+    are there already, given by `version` of `block`; `rejoin`: it is not to be begun where nothing of it is there."""
 
     lease: Lease
     permit: dict[str, Any]
     capability: str
     payload: dict[str, Any]
     timeout_s: float = 600.0
+    after: Annotated[int, msgspec.Meta(ge=0, le=MAX_PIECES)] = 0
+    block: Text = ""
+    version: Text = ""
+    rejoin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +128,26 @@ class Invoked:
     refusal: Refusal | None = None
     error: str = ""
     infrastructure: bool = False
+
+
+class Word(StrEnum):
+    BEGUN = "begun"
+    PIECE = "piece"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """One frame of a streamed answer. First `begun`: `version` of `block` gives its pieces, of which `number` is the first. Then
+    each `piece` with its `number`, in order, and the JSON of its `payload`, whose binary parts stand in the frame around. Last
+    `ended`: `number` pieces are there in all, or were when it broke; `end` says as of a whole call how it ended."""
+
+    word: Word
+    number: int = 0
+    payload: dict[str, Any] | None = None
+    block: str = ""
+    version: str = ""
+    end: Invoked | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +217,8 @@ class Door:
     answers: Any
     text: str
     framed: bool = False
+    streamed: bool = False
+    """The answer is any number of frames, each behind its length in bytes (u32, big endian), of `MAX_FRAME` bytes at most."""
 
     @property
     def limit(self) -> int:
@@ -249,6 +279,16 @@ DOORS = (
         "pause, resume, cap, prioritise, reroute or cancel steps of a run of the domain's, as its policy allows",
     ),
     Door("POST", "invoke", For.RUN, Invocation, Invoked, "run a block under a lease", framed=True),
+    Door(
+        "POST",
+        "invoke/stream",
+        For.RUN,
+        Invocation,
+        Streamed,
+        "run a block under a lease; its result comes in pieces",
+        framed=True,
+        streamed=True,
+    ),
 )
 BY_PATH = {door.path: door for door in DOORS}
 
@@ -265,6 +305,7 @@ def schema() -> dict[str, Any]:
             "for": str(door.who),
             "text": door.text,
             "framed": door.framed,
+            "streamed": door.streamed,
             "max_bytes": door.limit,
             "asks": None if door.asks is None else next(its),
             "answers": next(its),
@@ -273,6 +314,7 @@ def schema() -> dict[str, Any]:
     ]
     return {
         "protocol": VERSION,
+        "stream": {"max_frame": MAX_FRAME, "max_pieces": MAX_PIECES, "max_bytes": MAX_STREAM},
         "headers": {"proof": PROOF_HEADER, "permit": PERMIT_HEADER},
         "doors": doors,
         "problem": next(its),

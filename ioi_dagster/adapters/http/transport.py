@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -19,6 +19,7 @@ from ioi_dagster.errors import RetryableError
 if TYPE_CHECKING:
     import aiohttp
 
+T = TypeVar("T")
 ALERT_S = 0.5
 MAX_ANSWER = 16 * 2**20
 
@@ -44,9 +45,32 @@ class Pool:
         try:
             return await self._exchange(method, path, body, headers, most)
         finally:
-            self._under_way -= 1
-            if self._retired and not self._under_way:
-                await self.close()
+            await self._over()
+
+    async def open(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """An answer that is read as it comes, and no faster than it is read. Who opens it closes it. Raises as `exchange`."""
+        self._under_way += 1
+        opened: Answer | None = None
+        try:
+            session = self._session = self._session or self._opened()
+            request = session.request(
+                method,
+                self._url + path,
+                data=body or None,
+                headers=headers,
+                allow_redirects=False,
+                server_hostname=self._name,
+            )
+            opened = Answer(await _raising(request), self._over)
+            return opened
+        finally:
+            if opened is None:
+                await self._over()
+
+    async def _over(self) -> None:
+        self._under_way -= 1
+        if self._retired and not self._under_way:
+            await self.close()
 
     async def retire(self) -> None:
         """Nothing more is asked; it is closed when the last answer has come."""
@@ -114,6 +138,36 @@ class Pool:
         none = aiohttp.ClientTimeout(total=None, sock_connect=None)
         jar = aiohttp.DummyCookieJar()
         return aiohttp.ClientSession(connector=connector, timeout=none, cookie_jar=jar, auto_decompress=False)
+
+
+class Answer:
+    """One that is being read."""
+
+    def __init__(self, answer: aiohttp.ClientResponse, over: Callable[[], Awaitable[None]]) -> None:
+        self._answer, self._over = answer, over
+        self.status = answer.status
+
+    async def read(self) -> bytes:
+        """What has come; empty at its end. Raises `OSError` where the connection breaks."""
+        return await _raising(self._answer.content.readany())
+
+    async def close(self) -> None:
+        """The connection is closed where not all was read. Again is no error."""
+        over, self._over = self._over, _nothing
+        self._answer.close()
+        await over()
+
+
+async def _nothing() -> None: ...
+
+
+async def _raising(asked: Awaitable[T]) -> T:
+    import aiohttp
+
+    try:
+        return await asked
+    except aiohttp.ClientError as error:
+        raise ConnectionError(f"{type(error).__name__}: {error}"[:500]) from error
 
 
 def over_aiohttp(

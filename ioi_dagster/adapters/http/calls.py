@@ -1,0 +1,196 @@
+"""Calls of blocks that are under way, or have just ended, by the permit that each stands on.
+
+A call is begun once. Who sends it again, since his connection broke or his process came back, gets what is there of it: a call
+under way is joined, an ended one is answered again. All on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+
+from ioi_dagster.errors import UnreachableError
+
+WINDOW = 512 * 2**10
+"""So many bytes beyond what its fastest reader has are fetched."""
+CHUNK = 256 * 2**10
+KEPT_S = 60.0
+"""So long an ended call is answered again."""
+KEPT = 128 * 2**20
+"""So many bytes of all calls together are kept for who comes again."""
+REJOIN_S = 1.0
+"""A streamed call that nobody reads is stopped so much later: who was cut off is back by then."""
+OVERHEAD = 100
+
+Source = AsyncGenerator[list[bytes] | bytes, None]
+"""Pieces as they come, and at the end the answer. Closed, it stops what it comes from."""
+
+
+class ForgottenError(Exception):
+    """What is asked for of the call is not kept any more."""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """`first`: the number of its first piece, `stays_s`: how long it goes on when nobody reads it."""
+
+    first: int
+    stays_s: float
+    ended: bool = False
+    ended_at: float = 0.0
+    answer: bytes | None = None
+    error: Exception | None = None
+    task: asyncio.Task[None] | None = None
+    _log: list[bytes] = field(default_factory=list)
+    _upto: list[int] = field(default_factory=list)
+    """Bytes of all pieces up to each of those in the log."""
+    _dropped: int = 0
+    _upto_dropped: int = 0
+    _readers: dict[object, int] = field(default_factory=dict)
+    """How many pieces each has got, counted from number 0."""
+    _read: int = 0
+    """The most of them that any reader ever had."""
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _leaving: asyncio.TimerHandle | None = None
+
+    @property
+    def count(self) -> int:
+        """Pieces there have been, counted from number 0."""
+        return self.first + self._dropped + len(self._log)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds."""
+        return (self._upto[-1] - self._upto_dropped if self._upto else 0) + len(self.answer or b"")
+
+    @contextlib.contextmanager
+    def reading(self, after: int = 0) -> Iterator[object]:
+        """Whoever reads it does so within this; when the last one leaves before its end, it is stopped."""
+        reader = object()
+        self._readers[reader] = after
+        if self._leaving is not None:
+            self._leaving.cancel()
+        try:
+            yield reader
+        finally:
+            del self._readers[reader]
+            if not self._readers and not self.ended and self.task is not None:
+                self._leaving = asyncio.get_running_loop().call_later(self.stays_s, self.task.cancel)
+
+    async def pieces(self, reader: object) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """(number of the first, framed pieces) as they come, for who is `reading`. Raises `ForgottenError`."""
+        while True:
+            at = self._readers[reader] - self.first - self._dropped
+            if at < 0:
+                raise ForgottenError
+            chunk, size = [], 0
+            while at + len(chunk) < len(self._log) and size < CHUNK:
+                chunk.append(self._log[at + len(chunk)])
+                size += len(chunk[-1])
+            if chunk:
+                number = self._readers[reader]
+                yield number, chunk
+                self._readers[reader] = number + len(chunk)
+                self._read = max(self._read, number + len(chunk))
+                self._tell()
+            elif self.ended:
+                return
+            else:
+                await self._changed.wait()
+
+    async def result(self) -> bytes:
+        """The answer; raises what the call ended with."""
+        while not self.ended:
+            await self._changed.wait()
+        if self.error is not None:
+            raise self.error
+        assert self.answer is not None
+        return self.answer
+
+    async def follow(self, source: Source, now: Callable[[], float], grown: Callable[[], None]) -> None:
+        """Take what comes, as long as it is read."""
+        try:
+            async with contextlib.aclosing(source):
+                async for came in source:
+                    if isinstance(came, bytes):
+                        self.answer = came
+                        continue
+                    for frame in came:
+                        self._log.append(frame)
+                        self._upto.append(
+                            (self._upto[-1] if self._upto else self._upto_dropped) + len(frame) + OVERHEAD
+                        )
+                    self._tell()
+                    grown()
+                    while self._unread() > WINDOW:
+                        await self._changed.wait()
+        except asyncio.CancelledError:
+            self.error = UnreachableError("the call", "it was stopped, since nobody waited for it")
+            raise
+        except Exception as error:
+            self.error = error
+        finally:
+            self.ended, self.ended_at = True, now()
+            self._tell()
+
+    def drop_read(self) -> None:
+        """Forget what all who read it have got."""
+        read = min([*self._readers.values(), self._read]) - self.first - self._dropped
+        if read > 0:
+            self._upto_dropped = self._upto[read - 1]
+            del self._log[:read], self._upto[:read]
+            self._dropped += read
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self._readers)
+
+    def _unread(self) -> int:
+        """Bytes that nobody has got yet."""
+        at = self._read - self.first - self._dropped
+        if at >= len(self._log):
+            return 0
+        return self._upto[-1] - (self._upto[at - 1] if at > 0 else self._upto_dropped)
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+class Calls:
+    """`now`: monotonic seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._calls: dict[tuple[str, ...], Call] = {}
+
+    def get(self, key: tuple[str, ...]) -> Call | None:
+        """The call of that key, where it is under way or is kept."""
+        self._tidy()
+        return self._calls.get(key)
+
+    def begin(self, key: tuple[str, ...], source: Source, first: int = 0, stays_s: float = 0.0) -> Call:
+        """A new one, which goes on by itself as far as it is read."""
+        call = self._calls[key] = Call(first, stays_s)
+        call.task = asyncio.get_running_loop().create_task(call.follow(source, self._now, self._tidy))
+        return call
+
+    def _tidy(self) -> None:
+        """Of ended calls the oldest go first; of those under way, what their readers have."""
+        now = self._now()
+        for key, call in list(self._calls.items()):
+            if call.ended and not call.wanted and now >= call.ended_at + KEPT_S:
+                del self._calls[key]
+        size = sum(call.size for call in self._calls.values())
+        for key, call in list(self._calls.items()):
+            if size <= KEPT:
+                return
+            before = call.size
+            if call.ended and not call.wanted:
+                del self._calls[key]
+                size -= before
+            else:
+                call.drop_read()
+                size -= before - call.size
