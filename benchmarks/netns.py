@@ -1,4 +1,4 @@
-"""Another machine on this one: a network namespace with a link of its own, which can be cut. Needs root and ip(8)."""
+"""Other machines on this one: network namespaces whose links can be cut. Needs root and ip(8)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -90,6 +91,86 @@ class FarMachine:
         ):
             with contextlib.suppress(subprocess.CalledProcessError):
                 _ip(*arguments)
+
+
+class TwoSites:
+    """Two sites, each a bridge (a switch) with machines of its own, and one line between them that can be cut. As a context
+    manager they are made and removed. Nothing of them can be reached from this machine's own network."""
+
+    def __init__(self, machines: int = 2) -> None:
+        tag = f"{os.getpid() % 100_000}"
+        self._switches = (f"ioia{tag}", f"ioib{tag}")
+        self._line = (f"ioil{tag}", f"ioim{tag}")
+        net = f"10.99.{os.getpid() % 250}"
+        self.machines = tuple(
+            _Machine(f"ioi-{tag}s{number}", f"ioiv{tag}{number}", f"{net}.{number + 1}", switch)
+            for number, switch in enumerate(switch for switch in self._switches for _ in range(machines))
+        )
+
+    def __enter__(self) -> Self:
+        try:
+            for switch in self._switches:
+                _ip("link", "add", switch, "type", "bridge")
+                _ip("link", "set", switch, "up")
+            near, far = self._line
+            _ip("link", "add", near, "type", "veth", "peer", "name", far)
+            for end, switch in zip(self._line, self._switches, strict=True):
+                _ip("link", "set", end, "master", switch)
+                _ip("link", "set", end, "up")
+            for machine in self.machines:
+                machine.make()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def split(self) -> None:
+        """From now on nothing goes from one site to the other, and nobody is told."""
+        _ip("link", "set", self._line[0], "down")
+
+    def heal(self) -> None:
+        _ip("link", "set", self._line[0], "up")
+
+    def _remove(self) -> None:
+        for machine in self.machines:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                _ip("netns", "del", machine.name)
+        for name in (self._line[0], *self._switches):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                _ip("link", "del", name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """`address` is the one that others at its site, and across the line, reach it by."""
+
+    name: str
+    _end: str
+    address: str
+    _switch: str
+
+    def make(self) -> None:
+        inside = f"{self._end}i"
+        _ip("netns", "add", self.name)
+        _ip("link", "add", self._end, "type", "veth", "peer", "name", inside)
+        _ip("link", "set", inside, "netns", self.name)
+        _ip("link", "set", self._end, "master", self._switch)
+        _ip("link", "set", self._end, "up")
+        for arguments in (
+            ("link", "set", "lo", "up"),
+            ("addr", "add", f"{self.address}/24", "dev", inside),
+            ("link", "set", inside, "up"),
+        ):
+            _ip("-n", self.name, *arguments)
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """As `command`, on that machine."""
+        return ["ip", "netns", "exec", self.name, *command]
 
 
 def _ip(*arguments: str) -> None:

@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -18,10 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.frame import machine
+from benchmarks.netns import possible
 from tests.chaos import loop
-from tests.chaos.faults import NOT_HERE, ROWS, Row
+from tests.chaos.faults import ROWS, Row
 from tests.chaos.lab import Lab
 from tests.chaos.loop import Tally
+from tests.chaos.sites import Sites
 
 console = Console(stderr=True)
 
@@ -40,19 +43,31 @@ def main() -> int:
     most = given.faults or (0 if given.seconds else len(rows))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
-    def more(faults: int, seconds: float) -> bool:
-        return not (most and faults >= most) and not (given.seconds and seconds >= given.seconds)
+    def partly(part: float) -> Callable[[int, float], bool]:
+        """So many of the faults, and of the time, are for the rows of one place."""
+
+        def more(faults: int, seconds: float) -> bool:
+            enough = most and faults >= max(1, round(most * part))
+            return not enough and not (given.seconds and seconds >= given.seconds * part)
+
+        return more
 
     def told(row: Row, tally: Tally) -> None:
         last = tally.missed[-1] if len(tally.missed) + tally.bit == tally.tried and tally.missed else ""
         console.print(f"{row.number:>2} {row.fault}: {tally.bit} of {tally.tried} bit, {len(tally.wrong)} wrong {last}")
 
-    with (
-        tempfile.TemporaryDirectory(prefix="ioi-chaos-", ignore_cleanup_errors=True) as folder,
-        Lab(Path(folder) / "home") as lab,
-    ):
-        console.print(f"seed {given.seed}; the federation is there")
-        tallies = loop.run(lab, rows, given.seed, more, told)
+    tallies: dict[int, Tally] = {}
+    for place in (Lab, Sites):
+        its = [row for row in rows if row.place is place]
+        if not its or (place is Sites and not possible()):
+            continue
+        part = len(its) / len(rows)
+        with (
+            tempfile.TemporaryDirectory(prefix="ioi-chaos-", ignore_cleanup_errors=True) as folder,
+            place(Path(folder) / "home") as lab,
+        ):
+            console.print(f"seed {given.seed}; the federation is there")
+            tallies |= loop.run(lab, its, given.seed, partly(part), told)
     _tell(tallies, given.seed)
     wrong = [text for tally in tallies.values() for text in tally.wrong]
     return 1 if wrong or any(tally.tried and not tally.bit for tally in tallies.values()) else 0
@@ -71,8 +86,6 @@ def _tell(tallies: dict[int, Tally], seed: int) -> None:
         wrong = f"[{'red' if tally.wrong else 'green'}]{len(tally.wrong)}[/]"
         table.add_row(str(row.number), row.fault, row.expected, str(tally.tried), str(tally.bit), middle, worst, wrong)
     console.print(table)
-    for number, text in NOT_HERE.items():
-        console.print(f"{number} {text}: by simulation only (tests/scenario)")
     for number, tally in tallies.items():
         for text in tally.wrong:
             console.print(f"{number}: {text}", markup=False, highlight=False)

@@ -15,34 +15,27 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.chaos import judge
-from tests.chaos.lab import FAR_NODE, STEPS, Began, DidNotBite, Lab, Run, send, until
+from tests.chaos.lab import FAR_NODE, LIAR, STEPS, Began, DidNotBite, Found, Lab, Run, send, until
+from tests.chaos.lies import LIES
+from tests.chaos.sites import Sites, split
 
 NEAR = ("near-1", "near-2", "other-1")
 HOUR = 3_600
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """`recovered_s`: from the fault until the last of the steps that were lost by it ran elsewhere; None where none was to be."""
-
-    wrong: list[str]
-    recovered_s: float | None = None
-
-
-Strike = Callable[[Lab, random.Random], Found]
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
-    """`needs`: what the machine must allow for it, see `Lab`."""
+    """`strike` is given a `place`. `needs`: what the machine must allow for it, see there."""
 
     number: int
     fault: str
     expected: str
-    strike: Strike
+    strike: Callable[[Any, random.Random], Found]
     needs: str = ""
+    place: type[Lab] | type[Sites] = Lab
 
 
 @dataclass(slots=True)
@@ -193,6 +186,26 @@ def governor_restarted(lab: Lab, rng: random.Random) -> Found:
     return Found(judge.whole(run, STEPS))
 
 
+# 14: a cluster that does not keep its word ------------------------------------------------------------------------------
+
+
+def cluster_lies(lab: Lab, rng: random.Random) -> Found:
+    """It bids whatever is asked for nearly nothing, and answers awards by a lie."""
+    how = rng.choice(list(LIES))
+    lab.lie(how)
+    try:
+        run = lab.run()
+        run.end()
+    finally:
+        lab.lie("")
+    if not lab.lies_told(run.id):
+        raise DidNotBite("nobody believed it")
+    wrong = judge.whole(run, STEPS)
+    if not any(f"{LIAR} at" in entry.text and "% of its bids" in entry.text for entry in run.story("bid")):
+        wrong.append(f"unnoticed: {LIAR} {how}, and is trusted as before")
+    return Found(wrong)
+
+
 # 10, 11, 13: the run's own side ---------------------------------------------------------------------------------------
 
 
@@ -296,10 +309,10 @@ ROWS = (
     Row(9, "governor restarted while it awards", "no lease lost or double", governor_restarted),
     Row(10, "run process SIGKILL", "resumed, nothing done twice", run_process_killed),
     Row(11, "two run processes", "the older is fenced", two_run_processes),
+    Row(12, "network split 2+2", "each side goes on, heal merges", split, "split", Sites),
     Row(13, "ledger away", "commits wait", ledger_away),
+    Row(14, "a cluster that lies", "found out, asked for elsewhere", cluster_lies),
     Row(15, "clock jumps an hour", "no effect", clock_jumps, "moves_clocks"),
     Row(16, "poison step", "stopped after 3 nodes, named", poison),
     Row(17, "disk full", "waits, nothing half-written", disk_full, "mounted"),
 )
-NOT_HERE = {12: "network split 2+2", 14: "a cluster that lies"}
-"""By simulation only, so far."""

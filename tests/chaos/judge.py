@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any, Protocol
 
-from tests.chaos.lab import Lab, Run, until
+from tests.chaos.lab import Run, until
 
 LEASES_S = 45.0
 """One time to live of a lease, and a little."""
@@ -46,7 +47,11 @@ def counted(run: Run, keys: set[str]) -> list[str]:
     return wrong
 
 
-def leases_are_back(lab: Lab) -> list[str]:
+class Leasing(Protocol):
+    def leases(self) -> list[dict[str, Any]]: ...
+
+
+def leases_are_back(lab: Leasing) -> list[str]:
     """Nothing is held for runs that are over."""
     try:
         until(lambda: not lab.leases(), "all leases back", LEASES_S)

@@ -33,7 +33,7 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 
 T = TypeVar("T")
-DOMAIN, FAR, FAR_NODE = "chaos.example", "far", "far-1"
+DOMAIN, FAR, FAR_NODE, LIAR = "chaos.example", "far", "far-1", "other"
 CLUSTERS = (
     ClusterSpec("near", (NodeSpec("near-1", slots=2), NodeSpec("near-2", slots=2)), price=0.5),
     ClusterSpec("other", (NodeSpec("other-1", slots=2),)),
@@ -48,6 +48,14 @@ PATIENCE_S = 150.0
 
 class DidNotBite(Exception):
     """The fault met nothing: the run is not counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`recovered_s`: from the fault until the last of the steps that were lost by it ran elsewhere; None where none was to be."""
+
+    wrong: list[str]
+    recovered_s: float | None = None
 
 
 def until(look: Callable[[], T | None], what: str, patience_s: float = PATIENCE_S) -> T:
@@ -130,6 +138,7 @@ class Lab:
     def __init__(self, home: Path) -> None:
         self.home, self.starts = home, home.with_name(f"{home.name}-starts")
         self.clock = home.with_name(f"{home.name}-clock")
+        self._lies = home.with_name(f"{home.name}-lies")
         self.far: FarMachine | None = None
         self.mounted = self.moves_clocks = False
         self._waiting: subprocess.Popen[bytes] | None = None
@@ -151,7 +160,7 @@ class Lab:
         for folder in (self.home, self.starts):
             folder.mkdir(parents=True)
         self.move_clock(0)
-        environment = {"IOI_CHAOS_FOLDER": str(self.starts), "PYTHONPATH": str(PROJECT), **self._clock_environment()}
+        environment = {"IOI_CHAOS_FOLDER": str(self.starts), **self._liar_environment(), **self._clock_environment()}
         if possible():
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", self.home], check=True)
             self._stack.callback(subprocess.run, ["umount", "--lazy", self.home], check=False)
@@ -162,7 +171,7 @@ class Lab:
         federation.prepare()
         self._listen_far()
         environment |= {**federation.environment(), "DAGSTER_HOME": str(prepare_dagster(self.home))}
-        self._stack.enter_context(_environment(environment))
+        self._stack.enter_context(set_environment(environment))
         federation.start()
         federation.wait_ready(180)
         self._stack.callback(self._end_processes)
@@ -202,7 +211,7 @@ class Lab:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         log.replace(self._log_of(process.pid))
         self._processes.append(process)
@@ -262,6 +271,20 @@ class Lab:
         with self.clock.open("r+b") as file:
             file.write(struct.pack("q", seconds))
 
+    def lie(self, how: str) -> None:
+        """The governor of `LIAR` lies in that way from now on (`lies.py`); empty: it is honest again."""
+        self._lies.with_suffix(".new").write_text(how)
+        self._lies.with_suffix(".new").replace(self._lies)
+
+    def lies_told(self, run: str) -> int:
+        """How often an award of that run was answered by a lie."""
+        told = self._lies.with_suffix(".told")
+        return sum(line.split(" ")[0] == run for line in told.read_text().splitlines()) if told.exists() else 0
+
+    def _liar_environment(self) -> dict[str, str]:
+        path = os.pathsep.join((str(PROJECT), str(Path(__file__).with_name("liar"))))
+        return {"PYTHONPATH": path, "IOI_CHAOS_LIAR": LIAR, "IOI_CHAOS_LIES": str(self._lies)}
+
     def _clock_environment(self) -> dict[str, str]:
         library, compiler = self.clock.with_suffix(".so"), shutil.which("cc")
         if compiler is None:
@@ -301,12 +324,12 @@ class Lab:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         self._stack.callback(_end_with_children, nanny)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Between fork and exec: nothing of a lab outlives who opened it (prctl(2), PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
@@ -320,7 +343,7 @@ def _end_with_children(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _environment(more: dict[str, str]) -> Iterator[None]:
+def set_environment(more: dict[str, str]) -> Iterator[None]:
     """In this process too, which starts the others; what is preloaded is not loaded here."""
     before = {name: os.environ.get(name) for name in more}
     os.environ |= more

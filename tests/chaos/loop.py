@@ -6,10 +6,11 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from tests.chaos import judge
 from tests.chaos.faults import Row
-from tests.chaos.lab import DidNotBite, Lab
+from tests.chaos.lab import DidNotBite
 
 
 @dataclass(slots=True)
@@ -23,7 +24,18 @@ class Tally:
     missed: list[str] = field(default_factory=list)
 
 
-def strike(lab: Lab, row: Row, rng: random.Random, tally: Tally) -> None:
+class Place(Protocol):
+    """Where faults are made."""
+
+    def whole(self) -> None:
+        """Wait until everything is there again."""
+
+    def leases(self) -> list[dict[str, Any]]:
+        """All that are held."""
+        ...
+
+
+def strike(lab: Place, row: Row, rng: random.Random, tally: Tally) -> None:
     """One fault, and what is left of it. A run in which it did not bite is not counted, but what is wrong then is wrong too."""
     tally.tried += 1
     try:
@@ -40,19 +52,20 @@ def strike(lab: Lab, row: Row, rng: random.Random, tally: Tally) -> None:
     lab.whole()
 
 
-def able(lab: Lab, row: Row) -> bool:
+def able(lab: Place, row: Row) -> bool:
     """Does the machine allow for this fault?"""
     return not row.needs or bool(getattr(lab, row.needs))
 
 
 def run(
-    lab: Lab,
+    lab: Place,
     rows: Sequence[Row],
     seed: int,
     more: Callable[[int, float], bool],
     told: Callable[[Row, Tally], None] = lambda *_: None,
 ) -> dict[int, Tally]:
-    """Strike at `lab` with each of `rows` in turn, in an order drawn anew for each turn, while `more(faults, seconds)` so far."""
+    """Strike at `lab` with each of `rows` in turn, in an order drawn anew for each turn, while `more(faults, seconds)` so far.
+    Rows for which the machine does not allow are left out."""
     rng, began, faults = random.Random(seed), time.monotonic(), 0
     tallies = {row.number: Tally() for row in rows if able(lab, row)}
     while True:

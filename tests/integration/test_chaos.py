@@ -12,10 +12,11 @@ from tests.chaos.faults import ROWS
 from tests.chaos.lab import Lab
 from tests.chaos.loop import Tally
 
-pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.slow, pytest.mark.timeout(1_800)]
+pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(900)]
 
-SHORT = (2, 4, 15)
-"""A node that is stopped, one that is cut off (where this process may make network namespaces), and a clock that is set."""
+SHORT = (1, 2, 4, 7, 8, 10, 14, 15)
+"""A node that is killed, one that is stopped, one that is cut off (where this process may make network namespaces), a scheduler
+that is killed and one that is stopped, a run's process that is killed, a cluster that lies and a clock that is set."""
 
 
 TRIES = 3

@@ -3,15 +3,11 @@ processes all along."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +15,11 @@ import pytest
 from distributed import Client
 from distributed.security import Security
 
-from ioi_dagster.adapters.sql.ledger import Ledger
+from benchmarks.netns import TwoSites, possible
 from ioi_dagster.certificates import Authority, Role
-from ioi_dagster.domain import DomainHome
-from ioi_dagster.local.home import PROJECT, prepare_dagster
+from ioi_dagster.local.home import PROJECT
 from tests.conftest import eventually
+from tests.owners import Owner
 from tests.pickles import pickles_in
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(540)]
@@ -52,97 +48,6 @@ domains:
 """
 
 
-class Owner:
-    """One domain in a home of its own, by its owner's commands."""
-
-    def __init__(self, root: Path, name: str) -> None:
-        self.root, self.name = root / name, f"{name}.example"
-        self.folder = root
-        self.environment = {
-            **os.environ,
-            "PYTHONPATH": str(PROJECT),
-            "COLUMNS": "300",
-            "IOI_HOME": str(self.root),
-            "IOI_TEST_FOLDER": str(root),
-        }
-
-    @property
-    def home(self) -> DomainHome:
-        return DomainHome(self.root / "domains" / self.name)
-
-    def does(self, *arguments: object, code: int = 0) -> str:
-        """What an `ioi` command prints."""
-        command = [sys.executable, "-m", "ioi_dagster.cli", *map(str, arguments)]
-        done = subprocess.run(command, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def init(self) -> None:
-        topology = self.folder / "topology.yaml"
-        topology.write_text(TOPOLOGY)
-        blocks = "tests.integration.joining_project:BLOCKS"
-        self.does("domain", "init", self.name, "--topology", topology, "--blocks", blocks)
-
-    @contextmanager
-    def up(self) -> Iterator[subprocess.Popen[bytes]]:
-        command = [sys.executable, "-m", "ioi_dagster.cli", "domain", "up"]
-        with (self.folder / f"{self.name}.log").open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                cwd=PROJECT,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0, self.said()
-
-    def said(self) -> str:
-        return (self.folder / f"{self.name}.log").read_text()
-
-    def sees(self) -> dict[str, tuple[str, int, str]]:
-        """Member → state, the serial of its record, who told of it."""
-        rows = json.loads(self.does("domain", "show", "--json"))["members"]
-        return {name: (row["state"], row["serial"], row["told_by"]) for name, row in rows.items()}
-
-    def run(
-        self, text: str, by: str = "governed_run", job: str = "saying", highest: str = "public"
-    ) -> subprocess.Popen[bytes]:
-        """A job of the project, as its run process, by a module of the tests; `text` is the word that is said."""
-        environment = {
-            **self.environment,
-            "IOI_DOMAIN": self.name,
-            "DAGSTER_HOME": str(prepare_dagster(self.root)),
-            "DAGSTER_DISABLE_TELEMETRY": "yes",
-        }
-        config = json.dumps({"ops": {"word": {"config": text}}} if text else {})
-        arguments = ["tests.integration.joining_project", job, config, json.dumps({"ioi/highest": highest})]
-        with (self.folder / "run.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", f"tests.integration.{by}", *arguments],
-                cwd=PROJECT,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def told_run(self) -> str:
-        return (self.folder / "run.log").read_text()
-
-    def steps(self) -> dict[str, tuple[str, str]]:
-        """Of the newest run: step → (domain, state)."""
-        ledger = Ledger(self.home.ledger)
-        try:
-            return {step.step: (step.domain, step.state) for step in ledger.steps(ledger.runs()[0][0])}
-        finally:
-            ledger.close()
-
-
 def said_in(owner: Owner, text: str, by: str = "governed_run") -> None:
     run = owner.run(text, by)
     assert run.wait(240) == 0, owner.told_run()[-4_000:]
@@ -159,11 +64,22 @@ def check_wire(folder: Path, sent: bytes, heard: bytes) -> None:
     assert [name for name, data in foreign.items() if pickles_in(data)] == []
 
 
+def on_machines_of_their_own(stack: ExitStack, folder: Path, *names: str) -> list[Owner]:
+    """Each owner in a network namespace, where this process may make some; else all on this machine."""
+    if not possible():
+        return [Owner(folder, name, TOPOLOGY) for name in names]
+    machines = stack.enter_context(TwoSites()).machines
+    return [
+        Owner(folder, name, TOPOLOGY, machine.command, f"{machine.address}:7443")
+        for name, machine in zip(names, machines, strict=False)
+    ]
+
+
 def test_domains_made_by_hand_join_work_together_change_keys_and_leave(tmp_path: Path) -> None:
-    desk, shop, club = owners = [Owner(tmp_path, name) for name in ("desk", "shop", "club")]
-    for owner in owners:
-        owner.init()
     with ExitStack() as stack:
+        desk, shop, club = owners = on_machines_of_their_own(stack, tmp_path, "desk", "shop", "club")
+        for owner in owners:
+            owner.init()
         processes: dict[str, Any] = {owner.name: stack.enter_context(owner.up()) for owner in owners}
         for owner in owners:
             eventually(lambda owner=owner: "is up" in owner.said(), 180, f"{owner.name}")
@@ -203,7 +119,7 @@ def test_domains_made_by_hand_join_work_together_change_keys_and_leave(tmp_path:
         run = desk.run("slowly")
         eventually((tmp_path / "came").exists, 120, "the call in the shop")
         leaving = subprocess.Popen(
-            [sys.executable, "-m", "ioi_dagster.cli", "domain", "leave"],
+            shop.command("ioi_dagster.cli", "domain", "leave"),
             cwd=PROJECT,
             env=shop.environment,
             stdout=subprocess.PIPE,
@@ -224,7 +140,7 @@ def test_domains_made_by_hand_join_work_together_change_keys_and_leave(tmp_path:
 
 def test_domains_of_one_authority_take_each_others_code_over_tls_and_nobody_elses(tmp_path: Path) -> None:
     """Two homes with the folder of one authority in common."""
-    desk, twin = owners = [Owner(tmp_path, name) for name in ("desk", "twin")]
+    desk, twin = owners = [Owner(tmp_path, name, TOPOLOGY) for name in ("desk", "twin")]
     desk.init()
     shutil.copytree(desk.root / "authorities", twin.root / "authorities")
     twin.init()
