@@ -9,7 +9,7 @@ from typing import Any
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, SLOTS, Slots
 from ioi_dagster.model.refusal import Refusal
-from ioi_dagster.model.topology import DomainSpec
+from ioi_dagster.model.topology import ClusterSpec, DomainSpec
 from ioi_dagster.ras.record import Kind, Record
 from ioi_dagster.ras.store import version_key
 
@@ -30,7 +30,7 @@ class Query:
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A cluster that can take it. `accepts`: `step` over Dask at `scheduler`, or `block` at the gateway. `slots`: what its nodes
-    have together at most, as its owner has registered them or as they are there, if that is more; 0: that is not told."""
+    have together at most, as its owner has registered them; 0: that is not known, as of a cluster which others may join."""
 
     domain: str
     cluster: str
@@ -86,10 +86,16 @@ def discover(query: Query, domain: DomainSpec, records: Sequence[Record], state:
                 living.get("scheduler", "") if accepts == "step" else "",
                 block.urn if block else "",
                 block.version if block else "",
-                max(int(cluster.capacity.get(SLOTS, 0)), living.get("slots", 0)),
+                _at_most(cluster, living),
             )
         )
     return Discovery(tuple(candidates), tuple(rejected))
+
+
+def _at_most(cluster: ClusterSpec, living: Mapping[str, Any]) -> Slots:
+    """What is there was told seconds ago: where it is more than is registered, the next bid may be of more still."""
+    registered = int(cluster.capacity.get(SLOTS, 0))
+    return registered if living.get("slots", 0) <= registered else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,12 +99,14 @@ def test_a_cluster_without_a_node_is_a_place_where_nodes_may_come():
     ("nodes", "living", "expected"),
     [
         ((), {}, 0),
-        ((), {"slots": 3}, 3),
+        ((), {"slots": 3}, 0),
+        ((NodeSpec("one", 2),), {}, 2),
         ((NodeSpec("one", 2),), {"slots": 1}, 2),
-        ((NodeSpec("one", 2),), {"slots": 5}, 5),
+        ((NodeSpec("one", 2),), {"slots": 2}, 2),
+        ((NodeSpec("one", 2),), {"slots": 5}, 0),
     ],
 )
-def test_a_cluster_has_what_is_registered_or_there_if_that_is_more(nodes, living, expected):
+def test_a_cluster_has_what_is_registered_unless_others_join_it_and_then_nobody_knows(nodes, living, expected):
     domain = replace(DOMAIN, clusters=(ClusterSpec("lab-main", nodes),))
     state = {"cluster/lab-main": {"nodes": 1, "scheduler": "tcp://x", **living}}
     (found,) = discover(query(), domain, [BLOCK], state).candidates
