@@ -11,6 +11,7 @@ import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.framing import encode_payload
@@ -23,6 +24,51 @@ OVERHEAD = 256
 WAIT_S = 0.01
 LOOK_S = 0.2
 """Who waits comes back to the interpreter so often, to be stopped if somebody wants that."""
+
+
+TOLD_S = 2.0
+"""It is told so often how far a stream has come."""
+
+
+def topic(its_run: str) -> str:
+    """`its_run`: the run's key. Under it is told how far streamed calls of the run have come, see `Tally`."""
+    return f"ioi-pieces-{its_run}"
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts what comes of the stream of the start under `key`, after `first` pieces that were there, and tells it from time to
+    time: a mapping of `key`, `first`, `pieces` (with the first), `bytes` and `broke`."""
+
+    key: str
+    tell: Callable[[dict[str, Any]], object]
+    first: int = 0
+    bytes: int = 0
+    pieces: int = 0
+    clock: Callable[[], float] = time.monotonic
+    _next: float | None = None
+
+    def came(self, size: int) -> None:
+        self.pieces, self.bytes = self.pieces + 1, self.bytes + size
+        now = self.clock()
+        if self._next is None:
+            self._next = now + TOLD_S / 2
+        elif now >= self._next:
+            self._next = now + TOLD_S
+            self.tell(self.facts(False))
+
+    def broke(self) -> None:
+        if self.pieces:
+            self.tell(self.facts(True))
+
+    def facts(self, broke: bool) -> dict[str, Any]:
+        count = self.first + self.pieces
+        return {"key": self.key, "first": self.first, "pieces": count, "bytes": self.bytes, "broke": broke}
+
+
+def size_of(piece: Payload) -> int:
+    """Bytes, as it is framed."""
+    return len(encode_payload(piece))
 
 
 class StreamClosedError(RetryableError):

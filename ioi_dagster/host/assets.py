@@ -16,6 +16,7 @@ from ioi_dagster.model.block import Payload
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.negotiation import Effect
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.start import Streaming
 
 
 def block_op(
@@ -45,6 +46,7 @@ def block_op(
         tags={
             tag_names.CAPABILITY: block.capability,
             tag_names.EFFECT: Effect(block.contract.effect).value,
+            **({tag_names.STREAMS: _streaming(block).value} if block.contract.streams else {}),
             **(tags or {}),
         },
     )
@@ -61,6 +63,10 @@ def block_op(
         return value_type.from_payload(answer)
 
     return _call
+
+
+def _streaming(block: BlockSpec) -> Streaming:
+    return Streaming.RESUMES if block.contract.resumes else Streaming.YES
 
 
 _here: list[ReplicaHost] = []

@@ -40,6 +40,7 @@ from ioi_dagster.host.gangs import Gangs
 from ioi_dagster.host.io_manager import ObjectStore, default_folder, ledger_path
 from ioi_dagster.host.map_events import map_event
 from ioi_dagster.host.outage import OutageTeller
+from ioi_dagster.host.pieces_event import pieces_event
 from ioi_dagster.host.placement_event import placement_event
 from ioi_dagster.host.pools import PoolSlots
 from ioi_dagster.host.private import (
@@ -78,6 +79,7 @@ from ioi_dagster.host.work import Outcome, Work
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.start import Streaming
 from ioi_dagster.model.story import Chapter
 
 BEGAN = frozenset(
@@ -334,6 +336,8 @@ class _Flow:
                 yield map_event(self._context, self._plan, report)
             for text in (*self._driver.replaced(), *self._driver.interventions()):
                 yield DagsterEvent.engine_event(self._context, text, EngineEventData())
+            for came in self._driver.streams():
+                yield pieces_event(self._context, *came)
             yield from self._progress.tell(self._context, lambda: self._active.get_known_state().dynamic_mappings)
             yield from self._outage.tell(self._context)
             if not outcomes:
@@ -507,6 +511,7 @@ class _Flow:
             priority=ask.priority,
             assigns_class=step.tags.get(tags.ASSIGNS_CLASS) == "true",
             timeout_s=tags.seconds(step.tags, tags.TIMEOUT),
+            streams=tags.one_of(Streaming, step.tags, tags.STREAMS, Streaming.NO),
         )
         return placed, whole
 

@@ -12,13 +12,17 @@ from ioi_dagster.adapters.dask.client import DaskFleetClient
 from ioi_dagster.adapters.dask.run_scope import tear_down
 from ioi_dagster.adapters.http.client import Asked, GatewayClient
 from ioi_dagster.adapters.http.protocol import Invoked
+from ioi_dagster.adapters.http.streams import Made
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.invocation import answering
+from ioi_dagster.compound.pieces import Tally, size_of, topic
 from ioi_dagster.errors import BadInputError, FinalError, GatewayRefusedError, IoiError, RetryableError
-from ioi_dagster.host import step_runner
+from ioi_dagster.framing import encode_payload
+from ioi_dagster.host import step_runner, tags
 from ioi_dagster.host.dask_starts import adopt, found, submit
 from ioi_dagster.host.fleets import EarlierStart, OnDone, Start
-from ioi_dagster.model.block import Payload
+from ioi_dagster.host.partial import Partial, Partials
+from ioi_dagster.model.block import MAX_STREAM, Payload
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.negotiation import (
     Announce,
@@ -31,9 +35,13 @@ from ioi_dagster.model.negotiation import (
     RenewRequest,
 )
 from ioi_dagster.model.refusal import Refusal
-from ioi_dagster.model.start import StartAnswer
+from ioi_dagster.model.start import StartAnswer, Streaming
+from ioi_dagster.signing import Signed, digest_bytes
 
+Pieces = tuple[Payload, ...]
 MANY = 1_000_000
+IDLE_S = 300.0
+"""A streamed call that gives nothing for so long is lost."""
 INVOKE_S = 600.0
 """How long a foreign call may take where its step sets no limit."""
 TORN_DOWN_S = 10.0
@@ -140,8 +148,13 @@ class InvokeFleet(_Negotiating):
 
     accepts = "block"
 
-    def __init__(self, domain: str, cluster: str, gateway: GatewayClient, threads: int = 8) -> None:
+    def __init__(
+        self, domain: str, cluster: str, gateway: GatewayClient, partials: Partials | None = None, threads: int = 8
+    ) -> None:
+        """`partials`: what came of calls that broke, of all fleets of the run."""
         super().__init__(domain, cluster, gateway)
+        self._partials = partials or Partials()
+        self._takes: dict[str, Callable[[Any], None]] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"invoke-{cluster}")
         self._clock = SystemClock()
 
@@ -151,12 +164,15 @@ class InvokeFleet(_Negotiating):
 
     def _invoke(self, start: Start, on_done: OnDone) -> None:
         began = self._clock.wall()
-        answer: tuple[Payload, Invoked] | Refusal | FinalError
+        answer: tuple[Payload | Pieces, Invoked] | Refusal | FinalError
         try:
             assert start.payload is not None and start.permit is not None
-            answer = self._gateway.invoke(
-                start.lease, start.permit, start.capability, start.payload, timeout=start.timeout_s or INVOKE_S
-            )
+            if start.streams is not Streaming.NO:
+                answer = self._streamed(start, start.permit, start.payload)
+            else:
+                answer = self._gateway.invoke(
+                    start.lease, start.permit, start.capability, start.payload, timeout=start.timeout_s or INVOKE_S
+                )
         except GatewayRefusedError as error:
             answer = Refusal("gateway.refused", str(error), self.domain)
         except BadInputError as error:
@@ -182,6 +198,45 @@ class InvokeFleet(_Negotiating):
             return on_done(start, None, f"{type(error).__name__}: {error}")
         on_done(start, StartAnswer(meta.attempt, meta.node, meta.started, meta.ended, result=result), None)
 
+    def _streamed(self, start: Start, permit: Signed, payload: Payload) -> tuple[Pieces, Invoked] | Refusal:
+        """All pieces, also those that an earlier call of the step has left."""
+        step, digest = start.lease.step, digest_bytes(encode_payload(payload))
+        earlier = self._partials.of(step, digest) or Partial(Made("", ""), digest, (), 0)
+        stream = self._gateway.stream(
+            start.lease,
+            permit,
+            start.capability,
+            payload,
+            timeout=start.timeout_s or INVOKE_S,
+            idle_s=IDLE_S,
+            after=len(earlier.pieces),
+            made=earlier.made,
+        )
+        if isinstance(stream, Refusal):
+            return stream
+        pieces = list(earlier.pieces[: stream.first])
+        before = earlier.size if pieces else 0
+        tally = Tally(start.key, self._takes.get(topic(start.lease.run_key), _nobody), stream.first)
+        try:
+            for piece in stream:
+                pieces.append(piece)
+                tally.came(size_of(piece))
+                if before + tally.bytes > MAX_STREAM:
+                    raise BadInputError(f"{len(pieces)} pieces have more than {MAX_STREAM} bytes together")
+        except FinalError:
+            tally.broke()
+            raise
+        except RetryableError as error:
+            tally.broke()
+            if start.streams is Streaming.RESUMES and stream.made.block:
+                self._partials.keep(step, Partial(stream.made, digest, tuple(pieces), before + tally.bytes))
+            raise RetryableError(f"{error}; {len(pieces)} pieces had come, which are no result") from error
+        finally:
+            stream.close()
+        self._partials.drop(step)
+        assert stream.end is not None
+        return tuple(pieces), stream.end
+
     def find(self, wanted: Sequence[EarlierStart]) -> list[Lease]:
         """A foreign call is the connection of who made it."""
         return []
@@ -201,7 +256,8 @@ class InvokeFleet(_Negotiating):
             self._gateway.hang_up(key)
 
     def listen(self, topic: str, take: Callable[[Any], None]) -> None:
-        """Steps run in the run process, and their maps with them."""
+        """Steps run in the run process, and their maps with them; how far their calls have come is told from here."""
+        self._takes[topic] = take
 
     def tell(self, worker: str, function: Callable[..., Any], *arguments: Any) -> None:
         raise NotImplementedError("nobody was heard here")
@@ -217,17 +273,25 @@ class InvokeFleet(_Negotiating):
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def run_shell(work: bytes, answer: Payload | Refusal | FinalError) -> bytes:
+def _nobody(_told: Any) -> None:
+    """Hears it."""
+
+
+def run_shell(work: bytes, answer: Payload | Pieces | Refusal | FinalError) -> bytes:
     """Run a Dagster step here whose block call is already answered, or raises the error that it ended with."""
 
-    def invoker(_block: BlockSpec, _payload: Payload) -> Payload | Refusal:
+    def streamer(_block: BlockSpec, _payload: Payload) -> Iterator[Payload] | Refusal:
         if isinstance(answer, FinalError):
             raise answer
-        return answer
+        if isinstance(answer, Refusal):
+            return answer
+        return iter((answer,) if isinstance(answer, Payload) else answer)
 
-    def streamer(block: BlockSpec, payload: Payload) -> Iterator[Payload] | Refusal:
-        whole = invoker(block, payload)
-        return whole if isinstance(whole, Refusal) else iter((whole,))
+    def invoker(block: BlockSpec, payload: Payload) -> Payload | Refusal:
+        if isinstance(answer, tuple):
+            raise FinalError(f"{block.name} was called in pieces, as the tag {tags.STREAMS} says: call `stream`")
+        whole = streamer(block, payload)
+        return whole if isinstance(whole, Refusal) else next(whole)
 
     with answering(invoker, streamer):
         return step_runner.run(work)

@@ -21,7 +21,7 @@ from ioi_dagster.model.negotiation import (
     run_key,
     start_key,
 )
-from ioi_dagster.model.start import StartAnswer
+from ioi_dagster.model.start import StartAnswer, Streaming
 from ioi_dagster.signing import Signed
 
 
@@ -40,6 +40,7 @@ class Start:
     brief_s: float = 0.0
     """Seconds that it is known to take where those are few, so that it may share a task with others; 0: not known."""
     own_process: bool = False
+    streams: Streaming = Streaming.NO
 
     def without_work(self) -> Start:
         """What is kept of it while it is out."""

@@ -33,7 +33,7 @@ from ioi_dagster.host.negotiator import Negotiator
 from ioi_dagster.host.pools import PoolSlots
 from ioi_dagster.host.results import Follower, Results, Shell
 from ioi_dagster.host.run_outputs import RunOutputs
-from ioi_dagster.host.starts import Begun, Done, Starts, TimeUp
+from ioi_dagster.host.starts import Begun, Came, Done, Starts, TimeUp, Told
 from ioi_dagster.host.work import Network, Outcome, Work
 from ioi_dagster.model.negotiation import Ask, Effect, Lease, ReleaseRequest, run_key
 from ioi_dagster.model.refusal import Refusal
@@ -94,6 +94,7 @@ class FlowDriver:
         """Of steps that ran in one task after another one, and are not ready yet."""
         self._listening: set[str] = set()
         self._closed = False
+        self._streams: dict[str, tuple[Lease, Came]] = {}
         self._tells_at = clock.monotonic() + EXPERIENCE_S
         self.pools: PoolSlots | None = None
         """The slots that steps of the run have in pools."""
@@ -190,6 +191,11 @@ class FlowDriver:
     def replaced(self) -> list[str]:
         """What is to be told of nodes whose processes are being replaced, since the last call."""
         return self._starts.replaced()
+
+    def streams(self) -> list[tuple[Lease, Came]]:
+        """What is to be told of how far streamed calls have come, since the last call."""
+        came, self._streams = list(self._streams.values()), {}
+        return came
 
     def interventions(self) -> list[str]:
         """What is to be told of what people said to the run, since the last call."""
@@ -343,12 +349,23 @@ class FlowDriver:
             return self._starts.begun(event)
         if isinstance(event, TimeUp):
             return self._starts.time_up(event)
+        if isinstance(event, Told):
+            return self._came(event)
         if isinstance(event, Done):
             event = self._ended(event)
         if isinstance(event, Shell):
             return self._owe(self._results.shell_ended(event, self._governor.raise_fence))
         for instruction in self._governor.handle(event, self._clock.monotonic(), more):
             self._perform(instruction)
+
+    def _came(self, told: Told) -> None:
+        known = self._starts.came(told)
+        if known is None:
+            return
+        lease, came = known
+        facts = {"first": came.first, "pieces": came.pieces, "bytes": came.bytes, "broke": came.broke}
+        self.tell(Chapter.PROGRESS, f"{came} from {lease.node} of {lease.cluster}", facts, lease.step)
+        self._streams[lease.step] = (lease, came)
 
     def _ended(self, done: Done) -> flow.Event:
         lease, answer = done.start.lease, done.answer

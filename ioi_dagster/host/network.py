@@ -23,6 +23,7 @@ from ioi_dagster.host.alone_fleets import RUNNER, AddressFleet, EmbeddedFleet
 from ioi_dagster.host.federated_fleets import DaskFleet, InvokeFleet
 from ioi_dagster.host.fleets import Fleet
 from ioi_dagster.host.governance import Checked, check_permit, open_gate, started_by, trigger_of
+from ioi_dagster.host.partial import Partials
 from ioi_dagster.host.private import DagsterRun
 from ioi_dagster.host.work import Found
 from ioi_dagster.model.data_class import DataClass
@@ -75,6 +76,7 @@ class FederatedNetwork:
         self._clock = SystemClock()
         self._registry = FederatedRegistry(home, self._config, self._key, checked.signed)
         self._fleets: dict[str, Fleet] = {}
+        self._partials = Partials()
         self._lock = threading.Lock()
         self._found: dict[tuple[str, DataClass], tuple[float, Discovery]] = {}
         self._refreshing: set[tuple[str, DataClass]] = set()
@@ -238,7 +240,7 @@ class FederatedNetwork:
             self._fleets[candidate.cluster] = (
                 DaskFleet(candidate.domain, candidate.cluster, client, candidate.scheduler)
                 if candidate.accepts == "step"
-                else InvokeFleet(candidate.domain, candidate.cluster, client)
+                else InvokeFleet(candidate.domain, candidate.cluster, client, self._partials)
             )
 
     def _in(self, who: str, domains: tuple[str, ...]) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from ioi_dagster.adapters.dask import client
 from ioi_dagster.adapters.dask.client import NEVER_THERE, TAKEN_BACK
 from ioi_dagster.adapters.dask.node import begun_topic, over_topic
 from ioi_dagster.clock import Clock
+from ioi_dagster.compound.pieces import topic
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow_messages import Event, StartRefused, StepEnded, StepLost, StepReturned
@@ -18,7 +21,7 @@ from ioi_dagster.host.fleets import Fleet, Start
 from ioi_dagster.host.losses import SendingOrder, cause_of_loss
 from ioi_dagster.host.work import Network, Work
 from ioi_dagster.model.negotiation import OWN_STEP, Ask, Effect, Lease
-from ioi_dagster.model.start import StartAnswer
+from ioi_dagster.model.start import StartAnswer, Streaming
 
 BRIEF_S = 0.03
 """A step whose like took no longer than this may share a task with others."""
@@ -54,6 +57,30 @@ class TimeUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What was told of a streamed call at a node of `cluster`, which is whatever it says."""
+
+    cluster: str
+    facts: Any
+
+
+class Came(msgspec.Struct, frozen=True):
+    """How far the streamed call of a start has come: `pieces` are there, with the `first` ones that were there before; the others
+    have `bytes`. `broke`: no more of them come."""
+
+    key: str
+    first: Annotated[int, msgspec.Meta(ge=0)]
+    pieces: Annotated[int, msgspec.Meta(ge=0)]
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    broke: bool
+
+    def __str__(self) -> str:
+        after = f", after {self.first} that were there" if self.first else ""
+        much = f"{self.pieces - self.first} pieces ({self.bytes:,} bytes){after}"
+        return f"its call broke when {much} had come, which are no result" if self.broke else f"{much} have come"
+
+
+@dataclass(frozen=True, slots=True)
 class _Death:
     """The loss of a node: the keys of all starts that were there, and of those among them that were running."""
 
@@ -85,6 +112,7 @@ class Starts:
         self._time_up: set[str] = set()
         self._heard: set[str] = set()
         """Clusters whose nodes are listened to."""
+        self._heard_pieces: set[str] = set()
         self._deaths: dict[str, _Death] = {}
         self._took: dict[str, float] = {}
         self._replaced: dict[str, str] = {}
@@ -119,6 +147,7 @@ class Starts:
                 work.timeout_s,
                 self._brief(work, lease),
                 _own_process(ask),
+                work.streams,
             )
         )
 
@@ -162,6 +191,8 @@ class Starts:
             listen(fleet)
             if any(start.timeout_s for start in its_starts):
                 self._hear(fleet)
+            if any(start.streams is not Streaming.NO for start in its_starts):
+                self._hear_pieces(fleet)
             fleet.start(its_starts, self._on_done)
 
     def learn(self, step: str, seconds: float) -> None:
@@ -194,6 +225,11 @@ class Starts:
         fleet.listen(begun_topic(self._run_key), begun)
         fleet.listen(over_topic(self._run_key), lambda key: self._post(TimeUp(fleet.cluster, key)))
 
+    def _hear_pieces(self, fleet: Fleet) -> None:
+        if fleet.cluster not in self._heard_pieces:
+            self._heard_pieces.add(fleet.cluster)
+            fleet.listen(topic(self._run_key), lambda facts: self._post(Told(fleet.cluster, facts)))
+
     # Out there ---------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -215,6 +251,16 @@ class Starts:
         """Told as `begun` is."""
         if self._has_limit(event.cluster, event.key):
             self._time_up.add(event.key)
+
+    def came(self, told: Told) -> tuple[Lease, Came] | None:
+        """Of which start, and what; None of what is no start of ours there."""
+        try:
+            came = msgspec.convert(told.facts, Came)
+        except msgspec.ValidationError:
+            return None
+        sent = (start for node in self._sent.values() for start in node.values())
+        its = next((one for one in sent if one.key == came.key and one.lease.cluster == told.cluster), None)
+        return (its.lease, came) if its is not None and came.first <= came.pieces else None
 
     def _has_limit(self, cluster: str, key: Any) -> bool:
         """It is out at `cluster`, with a limit of time."""

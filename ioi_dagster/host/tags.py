@@ -13,6 +13,8 @@ E = TypeVar("E", bound=Enum)
 
 CAPABILITY = "ioi/capability"
 """The capability that the op's block call needs; without it the op is the project's own code."""
+STREAMS = "ioi/streams"
+"""On an op: `true` where its block call gives its result in pieces, `resumes` where it may also go on elsewhere."""
 DATA_CLASS = "ioi/data_class"
 """The least data class of the step; its inputs may raise it."""
 ASSIGNS_CLASS = "ioi/assigns_class"

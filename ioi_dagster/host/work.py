@@ -13,6 +13,7 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Ask, Lease
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import Experience, Standing
+from ioi_dagster.model.start import Streaming
 from ioi_dagster.model.story import Entry
 from ioi_dagster.signing import Signed
 
@@ -76,6 +77,7 @@ class Work:
     fused: Callable[[], bytes] | None = None
     timeout_s: float = 0.0
     """Seconds that the step may run at its node; 0: no limit."""
+    streams: Streaming = Streaming.NO
     chunk: bool = False
     """It is a chunk of a map inside a step; Dagster knows nothing of it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -12,6 +13,14 @@ from ioi_dagster.model.refusal import Refusal
 
 MAX_CHECKPOINT = 16 * 2**20
 """Bytes."""
+
+
+class Streaming(StrEnum):
+    """Does a step's block call give its result in pieces, and may one go on after those that another has given?"""
+
+    NO = "false"
+    YES = "true"
+    RESUMES = "resumes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -43,8 +44,25 @@ class Loud:
         return Payload({"text": text.upper()}, payload.parts)
 
 
+class Spelling:
+    """Gives a word letter by letter."""
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def unload(self) -> None:
+        """Nothing to unload."""
+
+    def stream(self, payload: Payload, after: int) -> Iterator[Payload]:
+        for number, letter in enumerate(payload.document["text"][after:], after):
+            yield Payload({"text": letter.upper()}, {"number": bytes([number])})
+
+
 LOUD = BlockSpec("loud", "1", "text.loud", f"{__name__}:Loud", Contract("text.loud", "makes it loud"))
-BLOCKS = (LOUD,)
+SPELLING = BlockSpec(
+    "spelling", "1", "text.spelling", f"{__name__}:Spelling", Contract("text.spelling", "spells it", streams=True)
+)
+BLOCKS = (LOUD, SPELLING)
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,12 @@ class Word:
 
     def to_payload(self) -> Payload:
         return Payload(asdict(self))
+
+    @classmethod
+    def from_pieces(cls, pieces: Iterator[Payload]) -> Word:
+        letters = list(pieces)
+        assert [piece.parts["number"] for piece in letters] == [bytes([number]) for number in range(len(letters))]
+        return cls("-".join(piece.document["text"] for piece in letters))
 
     @classmethod
     def from_payload(cls, payload: Payload) -> Word:
@@ -78,6 +102,11 @@ def saying() -> None:
     heard(block_op(LOUD, Word, name="shout", on_refusal=refused, tags={tags.DATA_CLASS: "public"})(word()))
 
 
+@job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()}, tags={tags.HIGHEST: "public"})
+def spelled() -> None:
+    heard(block_op(SPELLING, Word, name="spell", on_refusal=refused, tags={tags.DATA_CLASS: "public"})(word()))
+
+
 @op(tags={tags.DATA_CLASS: "internal", tags.PLACE_IN: "twin.example"})
 def counted(context) -> int:
     return 41
@@ -93,4 +122,4 @@ def counting() -> None:
     more(counted())
 
 
-defs = Definitions(jobs=[saying, counting])
+defs = Definitions(jobs=[saying, spelled, counting])

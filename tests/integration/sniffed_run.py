@@ -1,5 +1,6 @@
 """As `governed_run`, and what this process says to gateways and hears from them lies in `$IOI_TEST_FOLDER/wire`, as it is
-before TLS hides it: a file for each connection and direction, named `to DOMAIN N` or `from DOMAIN N`."""
+before TLS hides it: a file for each connection and direction, named `to DOMAIN N` or `from DOMAIN N`. Runs after one another add
+to them."""
 
 from __future__ import annotations
 
@@ -48,6 +49,6 @@ def overheard(*arguments: Any) -> ssl.SSLContext:
 _plain = tls.client_context
 
 if __name__ == "__main__":
-    FOLDER.mkdir()
+    FOLDER.mkdir(exist_ok=True)
     tls.client_context = overheard
     sys.exit(governed_run.main())

@@ -128,6 +128,9 @@ def test_a_streamed_result_is_made_of_its_pieces_or_it_is_none(place, instance, 
     assert failure.step_key == "tell"
     assert "this word is not known" in str(failure.event_specific_data)
     assert not [event for event in result.all_events if event.is_successful_output and event.step_key == "tell"]
+    (broke,) = [event for event in result.all_events if "which are no result" in (event.message or "")]
+    facts = {name: value.value for name, value in broke.engine_event_data.metadata.items()}
+    assert (facts["ioi/step"], facts["ioi/pieces"], facts["ioi/broke"]) == ("tell", 3, True)
 
 
 def test_a_block_that_holds_its_interpreter_lock_stalls_no_other_step(place, instance, folder):

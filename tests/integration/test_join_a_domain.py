@@ -35,7 +35,7 @@ domains:
   - name: shop.example
     authority: shop
     handles: public
-    blocks: [loud]
+    blocks: [loud, spelling]
     clusters: [{name: shop-main, nodes: [{name: shop-1}]}]
   - name: club.example
     authority: club
@@ -97,6 +97,13 @@ def test_domains_made_by_hand_join_work_together_change_keys_and_leave(tmp_path:
 
         said_in(desk, "hello", by="sniffed_run")
         check_wire(tmp_path / "wire", sent=b'"hello"', heard=b'"HELLO"')
+
+        # A result in pieces, of a block of the shop's; what is said of it on the way is in the wire's files too.
+        run = desk.run("abc", by="sniffed_run", job="spelled")
+        assert run.wait(240) == 0, desk.told_run()[-4_000:]
+        assert "heard A-B-C" in desk.told_run()
+        assert desk.steps()["spell"] == ("shop.example", "DONE")
+        check_wire(tmp_path / "wire", sent=b'"abc"', heard=b'"C"')
 
         # Keys change on both sides while the domains work.
         before = shop.home.signing_key().key_id

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import socket
 import struct
 import threading
+import uuid
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -22,15 +24,22 @@ from ioi_dagster.adapters.http.protocol import MAX_FRAME, Streamed, Word
 from ioi_dagster.adapters.http.streaming import written
 from ioi_dagster.adapters.http.streams import Made, Stream
 from ioi_dagster.clock import SystemClock
+from ioi_dagster.compound.invocation import stream
+from ioi_dagster.compound.pieces import topic
 from ioi_dagster.errors import BadInputError, FinalError, RetryableError, UnreachableError
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors.failures import Cause
+from ioi_dagster.host import step_runner
+from ioi_dagster.host.federated_fleets import InvokeFleet
+from ioi_dagster.host.fleets import Start
+from ioi_dagster.host.partial import Partial, Partials
 from ioi_dagster.model.block import MAX_PIECE, Payload
+from ioi_dagster.model.capability import BlockSpec, Contract
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.refusal import Refusal
-from ioi_dagster.model.start import StartAnswer, StartRequest
+from ioi_dagster.model.start import StartAnswer, StartRequest, Streaming
 from ioi_dagster.policy.permits import decode
-from ioi_dagster.signing import Signed
+from ioi_dagster.signing import Signed, digest_bytes
 from tests.conftest import eventually
 from tests.unit.test_gateway import HOME, LEASE, Lab, run_permit, step_permit
 
@@ -133,11 +142,11 @@ def numbers(stream: Stream) -> list[int]:
 def test_pieces_come_in_order_and_whole_and_then_it_is_told_where_they_were_made():
     node = Node(size=3)
     with served(node) as (_, client):
-        stream = begun(client)
-        assert list(stream) == [node.piece(number) for number in range(3)]
-        assert (stream.first, stream.number, stream.made) == (0, 3, Made("telling", "1"))
-        assert stream.end is not None
-        assert (stream.end.node, stream.end.attempt, stream.end.started) == ("lab-1", "a", 1.0)
+        its = begun(client)
+        assert list(its) == [node.piece(number) for number in range(3)]
+        assert (its.first, its.number, its.made) == (0, 3, Made("telling", "1"))
+        assert its.end is not None
+        assert (its.end.node, its.end.attempt, its.end.started) == ("lab-1", "a", 1.0)
         assert node.starts == [("n", 0)]
 
 
@@ -170,10 +179,11 @@ def test_who_wants_no_more_of_it_has_it_stopped(how: str):
     node = Node()
     node.wait_at = 1
     with served(node) as (_, client), ThreadPoolExecutor(1) as pool:
-        stream = begun(client)
-        next(iter(stream)) if how == "closed" else None
-        rest = pool.submit(numbers, stream)
-        stream.close() if how == "closed" else client.hang_up(LEASE.key)
+        its = begun(client)
+        pieces = iter(its)
+        next(pieces)
+        rest = pool.submit(list, pieces)
+        its.close() if how == "closed" else client.hang_up(LEASE.key)
         with pytest.raises(RetryableError):
             rest.result(60)
         assert node.stopped.wait(60)
@@ -452,3 +462,88 @@ def cutting(port: int) -> Iterator[tuple[int, Any]]:
     server.shutdown(socket.SHUT_RDWR)
     server.close()
     thread.join(30)
+
+
+# What a run makes of it ---------------------------------------------------------------------------------------------
+
+
+TELLING = BlockSpec("telling", "1", "echo", "b:B", Contract("echo", "tells", streams=True, resumes=True))
+
+
+def step(_work: bytes) -> bytes:
+    """Stands for Dagster's: its result is what its block call gave."""
+    pieces = stream(TELLING, SENT)
+    assert not isinstance(pieces, Refusal)
+    return msgspec.json.encode([piece.document["number"] for piece in pieces])
+
+
+def run_step(
+    client: GatewayClient, partials: Partials, streams: Streaming = Streaming.RESUMES
+) -> tuple[StartAnswer | None, str | None, list[dict]]:
+    """How a start of a step ends at the domain of `client`, and what was told on the way."""
+    ended: queue.Queue = queue.Queue()
+    told: list[dict] = []
+    fleet = InvokeFleet("lab", "lab-c", client, partials)
+    fleet.listen(topic(LEASE.run_key), told.append)
+    start = Start(LEASE.key, LEASE, signed_permit(uuid.uuid4().hex), "echo", b"", SENT, streams=streams)
+    fleet.start([start], lambda *end: ended.put(end[1:]))
+    answer, why = ended.get(timeout=60)
+    fleet.close()
+    return answer, why, told
+
+
+@pytest.mark.parametrize("streams", [Streaming.RESUMES, Streaming.YES])
+def test_what_came_before_a_loss_is_told_and_no_result_and_gone_on_with_where_the_block_can(monkeypatch, streams):
+    monkeypatch.setattr(step_runner, "run", step)
+    partials, breaks, goes_on = Partials(), Node(3), Node(5)
+    breaks.lost = "the worker died"
+    with served(breaks) as (_, client):
+        answer, why, told = run_step(client, partials, streams)
+        assert answer is None
+        assert why is not None
+        assert why.endswith("the worker died; 3 pieces had come, which are no result")
+        size = sum(len(encode_payload(breaks.piece(number))) for number in range(3))
+        assert told == [{"key": LEASE.key, "first": 0, "pieces": 3, "bytes": size, "broke": True}]
+    with served(goes_on) as (_, client):
+        answer, why, told = run_step(client, partials, streams)
+        assert (why, told) == (None, [])
+        assert answer is not None
+        assert (answer.result, answer.node, answer.attempt) == (b"[0,1,2,3,4]", "lab-1", "a")
+    assert goes_on.starts[0][1] == (3 if streams is Streaming.RESUMES else 0)
+    assert partials.of(LEASE.step, digest_bytes(encode_payload(SENT))) is None
+
+
+def test_of_what_another_block_began_nothing_is_in_the_result(monkeypatch):
+    monkeypatch.setattr(step_runner, "run", step)
+    partials, node = Partials(), Node(2)
+    digest = digest_bytes(encode_payload(SENT))
+    partials.keep(LEASE.step, Partial(Made("telling", "0"), digest, (Payload({"number": 77}),), 10))
+    with served(node) as (_, client):
+        answer, _, _ = run_step(client, partials)
+    assert answer is not None
+    assert answer.result == b"[0,1]"
+
+
+def test_an_error_of_the_block_in_mid_stream_is_an_error_of_its_step(monkeypatch):
+    def says(work: bytes) -> bytes:
+        try:
+            return step(work)
+        except FinalError as error:
+            return str(error).encode()
+
+    monkeypatch.setattr(step_runner, "run", says)
+    node = Node(2)
+    node.end = {"error": "ValueError at b.py:1: no"}
+    with served(node) as (_, client):
+        answer, why, _ = run_step(client, Partials())
+    assert why is None
+    assert answer is not None
+    assert answer.result == b"lab: ValueError at b.py:1: no"
+
+
+def test_of_what_is_kept_of_broken_calls_the_oldest_goes_first_and_what_was_given_must_be_the_same():
+    partials = Partials(kept=100)
+    for name in "abc":
+        partials.keep(name, Partial(Made("b", "1"), "same", (), 40))
+    assert [name for name in "abc" if partials.of(name, "same")] == ["b", "c"]
+    assert partials.of("b", "another") is None

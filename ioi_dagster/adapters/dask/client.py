@@ -109,13 +109,17 @@ class DaskRunner:
         asked = asyncio.ensure_future(self.run(request, key, call, node, timeout_s))
         fetched, address = 0, None
         try:
-            while True:
-                done = asked.done()
-                # What was fetched by then is all there is: a node answers when nothing of it is left there.
-                if done:
-                    break
-                address = address or await _address_of(client, node)
-                pieces = await _fetched(client, address, stream, fetched) if address else None
+            # What was fetched by then is all there is: a node answers when nothing of it is left there.
+            while not asked.done():
+                try:
+                    address = address or await _address_of(client, node)
+                    pieces = await _fetched(client, address, stream, fetched) if address else None
+                except UnreachableError:
+                    # What became of the start says better why.
+                    await asyncio.wait({asked}, timeout=CONNECT_S)
+                    if asked.done():
+                        asked.result()
+                    raise
                 if pieces:
                     fetched += len(pieces)
                     yield pieces
@@ -552,8 +556,12 @@ async def _versions(client: Client) -> Any:
 
 
 async def _address_of(client: Client, node: str) -> str | None:
-    """Where its worker listens; None while it is not there."""
-    identity: Any = await client.scheduler.identity()  # pyright: ignore[reportOptionalMemberAccess]
+    """Where its worker listens; None while it is not there. Raises `UnreachableError` where its scheduler does not say."""
+    asked: Any = client.scheduler.identity()  # pyright: ignore[reportOptionalMemberAccess]
+    try:
+        identity: Any = await asyncio.wait_for(asked, CONNECT_S)
+    except Exception as error:
+        raise UnreachableError("the scheduler", why_lost(error)) from error
     workers = identity["workers"].items()
     return next((address for address, worker in workers if node in _pinned(worker["resources"])), None)
 

@@ -8,8 +8,11 @@ import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
+from typing import Any
 
 import msgspec
 from dask.context import thread_state
@@ -25,9 +28,10 @@ from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
 from ioi_dagster.adapters.dask.run_scope import scope
 from ioi_dagster.adapters.dask.running import Running, end_revoked
 from ioi_dagster.clock import Clock
-from ioi_dagster.compound.attempt import Attempt, attempting
+from ioi_dagster.compound.attempt import Attempt, attempting, current_attempt
 from ioi_dagster.compound.checkpoint import Checkpoint, checkpointing
 from ioi_dagster.compound.invocation import answering
+from ioi_dagster.compound.pieces import Tally, size_of, topic
 from ioi_dagster.errors import (
     NodeUnableError,
     RetryableError,
@@ -220,7 +224,9 @@ class NodeHost:
     def _run(self, admitted: Admit, attempt: str, checkpoint: Checkpoint) -> bytes:
         request, lease = admitted.request, admitted.request.lease
         if request.kind == "block":
-            with self.running.step(lease.key, request.timeout_s, over=_teller(over_topic(lease.run_key), lease.key)):
+            with self.running.step(
+                lease.key, request.timeout_s, over=partial(_teller(over_topic(lease.run_key)), lease.key)
+            ):
                 payload = decode_payload(request.payload)
                 if not request.stream:
                     return encode_payload(self.replicas.invoke(request.capability, payload))
@@ -235,7 +241,7 @@ class NodeHost:
                 Refusal("node.blocks_only", "this node takes blocks only, not steps", f"node {self.node}")
             )
         its = Attempt(attempt, lease.run, lease.step, lease.fence, lease.key, self.node, lease.origin)
-        begun, over = _teller(begun_topic(its.run_key), its.key), _teller(over_topic(its.run_key), its.key)
+        begun, over = (partial(_teller(of(its.run_key)), its.key) for of in (begun_topic, over_topic))
         with self.running.step(lease.key, request.timeout_s, begun, over), attempting(its):
             if request.own_process:
                 return run_apart(self.step_runner, request.payload, its)
@@ -257,14 +263,21 @@ class NodeHost:
             raise NodeUnableError(error) from error
 
     def _stream(self, block: BlockSpec, payload: Payload) -> Iterator[Payload]:
-        """As `_answer`."""
+        """As `_answer`; the run is told how far it has come."""
+        its = current_attempt() or Attempt()
+        tally = Tally(its.key, _teller(topic(its.run_key)))
+        stream = self.replicas.stream if self.governor.governed else self.replicas.stream_own
+        name: Any = block.capability if self.governor.governed else block
         try:
-            if self.governor.governed:
-                yield from self.replicas.stream(block.capability, payload)
-            else:
-                yield from self.replicas.stream_own(block, payload)
-        except RetryableError as error:
-            raise NodeUnableError(error) from error
+            with closing(stream(name, payload)) as pieces:
+                for piece in pieces:
+                    tally.came(size_of(piece))
+                    yield piece
+        except Exception as error:
+            tally.broke()
+            if isinstance(error, RetryableError):
+                raise NodeUnableError(error) from error
+            raise
 
 
 _CAUSES = {
@@ -287,13 +300,13 @@ def over_topic(its_run: str) -> str:
     return f"ioi-over-{its_run}"
 
 
-def _teller(topic: str, key: str) -> Callable[[], object]:
-    """What tells `key` under `topic`, from any thread; made in a step's own."""
+def _teller(topic: str) -> Callable[[Any], object]:
+    """What tells something under `topic`, from any thread; made in a step's own."""
     try:
         worker = get_worker()
     except ValueError:
-        return lambda: None  # outside of a Dask worker nobody listens
-    return lambda: worker.log_event(topic, key)
+        return lambda _: None  # outside of a Dask worker nobody listens
+    return lambda told: worker.log_event(topic, told)
 
 
 def install(host: NodeHost) -> None:
