@@ -31,9 +31,9 @@ class Ordering:
     def give(self, order: Order, subject: str, of: str) -> OrderAnswer:
         """Have `order` in force, which `subject` gives, for whom the domain `of` vouches. The clusters go by it within about a
         second. Raises `BadInputError` for what makes no sense or is not there, and `NotAllowedError`."""
-        order.check()
         who = self._named(subject, of)
         order = replace(order, who=who, at=self._now())
+        order.check()
         document = order_document(now=order.at, domain=self._home.name, subject=who, of=of, order=order)
         decision = allowed(self._gate.decide("intervene", document))
         if order.target is Target.NODE:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from ioi_dagster.errors import BadInputError
@@ -56,7 +57,11 @@ class Order:
     at: float = 0.0
 
     def check(self) -> None:
-        """Raises `BadInputError` for what makes no sense."""
+        """Raises `BadInputError` for what makes no sense, or is beyond the bounds of its fields."""
+        try:
+            msgspec.convert(msgspec.to_builtins(self), Order)
+        except msgspec.ValidationError as error:
+            raise BadInputError(f"no order: {error}", todo="keep within that bound") from error
         if self.verb not in MAY[self.target]:
             can = ", ".join(sorted(MAY[self.target]))
             raise BadInputError(f"a {self.target} has no {self.verb}", todo=f"one of {can}")

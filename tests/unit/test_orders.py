@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ioi_dagster.adapters.files import written
+from ioi_dagster.adapters.files.drains import Drain, DrainFile
 from ioi_dagster.adapters.files.orders import OrderFile
 from ioi_dagster.adapters.http.protocol import RunOrder
 from ioi_dagster.adapters.opa.wasm import WasmEngine
@@ -13,7 +16,7 @@ from ioi_dagster.clock import ManualClock
 from ioi_dagster.errors import BadInputError, NotAllowedError
 from ioi_dagster.local.home import POLICIES
 from ioi_dagster.local.ordering import Ordering
-from ioi_dagster.model.intervention import Action
+from ioi_dagster.model.intervention import MAX_CAP, Action
 from ioi_dagster.model.order import InForce, Order, Orders, Target, Verb
 from ioi_dagster.policy.gate import Gate
 from tests.realms import owned
@@ -61,11 +64,49 @@ def test_a_list_that_is_damaged_is_named(tmp_path: Path) -> None:
         (Order(Target.TENANT, "t", Verb.PRIORITISE, 0), "0 is no weight"),
         (Order(Target.TENANT, "t", Verb.PAUSE, 3), "a pause has no number"),
         (Order(Target.BLOCK, "b", Verb.PAUSE, within_s=3.0), "a pause ends nothing"),
+        (Order(Target.BLOCK, "b", Verb.DRAIN, within_s=86_401.0), r"<= 86400.*within_s"),
+        (Order(Target.BLOCK, "b", Verb.DRAIN, within_s=float("nan")), r"within_s"),
+        (Order(Target.BLOCK, "b", Verb.CAP, MAX_CAP + 1), rf"<= {MAX_CAP}.*value"),
+        (Order(Target.BLOCK, "b", Verb.PAUSE, why="w" * 501), r"length <= 500.*why"),
+        (Order(Target.BLOCK, "b" * 501, Verb.PAUSE), r"length <= 500.*name"),
+        (Order(Target.BLOCK, "", Verb.PAUSE), r"length >= 1.*name"),
     ],
 )
 def test_what_makes_no_sense_is_refused(order: Order, text: str) -> None:
     with pytest.raises(BadInputError, match=text):
         order.check()
+
+
+def test_what_could_not_be_read_again_is_refused_before_anything_of_it_is_written(tmp_path: Path) -> None:
+    file = OrderFile(tmp_path)
+    file.give(CAP, "d1")
+    for many in (Order(Target.BLOCK, "b", Verb.PAUSE, why="w" * 501), replace(PAUSE, why="w" * written.MAX_BYTES)):
+        with pytest.raises(BadInputError, match="could not be read again"):
+            file.give(many, "d2")
+    drains = DrainFile(tmp_path)
+    with pytest.raises(BadInputError, match="could not be read again"):
+        drains.drain("c", "n", Drain("w" * 501, 1.0))
+    assert (file.read(), [one.decision for one in file.all()]) == (Orders({}, {"t": InForce(capped=CAP)}), ["d1"])
+    assert drains.read() == {}
+
+
+def test_no_more_is_ordered_than_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = OrderFile(tmp_path)
+    file.give(CAP, "d1")
+    monkeypatch.setattr(written, "MAX_BYTES", len((tmp_path / "orders.json").read_bytes()) + 40)
+    with pytest.raises(BadInputError, match="more than"):
+        file.give(PAUSE, "d2")
+    assert file.give(replace(CAP, value=None), "d3") == "may run any number at once"
+    assert [one.decision for one in file.all()] == ["d1", "d3"]
+
+
+def test_an_order_that_has_no_room_on_the_disk_is_not_on_record(tmp_path: Path) -> None:
+    file = OrderFile(tmp_path)
+    file.give(CAP, "d1")
+    (tmp_path / "orders.new").mkdir()  # stands for a disk that takes nothing
+    with pytest.raises(OSError, match=r"orders\.new"):
+        file.give(PAUSE, "d2")
+    assert (file.read(), [one.decision for one in file.all()]) == (Orders({}, {"t": InForce(capped=CAP)}), ["d1"])
 
 
 @pytest.fixture
@@ -82,6 +123,11 @@ def test_who_has_ordered_and_when_is_found_out_not_said(desk: Ordering) -> None:
     assert given.decision
     (shown,) = desk.in_force()
     assert (shown["name"], shown["who"], shown["value"]) == ("t", "ann", 2)
+
+
+def test_a_name_that_is_too_long_with_its_domain_is_refused(desk: Ordering) -> None:
+    with pytest.raises(BadInputError, match=r"length <= 500.*who"):
+        desk.give(Order(Target.TENANT, "t", Verb.CAP, 2), "a" * 500, "cloud")
 
 
 @pytest.mark.parametrize(

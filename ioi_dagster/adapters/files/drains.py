@@ -6,17 +6,16 @@ A node that is drained takes nothing new, and so does any process that comes bac
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from ioi_dagster.errors import BadInputError
+from ioi_dagster.adapters.files import written
 
 ALL = "*"
-MAX_BYTES = 4 * 2**20
+WHAT, TODO = "what is drained", "remove it, and drain again what is to be drained"
 
 
 class Drain(msgspec.Struct, frozen=True):
@@ -47,17 +46,7 @@ class DrainFile:
             return 0
 
     def read(self) -> Drained:
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return {}
-        try:
-            if len(data) > MAX_BYTES:
-                raise msgspec.ValidationError(f"it has more than {MAX_BYTES} bytes")
-            return msgspec.json.decode(data, type=Drained)
-        except msgspec.MsgspecError as error:
-            todo = "remove it, and drain again what is to be drained"
-            raise BadInputError(f"not a list of what is drained: {error}", where=str(self._path), todo=todo) from error
+        return written.read(self._path, Drained, WHAT, TODO) or {}
 
     def drain(self, cluster: str, node: str, drain: Drain) -> bool:
         """False where it is drained already; then its reason and its time are the new ones."""
@@ -90,10 +79,5 @@ class DrainFile:
             fcntl.flock(lock, fcntl.LOCK_EX)
             drained = self.read()
             changed = change(drained)
-            temporary = self._path.with_suffix(".new")
-            with temporary.open("wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(drained), indent=1))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
+            written.prepare(self._path, drained, Drained).replace(self._path)
             return changed

@@ -8,14 +8,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from ioi_dagster.errors import BadInputError
+from ioi_dagster.adapters.files import written
 from ioi_dagster.model.order import Order, Orders
 
-MAX_BYTES = 4 * 2**20
+WHAT, TODO = "what is ordered", "remove it, and order again what is to hold"
 
 
 class Ordered(msgspec.Struct, frozen=True):
@@ -40,18 +39,21 @@ class OrderFile:
             return 0
 
     def read(self) -> Orders:
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return Orders()
-        return _decoded(data, Orders, self._path)
+        found = written.read(self._path, Orders, WHAT, TODO)
+        return found if found is not None else Orders()
 
     def give(self, order: Order, decision: str) -> str:
-        """What came of it. It is written down before it is in force, so that nothing is in force that nobody has said."""
+        """What came of it. It is on record before it is in force, so that nothing is in force that nobody has said; and only when
+        all that is left to do is to give a file its name, so that there is no room for anything to fail after it."""
         with self._alone():
             after, answer = self.read().after(order)
+            new = written.prepare(self._path, after, Orders)
             self._note(Ordered(order, answer, decision))
-            _write(self._path, msgspec.json.format(msgspec.json.encode(after), indent=1))
+            try:
+                new.replace(self._path)
+            except OSError as error:
+                self._note(Ordered(order, f"is not in force: {error}", decision))
+                raise
             return answer
 
     def note(self, order: Order, answer: str, decision: str) -> None:
@@ -85,22 +87,3 @@ class OrderFile:
         with self._path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-def _decoded(data: bytes, kind: Any, path: Path) -> Any:
-    try:
-        if len(data) > MAX_BYTES:
-            raise msgspec.ValidationError(f"it has more than {MAX_BYTES} bytes")
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
-        todo = "remove it, and order again what is to hold"
-        raise BadInputError(f"not a list of what is ordered: {error}", where=str(path), todo=todo) from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(".new")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
