@@ -35,9 +35,9 @@ from ioi_dagster.governors.cluster_messages import (
 from ioi_dagster.governors.fairness.arbiter import Arbiter
 from ioi_dagster.governors.fairness.tree import Entry
 from ioi_dagster.governors.fairness.values import Rules
-from ioi_dagster.governors.leases import Leases
+from ioi_dagster.governors.leases import Held, Leases
 from ioi_dagster.governors.nodes import Nodes
-from ioi_dagster.governors.orders_in_force import OrdersInForce, Waits
+from ioi_dagster.governors.orders_in_force import Narrowed, OrdersInForce, Waits
 from ioi_dagster.governors.outlook import NodeNow, Occupied, outlook
 from ioi_dagster.governors.parked import AGING_S
 from ioi_dagster.governors.pressure import demands
@@ -56,6 +56,7 @@ from ioi_dagster.model.negotiation import (
     Renewed,
     RenewRequest,
     VerifyRequest,
+    Whose,
     run_key,
 )
 from ioi_dagster.model.quota import QuotaTree
@@ -134,10 +135,10 @@ class ClusterGovernor:
             spread=True,
         )
         self._tree = quotas if quotas is not None else QuotaTree.flat()
-        self._orders = OrdersInForce(cluster)
+        self._leases = Leases()
+        self._orders = OrdersInForce(cluster, self._leases)
         known = {SLOTS, *(resource for group in groups for resource in group.amounts)}
         self._arbiter = Arbiter({}, self._tree, rules, elastic=True, resources=known)
-        self._leases = Leases()
         self._scaler = Autoscaler(groups)
         self._grouped = tuple(name for group in groups for name in group.members)
         self._within_s = max((group.rules.within_s for group in groups), default=0.0)
@@ -152,6 +153,8 @@ class ClusterGovernor:
         self._tally = Tally()
         self._stopping: dict[str, float] = {}
         """Leases whose steps are being stopped, and until when their runs are told that they hold them."""
+        self._freed: list[Held] = []
+        """What has ended or begun to wait in the event at hand."""
         self._now = 0.0
         self._count = 0
 
@@ -163,8 +166,9 @@ class ClusterGovernor:
         out = [one for name in self._leases.expired(now) for one in self._end(name, "expired")]
         out += self._handle(event, now)
         out += [self._waits_no_more(one) for one in self._orders.over(now)]
-        if any(isinstance(one, LeaseEnded) for one in out):
-            out += self._looked_at_again(self._orders.capped(), now)
+        freed, self._freed = self._freed, []
+        again = self._orders.untaken() if isinstance(event, Tick) else self._orders.freed(freed)
+        out += self._looked_at_again(again, now)
         out += self._serve(now, event if isinstance(event, Announce) else None)
         if self._scaler and isinstance(event, Tick):
             out += self._scale(now)
@@ -196,7 +200,7 @@ class ClusterGovernor:
             case Award():
                 return self._award(event, now)
             case RenewRequest():
-                return [Reply(self._renew(event, now))]
+                return self._renew(event, now)
             case VerifyRequest(lease, origin):
                 held = self._leases.held_by(origin, lease.id)
                 same = held is not None and held.lease == lease
@@ -215,11 +219,10 @@ class ClusterGovernor:
     def _announced(self, announce: Announce, now: float) -> list[Instruction]:
         self._tally.announced(announce)
         out = [self._waits_no_more(one) for one in [self._orders.end(announce.whose)] if one is not None]
-        return out + self._asked(announce, now)
+        return out + self._asked(self._orders.narrowed(announce), now)
 
-    def _asked(self, announce: Announce, now: float) -> list[Instruction]:
-        wanted = announce
-        announce, refusals = self._orders.narrowed(wanted, self._leases)
+    def _asked(self, narrowed: Narrowed, now: float) -> list[Instruction]:
+        wanted, announce, refusals = narrowed.wanted, narrowed.announce, narrowed.refusals
         if refusals and not announce.groups:
             if self._orders.wait(wanted, refusals, now):
                 return []
@@ -248,11 +251,16 @@ class ClusterGovernor:
         self._bids.refused(self._arbiter.on_quota(self._orders.weighed(self._tree)))
         return self._stops(now) + self._drained(now) + self._looked_at_again(self._orders.all(), now)
 
-    def _looked_at_again(self, waits: list[Waits], now: float) -> list[Instruction]:
+    def _looked_at_again(self, waits: Iterable[tuple[Waits, Narrowed]], now: float) -> list[Instruction]:
         out: list[Instruction] = []
-        for one in waits:
-            its = one.announce
-            for said in self._asked(replace(its, wait_s=max(0.0, one.until - now)), now):
+        for one, narrowed in waits:
+            its, left = one.announce, max(0.0, one.until - now)
+            again = replace(
+                narrowed,
+                wanted=replace(narrowed.wanted, wait_s=left),
+                announce=replace(narrowed.announce, wait_s=left),
+            )
+            for said in self._asked(again, now):
                 mine = isinstance(said, Reply) and said.waited is None
                 out.append(replace(said, waited=(its.run, its.round, its.origin)) if mine else said)
         return out
@@ -317,7 +325,7 @@ class ClusterGovernor:
                 if known is not None:
                     out += self._end(known.id, f"superseded by fence {request.fence}")
                     self._bids.freed()
-            refusal = self._gang_refusal(award.origin, requests, fresh) or self._orders.refusal(fresh, self._leases)
+            refusal = self._gang_refusal(award.origin, requests, fresh) or self._orders.refusal(award.whose, fresh)
             entries = refusal or self._bids.grant(award.whose, fresh, self._lease_id(1), offered, now)
             if isinstance(entries, Refusal):
                 rejected += [self._reject(request, entries) for request in fresh]
@@ -381,7 +389,7 @@ class ClusterGovernor:
         self._nodes.took(node, lease.id)
         return lease
 
-    def _renew(self, request: RenewRequest, now: float) -> Renewed:
+    def _renew(self, request: RenewRequest, now: float) -> list[Instruction]:
         # One whose step is being stopped runs out, should its run not release it. Its run is told at once, unless the step may
         # leave something for its next attempt first.
         names = [
@@ -392,22 +400,31 @@ class ClusterGovernor:
             and now < self._stopping.get(name, math.inf)
         ]
         waiting = frozenset(request.waiting)
+        whose: set[Whose] = set()
         for name in names:
             if name not in self._stopping:
                 self._leases.renew(name, now + self._ttl_s)
-            self._waits(name, name in waiting)
+            if self._waits(name, name in waiting):
+                held = self._leases.held[name]
+                whose.add((held.origin, held.lease.run))
         renewed = set(names)
-        return Renewed(tuple(names), tuple(name for name in request.leases if name not in renewed))
+        told = Renewed(tuple(names), tuple(name for name in request.leases if name not in renewed))
+        awaited = (one for run in whose for one in self._orders.awaited(run))
+        return [Reply(told), *self._looked_at_again(awaited, now)]
 
-    def _waits(self, name: str, waits: bool) -> None:
-        """Its slot is somebody else's while it waits. When it goes on, its node may run more than its slots for a while."""
+    def _waits(self, name: str, waits: bool) -> bool:
+        """Its slot is somebody else's while it waits. When it goes on, its node may run more than its slots for a while. True
+        where it waits from now on."""
         held = self._leases.held[name]
         node = self._nodes[held.lease.node]
         if waits == held.waits or (waits and len(node.waiting) >= MAX_WAITING * node.slots):
-            return
-        held.waits = waits
+            return False
+        self._leases.waits(name, waits)
         self._arbiter.set_aside(name, waits)
         self._nodes.waits(held.lease.node, name, waits)
+        if waits:
+            self._freed.append(held)
+        return waits
 
     def _release(self, request: ReleaseRequest) -> list[Instruction]:
         out: list[Instruction] = []
@@ -419,6 +436,7 @@ class ClusterGovernor:
 
     def _end(self, name: str, why: str) -> list[Instruction]:
         held = self._leases.end(name)
+        self._freed.append(held)
         self._stopping.pop(name, None)
         self._arbiter.on_finished(name)
         self._nodes.left_by(held.lease.node, name)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.intervention import PART
 from ioi_dagster.model.negotiation import Ask, AskGroup, Lease, Resources
 
 WINDOW = 512
@@ -32,7 +33,7 @@ OVER = frozenset({StepState.DONE, StepState.FAILED, StepState.REFUSED, StepState
 
 class Group(NamedTuple):
     """What makes asks the same to a bidder. `gang`: how many of them start together, 0: each by itself; `idle`: they are
-    copies."""
+    copies; `part`: parts of maps inside steps."""
 
     capability: str
     data_class: DataClass
@@ -41,6 +42,7 @@ class Group(NamedTuple):
     resources: Resources = ()
     gang: int = 0
     idle: bool = False
+    part: bool = False
 
     def asked(self, count: int, seconds: float = 0.0) -> AskGroup:
         return AskGroup(
@@ -53,6 +55,7 @@ class Group(NamedTuple):
             self.gang,
             self.idle,
             seconds,
+            self.part,
         )
 
 
@@ -70,7 +73,8 @@ class Kind(NamedTuple):
 
 
 def group_of(ask: Ask, together: int = 0) -> Group:
-    return Group(ask.capability, ask.data_class, ask.tenant, ask.priority, ask.resources, together)
+    part = PART in ask.step
+    return Group(ask.capability, ask.data_class, ask.tenant, ask.priority, ask.resources, together, part=part)
 
 
 def kind_of(ask: Ask) -> Kind:

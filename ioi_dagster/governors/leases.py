@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import TypeVar
 
-from ioi_dagster.model.negotiation import Lease, LeaseRequest, Resources
+from ioi_dagster.model.negotiation import Lease, LeaseRequest, Resources, Whose
 
 MAX_FENCES = 100_000
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Held:
     """`origin`: the domain whose run has it. `waits`: its step waits for others, which run in its place. `since`: when it was
-    granted, for about `seconds` (0: nobody knows). `checkpointable`: it may leave something before it is stopped."""
+    granted, for about `seconds` (0: nobody knows). `preemptible`: it may be stopped, and placed again; `checkpointable`: it may
+    leave something before that."""
 
     lease: Lease
     origin: str
@@ -24,6 +28,7 @@ class Held:
     since: float = 0.0
     seconds: float = 0.0
     resources: Resources = ()
+    preemptible: bool = True
     checkpointable: bool = False
 
 
@@ -40,6 +45,11 @@ class Leases:
         self._fences: dict[_Start, int] = {}
         self._ends: list[tuple[float, str]] = []
         """A heap of (until, lease). One that was renewed or released meanwhile stands here still."""
+        self.capabilities: Counter[str] = Counter()
+        self.tenants: Counter[str] = Counter()
+        """How many run of each: one that waits for others does not."""
+        self._awaiting: Counter[tuple[Whose, str]] = Counter()
+        """By run and tenant, how many wait for others."""
 
     def __len__(self) -> int:
         return len(self.held)
@@ -74,9 +84,11 @@ class Leases:
             since=now,
             seconds=request.seconds,
             resources=request.resources,
+            preemptible=request.preemptible,
             checkpointable=request.checkpointable,
         )
         self._by_start[start] = lease.id
+        self._count(self.held[lease.id], 1)
         heappush(self._ends, (until, lease.id))
         # The newest fence of a step outlives its lease, or an award that was under way could bring an older one back.
         self._fences.pop(start, None)
@@ -88,8 +100,33 @@ class Leases:
         self.held[name].until = until
         heappush(self._ends, (until, name))
 
+    def waits(self, name: str, waits: bool) -> None:
+        """Its step waits for others from now on, or goes on."""
+        held = self.held[name]
+        if waits != held.waits:
+            self._count(held, -1)
+            held.waits = waits
+            self._count(held, 1)
+
+    def awaits(self, whose: Whose, tenant: str) -> bool:
+        """A step of the run, of that tenant, waits for others."""
+        return (whose, tenant) in self._awaiting
+
+    def waiting(self, origin: str, run: str, step: str) -> Held | None:
+        """The lease of that step, where it waits for others."""
+        held = self.held.get(self._by_start.get((origin, run, step, 0), ""))
+        return held if held is not None and held.waits else None
+
+    def _count(self, held: Held, by: int) -> None:
+        if held.waits:
+            _add(self._awaiting, ((held.origin, held.lease.run), held.tenant), by)
+        else:
+            _add(self.capabilities, held.lease.capability, by)
+            _add(self.tenants, held.tenant, by)
+
     def end(self, name: str) -> Held:
         held = self.held.pop(name)
+        self._count(held, -1)
         del self._by_start[held.origin, held.lease.run, held.lease.step, held.lease.copy]
         return held
 
@@ -107,3 +144,14 @@ class Leases:
             start = (held.origin, held.lease.run, held.lease.step, held.lease.copy)
             assert self._by_start[start] == name == held.lease.id
         assert len(self._by_start) == len(self.held)
+        running = [held for held in self.held.values() if not held.waits]
+        assert self.capabilities == Counter(held.lease.capability for held in running)
+        assert self.tenants == Counter(held.tenant for held in running)
+        waiting = Counter(((held.origin, held.lease.run), held.tenant) for held in self.held.values() if held.waits)
+        assert self._awaiting == waiting
+
+
+def _add(counts: Counter[T], name: T, by: int) -> None:
+    counts[name] += by
+    if not counts[name]:
+        del counts[name]

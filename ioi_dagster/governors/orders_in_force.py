@@ -4,17 +4,30 @@ announcements wait since nothing that they ask for may start now."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 
-from ioi_dagster.governors.leases import Held
-from ioi_dagster.model.negotiation import Announce, AskGroup, LeaseRequest, Whose
+from ioi_dagster.governors.leases import Held, Leases
+from ioi_dagster.model.intervention import PART
+from ioi_dagster.model.negotiation import OWN_STEP, Announce, AskGroup, LeaseRequest, Whose
 from ioi_dagster.model.order import Order, Orders, Target, Verb, said_by
 from ioi_dagster.model.quota import ANY, QuotaTree, TenantQuota
 from ioi_dagster.model.refusal import Refusal
 
 PAUSED, CAPPED = "cluster.paused", "cluster.capped"
 MAX_HELD = 1_000
+
+Name = tuple[Target, str]
+"""What an order may be for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowed:
+    """An announcement as it was made, what of it may start, and why the rest may not."""
+
+    wanted: Announce
+    announce: Announce
+    refusals: tuple[Refusal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +40,10 @@ class Waits:
 
 
 class OrdersInForce:
-    def __init__(self, cluster: str) -> None:
-        self._cluster = cluster
+    """Goes by what runs under `leases`."""
+
+    def __init__(self, cluster: str, leases: Leases) -> None:
+        self._cluster, self._leases = cluster, leases
         self._orders = Orders()
         self._drained_at: dict[str, tuple[Order, float]] = {}
         self._waits: dict[Whose, Waits] = {}
@@ -53,14 +68,17 @@ class OrdersInForce:
 
     # What may start ---------------------------------------------------------------------------------------------
 
-    def narrowed(self, announce: Announce, held: Iterable[Held]) -> tuple[Announce, tuple[Refusal, ...]]:
+    def narrowed(self, announce: Announce) -> Narrowed:
         """What of it may start, and why the rest may not."""
-        if not self.any:
-            return announce, ()
-        count = _Counts(held)
+        return self._narrowed(announce, _Counts(self._leases)) if self.any else Narrowed(announce, announce)
+
+    def _narrowed(self, announce: Announce, count: _Counts) -> Narrowed:
         groups: list[AskGroup] = []
         refusals: list[Refusal] = []
         for group in announce.groups:
+            if self._goes_on(group, announce.whose):
+                groups.append(group)
+                continue
             room = self._room(group, count)
             if isinstance(room, Refusal):
                 refusals.append(room)
@@ -72,45 +90,44 @@ class OrdersInForce:
                 count.add(group, many)
             else:
                 refusals.append(self._capped(group))
-        return replace(announce, groups=tuple(groups)), tuple(refusals)
+        return Narrowed(announce, replace(announce, groups=tuple(groups)), tuple(refusals))
 
-    def refusal(self, requests: list[LeaseRequest], held: Iterable[Held]) -> Refusal | None:
+    def refusal(self, whose: Whose, requests: list[LeaseRequest]) -> Refusal | None:
         """Why these, which ask for the same, may not start together."""
-        if not self.any:
+        if not self.any or all(self._is_awaited(request, whose) for request in requests):
             return None
-        room = self._room(requests[0], _Counts(held))
+        room = self._room(requests[0], _Counts(self._leases))
         if isinstance(room, Refusal):
             return room
         return self._capped(requests[0]) if room is not None and room < len(requests) else None
 
+    def _goes_on(self, group: AskGroup, whose: Whose) -> bool:
+        """They are parts of maps inside steps that run here: those have begun, and could not end without them."""
+        return group.part and group.capability == OWN_STEP and self._leases.awaits(whose, group.tenant)
+
+    def _is_awaited(self, request: LeaseRequest, whose: Whose) -> bool:
+        parent, _, _ = request.step.rpartition(PART)
+        held = self._leases.waiting(*whose, parent) if parent and request.capability == OWN_STEP else None
+        return held is not None and held.tenant == request.tenant
+
     def _room(self, one: AskGroup | LeaseRequest, count: _Counts) -> int | Refusal | None:
         """How many more; None: any number."""
         rooms: list[int] = []
-        for target, name, used in self._its(one, count):
+        for target, name in _names(one):
             its = self._orders.of(target, name)
             if its.stopped is not None:
                 text = f"{target} {name} is {said_by(its.stopped)}"
                 return Refusal(PAUSED, text, self._cluster, f"it goes on after `ioi {target} resume {name}`")
             if its.capped is not None and its.capped.value is not None:
-                rooms.append(max(0, its.capped.value - used))
+                rooms.append(max(0, its.capped.value - count.of(target, name)))
         return min(rooms, default=None)
 
     def _capped(self, one: AskGroup | LeaseRequest) -> Refusal:
-        caps = [
-            (target, name, its.capped)
-            for target, name, _ in self._its(one, _Counts(()))
-            if (its := self._orders.of(target, name)).capped is not None
-        ]
+        caps = [(*name, its.capped) for name in _names(one) if (its := self._orders.of(*name)).capped is not None]
         told = ", ".join(
             f"{target} {name} may run {cap.value} at once, {said_by(cap)}" for target, name, cap in caps if cap
         )
         return Refusal(CAPPED, told, self._cluster, "it is asked again when one of them has ended")
-
-    def _its(self, one: AskGroup | LeaseRequest, count: _Counts) -> tuple[tuple[Target, str, int], ...]:
-        return (
-            (Target.BLOCK, one.capability, count.capabilities[one.capability]),
-            (Target.TENANT, one.tenant, count.tenants[one.tenant]),
-        )
 
     # What is to end ---------------------------------------------------------------------------------------------
 
@@ -161,30 +178,65 @@ class OrdersInForce:
         """Those that have waited for as long as they wanted to."""
         return [self._waits.pop(whose) for whose, one in list(self._waits.items()) if one.until <= now]
 
-    def capped(self) -> list[Waits]:
-        """Those that wait for something to end, which wait no more."""
-        some = [whose for whose, one in self._waits.items() if any(no.code == CAPPED for no in one.refusals)]
-        return [self._waits.pop(whose) for whose in some]
+    def freed(self, ended: Iterable[Held]) -> Iterator[tuple[Waits, Narrowed]]:
+        """Those that may start something now that these run no more, which wait no more: as many as there is room for."""
+        capped = {name for held in ended for name in _names(held) if self._orders.of(*name).capped is not None}
+        return self._again(capped) if capped and self._waits else iter(())
 
-    def all(self) -> list[Waits]:
+    def untaken(self) -> Iterator[tuple[Waits, Narrowed]]:
+        """The same of those for which there is room though nothing has ended, since who was bid it has not taken it."""
+        tables = ((Target.BLOCK, self._orders.blocks), (Target.TENANT, self._orders.tenants))
+        capped = {(target, name) for target, table in tables for name, its in table.items() if its.capped is not None}
+        return self._again(capped) if capped and self._waits else iter(())
+
+    def awaited(self, whose: Whose) -> Iterator[tuple[Waits, Narrowed]]:
+        """The run's, which waits no more: a step of it waits for others from now on, and they may be what it has asked for."""
+        its = self._waits.get(whose)
+        if its is not None and any(self._goes_on(group, whose) for group in its.announce.groups):
+            yield self._waits.pop(whose), self.narrowed(its.announce)
+
+    def _again(self, capped: Set[Name]) -> Iterator[tuple[Waits, Narrowed]]:
+        count = _Counts(self._leases)
+        for whose, its in list(self._waits.items()):
+            if not any(self._left(name, count) for name in capped):
+                return
+            if capped.isdisjoint(name for group in its.announce.groups for name in _names(group)):
+                continue
+            narrowed = self._narrowed(its.announce, count)
+            if narrowed.announce.groups:
+                del self._waits[whose]
+                yield its, narrowed
+
+    def _left(self, name: Name, count: _Counts) -> bool:
+        cap = self._orders.of(*name).capped
+        return cap is not None and cap.value is not None and cap.value > count.of(*name)
+
+    def all(self) -> Iterator[tuple[Waits, Narrowed]]:
         """All of them, which wait no more."""
-        found, self._waits = list(self._waits.values()), {}
-        return found
+        count = _Counts(self._leases)
+        found, self._waits = self._waits, {}
+        for its in found.values():
+            yield its, self._narrowed(its.announce, count)
 
 
 class _Counts:
-    """What runs, by capability and by tenant."""
+    """What runs, by capability and by tenant, and what may start besides in the event at hand."""
 
-    def __init__(self, held: Iterable[Held]) -> None:
-        self.capabilities: Counter[str] = Counter()
-        self.tenants: Counter[str] = Counter()
-        for one in held:
-            self.capabilities[one.lease.capability] += 1
-            self.tenants[one.tenant] += 1
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+        self._more: Counter[Name] = Counter()
+
+    def of(self, target: Target, name: str) -> int:
+        running = self._leases.capabilities if target is Target.BLOCK else self._leases.tenants
+        return running[name] + self._more[target, name]
 
     def add(self, group: AskGroup, many: int) -> None:
-        self.capabilities[group.capability] += many
-        self.tenants[group.tenant] += many
+        self._more.update(dict.fromkeys(_names(group), many))
+
+
+def _names(one: AskGroup | LeaseRequest | Held) -> tuple[Name, Name]:
+    capability = one.lease.capability if isinstance(one, Held) else one.capability
+    return (Target.BLOCK, capability), (Target.TENANT, one.tenant)
 
 
 def _like(pattern: TenantQuota, name: str, weight: int) -> TenantQuota:

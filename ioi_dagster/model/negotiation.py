@@ -102,7 +102,7 @@ class AskGroup:
     """Asks that are the same to a bidder: how many of one capability at one data class. `gang`: so many start together or none
     does (0: each by itself); `count` is a multiple of it. `idle`: copies of what runs elsewhere, for what nobody else wants.
     `seconds`: each is over so long after its start, as far as the run knows, and may be stopped when it is not; 0: it does not
-    know, or none may be stopped."""
+    know, or none may be stopped. `part`: they are parts of maps inside steps of the run that have begun and wait for them."""
 
     capability: Name
     data_class: DataClass
@@ -113,6 +113,7 @@ class AskGroup:
     gang: Slots = 0
     idle: bool = False
     seconds: Seconds = 0.0
+    part: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
 from ioi_dagster.governors.cluster import ClusterGovernor, LeaseEnded, NodeJoined, QuotasChanged, Reply, StopStep, Tick
 from ioi_dagster.governors.cluster_messages import Ordered, Withdrawn
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.negotiation import Announce, AskGroup, Award, Awarded, Bid, Lease, LeaseRequest, ReleaseRequest
+from ioi_dagster.model.negotiation import (
+    OWN_STEP,
+    Announce,
+    AskGroup,
+    Award,
+    Awarded,
+    Bid,
+    Lease,
+    LeaseRequest,
+    ReleaseRequest,
+    RenewRequest,
+)
 from ioi_dagster.model.order import MAY, Order, Orders, Target, Verb
 from ioi_dagster.model.quota import QuotaTree, TenantQuota
 
@@ -21,7 +33,7 @@ class Cluster:
     def __init__(self, slots: int = 8) -> None:
         self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0)
         self.orders, self.now, self._round, self._steps = Orders(), 0.0, 0, 0
-        self.tell(NodeJoined("n", slots, frozenset({"ocr", "llm"})))
+        self.tell(NodeJoined("n", slots, frozenset({"ocr", "llm", OWN_STEP})))
 
     def tell(self, event: Any, after: float = 0.0) -> list[Any]:
         self.now += after
@@ -155,6 +167,67 @@ def test_a_tenant_weighs_what_is_ordered_also_when_quotas_change() -> None:
     assert weights() == {"t": 5.0, "u": 3.0}
     cluster.order(TENANT, "t", Verb.PRIORITISE, None)
     assert weights() == {"t": 2.0, "u": 3.0}
+
+
+def a_part(count: int = 2, wait_s: float = 30.0, round_: int = 50) -> Announce:
+    return Announce("r", round_, "lab", (AskGroup(OWN_STEP, DataClass.PUBLIC, count, "t", part=True),), wait_s=wait_s)
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "verb", "value", "code"),
+    [
+        (TENANT, "t", Verb.CAP, 1, "cluster.capped"),
+        (TENANT, "t", Verb.PAUSE, None, "cluster.paused"),
+        (BLOCK, OWN_STEP, Verb.PAUSE, None, "cluster.paused"),
+        (BLOCK, OWN_STEP, Verb.DRAIN, None, "cluster.paused"),
+    ],
+)
+def test_what_a_step_has_begun_to_wait_for_goes_on_so_that_it_can_end(
+    target: Target, name: str, verb: Verb, value: int | None, code: str
+) -> None:
+    cluster = Cluster()
+    (parent,) = cluster.award(capability=OWN_STEP).leases
+    cluster.order(target, name, verb, value)
+    assert cluster.tell(a_part()) == [], "not while its step does not say that it waits"
+    told = cluster.tell(RenewRequest("r", (parent.id,), (parent.id,), "lab"))
+    assert [(bid.round, sum(point.slots for point in bid.points)) for bid in bids(told)] == [(50, 2)]
+    chunks = [
+        LeaseRequest("r", f"{step}#1.1/{number}", 1, OWN_STEP, DataClass.PUBLIC, tenant="t")
+        for number, step in enumerate([parent.step, parent.step, "another"])
+    ]
+    (reply,) = cluster.tell(Award("lab-c", "r", 50, "lab", tuple(chunks)))
+    assert [lease.step for lease in reply.answer.leases] == [chunk.step for chunk in chunks[:2]]
+    assert [(no.step, no.refusal.code) for no in reply.answer.rejected] == [(chunks[2].step, code)]
+    other = Announce("r2", 1, "lab", a_part().groups)
+    assert [bid.points for bid in bids(cluster.tell(other))] == [()], "no step of that run waits"
+
+
+def test_who_waits_for_others_is_none_of_those_that_a_cap_counts() -> None:
+    cluster = Cluster()
+    (parent,) = cluster.award().leases
+    cluster.order(BLOCK, "ocr", Verb.CAP, 1)
+    assert cluster.ask(count=1, wait_s=30.0) is None
+    told = cluster.tell(RenewRequest("r", (parent.id,), (parent.id,), "lab"))
+    assert [sum(point.slots for point in bid.points) for bid in bids(told)] == [1]
+    assert len(cluster.award().leases) == 1
+    cluster.tell(RenewRequest("r", (parent.id,), (), "lab"))
+    assert cluster.slots() == 0
+
+
+def test_what_a_cap_has_left_is_bid_to_one_of_those_who_wait_for_it() -> None:
+    cluster = Cluster()
+    (lease,) = cluster.award().leases
+    cluster.order(BLOCK, "ocr", Verb.CAP, 1)
+    group = AskGroup("ocr", DataClass.PUBLIC, 1, "t")
+    for number in range(10):
+        assert cluster.tell(Announce(f"r{number}", 1, "lab", (group,), wait_s=30.0)) == []
+    assert [bid.run for bid in bids(cluster.release(lease)) if bid.points] == ["r0"]
+    assert [bid.run for bid in bids(cluster.tell(Tick(), after=1.0))] == ["r1"], "the first has not taken it"
+    (lease,) = cluster.award().leases
+    assert bids(cluster.tell(Tick(), after=1.0)) == []
+    cluster.order(BLOCK, "ocr", Verb.CAP, 4)
+    assert cluster.governor.snapshot().parked == 5
+    assert [bid.run for bid in bids(cluster.release(lease)) if bid.points] == ["r5", "r6", "r7", "r8"]
 
 
 ORDERS = some.builds(
