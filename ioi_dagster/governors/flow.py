@@ -57,7 +57,7 @@ from ioi_dagster.governors.flow_rounds import PARK_S, Rounds
 from ioi_dagster.governors.flow_steering import Steering
 from ioi_dagster.governors.flow_steps import OVER, WINDOW, Step, Steps, StepState
 from ioi_dagster.governors.flow_texts import Candidates, remedy, why_nobody
-from ioi_dagster.governors.node import REPLACED
+from ioi_dagster.governors.node import NOT_NOW
 from ioi_dagster.governors.reputation import Reputation
 from ioi_dagster.model.intervention import CANCELLED, ONCE, PART, Action, Intervention
 from ioi_dagster.model.negotiation import Ask, Effect, Lease
@@ -78,8 +78,8 @@ PASSING = frozenset({"block.circuit_open", "block.queue_full"})
 """Refusals of a start that pass by themselves: the step waits longer from time to time, and is refused after `MAX_PASSING`."""
 MAX_PASSING = 20
 MAX_PAUSE_S = 3.0
-REPLACED_S = 5.0
-"""A node that refused a start since its process is being replaced is avoided for so long, if there is another."""
+NOT_NOW_S = 5.0
+"""A node that refused a start for what passes there is avoided for so long, if there is another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -505,10 +505,10 @@ class FlowGovernor:
         if self._goes_on(step, lease, now):
             return out
         code = event.refusal.code
-        if code == REPLACED:
-            # However long that takes: what runs there has to end first.
-            count = step.replaced[1] + 1
-            step.replaced = (lease.node, count, now + REPLACED_S)
+        if code in NOT_NOW:
+            # However long that takes, and however often: the step has no part in it.
+            count = step.not_now[1] + 1
+            step.not_now = (lease.node, count, now + NOT_NOW_S)
             step.not_before = now + self._pause(count)
         else:
             step.refused_on = (*step.refused_on, lease.node)

@@ -109,8 +109,9 @@ class Step:
     refused_on: tuple[str, ...] = ()
     rejections: int = 0
     passing: int = 0
-    replaced: tuple[str, int, float] = ("", 0, float("-inf"))
-    """The node that was being replaced when it was to start there last, how often that was so, and until when it is avoided."""
+    not_now: tuple[str, int, float] = ("", 0, float("-inf"))
+    """The node that took nothing for the time being when it was to start there last, how often that was so, and until when it
+    is avoided."""
     not_before: float = float("-inf")
     waiting_for: str = ""
     turned_down_by: str = ""
@@ -140,7 +141,7 @@ class Step:
 
     def avoids(self, now: float) -> tuple[str, ...]:
         """Nodes that it is given only where there is no other."""
-        node, _, until = self.replaced
+        node, _, until = self.not_now
         return (*self.lost_on, *self.refused_on, *((node,) if now < until else ()), *sorted(self.away))
 
 

@@ -14,7 +14,10 @@ from ioi_dagster.model.versions import differences
 
 REPLACED = "node.replaced"
 """The code of a refusal: the process of the node is being replaced, and takes starts when it is."""
-OUT_OF_CONTACT = "node.out_of_contact"
+OUT_OF_CONTACT, DRAINING = "node.out_of_contact", "node.draining"
+OVERLOADED, MEMORY_FULL = "node.overloaded", "node.memory"
+NOT_NOW = frozenset({REPLACED, OUT_OF_CONTACT, DRAINING, OVERLOADED, MEMORY_FULL})
+"""Refusals that say how the node is now, and nothing of the start. Its cluster hears of each and then gives it nothing."""
 NOTHING_NEW_AT = 0.8
 """Of the time for which contact counts: then nothing is started any more."""
 FENCE_GRACE_S = 3.0
@@ -208,14 +211,14 @@ class NodeGovernor:
                 f"its cluster governor has not been heard for {silent_s:.1f} s, so its leases may be others' soon",
                 "it is placed again; look at the way between the node and its scheduler",
             ),
-            (bool(self._draining), "node.draining", f"the node drains: {self._draining}", "place it elsewhere"),
+            (bool(self._draining), DRAINING, f"the node drains: {self._draining}", "place it elsewhere"),
             (
                 self.load.over,
-                "node.overloaded",
+                OVERLOADED,
                 f"the machine has nothing left for it: {self.load.why}",
                 "place it elsewhere; look at what else runs on the machine",
             ),
-            (event.memory > self.max_memory, "node.memory", "the node's memory is full", "place it elsewhere"),
+            (event.memory > self.max_memory, MEMORY_FULL, "the node's memory is full", "place it elsewhere"),
         )
         if isinstance(permit, Refusal):
             return permit

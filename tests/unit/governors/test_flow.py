@@ -570,14 +570,17 @@ def test_what_happened_together_is_one_round():
     assert [group.count for group in announced.announce.groups] == [2]
 
 
-def test_a_start_at_a_node_that_is_being_replaced_waits_as_long_as_that_takes_and_is_not_blamed(story):
-    replaced = Refusal("node.replaced", "the worker is restarted, since ops.py has changed", "node n1")
+@pytest.mark.parametrize(
+    "code", ["node.replaced", "node.overloaded", "node.memory", "node.draining", "node.out_of_contact"]
+)
+def test_a_start_at_a_node_that_takes_none_for_now_waits_as_long_as_that_takes_and_is_not_blamed(story, code):
+    refusal = Refusal(code, "not now", "node n1")
     story.ready(ask(effect=Effect.AT_MOST_ONCE))
     for fence in range(1, 101):
         story.bid("a")
         assert [request.avoid for request in story.last(SendAward).award.requests] == [("n1",) if fence > 1 else ()]
         story.grant("n1")
-        story.event(flow.StartRefused("s", fence, "n1", replaced))
+        story.event(flow.StartRefused("s", fence, "n1", refusal))
         story.event(flow.PlacesFound("s", (Place("a", "a"),), (), False), later=3.0)
     assert not story.wanted(flow.RefuseStep) + story.wanted(flow.FailStep)
     assert not [told for told in story.wanted(flow.Tell) if told.chapter is Chapter.LOSS]
@@ -586,3 +589,18 @@ def test_a_start_at_a_node_that_is_being_replaced_waits_as_long_as_that_takes_an
     assert [request.avoid for request in story.last(SendAward).award.requests] == [()], (
         "it may be another process by now"
     )
+
+
+def test_three_crowded_nodes_in_a_row_fail_no_step(story):
+    crowded = Refusal("node.overloaded", "the machine has nothing left for it", "node")
+    story.ready(ask())
+    for fence, node in enumerate(("n1", "n2", "n3"), 1):
+        story.bid("a")
+        story.grant(node)
+        story.event(flow.StartRefused("s", fence, node, crowded), later=0.1)
+        story.event(flow.PlacesFound("s", (Place("a", "a"),), (), False), later=3.0)
+    assert not story.wanted(flow.RefuseStep)
+    story.bid("a")
+    assert [(one.fence, one.avoid) for one in story.last(SendAward).award.requests] == [(4, ("n3",))]
+    story.grant("n4")
+    assert story.governor.snapshot().counts == {"running": 1}
