@@ -50,6 +50,7 @@ class Cloud:
         self.groups, self.quotas, self.boot_s = groups, quotas, boot_s
         self.now, self.epoch, self.comes = 1000.0, 0, True
         self.wanted: dict[str, WantNodes] = {}
+        self.told_at: dict[str, float] = {}
         self.due: dict[str, float] = {}
         self.there: set[str] = set()
         self.changes: list[tuple[float, tuple[str, ...]]] = []
@@ -63,7 +64,9 @@ class Cloud:
         self.epoch += 1
         self.governor = ClusterGovernor("d", "c", self.epoch, 1.0, groups=self.groups, quotas=self.quotas)
         for name, want in self.wanted.items():
-            self.event(WantedFound(name, want.nodes, want.spent))
+            past_s = self.now - self.told_at[name]
+            spent = tuple((age_s + past_s, amount) for age_s, amount in want.spent)
+            self.event(WantedFound(name, want.nodes, spent, past_s))
 
     def restart(self) -> None:
         """The scheduler dies, and its workers with it; whoever keeps the nodes starts them again."""
@@ -81,7 +84,7 @@ class Cloud:
                 case WantNodes(name, nodes, _, _):
                     if set(nodes) != set(self.wanted[name].nodes if name in self.wanted else ()):
                         self.changes.append((self.now, nodes))
-                    self.wanted[name] = one
+                    self.wanted[name], self.told_at[name] = one, self.now
                     self._apply()
                 case Reply(Bid(), _, waited) if waited is not None:
                     self.told.append(one)

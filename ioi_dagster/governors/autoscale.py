@@ -8,13 +8,11 @@ first, and is given back when, a while later, still nothing runs there. All time
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from ioi_dagster.governors.autoscale_messages import Amounts, Demand, Group, NodeSeen, Pressure, WantNodes
+from ioi_dagster.governors.autoscale_pool import EPSILON, Phase, Pool
 from ioi_dagster.model.refusal import Refusal
 
 DRAIN_S = 2.0
@@ -23,77 +21,15 @@ RETRY_S, MAX_RETRY_S = 60.0, 3600.0
 """After a node that did not come nothing more is asked for so long, twice as long after each further one."""
 TELL_S = 60.0
 """So often what a group costs is told, to be kept over a restart."""
-DAY_S, BUCKET_S = 86_400.0, 3_600.0
-MAX_TOLD = 20
 
 __all__ = ["Autoscaler", "Demand", "Group", "NodeSeen", "Phase", "Pressure", "WantNodes"]
-EPSILON = 1e-9
-
-
-class Phase(StrEnum):
-    COMING = "coming"
-    THERE = "there"
-    LEAVING = "leaving"
-
-
-@dataclass(slots=True)
-class _Member:
-    phase: Phase
-    since: float
-    joined: float = 0.0
-    idle_since: float | None = None
-
-    def enter(self, phase: Phase, now: float) -> None:
-        self.phase, self.since = phase, now
-
-
-@dataclass(slots=True, eq=False)
-class _Pool:
-    """A group and what has become of it. `members`: those that are wanted; `short_since`: since when something waits for more."""
-
-    group: Group
-    members: dict[str, _Member] = field(default_factory=dict)
-    short_since: float | None = None
-    changed: float | None = None
-    raised: float = -math.inf
-    lowered: float = -math.inf
-    retry_at: float = -math.inf
-    failures: int = 0
-    counted: float | None = None
-    spent: deque[list[float]] = field(default_factory=deque)
-    """Pairs of when and how much, an hour each."""
-    why: str = ""
-    held: str = ""
-    """Why no more nodes are asked for, though something waits; empty where that is not so."""
-    told: frozenset[str] | None = None
-    told_at: float = -math.inf
-    history: deque[tuple[float, int, str]] = field(default_factory=lambda: deque(maxlen=MAX_TOLD))
-
-    def there(self) -> list[str]:
-        return [name for name, member in self.members.items() if member.phase is Phase.THERE]
-
-    def count(self, *phases: Phase) -> int:
-        return sum(member.phase in phases for member in self.members.values())
-
-    @property
-    def wanted(self) -> int:
-        """So many are to stay."""
-        return self.count(Phase.COMING, Phase.THERE)
-
-    @property
-    def day(self) -> float:
-        return sum(amount for _, amount in self.spent)
-
-    def changes(self, now: float, why: str) -> None:
-        self.why, self.changed = why, now
-        self.history.append((now, self.wanted, why))
 
 
 class Autoscaler:
     """Of one cluster."""
 
     def __init__(self, groups: Iterable[Group]) -> None:
-        self._pools = {group.name: _Pool(group) for group in groups}
+        self._pools = {group.name: Pool(group) for group in groups}
         self._pool_of = {name: pool for pool in self._pools.values() for name in pool.group.members}
         self._now = 0.0
 
@@ -102,17 +38,20 @@ class Autoscaler:
 
     # What is told to it -----------------------------------------------------------------------------------------
 
-    def found(self, group: str, nodes: Iterable[str], spent: Iterable[tuple[float, float]], now: float) -> None:
-        """What was wanted when its governor began: those nodes are there, or come. What they have cost goes on counting."""
+    def found(
+        self, group: str, nodes: Iterable[str], spent: Iterable[tuple[float, float]], untold_s: float, now: float
+    ) -> None:
+        """What was wanted when its governor began: those nodes are there, or come. What they have cost goes on counting, and what
+        they cost since that was told, `untold_s` ago, counts too."""
         pool = self._pools.get(group)
         if pool is None:
             return
         names = set(nodes)
         for name in pool.group.members:
             if name in names and name not in pool.members:
-                pool.members[name] = _Member(Phase.COMING, now)
+                pool.coming(name, now)
         pool.told = frozenset(names)
-        pool.spent = deque([now - age_s, amount] for age_s, amount in sorted(spent, reverse=True) if 0 <= age_s < DAY_S)
+        pool.resume(spent, len(names), untold_s, now)
         if pool.members:
             pool.changes(now, "its cluster's scheduler was started anew")
 
@@ -123,9 +62,9 @@ class Autoscaler:
         member = pool.members.get(node)
         if member is None:
             # It was given up and came all the same, or nobody knows who started it.
-            if pool.wanted >= pool.group.rules.most:
+            if pool.wanted >= pool.group.rules.most or pool.over_budget():
                 return
-            member = pool.members[node] = _Member(Phase.COMING, now)
+            member = pool.coming(node, now)
             pool.changes(now, f"{node} came without being waited for")
         if member.phase is Phase.COMING:
             member.enter(Phase.THERE, now)
@@ -147,12 +86,12 @@ class Autoscaler:
     # What it says -----------------------------------------------------------------------------------------------
 
     def leaving(self, node: str) -> bool:
-        """It takes nothing new, since it is to go."""
+        """It takes nothing new, since it is to go, now or when it is idle."""
         pool = self._pool_of.get(node)
         if pool is None:
             return False
         member = pool.members.get(node)
-        return member is None or member.phase is Phase.LEAVING
+        return member is None or member.phase is Phase.LEAVING or pool.over_budget()
 
     def may_grow(self) -> bool:
         """Has any group less nodes than its owner gave it? Else nobody need find out what waits."""
@@ -162,33 +101,22 @@ class Autoscaler:
         """Called about once a second."""
         self._now = now
         for pool in self._pools.values():
-            self._account(pool, now)
+            pool.account(now)
             self._give_up(pool, now)
             _look(pool, pressure, now)
         needs = self._needs(pressure)
         out = []
         for pool in self._pools.values():
             self._raise(pool, needs.get(pool.group.name, 0), pressure, now)
-            if not needs.get(pool.group.name):
+            if pool.over_budget():
+                self._let_go(pool, now)
+            elif not needs.get(pool.group.name):
                 self._lower(pool, pressure, now)
             self._give_back(pool, pressure, now)
             out += self._tell(pool, now)
         return out
 
-    def _account(self, pool: _Pool, now: float) -> None:
-        """A node costs from when it is asked for until it is given back."""
-        before, pool.counted = pool.counted, now
-        cost = (
-            pool.group.rules.node_hour * len(pool.members) * max(0.0, now - (now if before is None else before)) / 3600
-        )
-        if cost:
-            if not pool.spent or now - pool.spent[-1][0] >= BUCKET_S:
-                pool.spent.append([now, 0.0])
-            pool.spent[-1][1] += cost
-        while pool.spent and now - pool.spent[0][0] >= DAY_S:
-            pool.spent.popleft()
-
-    def _give_up(self, pool: _Pool, now: float) -> None:
+    def _give_up(self, pool: Pool, now: float) -> None:
         rules = pool.group.rules
         late = [
             name
@@ -204,12 +132,6 @@ class Autoscaler:
             names = ", ".join(late[:4]) + (f" and {len(late) - 4} others" if len(late) > 4 else "")
             text = f"{names} did not come within {rules.give_up_s:g} s; more are asked for in {pause_s:g} s"
             pool.changes(now, text)
-
-    def _over_budget(self, pool: _Pool) -> bool:
-        """One more node would, for as long as it stays at least, cost more than the group may in a day."""
-        rules = pool.group.rules
-        least = rules.node_hour * max(rules.min_age_s, rules.boot_s) / 3600
-        return rules.per_day is not None and pool.day + least > rules.per_day
 
     def _needs(self, pressure: Pressure) -> dict[str, int]:
         """By group, how many nodes more would take what waits: after the room that is free or coming, the cheapest first."""
@@ -237,7 +159,7 @@ class Autoscaler:
 
     def _take(
         self,
-        pool: _Pool,
+        pool: Pool,
         demand: Demand,
         left: int,
         found: Mapping[str, int],
@@ -261,7 +183,7 @@ class Autoscaler:
             more[name] = more.get(name, 0) + count
         return left
 
-    def _raise(self, pool: _Pool, need: int, pressure: Pressure, now: float) -> None:
+    def _raise(self, pool: Pool, need: int, pressure: Pressure, now: float) -> None:
         rules = pool.group.rules
         below = max(0, min(rules.min, rules.most) - pool.wanted)
         if not need:
@@ -272,15 +194,13 @@ class Autoscaler:
         count = max(below, need if waited else 0)
         if not count:
             return
-        if self._over_budget(pool):
-            pool.held = f"its {pool.day:.4g} of {rules.per_day:g} credits a day are spent"
-            return
-        if now < pool.retry_at:
-            pool.held = f"the last one did not come; more are asked for in {pool.retry_at - now:.0f} s"
+        held = pool.binds(now)
+        if held:
+            pool.held = held
             return
         if not below and now - pool.raised < rules.up_pause_s:
             return
-        count = min(count, rules.most - pool.wanted)
+        count = int(min(count, rules.most - pool.wanted, pool.pays_for(now)))
         back = [name for name, member in pool.members.items() if member.phase is Phase.LEAVING][:count]
         for name in back:
             pool.members[name].enter(Phase.THERE, now)
@@ -288,16 +208,28 @@ class Autoscaler:
         free = [name for name in pool.group.members if name not in pool.members and name not in pressure.nodes]
         fresh = free[: count - len(back)]
         for name in fresh:
-            pool.members[name] = _Member(Phase.COMING, now)
+            pool.coming(name, now)
         if back or fresh:
             pool.raised = now
             why = f"{rules.min} are to be there always" if below >= need else "more waits than has room"
             pool.changes(now, f"{len(back) + len(fresh)} more: {why}")
 
-    def _lower(self, pool: _Pool, pressure: Pressure, now: float) -> None:
+    def _let_go(self, pool: Pool, now: float) -> None:
+        """The budget is spent: those that come are given back, and so is each where nothing runs, whatever waits."""
+        coming = [name for name, member in pool.members.items() if member.phase is Phase.COMING]
+        for name in coming:
+            del pool.members[name]
+        idle = [name for name in pool.there() if pool.members[name].idle_since is not None]
+        for name in idle:
+            pool.members[name].enter(Phase.LEAVING, now)
+        pool.held = pool.binds(now)
+        if coming or idle:
+            pool.lowered = now
+            pool.changes(now, f"{len(coming) + len(idle)} less: its budget for the day is spent")
+
+    def _lower(self, pool: Pool, pressure: Pressure, now: float) -> None:
         rules = pool.group.rules
-        spent = self._over_budget(pool)
-        if not spent and now - max(pool.raised, pool.lowered) < rules.down_pause_s:
+        if now - max(pool.raised, pool.lowered) < rules.down_pause_s:
             return
         there = pool.there()
         slots = pool.group.amounts.get("slots", 1.0)
@@ -306,22 +238,21 @@ class Autoscaler:
             name
             for name in there
             if (idle := pool.members[name].idle_since) is not None
-            and (spent or (now - idle >= rules.idle_s and now - pool.members[name].joined >= rules.min_age_s))
+            and now - idle >= rules.idle_s
+            and now - pool.members[name].joined >= rules.min_age_s
         ]
         able.sort(key=lambda name: pool.members[name].idle_since or now)
-        least = 0 if spent else rules.min
         gone = 0
         for name in able:
-            if pool.wanted <= least or busy > rules.busy_below * slots * (len(there) - gone - 1):
+            if pool.wanted <= rules.min or busy > rules.busy_below * slots * (len(there) - gone - 1):
                 break
             pool.members[name].enter(Phase.LEAVING, now)
             gone += 1
         if gone:
             pool.lowered = now
-            why = "its budget for the day is spent" if spent else f"nothing has run there for {rules.idle_s:g} s"
-            pool.changes(now, f"{gone} less: {why}")
+            pool.changes(now, f"{gone} less: nothing has run there for {rules.idle_s:g} s")
 
-    def _give_back(self, pool: _Pool, pressure: Pressure, now: float) -> None:
+    def _give_back(self, pool: Pool, pressure: Pressure, now: float) -> None:
         for name, member in list(pool.members.items()):
             if member.phase is not Phase.LEAVING:
                 continue
@@ -331,7 +262,7 @@ class Autoscaler:
             elif now - member.since >= DRAIN_S:
                 del pool.members[name]
 
-    def _tell(self, pool: _Pool, now: float) -> Iterator[WantNodes]:
+    def _tell(self, pool: Pool, now: float) -> Iterator[WantNodes]:
         names = frozenset(pool.members)
         costs = bool(pool.group.rules.node_hour and names) and now - pool.told_at >= TELL_S
         if names == (pool.told or frozenset()) and not costs:
@@ -355,9 +286,15 @@ class Autoscaler:
                 )
                 text += f"; one takes about {rules.boot_s:g} s"
                 return Refusal("cluster.scaling_up", text, cluster, "it is given room when they are there")
-            if pool.held and not pool.there():
-                text = f"no node of {group.name} is there, and none is asked for: {pool.held}"
+            held, there = pool.binds(self._now) or pool.held, len(pool.there())
+            if held and (not there or pool.over_budget()):
+                is_there = (
+                    f"{there} of {group.name} end what runs there" if there else f"no node of {group.name} is there"
+                )
+                text = f"{is_there}, and none is asked for: {held}"
                 return Refusal("cluster.scaling_held", text, cluster, "wait, or have its owner raise what binds it")
+            if held:
+                continue
             if pool.wanted < rules.most:
                 text = f"{pool.wanted} of at most {rules.most} nodes of {group.name} are there; more are asked for"
                 return Refusal("cluster.scaling_up", f"{text} where this waits", cluster, "nothing: it is waited for")
@@ -366,7 +303,7 @@ class Autoscaler:
     def snapshot(self, now: float) -> dict[str, dict[str, Any]]:
         """By group: how many nodes are wanted, there, on their way, idle and leaving; what it costs an hour and has cost in the
         last day, and may; why it changed last, and when (s ago)."""
-        return {name: _told(pool, now) for name, pool in self._pools.items()}
+        return {name: pool.view(now) for name, pool in self._pools.items()}
 
     def validate(self) -> None:
         """Assert every invariant; tests call it after each event."""
@@ -376,7 +313,7 @@ class Autoscaler:
             assert all(m.idle_since is None for m in pool.members.values() if m.phase is Phase.COMING)
 
 
-def _look(pool: _Pool, pressure: Pressure, now: float) -> None:
+def _look(pool: Pool, pressure: Pressure, now: float) -> None:
     for name, member in pool.members.items():
         seen = pressure.nodes.get(name)
         if member.phase is Phase.COMING or seen is None or not seen.idle:
@@ -414,27 +351,3 @@ def _bound(group: Group) -> str:
     if rules.most < rules.max:
         return f"{rules.most} nodes cost what it may an hour ({rules.per_hour:g} credits)"
     return f"it has {rules.max} nodes at most"
-
-
-def _told(pool: _Pool, now: float) -> dict[str, Any]:
-    rules = pool.group.rules
-    idle = sum(member.idle_since is not None for member in pool.members.values() if member.phase is Phase.THERE)
-    return {
-        "wanted": pool.wanted,
-        "there": pool.count(Phase.THERE),
-        "coming": pool.count(Phase.COMING),
-        "leaving": pool.count(Phase.LEAVING),
-        "idle": idle,
-        "min": rules.min,
-        "max": rules.max,
-        "cost_hour": len(pool.members) * rules.node_hour,
-        "per_hour": rules.per_hour,
-        "cost_day": round(pool.day, 6),
-        "per_day": rules.per_day,
-        "why": pool.why,
-        "changed_s_ago": None if pool.changed is None else round(now - pool.changed, 1),
-        "held": pool.held,
-        "history": [
-            {"s_ago": round(now - at, 1), "wanted": wanted, "why": why} for at, wanted, why in reversed(pool.history)
-        ],
-    }

@@ -186,8 +186,8 @@ class ClusterGovernor:
             case NodeReported():
                 self._nodes.reported(event)
                 return []
-            case WantedFound(group, nodes, spent):
-                self._scaler.found(group, nodes, spent, now)
+            case WantedFound(group, nodes, spent, untold_s):
+                self._scaler.found(group, nodes, spent, untold_s, now)
                 return []
             case QuotasChanged(tree):
                 self._bids.refused(self._arbiter.on_quota(self._orders.weighed(tree)))

@@ -72,11 +72,13 @@ class NodeReported:
 
 @dataclass(frozen=True, slots=True)
 class WantedFound:
-    """When the governor began, these nodes of `group` were wanted; what that group had cost, see `WantNodes.spent`."""
+    """When the governor began, these nodes of `group` were wanted; what that group had cost, see `WantNodes.spent`, when that
+    was told, `untold_s` ago."""
 
     group: str
     nodes: tuple[str, ...]
     spent: tuple[tuple[float, float], ...] = ()
+    untold_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

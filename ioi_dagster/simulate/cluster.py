@@ -96,8 +96,8 @@ class SimCluster:
         self.governor: ClusterGovernor | None = None
         self.epoch = 0
         self.nodes = {name: SimNode(node, spec.name, offers) for name, node in spec.members().items()}
-        self._wanted: dict[str, WantNodes] = {}
-        """By group of nodes that come and go, those that its governor wants."""
+        self._wanted: dict[str, tuple[WantNodes, float]] = {}
+        """By group of nodes that come and go, those that its governor wants, and when it said so."""
         self._waiting: dict[tuple[str, int, str], Callable[[Any], None]] = {}
         """Whom to answer whose announcements wait for room."""
         self.mute = self.liar = self.lavish = 0
@@ -121,8 +121,10 @@ class SimCluster:
         )
         for node in self.spec.always:
             self.start_node(node.name)
-        for group, want in self._wanted.items():
-            self._handle(WantedFound(group, want.nodes, want.spent))
+        for want, told_at in list(self._wanted.values()):
+            past_s = self._engine.now - told_at
+            spent = tuple((age_s + past_s, amount) for age_s, amount in want.spent)
+            self._handle(WantedFound(want.group, want.nodes, spent, past_s))
             self._boot(want)
         self._engine.after(BEAT_S, self._beat, self.epoch)
         self.told_of_return(self)
@@ -141,7 +143,7 @@ class SimCluster:
 
     def _want(self, want: WantNodes) -> None:
         """Those that are wanted come when they have booted; the others go at once, since nothing runs there."""
-        self._wanted[want.group] = want
+        self._wanted[want.group] = want, self._engine.now
         for spec in self.spec.groups:
             for name in spec.members if spec.name == want.group else ():
                 if name not in want.nodes:
@@ -157,7 +159,7 @@ class SimCluster:
     def _runs(self, name: str) -> bool:
         """Is it to be there?"""
         always = any(node.name == name for node in self.spec.always)
-        return always or any(name in want.nodes for want in self._wanted.values())
+        return always or any(name in want.nodes for want, _ in self._wanted.values())
 
     def start_node(self, name: str) -> None:
         node = self.nodes[name]

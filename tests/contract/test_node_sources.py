@@ -171,7 +171,7 @@ def test_a_scheduler_that_is_started_anew_knows_what_is_wanted_and_says_it_again
     source = InMemory()
     clock.advance(10.0)
     again = Scaling(WantedFile(tmp_path, "c"), clock, {"g": source})
-    assert again.found() == [WantedFound("g", ("g-1", "g-2"), ((50.0, 0.5),))]
+    assert again.found() == [WantedFound("g", ("g-1", "g-2"), ((50.0, 0.5),), 10.0)]
     again.look()
     eventually(lambda: set(source.running) == {"g-1", "g-2"}, 30, "both nodes")
     again.close()

@@ -54,7 +54,12 @@ class Scaling:
         self._unheard = dict.fromkeys(self._wanted)
         wall = self._clock.wall()
         return [
-            WantedFound(group, one.nodes, tuple((max(0.0, wall - at), amount) for at, amount in one.spent))
+            WantedFound(
+                group,
+                one.nodes,
+                tuple((max(0.0, wall - at), amount) for at, amount in one.spent),
+                max(0.0, wall - one.at),
+            )
             for group, one in self._wanted.items()
         ]
 
@@ -62,7 +67,7 @@ class Scaling:
         wall = self._clock.wall()
         before = self._wanted.get(wanted.group)
         spent = tuple((round(wall - age_s, 1), amount) for age_s, amount in wanted.spent)
-        self._wanted[wanted.group] = Wanted(wanted.nodes, wanted.why, spent)
+        self._wanted[wanted.group] = Wanted(wanted.nodes, wanted.why, spent, round(wall, 1))
         if before is None or before.nodes != wanted.nodes:
             log.info("%d nodes of %s are wanted: %s", len(wanted.nodes), wanted.group, wanted.why)
             self._unheard[wanted.group] = None

@@ -19,11 +19,13 @@ MAX_NODES = 1_000
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """The nodes that are to be there, why they are so many, and what the group has cost: pairs of when (Unix s) and how much."""
+    """The nodes that are to be there, why they are so many, and what the group has cost: pairs of when (Unix s) and how much, as
+    known `at` that time (Unix s)."""
 
     nodes: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=100)], ...], msgspec.Meta(max_length=MAX_NODES)] = ()
     why: str = ""
     spent: tuple[tuple[float, float], ...] = ()
+    at: float = 0.0
 
 
 class WantedFile:
