@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -155,9 +156,12 @@ class Unwilling(InMemory):
         super().want(nodes)
 
 
+GROUP = NodeSpec("g", slots=2, resources=(("gpu", 1.0),), autoscale=Autoscale(max=3, launcher="cloud:nodes"))
+
+
 def test_a_launcher_that_cannot_be_reached_is_told_again(tmp_path):
     source = Unwilling()
-    scaling = Scaling(WantedFile(tmp_path, "c"), ManualClock(), {"g": source})
+    scaling = Scaling(WantedFile(tmp_path, "c"), ManualClock(), [GROUP], lambda _: source)
     scaling.want(WantNodes("g", ("g-1",), "why"))
     eventually(lambda: scaling.look() or source.running, 30, "what is wanted")
     assert (source.refused, set(source.running)) == (1, {"g-1"})
@@ -166,11 +170,11 @@ def test_a_launcher_that_cannot_be_reached_is_told_again(tmp_path):
 
 def test_a_scheduler_that_is_started_anew_knows_what_is_wanted_and_says_it_again(tmp_path):
     clock = ManualClock(100.0)
-    first = Scaling(WantedFile(tmp_path, "c"), clock, {})
+    first = Scaling(WantedFile(tmp_path, "c"), clock, [GROUP], lambda _: InMemory())
     first.want(WantNodes("g", ("g-1", "g-2"), "why", ((40.0, 0.5),)))
     source = InMemory()
     clock.advance(10.0)
-    again = Scaling(WantedFile(tmp_path, "c"), clock, {"g": source})
+    again = Scaling(WantedFile(tmp_path, "c"), clock, [GROUP], lambda _: source)
     assert again.found() == [WantedFound("g", ("g-1", "g-2"), ((50.0, 0.5),), 10.0)]
     again.look()
     eventually(lambda: set(source.running) == {"g-1", "g-2"}, 30, "both nodes")
@@ -179,13 +183,80 @@ def test_a_scheduler_that_is_started_anew_knows_what_is_wanted_and_says_it_again
 
 def test_what_cannot_be_written_is_heard_by_nobody_until_it_can(tmp_path):
     source, folder = InMemory(), tmp_path / "away"
-    scaling = Scaling(WantedFile(folder, "c"), ManualClock(), {"g": source})
+    scaling = Scaling(WantedFile(folder, "c"), ManualClock(), [GROUP], lambda _: source)
     scaling.want(WantNodes("g", ("g-1",), "why"))
     scaling.look()
     assert source.running == {}
     folder.mkdir()
     eventually(lambda: scaling.look() or source.running, 30, "what is wanted")
     scaling.close()
+
+
+def test_nodes_of_a_group_that_is_no_more_are_ended_by_who_started_them(tmp_path):
+    clock, source, made = ManualClock(100.0), InMemory(), []
+    first = Scaling(WantedFile(tmp_path, "c"), clock, [GROUP], lambda _: source)
+    first.want(WantNodes("g", ("g-1", "g-2"), "why", ((40.0, 0.5),)))
+    eventually(lambda: first.look() or len(source.running) == 2, 30, "both nodes")
+    first.close()
+
+    def again(*groups: NodeSpec) -> Scaling:
+        return Scaling(WantedFile(tmp_path, "c"), clock, groups, lambda group: made.append(group) or source)
+
+    away = again()
+    assert away.found() == []
+    away.close()  # it ends before it could say so
+    assert (made, set(source.running)) == ([GROUP], {"g-1", "g-2"})
+    back = again()
+    assert back.found() == []
+    eventually(lambda: back.look() or not source.running, 30, "the end of both")
+    eventually(lambda: back.look() or list(WantedFile(tmp_path, "c").read()) == ["g"], 30, "that nobody need be told")
+    back.close()
+    assert made == [GROUP, GROUP]
+    last = again(GROUP)
+    (kept,) = last.found()
+    last.close()
+    assert (kept.nodes, kept.spent) == ((), ((40.0, 0.5),))  # what it cost counts, should it come again
+
+
+def test_a_group_that_comes_back_before_its_launcher_heard_that_it_was_gone_keeps_its_nodes(tmp_path):
+    source = InMemory()
+
+    def started(*groups: NodeSpec) -> Scaling:
+        return Scaling(WantedFile(tmp_path, "c"), ManualClock(), groups, lambda _: source)
+
+    first = started(GROUP)
+    first.want(WantNodes("g", ("g-1",), "why"))
+    first.close()
+    away = started()
+    assert away.found() == []
+    away._file.write(away._wanted)
+    away.close()
+    back = started(GROUP)
+    assert [one.nodes for one in back.found()] == [()]
+    back.want(WantNodes("g", ("g-2",), "why"))
+    eventually(lambda: back.look() or not (back._calls or back._unheard), 30, "all that is to be said")
+    assert set(source.running) == {"g-2"}
+    assert list(WantedFile(tmp_path, "c").read()) == ["g"]
+    back.close()
+
+
+def test_a_group_that_gets_another_launcher_leaves_no_nodes_at_the_one_before(tmp_path):
+    other = replace(GROUP, autoscale=Autoscale(max=3, launcher="other:nodes"))
+    sources = {"cloud:nodes": InMemory(), "other:nodes": InMemory()}
+
+    def source_for(group: NodeSpec) -> InMemory:
+        assert group.autoscale is not None
+        return sources[group.autoscale.launcher]
+
+    first = Scaling(WantedFile(tmp_path, "c"), ManualClock(), [GROUP], source_for)
+    first.want(WantNodes("g", ("g-1",), "why"))
+    eventually(lambda: first.look() or sources["cloud:nodes"].running, 30, "its node")
+    first.close()
+    again = Scaling(WantedFile(tmp_path, "c"), ManualClock(), [other], source_for)
+    assert [one.nodes for one in again.found()] == [("g-1",)]
+    eventually(lambda: again.look() or sources["other:nodes"].running, 30, "its node elsewhere")
+    eventually(lambda: again.look() or not sources["cloud:nodes"].running, 30, "the end of the one before")
+    again.close()
 
 
 def made(cluster: str, scheduler: str, group: NodeSpec) -> tuple[str, str, str]:

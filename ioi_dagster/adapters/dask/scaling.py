@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 
@@ -21,7 +21,7 @@ log = logging.getLogger("ioi.cluster")
 def source_of(cluster: str, scheduler: str, group: NodeSpec) -> NodeSource | None:
     """What `launcher` names, given the cluster's name, the address of its scheduler and the group; None where the domain's
     supervisor starts the nodes. Raises `BadInputError` where there is no such thing."""
-    launcher = group.autoscale.launcher if group.autoscale is not None else ""
+    launcher = _launcher(group)
     if not launcher:
         return None
     module, _, name = launcher.partition(":")
@@ -35,13 +35,24 @@ def source_of(cluster: str, scheduler: str, group: NodeSpec) -> NodeSource | Non
 class Scaling:
     """What is wanted is written down before anybody hears of it, so that a scheduler that is started anew knows it."""
 
-    def __init__(self, file: WantedFile, clock: Clock, sources: Mapping[str, NodeSource]) -> None:
-        self._file, self._clock, self._sources = file, clock, sources
+    def __init__(
+        self,
+        file: WantedFile,
+        clock: Clock,
+        groups: Iterable[NodeSpec],
+        source: Callable[[NodeSpec], NodeSource | None],
+    ) -> None:
+        """`source`: who starts and ends the nodes of a group; None where they need not be told. Raises what that does."""
+        self._file, self._clock, self._source = file, clock, source
+        self._groups = {group.name: group for group in groups}
+        self._sources = {name: found for name, group in self._groups.items() if (found := source(group)) is not None}
         self._wanted: dict[str, Wanted] = {}
         self._unwritten = False
         self._unheard: dict[str, None] = {}
         """Groups whose source has not heard yet what is wanted."""
-        self._thread = ThreadPoolExecutor(1, "ioi-scaling") if sources else None
+        self._gone: set[str] = set()
+        """What is told once more only: that none is wanted."""
+        self._thread = ThreadPoolExecutor(1, "ioi-scaling")
         self._calls: dict[str, tuple[Wanted, Future[None]]] = {}
 
     def found(self) -> list[WantedFound]:
@@ -51,8 +62,11 @@ class Scaling:
             self._wanted = self._file.read()
         except (BadInputError, OSError) as error:
             log.warning("which nodes were wanted is not known: %s", error)
-        self._unheard = dict.fromkeys(self._wanted)
         wall = self._clock.wall()
+        for name, one in list(self._wanted.items()):
+            if one.launched is not None and one.launched != self._groups.get(name):
+                self._found_other(name, one, one.launched)
+        self._unheard = dict.fromkeys(self._wanted)
         return [
             WantedFound(
                 group,
@@ -61,13 +75,39 @@ class Scaling:
                 max(0.0, wall - one.at),
             )
             for group, one in self._wanted.items()
+            if group in self._groups
         ]
+
+    def _found_other(self, name: str, one: Wanted, launched: NodeSpec) -> None:
+        """Another launcher than that of the group of this name has started nodes, or that of a group that is no more: it ends
+        them. That is written down under a name of its own until it has been heard."""
+        before, now = _launcher(launched), self._groups.get(launched.name)
+        key = f"{launched.name}:{before}"
+        if now is not None and _launcher(now) == before:
+            if name == key:
+                del self._wanted[name]  # it has come back, and is told what is wanted now
+            return
+        if now is None and name != key:
+            self._wanted[name] = Wanted((), "there is no such group", one.spent, one.at)
+        self._wanted[key] = Wanted((), "its launcher starts none any more", (), one.at, launched)
+        self._unwritten = True
+        try:
+            source = self._source(launched)
+        except Exception as error:  # it is somebody else's code
+            log.error("nodes of %s may go on: %s", launched.name, error)
+            return
+        if source is not None:
+            log.info("%s has no group %s any more: its nodes are ended", before, launched.name)
+            self._sources[key] = source
+            self._gone.add(key)
 
     def want(self, wanted: WantNodes) -> None:
         wall = self._clock.wall()
         before = self._wanted.get(wanted.group)
         spent = tuple((round(wall - age_s, 1), amount) for age_s, amount in wanted.spent)
-        self._wanted[wanted.group] = Wanted(wanted.nodes, wanted.why, spent, round(wall, 1))
+        self._wanted[wanted.group] = Wanted(
+            wanted.nodes, wanted.why, spent, round(wall, 1), self._launched(wanted.group)
+        )
         if before is None or before.nodes != wanted.nodes:
             log.info("%d nodes of %s are wanted: %s", len(wanted.nodes), wanted.group, wanted.why)
             self._unheard[wanted.group] = None
@@ -90,14 +130,24 @@ class Scaling:
                     log.error("the launcher of %s does not take what is wanted: %s", group, error)
                 elif self._wanted[group].nodes == wanted.nodes:
                     self._unheard.pop(group, None)
+                    if group in self._gone:
+                        del self._wanted[group]
+                        self._unwritten = True
         for group in [group for group in self._unheard if group not in self._calls]:
             source = self._sources.get(group)
-            if source is None or self._thread is None:
+            if source is None:
                 del self._unheard[group]
                 continue
             wanted = self._wanted[group]
             self._calls[group] = wanted, self._thread.submit(source.want, wanted.nodes)
 
     def close(self) -> None:
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _launched(self, name: str) -> NodeSpec | None:
+        group = self._groups.get(name)
+        return group if group is not None and _launcher(group) else None
+
+
+def _launcher(group: NodeSpec) -> str:
+    return group.autoscale.launcher if group.autoscale is not None else ""

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -91,11 +92,10 @@ class ClusterPlugin(SchedulerPlugin):
             expected=map(self._as_joined, spec.always),
             groups=groups_of(spec, self._capabilities),
         )
-        made = {node.name: source_of(cluster, self._address.scheduler, node) for node in spec.groups}
-        sources = {name: source for name, source in made.items() if source is not None}
-        self._scaling = Scaling(WantedFile(home.root, cluster), self._clock, sources)
+        source = partial(source_of, cluster, self._address.scheduler)
+        self._scaling = Scaling(WantedFile(home.root, cluster), self._clock, spec.groups, source)
         self._may_come = sum(node.autoscale.most for node in spec.groups if node.autoscale is not None)
-        for found in self._scaling.found() if spec.groups else ():
+        for found in self._scaling.found():
             self.governor.handle(found, self._clock.monotonic())
         self._token = home.token()
         self.waiting = Waiting()

@@ -13,6 +13,7 @@ from typing import Annotated
 import msgspec
 
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.model.topology import NodeSpec
 
 MAX_BYTES = 2**20
 MAX_NODES = 1_000
@@ -20,12 +21,14 @@ MAX_NODES = 1_000
 
 class Wanted(msgspec.Struct, frozen=True):
     """The nodes that are to be there, why they are so many, and what the group has cost: pairs of when (Unix s) and how much, as
-    known `at` that time (Unix s)."""
+    known `at` that time (Unix s). `launched`: the group, where a launcher starts its nodes, so that it can be told to end them
+    when the topology knows the group no longer."""
 
     nodes: Annotated[tuple[Annotated[str, msgspec.Meta(max_length=100)], ...], msgspec.Meta(max_length=MAX_NODES)] = ()
     why: str = ""
     spent: tuple[tuple[float, float], ...] = ()
     at: float = 0.0
+    launched: NodeSpec | None = None
 
 
 class WantedFile:
