@@ -10,6 +10,7 @@ from typing import Any
 from ioi_dagster.governors.flow_cold import ColdStarts
 from ioi_dagster.governors.flow_copies import Copies
 from ioi_dagster.governors.flow_gangs import Gangs
+from ioi_dagster.governors.flow_hopeless import Hopeless, unless
 from ioi_dagster.governors.flow_messages import (
     AwardAnswered,
     AwardMissed,
@@ -37,8 +38,6 @@ BY = "flow governor"
 STALE_FENCE = "cluster.stale_fence"
 COPY_AGAIN_S = 5.0
 """Before a step has another copy, where one was lost or not granted."""
-NEVER_S = 30.0
-"""So long all places of a step must say that it could never run there. A node that is started anew is away for less."""
 TOLD_STEPS = 5
 """So many steps are named at most of those for which leases came that nobody had asked for."""
 TOLD_WAIT_S = 1.0
@@ -79,8 +78,10 @@ class Awards:
         """What clusters have at most, by their records; 0 where that is not known."""
         self._overbids: dict[str, tuple[int, int]] = {}
         """Clusters that were told of for that they bid so many slots and have so many."""
-        self._never_since: dict[str, float] = {}
-        """Steps that could run at none of their places as those are, and since when that is so."""
+        self._nowhere = Hopeless()
+        """Steps that could run at none of their places as those are."""
+        self._too_dear = Hopeless()
+        """Those that every place offers to take, and none for what is left of the budget."""
 
     # Matching ---------------------------------------------------------------------------------------------------
 
@@ -99,6 +100,8 @@ class Awards:
         passed: set[str] = set()
         """Those that were looked at with the first of their gang."""
         waiting = self._placing.order(list(self._gangs.together(self._steps.waiting())))
+        self._nowhere.look(waiting)
+        self._too_dear.look(waiting)
         room = self._steering.room()
         for step in waiting:
             if offers.exhausted:
@@ -121,7 +124,7 @@ class Awards:
             offered = menu.of(unit, near)
             choice = self._placing.choose(step, self._payable(offered))
             if choice is None:
-                out += self._not_chosen(unit, near, offered, seen)
+                out += self._not_chosen(unit, near, offered, seen, now)
                 continue
             told = {
                 "round": round_.number,
@@ -224,7 +227,7 @@ class Awards:
         return [offer for offer in offers if offer.price <= left]
 
     def _not_chosen(
-        self, unit: Sequence[Step], near: tuple[Place, ...], offers: Sequence[Offer], bids: dict[str, Bid]
+        self, unit: Sequence[Step], near: tuple[Place, ...], offers: Sequence[Offer], bids: dict[str, Bid], now: float
     ) -> list[Instruction]:
         step = unit[0]
         if not offers:
@@ -237,18 +240,20 @@ class Awards:
             return []
         least = min(offer.price for offer in offers)
         text = f"the run may spend {self._budget:g} credits and has spent {self.spent:g}; the least offer is {least:g}"
+        for one in unit:
+            one.waiting_for = text
         if len(offers) < len(step.places):
             # A cheaper one may have room later.
-            for one in unit:
-                one.waiting_for = text
             return []
-        return self._refused(
-            unit, Refusal("flow.budget", text, BY, "raise the run's budget, or let it run where it is cheaper")
-        )
+        # Prices fall again, with what their clusters have to do.
+        if self._too_dear.holds(step.ask.step, now):
+            remedy = "raise the run's budget, or let it run where it is cheaper"
+            return self._refused(unit, Refusal("flow.budget", text, BY, remedy))
+        told = [one.ask.step for one in unit if self._too_dear.is_news(one.ask.step)]
+        return [Tell(key, Chapter.WAIT, unless(text)) for key in told]
 
     def _never(self, waiting: Sequence[Step], round_: Round, bids: dict[str, Bid], now: float) -> list[Instruction]:
         """Of steps for which each place says that it could never run there: that is told at once, and believed after a while."""
-        before, self._never_since = self._never_since, {}
         out: list[Instruction] = []
         for step in waiting if any(bid.never for bid in bids.values()) else ():
             places = round_.near(step.places)
@@ -257,14 +262,12 @@ class Awards:
             if step.state is not StepState.WAITING or not nevers or len(nevers) < len(places):
                 continue
             step.waiting_for, key = why_no_slot(step.ask, places, bids), step.ask.step
-            since = self._never_since[key] = before.get(key, now)
-            if key not in before:
-                text = f"could run nowhere: {step.waiting_for}; it is refused unless that changes within {NEVER_S:g} s"
-                out.append(Tell(key, Chapter.WAIT, text))
-            elif now - since >= NEVER_S:
+            text = f"could run nowhere: {step.waiting_for}"
+            if self._nowhere.holds(key, now):
                 remedies = "; ".join(dict.fromkeys(refusal.remedy for refusal in nevers if refusal.remedy))
-                refusal = Refusal("flow.never", f"could run nowhere: {step.waiting_for}", BY, remedies)
-                out += self._refused(self._gangs.unit(step), refusal)
+                out += self._refused(self._gangs.unit(step), Refusal("flow.never", text, BY, remedies))
+            elif self._nowhere.is_news(key):
+                out.append(Tell(key, Chapter.WAIT, unless(text)))
         return out
 
     def _refused(self, unit: Sequence[Step], refusal: Refusal) -> list[Instruction]:

@@ -271,18 +271,65 @@ def test_a_run_spends_its_budget_and_no_more(story):
     story.bid("a", slots=4, price=0.9)
     award = story.last(SendAward).award
     assert [request.step for request in award.requests] == ["s0", "s1"]
-    assert [item.step for item in story.wanted(flow.RefuseStep)] == ["s2", "s3"]
-    refusal = story.last(flow.RefuseStep).refusal
-    assert (refusal.code, refusal.text) == (
-        "flow.budget",
-        "the run may spend 2 credits and has spent 1.8; the least offer is 0.9",
-    )
+    assert story.wanted(flow.RefuseStep) == []
+    why = "the run may spend 2 credits and has spent 1.8; the least offer is 0.9"
+    assert story.governor.snapshot().waiting == {"s2": why, "s3": why}
     assert story.governor.snapshot().spent == 1.8
     (first, second) = award.requests
     nothing = Refusal("cluster.full", "no free slot", "a")
     lease = lease_for(award, first, "n1")
     story.event(flow.AwardAnswered(Awarded("a", (lease,), (RejectedRequest(second.step, second.fence, nothing),))))
     assert story.governor.snapshot().spent == 0.9
+
+
+FULL = 0.0
+
+
+def offered(story: Story, seconds: int, *prices: float) -> None:
+    """For so long clusters a, b, … answer in each round, at these prices, or that they are full."""
+    for _ in range(seconds):
+        last = max(item.announce.round for item in story.wanted(SendAnnounce))
+        for cluster, price in zip("ab", prices, strict=False):
+            if last == max(item.announce.round for item in story.wanted(SendAnnounce) if item.cluster == cluster):
+                story.bid(cluster, slots=0 if price == FULL else 4, price=price)
+        story.event(flow.Tick(), later=1.0)
+
+
+def test_what_no_offer_fits_is_told_at_once_and_refused_when_that_has_held_for_a_while(story):
+    story.governor = FlowGovernor("r", "home", budget=0.5)
+    story.ready(ask("s0"), ask("s1"), places=("a",))
+    offered(story, 5, 0.9)
+    why = "the run may spend 0.5 credits and has spent 0; the least offer is 0.9"
+    unless = f"{why}; it is refused unless that changes within 30 s"
+    assert [(entry.step, entry.text) for entry in told(story, Chapter.WAIT)] == [("s0", unless), ("s1", unless)]
+    offered(story, 24, 0.9)
+    assert story.wanted(flow.RefuseStep) == []
+    offered(story, 3, 0.9)
+    assert [item.step for item in story.wanted(flow.RefuseStep)] == ["s0", "s1"]
+    refusal = story.last(flow.RefuseStep).refusal
+    assert (refusal.code, refusal.text) == ("flow.budget", why)
+    assert len(told(story, Chapter.WAIT)) == 2
+
+
+def test_a_price_that_falls_in_time_refuses_nobody(story):
+    story.governor = FlowGovernor("r", "home", budget=0.5)
+    story.ready(ask("s0"), places=("a",))
+    offered(story, 25, 0.9)
+    offered(story, 10, 0.4)
+    assert [request.step for request in story.last(SendAward).award.requests] == ["s0"]
+    assert story.wanted(flow.RefuseStep) == []
+
+
+def test_while_one_of_its_places_has_no_room_nobody_knows_what_it_would_cost(story):
+    story.governor = FlowGovernor("r", "home", budget=0.5)
+    story.ready(ask("s0"), places=("a", "b"))
+    offered(story, 25, 0.9, 0.9)
+    offered(story, 3, 0.9, FULL)
+    offered(story, 25, 0.9, 0.9)
+    assert story.wanted(flow.RefuseStep) == []
+    assert len(told(story, Chapter.WAIT)) == 1
+    offered(story, 10, 0.9, 0.9)
+    assert story.last(flow.RefuseStep).refusal.code == "flow.budget"
 
 
 def told_prices(story: Story) -> float:

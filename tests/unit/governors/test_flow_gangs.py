@@ -217,6 +217,11 @@ def test_a_gang_that_the_budget_does_not_pay_is_refused_whole():
     story.governor = flow.FlowGovernor("r", "home", budget=2.5)
     story.ready(*story.members(3))
     story.answer("a", gang=3, slots=3, price=1.0)
+    assert story.codes(flow.RefuseStep) == {}
+    for _ in range(32):
+        story.event(flow.Tick(), later=1.0)
+        if story.governor.snapshot().waiting:
+            story.answer("a", gang=3, slots=3, price=1.0)
     assert story.codes(flow.RefuseStep) == dict.fromkeys(["a0", "a1", "a2"], "flow.budget")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, NodeLeft, Reply
-from ioi_dagster.governors.flow_awards import NEVER_S
+from ioi_dagster.governors.flow_hopeless import NEVER_S
 from ioi_dagster.governors.flow_messages import RefuseStep, SendAnnounce, SendAward, StartStep, Tell
 from ioi_dagster.model.amounts import MEMORY
 from ioi_dagster.model.negotiation import Ask, Awarded, Bid
