@@ -17,6 +17,7 @@ from ioi_dagster.governors.parked import ASKS_S, MAX_PARKED, OFFER_S, Asked, Des
 from ioi_dagster.governors.prices import Load, curve
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
+    OWN_STEP,
     SLOTS,
     Announce,
     AskGroup,
@@ -52,6 +53,11 @@ Curve = tuple[str, DataClass, Resources, int, bool]
 
 def curve_of(one: AskGroup | SupplyPoint) -> Curve:
     return one.capability, one.data_class, one.resources, one.gang, one.idle
+
+
+def loads_nothing(one: AskGroup) -> bool:
+    """A run's own code begins at once wherever it may: there is no replica of it that could be warm."""
+    return one.capability == OWN_STEP
 
 
 class Rooms(Protocol):
@@ -205,7 +211,8 @@ class Bids:
             times = self._arbiter.claims.quote_idle(entry) if group.idle else self._arbiter.claims.quote(entry)
             slots, its = times * entry.shape.copies, curve_of(group)
             if slots > curves.get(its, (0, 0))[0]:
-                curves[its] = slots, self._arbiter.claims.quote_warm(entry, slots)
+                warm = slots if loads_nothing(group) else self._arbiter.claims.quote_warm(entry, slots)
+                curves[its] = slots, warm
         return self._rising(curves, len(self.desk))
 
     def _rising(self, curves: dict[Curve, tuple[int, int]], queued: int) -> list[SupplyPoint]:
@@ -297,7 +304,7 @@ class Bids:
         for group, one in asked.groups:
             its = given.get(one.request.id, []) if isinstance(one, Entry) else []
             if its:
-                warm = sum(self._arbiter.is_warm(entry) for entry in its)
+                warm = sum(loads_nothing(group) or self._arbiter.is_warm(entry) for entry in its)
                 slots, before = sum(entry.shape.copies for entry in its), curves.get(curve_of(group), (0, 0))
                 curves[curve_of(group)] = before[0] + slots, before[1] + warm
                 kept += [(like(group), entry) for entry in its]

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ioi_dagster.governors import flow
-from ioi_dagster.governors.cluster import NodeJoined, NodeReported
+from ioi_dagster.governors.cluster import NodeJoined, NodeReported, Reply
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_messages import SendAnnounce, SendAward
 from ioi_dagster.governors.prices import COLD_START, CONGESTION, MEMORY, Load, Rung, curve
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.negotiation import MAX_POINTS, Announce, Ask, AskGroup, Bid, SupplyPoint
+from ioi_dagster.model.negotiation import MAX_POINTS, OWN_STEP, Announce, Ask, AskGroup, Bid, SupplyPoint
 from ioi_dagster.model.story import Chapter
 from tests.unit.governors.test_cluster_arbitration import Cluster
 from tests.unit.governors.test_flow import Story
@@ -70,6 +70,18 @@ def test_a_bid_tells_warm_slots_from_cold_ones_and_rises_as_its_queue_and_its_me
     cluster.event(NodeReported("n2", frozenset(), 0.7))
     pressed = cluster.ask("r", 4)[-1].answer
     assert told(pressed.points) == [(slots, warm, price + 0.125) for slots, warm, price in told(bid.points)]
+
+
+def test_a_runs_own_code_loads_nothing_so_no_start_of_it_is_cold():
+    own = frozenset({OWN_STEP, "ocr"})
+    cluster = Cluster(NodeJoined("n1", 1, own), NodeJoined("n2", 1, own))
+    at_once = cluster.ask("r", 2, OWN_STEP)[-1].answer
+    assert told(at_once.points) == [(1, 1, 1.25), (1, 1, 1.5)]
+    lease, _ = cluster.award("r", "s", "t", capability=OWN_STEP).leases
+    assert cluster.ask("waits", 2, OWN_STEP, wait_s=50.0) == []
+    (served,) = [one.answer for one in cluster.release("r", lease.id) if isinstance(one, Reply)]
+    assert isinstance(served, Bid)
+    assert (served.run, [point.warm for point in served.points]) == ("waits", [1])
 
 
 def test_who_waits_for_other_room_makes_what_is_free_dearer():
