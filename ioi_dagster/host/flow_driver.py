@@ -378,11 +378,19 @@ class FlowDriver:
             if event.fence == self._governor.fence(event.step):
                 self._maps.lost(event.step)
         if isinstance(event, flow.StepLost) and answer is not None and answer.checkpoint is not None and not lease.copy:
-            if self.outputs.keep_checkpoint(lease.step, lease.fence, answer.checkpoint):
-                text = f"it left a checkpoint of {len(answer.checkpoint)} bytes, from which it goes on"
-                self.tell(Chapter.LOSS, text, {"bytes": len(answer.checkpoint)}, lease.step)
+            self._keep(lease, answer.checkpoint)
         self._maps.ended(lease)
         return event
+
+    def _keep(self, lease: Lease, checkpoint: bytes) -> None:
+        size = len(checkpoint)
+        try:
+            if self.outputs.keep_checkpoint(lease.step, lease.fence, checkpoint):
+                text = f"it left a checkpoint of {size} bytes, from which it goes on"
+                self.tell(Chapter.LOSS, text, {"bytes": size}, lease.step)
+        except (OSError, RetryableError) as error:
+            text = f"it left a checkpoint of {size} bytes, which cannot be stored ({error}): it goes on without it"
+            self.tell(Chapter.LOSS, text, {"bytes": size}, lease.step)
 
     # Instructions out -------------------------------------------------------------------------------------------
 

@@ -83,11 +83,12 @@ class RunOutputs:
         self._publish([output for output in staged if output.handle[0] == step], owed.links)
 
     def keep_checkpoint(self, step: str, fence: int, data: bytes) -> bool:
-        """What an attempt of the step left when it was stopped, unless one of a newer fence did; whether it is kept."""
+        """What an attempt of the step left when it was stopped, unless one of a newer fence did; whether it is kept.
+        Nobody waits for a disk for its sake: raises `OSError` or `RetryableError` where it cannot be written now."""
         if fence <= self._checkpoints.get(step, 0):
             return False
+        self._objects.put(run_name(self._run, (step, CHECKPOINT, "")), data)
         self._checkpoints[step] = fence
-        self._put(run_name(self._run, (step, CHECKPOINT, "")), data)
         return True
 
     def checkpoint(self, step: str) -> bytes | None:

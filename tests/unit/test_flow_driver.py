@@ -869,3 +869,29 @@ def test_a_run_begins_with_what_its_domain_knows_and_tells_it_what_it_has_seen(t
     driver.close(False)
     ledger.close()
     assert node.seen == [(Experience("alone", kept=1.0),), (Experience("alone", kept=1.0),)]
+
+
+STOPPED = "stopped: a tenant takes back what is its own"
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_checkpoint_for_which_there_is_no_room_costs_no_more_than_itself(tmp_path: Path, room: bool) -> None:
+    if not room:
+        (tmp_path / "runs").write_text("nothing can be written below a file")
+    with a_run(tmp_path) as run:
+        run.submit("s", checkpointable=True)
+        left = StartAnswer("a1", "n", 1.0, 2.0, error=STOPPED, cause=Cause.LEASE_LOST, checkpoint=b"12")
+        run.answer("s", left)
+        run.settle()
+        assert run.sent == ["s"], "placed anew"
+        assert run.driver.outputs.checkpoint("s") == (b"12" if room else None)
+        (text,) = [entry.text for entry in run.ledger.story("r", "s") if "checkpoint" in entry.text]
+        if room:
+            assert text == "it left a checkpoint of 2 bytes, from which it goes on"
+        else:
+            assert text.startswith("it left a checkpoint of 2 bytes, which cannot be stored (")
+            assert text.endswith("): it goes on without it")
+            (tmp_path / "runs").unlink()
+        run.answer("s", replace(left, checkpoint=b"3"))
+        run.settle()
+        assert run.driver.outputs.checkpoint("s") == b"3"
