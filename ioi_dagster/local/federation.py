@@ -113,7 +113,7 @@ class Federation:
                     clusters=tuple(
                         ClusterAddress(
                             cluster.name,
-                            f"tcp://127.0.0.1:{ports.pop()}",
+                            f"{self._dask_protocol(spec)}://127.0.0.1:{ports.pop()}",
                             governor_address(home.root / f"governor-{cluster.name}.sock", ports.pop()),
                         )
                         for cluster in spec.clusters
@@ -127,6 +127,12 @@ class Federation:
             )
             (home.root / "blocks.json").write_bytes(msgspec.json.encode(offered(spec, self._blocks)))
         self._introduce(gateways)
+
+    def _dask_protocol(self, spec: DomainSpec) -> str:
+        """Whose code goes to a cluster anyway reaches it as it is. Into that of another authority none goes, so nobody without a
+        certificate of that one gets in, be it from this machine."""
+        authorities = {one.name: one.authority for one in self._topology.domains}
+        return "tcp" if spec.authority == authorities[self._topology.home] else "tls"
 
     def _introduce(self, gateways: dict[str, str]) -> None:
         """Everybody has certificates of his authority and the record that each other one signed of himself."""

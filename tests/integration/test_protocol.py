@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
+from distributed.security import Security
 from typer.testing import CliRunner
 
 from definitions.documents.catalogue import BLOCKS
@@ -21,6 +23,7 @@ from ioi_dagster.adapters.http.client import GatewayClient, own_gateway
 from ioi_dagster.adapters.http.streams import Made, Stream
 from ioi_dagster.adapters.http.tls import TlsTo
 from ioi_dagster.cli import app
+from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import RetryableError
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.local.federation import Federation
@@ -80,6 +83,29 @@ def test_every_domain_keeps_every_rule_and_has_all_its_capacity_afterwards(
         assert [lease for cluster in clusters.values() for lease in cluster["leases"]] == []
     unknown = runner.invoke(app, ["protocol", "check", "nobody.example", "--home", home])
     assert "knows no domain 'nobody.example'" in str(unknown.exception)
+
+
+def test_a_cluster_of_another_authority_takes_code_from_nobody_on_this_machine(federation: Federation) -> None:
+    cloud, library = (federation.domain(name) for name in ("cloud.example", "library.example"))
+    (cluster,) = cloud.config().clusters
+    assert cluster.scheduler.startswith("tls://")
+    assert takes(cluster.scheduler, cloud, cloud)
+    assert not takes(cluster.scheduler, cloud, library)
+    assert not takes(cluster.scheduler.replace("tls", "tcp"))
+
+
+def takes(scheduler: str, asked: DomainHome | None = None, asking: DomainHome | None = None) -> bool:
+    """Does a Dask scheduler of `asked` take a client with the certificate of `asking`, or with none?"""
+    security = None
+    if asked is not None and asking is not None:
+        shown = str(asking.client_certificate)
+        authority = str(asked.authority_certificate)
+        security = Security(tls_ca_file=authority, tls_client_cert=shown, tls_client_key=shown, require_encryption=True)
+    try:
+        with Client(scheduler, timeout=5, security=security, set_as_default=False):
+            return True
+    except OSError:
+        return False
 
 
 class Caller:
