@@ -336,7 +336,7 @@ def begun() -> list[str]:
 def queued() -> list[str]:
     """The steps that wait at this worker for its thread."""
     tasks = list(get_worker().state.tasks.values())
-    return [str(task.key).split("/")[1] for task in tasks if task.state == "constrained"]
+    return [str(task.key).split("/")[2] for task in tasks if task.state == "constrained"]
 
 
 def until_sent(*steps: str) -> None:
