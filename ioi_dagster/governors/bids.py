@@ -13,6 +13,7 @@ from typing import Protocol
 from ioi_dagster.governors.fairness.arbiter import Arbiter
 from ioi_dagster.governors.fairness.tree import Entry
 from ioi_dagster.governors.fairness.values import Request
+from ioi_dagster.governors.orders_in_force import Narrowed
 from ioi_dagster.governors.parked import ASKS_S, MAX_PARKED, OFFER_S, Asked, Desk, Kind, Like, Offered, like
 from ioi_dagster.governors.prices import Load, curve
 from ioi_dagster.model.data_class import DataClass
@@ -104,15 +105,16 @@ class Bids:
 
     # Announcements ----------------------------------------------------------------------------------------------
 
-    def announced(self, announce: Announce, now: float) -> tuple[Announce | None, Asked, Bid | None]:
+    def announced(self, narrowed: Narrowed, now: float) -> tuple[Announce | None, Asked, Bid | None]:
         """The announcement of the run that waited until now, what is asked for from now on, and the answer, if there is one
         already."""
+        announce = narrowed.announce
         older = self.forget(announce.whose, now)
         while self.desk.full() and (oldest := self.desk.oldest()) is not None:
             self.forget(oldest.announce.whose, now)
         since = self.desk.since(announce.whose, now)
         groups = [(group, self._entry(group, since, announce.remaining_s)) for group in announce.groups]
-        asked = Asked(announce, groups, now + ASKS_S)
+        asked = Asked(announce, groups, now + ASKS_S, narrowed.wanted, narrowed.refusals)
         self.desk.add(asked)
         for entry in asked.entries():
             self._arbiter.wish(entry)
@@ -237,6 +239,7 @@ class Bids:
             for group, one in (asked.groups if asked else ())
             if isinstance(one, Refusal) and one.code == "cluster.never"
         ]
+        told = (*(asked.refusals if asked else ()), *refusals)
         return Bid(
             self._cluster,
             self._domain,
@@ -244,7 +247,7 @@ class Bids:
             announce.round,
             self._epoch,
             tuple(points),
-            tuple(refusals),
+            told,
             expires_s,
             never=tuple(never),
         )

@@ -37,9 +37,9 @@ from ioi_dagster.governors.fairness.tree import Entry
 from ioi_dagster.governors.fairness.values import Rules
 from ioi_dagster.governors.leases import Held, Leases
 from ioi_dagster.governors.nodes import Nodes
-from ioi_dagster.governors.orders_in_force import Narrowed, OrdersInForce, Waits
+from ioi_dagster.governors.orders_in_force import Narrowed, OrdersInForce, Waits, means
 from ioi_dagster.governors.outlook import NodeNow, Occupied, outlook
-from ioi_dagster.governors.parked import AGING_S
+from ioi_dagster.governors.parked import AGING_S, Asked
 from ioi_dagster.governors.pressure import demands
 from ioi_dagster.governors.tally import Tally
 from ioi_dagster.model.negotiation import (
@@ -222,34 +222,50 @@ class ClusterGovernor:
         return out + self._asked(self._orders.narrowed(announce), now)
 
     def _asked(self, narrowed: Narrowed, now: float) -> list[Instruction]:
-        wanted, announce, refusals = narrowed.wanted, narrowed.announce, narrowed.refusals
-        if refusals and not announce.groups:
+        wanted, refusals = narrowed.wanted, narrowed.refusals
+        if refusals and not narrowed.announce.groups:
+            out = self._superseded(self._bids.forget(wanted.whose, now))
             if self._orders.wait(wanted, refusals, now):
-                return []
-            return [Reply(replace(self._bids.nothing(wanted), refusals=refusals))]
-        older, asked, bid = self._bids.announced(announce, now)
-        if bid is not None and refusals:
-            bid = replace(bid, refusals=(*refusals, *bid.refusals))
-        out: list[Instruction] = []
-        if older is not None:
-            out.append(Reply(self._bids.nothing(older), waited=(older.run, older.round, older.origin)))
+                return out
+            return [*out, Reply(self._told(wanted, refusals))]
+        older, asked, bid = self._bids.announced(narrowed, now)
+        out = self._superseded(older)
         out += self._stops(now, [entry for entry in asked.entries() if entry.machines is None])
         if bid is None:
             # A turn may be its own though nobody else would have been refused: then it does not wait.
-            out += self._serve(now, announce)
+            out += self._serve(now, wanted)
             return out
+        self._tally.bid(wanted, bid)
+        return [*out, Reply(self._with_nodes(bid, wanted, now))]
+
+    def _superseded(self, older: Announce | None) -> list[Instruction]:
+        if older is None:
+            return []
+        return [Reply(self._bids.nothing(older), waited=(older.run, older.round, older.origin))]
+
+    def _told(self, announce: Announce, refusals: tuple[Refusal, ...]) -> Bid:
+        bid = replace(self._bids.nothing(announce), refusals=refusals)
         self._tally.bid(announce, bid)
-        return [*out, Reply(self._with_nodes(bid, announce, now))]
+        return bid
 
     def _waits_no_more(self, one: Waits) -> Instruction:
         its = one.announce
-        return Reply(replace(self._bids.nothing(its), refusals=one.refusals), waited=(its.run, its.round, its.origin))
+        return Reply(self._told(its, one.refusals), waited=(its.run, its.round, its.origin))
 
     def _ordered(self, event: Ordered, now: float) -> list[Instruction]:
-        """Those that wait for an order to be taken back are looked at again; one that may wait on still has its time."""
-        self._orders.given(event.orders, now)
+        """Those that it means are looked at again: they may start something now, or less of it, or nothing. Each has its time
+        still."""
+        changed = self._orders.given(event.orders, now)
         self._bids.refused(self._arbiter.on_quota(self._orders.weighed(self._tree)))
-        return self._stops(now) + self._drained(now) + self._looked_at_again(self._orders.all(), now)
+        parked = [one for one in self._bids.desk.asked.values() if one.waits and means(changed, one.wanted)]
+        others = [self._taken_up(one, now) for one in parked]
+        again = self._looked_at_again(self._orders.all(others), now)
+        return self._stops(now) + self._drained(now) + again
+
+    def _taken_up(self, asked: Asked, now: float) -> Waits:
+        """It waits for room no more, to be looked at as a whole again; it keeps its place."""
+        self._bids.forget(asked.wanted.whose, now)
+        return Waits(asked.wanted, asked.refusals, asked.until)
 
     def _looked_at_again(self, waits: Iterable[tuple[Waits, Narrowed]], now: float) -> list[Instruction]:
         out: list[Instruction] = []
@@ -280,7 +296,7 @@ class ClusterGovernor:
         """Answer those that wait and have something, or have waited long enough. `at_once` has only just come."""
         out: list[Instruction] = []
         for asked, bid in self._bids.serve(now):
-            self._tally.bid(asked.announce, bid)
+            self._tally.bid(asked.wanted, bid)
             new = at_once is not None and asked.announce.whose == at_once.whose
             waited = None if new else (bid.run, bid.round, asked.announce.origin)
             out.append(Reply(self._with_nodes(bid, asked.announce, now), waited=waited))
@@ -409,8 +425,13 @@ class ClusterGovernor:
                 whose.add((held.origin, held.lease.run))
         renewed = set(names)
         told = Renewed(tuple(names), tuple(name for name in request.leases if name not in renewed))
-        awaited = (one for run in whose for one in self._orders.awaited(run))
-        return [Reply(told), *self._looked_at_again(awaited, now)]
+        out: list[Instruction] = [Reply(told)]
+        for run in whose:
+            asked = self._bids.desk.asked.get(run)
+            narrowed = asked is not None and asked.waits and bool(asked.refusals)
+            parked = self._taken_up(asked, now) if narrowed and asked is not None else None
+            out += self._looked_at_again(self._orders.awaited(run, parked), now)
+        return out
 
     def _waits(self, name: str, waits: bool) -> bool:
         """Its slot is somebody else's while it waits. When it goes on, its node may run more than its slots for a while. True
@@ -528,6 +549,7 @@ class ClusterGovernor:
         self._arbiter.validate()
         self._leases.validate()
         self._bids.desk.validate()
+        self._orders.validate([asked.announce for asked in self._bids.desk.asked.values() if asked.waits])
         self._scaler.validate()
         assert self._stopping.keys() <= self._leases.held.keys()
         entries = self._arbiter.running()

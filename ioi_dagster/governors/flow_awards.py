@@ -29,13 +29,15 @@ from ioi_dagster.governors.flow_rounds import Round, Rounds
 from ioi_dagster.governors.flow_steering import Steering
 from ioi_dagster.governors.flow_steps import Step, Steps, StepState
 from ioi_dagster.governors.flow_texts import bids_text, never_in, why_no_slot, why_silent
+from ioi_dagster.governors.orders_in_force import CAPPED, PAUSED
 from ioi_dagster.governors.reputation import MANY, Reputation
 from ioi_dagster.model.negotiation import MAX_LEASES, MAX_SECONDS, Award, Awarded, Bid, Effect, Lease, LeaseRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 
 BY = "flow governor"
-STALE_FENCE = "cluster.stale_fence"
+KEPT = frozenset({"cluster.stale_fence", PAUSED, CAPPED})
+"""Refusals that break no bid: of what was granted before, and of what its cluster's owner has ordered meanwhile."""
 COPY_AGAIN_S = 5.0
 """Before a step has another copy, where one was lost or not granted."""
 TOLD_STEPS = 5
@@ -318,7 +320,7 @@ class Awards:
 
     def answered(self, event: AwardAnswered, now: float) -> list[Instruction]:
         awarded, out = event.awarded, []
-        refused = sum(item.refusal.code != STALE_FENCE for item in awarded.rejected)
+        refused = sum(item.refusal.code not in KEPT for item in awarded.rejected)
         broken = refused + len(event.missing) + len(event.excess)
         self._reputation.observe(awarded.cluster, len(awarded.leases), broken, now)
         self._ask_for_deferred(now)

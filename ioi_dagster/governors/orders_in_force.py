@@ -51,8 +51,12 @@ class OrdersInForce:
     def __len__(self) -> int:
         return len(self._waits)
 
-    def given(self, orders: Orders, now: float) -> None:
-        """From now on these are in force."""
+    def given(self, orders: Orders, now: float) -> frozenset[Name]:
+        """From now on these are in force. For what something else is ordered than before."""
+        tables = (
+            (Target.BLOCK, orders.blocks, self._orders.blocks),
+            (Target.TENANT, orders.tenants, self._orders.tenants),
+        )
         self._orders = orders
         drained = {name: one.stopped for name, one in orders.blocks.items() if one.stopped is not None}
         before = self._drained_at
@@ -61,6 +65,12 @@ class OrdersInForce:
             for name, order in drained.items()
             if order.verb is Verb.DRAIN and order.within_s is not None
         }
+        return frozenset(
+            (target, name)
+            for target, its, others in tables
+            for name in its.keys() | others.keys()
+            if its.get(name) != others.get(name)
+        )
 
     @property
     def any(self) -> bool:
@@ -189,18 +199,19 @@ class OrdersInForce:
         capped = {(target, name) for target, table in tables for name, its in table.items() if its.capped is not None}
         return self._again(capped) if capped and self._waits else iter(())
 
-    def awaited(self, whose: Whose) -> Iterator[tuple[Waits, Narrowed]]:
-        """The run's, which waits no more: a step of it waits for others from now on, and they may be what it has asked for."""
-        its = self._waits.get(whose)
-        if its is not None and any(self._goes_on(group, whose) for group in its.announce.groups):
-            yield self._waits.pop(whose), self.narrowed(its.announce)
+    def awaited(self, whose: Whose, parked: Waits | None) -> Iterator[tuple[Waits, Narrowed]]:
+        """The run's, here or `parked`, which waits no more: a step of it waits for others from now on, which may be what is asked
+        for."""
+        its = parked or self._waits.pop(whose, None)
+        if its is not None:
+            yield its, self.narrowed(its.announce)
 
     def _again(self, capped: Set[Name]) -> Iterator[tuple[Waits, Narrowed]]:
         count = _Counts(self._leases)
         for whose, its in list(self._waits.items()):
             if not any(self._left(name, count) for name in capped):
                 return
-            if capped.isdisjoint(name for group in its.announce.groups for name in _names(group)):
+            if not means(capped, its.announce):
                 continue
             narrowed = self._narrowed(its.announce, count)
             if narrowed.announce.groups:
@@ -211,12 +222,20 @@ class OrdersInForce:
         cap = self._orders.of(*name).capped
         return cap is not None and cap.value is not None and cap.value > count.of(*name)
 
-    def all(self) -> Iterator[tuple[Waits, Narrowed]]:
-        """All of them, which wait no more."""
+    def all(self, others: Iterable[Waits]) -> Iterator[tuple[Waits, Narrowed]]:
+        """All of them, which wait no more, after `others`."""
         count = _Counts(self._leases)
         found, self._waits = self._waits, {}
-        for its in found.values():
+        for its in (*others, *found.values()):
             yield its, self._narrowed(its.announce, count)
+
+    def validate(self, parked: Iterable[Announce]) -> None:
+        """`parked`: those that wait for room."""
+        assert len(self._waits) <= MAX_HELD
+        for announce in parked:
+            assert announce.whose not in self._waits
+            paused = [self._orders.of(*name).stopped for group in announce.groups for name in _names(group)]
+            assert not any(paused) or any(group.part for group in announce.groups)
 
 
 class _Counts:
@@ -232,6 +251,11 @@ class _Counts:
 
     def add(self, group: AskGroup, many: int) -> None:
         self._more.update(dict.fromkeys(_names(group), many))
+
+
+def means(names: Set[Name], announce: Announce) -> bool:
+    """Is something of it one of `names`?"""
+    return any(name in names for group in announce.groups for name in _names(group))
 
 
 def _names(one: AskGroup | LeaseRequest | Held) -> tuple[Name, Name]:

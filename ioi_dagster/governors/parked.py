@@ -38,13 +38,16 @@ def like(one: AskGroup | LeaseRequest) -> Like:
 
 @dataclass(slots=True, eq=False)
 class Asked:
-    """What a run asked for last. `groups`: where each stands in the books, or why nothing could ever satisfy it; `until`: when it
+    """What a run asked for last: all that it `wanted`, and of that what may start; why the rest may not stands in `refusals`.
+    `groups`: where each stands in the books, or why nothing could ever satisfy it; `until`: when it
     `waits`, then it is answered, with nothing if need be; else it is forgotten then; `since`: when the run
     began to wait (monotonic s)."""
 
     announce: Announce
     groups: list[tuple[AskGroup, Entry | Refusal]]
     until: float
+    wanted: Announce
+    refusals: tuple[Refusal, ...] = ()
     waits: bool = False
     since: float = 0.0
 

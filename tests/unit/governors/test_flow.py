@@ -265,6 +265,21 @@ def test_who_does_not_keep_his_bids_loses_the_step_in_the_next_round_and_those_a
     round_("honest")
 
 
+def test_what_an_owner_orders_after_a_bid_makes_no_liar_of_his_cluster(story):
+    for step, code in (("s1", "cluster.paused"), ("s2", "cluster.capped"), ("s3", "cluster.full")):
+        story.ready(ask(step), places=("a",))
+        story.bid("a", price=0.1)
+        no = Refusal(code, "by its owner", "a")
+        rejected = tuple(RejectedRequest(r.step, r.fence, no) for r in story.last(SendAward).award.requests)
+        story.event(flow.AwardAnswered(Awarded("a", (), rejected)))
+        story.event(flow.StepDropped(step, "enough"))
+        story.event(flow.Tick(), later=1.1)
+    story.ready(ask("s4"), places=("a",))
+    story.bid("a", price=0.1)
+    trusted = ["keeps" not in one.text for one in told(story, Chapter.BID)]
+    assert trusted == [True, True, True, False]
+
+
 def test_a_run_spends_its_budget_and_no_more(story):
     story.governor = FlowGovernor("r", "home", budget=2.0)
     story.ready(*(ask(f"s{number}") for number in range(4)), places=("a",))

@@ -230,6 +230,36 @@ def test_what_a_cap_has_left_is_bid_to_one_of_those_who_wait_for_it() -> None:
     assert [bid.run for bid in bids(cluster.release(lease)) if bid.points] == ["r5", "r6", "r7", "r8"]
 
 
+def test_who_waits_for_room_is_asked_for_no_more_while_it_is_paused_and_for_all_of_it_afterwards() -> None:
+    cluster = Cluster(slots=2)
+    held = [*cluster.award().leases, *cluster.award(tenant="u").leases]
+    groups = (AskGroup("ocr", DataClass.PUBLIC, 3, "t"), AskGroup("llm", DataClass.PUBLIC, 3, "u"))
+    assert cluster.tell(Announce("a", 1, "lab", groups[:1], wait_s=30.0)) == []
+    assert cluster.tell(Announce("b", 1, "lab", groups, wait_s=30.0)) == []
+    assert cluster.order(TENANT, "t", Verb.PAUSE) == []
+    tenants = cluster.governor.snapshot().tenants
+    assert (tenants["t"]["waiting"], tenants["u"]["waiting"]) == (0, 3)
+    (bid,) = bids(cluster.release(held[0]))
+    assert (bid.run, [(one.capability, one.slots) for one in bid.points]) == ("b", [("llm", 1)])
+    assert [no.code for no in bid.refusals] == ["cluster.paused"], "why the rest of it may not is told all the same"
+    assert cluster.tell(Announce("b", 2, "lab", groups, wait_s=30.0)) == []
+    assert cluster.order(TENANT, "t", Verb.RESUME) == []
+    assert {name: its["waiting"] for name, its in cluster.governor.snapshot().tenants.items()} == {"t": 6, "u": 3}
+
+
+def test_a_newer_announcement_of_what_is_paused_takes_the_place_of_one_that_waits_for_room() -> None:
+    cluster = Cluster(slots=1)
+    (lease,) = cluster.award(capability="llm").leases
+    cluster.order(BLOCK, "ocr", Verb.PAUSE)
+    assert cluster.ask(capability="llm", wait_s=30.0) is None
+    group = AskGroup("ocr", DataClass.PUBLIC, 1, "t")
+    (older,) = cluster.tell(Announce("r", 9, "lab", (group,), wait_s=30.0))
+    assert (older.waited, older.answer.points) == (("r", 1, "lab"), ())
+    assert bids(cluster.release(lease)) == [], "nothing is kept for what its run wants no more"
+    cluster.tell(Announce("r", 10, "lab", (group,)))
+    assert cluster.governor.snapshot().asked["t"]["refused"] == {"cluster.paused": 2}
+
+
 ORDERS = some.builds(
     lambda target, name, verb, value: Order(target, name, verb, value if verb in (Verb.CAP, Verb.PRIORITISE) else None),
     some.sampled_from([BLOCK, TENANT]), some.sampled_from(["ocr", "t"]), some.sampled_from(list(Verb)),
