@@ -282,14 +282,13 @@ class ClusterGovernor:
         return out
 
     def _drained(self, now: float) -> list[Instruction]:
-        """Steps whose block is drained, and whose time is over."""
+        """Steps whose block is drained, and whose time is over; those that may run once only go on to their end."""
         why = self._orders.overdue(now)
         if not why:
             return []
-        # One that waits for others has no slot; it is stopped when it goes on.
-        running = (one for one in self._leases if not one.waits and one.lease.id not in self._stopping)
-        held = [one for one in running if one.lease.capability in why]
-        self._stopping |= {one.lease.id: now for one in held}
+        left = (one for one in self._leases if one.preemptible and one.lease.id not in self._stopping)
+        held = [one for one in left if one.lease.capability in why]
+        self._stopping |= {one.lease.id: now + STOP_S if one.checkpointable else now for one in held}
         return [StopStep(one.lease, why[one.lease.capability]) for one in held]
 
     def _serve(self, now: float, at_once: Announce | None = None) -> list[Instruction]:

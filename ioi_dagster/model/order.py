@@ -44,8 +44,9 @@ MAY: dict[Target, frozenset[Verb]] = {
 @dataclass(frozen=True, slots=True)
 class Order:
     """`name` is a block's capability, a tenant, or a node or cluster. A pause has nothing more of it start; a drain ends what
-    runs too, after `within_s` seconds (None: it goes on to its end). `value`: how many of it may run at once in each cluster, or
-    a tenant's weight there; None takes that back. `who` and `at` (Unix seconds) are not said by who orders, but found out."""
+    runs too, but for what may run once only, after `within_s` seconds (None: it goes on to its end). `value`: how many of it may
+    run at once in each cluster, or a tenant's weight there; None takes that back. `who` and `at` (Unix seconds) are not said by
+    who orders, but found out."""
 
     target: Target
     name: Name
@@ -122,7 +123,7 @@ def _given(was: InForce, order: Order) -> tuple[InForce, str]:
             same = was.stopped is not None and was.stopped.verb is order.verb
             told = "; what runs goes on to its end"
             if order.verb is Verb.DRAIN and order.within_s is not None:
-                told = f"; what runs is placed elsewhere after {order.within_s:g} s"
+                told = f"; what runs is placed elsewhere after {order.within_s:g} s, but for what may run once only"
             word = f"{order.verb}d" if order.verb is Verb.PAUSE else "drained"
             return InForce(order, was.capped, was.weighed), f"{word}{' already' if same else told}"
         case Verb.RESUME:

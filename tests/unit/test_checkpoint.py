@@ -34,7 +34,11 @@ def waits_until(condition: Callable[[], bool]) -> None:
         threading.Event().wait(0.01)
 
 
-def stopped(step: Callable[[], bytes]) -> StartAnswer:
+def revoked(host: NodeHost) -> list[str]:
+    return host.revoke({LEASE.key: "a needs the room"})
+
+
+def stopped(step: Callable[[], bytes], stop: Callable[[NodeHost], list[str]] = revoked) -> StartAnswer:
     """What a node answers of a step that it is told to stop while it is at work."""
     clock = SystemClock()
     host = NodeHost(
@@ -52,7 +56,7 @@ def stopped(step: Callable[[], bytes]) -> StartAnswer:
     thread = threading.Thread(target=lambda: answers.append(host.start(request)))
     thread.start()
     assert at_work.wait(10)
-    assert host.revoke({LEASE.key: "a needs the room"}) == [LEASE.key]
+    assert stop(host) == [LEASE.key]
     thread.join(20)
     return msgspec.msgpack.decode(answers[0], type=StartAnswer)
 
@@ -68,6 +72,23 @@ def test_who_is_ready_is_asked_and_leaves_something():
         return checkpoint.leave(b"half")
 
     assert ended(stopped(step)) == (None, "a needs the room", Cause.LEASE_LOST, b"half")
+
+
+def test_who_runs_on_a_node_that_is_emptied_is_asked_once_however_often_that_is_said():
+    def step() -> bytes:
+        checkpoint.ready(grace_s=15)
+        waits_until(lambda: checkpoint.wanted)
+        return checkpoint.leave(b"half")
+
+    def emptied(host: NodeHost) -> list[str]:
+        host.drain("a new disk")
+        before = threading.active_count()
+        told = host.revoke_all()
+        assert host.revoke_all() in (told, [])
+        assert threading.active_count() <= before + 1, "one grace"
+        return told
+
+    assert ended(stopped(step, emptied)) == (None, "its node is drained: a new disk", Cause.LEASE_LOST, b"half")
 
 
 def test_who_is_done_within_its_grace_is_done():

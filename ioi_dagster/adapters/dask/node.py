@@ -167,8 +167,14 @@ class NodeHost:
         asked = [key for key in why if self._asks(key)]
         return asked + self.running.stop([key for key in why if key not in asked], StepRevokedError)
 
+    def revoke_all(self) -> list[str]:
+        """As `revoke`, for whatever runs here now. Said again it is no new grace."""
+        return self.revoke(dict.fromkeys(self.running.keys(), ""))
+
     def _asks(self, key: str) -> bool:
         its = self._checkpoints.get(key)
+        if its is not None and its.wanted:
+            return True  # its grace has begun
         grace_s = its.ask() if its is not None else 0.0
         if not grace_s:
             return False
@@ -347,7 +353,7 @@ def revoke(node: str, why: dict[str, str]) -> list[str]:
 
 def revoke_all() -> list[str]:
     """As `revoke`, for whatever runs at the node of this process."""
-    return _host.running.stop_all(StepRevokedError) if _host is not None else []
+    return _host.revoke_all() if _host is not None else []
 
 
 def drain(why: dict[str, str]) -> None:

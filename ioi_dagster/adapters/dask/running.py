@@ -166,9 +166,12 @@ class Running:
 
     def stop_all(self, error: type[BaseException]) -> list[str]:
         """As `stop`, for whatever runs here now."""
+        return self.stop(self.keys(), error)
+
+    def keys(self) -> list[str]:
+        """Of what runs here now."""
         with self._lock:
-            keys = list(self._threads)
-        return self.stop(keys, error)
+            return list(self._threads)
 
     def only(self) -> str | None:
         """The key of the step that runs here, where it is one."""

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from ioi_dagster.governors.cluster import ClusterGovernor, LeaseEnded, NodeJoined, QuotasChanged, Reply, StopStep, Tick
+from ioi_dagster.governors.cluster import (
+    STOP_S,
+    ClusterGovernor,
+    LeaseEnded,
+    NodeJoined,
+    QuotasChanged,
+    Reply,
+    StopStep,
+    Tick,
+)
 from ioi_dagster.governors.cluster_messages import Ordered, Withdrawn
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
@@ -150,6 +160,29 @@ def test_what_runs_of_a_drained_block_is_stopped_when_its_time_is_over_and_once(
     assert cluster.tell(Tick(), after=2.0) == [StopStep(lease, "ocr is drained by ann: a bad model")]
     assert cluster.tell(Tick(), after=1.0) == []
     assert other.id in {one["id"] for one in cluster.governor.snapshot().leases}
+
+
+def test_a_drain_stops_who_waits_too_gives_time_for_a_checkpoint_and_leaves_what_may_run_once_only() -> None:
+    cluster = Cluster()
+    first = LeaseRequest("r", "waits", 1, "ocr", DataClass.PUBLIC, tenant="t")
+    requests = (
+        first,
+        replace(first, step="leaves", checkpointable=True),
+        replace(first, step="once", preemptible=False),
+    )
+    (reply,) = cluster.tell(Award("lab-c", "r", 1, "lab", requests))
+    waits, leaves, once = (lease.id for lease in reply.answer.leases)
+
+    def held() -> tuple[str, ...]:
+        (reply,) = cluster.tell(RenewRequest("r", (waits, leaves, once), (waits,), "lab"))
+        return reply.answer.held
+
+    assert held() == (waits, leaves, once)
+    stops = cluster.order(BLOCK, "ocr", Verb.DRAIN, within_s=0.0)
+    assert [one.lease.step for one in stops if isinstance(one, StopStep)] == ["waits", "leaves"]
+    assert held() == (leaves, once)
+    cluster.tell(Tick(), after=STOP_S)
+    assert held() == (once,)
 
 
 def test_a_tenant_weighs_what_is_ordered_also_when_quotas_change() -> None:
