@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.adapters.files.only_one import only_one
 from ioi_dagster.adapters.files.standing import StandingFile
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
+from ioi_dagster.adapters.http.listening import TlsServer
 from ioi_dagster.adapters.http.serving import MAX_CONNECTIONS, serving_protocol
 from ioi_dagster.adapters.http.standing import StandingDesk
 from ioi_dagster.adapters.http.tls import client_context, tls_of
@@ -34,6 +36,8 @@ from ioi_dagster.policy.documents import placement_document
 from ioi_dagster.policy.gate import Gate
 from ioi_dagster.private_file import write_private
 from ioi_dagster.ras.record import Kind, make_record
+
+BACKLOG = 2048
 
 
 def main() -> None:
@@ -90,16 +94,16 @@ def serve(home: DomainHome) -> None:
     )
     address = urlsplit(config.gateway)
     assert address.hostname and address.port
-    uvicorn.run(
+    settings = uvicorn.Config(
         create_app(context),
-        host=address.hostname,
-        port=address.port,
         log_level="warning",
         access_log=False,
         limit_concurrency=MAX_CONNECTIONS,
         http=serving_protocol(),
-        ssl_context_factory=lambda _config, _default: tls,
     )
+    family = socket.AF_INET6 if ":" in address.hostname else socket.AF_INET
+    with socket.create_server((address.hostname, address.port), family=family, backlog=BACKLOG) as listener:
+        TlsServer(settings, tls).run([listener])
 
 
 def _asking(home: DomainHome, peer: MemberRecord) -> httpx.AsyncClient:

@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pytest
 import uvicorn
 from cryptography import x509
 
+from ioi_dagster.adapters.http import listening
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.membership import MemberBook, NoMembers
@@ -58,14 +59,14 @@ def gateway(of: Realm, loop: str = "auto", book: MemberBook | None = None) -> It
         book=book or NoMembers(),
     )
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(
+        server = listening.TlsServer(
             uvicorn.Config(
                 create_app(context),
                 http=serving_protocol(),
-                ssl_context_factory=lambda *_: tls,
                 log_level="warning",
                 loop=loop,  # pyright: ignore[reportArgumentType]
-            )
+            ),
+            tls,
         )
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
@@ -101,6 +102,55 @@ def issue(to: Realm, by: Authority, **changes: Any) -> None:
     """`to` has a certificate for clients of `by`, instead of the one that it had."""
     values = {"domain": to.home.name, "role": Role.CLIENT, "now": time.time(), **changes}
     write_private(to.home.client_certificate, by.issue(**values))
+
+
+def stranger(url: str, address: str = "127.0.0.2") -> socket.socket:
+    """A connection of somebody without a certificate, who says nothing."""
+    return socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30, source_address=(address, 0))
+
+
+def hung_up(connection: socket.socket) -> bool:
+    """Waits for it."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_who_begins_no_handshake_or_a_broken_one_is_hung_up_on(lab, library, loop, monkeypatch):
+    monkeypatch.setattr(listening, "HANDSHAKE_S", 0.3)
+    introduce(lab, library)
+    with gateway(lab, loop) as url, stranger(url) as silent, stranger(url) as slow, stranger(url) as wrong:
+        slow.sendall(b"\x16\x03\x01")
+        wrong.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        for one in (silent, slow):
+            assert hung_up(one)
+        assert wrong.recv(100)[:1] in (b"", b"\x15")  # an alert
+        monkeypatch.undo()
+        assert ask(url, lab, library) == {}
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_no_address_has_more_handshakes_under_way_than_it_may(lab, library, loop, monkeypatch):
+    monkeypatch.setattr(listening, "MAX_HANDSHAKES", 3)
+    introduce(lab, library)
+    with gateway(lab, loop) as url, ExitStack() as stack:
+        kept = [stack.enter_context(stranger(url)) for _ in range(3)]
+        more = stack.enter_context(stranger(url))
+        assert hung_up(more)
+        assert ask(url, lab, library) == {}  # from another address
+        kept[0].close()
+
+        def let_in() -> bool:
+            with stranger(url) as one:
+                one.settimeout(0.2)
+                try:
+                    return not hung_up(one)
+                except TimeoutError:
+                    return True
+
+        eventually(let_in, 30, "room for another")
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

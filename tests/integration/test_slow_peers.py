@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -44,12 +45,12 @@ def run(lab: Lab) -> Iterator[GatewayClient]:
 
 
 @pytest.fixture
-def peer(lab: Lab) -> Iterator[Callable[[], socket.socket]]:
+def peer(lab: Lab) -> Iterator[Callable[..., socket.socket]]:
     """Connections of somebody on another machine."""
     port = int(lab.url.rpartition(":")[2])
     with ExitStack() as stack:
-        yield lambda: stack.enter_context(
-            socket.create_connection(("127.0.0.1", port), 20, source_address=(ELSEWHERE, 0))
+        yield lambda address=ELSEWHERE: stack.enter_context(
+            socket.create_connection(("127.0.0.1", port), 20, source_address=(address, 0))
         )
 
 
@@ -157,7 +158,7 @@ def test_who_reads_no_answer_is_hung_up_on(lab, run, peer, monkeypatch):
 
 
 def test_one_domain_cannot_have_all_connections(lab, run, peer, monkeypatch):
-    monkeypatch.setattr(serving, "MAX_OF_ONE", 5)
+    monkeypatch.setattr(serving, "MAX_CONNECTIONS", 11 + serving.MAX_TOLD)
     kept = [peer() for _ in range(5)]
     for one in kept:
         one.sendall(b"GET /v1/health HTTP/1.1\r\nhost: lab\r\n\r\n")
@@ -176,6 +177,26 @@ def test_one_domain_cannot_have_all_connections(lab, run, peer, monkeypatch):
         return b" 200 " in answer(one)
 
     eventually(let_in, 30, "room for one more")
+
+
+def test_several_together_cannot_have_all_connections_either(lab, run, peer, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_CONNECTIONS", 30)
+    monkeypatch.setattr(serving, "MAX_TOLD", 4)
+    open_ = [peer(f"127.0.0.{last}") for last in (2, 3, 4) for _ in range(30)]
+    eventually(lambda: sum(map(hung_up, open_)) >= 90 - 30, 30, "the end of what is too many")
+    assert sum(not hung_up(one) for one in open_) < 28
+    is_answered(run)
+
+
+def test_one_domain_cannot_have_all_that_may_wait(lab, run, peer, monkeypatch):
+    monkeypatch.setattr(gateway, "MAX_WAITING", 2)
+    assert len(run.award(AWARD).leases) == 1
+    body = msgspec.json.encode(AnnounceTo("lab-c", replace(ANNOUNCE, wait_s=50.0)))
+    waits, more = peer(), peer()
+    waits.sendall(head(body, len(body)) + body)
+    eventually(lambda: lab.parked == 1, 30, "one that waits")
+    more.sendall(head(body, len(body)) + body)  # the other place is for others
+    assert b"cluster.full" in answer(more)
 
 
 # At the run's side ----------------------------------------------------------------------------------------------------

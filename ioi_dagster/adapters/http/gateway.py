@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -95,7 +96,8 @@ ANSWER_S, LOOK_S = 5.0, 0.25
 LOOK_AGAIN_S = 1.0
 """So often it is asked whether what a streamed call gives may still go out."""
 MAX_WAITING = 128
-"""Announcements that wait for room, each on a connection; what comes beyond that is answered at once."""
+"""Announcements that wait for room, each on a connection. No domain has more than are left for others; what comes beyond that is
+answered at once."""
 
 
 class BlockRunner(Protocol):
@@ -235,8 +237,9 @@ class _Gateway:
         self._c = context
         name = context.config.spec.name
         self.members = Members(name, context.book, context.http_to, context.clock, context.shown)
-        self._waiting = 0
         self._calls = Calls(context.clock.monotonic)
+        self._waiting: Counter[str] = Counter()
+        """By domain."""
         self._refusals = RefusalLog()
         self._permits = ReadPermits(context.trusted)
         self.standing = context.standing or StandingDesk(context.clock)
@@ -407,15 +410,18 @@ class _Gateway:
 
     async def _bid(self, request: Request, cluster: str, announce: Announce) -> Bid:
         """The cluster's answer, which may wait for room. The cluster is told if nobody waits for it any more."""
-        if not announce.wait_s or self._waiting >= MAX_WAITING:
+        whose = announce.origin
+        if not announce.wait_s or self._waiting[whose] >= MAX_WAITING - self._waiting.total():
             return await self._forward(cluster, "announce", replace(announce, wait_s=0.0), Bid)
-        self._waiting += 1
+        self._waiting[whose] += 1
         try:
             # Cancelled, it closes the connection on which the cluster would answer.
             asked = self._forward(cluster, "announce", announce, Bid, 1.0 + announce.wait_s)
             return await _while_wanted(request, asked)
         finally:
-            self._waiting -= 1
+            self._waiting[whose] -= 1
+            if not self._waiting[whose]:
+                del self._waiting[whose]
 
     async def _award(self, request: Request) -> Any:
         permit, caller = self._permitted(request)

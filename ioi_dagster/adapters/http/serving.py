@@ -1,7 +1,7 @@
 """uvicorn's side of a gateway: whose certificate a connection was opened with, and how long anybody is waited for.
 
-A gateway has room for so many connections. None is kept for who sends a byte a second or reads no answer, and no domain has so
-many that none is left for others.
+A gateway has room for so many connections. None is kept for who sends a byte a second or reads no answer, and no domain has more
+than are left for others: of however many that take all they get, as many are left as each has.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ioi_dagster.adapters.http.protocol import Problem, ProblemAnswer
 from ioi_dagster.adapters.http.tls import STAMPS, named
 
 MAX_CONNECTIONS = 256
-MAX_OF_ONE = 192
-"""Connections of one domain; the rest are for others."""
+MAX_TOLD = 16
+"""Connections, of those, that are there to tell who has too many that it has; what comes beyond that is hung up on."""
 HEAD_S = 10.0
 """So long after a connection was opened, or its first byte came, a request's head must be there."""
 UNREAD_S = 30.0
@@ -29,7 +29,7 @@ def serving_protocol() -> type:
     """For one server: uvicorn's protocol, with that."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-    open_: Counter[str] = Counter()
+    open_, told = Counter[str](), set[Any]()
 
     class Serving(AutoHTTPProtocol):  # pyright: ignore[reportGeneralTypeIssues]
         transport: asyncio.Transport
@@ -37,6 +37,7 @@ def serving_protocol() -> type:
         app: Any
         cycle: Any
         _whose = ""
+        _counted = False
         _late: asyncio.TimerHandle | None = None
         _unread: asyncio.TimerHandle | None = None
 
@@ -45,10 +46,16 @@ def serving_protocol() -> type:
             connection = transport.get_extra_info("ssl_object")
             shown = connection.getpeercert(binary_form=True) if connection is not None else None
             stamp, app = ssl.DER_cert_to_PEM_cert(shown) if shown else "", self.app
-            self._whose = named(stamp) or str((transport.get_extra_info("peername") or ("",))[0])
-            open_[self._whose] += 1
-            if open_[self._whose] > MAX_OF_ONE:
+            self._whose = named(stamp) or _address(transport)
+            if open_[self._whose] >= MAX_CONNECTIONS - MAX_TOLD - open_.total() - 1:
+                if len(told) >= MAX_TOLD:
+                    transport.abort()
+                    return
+                told.add(self)
                 app = _too_many
+            else:
+                open_[self._whose] += 1
+                self._counted = True
 
             async def stamped(scope: Any, receive: Any, send: Any) -> None:
                 self._hurry(None)
@@ -81,9 +88,11 @@ def serving_protocol() -> type:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._hurry(None)
-            open_[self._whose] -= 1
-            if not open_[self._whose]:
-                del open_[self._whose]
+            told.discard(self)
+            if self._counted:
+                open_[self._whose] -= 1
+                if not open_[self._whose]:
+                    del open_[self._whose]
             super().connection_lost(exc)
             if self._unread is not None:
                 self._unread.cancel()
@@ -96,9 +105,13 @@ def serving_protocol() -> type:
     return cast(type, Serving)
 
 
+def _address(transport: Any) -> str:
+    return str((transport.get_extra_info("peername") or ("somebody",))[0])
+
+
 async def _too_many(scope: Any, receive: Any, send: Any) -> None:
     """The answer to who has more connections open than anybody may."""
-    text = f"more than {MAX_OF_ONE} connections of one domain"
+    text = "more connections of one domain than are left for others"
     body = msgspec.json.encode(ProblemAnswer(Problem("gateway.too_many", text, "close some, or wait")))
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     headers.append((b"content-length", str(len(body)).encode()))

@@ -1,0 +1,82 @@
+"""Takes connections for uvicorn and makes the handshake of TLS on each.
+
+Nobody needs a certificate to begin one. So it takes no longer than it may, and no address has more under way than it may have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Coroutine
+
+import uvicorn
+
+HANDSHAKE_S = 5.0
+"""So long a handshake may take."""
+MAX_HANDSHAKES = 128
+"""Those of one address that have not ended."""
+AGAIN_S = 0.1
+"""After a connection could not be taken, as where no file may be opened any more."""
+log = logging.getLogger("ioi.gateway")
+
+
+class TlsServer(uvicorn.Server):
+    """uvicorn's, which takes connections on the sockets that it is run with. `config` says nothing of TLS."""
+
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext) -> None:
+        super().__init__(config)
+        self._tls = tls
+        self._shaking: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        for listener in sockets or []:
+            listener.setblocking(False)
+            self._begin(self._accept(listener))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await super().shutdown(sockets)
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, (address, *_) = await loop.sock_accept(listener)
+            except OSError as error:
+                log.warning("a connection cannot be taken: %s", error)
+                await asyncio.sleep(AGAIN_S)
+                continue
+            if self._shaking[address] >= MAX_HANDSHAKES:
+                connection.close()
+                continue
+            self._shaking[address] += 1
+            self._begin(self._shake(connection, address))
+
+    async def _shake(self, connection: socket.socket, address: str) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(
+                self._protocol, connection, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_S
+            )
+        except OSError as error:
+            log.debug("a handshake of %s came to nothing: %s", address, error)
+        finally:
+            self._shaking[address] -= 1
+            if not self._shaking[address]:
+                del self._shaking[address]
+
+    def _protocol(self) -> asyncio.Protocol:
+        made = self.config.http_protocol_class
+        return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)  # pyright: ignore
