@@ -18,7 +18,7 @@ CALM_S = 15.0
 @dataclass(frozen=True, slots=True)
 class MachineSeen:
     """`crowd`: tasks of others that run or wait for a processor, for each processor; `memory`: the part of the machine's memory
-    that is in use (0..1)."""
+    that others have in use (0..1)."""
 
     crowd: float
     memory: float
@@ -57,15 +57,22 @@ class Load:
         self.level = Level.CALM
         self.why = ""
         self._above: float | None = None
+        self._least = Level.OVERLOADED
+        """The lowest level that was seen since then: no more than that has lasted."""
         self._below: float | None = None
 
     def seen(self, machine: MachineSeen, now: float) -> None:
         begun = max((level for level, its in BOUNDS.items() if _reached(machine, its)), default=Level.CALM)
         lasts = max((level for level, its in BOUNDS.items() if _lasts(machine, its)), default=Level.CALM)
-        self._above = (now if self._above is None else self._above) if begun > self.level else None
+        if begun <= self.level:
+            self._above = None
+        elif self._above is None:
+            self._above, self._least = now, begun
+        else:
+            self._least = min(self._least, begun)
         self._below = (now if self._below is None else self._below) if lasts < self.level else None
         if self._above is not None and now - self._above >= HOLD_S:
-            self.level, self._above = begun, None
+            self.level, self._above = self._least, None
         elif self._below is not None and now - self._below >= CALM_S:
             self.level, self._below = Level(self.level - 1), None
         self.why = _why(machine) if self.level else ""
@@ -89,7 +96,4 @@ def _lasts(machine: MachineSeen, its: _Bounds) -> bool:
 
 
 def _why(machine: MachineSeen) -> str:
-    return (
-        f"others have {machine.crowd:.1f} tasks for each of the machine's processors, and {machine.memory:.0%} of its memory "
-        "is in use"
-    )
+    return f"others have {machine.crowd:.1f} tasks for each of the machine's processors, and {machine.memory:.0%} of its memory"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ioi_dagster.adapters.dask.machine import Machine
+from ioi_dagster.adapters.dask.machine import PAGE, Machine
 from ioi_dagster.governors.cluster import EVERYTHING
 from ioi_dagster.governors.load import BOUNDS, CALM_S, HOLD_S, Level, Load, MachineSeen
 from ioi_dagster.governors.node import Admit, DrainAsked, NodeGovernor, Refuse, StartAsked
@@ -49,6 +49,14 @@ def test_a_short_peak_changes_nothing():
     assert seen.lasts(OVER, HOLD_S - 1).level is Level.CALM
     seen.lasts(CALM, 1)
     assert seen.lasts(OVER, HOLD_S - 1).level is Level.CALM
+
+
+def test_only_what_has_lasted_counts_and_not_what_was_seen_last():
+    seen = Seen()
+    seen.lasts(BUSY, HOLD_S)
+    assert seen.lasts(OVER, 1).level is Level.BUSY
+    assert seen.lasts(OVER, HOLD_S).level is Level.BUSY  # it has not been that for so long
+    assert seen.lasts(OVER, 1).over
 
 
 def test_it_takes_more_again_a_level_at_a_time_when_others_have_gone_for_a_while():
@@ -112,7 +120,7 @@ def proc(root: Path, running: int) -> Path:
 
 
 def test_what_is_smoothed_follows_what_lasts(tmp_path):
-    machine = Machine(proc(tmp_path, 40), processors=4, memory=lambda: 0.5)
+    machine = Machine(proc(tmp_path, 40), processors=4, memory=lambda: (50, 100))
     crowds = [machine.look().crowd for _ in range(30)]
     assert crowds[0] == 2.0
     assert crowds == sorted(crowds)
@@ -135,21 +143,23 @@ def test_own_threads_and_those_of_processes_below_are_not_others(tmp_path):
     task(own, 12, "S")
     task(901, 901, "S")
     task(901, 902, "R", 77)  # 77 has ended
-    machine = Machine(proc(tmp_path, 6), processors=1, memory=lambda: 0.0)
-    assert machine.look().crowd == pytest.approx((6 - 2) * 0.2)
+    (tmp_path / str(own) / "statm").write_text("900 300 10 1 0 1 0")
+    (tmp_path / "901" / "statm").write_text("900 100 10 1 0 1 0")
+    machine = Machine(proc(tmp_path, 6), processors=1, memory=lambda: (700 * PAGE, 1000 * PAGE))
+    assert machine.look() == MachineSeen(pytest.approx((6 - 2) * 0.2), 0.3)  # 400 pages of the 700 are its own
 
 
 @pytest.mark.parametrize("text", ["", "1.0", "a b c d", "1 2 3 x/y"])
 def test_where_nothing_can_be_read_nothing_is_in_the_way(tmp_path, text):
     (tmp_path / "loadavg").write_text(text)
-    assert Machine(tmp_path, memory=lambda: 0.0).look() == MachineSeen(0.0, 0.0)
+    assert Machine(tmp_path, memory=lambda: (0, 100)).look() == MachineSeen(0.0, 0.0)
 
 
 def test_a_real_process_of_ones_own_is_not_a_crowd():
     hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         machine = Machine(processors=1)
-        eventually(lambda: machine._own(hog.pid) == 1, 30, "a process that runs")
+        eventually(lambda: machine._own(hog.pid)[0] == 1, 30, "a process that runs")
         assert machine.look().memory > 0
     finally:
         hog.kill()
