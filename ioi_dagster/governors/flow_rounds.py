@@ -67,6 +67,8 @@ class Rounds:
         """Something came during the round that it knew nothing of, so there is another one at once."""
         self._asked: dict[str, int] = {}
         """Cluster → the round of its announcement that is not answered."""
+        self._overdue: dict[str, int] = {}
+        """Those of `_asked` that were taken to be late when their round was over: what becomes of it is no second miss."""
         self._asked_for: dict[str, frozenset[Group]] = {}
         """Cluster → what it was asked for last."""
         self._holding: dict[str, frozenset[Group]] = {}
@@ -215,6 +217,7 @@ class Rounds:
         if self._asked.get(bid.cluster) == bid.round:
             del self._asked[bid.cluster]
             self._holding.pop(bid.cluster, None)
+            self._overdue.pop(bid.cluster, None)
         elif not bid.points:
             return
         if self._round is None or bid.round != self._round.number:
@@ -231,7 +234,8 @@ class Rounds:
         del self._asked[event.cluster]
         for known in (self._holding, self._nothing, self._last_bids):
             known.pop(event.cluster, None)
-        self._reputation.missed(event.cluster, event.why, now)
+        if self._overdue.pop(event.cluster, None) != event.round:
+            self._reputation.missed(event.cluster, event.why, now)
         if self._round is not None and event.round == self._round.number:
             self._round.expected.discard(event.cluster)
         return [Tell("", Chapter.BID, f"no bid from {event.cluster}: {event.why}", {"cluster": event.cluster})]
@@ -257,6 +261,7 @@ class Rounds:
         assert round_ is not None
         for cluster in round_.expected:
             # Its answer is taken when it comes; it is not waited for any more.
+            self._overdue[cluster] = round_.number
             self._reputation.missed(cluster, f"no bid within {self._deadline_s:g} s", now)
         self._last_bids |= round_.bids
         return round_
@@ -277,6 +282,7 @@ class Rounds:
         self._again = False
 
     def validate(self) -> None:
+        assert self._overdue.keys() <= self._asked.keys()
         assert self._holding.keys() <= self._asked.keys()
 
 

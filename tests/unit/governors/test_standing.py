@@ -109,6 +109,28 @@ def test_what_a_run_tells_is_what_it_has_seen():
     assert story.governor.experience() == (Experience("a", 1.0, 1.0, 1.0, 1.0, "no answer"),)
 
 
+@pytest.mark.parametrize("comes", [False, True])
+def test_who_is_late_is_so_once_whatever_comes_of_it(comes: bool):
+    story = Story()
+    story.ready(Ask("r", "s", "ocr"), places=("a", "b"))
+    story.bid("a")
+    number = story.last(SendAnnounce).announce.round
+    story.event(flow.Tick(), later=1.0)
+    why = story.governor.snapshot().reputation["b"]["suspect"]
+    if comes:
+        story.bid("b")
+    else:
+        story.event(flow.BidMissed("b", number, "no answer"))
+    assert story.governor.experience() == (Experience("b", late=1.0, why=str(why)),)
+    story.grant()
+    story.event(flow.StepReady(Ask("r", "t", "ocr")), later=30.0)
+    story.event(flow.PlacesFound("t", (flow.Place("b", "b"),), (), False))
+    story.event(flow.Tick())
+    story.event(flow.BidMissed("b", story.last(SendAnnounce).announce.round, "no answer"))
+    (its,) = [one for one in story.governor.experience() if one.cluster == "b"]
+    assert its == Experience("b", late=1.0, why="no answer")
+
+
 def test_a_run_gives_less_to_whom_its_domain_trusts_less():
     story = Story()
     story.event(flow.StandingKnown((Standing("a", 0.1, broken=10.0),)))
