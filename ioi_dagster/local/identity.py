@@ -47,6 +47,18 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(path: Path) -> bool:
+    """Is some process alone with it now? Of those who only ask, none is in another's way."""
+    try:
+        with path.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def identity_locked(home: DomainHome) -> contextlib.AbstractContextManager[None]:
     """For whoever changes keys, certificates or the domain's own record: what one command has read must not be what another
     has changed since, or the next record would be signed by a key that nobody knows."""

@@ -35,7 +35,16 @@ from ioi_dagster.local.identity import (
     replaced_certificates,
     take_back,
 )
-from ioi_dagster.local.member_book import LEAVING, FolderBook, change_config, know_all, own_record, take_in
+from ioi_dagster.local.member_book import (
+    LEAVING,
+    LEFT,
+    TAKING_PART,
+    FolderBook,
+    change_config,
+    know_all,
+    own_record,
+    take_in,
+)
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import (
@@ -55,7 +64,6 @@ from ioi_dagster.signing import Signed, SigningKey
 
 MAX_INVITATION = 256 * 2**10
 POLL_S = 0.1
-LEFT = "left"
 
 
 def authority_of(home: DomainHome, name: str) -> Path:
@@ -244,7 +252,7 @@ def leave(home: DomainHome, patience_s: float, now: float, say: Callable[[str], 
 
 def _taking_part_locked(home: DomainHome) -> contextlib.AbstractContextManager[None]:
     """For whoever has the domain join or leave: of two at once, one would take back what the other has done."""
-    return locked(home.root / "taking-part.lock")
+    return locked(home.root / TAKING_PART)
 
 
 def _leave(home: DomainHome, patience_s: float, now: float, say: Callable[[str], None]) -> MemberRecord:

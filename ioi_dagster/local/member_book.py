@@ -11,14 +11,17 @@ import msgspec
 from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.network import Keep
-from ioi_dagster.local.identity import locked
+from ioi_dagster.local.identity import is_locked, locked
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import INVITED, Invited, MemberRecord
 from ioi_dagster.private_file import write_private
 from ioi_dagster.signing import Signed
 
 LEAVING = "leaving"
-"""The file that says so; its domain takes nothing new."""
+"""The file that says so: its domain takes nothing new while the command runs that makes it leave, and once it says `LEFT`."""
+LEFT = "left"
+TAKING_PART = "taking-part.lock"
+"""Locked by that command."""
 
 
 class FolderBook:
@@ -70,7 +73,12 @@ class FolderBook:
         return self._folder.changed_at()
 
     def leaving(self) -> bool:
-        return (self._home.root / LEAVING).exists()
+        try:
+            said = (self._home.root / LEAVING).read_text()
+        except FileNotFoundError:
+            return False
+        # A command that was killed leaves the file behind, and may have told others or not.
+        return said == LEFT or is_locked(self._home.root / TAKING_PART) or own_record(self._home).left
 
     def _invitation(self, number: str) -> Path:
         return self._home.root / "invitations" / f"{number}.json"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -174,6 +176,44 @@ def test_who_could_not_leave_takes_part_as_before(lab, monkeypatch, told, text):
         leave(lab, monkeypatch, 0.0, told)
     assert not FolderBook(lab).leaving()
     assert not own_record(lab).left
+
+
+LEAVES = """
+import sys, time
+from pathlib import Path
+from ioi_dagster.domain import DomainHome
+from ioi_dagster.local import joining
+from tests.unit.test_joining import BUSY, Door
+
+joining.own_gateway = lambda _: Door({"c1": BUSY})
+joining.leave(DomainHome(Path(sys.argv[1])), 600.0, time.time(), lambda text: print(text, flush=True))
+"""
+
+
+def test_who_was_killed_while_he_waited_to_leave_takes_part_as_before(lab):
+    command = [sys.executable, "-c", LEAVES, str(lab.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "1 step runs here still\n"
+            assert FolderBook(lab).leaving()
+        finally:
+            process.kill()
+    assert not FolderBook(lab).leaving()
+
+
+def test_who_was_killed_when_others_knew_that_he_leaves_takes_nothing_new(lab, monkeypatch):
+    def killed(*_: object) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(joining, "_wait_until_known", killed)
+        with pytest.raises(OSError, match="killed"):
+            leave(lab, patch, 5.0, {"c1": IDLE})
+    assert FolderBook(lab).leaving()
+    leave(lab, monkeypatch, 5.0, {"c1": IDLE})
+    assert joining.has_left(lab)
+    assert FolderBook(lab).leaving()
 
 
 def test_who_has_left_does_not_leave_again(lab, monkeypatch):
