@@ -114,7 +114,7 @@ class Bids:
             self.forget(oldest.announce.whose, now)
         since = self.desk.since(announce.whose, now)
         groups = [(group, self._entry(group, since, announce.remaining_s)) for group in announce.groups]
-        asked = Asked(announce, groups, now + ASKS_S, narrowed.wanted, narrowed.refusals)
+        asked = Asked(announce, groups, now + ASKS_S, narrowed.wanted, narrowed.refusals, narrowed.never)
         self.desk.add(asked)
         for entry in asked.entries():
             self._arbiter.wish(entry)
@@ -249,7 +249,7 @@ class Bids:
             tuple(points),
             told,
             expires_s,
-            never=tuple(never),
+            never=(*(asked.never if asked else ()), *never),
         )
 
     def nothing(self, announce: Announce) -> Bid:

@@ -51,6 +51,7 @@ from ioi_dagster.model.negotiation import (
     Bid,
     Lease,
     LeaseRequest,
+    Never,
     RejectedRequest,
     ReleaseRequest,
     Renewed,
@@ -137,6 +138,7 @@ class ClusterGovernor:
         self._tree = quotas if quotas is not None else QuotaTree.flat()
         self._leases = Leases()
         self._orders = OrdersInForce(cluster, self._leases)
+        self._weighed = self._tree
         known = {SLOTS, *(resource for group in groups for resource in group.amounts)}
         self._arbiter = Arbiter({}, self._tree, rules, elastic=True, resources=known)
         self._scaler = Autoscaler(groups)
@@ -190,8 +192,7 @@ class ClusterGovernor:
                 self._scaler.found(group, nodes, spent, untold_s, now)
                 return []
             case QuotasChanged(tree):
-                self._bids.refused(self._arbiter.on_quota(self._orders.weighed(tree)))
-                self._tree = tree
+                self._weigh(tree)
                 return self._stops(now)
             case Ordered():
                 return self._ordered(event, now)
@@ -225,9 +226,9 @@ class ClusterGovernor:
         wanted, refusals = narrowed.wanted, narrowed.refusals
         if refusals and not narrowed.announce.groups:
             out = self._superseded(self._bids.forget(wanted.whose, now))
-            if self._orders.wait(wanted, refusals, now):
+            if not narrowed.never and self._orders.wait(wanted, refusals, now):
                 return out
-            return [*out, Reply(self._told(wanted, refusals))]
+            return [*out, Reply(self._told(wanted, refusals, narrowed.never))]
         older, asked, bid = self._bids.announced(narrowed, now)
         out = self._superseded(older)
         out += self._stops(now, [entry for entry in asked.entries() if entry.machines is None])
@@ -243,8 +244,8 @@ class ClusterGovernor:
             return []
         return [Reply(self._bids.nothing(older), waited=(older.run, older.round, older.origin))]
 
-    def _told(self, announce: Announce, refusals: tuple[Refusal, ...]) -> Bid:
-        bid = replace(self._bids.nothing(announce), refusals=refusals)
+    def _told(self, announce: Announce, refusals: tuple[Refusal, ...], never: tuple[Never, ...] = ()) -> Bid:
+        bid = replace(self._bids.nothing(announce), refusals=refusals, never=never)
         self._tally.bid(announce, bid)
         return bid
 
@@ -256,11 +257,18 @@ class ClusterGovernor:
         """Those that it means are looked at again: they may start something now, or less of it, or nothing. Each has its time
         still."""
         changed = self._orders.given(event.orders, now)
-        self._bids.refused(self._arbiter.on_quota(self._orders.weighed(self._tree)))
+        self._weigh(self._tree)
         parked = [one for one in self._bids.desk.asked.values() if one.waits and means(changed, one.wanted)]
         others = [self._taken_up(one, now) for one in parked]
         again = self._looked_at_again(self._orders.all(others), now)
         return self._stops(now) + self._drained(now) + again
+
+    def _weigh(self, tree: QuotaTree) -> None:
+        """These are the quotas, with the weights that are ordered."""
+        weighed = self._orders.weighed(tree)
+        if weighed != self._weighed:
+            self._bids.refused(self._arbiter.on_quota(weighed))
+        self._tree, self._weighed = tree, weighed
 
     def _taken_up(self, asked: Asked, now: float) -> Waits:
         """It waits for room no more, to be looked at as a whole again; it keeps its place."""

@@ -17,6 +17,7 @@ from ioi_dagster.local.run_orders import RunOrders
 from ioi_dagster.local.targets import find
 from ioi_dagster.model.negotiation import OWN_STEP
 from ioi_dagster.model.order import Order, Target, Verb
+from ioi_dagster.model.quota import ANY
 from ioi_dagster.policy.documents import order_document
 from ioi_dagster.policy.gate import Gate, allowed
 
@@ -66,13 +67,24 @@ class Ordering:
         return found
 
     def _check_known(self, order: Order) -> None:
-        """A tenant is whoever runs say, and what is ordered already may be taken back whatever has become of it."""
-        if order.target is not Target.BLOCK or self._file.read().of(order.target, order.name).orders:
+        """A tenant is whoever runs say, but weighs nothing where quotas have no place for him. What is ordered already may be
+        taken back whatever has become of it."""
+        if self._file.read().of(order.target, order.name).orders:
+            return
+        if order.target is Target.TENANT:
+            self._check_weighs(order)
             return
         known = {OWN_STEP, *(block.capability for block in read_blocks(self._home))}
         if order.name not in known:
             text = f"{self._home.name} has no block {order.name!r}"
             raise BadInputError(text, todo=f"known: {', '.join(sorted(known))}")
+
+    def _check_weighs(self, order: Order) -> None:
+        trees = [cluster.quotas for cluster in self._home.config().spec.clusters]
+        names = {tenant.name for tree in trees for _, tenant in tree.tenants()}
+        if order.verb is Verb.PRIORITISE and trees and names.isdisjoint((order.name, ANY)):
+            text = f"no quotas of {self._home.name} have a place for tenant {order.name!r}, so that it has no weight"
+            raise BadInputError(text, todo=f"known: {', '.join(sorted(names))}; or give it a place by `ioi quota`")
 
     def _drained(self, order: Order) -> str:
         target = find([self._home], order.name)

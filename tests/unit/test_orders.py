@@ -18,6 +18,7 @@ from ioi_dagster.local.home import POLICIES
 from ioi_dagster.local.ordering import Ordering
 from ioi_dagster.model.intervention import MAX_CAP, Action
 from ioi_dagster.model.order import InForce, Order, Orders, Target, Verb
+from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.policy.gate import Gate
 from tests.realms import owned
 
@@ -159,3 +160,20 @@ def test_what_is_not_there_is_refused_with_what_is(desk: Ordering) -> None:
     with pytest.raises(BadInputError, match="no node or cluster is called 'n9'"):
         desk.give(Order(Target.NODE, "n9", Verb.DRAIN), "ann", "lab")
     assert desk.in_force() == []
+
+
+def test_who_has_no_place_in_the_quotas_has_no_weight(desk: Ordering, tmp_path: Path) -> None:
+    weigh = Order(Target.TENANT, "visitors", Verb.PRIORITISE, 5)
+    assert desk.give(weigh, "ann", "lab").answer == "has weight 5", "anybody has one here"
+    home = owned(tmp_path / "other", "cloud").home
+    config = home.config()
+    (cluster,) = config.spec.clusters
+    named = replace(cluster, quotas=QuotaTree.of_weights({"scans": 1.0}))
+    home.save_config(replace(config, spec=replace(config.spec, clusters=(named,))))
+    gate = Gate(WasmEngine.load(POLICIES / "bundle" / "bundle.tar.gz"), ("book",), ManualClock())
+    strict = Ordering(home, gate, lambda: 7.0)
+    with pytest.raises(BadInputError, match=r"no quotas of cloud have a place for tenant 'visitors'.*known: scans"):
+        strict.give(weigh, "ann", "cloud")
+    assert strict.in_force() == []
+    assert strict.give(replace(weigh, name="scans"), "ann", "cloud").answer == "has weight 5"
+    assert strict.give(Order(Target.TENANT, "visitors", Verb.CAP, 1), "ann", "cloud").answer == "may run 1 at once"

@@ -30,11 +30,13 @@ from ioi_dagster.model.negotiation import (
     Bid,
     Lease,
     LeaseRequest,
+    Never,
     ReleaseRequest,
     RenewRequest,
 )
 from ioi_dagster.model.order import MAY, Order, Orders, Target, Verb
 from ioi_dagster.model.quota import QuotaTree, TenantQuota
+from ioi_dagster.model.refusal import Refusal
 
 BLOCK, TENANT = Target.BLOCK, Target.TENANT
 
@@ -145,9 +147,24 @@ def test_a_gang_is_not_cut_by_a_cap() -> None:
     gang = AskGroup("ocr", DataClass.PUBLIC, 4, "t", gang=2)
     (bid,) = bids(cluster.tell(Announce("r", 1, "lab", (gang,))))
     assert [point.slots for point in bid.points] == [2]
-    cluster.order(BLOCK, "ocr", Verb.CAP, 1)
-    (bid,) = bids(cluster.tell(Announce("r", 2, "lab", (gang,))))
-    assert (bid.points, [no.code for no in bid.refusals]) == ((), ["cluster.capped"])
+    cluster.award()
+    (bid,) = bids(cluster.tell(Announce("r", 2, "lab", (replace(gang, count=3, gang=3),))))
+    assert (bid.points, [no.code for no in bid.refusals], bid.never) == ((), ["cluster.capped"], ())
+
+
+def test_a_gang_that_is_more_than_a_cap_is_told_at_once_that_it_has_no_room_ever() -> None:
+    cluster = Cluster()
+    cluster.order(BLOCK, "ocr", Verb.CAP, 3)
+    gang, other = AskGroup("ocr", DataClass.PUBLIC, 4, "t", gang=4), AskGroup("llm", DataClass.PUBLIC, 1, "t")
+    text = "block ocr may run 3 at once, capped by ann: a bad model; a gang of 4 is more"
+    refusal = Refusal("cluster.capped", text, "lab-c", "a higher cap, or a smaller gang")
+    (bid,) = bids(cluster.tell(Announce("r", 1, "lab", (gang,), wait_s=30.0)))
+    assert (bid.points, bid.refusals, bid.never) == ((), (refusal,), (Never(gang, refusal),))
+    (bid,) = bids(cluster.tell(Announce("r", 2, "lab", (gang, other))))
+    assert ([point.capability for point in bid.points], bid.never) == (["llm"], (Never(gang, refusal),))
+    cluster.order(BLOCK, "ocr", Verb.CAP, 4)
+    (bid,) = bids(cluster.tell(Announce("r", 3, "lab", (gang,))))
+    assert [point.slots for point in bid.points] == [4]
 
 
 def test_what_runs_of_a_drained_block_is_stopped_when_its_time_is_over_and_once() -> None:
