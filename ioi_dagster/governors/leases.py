@@ -48,8 +48,8 @@ class Leases:
         self.capabilities: Counter[str] = Counter()
         self.tenants: Counter[str] = Counter()
         """How many run of each: one that waits for others does not."""
-        self._awaiting: Counter[tuple[Whose, str]] = Counter()
-        """By run and tenant, how many wait for others."""
+        self._awaiting: Counter[tuple[Whose, str, str]] = Counter()
+        """By run, tenant and step, and by run and tenant, how many wait for others."""
 
     def __len__(self) -> int:
         return len(self.held)
@@ -108,18 +108,14 @@ class Leases:
             held.waits = waits
             self._count(held, 1)
 
-    def awaits(self, whose: Whose, tenant: str) -> bool:
-        """A step of the run, of that tenant, waits for others."""
-        return (whose, tenant) in self._awaiting
-
-    def waiting(self, origin: str, run: str, step: str) -> Held | None:
-        """The lease of that step, where it waits for others."""
-        held = self.held.get(self._by_start.get((origin, run, step, 0), ""))
-        return held if held is not None and held.waits else None
+    def awaits(self, whose: Whose, tenant: str, step: str = "") -> bool:
+        """That step of the run, or any, waits for others; of that tenant."""
+        return (whose, tenant, step) in self._awaiting
 
     def _count(self, held: Held, by: int) -> None:
         if held.waits:
-            _add(self._awaiting, ((held.origin, held.lease.run), held.tenant), by)
+            for key in _awaited(held):
+                _add(self._awaiting, key, by)
         else:
             _add(self.capabilities, held.lease.capability, by)
             _add(self.tenants, held.tenant, by)
@@ -147,8 +143,14 @@ class Leases:
         running = [held for held in self.held.values() if not held.waits]
         assert self.capabilities == Counter(held.lease.capability for held in running)
         assert self.tenants == Counter(held.tenant for held in running)
-        waiting = Counter(((held.origin, held.lease.run), held.tenant) for held in self.held.values() if held.waits)
-        assert self._awaiting == waiting
+        waiting = [held for held in self.held.values() if held.waits]
+        assert self._awaiting == Counter(key for held in waiting for key in _awaited(held))
+
+
+def _awaited(held: Held) -> Iterator[tuple[Whose, str, str]]:
+    whose = (held.origin, held.lease.run)
+    yield whose, held.tenant, held.lease.step
+    yield whose, held.tenant, ""
 
 
 def _add(counts: Counter[T], name: T, by: int) -> None:

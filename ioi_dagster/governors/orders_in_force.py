@@ -128,8 +128,8 @@ class OrdersInForce:
 
     def _is_awaited(self, request: LeaseRequest, whose: Whose) -> bool:
         parent, _, _ = request.step.rpartition(PART)
-        held = self._leases.waiting(*whose, parent) if parent and request.capability == OWN_STEP else None
-        return held is not None and held.tenant == request.tenant
+        mapped = bool(parent) and request.capability == OWN_STEP
+        return mapped and self._leases.awaits(whose, request.tenant, parent)
 
     def _room(self, one: AskGroup | LeaseRequest, count: _Counts) -> int | Refusal | None:
         """How many more; None: any number."""

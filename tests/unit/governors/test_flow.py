@@ -265,6 +265,15 @@ def test_who_does_not_keep_his_bids_loses_the_step_in_the_next_round_and_those_a
     round_("honest")
 
 
+def test_parts_of_a_map_are_asked_for_as_such(story):
+    for step, part in (("fan#1.1/0", True), ("fan", False)):
+        story.ready(ask(step), places=("a",))
+        (group,) = story.last(SendAnnounce).announce.groups
+        assert group.part is part
+        story.bid("a")
+        story.grant()
+
+
 def test_what_an_owner_orders_after_a_bid_makes_no_liar_of_his_cluster(story):
     for step, code in (("s1", "cluster.paused"), ("s2", "cluster.capped"), ("s3", "cluster.full")):
         story.ready(ask(step), places=("a",))

@@ -236,7 +236,10 @@ def test_what_a_step_has_begun_to_wait_for_goes_on_so_that_it_can_end(
     target: Target, name: str, verb: Verb, value: int | None, code: str
 ) -> None:
     cluster = Cluster()
-    (parent,) = cluster.award(capability=OWN_STEP).leases
+    # The first start of it is late: this is a copy.
+    request = LeaseRequest("r", "fan", 1, OWN_STEP, DataClass.PUBLIC, 1, "t")
+    (reply,) = cluster.tell(Award("lab-c", "r", 1, "lab", (request,)))
+    (parent,) = reply.answer.leases
     cluster.order(target, name, verb, value)
     assert cluster.tell(a_part()) == [], "not while its step does not say that it waits"
     told = cluster.tell(RenewRequest("r", (parent.id,), (parent.id,), "lab"))
