@@ -296,6 +296,11 @@ _ROWS: dict[str, Callable[[Report], str]] = {
     "starts": lambda its: f"{its.starts:,}" + (f", {its.discarded:,} answers discarded" if its.discarded else ""),
     "leases given back": lambda its: f"{its.given_back:,}, that nobody had asked for" if its.given_back else "",
     "slots in use": lambda its: f"{its.utilisation:.0%} of the time",
+    "nodes that came": lambda its: ", ".join(
+        f"{group}: {hours:.3g} node hours"
+        + (f", {its.node_credits[group]:.3g} credits" if its.node_credits[group] else "")
+        for group, hours in its.node_hours.items()
+    ),
     "wait for a slot": lambda its: f"mean {its.mean_wait_s:.2f} s, 99 % within {its.p99_wait_s:.2f} s",
     "fairness": lambda its: "no two tenants waited at once" if its.fairness is None else f"{its.fairness:.3f}",
     "moved": _moved,

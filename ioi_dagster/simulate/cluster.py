@@ -74,13 +74,26 @@ class SimNode:
     governor: NodeGovernor | None = None
     attempts: int = 0
     busy_s: float = 0.0
+    since: float = 0.0
+    was_there_s: float = 0.0
+    """Until it was gone last."""
 
     @property
     def memory(self) -> float:
         """How full it is."""
         return 1.0 if self.full else 0.0
 
-    def begin(self) -> None:
+    def there_s(self, now: float) -> float:
+        """How long it has been there in all."""
+        return self.was_there_s + (now - self.since if self.there else 0.0)
+
+    def end(self, now: float) -> None:
+        self.was_there_s, self.there = self.there_s(now), False
+        self.running = {}
+        self.life += 1
+
+    def begin(self, now: float) -> None:
+        self.was_there_s, self.since = self.there_s(now), now
         self.life, self.there, self.frozen = self.life + 1, True, 0
         self.governor = NodeGovernor(self.spec.name, self.cluster, self.offers, governed=False)
 
@@ -136,9 +149,7 @@ class SimCluster:
         self.governor = None
         self._waiting.clear()
         for node in self.nodes.values():
-            node.running.clear()
-            node.there = False
-            node.life += 1
+            node.end(self._engine.now)
         self.told_of_loss(self)
 
     def _want(self, want: WantNodes) -> None:
@@ -165,7 +176,7 @@ class SimCluster:
         node = self.nodes[name]
         if self.governor is None or node.there or not self._runs(name):
             return
-        node.begin()
+        node.begin(self._engine.now)
         self._handle(NodeJoined(name, node.spec.slots, self._offers, node.spec.besides_slots))
         self._handle(NodeReported(name, self._offers, node.memory, speed=node.spec.speed))
 
@@ -173,8 +184,8 @@ class SimCluster:
         node = self.nodes[name]
         if not node.there:
             return
-        running, node.running, node.there = node.running, {}, False
-        node.life += 1
+        running = node.running
+        node.end(self._engine.now)
         if self.governor is not None:
             self._handle(NodeLeft(name))
         for its in running.values():

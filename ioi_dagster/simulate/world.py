@@ -49,7 +49,9 @@ class Report:
     `done` are starts that were lost or in vain. `given_back`: leases that clusters granted and nobody had asked for. `fairness`:
     Jain's index of the slots of tenants that wait, by weight; None where no two waited at once. `messages`: by kind.
     `bytes_between`, `bytes_inside`: moved from one domain to another, and from node to node of the same. `violations`: what must
-    never happen and did. `digest`: of every start and commit; the same scenario has the same."""
+    never happen and did. `utilisation`: of the slots of nodes while they were there. `node_hours`: of each group of nodes that
+    come and go, by cluster and name; `node_credits`: what those cost. `digest`: of every start and commit; the same scenario has
+    the same."""
 
     makespan_s: float
     done: int
@@ -59,6 +61,8 @@ class Report:
     discarded: int
     given_back: int
     utilisation: float
+    node_hours: dict[str, float]
+    node_credits: dict[str, float]
     mean_wait_s: float
     p99_wait_s: float
     fairness: float | None
@@ -103,6 +107,8 @@ class World:
         self._found: list[str] = []
         self._fairness = Fairness(_weights(scenario.topology))
         self._hash = hashlib.sha256()
+        self._there_s: dict[tuple[str, str], float] = {}
+        """How long each node was there, by cluster and name."""
         self._commits, self._steps = 0, sum(len(workflow.steps) for workflow in scenario.workflows)
 
     def run(self) -> Report:
@@ -119,6 +125,11 @@ class World:
         self.engine.after(SAMPLE_S, self._look)
         self.engine.run(self._longest())
         makespan = self.engine.now
+        self._there_s = {
+            (cluster.name, name): node.there_s(makespan)
+            for cluster in self.clusters.values()
+            for name, node in cluster.nodes.items()
+        }
         if self._open:
             stuck = [run for run in self.runs if not run.over]
             why = "; ".join(run.why_waits() for run in stuck[:5])
@@ -146,7 +157,9 @@ class World:
         work += sum(self.transfers.longest(size) for step in steps for size in (step.reads, *step.inputs.values()))
         last = max(0.0, *(workflow.arrives for workflow in its.workflows), *(f.at + f.lasts for f in its.faults))
         slowest = max((fault.amount for fault in its.faults if fault.kind is FaultKind.NODE_SLOW), default=1.0)
-        return last + (2 + max(1.0, slowest)) * work * math.exp(its.noise) + GRACE_S
+        nodes = [node for domain in its.topology.domains for cluster in domain.clusters for node in cluster.groups]
+        come = sum(max(r.boot_s, r.give_up_s) + r.after_s for node in nodes if (r := node.autoscale) is not None)
+        return last + come + (2 + max(1.0, slowest)) * work * math.exp(its.noise) + GRACE_S
 
     def _afterwards(self) -> None:
         """Nothing that was granted is held for ever."""
@@ -271,7 +284,22 @@ class World:
     def _report(self, makespan: float) -> Report:
         waits = sorted(wait for run in self.runs for wait in run.waits)
         busy = sum(node.busy_s for cluster in self.clusters.values() for node in cluster.nodes.values())
-        slots = sum(cluster.slots for cluster in self.clusters.values())
+        slot_s = sum(
+            self._there_s[cluster.name, name] * node.spec.slots
+            for cluster in self.clusters.values()
+            for name, node in cluster.nodes.items()
+        )
+        hours = {
+            (cluster.name, group.name): sum(self._there_s[cluster.name, name] for name in group.members) / 3600
+            for cluster in self.clusters.values()
+            for group in cluster.spec.groups
+        }
+        dear = {
+            (cluster.name, group.name): group.autoscale.node_hour
+            for cluster in self.clusters.values()
+            for group in cluster.spec.groups
+            if group.autoscale is not None
+        }
         by_tenant: dict[str, list[SimRun]] = {}
         for run, workflow in zip(self.runs, self.scenario.workflows, strict=True):
             by_tenant.setdefault(workflow.tenant, []).append(run)
@@ -283,7 +311,9 @@ class World:
             starts=sum(run.starts for run in self.runs),
             discarded=sum(run.discarded for run in self.runs),
             given_back=sum(run.given_back for run in self.runs),
-            utilisation=round(busy / (slots * makespan), 4) if makespan else 0.0,
+            utilisation=round(busy / slot_s, 4) if slot_s else 0.0,
+            node_hours={"/".join(key): round(its, 4) for key, its in hours.items()},
+            node_credits={"/".join(key): round(its * dear[key], 4) for key, its in hours.items()},
             mean_wait_s=_mean(waits),
             p99_wait_s=_p99(waits),
             fairness=self._fairness.index,

@@ -46,15 +46,24 @@ def test_a_bag_fills_all_slots_and_no_more() -> None:
     assert report.workflows == {"bag": report.makespan_s}
 
 
-def test_nodes_come_for_what_waits_and_take_their_time() -> None:
+@pytest.mark.parametrize("boot_s", [30.0, 3000.0])
+def test_nodes_come_for_what_waits_and_take_their_time(boot_s: float) -> None:
     bag = Workflow("bag", {f"s{number}": WorkflowStep(20.0) for number in range(4)})
     topology = grid(1, 1)
     (domain,) = topology.domains
-    group = NodeSpec("g", 1, autoscale=Autoscale(max=4, boot_s=30, after_s=0, up_pause_s=1))
+    rules = Autoscale(max=8, boot_s=boot_s, give_up_s=boot_s, after_s=0, up_pause_s=1, node_hour=9)
+    group = NodeSpec("g", 1, autoscale=rules)
     cluster = replace(domain.clusters[0], nodes=(group,))
     report = run(bag, topology=replace(topology, domains=(replace(domain, clusters=(cluster,)),)))
     assert (report.done, report.failed, report.starts, report.violations) == (4, 0, 4, ())
-    assert 50.0 < report.makespan_s < 55.0  # all four at once, when their nodes have booted
+    took_s = report.makespan_s - boot_s
+    assert 20.0 < took_s < 25.0  # all four at once, when their nodes have booted
+    # Of eight that may come four were there, and not before they had booted.
+    assert report.utilisation == pytest.approx(20 / took_s, abs=0.15)
+    (group_of, hours) = next(iter(report.node_hours.items()))
+    assert group_of.endswith("/g")
+    assert hours == pytest.approx(4 * took_s / 3600, rel=0.15)
+    assert report.node_credits[group_of] == pytest.approx(hours * 9, rel=0.01)
 
 
 def flood_and_late(tenant: str, *shares: TenantQuota, steps: int = 100, seconds: float = 1.0) -> float:
