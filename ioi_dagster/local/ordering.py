@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,14 +13,16 @@ from ioi_dagster.adapters.files.drains import ALL, DrainFile
 from ioi_dagster.adapters.files.orders import OrderFile
 from ioi_dagster.adapters.http.protocol import OrderAnswer, RunAnswer, RunOrder
 from ioi_dagster.domain import DomainHome
-from ioi_dagster.errors import BadInputError
+from ioi_dagster.errors import BadInputError, NotAllowedError
 from ioi_dagster.local.run_orders import RunOrders
 from ioi_dagster.local.targets import find
 from ioi_dagster.model.negotiation import OWN_STEP
 from ioi_dagster.model.order import Order, Target, Verb
 from ioi_dagster.model.quota import ANY
 from ioi_dagster.policy.documents import order_document
-from ioi_dagster.policy.gate import Gate, allowed
+from ioi_dagster.policy.gate import Gate, allowed_from
+
+MAX_REFUSED, REFUSED_S = 20, 3600.0
 
 
 class Ordering:
@@ -27,6 +30,8 @@ class Ordering:
 
     def __init__(self, home: DomainHome, gate: Gate, now: Callable[[], float] = time.time) -> None:
         self._home, self._gate, self._now = home, gate, now
+        self._refused: dict[str, tuple[float, int]] = {}
+        """By domain: since when, and how often."""
         self._file, self._runs = OrderFile(home.root), RunOrders(home.name, home.ledger, gate)
 
     def give(self, order: Order, subject: str, of: str) -> OrderAnswer:
@@ -36,7 +41,8 @@ class Ordering:
         order = replace(order, who=who, at=self._now())
         order.check()
         document = order_document(now=order.at, domain=self._home.name, subject=who, of=of, order=order)
-        decision = allowed(self._gate.decide("intervene", document))
+        with self._patience(of):
+            decision = allowed_from(self._gate.decide("intervene", document), of, self._home.name)
         if order.target is Target.NODE:
             answer = self._drained(order)
             self._file.note(order, answer, decision)
@@ -47,7 +53,8 @@ class Ordering:
 
     def say(self, said: RunOrder, of: str) -> RunAnswer:
         """Leave word for a run of the domain's, as `RunOrders.say`."""
-        return self._runs.say(said, self._named(said.subject, of), of, self._now())
+        with self._patience(of):
+            return self._runs.say(said, self._named(said.subject, of), of, self._now())
 
     def heard(self, said: RunAnswer) -> RunAnswer:
         return self._runs.heard(said)
@@ -55,6 +62,23 @@ class Ordering:
     def _named(self, subject: str, of: str) -> str:
         """Nobody of another domain is called as one of this one is."""
         return subject if of == self._home.name or not subject else f"{subject}@{of}"
+
+    @contextmanager
+    def _patience(self, of: str) -> Iterator[None]:
+        """Each decision is written down. Of a domain that was refused `MAX_REFUSED` times within `REFUSED_S` the next are refused
+        without one, so that nobody fills the disk of another."""
+        since, count = self._refused.get(of, (self._now(), 0))
+        if not 0 <= self._now() - since < REFUSED_S:
+            since, count = self._now(), 0
+        if of != self._home.name and count >= MAX_REFUSED:
+            raise NotAllowedError(
+                f"intervene.too_often: {of} was refused {count} times; policy is not asked for a while"
+            )
+        try:
+            yield
+        except NotAllowedError:
+            self._refused[of] = (since, count + 1)
+            raise
 
     def in_force(self) -> list[dict[str, Any]]:
         """For people: each order that holds, and what is drained of nodes."""

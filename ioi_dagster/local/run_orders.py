@@ -10,7 +10,7 @@ from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.intervention import Action, Intervention
 from ioi_dagster.policy.documents import intervene_document
-from ioi_dagster.policy.gate import Gate, allowed
+from ioi_dagster.policy.gate import Gate, allowed_from
 
 
 class RunOrders:
@@ -45,7 +45,7 @@ class RunOrders:
             away=said.away,
             of=of,
         )
-        decision = allowed(self._gate.decide("intervene", document))
+        decision = allowed_from(self._gate.decide("intervene", document), of, self._domain)
         run = run if own else under_way(self._opened(), said.run)[0]
         number = self._opened().intervene(replace(word, run=run))
         return RunAnswer(run, number, who, "", decision)

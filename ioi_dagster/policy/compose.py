@@ -14,6 +14,8 @@ from ioi_dagster.model.decision import Obligation, Verdict
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.policy.reasons import render
 
+LET_IN = "let_in"
+"""`{"domains": [...]}`: those, and no others, may give orders here as the domain's own people may."""
 KNOWN_OBLIGATIONS = frozenset({"require_approval"})
 """Those that the gates enforce. Any other is a deny: an obligation that nobody meets is no allowance."""
 
@@ -27,8 +29,9 @@ class Composed:
     ttl_s: float
 
 
-def compose(answers: Iterable[tuple[str, Any]]) -> Composed:
-    """(scope, policy value) pairs → one verdict. Raises `RetryableError` for a value that is not a verdict."""
+def compose(answers: Iterable[tuple[str, Any]], known: frozenset[str] = KNOWN_OBLIGATIONS) -> Composed:
+    """(scope, policy value) pairs → one verdict; obligations that are not `known` are denies. Raises `RetryableError` for a value
+    that is not a verdict."""
     refusals: list[Refusal] = []
     warnings: list[Refusal] = []
     obligations: list[Obligation] = []
@@ -44,7 +47,7 @@ def compose(answers: Iterable[tuple[str, Any]]) -> Composed:
     if not seen:
         raise RetryableError("no scope has a policy for this decision")
     for obligation in obligations:
-        if obligation.kind not in KNOWN_OBLIGATIONS:
+        if obligation.kind not in known:
             refusals.append(
                 Refusal("policy.unknown_obligation", f"obligation {obligation.kind!r} cannot be met here", "policy")
             )

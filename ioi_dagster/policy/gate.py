@@ -12,7 +12,7 @@ from ioi_dagster.clock import Clock
 from ioi_dagster.errors import IoiError, NotAllowedError
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.refusal import Refusal
-from ioi_dagster.policy.compose import compose
+from ioi_dagster.policy.compose import KNOWN_OBLIGATIONS, LET_IN, compose
 from ioi_dagster.policy.documents import missing_field
 from ioi_dagster.policy.engine import Engine
 from ioi_dagster.signing import digest
@@ -58,7 +58,10 @@ class Gate:
             if missing is not None:
                 raise IoiError(f"the document lacks {missing}")
             entrypoints = self._entrypoints(kind)
-            composed = compose([(name, self._engine.evaluate(name, document)) for name in entrypoints])
+            composed = compose(
+                [(name, self._engine.evaluate(name, document)) for name in entrypoints],
+                KNOWN_OBLIGATIONS | ({LET_IN} if kind == "intervene" else frozenset()),
+            )
         except Exception as error:  # whatever breaks in an engine, the answer is not yes and not a traceback
             return self._held(kind, document, input_digest, str(error) or type(error).__name__)
         decision = Decision(
@@ -117,3 +120,13 @@ def allowed(decision: Decision) -> str:
     if decision.refusals or decision.verdict != "allow":
         raise NotAllowedError("; ".join(map(str, decision.refusals)) or f"policy says {decision.verdict}")
     return decision.id
+
+
+def allowed_from(decision: Decision, of: str, domain: str) -> str:
+    """The same for what the people of domain `of` order in `domain`. Others are let in only where policy names them (`let_in`):
+    that nothing in it forbids them is not enough, since it may be older than that there are such orders."""
+    found = allowed(decision)
+    named = [obligation.params.get("domains", ()) for obligation in decision.obligations if obligation.kind == LET_IN]
+    if of != domain and not (named and all(isinstance(those, list) and of in those for those in named)):
+        raise NotAllowedError(f"intervene.foreign: the policy of {domain} does not let {of} order anything there")
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from ioi_dagster.adapters.opa.wasm import WasmEngine
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.errors import BadInputError, NotAllowedError
 from ioi_dagster.local.home import POLICIES
-from ioi_dagster.local.ordering import Ordering
+from ioi_dagster.local.ordering import MAX_REFUSED, Ordering
 from ioi_dagster.model.intervention import MAX_CAP, Action
 from ioi_dagster.model.order import InForce, Order, Orders, Target, Verb
 from ioi_dagster.model.quota import QuotaTree
@@ -152,6 +153,58 @@ def test_which_runs_there_are_is_not_told_to_other_domains(desk: Ordering) -> No
         desk.say(RunOrder("r", Action.PAUSE, "ann"), "cloud")
     with pytest.raises(BadInputError, match="lab has no runs"):
         desk.say(RunOrder("r", Action.PAUSE, "ann"), "lab")
+
+
+class Lenient:
+    """A policy that forbids nothing, as one that knows nothing of orders from elsewhere."""
+
+    name, revision, entrypoints = "lenient", "1", frozenset({"ioi/book/intervene/verdict"})
+
+    def __init__(self, *let_in: str) -> None:
+        self._owed = [{"kind": "let_in", "params": {"domains": [domain]}} for domain in let_in]
+
+    def evaluate(self, entrypoint: str, document: Any) -> Any:
+        return {"allow": True, "deny": [], "obligations": self._owed, "ttl_s": 0}
+
+
+def lenient(folder: Path, *let_in: str) -> tuple[Ordering, list[str]]:
+    decided: list[str] = []
+    gate = Gate(Lenient(*let_in), ("book",), ManualClock(), lambda kind, *_: decided.append(kind))
+    return Ordering(owned(folder, "lab").home, gate, lambda: 7.0), decided
+
+
+def test_that_policy_does_not_forbid_it_lets_no_other_domain_order_anything(tmp_path: Path) -> None:
+    desk, _ = lenient(tmp_path)
+    with pytest.raises(NotAllowedError, match=r"intervene\.foreign"):
+        desk.give(CAP, "ann", "cloud")
+    with pytest.raises(NotAllowedError, match=r"intervene\.foreign"):
+        desk.say(RunOrder("r", Action.PAUSE, "ann"), "cloud")
+    assert desk.in_force() == []
+    desk.give(CAP, "ann", "lab")
+
+
+def test_a_domain_that_policy_names_orders_as_the_own_people_do(tmp_path: Path) -> None:
+    desk, _ = lenient(tmp_path, "cloud")
+    assert desk.give(CAP, "ann", "cloud").order.who == "ann@cloud"
+    with pytest.raises(NotAllowedError, match=r"intervene\.foreign"):
+        desk.give(CAP, "ann", "archive")
+
+
+def test_where_two_scopes_name_domains_only_those_are_let_in_that_both_name(tmp_path: Path) -> None:
+    desk, _ = lenient(tmp_path, "cloud", "archive")
+    with pytest.raises(NotAllowedError, match=r"intervene\.foreign"):
+        desk.give(CAP, "ann", "cloud")
+
+
+def test_who_is_refused_again_and_again_fills_no_record(tmp_path: Path) -> None:
+    desk, decided = lenient(tmp_path)
+    for _ in range(100):
+        with pytest.raises(NotAllowedError):
+            desk.give(CAP, "ann", "cloud")
+        with pytest.raises(NotAllowedError):
+            desk.say(RunOrder("r", Action.PAUSE, "ann"), "cloud")
+    assert len(decided) == MAX_REFUSED
+    desk.give(CAP, "ann", "lab")  # nobody else has to do with it
 
 
 def test_what_is_not_there_is_refused_with_what_is(desk: Ordering) -> None:
