@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -38,6 +39,8 @@ from ioi_dagster.private_file import write_private
 from ioi_dagster.ras.record import Kind, make_record
 
 BACKLOG = 2048
+SPARE_FILES = 1_024
+"""Descriptors besides the connections that it takes: its own lines, files, libraries."""
 
 
 def main() -> None:
@@ -92,6 +95,7 @@ def serve(home: DomainHome) -> None:
         orders=Ordering(home, gate),
         epoch=_next_epoch(home.root / "gateway.epoch", clock.wall()),
     )
+    _allow_files(MAX_CONNECTIONS + SPARE_FILES)
     address = urlsplit(config.gateway)
     assert address.hostname and address.port
     settings = uvicorn.Config(
@@ -104,6 +108,14 @@ def serve(home: DomainHome) -> None:
     family = socket.AF_INET6 if ":" in address.hostname else socket.AF_INET
     with socket.create_server((address.hostname, address.port), family=family, backlog=BACKLOG) as listener:
         TlsServer(settings, tls).run([listener])
+
+
+def _allow_files(count: int) -> None:
+    """Many systems begin a process with 1,024 of them at most, and let it have more (setrlimit(2))."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _asking(home: DomainHome, peer: MemberRecord) -> httpx.AsyncClient:

@@ -16,7 +16,8 @@ import msgspec
 from ioi_dagster.adapters.http.protocol import Problem, ProblemAnswer
 from ioi_dagster.adapters.http.tls import STAMPS, named
 
-MAX_CONNECTIONS = 256
+MAX_CONNECTIONS = 768
+"""A run opens up to 96: alone a domain has three or four of those that wait for all their places at once."""
 MAX_TOLD = 16
 """Connections, of those, that are there to tell who has too many that it has; what comes beyond that is hung up on."""
 HEAD_S = 10.0
