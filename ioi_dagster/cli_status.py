@@ -39,11 +39,16 @@ def watch(home: Path, console: Console, as_json: bool) -> None:
                 print(json.dumps(found), flush=True)
                 time.sleep(EVERY_S)
                 found = collect(home)
-        with Live(render(found), console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        live = Live(render(found), console=console, screen=console.is_terminal, auto_refresh=False)
+        try:
+            # Not by `with`: who interrupts the beginning would not get his screen back.
+            live.start(refresh=True)
             while True:
                 time.sleep(EVERY_S)
                 found = collect(home)
                 live.update(render(found), refresh=True)
+        finally:
+            live.stop()
     except KeyboardInterrupt:
         if console.is_terminal and not as_json:
             console.print(render(found))

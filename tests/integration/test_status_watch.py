@@ -91,6 +91,7 @@ def test_a_terminal_has_its_screen_back_with_what_was_shown_last(home: Path) -> 
         assert process.stderr.read() == b""
     os.close(main)
     os.close(terminal)
+    assert "\x1b[?1049l" in shown, (shown[:300], shown[-300:])
     left = shown.index("\x1b[?1049l")
     assert "\x1b[?1049h" in shown[:left]
     assert "no domain answers" in shown[left:]
