@@ -373,7 +373,8 @@ class FlowWalk:
 
     def _end(self, lease: Lease) -> flow.Event:
         step, fence, copy = lease.step, lease.fence, lease.copy
-        refusal = replace(NO, code=self._rng.choice(["block.queue_full", "node.memory", "node.memory"]))
+        codes = ["block.queue_full", "node.memory", *4 * ["node.not_offered"]]
+        refusal = replace(NO, code=self._rng.choice(codes))
         cause = self._rng.choice([Cause.NODE_LOST, Cause.NODE_LOST, Cause.NEIGHBOUR, Cause.TIMEOUT])
         (event,) = self._rng.choices(
             [
