@@ -104,6 +104,8 @@ class ClusterSnapshot:
     """By group of nodes that come and go, see `Autoscaler.snapshot`."""
     asked: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By tenant, what became of what was asked since this governor started, see `Tally`."""
+    ordered: tuple[str, ...] = ()
+    """The blocks and tenants for which it goes by an owner's order: what is ordered is heard within a second or two."""
 
 
 class ClusterGovernor:
@@ -549,6 +551,7 @@ class ClusterGovernor:
             len(self._bids.desk) + len(self._orders),
             self._scaler.snapshot(self._now),
             self._tally.snapshot(),
+            self._orders.names(),
         )
 
     def validate(self) -> None:

@@ -74,6 +74,11 @@ class OrdersInForce:
             if its.get(name) != others.get(name)
         )
 
+    def names(self) -> tuple[str, ...]:
+        """Of what something is ordered for."""
+        tables = ((Target.BLOCK, self._orders.blocks), (Target.TENANT, self._orders.tenants))
+        return tuple(f"{target} {name}" for target, table in tables for name in sorted(table))
+
     @property
     def any(self) -> bool:
         return bool(self._orders.blocks or self._orders.tenants)

@@ -70,6 +70,10 @@ class Steered:
     def status(self) -> dict[str, Any]:
         return json.loads(self.say("status", "--json"))["library.example"]
 
+    def ordered_at(self, cluster: str) -> list[str]:
+        """For what the cluster goes by an order."""
+        return self.status()["clusters"][cluster]["ordered"]
+
     def refused(self, *words: str) -> str:
         return str(CliRunner().invoke(app, [*words, "--home", str(self.home)]).exception)
 
@@ -138,6 +142,7 @@ def test_a_run_is_paused_capped_resumed_rerouted_and_cancelled_in_part(steered: 
 
         assert steered.told("pause", "last", "--why", "lunch") == "paused; what runs goes on to its end"
         assert steered.told("pause", "last", "work[0]") == "paused; what runs goes on to its end"
+        steered.until(lambda: steered.ordered_at("library-main") == ["block dagster.step"], "the cluster goes by it")
         first = {number for number, _ in steered.began()}
         steered.let(*first)
         steered.until(lambda: steered.counts().get("DONE") == 3, "what ran is done")
@@ -212,6 +217,8 @@ def test_a_block_a_tenant_and_a_node_are_ordered_by_command_and_at_the_gateway(s
         steered.until(lambda: "block dagster.step is paused by ann: a bad image" in steered.waits_for(), "why it waits")
 
         assert gateway.order(pause, "ann").answer == "paused; what runs goes on to its end"
+        both = ["block dagster.step", "tenant default"]
+        steered.until(lambda: steered.ordered_at("library-main") == both, "the cluster goes by both")
         assert steered.ordered("block", "resume", "dagster.step") == "goes on"
         steered.until(lambda: "tenant default is paused by ann: the month's" in steered.waits_for(), "another reason")
         assert {number for number, _ in steered.began()} == first
