@@ -142,7 +142,6 @@ def test_a_run_is_paused_capped_resumed_rerouted_and_cancelled_in_part(steered: 
 
         assert steered.told("pause", "last", "--why", "lunch") == "paused; what runs goes on to its end"
         assert steered.told("pause", "last", "work[0]") == "paused; what runs goes on to its end"
-        steered.until(lambda: steered.ordered_at("library-main") == ["block dagster.step"], "the cluster goes by it")
         first = {number for number, _ in steered.began()}
         steered.let(*first)
         steered.until(lambda: steered.counts().get("DONE") == 3, "what ran is done")
@@ -211,6 +210,7 @@ def test_a_block_a_tenant_and_a_node_are_ordered_by_command_and_at_the_gateway(s
         for answer in ("paused; what runs goes on to its end", "paused already"):
             assert steered.ordered("block", "pause", "dagster.step", "--why", "a bad image") == answer
         steered.until(lambda: "a bad image" in steered.say("status"), "it is shown")
+        steered.until(lambda: steered.ordered_at("library-main") == ["block dagster.step"], "the cluster goes by it")
         first = {number for number, _ in steered.began()}
         steered.let(*first)
         steered.until(lambda: steered.counts().get("DONE") == 3, "what ran is done")
