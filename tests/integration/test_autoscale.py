@@ -12,42 +12,23 @@ import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 from typer.testing import CliRunner
 
-from definitions.documents.catalogue import BLOCKS
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.cli import app
 from ioi_dagster.local.federation import Federation
-from ioi_dagster.local.home import prepare_dagster
-from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.story import Chapter
 from tests.conftest import eventually
-from tests.integration.reviewed import policies_that_know
+from tests.integration.federations import federation_of, topology_of
 from tests.integration.standing import MODULE, Runs
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(240)]
 
-TOPOLOGY = """
-network: book
-home: library.example
-domains:
-  - name: library.example
-    authority: partners
-    handles: restricted
-    clusters:
-      - name: library-main
-        nodes:
-          - name: pool
-            autoscale: {max: 3, boot_s: 5, after_s: 0, idle_s: 1, min_age_s: 1, up_pause_s: 1, down_pause_s: 1, node_hour: 2}
-"""
+POOL = "{max: 3, boot_s: 5, after_s: 0, idle_s: 1, min_age_s: 1, up_pause_s: 1, down_pause_s: 1, node_hour: 2}"
+TOPOLOGY = topology_of(f"[{{name: pool, autoscale: {POOL}}}]")
 
 
 @pytest.fixture
 def federation(tmp_path: Path) -> Iterator[Federation]:
-    topology, home = tmp_path / "topology.yaml", tmp_path / "home"
-    topology.write_text(TOPOLOGY)
-    policies = policies_that_know(MODULE, tmp_path / "policies")
-    with Federation(load_topology(topology), home, policies, BLOCKS) as federation:
-        os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
-        federation.wait_ready(60)
+    with federation_of(tmp_path, MODULE, TOPOLOGY) as federation:
         yield federation
 
 

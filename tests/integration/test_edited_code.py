@@ -15,26 +15,14 @@ from distributed import Client, LocalCluster
 
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.host.io_manager import ledger_path
-from ioi_dagster.local.federation import Federation
-from ioi_dagster.local.home import PROJECT, prepare_dagster
-from ioi_dagster.local.topology_file import load_topology
+from ioi_dagster.local.home import PROJECT
 from ioi_dagster.model.story import Chapter
 from tests.conftest import dagster_home, eventually
-from tests.integration.reviewed import policies_that_know
+from tests.integration.federations import federation_of, topology_of
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(180)]
 
-TOPOLOGY = """
-network: book
-home: library.example
-domains:
-  - name: library.example
-    authority: partners
-    handles: restricted
-    clusters:
-      - name: library-main
-        nodes: [{name: library-1}]
-"""
+TOPOLOGY = topology_of("[{name: library-1}]")
 DEFS = """
 import os
 from pathlib import Path
@@ -271,22 +259,15 @@ def test_where_nobody_restarts_the_worker_the_run_says_what_to_do(project, insta
 
 def test_a_node_of_a_federation_is_started_again_under_its_name(project, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(project.folder), str(PROJECT))))
-    home, topology = tmp_path / "home", tmp_path / "topology.yaml"
-    topology.write_text(TOPOLOGY)
-    policies = policies_that_know("edited_project.jobs", tmp_path / "policies")
-    with Federation(load_topology(topology), home, policies, []) as federation:
-        for name, value in (*federation.environment().items(), ("DAGSTER_HOME", str(prepare_dagster(home)))):
-            monkeypatch.setenv(name, value)
-        federation.wait_ready(60)
-        with DagsterInstance.get() as instance:
-            assert project.run({}) == 0
-            project.edit("words.py", "'one'", "'another'")
-            assert project.run({}) == 0
-            assert ran_once_and_lost_nothing(instance, newest(instance))
-            (told,) = [text for text in messages(instance, newest(instance)) if "the worker is restarted" in text]
-            runs = [record.dagster_run.run_id for record in instance.get_run_records()]
-            # Also where nodes are not the run process's own.
-            assert [(tmp_path / f"shared {run}").read_text() for run in runs] == ["open closed"] * 2
+    with federation_of(tmp_path, "edited_project.jobs", TOPOLOGY, []), DagsterInstance.get() as instance:
+        assert project.run({}) == 0
+        project.edit("words.py", "'one'", "'another'")
+        assert project.run({}) == 0
+        assert ran_once_and_lost_nothing(instance, newest(instance))
+        (told,) = [text for text in messages(instance, newest(instance)) if "the worker is restarted" in text]
+        runs = [record.dagster_run.run_id for record in instance.get_run_records()]
+        # Also where nodes are not the run process's own.
+        assert [(tmp_path / f"shared {run}").read_text() for run in runs] == ["open closed"] * 2
     assert "library-1 of library-main" in told
     assert "words.py has changed" in told
     assert [note.split()[2] for note in project.notes("first")] == ["one", "another"]

@@ -16,28 +16,15 @@ import pytest
 from dagster import DagsterInstance
 from distributed import Client, LocalCluster
 
-from definitions.documents.catalogue import BLOCKS
-from ioi_dagster.local.federation import Federation
-from ioi_dagster.local.home import PROJECT, prepare_dagster
-from ioi_dagster.local.topology_file import load_topology
+from ioi_dagster.local.home import PROJECT
 from tests.asking import status_of
 from tests.conftest import dagster_home, eventually
 from tests.integration.ending_defs import MODULE, STEPS, config_of
-from tests.integration.reviewed import policies_that_know
+from tests.integration.federations import federation_of, topology_of
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(240)]
 
-TOPOLOGY = """
-network: book
-home: library.example
-domains:
-  - name: library.example
-    authority: partners
-    handles: restricted
-    clusters:
-      - name: library-main
-        nodes: [{name: library-1}, {name: library-2}, {name: library-3}]
-"""
+TOPOLOGY = topology_of("[{name: library-1}, {name: library-2}, {name: library-3}]")
 ROOM = STEPS + 2
 OF_BESIDE = {"several", "adds", *(f"stands[{number}]" for number in range(STEPS))}
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -153,12 +140,7 @@ def test_on_a_shared_cluster_only_what_does_not_stop_costs_a_process(
 
 @pytest.mark.slow
 def test_in_a_federation_that_lives_on_its_leases_are_given_back(start: Start, tmp_path: Path) -> None:
-    topology, home = tmp_path / "topology.yaml", tmp_path / "home"
-    topology.write_text(TOPOLOGY)
-    policies = policies_that_know(MODULE, tmp_path / "policies")
-    with Federation(load_topology(topology), home, policies, BLOCKS) as federation:
-        os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
-        federation.wait_ready(60)
+    with federation_of(tmp_path, MODULE, TOPOLOGY) as federation:
 
         def books() -> dict:
             return status_of(federation.home_domain)

@@ -15,37 +15,24 @@ import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 from typer.testing import CliRunner
 
-from definitions.documents.catalogue import BLOCKS
 from ioi_dagster.adapters.files.orders import OrderFile
 from ioi_dagster.adapters.http.client import own_gateway
 from ioi_dagster.adapters.http.protocol import RunOrder
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.cli import app
 from ioi_dagster.errors import GatewayRefusedError
-from ioi_dagster.local.federation import Federation
-from ioi_dagster.local.home import PROJECT, domains_in, prepare_dagster
-from ioi_dagster.local.topology_file import load_topology
+from ioi_dagster.local.home import PROJECT, domains_in
 from ioi_dagster.model.intervention import Action
 from ioi_dagster.model.order import Order, Target, Verb
 from ioi_dagster.model.story import Chapter
 from tests.conftest import eventually
-from tests.integration.reviewed import policies_that_know
+from tests.integration.federations import federation_of, topology_of
 from tests.integration.steered_defs import COUNT
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(400)]
 
 MODULE = "tests.integration.steered_defs"
-TOPOLOGY = """
-network: book
-home: library.example
-domains:
-  - name: library.example
-    authority: partners
-    handles: restricted
-    clusters:
-      - name: library-main
-        nodes: [{name: library-1}, {name: library-2}]
-"""
+TOPOLOGY = topology_of("[{name: library-1}, {name: library-2}]")
 
 
 class Steered:
@@ -111,15 +98,11 @@ class Steered:
 @pytest.fixture
 def steered(tmp_path: Path) -> Iterator[Steered]:
     """In a federation whose owner has reviewed these steps."""
-    topology, home, folder = tmp_path / "topology.yaml", tmp_path / "home", tmp_path / "steps"
-    topology.write_text(TOPOLOGY)
+    folder = tmp_path / "steps"
     folder.mkdir()
-    policies = policies_that_know(MODULE, tmp_path / "policies")
-    with Federation(load_topology(topology), home, policies, BLOCKS) as federation:
-        os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
-        federation.wait_ready(120)
+    with federation_of(tmp_path, MODULE, TOPOLOGY) as federation:
         ledger = Ledger(federation.home_domain.ledger)
-        yield Steered(folder, home, ledger)
+        yield Steered(folder, tmp_path / "home", ledger)
         ledger.close()
 
 

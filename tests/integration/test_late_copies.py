@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,32 +11,19 @@ import pytest
 from dagster import DagsterInstance, execute_job, reconstructable
 from distributed import LocalCluster
 
-from definitions.documents.catalogue import BLOCKS
 from ioi_dagster.adapters.sql.ledger import Ledger, StepRow
 from ioi_dagster.host.io_manager import ledger_path
-from ioi_dagster.local.federation import Federation
-from ioi_dagster.local.home import PROJECT, prepare_dagster
-from ioi_dagster.local.topology_file import load_topology
+from ioi_dagster.local.home import PROJECT
 from ioi_dagster.model.story import Chapter
 from tests.conftest import dagster_home, eventually
+from tests.integration.federations import federation_of, topology_of
 from tests.integration.late_defs import PAGES, reads_alone
-from tests.integration.reviewed import policies_that_know
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(400)]
 
 MODULE = "tests.integration.late_defs"
 LATE = f"read[{PAGES - 1}]"
-TOPOLOGY = """
-network: book
-home: library.example
-domains:
-  - name: library.example
-    authority: partners
-    handles: restricted
-    clusters:
-      - name: library-main
-        nodes: [{name: library-1}, {name: library-2}]
-"""
+TOPOLOGY = topology_of("[{name: library-1}, {name: library-2}]")
 
 
 def config(folder: Path) -> dict:
@@ -86,12 +72,7 @@ def test_a_step_that_hangs_is_copied_and_the_copy_counts(tmp_path: Path, monkeyp
 
 
 def test_so_it_is_in_a_federation(tmp_path: Path) -> None:
-    topology, home = tmp_path / "topology.yaml", tmp_path / "home"
-    topology.write_text(TOPOLOGY)
-    policies = policies_that_know(MODULE, tmp_path / "policies")
-    with Federation(load_topology(topology), home, policies, BLOCKS) as federation:
-        os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
-        federation.wait_ready(120)
+    with federation_of(tmp_path, MODULE, TOPOLOGY) as federation:
         command = [sys.executable, "-m", "tests.integration.governed_run", MODULE, "reads"]
         ended = subprocess.run(
             [*command, json.dumps(config(tmp_path)), "{}"], cwd=PROJECT, capture_output=True, text=True, timeout=200

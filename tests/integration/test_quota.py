@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -14,29 +13,19 @@ from definitions.documents.catalogue import BLOCKS
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.cli import app
 from ioi_dagster.local.federation import Federation
-from ioi_dagster.local.home import prepare_dagster
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.story import Chapter
 from tests.conftest import eventually
+from tests.integration.federations import federation_of, topology_of
 from tests.integration.reviewed import policies_that_know
 from tests.integration.standing import MODULE, Runs
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(240)]
 
-TOPOLOGY = """
-network: book
-home: library.example
-domains:
-  - name: library.example
-    authority: partners
-    handles: restricted
-    clusters:
-      - name: library-main
-        nodes: [{name: library-1}, {name: library-2}, {name: library-3}]
-        quotas:
-          - {name: partners, tenants: [{name: owner, guarantee: 1}]}
-          - {name: others, tenants: [%s]}
-"""
+TOPOLOGY = topology_of(
+    "[{name: library-1}, {name: library-2}, {name: library-3}]",
+    "[{name: partners, tenants: [{name: owner, guarantee: 1}]}, {name: others, tenants: [%s]}]",
+)
 ANYBODY = '{name: "*"}'
 
 
@@ -46,11 +35,7 @@ LOWERED = "guests uses more than its quota now allows"
 
 def test_a_guarantee_is_given_back_and_a_lowered_limit_is_enforced(tmp_path: Path) -> None:
     topology, home, runs = tmp_path / "topology.yaml", tmp_path / "home", Runs(tmp_path)
-    topology.write_text(TOPOLOGY % ANYBODY)
-    policies = policies_that_know(MODULE, tmp_path / "policies")
-    with Federation(load_topology(topology), home, policies, BLOCKS) as federation:
-        os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(home)))
-        federation.wait_ready(60)
+    with federation_of(tmp_path, MODULE, TOPOLOGY % ANYBODY) as federation:
 
         def books() -> dict:
             told = CliRunner().invoke(app, ["status", "--home", str(home), "--json"])

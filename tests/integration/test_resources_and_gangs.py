@@ -4,7 +4,6 @@ what no node has is refused."""
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,38 +12,20 @@ from pathlib import Path
 import pytest
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
 
-from definitions.documents.catalogue import BLOCKS
 from ioi_dagster.host import tags
-from ioi_dagster.local.federation import Federation
-from ioi_dagster.local.home import PROJECT, prepare_dagster
-from ioi_dagster.local.topology_file import load_topology
-from tests.integration.reviewed import policies_that_know
+from ioi_dagster.local.home import PROJECT
+from tests.integration.federations import federation_of, topology_of
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(240)]
 
 MODULE = "tests.integration.together_defs"
-TOPOLOGY = """
-network: book
-home: library.example
-domains:
-  - name: library.example
-    authority: partners
-    handles: restricted
-    clusters:
-      - name: library-main
-        nodes: [{name: library-1}, {name: library-2, slots: 2, resources: {gpu: 1}}, {name: library-3}]
-"""
+TOPOLOGY = topology_of("[{name: library-1}, {name: library-2, slots: 2, resources: {gpu: 1}}, {name: library-3}]")
 TENANT = "scans"
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    topology = tmp_path / "topology.yaml"
-    topology.write_text(TOPOLOGY)
-    policies = policies_that_know(MODULE, tmp_path / "policies")
-    with Federation(load_topology(topology), tmp_path / "home", policies, BLOCKS) as federation:
-        os.environ.update(federation.environment(), DAGSTER_HOME=str(prepare_dagster(tmp_path / "home")))
-        federation.wait_ready(60)
+    with federation_of(tmp_path, MODULE, TOPOLOGY):
         yield tmp_path
 
 
