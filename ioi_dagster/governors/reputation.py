@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ioi_dagster.governors.standing import bad_of
+from ioi_dagster.governors.standing import bad_of, trust_of
 from ioi_dagster.model.standing import Experience, Standing
 
 HALF_LIFE_S = 60.0
@@ -91,8 +91,7 @@ class Reputation:
         if (seen is None or not seen.broken) and not broken:
             return 1.0
         seen = self._faded(cluster, now)
-        kept += seen.kept
-        return (kept + 1.0) / (kept + seen.broken + broken + 1.0)
+        return trust_of(kept + seen.kept, broken + seen.broken)
 
     def missed(self, cluster: str, why: str, now: float) -> None:
         """It did not answer in time."""

@@ -21,7 +21,7 @@ MOST_KEPT = 50.0
 """So much in all is remembered of a cluster, old and new in proportion: who has mended can show it within a day's runs."""
 
 
-def trust_of(kept: float, broken: float, late: float, lost: float) -> float:
+def trust_of(kept: float, broken: float, late: float = 0.0, lost: float = 0.0) -> float:
     """0 < trust ≤ 1; 1 for who is not known."""
     return (kept + 1.0) / (kept + bad_of(broken, late, lost) + 1.0)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -52,20 +52,23 @@ class Pool:
         self._under_way += 1
         opened: Answer | None = None
         try:
-            session = self._session = self._session or self._opened()
-            request = session.request(
-                method,
-                self._url + path,
-                data=body or None,
-                headers=headers,
-                allow_redirects=False,
-                server_hostname=self._name,
-            )
-            opened = Answer(await _raising(request), self._over)
+            opened = Answer(await _raising(self._request(method, path, body, headers)), self._over)
             return opened
         finally:
             if opened is None:
                 await self._over()
+
+    def _request(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Any:
+        """As aiohttp gives it: awaited or entered."""
+        session = self._session = self._session or self._opened()
+        return session.request(
+            method,
+            self._url + path,
+            data=body or None,
+            headers=headers,
+            allow_redirects=False,
+            server_hostname=self._name,
+        )
 
     async def _over(self) -> None:
         self._under_way -= 1
@@ -83,17 +86,9 @@ class Pool:
     ) -> tuple[int, bytes]:
         import aiohttp
 
-        session = self._session = self._session or self._opened()
         parts, size = [], 0
         try:
-            async with session.request(
-                method,
-                self._url + path,
-                data=body or None,
-                headers=headers,
-                allow_redirects=False,
-                server_hostname=self._name,
-            ) as answer:
+            async with self._request(method, path, body, headers) as answer:
                 async for part in answer.content.iter_any():
                     size += len(part)
                     if size > most:
