@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ioi_dagster.certificates import Trusted
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import MAX_CHAIN, MemberRecord, read_record
@@ -136,7 +137,7 @@ class DomainHome:
         """What the gateway lets in to join; None where nobody was ever invited. Neither members nor Dask know it: to both an
         invitation's certificate is a stranger's."""
         try:
-            return msgspec.json.decode(self.inviting_trusted.read_bytes(), type=Trusted)
+            return from_json(self.inviting_trusted.read_bytes(), Trusted)
         except FileNotFoundError:
             return None
 
@@ -148,7 +149,7 @@ class DomainHome:
     def config(self) -> DomainConfig:
         path = self.root / "domain.json"
         try:
-            return msgspec.json.decode(path.read_bytes(), type=DomainConfig)
+            return from_json(path.read_bytes(), DomainConfig)
         except (OSError, msgspec.MsgspecError) as error:
             raise BadInputError(
                 f"cannot read the domain's configuration: {error}", where=str(path), todo="run `ioi up` or `ioi run`"
@@ -195,7 +196,7 @@ class DomainHome:
     def own_chain(self) -> list[Signed]:
         """The domain's own records, oldest first; empty where there is none."""
         try:
-            return msgspec.json.decode((self.root / "records.json").read_bytes(), type=list[Signed])
+            return from_json((self.root / "records.json").read_bytes(), list[Signed])
         except FileNotFoundError:
             return []
 
@@ -249,7 +250,7 @@ class TrustFolder:
         signed: dict[str, Signed] = {}
         for path in sorted(self._folder.glob("[!.]*.json")):
             try:
-                text = msgspec.json.decode(path.read_bytes(), type=Signed)
+                text = from_json(path.read_bytes(), Signed)
                 record = read_record(text)
             except FileNotFoundError:
                 continue

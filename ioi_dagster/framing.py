@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.block import Payload
 
@@ -45,7 +46,7 @@ def decode_payload(data: bytes) -> Payload:
     if size > MAX_HEADER or 8 + size > len(data):
         raise BadInputError(f"payload header of {size} bytes is too large or cut short")
     try:
-        header = msgspec.json.decode(data[8 : 8 + size], type=_Header)
+        header = from_json(data[8 : 8 + size], _Header)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadInputError(f"payload header is not valid: {error}") from error
     if len(header.parts) > MAX_PARTS or any(length < 0 for _, length in header.parts):

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import FinalError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.block import Payload
@@ -60,7 +61,7 @@ def decode_value(data: bytes) -> Any:
         case "typed":
             return _resolve(frame.document["type"]).from_payload(Payload(frame.document["document"], frame.parts))
         case "json":
-            return msgspec.json.decode(frame.parts[_JSON])
+            return from_json(frame.parts[_JSON])
         case "pickle":
             return pickle.loads(frame.parts[_PICKLE])
         case kind:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ioi_dagster.decoding import from_json
 from ioi_dagster.host.private import (
     WITH_ERROR,
     DagsterLogManager,
@@ -36,9 +37,6 @@ class _Line(msgspec.Struct):
     dagster_event: _Event | None = None
 
 
-_line = msgspec.json.Decoder(_Line)
-
-
 class Console:
     """The run's loggers that write to this process's stdout or stderr. Others have run where the step ran."""
 
@@ -54,7 +52,7 @@ class Console:
         """One serialised event or line of a log, as it came from a node."""
         if not self._handlers:
             return
-        line = _line.decode(text)
+        line = from_json(text, _Line)
         event = line.dagster_event
         parts = [line.pipeline_name or "system", line.run_id]
         if event is not None and event.pid:

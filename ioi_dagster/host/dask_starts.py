@@ -8,6 +8,7 @@ import msgspec
 
 from ioi_dagster.adapters.dask.client import DaskFleetClient
 from ioi_dagster.adapters.dask.versions import own_versions
+from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.governors.answers import checked_award
 from ioi_dagster.host.fleets import EarlierStart, Fleet, OnDone, Start
 from ioi_dagster.model.negotiation import (
@@ -47,7 +48,7 @@ def _read(answer: bytes | None, why: str | None) -> tuple[StartAnswer | None, st
     if answer is None:
         return None, why
     try:
-        return msgspec.msgpack.decode(answer, type=StartAnswer), None
+        return from_msgpack(answer, StartAnswer), None
     except msgspec.MsgspecError as error:
         return None, f"its answer cannot be read: {error}"
 

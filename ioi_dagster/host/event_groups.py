@@ -18,6 +18,7 @@ import msgspec
 from dagster import DagsterInstance
 from typing_extensions import override
 
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import RetryableError
 from ioi_dagster.host.entry_text import entry_text
 from ioi_dagster.host.private import (
@@ -63,9 +64,6 @@ class _Glance(msgspec.Struct):
     dagster_event: _Kind | None = None
 
 
-_glance = msgspec.json.Decoder(_Glance)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class ToldEvent:
     """An event of one of the kinds `PLAIN`, or a line that a person's code logged, as the text that it was sent as: to make an
@@ -80,7 +78,7 @@ class ToldEvent:
 
 def told_event(text: str) -> ToldEvent | None:
     """None where more than the text of this serialised `EventLogEntry` is needed."""
-    seen = _glance.decode(text)
+    seen = from_json(text, _Glance)
     event = seen.dagster_event
     if event is None:
         return ToldEvent(text, seen.run_id, seen.timestamp, None, seen.step_key)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ioi_dagster.adapters.files.store import StoreSpec
+from ioi_dagster.decoding import from_json, from_msgpack
 from ioi_dagster.host.upstream import UpstreamAsset
 from ioi_dagster.model.data_class import DataClass
 
@@ -162,7 +163,7 @@ def handle_text(handle: Handle) -> str:
 
 
 def handle_from_text(text: str) -> Handle:
-    return msgspec.json.decode(text, type=Handle)
+    return from_json(text, Handle)
 
 
 _CHUNK = b"IOIMAP1"
@@ -186,4 +187,4 @@ def decode_chunk(work: bytes) -> ChunkWork | None:
     """None where `work` is a `StepWork`."""
     if not work.startswith(_CHUNK):
         return None
-    return msgspec.msgpack.decode(work[len(_CHUNK) :], type=ChunkWork)
+    return from_msgpack(work[len(_CHUNK) :], ChunkWork)

@@ -22,6 +22,7 @@ import msgspec
 
 from ioi_dagster.compound.attempt import Attempt, current_attempt
 from ioi_dagster.compound.invocation import has_invoker, invoke
+from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.errors import FinalError
 from ioi_dagster.host.assets import invoke_here
 from ioi_dagster.host.exchange import ChunkWork, Exchange, StepResult, current_exchange
@@ -214,7 +215,7 @@ def run_chunk(work: ChunkWork, load_code: Callable[[str, str], Any]) -> bytes:
 
     started = time.time()
     function, call = _function(work, fetch, load_code)
-    items = msgspec.msgpack.decode(fetch(work.worker, work.map, str(work.index)), type=_Items)
+    items = from_msgpack(fetch(work.worker, work.map, str(work.index)), _Items)
     # A map inside an item is told under the same step of Dagster's plan.
     exchange = Exchange(inputs={}, origin=function.origin, run=function.run, step=function.step)
     with exchanging(exchange):
@@ -235,7 +236,7 @@ def _function(work: ChunkWork, fetch: Callable[..., bytes], load_code: Callable[
     with _knowing:
         known = _known.get(work.map)
     if known is None:
-        function = msgspec.msgpack.decode(fetch(work.worker, work.map, FUNCTION), type=_Function)
+        function = from_msgpack(fetch(work.worker, work.map, FUNCTION), _Function)
         load_code(function.origin, function.run)
         known = (function, cloudpickle.loads(function.pickled))
         with _knowing:

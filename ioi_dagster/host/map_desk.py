@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from ioi_dagster.adapters.dask.mapping import deliver, topic
+from ioi_dagster.decoding import converted
 from ioi_dagster.governors import mapping
 from ioi_dagster.host.exchange import encode_chunk
 from ioi_dagster.model.negotiation import OWN_STEP, Lease, Name, Number
@@ -80,7 +81,7 @@ class MapDesk:
     def heard(self, heard: Heard) -> None:
         """Whatever another owner's node tells: what cannot be meant is told and dropped, and a map is its own cluster's."""
         try:
-            request = msgspec.convert(heard.message, _Request)
+            request = converted(heard.message, _Request)
         except msgspec.ValidationError as error:
             return self._driver.tell(Chapter.MAP, f"{heard.cluster} told of a map that cannot be read: {error}")
         if self._clusters.get(request.map, heard.cluster) != heard.cluster:

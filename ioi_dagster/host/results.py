@@ -12,6 +12,7 @@ import msgspec
 
 from ioi_dagster.adapters.sql.ledger import Commit, Started
 from ioi_dagster.clock import Clock
+from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.host.commits import RunLedger
 from ioi_dagster.host.exchange import Owed, StepResult
 from ioi_dagster.host.federated_fleets import run_shell
@@ -73,7 +74,7 @@ class Results:
         """It goes into the turn's commits. What else ran in its task follows."""
         answer, lease = self._answers.pop((step, fence, attempt))
         assert answer.result is not None
-        result = msgspec.msgpack.decode(answer.result, type=StepResult)
+        result = from_msgpack(answer.result, StepResult)
         work = self._work[step]
         abroad = work.payload is not None and self._network.fleet(lease.cluster).accepts == "block"
         # What ran here of a foreign block's call is its step around the answer.
@@ -152,7 +153,7 @@ class Results:
             return self._outcome(event.step, replace(event.refusal, text=text))
         ask = self._work[event.step].ask
         fence, now = new_fence(event.step), self._clock.wall()
-        result = msgspec.msgpack.decode(event.result, type=StepResult)
+        result = from_msgpack(event.result, StepResult)
         self._ledger.started(Started(event.step, fence, "", "", "", ask.capability, ask.data_class))
         self._stage(event.step, fence, f"refused-{uuid.uuid4().hex}", result, None, "", now, now)
         return None

@@ -12,10 +12,10 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
-import msgspec
 from dagster import DagsterInstance, MetadataValue
 
 from ioi_dagster.adapters.sql.ledger import FencedError, Ledger
+from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.errors import FinalError
 from ioi_dagster.host.adoption import find_under_way
 from ioi_dagster.host.event_groups import GroupedEventLogStorage, grouped, kind_of
@@ -83,7 +83,7 @@ def resume(
     """
     instance, run = context.instance, context.run_id
     _settle(instance, run)
-    pending = [(step, attempt, msgspec.msgpack.decode(owed, type=Owed)) for step, attempt, owed in ledger.pending(run)]
+    pending = [(step, attempt, from_msgpack(owed, Owed)) for step, attempt, owed in ledger.pending(run)]
     entries = list(instance.all_logs(run))
     _tell_owed(instance, driver, pending, entries)
     open_ends = [

@@ -17,6 +17,8 @@ from typing import Self
 
 import msgspec
 
+from ioi_dagster.decoding import from_json
+
 
 @dataclass(frozen=True, slots=True)
 class RunProcess:
@@ -36,7 +38,7 @@ class RunProcess:
     def parse(cls, text: str) -> Self | None:
         """What `text` made; None for anything else."""
         try:
-            return msgspec.json.decode(text, type=cls)
+            return from_json(text, cls)
         except msgspec.MsgspecError:
             return None
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from ioi_dagster.adapters.files.store import STAGED, StoreSpec, ValueStore, open_store
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import RetryableError
 from ioi_dagster.host.exchange import Staged
 
@@ -52,7 +53,7 @@ def is_reference(text: str) -> bool:
 
 def from_reference(text: str) -> Staged | None:
     """None where it is none."""
-    return msgspec.json.decode(text[len(_PREFIX) :], type=Staged) if is_reference(text) else None
+    return from_json(text[len(_PREFIX) :], Staged) if is_reference(text) else None
 
 
 def tidy(run: str, stores: Iterable[str], kept: Iterable[Staged], specs: Mapping[str, StoreSpec]) -> int:

@@ -13,6 +13,7 @@ from ioi_dagster.adapters.dask.client import NEVER_THERE, TAKEN_BACK
 from ioi_dagster.adapters.dask.node import begun_topic, over_topic
 from ioi_dagster.clock import Clock
 from ioi_dagster.compound.pieces import topic
+from ioi_dagster.decoding import converted
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow_messages import Event, StartRefused, StepEnded, StepLost, StepReturned
@@ -255,7 +256,7 @@ class Starts:
     def came(self, told: Told) -> tuple[Lease, Came] | None:
         """Of which start, and what; None of what is no start of ours there."""
         try:
-            came = msgspec.convert(told.facts, Came)
+            came = converted(told.facts, Came)
         except msgspec.ValidationError:
             return None
         sent = (start for node in self._sent.values() for start in node.values())

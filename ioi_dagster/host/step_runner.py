@@ -19,6 +19,7 @@ from ioi_dagster.adapters.dask.stores import tell_store
 from ioi_dagster.compound.attempt import Attempt, current_attempt
 from ioi_dagster.compound.checkpoint import current_checkpoint
 from ioi_dagster.compound.invocation import noting_inability
+from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.errors import NodeUnableError, RetryableError, StepStoppedError
 from ioi_dagster.host.entry_text import entry_text
 from ioi_dagster.host.exchange import Exchange, Handle, StepOutput, StepResult, StepWork, decode_chunk, exchanging
@@ -57,7 +58,7 @@ def run(work: bytes) -> bytes:
     chunk = decode_chunk(work)
     if chunk is not None:
         return run_chunk(chunk, _load_code)
-    task = msgspec.msgpack.decode(work, type=StepWork)
+    task = from_msgpack(work, StepWork)
     checkpoint = current_checkpoint()
     if checkpoint is not None:
         checkpoint.last = task.checkpoint

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import msgspec
 
+from ioi_dagster.decoding import from_json
 from ioi_dagster.host.run_process import RunProcess
 from ioi_dagster.host.warm_main import READY, Command, Ended
 
@@ -50,7 +51,7 @@ class Forked:
     def wait(self) -> int | None:
         try:
             with self._answers, self._answers.makefile("rb") as lines:
-                return msgspec.json.decode(lines.readline(), type=Ended).code
+                return from_json(lines.readline(), Ended).code
         except (OSError, msgspec.MsgspecError):
             # The warm process has ended, and its forks with no one to tell of them.
             while self.process.alive:

@@ -23,6 +23,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from ioi_dagster.decoding import from_json
 from ioi_dagster.host.run_process import RunProcess
 
 MODULES = (
@@ -127,7 +128,7 @@ def become(its: socket.socket) -> None:
         line = lines.readline()
     if not line.endswith(b"\n"):
         return
-    command = msgspec.json.decode(line, type=Command)
+    command = from_json(line, Command)
     log = os.open(command.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -17,6 +17,7 @@ import msgspec
 from ioi_dagster.adapters.http.client import GatewayClient, own_gateway
 from ioi_dagster.adapters.http.tls import client_context
 from ioi_dagster.certificates import Authority, Role
+from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, SignatureError, UnreachableError
 from ioi_dagster.local.federation import governor_address, offered
@@ -145,7 +146,7 @@ def read_invitation(path: Path) -> Invitation:
     try:
         if path.stat().st_size > MAX_INVITATION:
             raise BadInputError(f"an invitation has {MAX_INVITATION} bytes at most", where=str(path), todo=todo)
-        return msgspec.json.decode(path.read_bytes(), type=Invitation)
+        return from_json(path.read_bytes(), Invitation)
     except msgspec.MsgspecError as error:
         raise BadInputError(f"this is no invitation: {error}", where=str(path), todo=todo) from error
 

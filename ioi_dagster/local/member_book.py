@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.network import Keep
@@ -56,7 +57,7 @@ class FolderBook:
         if not name.startswith(INVITED) or not name.removeprefix(INVITED).isalnum():
             return None
         try:
-            return msgspec.json.decode(self._invitation(name.removeprefix(INVITED)).read_bytes(), type=Invited)
+            return from_json(self._invitation(name.removeprefix(INVITED)).read_bytes(), Invited)
         except FileNotFoundError:
             return None
 

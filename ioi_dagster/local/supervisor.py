@@ -268,7 +268,7 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
     for cluster in spec["clusters"]:
         name, address = cluster["name"], addresses[cluster["name"]]
         parts = urlsplit(address)
-        host, tls = parts.hostname or "127.0.0.1", _tls_of(folder) if parts.scheme == "tls" else {}
+        host, tls = parts.hostname or "127.0.0.1", dask_tls(folder) if parts.scheme == "tls" else {}
         protocol = ("--protocol", parts.scheme)
         scheduler = (
             *(python, "-m", "distributed.cli.dask_scheduler", "--host", host),
@@ -307,7 +307,7 @@ def _worker(folder: Path, address: str, name: str, node: dict[str, Any]) -> tupl
     )
 
 
-def _tls_of(folder: Path) -> dict[str, str]:
+def dask_tls(folder: Path) -> dict[str, str]:
     """Dask's settings (distributed.comm.tls) for a scheduler and its workers: nobody without a certificate of the
     domain's authority reaches them."""
     keys = folder / "keys"

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ioi_dagster.certificates import Trusted
+from ioi_dagster.decoding import converted, from_json
 from ioi_dagster.errors import SignatureError
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.refusal import Refusal
@@ -100,7 +101,7 @@ def sign_record(record: MemberRecord, key: SigningKey) -> Signed:
     if key.domain != record.domain:
         raise ValueError(f"{key.domain} cannot sign a record of {record.domain}")
     # As it looks when it comes over the wire: lists, not tuples.
-    return key.sign(msgspec.json.decode(msgspec.json.encode(record)))
+    return key.sign(from_json(msgspec.json.encode(record)))
 
 
 def read_record(signed: Signed) -> MemberRecord | Refusal:
@@ -109,7 +110,7 @@ def read_record(signed: Signed) -> MemberRecord | Refusal:
     try:
         if len(canonical(signed.body)) > MAX_RECORD:
             return _no("too_large", f"a member's record has {MAX_RECORD} bytes at most")
-        record = msgspec.convert(signed.body, MemberRecord)
+        record = converted(signed.body, MemberRecord)
     except Exception as error:  # hostile content: no JSON, or nested without end
         return _no("malformed", f"the record cannot be read: {str(error)[:200]}")
     wrong = _wrong(record)

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from ioi_dagster.decoding import converted
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.intervention import MAX_CAP, MAX_TEXT
 
@@ -60,7 +61,7 @@ class Order:
     def check(self) -> None:
         """Raises `BadInputError` for what makes no sense, or is beyond the bounds of its fields."""
         try:
-            msgspec.convert(msgspec.to_builtins(self), Order)
+            converted(msgspec.to_builtins(self), Order)
         except msgspec.ValidationError as error:
             raise BadInputError(f"no order: {error}", todo="keep within that bound") from error
         if self.verb not in MAY[self.target]:

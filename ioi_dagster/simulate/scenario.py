@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Amount, Effect, Priority
@@ -179,7 +180,7 @@ def decode(file: Path, kind: type[T], most: int = MAX_BYTES) -> T:
     try:
         if file.stat().st_size > most:
             raise BadInputError(f"a file of over {most:,} bytes", where=str(file))
-        return msgspec.json.decode(file.read_bytes(), type=kind)
+        return from_json(file.read_bytes(), kind)
     except OSError as error:
         raise BadInputError(f"cannot be read: {error.strerror}", where=str(file)) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 import uvicorn
 from cryptography import x509
@@ -27,6 +26,7 @@ from ioi_dagster.adapters.http.serving import serving_protocol
 from ioi_dagster.adapters.http.tls import TlsTo, client_context, server_context, tls_of, tls_to
 from ioi_dagster.certificates import DAY_S, Authority, Role, Trusted, read_certificate
 from ioi_dagster.clock import SystemClock
+from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import DomainConfig
 from ioi_dagster.errors import FinalError, IoiError, UnreachableError
 from ioi_dagster.local.identity import renew_record
@@ -243,7 +243,7 @@ def test_a_certificate_of_an_authority_that_was_changed_is_not_answered_either(t
     with gateway(lab) as url, kept(url, lab, library) as client:
         changed = replace(library, authority=Authority.make("new", time.time()))
         introduce(changed)
-        lab.home.put_member(msgspec.json.decode((library.home.trust / "library.json").read_bytes(), type=Signed))
+        lab.home.put_member(from_json((library.home.trust / "library.json").read_bytes(), Signed))
         with pytest.raises(FinalError, match=r"\[tls.foreign\]"):
             client.health()
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import IoiError
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.answers import checked_award, checked_bid
@@ -114,7 +115,7 @@ def _mutated(document: Any, mutations: Mutations) -> Any:
         there = [place for place in every if place[1] == name] or every
         container, key = there[where % len(there)]
         container[key] = what
-    return msgspec.json.decode(json.dumps(plain).encode(), type=type(document))
+    return from_json(json.dumps(plain).encode(), type(document))
 
 
 def _bid(cluster: str, announce: Announce, mutations: Mutations | None) -> flow.Event | None:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ioi_dagster.adapters.http.protocol import MAX_JSON, PERMIT_HEADER, PROOF_HEADER, ProblemAnswer
 from ioi_dagster.clock import ManualClock
+from ioi_dagster.decoding import from_json
 from ioi_dagster.governors.cluster import Tick
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.permit import RunPermit
@@ -137,7 +137,7 @@ def feed(peer: Peer, clock: ManualClock, messages: list[Sent], told: Counter[str
             assert answered is not None, "no answer"
             status, answer = answered
             if status != 200:
-                code = msgspec.json.decode(answer, type=ProblemAnswer).error.code
+                code = from_json(answer, ProblemAnswer).error.code
                 assert (status < 500, code) == (True, code), "a defect, not a refusal"
                 told[code] += 1
             else:

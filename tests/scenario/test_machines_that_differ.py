@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from ioi_dagster.cli import app
 from ioi_dagster.cli_simulate import with_nodes
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.placement import Link
@@ -302,7 +303,7 @@ def test_graphs_and_traces_are_not_given_both(tmp_path: Path) -> None:
 
 
 def test_a_scenario_of_before_there_were_speeds_is_read(tmp_path: Path) -> None:
-    plain = msgspec.json.decode(msgspec.json.encode(Scenario(grid(1, 1), (Workflow("w", {"a": WorkflowStep(1.0)}),))))
+    plain = from_json(msgspec.json.encode(Scenario(grid(1, 1), (Workflow("w", {"a": WorkflowStep(1.0)}),))))
     for name in ("bandwidth", "inside", "links"):
         del plain[name]
-    assert msgspec.json.decode(json.dumps(plain), type=Scenario).topology == grid(1, 1)
+    assert from_json(json.dumps(plain), Scenario).topology == grid(1, 1)

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ioi_dagster.cli import app
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.model.autoscale import Autoscale
@@ -255,7 +256,7 @@ def test_a_saved_scenario_is_played_again(tmp_path: Path) -> None:
     told = invoke("--replay", str(saved))
     assert told.exit_code == 0
     assert "60 done" in told.stdout
-    changed = msgspec.json.decode(saved.read_bytes(), type=Scenario)
+    changed = from_json(saved.read_bytes(), Scenario)
     saved.write_bytes(msgspec.json.encode(replace(changed, seed=6)))
     assert invoke("--replay", str(saved)).exit_code == 1
 

@@ -12,6 +12,7 @@ from ioi_dagster import checkpoint
 from ioi_dagster.adapters.dask.node import NodeHost
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.clock import SystemClock
+from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.errors import FinalError
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.node import NodeGovernor
@@ -58,7 +59,7 @@ def stopped(step: Callable[[], bytes], stop: Callable[[NodeHost], list[str]] = r
     assert at_work.wait(10)
     assert stop(host) == [LEASE.key]
     thread.join(20)
-    return msgspec.msgpack.decode(answers[0], type=StartAnswer)
+    return from_msgpack(answers[0], StartAnswer)
 
 
 def ended(answer: StartAnswer) -> tuple[bytes | None, str | None, str, bytes | None]:

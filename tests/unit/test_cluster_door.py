@@ -16,6 +16,7 @@ from ioi_dagster.adapters.link import caller as caller_module
 from ioi_dagster.adapters.link.caller import ClusterLine, RefusedError
 from ioi_dagster.adapters.link.door import MAX_HELLO, MAX_LINES, Waiting, open_door
 from ioi_dagster.adapters.link.frames import ERROR, HELLO, MAX_FRAME, OK, VERSION, Frames, Hello, address_of, pack
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError, UnreachableError
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick, Withdrawn
 from ioi_dagster.model.data_class import DataClass
@@ -145,7 +146,7 @@ def test_who_does_not_know_the_token_is_told_so_and_hung_up_on(address: str, fra
         reader, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
         writer.write(frame + pack(2, "release", msgspec.json.encode(RELEASE)))
         ((number, word, body),) = Frames().feed(await reader.read())
-        assert (number, word, msgspec.json.decode(body)["code"]) == (0, ERROR, code)
+        assert (number, word, from_json(body)["code"]) == (0, ERROR, code)
         assert cluster.asked == []
         writer.close()
 
@@ -158,7 +159,7 @@ def test_a_message_that_is_too_large_is_refused_by_its_length(address: str):
         writer.write(pack(0, HELLO, msgspec.json.encode(Hello(VERSION, "own"))))
         writer.write((MAX_FRAME + 1).to_bytes(4, "big") + b"12345")
         greeting, refusal = Frames().feed(await reader.read())
-        assert (greeting[1], msgspec.json.decode(refusal[2])["code"]) == (HELLO, "cluster.too_large")
+        assert (greeting[1], from_json(refusal[2])["code"]) == (HELLO, "cluster.too_large")
         writer.close()
 
     at(address, use)

@@ -31,6 +31,7 @@ from ioi_dagster.adapters.http.protocol import (
 from ioi_dagster.adapters.http.refusals import QUIET_S
 from ioi_dagster.adapters.http.standing import Saved, StandingDesk
 from ioi_dagster.clock import ManualClock
+from ioi_dagster.decoding import converted, from_msgpack
 from ioi_dagster.domain import ClusterAddress, DomainConfig
 from ioi_dagster.errors import NotAllowedError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
@@ -131,7 +132,7 @@ class Runner:
         """(error, cause) of every call."""
 
     async def run(self, request: bytes, key: str, call: str, node: str, timeout_s: float) -> bytes:
-        asked = msgspec.msgpack.decode(request, type=StartRequest)
+        asked = from_msgpack(request, StartRequest)
         self.calls.append((key, call, timeout_s))
         if self.problem is not None:
             error, cause = self.problem
@@ -165,10 +166,10 @@ class _Governor:
         if door == "status":
             mine = {"id": "c/1/1", "origin": "library", "run": "r", "step": "s", "node": "n"}
             other = {"id": "c/1/2", "origin": "cloud", "run": "q", "step": "t", "node": "n"}
-            return msgspec.convert({"leases": [mine, other]}, kind)
+            return converted({"leases": [mine, other]}, kind)
         if door == "verify":
             return Renewed((LEASE.id,) if message.lease == LEASE else ())
-        return msgspec.convert({}, kind)
+        return converted({}, kind)
 
 
 class Lab:

@@ -25,6 +25,7 @@ from ioi_dagster.adapters.http.refusals import Refused
 from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.link.door import Waiting, open_door
 from ioi_dagster.clock import Clock, SystemClock
+from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import ClusterAddress, DomainConfig
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick, Withdrawn
 from ioi_dagster.local.home import PROJECT
@@ -373,7 +374,7 @@ def test_a_full_cluster_is_said_to_be_that(peer: Peer) -> None:
 
 def test_the_published_schema_is_that_of_the_code() -> None:
     published = json.loads((PROJECT / "docs" / "reference" / "protocol.json").read_text())
-    assert published == msgspec.json.decode(msgspec.json.encode(schema())), (
+    assert published == from_json(msgspec.json.encode(schema())), (
         "write it anew: ioi protocol show --json > docs/reference/protocol.json"
     )
 
@@ -425,7 +426,7 @@ def feed(messages: list[tuple[str, bytes]]) -> None:
     governor.handle(NodeJoined("one", 2, frozenset({"echo"})), 0.0)
     for now, (door, body) in enumerate(messages):
         try:
-            message = msgspec.json.decode(body, type=MESSAGES[door])
+            message = from_json(body, MESSAGES[door])
         except (msgspec.MsgspecError, UnicodeDecodeError):
             continue
         answers = [i.answer for i in governor.handle(message, float(now)) if isinstance(i, Reply)]

@@ -26,6 +26,7 @@ from ioi_dagster.adapters.http.streams import Made, Stream
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.invocation import stream
 from ioi_dagster.compound.pieces import topic
+from ioi_dagster.decoding import converted, from_msgpack
 from ioi_dagster.errors import BadInputError, FinalError, RetryableError, UnreachableError
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors.failures import Cause
@@ -75,7 +76,7 @@ class Node:
     async def stream(
         self, request: bytes, stream: str, key: str, call: str, node: str, timeout_s: float
     ) -> AsyncGenerator[list[bytes] | bytes, None]:
-        asked = msgspec.msgpack.decode(request, type=StartRequest)
+        asked = from_msgpack(request, StartRequest)
         assert asked.stream == stream
         self.starts.append((call, asked.after))
         try:
@@ -121,7 +122,7 @@ def client_of(port: int) -> Iterator[GatewayClient]:
 
 
 def signed_permit(nonce: str = "n") -> Signed:
-    return msgspec.convert(step_permit(encode_payload(SENT), nonce=nonce), Signed)
+    return converted(step_permit(encode_payload(SENT), nonce=nonce), Signed)
 
 
 def ask(client: GatewayClient, nonce: str = "n", **change: Any) -> Stream | Refusal:
@@ -317,7 +318,7 @@ def test_a_call_that_may_not_be_run_is_refused_before_it_begins():
     with served(node) as (_, client):
         refused = client.stream(
             replace(LEASE, id="made-up"),
-            msgspec.convert(step_permit(encode_payload(SENT), replace(LEASE, id="made-up")), Signed),
+            converted(step_permit(encode_payload(SENT), replace(LEASE, id="made-up")), Signed),
             "echo",
             SENT,
             timeout=60.0,

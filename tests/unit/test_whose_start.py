@@ -18,6 +18,7 @@ from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.adapters.dask.run_scope import RunScope
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.compound.attempt import Attempt
+from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.errors import StepStoppedError
 from ioi_dagster.governors.answers import Held, checked_award
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply
@@ -74,7 +75,7 @@ class Node:
 
 
 def read(future: Future[bytes]) -> StartAnswer:
-    return msgspec.msgpack.decode(future.result(20), type=StartAnswer)
+    return from_msgpack(future.result(20), StartAnswer)
 
 
 @pytest.fixture

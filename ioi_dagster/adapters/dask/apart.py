@@ -25,6 +25,7 @@ from ioi_dagster.adapters.dask.forks import guard_forks
 from ioi_dagster.adapters.dask.running import GRACE_S, ask_to_stop, code_begins, when_code_begins
 from ioi_dagster.adapters.dask.stores import pass_on, tell_into
 from ioi_dagster.compound.attempt import Attempt, attempting
+from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.errors import RetryableError, StepCrashedError, StepStoppedError, StepTimeoutError
 
 LOOK_S = 0.05
@@ -81,7 +82,7 @@ def run_apart(step_runner: str, work: bytes, attempt: Attempt) -> bytes:
             pass_on(stores)
         if child.returncode != 0 or not answer.exists():
             raise StepCrashedError(f"its process ended {ended_how(child.returncode)}")
-        said = msgspec.msgpack.decode(answer.read_bytes(), type=Said)
+        said = from_msgpack(answer.read_bytes(), Said)
         if said.result is None:
             raise RetryableError(said.refusal)
         return said.result
@@ -122,7 +123,7 @@ def main(step_runner: str, answer: str) -> None:
     guard_forks(set)
     for number, error in ((signal.SIGUSR1, StepTimeoutError), (signal.SIGTERM, StepStoppedError)):
         signal.signal(number, _raising(error))
-    given = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Given)
+    given = from_msgpack(sys.stdin.buffer.read(), Given)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     module, _, function = step_runner.partition(":")
     when_code_begins(Path(answer).with_name("begun").touch)

@@ -14,6 +14,7 @@ import msgspec
 
 from ioi_dagster.adapters.dask import node
 from ioi_dagster.adapters.dask.flights import awaited, flights
+from ioi_dagster.decoding import from_msgpack
 
 BATCH_S = 0.2
 
@@ -32,7 +33,7 @@ class Answers(msgspec.Struct, frozen=True):
 
 def start_batch(data: bytes) -> bytes:
     """Run by Dask: `Batch` in, `Answers` out."""
-    batch = msgspec.msgpack.decode(data, type=Batch)
+    batch = from_msgpack(data, Batch)
     until = time.monotonic() + BATCH_S
     try:
         for key, request in batch.starts.items():

@@ -21,6 +21,7 @@ from ioi_dagster.adapters.dask.outgoing import fetch
 from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.dask.security import security_of
 from ioi_dagster.adapters.dask.versions import check_versions, plain_versions
+from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.errors import UnreachableError
 from ioi_dagster.model.versions import EXACT
 
@@ -432,7 +433,7 @@ class DaskFleetClient:
             for key in fresh:
                 self._batches[key] = (future, left)
             answer: bytes = await future.result()  # pyright: ignore[reportGeneralTypeIssues]
-            answers = msgspec.msgpack.decode(answer, type=Answers).answers
+            answers = from_msgpack(answer, Answers).answers
         except asyncio.CancelledError:
             why = "the start was cancelled" if self._alive else SCHEDULER_LOST
         except Exception as error:

@@ -32,6 +32,7 @@ from ioi_dagster.compound.attempt import Attempt, attempting, current_attempt
 from ioi_dagster.compound.checkpoint import Checkpoint, checkpointing
 from ioi_dagster.compound.invocation import answering
 from ioi_dagster.compound.pieces import Tally, size_of, topic
+from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.errors import (
     NodeUnableError,
     RetryableError,
@@ -97,7 +98,7 @@ class NodeHost:
         result, refusal, error, cause, key = None, None, None, "", ""
         its, left = Checkpoint(end_revoked), None
         try:
-            request = msgspec.msgpack.decode(data, type=StartRequest)
+            request = from_msgpack(data, StartRequest)
             key = request.lease.key
             permit, memory = self.check_permit(request), self._make_room()
             with self._deciding:

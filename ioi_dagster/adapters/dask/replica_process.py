@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import IO
 
-import msgspec
 import psutil
 
 from ioi_dagster.adapters.dask import replica_child as child
 from ioi_dagster.adapters.dask.project_code import Stamp, project_code
 from ioi_dagster.compound.pieces import StreamClosedError
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import FinalError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.block import Payload
@@ -72,7 +72,7 @@ class ProcessReplica:
         except BaseException:
             self._end()
             raise
-        project_code.elsewhere(f"{self._process.pid}", msgspec.json.decode(files, type=dict[str, Stamp]))
+        project_code.elsewhere(f"{self._process.pid}", from_json(files, dict[str, Stamp]))
 
     def invoke(self, batch: Sequence[Payload]) -> Sequence[Payload]:
         """Raises `BlockFailedError` for an exception of the block, `ReplicaGoneError` when the process ended."""

@@ -14,6 +14,7 @@ import msgspec
 from distributed import Worker, get_worker
 
 from ioi_dagster.adapters.dask.shelf import on_loop
+from ioi_dagster.decoding import from_json
 
 TELL_S = 5.0
 REMEMBERED = 1_000
@@ -74,7 +75,7 @@ def pass_on(path: Path) -> None:
         return
     for line in taken.read_bytes().splitlines():
         try:
-            told = msgspec.json.decode(line, type=_Told)
+            told = from_json(line, _Told)
         except msgspec.MsgspecError:
             continue  # it ended while it wrote, before any value
         tell_store(told.run, told.url)

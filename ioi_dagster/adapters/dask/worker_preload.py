@@ -26,6 +26,7 @@ from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.adapters.dask.run_scope import end_with
 from ioi_dagster.adapters.dask.versions import own_versions
 from ioi_dagster.clock import SystemClock
+from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.cluster import EVERYTHING, LEASE_TTL_S
@@ -101,7 +102,7 @@ def read_blocks(home: DomainHome | None) -> list[BlockSpec]:
     if home is None:
         return []
     path = home.root / "blocks.json"
-    return msgspec.json.decode(path.read_bytes(), type=list[BlockSpec]) if path.exists() else []
+    return from_json(path.read_bytes(), list[BlockSpec]) if path.exists() else []
 
 
 class NewerBlocks:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from ioi_dagster.adapters.files.only_one import only_one
+from ioi_dagster.decoding import converted, from_json
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.negotiation import Lease
 
@@ -154,7 +155,7 @@ class LeaseJournal:
     def _header(self, line: bytes) -> Header | None:
         said = _said(line)
         try:
-            header = msgspec.convert(said, Header)
+            header = converted(said, Header)
         except msgspec.ValidationError:
             self.damage.append("line 1 does not say what the file is: the epoch is taken from its leases")
             return None
@@ -176,7 +177,7 @@ class LeaseJournal:
         """What one line says; returns its epoch, 0 where it has none. What a later version adds is left out."""
         if "granted" in said:
             try:
-                lease = msgspec.convert(said["granted"], Lease)
+                lease = converted(said["granted"], Lease)
             except msgspec.ValidationError:
                 return 0
             self._live[lease.id] = lease
@@ -219,7 +220,7 @@ def _said(line: bytes) -> dict[str, Any] | None:
     if len(line) > MAX_LINE or checksum != b"%08x" % zlib.crc32(text):
         return None
     try:
-        said = msgspec.json.decode(text)
+        said = from_json(text)
     except msgspec.DecodeError:
         return None
     return said if isinstance(said, dict) else None

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from ioi_dagster.adapters.files import written
+from ioi_dagster.decoding import from_json
 from ioi_dagster.model.order import Order, Orders
 
 WHAT, TODO = "what is ordered", "remove it, and order again what is to hold"
@@ -70,7 +71,7 @@ class OrderFile:
         found = []
         for line in filter(None, lines):
             try:
-                found.append(msgspec.json.decode(line, type=Ordered))
+                found.append(from_json(line, Ordered))
             except msgspec.MsgspecError:
                 continue
         return found

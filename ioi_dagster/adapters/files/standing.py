@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from ioi_dagster.decoding import from_json
 from ioi_dagster.model.standing import MAX_STANDINGS, Standing
 from ioi_dagster.private_file import write_private
 from ioi_dagster.signing import digest_bytes
@@ -38,7 +39,7 @@ class StandingFile:
                 digest, _, body = file.read(MAX_BYTES).partition(b"\n")
             if digest.decode() != digest_bytes(body):
                 raise ValueError("its digest is another's")
-            saved = msgspec.json.decode(body, type=_Saved)
+            saved = from_json(body, _Saved)
         except FileNotFoundError:
             return (), 0.0
         except (OSError, ValueError) as error:

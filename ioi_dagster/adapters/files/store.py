@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import fsspec
 import msgspec
 
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import FinalError
 
 STAGED = "staged"
@@ -153,7 +154,7 @@ class FsspecStore:
             pointer = self._cat(name)
             if pointer is None:
                 return None
-            data = self._cat(msgspec.json.decode(pointer, type=_Pointer).value)
+            data = self._cat(from_json(pointer, _Pointer).value)
             if data is not None:
                 return data
         return None

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import msgspec
 
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.topology import NodeSpec
 
@@ -46,7 +47,7 @@ class WantedFile:
         try:
             if len(data) > MAX_BYTES:
                 raise msgspec.ValidationError(f"it has more than {MAX_BYTES} bytes")
-            return msgspec.json.decode(data, type=dict[str, Wanted])
+            return from_json(data, dict[str, Wanted])
         except msgspec.MsgspecError as error:
             todo = "remove it: nodes are asked for again where something waits"
             raise BadInputError(f"not a list of wanted nodes: {error}", where=str(self._path), todo=todo) from error

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
 
 MAX_BYTES = 4 * 2**20
@@ -44,4 +45,4 @@ def prepare(path: Path, value: Any, kind: Any) -> Path:
 def _decoded(data: bytes, kind: Any) -> Any:
     if len(data) > MAX_BYTES:
         raise msgspec.ValidationError(f"it has more than {MAX_BYTES} bytes")
-    return msgspec.json.decode(data, type=kind)
+    return from_json(data, kind)

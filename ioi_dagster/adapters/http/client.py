@@ -37,6 +37,7 @@ from ioi_dagster.adapters.http.protocol import (
 from ioi_dagster.adapters.http.streams import Made, Opened, Stream
 from ioi_dagster.adapters.http.tls import TlsTo, explain
 from ioi_dagster.adapters.http.transport import MAX_ANSWER, Answer, Pool
+from ioi_dagster.decoding import converted, from_json
 from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder, hidden
 from ioi_dagster.errors import FinalError, GatewayRefusedError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
@@ -199,7 +200,7 @@ class GatewayClient:
         self._may_be_hung_up_on(sent.future, _call(lease.key))
         frame = decode_payload(sent.result())
         try:
-            answer = msgspec.convert(frame.document, Invoked)
+            answer = converted(frame.document, Invoked)
         except msgspec.MsgspecError as error:
             raise RetryableError(f"{self.domain} answered a call with something else: {error}") from error
         if answer.refusal is not None:
@@ -295,7 +296,7 @@ class GatewayClient:
 
     def _decode(self, data: bytes, kind: type[T]) -> T:
         try:
-            return msgspec.json.decode(data, type=kind)
+            return from_json(data, kind)
         except msgspec.MsgspecError as error:
             raise RetryableError(f"{self.domain} answered with something else than {kind}: {error}") from error
 
@@ -340,7 +341,7 @@ class GatewayClient:
 
     def _problem(self, status: int, data: bytes) -> RetryableError | GatewayRefusedError:
         try:
-            problem = msgspec.json.decode(data)["error"]
+            problem = from_json(data)["error"]
             text = f"{self.domain}: {problem['text']} [{problem['code']}]"
         except (msgspec.MsgspecError, KeyError, TypeError):
             text = f"{self.domain} answered {status}"

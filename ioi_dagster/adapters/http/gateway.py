@@ -54,6 +54,7 @@ from ioi_dagster.adapters.http.streaming import StreamedAnswer, written
 from ioi_dagster.adapters.http.tls import HANDSHAKES, STAMPS, Peers
 from ioi_dagster.adapters.link.caller import RefusedError
 from ioi_dagster.clock import Clock
+from ioi_dagster.decoding import converted, from_json, from_msgpack
 from ioi_dagster.domain import DomainConfig
 from ioi_dagster.errors import BadInputError, FinalError, NotAllowedError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
@@ -467,7 +468,7 @@ class _Gateway:
                 data = await _while_wanted(request, call.result())
         except UnreachableError as error:
             return _frame(Invoked(False, error=str(error), infrastructure=True))
-        answer = msgspec.msgpack.decode(data, type=StartAnswer)
+        answer = from_msgpack(data, StartAnswer)
         return self._refusal(answer.refusal) if answer.refusal is not None else _answer(answer)
 
     async def _whole(self, asked: _Asked) -> AsyncGenerator[list[bytes] | bytes, None]:
@@ -512,7 +513,7 @@ class _Gateway:
                             return
                     yield b"".join(_piece(at, frame) for at, frame in enumerate(frames, number))
                     number += len(frames)
-                answer = msgspec.msgpack.decode(await call.result(), type=StartAnswer)
+                answer = from_msgpack(await call.result(), StartAnswer)
                 end = _ended(answer)[0]
             except ForgottenError:
                 text = f"its pieces from {number} on are not kept any more"
@@ -544,7 +545,7 @@ class _Gateway:
         run_permit, caller = self._permitted(request)
         try:
             frame = decode_payload(await self._body(request, BY_PATH[door].limit, caller))
-            body = msgspec.convert(frame.document, Invocation)
+            body = converted(frame.document, Invocation)
         except (BadInputError, msgspec.MsgspecError) as error:
             raise _Problem(400, "gateway.malformed", str(error)) from error
         lease, name = body.lease, self._c.config.spec.name
@@ -732,7 +733,7 @@ class _Gateway:
 
     async def _read(self, request: Request, kind: Any, caller: Caller | None) -> Any:
         try:
-            return msgspec.json.decode(await self._body(request, MAX_JSON, caller), type=kind)
+            return from_json(await self._body(request, MAX_JSON, caller), kind)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise _Problem(400, "gateway.malformed", str(error)) from error
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import httpx
-import msgspec
 
 from ioi_dagster.adapters.http.protocol import PREFIX, VERSION, Health, JoinAnswer
 from ioi_dagster.adapters.http.tls import explain
 from ioi_dagster.clock import Clock
+from ioi_dagster.decoding import from_json
 from ioi_dagster.governors.network import (
     Event,
     Heard,
@@ -247,7 +247,7 @@ class Members:
     async def _probe(self, peer: str) -> None:
         event: Event
         try:
-            health = msgspec.json.decode(await self._get(peer, "health"), type=Health)
+            health = from_json(await self._get(peer, "health"), Health)
             if health.protocols and VERSION not in health.protocols:
                 raise _OtherVersionError(health.protocols)
             event = ProbeAnswered(peer, health.epoch, health.heard)
@@ -260,7 +260,7 @@ class Members:
         chain: tuple[Signed, ...] = ()
         try:
             answer = await self._get(peer, "member", {"domain": domain, "after": str(after)})
-            chain = msgspec.json.decode(answer, type=tuple[Signed, ...])
+            chain = from_json(answer, tuple[Signed, ...])
         except Exception as error:  # the governor waits for an end of this
             log.info("%s did not tell its records of %s: %s", peer, domain, explain(error) or type(error).__name__)
         self._handle(RecordsPulled(peer, domain, chain))

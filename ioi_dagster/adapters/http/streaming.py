@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ioi_dagster.adapters.http.protocol import MAX_FRAME, Streamed
+from ioi_dagster.decoding import converted
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.block import Payload
@@ -51,7 +52,7 @@ class FrameReader:
 
 def _read(payload: Payload) -> tuple[Streamed, Mapping[str, bytes]]:
     try:
-        return msgspec.convert(payload.document, Streamed), payload.parts
+        return converted(payload.document, Streamed), payload.parts
     except msgspec.MsgspecError as error:
         raise BadInputError(f"a frame of another kind: {error}") from error
 

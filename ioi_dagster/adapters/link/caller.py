@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from ioi_dagster.adapters.link.frames import CANCEL, ERROR, HELLO, VERSION, Frames, Hello, Trouble, address_of, pack
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError, IoiError, UnreachableError
 
 T = TypeVar("T")
@@ -54,9 +55,9 @@ class ClusterLine:
         except ConnectionError as error:
             raise UnreachableError(self._cluster, str(error)) from error
         if word == ERROR:
-            trouble = msgspec.json.decode(answer, type=Trouble)
+            trouble = from_json(answer, Trouble)
             raise RefusedError(trouble.code, trouble.text)
-        return msgspec.json.decode(answer, type=kind)
+        return from_json(answer, kind)
 
     def close(self) -> None:
         """On its loop."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from ioi_dagster.adapters.link.frames import CANCEL, ERROR, HELLO, OK, VERSION, Frames, Hello, Trouble, address_of, pack
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.cluster import Withdrawn
 from ioi_dagster.model.negotiation import Announce, Award, ReleaseRequest, RenewRequest, VerifyRequest
@@ -20,16 +21,15 @@ log = logging.getLogger("ioi.cluster")
 MAX_HELLO = 4_096
 HELLO_S = 5.0
 MAX_LINES = 64
-_READ: dict[str, msgspec.json.Decoder[Any]] = {
-    "announce": msgspec.json.Decoder(Announce),
-    "award": msgspec.json.Decoder(Award),
-    "renew": msgspec.json.Decoder(RenewRequest),
-    "release": msgspec.json.Decoder(ReleaseRequest),
-    "verify": msgspec.json.Decoder(VerifyRequest),
+_KINDS: dict[str, type[Any]] = {
+    "announce": Announce,
+    "award": Award,
+    "renew": RenewRequest,
+    "release": ReleaseRequest,
+    "verify": VerifyRequest,
 }
 Asked = tuple[str, int, str]
 """Run, round and origin of an announcement."""
-_hello = msgspec.json.Decoder(Hello)
 _write = msgspec.json.Encoder().encode
 
 
@@ -122,7 +122,7 @@ class _Line(asyncio.Protocol):
 
     def _greeted(self, word: str, body: bytes) -> bool:
         try:
-            hello = _hello.decode(body) if word == HELLO else Hello(0)
+            hello = from_json(body, Hello) if word == HELLO else Hello(0)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             hello = Hello(0)
         if hello.protocol != VERSION:
@@ -143,10 +143,10 @@ class _Line(asyncio.Protocol):
         try:
             if word == "status":
                 return self._say(number, OK, self._doors.status())
-            reader = _READ.get(word)
-            if reader is None:
+            kind = _KINDS.get(word)
+            if kind is None:
                 return self._say(number, ERROR, Trouble("cluster.unknown_door", f"no such door: {word[:50]}"))
-            message = reader.decode(body)
+            message = from_json(body, kind)
             answer = self._doors.request(message)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return self._say(number, ERROR, Trouble("cluster.malformed", str(error)))

@@ -11,6 +11,7 @@ from ioi_dagster.adapters.dask.node import NodeHost
 from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError
 from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
 from ioi_dagster.clock import ManualClock
+from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.node import NodeGovernor
@@ -110,7 +111,7 @@ def start(
     node: NodeHost, lease: Lease = LEASE, permit: dict | None = None, payload: bytes = PAYLOAD, kind: str = "block"
 ):
     request = StartRequest(kind, lease, permit, lease.capability, payload)
-    return msgspec.msgpack.decode(node.start(msgspec.msgpack.encode(request)), type=StartAnswer)
+    return from_msgpack(node.start(msgspec.msgpack.encode(request)), StartAnswer)
 
 
 def test_a_permitted_block_call_is_answered():
@@ -200,7 +201,7 @@ def test_a_step_of_a_run_of_other_versions_is_refused_and_names_them(theirs, tol
     node.governor.versions = OURS
     lease = replace(STEP_LEASE, fence=3)
     request = StartRequest("step", lease, permit_for(lease), OWN_STEP, PAYLOAD, versions=theirs)
-    answer = msgspec.msgpack.decode(node.start(msgspec.msgpack.encode(request)), type=StartAnswer)
+    answer = from_msgpack(node.start(msgspec.msgpack.encode(request)), StartAnswer)
     refused = told and Refusal(
         "node.other_versions",
         f"it cannot take steps of this run: {told}",
@@ -214,7 +215,7 @@ def test_a_permit_for_one_capability_starts_no_other():
     request = StartRequest(
         "block", replace(LEASE, capability="other"), permit_for(replace(LEASE, capability="other")), "echo", PAYLOAD
     )
-    answer = msgspec.msgpack.decode(host().start(msgspec.msgpack.encode(request)), type=StartAnswer)
+    answer = from_msgpack(host().start(msgspec.msgpack.encode(request)), StartAnswer)
     assert answer.refusal is not None
     assert answer.refusal.code == "node.other_capability"
     assert answer.result is None
@@ -243,7 +244,7 @@ def test_a_broken_block_is_an_answer_and_rubbish_is_a_refusal():
     answer = start(host(), permit=permit_for(payload=broken), payload=broken)
     assert answer.error is not None
     assert "the block is broken" in answer.error
-    rubbish = msgspec.msgpack.decode(host().start(b"\x80\x04rubbish"), type=StartAnswer)
+    rubbish = from_msgpack(host().start(b"\x80\x04rubbish"), StartAnswer)
     assert rubbish.refusal is not None
     assert rubbish.refusal.code == "node.malformed"
 

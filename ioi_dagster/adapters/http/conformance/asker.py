@@ -21,6 +21,7 @@ from ioi_dagster.adapters.http.protocol import (
     ReleaseAt,
     RenewAt,
 )
+from ioi_dagster.decoding import from_json
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
     Announce,
@@ -155,13 +156,13 @@ class Asker:
         if status != 200:
             raise BrokenError(f"status {status}: {body[:200].decode(errors='replace')}")
         try:
-            return msgspec.json.decode(body, type=kind)
+            return from_json(body, kind)
         except msgspec.MsgspecError as error:
             raise BrokenError(f"an answer of another kind: {error}") from error
 
     def refused(self, status: int, code: str, got: tuple[int, bytes]) -> None:
         try:
-            found = msgspec.json.decode(got[1], type=ProblemAnswer).error.code
+            found = from_json(got[1], ProblemAnswer).error.code
         except msgspec.MsgspecError:
             found = f"no code, but {got[1][:100].decode(errors='replace')!r}"
         if (got[0], found) != (status, code):

@@ -10,6 +10,7 @@ import msgspec
 
 from ioi_dagster.adapters.http.conformance.asker import Asker, BrokenError
 from ioi_dagster.adapters.http.protocol import MAX_JSON, PREFIX, VERSION, Health
+from ioi_dagster.decoding import from_json
 from ioi_dagster.model.negotiation import MAX_GROUPS, MAX_LEASES, MAX_REQUESTS, MAX_WAIT_S, Bid
 from ioi_dagster.policy.proof import VALID_S
 
@@ -35,7 +36,7 @@ def _with(make: Callable[[Asker], Any], *path: str | int, **change: Any) -> Call
     """A message of which the part at `path` is changed."""
 
     def body(asker: Asker) -> bytes:
-        plain = msgspec.json.decode(msgspec.json.encode(make(asker)))
+        plain = from_json(msgspec.json.encode(make(asker)))
         part = plain
         for name in path:
             part = part[name]
