@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
@@ -28,6 +28,7 @@ import psutil
 from distributed import Client, LocalCluster
 
 from benchmarks.failover_defs import MODULE
+from benchmarks.far_cluster import FarNode
 from benchmarks.frame import Report, quick
 from benchmarks.netns import FarMachine, possible
 from ioi_dagster.adapters.link.caller import status_of
@@ -175,13 +176,7 @@ def federation_of(home: Path, far: FarMachine | None) -> Iterator[Federation]:
     try:
         federation.prepare()
         if far is not None:
-            domain = federation.home_domain
-            config = domain.config()
-            clusters = tuple(
-                replace(item, scheduler=item.scheduler.replace("127.0.0.1", far.here)) if item.name == FAR else item
-                for item in config.clusters
-            )
-            domain.save_config(replace(config, clusters=clusters))
+            FarNode(far, federation.home_domain, FAR, FAR_NODE).listen()
         federation.start()
         federation.wait_ready(120)
         yield federation
@@ -191,22 +186,11 @@ def federation_of(home: Path, far: FarMachine | None) -> Iterator[Federation]:
 
 @contextlib.contextmanager
 def far_node(machine: FarMachine, home: DomainHome, folder: Path) -> Iterator[None]:
-    """A worker with a nanny on the other machine, in the far cluster."""
-    address = next(item.scheduler for item in home.config().clusters if item.name == FAR)
-    command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nanny", "--host", machine.there]
-    command += ["--nthreads", "1", "--name", FAR_NODE, "--no-dashboard", "--resources", f"node:{FAR_NODE}=1"]
-    command += ["--local-directory", str(folder), "--preload", "ioi_dagster.adapters.dask.worker_preload"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(PROJECT),
-        "IOI_DOMAIN_HOME": str(home.root),
-        "IOI_CLUSTER": FAR,
-        "IOI_NODE": FAR_NODE,
-        "IOI_STEP_RUNNER": "ioi_dagster.host.step_runner:run",
-    }
+    far = FarNode(machine, home, FAR, FAR_NODE)
+    environment = {**far.environment(), "PYTHONPATH": str(PROJECT)}
     with (folder / "far.log").open("ab") as log:
         nanny = subprocess.Popen(
-            machine.command(command), env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            far.command(folder), env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
     try:
         yield

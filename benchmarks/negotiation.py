@@ -38,6 +38,7 @@ from benchmarks.frame import Report, quick
 from ioi_dagster.adapters.dask.scheduler_preload import ClusterPlugin
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.clock import SystemClock
+from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.governors.cluster import NodeJoined
 from ioi_dagster.governors.flow import FlowGovernor
@@ -238,9 +239,9 @@ async def placed_per_second(home: DomainHome, awards: int, number: int) -> float
 
 def asked(plugin: ClusterPlugin, message: Any, kind: Any) -> Any:
     """What comes back of a message that is written and read as on the wire."""
-    received = msgspec.json.decode(msgspec.json.encode(message), type=type(message))
+    received = from_json(msgspec.json.encode(message), type(message))
     answer = msgspec.json.encode(plugin.request(received))
-    return msgspec.json.decode(answer, type=kind) if kind is not None else None
+    return from_json(answer, kind) if kind is not None else None
 
 
 def sqlite_rows_per_second(path: Path, transactions: int) -> float:

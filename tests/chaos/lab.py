@@ -14,13 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 from dagster import DagsterInstance
 
+from benchmarks.far_cluster import FarNode
 from benchmarks.netns import FarMachine, possible
 from ioi_dagster.adapters.link.caller import status_of
 from ioi_dagster.adapters.sql.ledger import Ledger
@@ -169,14 +170,16 @@ class Lab:
         federation = self.federation = Federation(TOPOLOGY, self.home, POLICIES, [])
         self._stack.callback(federation.stop)
         federation.prepare()
-        self._listen_far()
+        far = FarNode(self.far, self.domain, FAR, FAR_NODE) if self.far is not None else None
+        if far is not None:
+            far.listen()
         environment |= {**federation.environment(), "DAGSTER_HOME": str(prepare_dagster(self.home))}
         self._stack.enter_context(set_environment(environment))
         federation.start()
         federation.wait_ready(180)
         self._stack.callback(self._end_processes)
-        if self.far is not None:
-            self._start_far_node(self.far)
+        if far is not None:
+            self._start(far)
         self.instance = self._stack.enter_context(DagsterInstance.get())
         self.ledger = Ledger(self.domain.ledger)
         self._stack.callback(self.ledger.close)
@@ -294,33 +297,11 @@ class Lab:
         self.moves_clocks = True
         return {"LD_PRELOAD": str(library), "IOI_CHAOS_CLOCK": str(self.clock)}
 
-    def _listen_far(self) -> None:
-        """The scheduler of the far cluster can be reached from the other machine."""
-        if self.far is None:
-            return
-        config, here = self.domain.config(), self.far.here
-        clusters = tuple(
-            replace(item, scheduler=item.scheduler.replace("127.0.0.1", here)) if item.name == FAR else item
-            for item in config.clusters
-        )
-        self.domain.save_config(replace(config, clusters=clusters))
-
-    def _start_far_node(self, machine: FarMachine) -> None:
-        """A worker with a nanny."""
-        address = next(item.scheduler for item in self.domain.config().clusters if item.name == FAR)
-        command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nanny", "--host", machine.there]
-        command += ["--nthreads", "1", "--name", FAR_NODE, "--no-dashboard", "--resources", f"node:{FAR_NODE}=1"]
-        command += ["--local-directory", str(self.starts), "--preload", "ioi_dagster.adapters.dask.worker_preload"]
-        own = {
-            "IOI_DOMAIN_HOME": str(self.domain.root),
-            "IOI_CLUSTER": FAR,
-            "IOI_NODE": FAR_NODE,
-            "IOI_STEP_RUNNER": "ioi_dagster.host.step_runner:run",
-        }
+    def _start(self, far: FarNode) -> None:
         with (self.starts / "far.log").open("wb") as log:
             nanny = subprocess.Popen(
-                machine.command(command),
-                env={**os.environ, **own},
+                far.command(self.starts),
+                env=far.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
