@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 STAMP := $(VENV)/.synced
 
 .PHONY: setup run up test test-tools lint demo-failure bench crash-loop chaos swarm fuzz docs lock policy
@@ -43,7 +44,7 @@ lint: setup
 	@PYTHONPATH=. $(BIN)/lint-imports
 
 test: test-tools lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 bench: setup
 	@$(BIN)/python -m benchmarks.documents --quick
