@@ -34,7 +34,7 @@ class ClusterNode:
     blocks: tuple[dict[str, Any], ...] = ()
     closed: bool = False
     leaving: bool = False
-    """It is to go, and takes nothing meanwhile."""
+    """It is to go, and takes nothing meanwhile but what its own steps wait for."""
     engaged: bool = False
     """Something is done or kept there that is under no lease."""
     speed: float = 1.0
@@ -42,14 +42,17 @@ class ClusterNode:
     waiting: set[str] = field(default_factory=set)
 
     @property
+    def going(self) -> bool:
+        """It takes nothing new for good. Not while a step of it waits for others, which it may have to run itself to end."""
+        return (self.leaving or self.closed) and not self.waiting
+
+    @property
     def free(self) -> int:
-        if self.leaving or (self.closed and not self.waiting):
-            return 0
-        return max(0, self.slots - len(self.used) + len(self.waiting))
+        return 0 if self.going else max(0, self.slots - len(self.used) + len(self.waiting))
 
     def shut(self, max_memory: float) -> bool:
         """It takes nothing new."""
-        return self.memory >= max_memory or self.leaving or (self.closed and not self.waiting)
+        return self.memory >= max_memory or self.going
 
     @property
     def amounts(self) -> dict[str, float]:
@@ -174,7 +177,7 @@ class Nodes:
         self._look(name)
 
     def _look(self, name: str) -> None:
-        """Whether it takes anything new; a closed node takes what its own steps wait for."""
+        """Whether it takes anything new."""
         node = self.by_name[name]
         if node.free:
             self._open[name] = None

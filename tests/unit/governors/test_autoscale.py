@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from ioi_dagster.model.negotiation import RenewRequest
 from ioi_dagster.model.quota import CohortQuota, Quota, QuotaTree, TenantQuota
 from tests.autoscaled import QUICK, Cloud, group
 
@@ -185,6 +186,25 @@ def test_a_budget_that_is_spent_brings_no_more_nodes_gives_back_idle_ones_and_en
     assert (cloud.names, cloud.there) == ((), set())  # however much waits
     assert [point for reply in cloud.told[told:] for point in reply.answer.points] == []
     assert cloud.view()["why"] == "1 less: its budget for the day is spent"
+
+
+def test_when_a_budget_is_spent_what_steps_of_its_nodes_wait_for_still_runs_so_that_they_end():
+    cloud = Cloud(group(replace(QUICK, per_day=0.1)))
+    cloud.asks(1)
+    cloud.passes(8)
+    cloud.awards("mapped")
+    for _ in range(20):
+        cloud.passes(10)
+        cloud.renews()
+    assert cloud.view()["held"].endswith("credits a day are spent")
+    assert not cloud.awards("mapped#1.1/0").leases, "its slot is taken"
+    (mapped,) = cloud.leases.values()
+    cloud.event(RenewRequest("r", (mapped.id,), (mapped.id,), "home"))
+    assert len(cloud.awards("mapped#1.1/0").leases) == 1
+    cloud.ends("mapped#1.1/0", "mapped")
+    assert not cloud.awards("other").leases
+    cloud.passes(4)
+    assert (cloud.names, cloud.there) == ((), set())
 
 
 def test_while_work_keeps_coming_a_day_costs_what_it_may_and_the_end_of_what_runs():
