@@ -32,11 +32,13 @@ class StartAsked:
     memory: float = 0.0
     wall: float = 0.0
     """Unix seconds: permits expire by them."""
+    awaited: bool = False
+    """A step that runs here waits for it, and could not end without it."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrainAsked:
-    """From now on nothing is started here. Asked again it changes the reason."""
+    """From now on nothing is started here but what steps wait for that run here. Asked again it changes the reason."""
 
     why: str
 
@@ -211,7 +213,12 @@ class NodeGovernor:
                 f"its cluster governor has not been heard for {silent_s:.1f} s, so its leases may be others' soon",
                 "it is placed again; look at the way between the node and its scheduler",
             ),
-            (bool(self._draining), DRAINING, f"the node drains: {self._draining}", "place it elsewhere"),
+            (
+                bool(self._draining) and not event.awaited,
+                DRAINING,
+                f"the node drains: {self._draining}",
+                "place it elsewhere",
+            ),
             (
                 self.load.over,
                 OVERLOADED,

@@ -143,7 +143,7 @@ START = Machine(
                 ("node.other_capability", "it asks for something else than its lease"),
                 ("node.not_offered", "nothing here does it"),
                 ("node.out_of_contact", "its cluster governor has not been heard for 0.8 of the time that leases hold"),
-                ("node.draining", "the node takes nothing new"),
+                ("node.draining", "the node takes nothing new, and no step there waits for it"),
                 ("node.overloaded", "others leave nothing of its machine"),
                 ("node.memory", "its memory is full"),
             )

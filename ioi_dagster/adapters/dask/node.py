@@ -145,7 +145,8 @@ class NodeHost:
         self, request: StartRequest, permit: StepPermit | Refusal | None, memory: float, wall: float
     ) -> Admit | Refuse:
         lease = request.lease
-        (decision,) = self.governor.handle(StartAsked(request, permit, memory, wall), self.clock.monotonic())
+        asked = StartAsked(request, permit, memory, wall, self.outdated.awaits(lease.run_key, lease.step))
+        (decision,) = self.governor.handle(asked, self.clock.monotonic())
         assert not isinstance(decision, StopAll)
         if isinstance(decision, Admit):
             outdated = self.outdated.refusal(lease.run_key, lease.step)

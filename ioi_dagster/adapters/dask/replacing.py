@@ -18,6 +18,7 @@ from distributed import Worker
 
 from ioi_dagster.adapters.dask.project_code import ProjectCode, project_code
 from ioi_dagster.governors.node import REPLACED
+from ioi_dagster.model.intervention import PART
 from ioi_dagster.model.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -66,11 +67,14 @@ class Outdated:
                 return Refusal("node.old_code", text, self._by, "restart the workers of the cluster")
             self.file = changed
             self.replace()
-        if "#" in step and not self.leaving and self._here[run, _root(step)]:
-            # A step here waits for it, and may be able to have it run nowhere else.
+        if not self.leaving and self.awaits(run, step):
             return None
         text = f"the worker is restarted, since {self.file} has changed since it was loaded there"
         return Refusal(REPLACED, text, self._by, "it is placed again")
+
+    def awaits(self, run: str, step: str) -> bool:
+        """A step that runs here waits for it, and may be able to have it run nowhere else."""
+        return PART in step and self._here[run, _root(step)] > 0
 
     def begins(self, run: str, step: str) -> None:
         self._here[run, _root(step)] += 1
@@ -89,7 +93,7 @@ class Outdated:
 
 def _root(step: str) -> str:
     """The step of Dagster's plan that a chunk of a map is for."""
-    return step.partition("#")[0]
+    return step.partition(PART)[0]
 
 
 def replaces_itself(worker: Worker, host: NodeHost) -> None:

@@ -179,6 +179,28 @@ def test_each_step_needs_its_own_permit_or_none_of_its_code_runs(permit, code):
     assert (answer.refusal.code if answer.refusal else None, ran) == (code, [] if code else [PAYLOAD])
 
 
+def test_a_drained_node_starts_what_a_step_waits_for_that_runs_there_and_nothing_else():
+    """The step has begun, and there may be no other place for the parts of its map."""
+    node, codes = steps_host(), []
+
+    def asks(step: str) -> str | None:
+        lease = replace(STEP_LEASE, step=step)
+        refusal = start(node, lease, permit_for(lease, nonce=step), kind="step").refusal
+        return refusal.code if refusal else None
+
+    def mapped(work: bytes) -> bytes:
+        node.step_runner = f"{__name__}:run_step"
+        node.drain("a new disk")
+        codes.extend(map(asks, ("s#1.1/0", "t#1.1/0", "t")))
+        return b"done"
+
+    globals()["mapped"] = mapped
+    node.step_runner = f"{__name__}:mapped"
+    assert asks("s") is None
+    assert codes == [None, "node.draining", "node.draining"]
+    assert asks("s#1.1/1") == "node.draining", "nobody waits for it any more"
+
+
 OURS = {"python": "3.12.4.final.0", "dagster": "1.13.27", "dask": "2026.8.0"}
 
 
