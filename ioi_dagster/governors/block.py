@@ -119,7 +119,8 @@ class VersionState(StrEnum):
 
 @dataclass(slots=True)
 class _Call:
-    """`alone`: it was in a batch that failed, and is tried by itself. `tries`: it is what a half-open circuit lets through."""
+    """`alone`: it shares no batch, since it was in one that failed, or is streamed. `tries`: it is what a half-open circuit lets
+    through."""
 
     id: int
     asked_at: float
@@ -292,7 +293,7 @@ class BlockGovernor:
         tries = version.breaker is Breaker.OPEN
         if tries:
             version.sign(BreakerSign.TRIED, now)
-        version.queue.append(_Call(call, now, alone=tries, tries=tries))
+        version.queue.append(_Call(call, now, alone=tries or streams, tries=tries))
         return []
 
     def _refusal(self, version: _Version | None, block: str, streams: bool, now: float) -> Refusal | None:
@@ -620,3 +621,4 @@ def _validate_version(version: _Version) -> None:
         assert replica.state is not ReplicaState.GONE
         for batch in replica.batches.values():
             assert 1 <= len(batch.calls) <= spec.max_batch
+            assert len(batch.calls) == 1 or not any(call.alone for call in batch.calls), "who is alone shares no batch"

@@ -21,7 +21,7 @@ class Offered:
 
 @dataclass(frozen=True, slots=True)
 class CallAsked:
-    """`call` is a number of the caller's choice, used once. `streams`: the caller takes its result in pieces."""
+    """`call` is a number of the caller's choice, used once. `streams`: its result is taken in pieces; it shares no batch."""
 
     call: int
     block: str

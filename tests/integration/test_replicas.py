@@ -19,6 +19,7 @@ from ioi_dagster.adapters.dask.replica_process import BlockFailedError
 from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError
 from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
 from ioi_dagster.clock import SystemClock
+from ioi_dagster.errors import RetryableError
 from ioi_dagster.model.block import MAX_PIECE, Payload
 from ioi_dagster.model.capability import Isolate
 from tests.conftest import eventually
@@ -303,3 +304,26 @@ def test_who_asks_for_all_of_a_stream_at_once_is_told_so_and_a_whole_result_is_o
         blocks.invoke("text.telling", Payload({}))
     (whole,) = blocks.stream("text.loud", Payload({"text": "a"}))
     assert whole.document["text"] == "A"
+
+
+@EACH
+def test_whole_and_streamed_calls_at_the_same_time_each_get_their_own(spec, callers):
+    blocks = host(replace(spec, max_batch=4, max_wait_ms=300))
+    say(blocks, "a")
+
+    def streamed(text: str) -> list[str]:
+        return [piece.document["text"] for piece in blocks.stream("text.loud", Payload({"text": text}))]
+
+    said = [callers.submit(ask, text) for text in "bc" for ask in (lambda text: say(blocks, text)["text"], streamed)]
+    assert [one.result(60) for one in said] == ["B", ["B"], "C", ["C"]]
+
+
+def test_a_call_whose_answer_is_none_is_told_so_and_the_others_go_on(callers, folder):
+    blocks = host(replace(LOUD, replicas=2))
+    waits = callers.submit(say, blocks, "wait")
+    eventually(lambda: notes("waiting"))
+    with pytest.raises(RetryableError, match="the node's block governor failed"):
+        say(blocks, "odd")
+    assert say(blocks, "a")["text"] == "A"
+    (folder / "go").touch()
+    assert waits.result(60)["text"] == "WAIT"

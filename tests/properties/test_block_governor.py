@@ -62,6 +62,7 @@ class Node(RuleBasedStateMachine):
         self.now = 0.0
         self.calls = 0
         self.waiting: set[int] = set()
+        self.streamed: set[int] = set()
         self.loading: list[str] = []
         self.leaving: list[str] = []
         self.running: dict[int, RunBatch] = {}
@@ -81,6 +82,7 @@ class Node(RuleBasedStateMachine):
                     self.leaving.append(name)
                 case RunBatch(batch, _, calls):
                     assert self.waiting.issuperset(calls), "nobody waits for it"
+                    assert len(calls) == 1 or self.streamed.isdisjoint(calls), "a streamed call shares no batch"
                     self.running[batch] = instruction
                 case StopBatch(batch, _, _):
                     assert batch in self.running and batch not in self.stopped
@@ -96,12 +98,14 @@ class Node(RuleBasedStateMachine):
     def offer(self, name, spec):
         self.tell(Offered(name, spec))
 
-    @rule(name=NAMES, count=st.integers(1, 5))
-    def ask(self, name, count):
-        for _ in range(count):
+    @rule(name=NAMES, streams=st.lists(st.booleans(), min_size=1, max_size=5))
+    def ask(self, name, streams):
+        for its in streams:
             self.calls += 1
             self.waiting.add(self.calls)
-            self.tell(CallAsked(self.calls, name))
+            if its:
+                self.streamed.add(self.calls)
+            self.tell(CallAsked(self.calls, name, its))
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())

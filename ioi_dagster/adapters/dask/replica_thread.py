@@ -168,7 +168,8 @@ class ReplicaThread:
     def _results(self, payloads: Sequence[Payload], stream: Stream | None) -> Sequence[Payload]:
         if stream is None:
             return self._where.invoke(payloads)
-        self._where.stream(payloads[0], stream.after, stream.pieces.give)
+        (payload,) = payloads
+        self._where.stream(payload, stream.after, stream.pieces.give)
         return [Payload({})]
 
     def _lost(self, why: str) -> ReplicaLostError:

@@ -25,6 +25,7 @@ from ioi_dagster.framing import decode_payload
 from ioi_dagster.governors.block import BlockGovernor
 from ioi_dagster.governors.block_messages import (
     Answer,
+    BatchEnd,
     BatchEnded,
     BlockReport,
     CallAsked,
@@ -203,8 +204,8 @@ class ReplicaHost:
             except Exception:
                 # A defect of this code. Nobody may wait for ever because of it.
                 log.exception("the block governor failed at %r", type(item).__name__)
-                for call in list(self._calls.values()):
-                    call.told(RetryableError("the node's block governor failed; see its log"))
+                for number in list(self._calls):
+                    self._answer(number, _defect())
 
     def _take(self, item: Any) -> None:
         match item:
@@ -225,7 +226,11 @@ class ReplicaHost:
         instructions = self._governor.handle(event, self._clock.monotonic())
         self._report, self._warm = self._governor.snapshot(), self._governor.warm()
         for instruction in instructions:
-            self._perform(instruction)
+            try:
+                self._perform(instruction)
+            except Exception as error:
+                log.exception("the block governor's %r failed", instruction)
+                self._make_up_for(instruction, error)
         if isinstance(item, _Freeing):
             self._promise(item, instructions)
         elif isinstance(item, ReplicaUnloaded) and item.replica in self._freeing:
@@ -263,10 +268,26 @@ class ReplicaHost:
             case RefuseCall(call, refusal):
                 self._answer(call, BlockRefusedError(refusal))
 
+    def _make_up_for(self, instruction: Any, error: Exception) -> None:
+        """What could not be done ends all the same: it costs those whom it was for, and nobody else."""
+        match instruction:
+            case Load(name, _):
+                self._inbox.put(LoadFailed(name, f"{type(error).__name__}: {error}"))
+            case Unload(name):
+                self._inbox.put(ReplicaUnloaded(name))
+            case RunBatch(batch, _, _):
+                self._inbox.put(Ran(batch, BatchEnd.DIED, error=_defect()))
+            case Answer(call, _) | RefuseCall(call, _):
+                self._answer(call, _defect())
+
     def _answer(self, number: int, answer: Payload | BaseException) -> None:
         call = self._calls.pop(number, None)
         if call is not None:
             call.told(answer)
+
+
+def _defect() -> RetryableError:
+    return RetryableError("the node's block governor failed; see its log")
 
 
 def _wait(answer: queue.SimpleQueue[Any]) -> Any:

@@ -119,6 +119,15 @@ def test_calls_are_batched_within_the_latency_bound(story):
     assert ran(story.tell(Tick(), later=0.1)) == [(4,)]
 
 
+def test_a_streamed_call_shares_no_batch_and_keeps_its_turn(story):
+    story.offer(max_batch=4)
+    story.ask(1, 2, 3)
+    story.tell(CallAsked(4, "echo", streams=True))
+    story.ask(5, 6)
+    batches = [ran(story.tell(BatchEnded(batch, BatchEnd.DONE))) for batch in (1, 2, 3)]
+    assert batches == [[(2, 3)], [(4,)], [(5, 6)]]
+
+
 def test_without_a_wait_a_batch_is_what_waits_when_a_replica_gets_free(story):
     story.offer(max_batch=8)
     assert ran(story.ask(1, 2, 3)) == [(1,)]
