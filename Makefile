@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+FAULTS ?= $(if $(SECONDS),0,17)
+SIMULATED ?= 1000
 STAMP := $(VENV)/.synced
 
 .PHONY: setup run up test test-tools lint demo-failure bench crash-loop chaos swarm fuzz docs lock policy
@@ -61,7 +63,7 @@ crash-loop: test-tools
 	@$(BIN)/python -W ignore -m tests.crash --kills 40 --storage postgres
 
 chaos: setup
-	@$(BIN)/python -W ignore -m tests.chaos $(if $(ROWS),--rows $(ROWS)) $(if $(SECONDS),--seconds $(SECONDS))
+	@$(BIN)/python -W ignore -m benchmarks.chaos --faults $(FAULTS) --simulated $(SIMULATED) $(if $(ROWS),--rows $(ROWS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 docs: setup
 	@$(BIN)/python -m benchmarks.record
