@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from hypothesis import settings
 
 from definitions.documents.command import SHIPPED
 
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("ioi", deadline=None)
+settings.load_profile("ioi")
 
 T = TypeVar("T")
 
