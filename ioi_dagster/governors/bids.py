@@ -48,12 +48,13 @@ OF_NODES = frozenset({"fair.not_offered", "fair.too_large"})
 """Refusals that others than the nodes that are there could make good."""
 
 
-Curve = tuple[str, DataClass, Resources, int, bool]
-"""What tells one supply curve of a bid from the others: capability, data class, resources, gang, whether it is for copies."""
+Curve = tuple[str, DataClass, Resources, int, bool, bool]
+"""What tells one supply curve of a bid from the others: capability, data class, resources, gang, whether it is for copies, and
+whether for parts of maps, which may start where an owner's order keeps all else from it."""
 
 
 def curve_of(one: AskGroup | SupplyPoint) -> Curve:
-    return one.capability, one.data_class, one.resources, one.gang, one.idle
+    return one.capability, one.data_class, one.resources, one.gang, one.idle, one.part
 
 
 def loads_nothing(one: AskGroup) -> bool:
@@ -221,8 +222,8 @@ class Bids:
         """By curve, how many slots and how many of them warm, as points. `queued`: runs that wait for room besides."""
         load = self._rooms.load()
         return [
-            SupplyPoint(capability, data_class, rung.slots, rung.price, rung.warm, resources, gang, idle)
-            for (capability, data_class, resources, gang, idle), (slots, warm) in curves.items()
+            SupplyPoint(capability, data_class, rung.slots, rung.price, rung.warm, resources, gang, idle, part)
+            for (capability, data_class, resources, gang, idle, part), (slots, warm) in curves.items()
             for rung in curve(load, slots, warm, queued, max(1, gang))
         ]
 

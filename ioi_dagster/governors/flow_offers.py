@@ -13,7 +13,7 @@ from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.governors.flow_nearness import Nearness
 from ioi_dagster.governors.flow_placing import Offer, Placing
 from ioi_dagster.governors.flow_steps import Group, Step
-from ioi_dagster.model.negotiation import Bid
+from ioi_dagster.model.negotiation import Bid, SupplyPoint
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class Offers:
         for bid in bids:
             for point in bid.points:
                 if point.slots:
-                    key = (bid.cluster, point.capability, point.data_class, point.resources, point.gang, point.idle)
+                    key = (bid.cluster, *_curve_of(point))
                     self._curves.setdefault(key, []).append(_Rung(point.price, point.slots, point.warm))
         self._left: dict[str, int] = {}
         for (cluster, *_), rungs in self._curves.items():
@@ -100,8 +100,11 @@ class Offers:
         return rung.price
 
     def _rungs(self, cluster: str, group: Group) -> list[_Rung]:
-        key = (cluster, group.capability, group.data_class, group.resources, group.gang, group.idle)
-        return self._curves.get(key, [])
+        return self._curves.get((cluster, *_curve_of(group)), [])
+
+
+def _curve_of(one: SupplyPoint | Group) -> tuple[Any, ...]:
+    return one.capability, one.data_class, one.resources, one.gang, one.part, one.idle
 
 
 @dataclass(slots=True)

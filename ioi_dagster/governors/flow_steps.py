@@ -70,6 +70,7 @@ class Kind(NamedTuple):
     cluster: str
     resources: Resources = ()
     gang: str = ""
+    part: bool = False
 
 
 def group_of(ask: Ask, together: int = 0) -> Group:
@@ -87,6 +88,7 @@ def kind_of(ask: Ask) -> Kind:
         ask.cluster,
         ask.resources,
         ask.gang,
+        PART in ask.step,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ioi_dagster.governors.flow_messages import Place, PlacesFound, Tell
+from ioi_dagster.model.intervention import PART
 from ioi_dagster.model.negotiation import Ask, Bid
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
@@ -67,7 +68,7 @@ def why_silent(ask: Ask, cluster: str, bids: dict[str, Bid]) -> str:
     never = never_in(ask, ask.gang_size, bid)
     if never is not None:
         return never.text
-    if any(point.capability == capability for point in bid.points):
+    if any((point.capability, point.part) == (capability, PART in ask.step) for point in bid.points):
         return "what it had free went to steps before this one"
     return bid.refusals[0].text if bid.refusals else "it has no free slot"
 

@@ -140,8 +140,8 @@ class Announce:
 @dataclass(frozen=True, slots=True)
 class SupplyPoint:
     """`slots` more steps of `capability` can start now at `price` credits each; `warm` of them on warm replicas. `resources`,
-    `gang` and `idle` are those of the group that it answers. Points that are alike in all but slots, price and warmth are one
-    supply curve, which adds up to what can start; whoever takes of it takes the cheapest first."""
+    `gang`, `idle` and `part` are those of the group that it answers. Points that are alike in all but slots, price and warmth
+    are one supply curve, which adds up to what can start; whoever takes of it takes the cheapest first."""
 
     capability: Name
     data_class: DataClass
@@ -151,6 +151,7 @@ class SupplyPoint:
     resources: Resources = ()
     gang: Slots = 0
     idle: bool = False
+    part: bool = False
 
 
 @dataclass(frozen=True, slots=True)

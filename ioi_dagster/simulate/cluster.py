@@ -288,7 +288,8 @@ class SimCluster:
         """Everything is free and for nothing, and none of it is given."""
         if isinstance(message, Announce) and isinstance(honest, Bid):
             points = tuple(
-                SupplyPoint(g.capability, g.data_class, g.count, 0.0, g.count, idle=g.idle) for g in message.groups
+                SupplyPoint(g.capability, g.data_class, g.count, 0.0, g.count, idle=g.idle, part=g.part)
+                for g in message.groups
             )
             return replace(honest, points=points, refusals=())
         if isinstance(message, Award) and isinstance(honest, Awarded):

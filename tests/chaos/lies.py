@@ -18,7 +18,9 @@ NO = Refusal("cluster.full", "another was faster", "other")
 def _cheap(announce: Announce, bid: Bid) -> Reply:
     """All that is asked, for nearly nothing."""
     points = tuple(
-        SupplyPoint(one.capability, one.data_class, one.count, CHEAP, one.count, one.resources, one.gang, one.idle)
+        SupplyPoint(
+            one.capability, one.data_class, one.count, CHEAP, one.count, one.resources, one.gang, one.idle, one.part
+        )
         for one in announce.groups
     )
     return Reply(replace(bid, points=points))

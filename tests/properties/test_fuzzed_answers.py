@@ -123,7 +123,7 @@ def _bid(cluster: str, announce: Announce, mutations: Mutations | None) -> flow.
     if bad and mutations is None:
         return None
     points = tuple(
-        SupplyPoint(one.capability, one.data_class, one.count, 1.0, gang=one.gang, idle=one.idle)
+        SupplyPoint(one.capability, one.data_class, one.count, 1.0, gang=one.gang, idle=one.idle, part=one.part)
         for one in announce.groups
     )
     nodes = (NodeOutlook("n", 4, 4.0 if bad else 1.0, tuple(range(len(announce.about)))),) if announce.about else ()

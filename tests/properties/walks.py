@@ -351,7 +351,7 @@ class FlowWalk:
         if self._rng.random() < 0.2:
             return flow.BidMissed(name, announce.round, "no answer")
         points = tuple(
-            SupplyPoint(g.capability, g.data_class, self._rng.randint(0, 3), 2.0, gang=g.gang, idle=g.idle)
+            SupplyPoint(g.capability, g.data_class, self._rng.randint(0, 3), 2.0, gang=g.gang, idle=g.idle, part=g.part)
             for g in announce.groups
         )
         return flow.BidReceived(Bid(name, name, "r", announce.round, 1, points, (NO,)))

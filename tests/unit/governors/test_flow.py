@@ -53,7 +53,7 @@ class Story:
 
     def bid(self, cluster: str, slots: int = 1, price: float = 1.0) -> list[flow.Instruction]:
         announce = next(i.announce for i in reversed(self.wanted(SendAnnounce)) if i.cluster == cluster)
-        points = tuple(SupplyPoint(g.capability, g.data_class, slots, price) for g in announce.groups)
+        points = tuple(SupplyPoint(g.capability, g.data_class, slots, price, part=g.part) for g in announce.groups)
         return self.event(flow.BidReceived(Bid(cluster, cluster, "r", announce.round, 1, points)))
 
     def grant(self, node: str = "n1") -> Award:

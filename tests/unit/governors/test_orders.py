@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from ioi_dagster.governors import flow_messages
 from ioi_dagster.governors.cluster import (
     STOP_S,
     ClusterGovernor,
@@ -20,10 +21,13 @@ from ioi_dagster.governors.cluster import (
     Tick,
 )
 from ioi_dagster.governors.cluster_messages import Ordered, Withdrawn
+from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.flow_steps import WINDOW
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
     OWN_STEP,
     Announce,
+    Ask,
     AskGroup,
     Award,
     Awarded,
@@ -363,3 +367,36 @@ def test_whatever_is_ordered_no_cap_is_broken_by_a_grant_and_each_answer_comes_o
                 told(cluster.tell(Tick(), after=3.0))
     told(cluster.tell(Tick(), after=21.0))
     assert len(waiting) <= 1, "at most the newest of the run may wait for room"
+
+
+def test_what_an_owner_holds_up_takes_nothing_from_the_parts_of_a_map_of_the_same_run() -> None:
+    """More steps come before a part than a run negotiates for at a time: it alone is awarded what is bid for it."""
+    cluster, run = Cluster(slots=1), FlowGovernor("r", "lab")
+    (parent,) = cluster.award(capability=OWN_STEP).leases
+    cluster.order(TENANT, "t", Verb.PAUSE)
+    cluster.tell(RenewRequest("r", (parent.id,), (parent.id,), "lab"))
+    keys = [f"late{number}" for number in range(2 * WINDOW)]
+    asks = [Ask("r", key, OWN_STEP, DataClass.PUBLIC, tenant="t") for key in keys]
+    asks.append(replace(asks[0], step=f"{parent.step}#1.1/0"))
+    todo, started, awarded = list(map(flow_messages.StepReady, asks)), [], []
+    for _ in range(20):
+        while todo:
+            event = todo.pop(0)
+            for one in run.handle(event, cluster.now):
+                match one:
+                    case flow_messages.FindPlaces(asked):
+                        places = (flow_messages.Place("lab-c", "lab"),)
+                        todo += [flow_messages.PlacesFound(ask.step, places, (), False) for ask in asked]
+                    case flow_messages.SendAnnounce(_, announce):
+                        todo += map(flow_messages.BidReceived, bids(cluster.tell(announce)))
+                    case flow_messages.SendAward(award):
+                        awarded += [request.step for request in award.requests]
+                        replies = [said for said in cluster.tell(award) if isinstance(said, Reply)]
+                        todo += [flow_messages.AwardAnswered(reply.answer) for reply in replies]
+                    case flow_messages.StartStep(ask, _):
+                        started.append(ask.step)
+            run.validate()
+        cluster.now += 0.2
+        todo.append(flow_messages.Tick())
+    assert (started, awarded) == ([f"{parent.step}#1.1/0"], [f"{parent.step}#1.1/0"])
+    assert "paused by ann" in run.snapshot().waiting["late0"]

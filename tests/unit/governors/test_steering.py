@@ -61,7 +61,7 @@ class Steered(Story):
                 case SendAnnounce(cluster, announce):
                     free = self.slots - sum(lease.cluster == cluster for lease in self.running.values())
                     points = tuple(
-                        SupplyPoint(one.capability, one.data_class, free, 1.0, gang=one.gang)
+                        SupplyPoint(one.capability, one.data_class, free, 1.0, gang=one.gang, part=one.part)
                         for one in announce.groups
                         if free >= max(1, one.gang)
                     )
