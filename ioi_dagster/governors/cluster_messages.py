@@ -33,12 +33,13 @@ EVERYTHING = _Everything()
 
 @dataclass(frozen=True, slots=True)
 class NodeJoined:
-    """`resources`: what it has besides slots, by name, in the resource's own unit."""
+    """`resources`: what it has besides slots, by name, in the resource's own unit. `closed`: see `NodeReported`."""
 
     node: str
     slots: int
     capabilities: frozenset[str]
     resources: Resources = ()
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ class Nodes:
 
     def join(self, event: NodeJoined) -> None:
         self._away.pop(event.node, None)
-        node = ClusterNode(event.slots, event.capabilities, event.resources)
+        node = ClusterNode(event.slots, event.capabilities, event.resources, closed=event.closed)
         self.by_name[event.node] = node
         self._slots += node.slots
         self._limited += node.capabilities is not EVERYTHING

@@ -13,7 +13,7 @@ from distributed import Scheduler, Worker
 
 from ioi_dagster.adapters.dask.cluster_watch import BEAT_OP
 from ioi_dagster.adapters.dask.scheduler_preload import ClusterPlugin
-from ioi_dagster.domain import ClusterAddress, DomainConfig
+from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.governors.liveness import BEAT_S
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
 from tests.realms import owned
@@ -35,12 +35,18 @@ async def beat(worker: Worker) -> None:
         await asyncio.sleep(BEAT_S)
 
 
-def test_slots_and_admission_follow_what_a_node_says_of_its_machine(tmp_path: Path) -> None:
-    realm = owned(tmp_path, "lab")
+def with_one_node(folder: Path) -> DomainHome:
+    """Of a domain with the cluster `lab-c`, which has `lab-1` with four slots."""
+    realm = owned(folder, "lab")
     spec = DomainSpec("lab", realm.spec.authority, (ClusterSpec("lab-c", (NodeSpec("lab-1", slots=4),)),))
-    address = ClusterAddress("lab-c", "tcp://127.0.0.1:1", f"unix:{tmp_path}/governor.sock")
+    address = ClusterAddress("lab-c", "tcp://127.0.0.1:1", f"unix:{folder}/governor.sock")
     its = {"lab": spec.authority}, {"lab": spec.handles}
     realm.home.save_config(DomainConfig("n", "lab", spec, "https://127.0.0.1:1", (address,), {}, "", (), *its))
+    return realm.home
+
+
+def test_slots_and_admission_follow_what_a_node_says_of_its_machine(tmp_path: Path) -> None:
+    home = with_one_node(tmp_path)
     told: dict[str, Any] = {}
 
     async def report(_worker: Worker) -> dict[str, Any]:
@@ -48,7 +54,7 @@ def test_slots_and_admission_follow_what_a_node_says_of_its_machine(tmp_path: Pa
 
     async def played() -> None:
         async with Scheduler(dashboard=False, dashboard_address=None, port=0) as scheduler:
-            plugin = ClusterPlugin(scheduler, realm.home, "lab-c")
+            plugin = ClusterPlugin(scheduler, home, "lab-c")
             scheduler.add_plugin(plugin)
             await plugin.start(scheduler)
             async with Worker(scheduler.address, name="lab-1", nthreads=4, dashboard=False) as worker:

@@ -116,6 +116,9 @@ class ClusterPlugin(SchedulerPlugin):
         if self._started:
             return
         self._started = True
+        # Nothing is granted that an owner has ordered otherwise before this process began.
+        self.draining.look(self._clock.monotonic())
+        self._look_for_orders(self._clock.monotonic())
         self._door = await open_door(self, self._token, self._address.governor)
         for address, state in scheduler.workers.items():
             self._join(address, state.name)
@@ -145,7 +148,8 @@ class ClusterPlugin(SchedulerPlugin):
         self._offered.pop(str(name), None)
         self.watch.joined(address, str(name))
         joined = self._as_joined(self._specs.get(str(name), NodeSpec(str(name))))
-        self.perform(self.governor.handle(joined, self._clock.monotonic()))
+        drained = replace(joined, closed=bool(self.draining.why(str(name))))
+        self.perform(self.governor.handle(drained, self._clock.monotonic()))
 
     def _as_joined(self, spec: NodeSpec) -> NodeJoined:
         return NodeJoined(spec.name, spec.slots, self._capabilities, spec.besides_slots)

@@ -1,0 +1,65 @@
+"""What an owner has ordered before a scheduler begins, or before a node joins it, holds at once: a real scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Scheduler, Worker
+
+from ioi_dagster.adapters.dask import scheduler_preload
+from ioi_dagster.adapters.dask.scheduler_preload import ClusterPlugin
+from ioi_dagster.adapters.files.drains import Drain, DrainFile
+from ioi_dagster.adapters.files.orders import OrderFile
+from ioi_dagster.model.order import Order, Target, Verb
+from tests.integration.test_crowded_machine import with_one_node
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+
+
+class Noting(ClusterPlugin):
+    """What is free, and for what something is ordered, when a node has just joined."""
+
+    noted: list[tuple[dict[str, int], tuple[str, ...]]]
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        super().add_worker(scheduler, worker)
+        self.noted.append(now_of(self))
+
+
+def now_of(plugin: ClusterPlugin) -> tuple[dict[str, int], tuple[str, ...]]:
+    snapshot = plugin.governor.snapshot()
+    return {name: node["free"] for name, node in snapshot.nodes.items()}, snapshot.ordered
+
+
+def test_it_holds_when_the_door_opens_and_when_a_drained_node_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = with_one_node(tmp_path)
+    drains = DrainFile(home.root)
+    drains.drain("lab-c", "lab-1", Drain("a new disk", 0.0))
+    OrderFile(home.root).give(Order(Target.TENANT, "t", Verb.PAUSE, who="ann", why="spent"), "decision")
+    opened, really = [], scheduler_preload.open_door
+
+    async def open_door(plugin: Any, *rest: Any) -> Any:
+        opened.append(now_of(plugin))
+        return await really(plugin, *rest)
+
+    monkeypatch.setattr(scheduler_preload, "open_door", open_door)
+
+    async def played() -> list[tuple[dict[str, int], tuple[str, ...]]]:
+        async with Scheduler(dashboard=False, dashboard_address=None, port=0) as scheduler:
+            plugin = Noting(scheduler, home, "lab-c")
+            plugin.noted = []
+            scheduler.add_plugin(plugin)
+            await plugin.start(scheduler)
+            for _ in range(2):
+                async with Worker(scheduler.address, name="lab-1", nthreads=4, dashboard=False):
+                    pass
+            return plugin.noted
+
+    ordered = ("tenant t",)
+    assert asyncio.run(played()) == [({"lab-1": 0}, ordered), ({"lab-1": 0}, ordered)]
+    assert opened == [({}, ordered)]
