@@ -112,7 +112,7 @@ class Pieces:
 
     def give(self, frame: bytes) -> None:
         """Raises `StreamClosedError` where nobody reads on."""
-        while self._given_bytes - self._taken_bytes >= WINDOW and not self._closed:
+        while self.full and not self._closed:
             if self._clock() - self._taken_at > self._patience_s:
                 self._closed = f"nobody has read it for {self._patience_s:g} s"
             with contextlib.suppress(queue.Empty):
@@ -125,6 +125,11 @@ class Pieces:
     def end(self, error: BaseException | None = None) -> None:
         """All were given; or `error` is why no more come."""
         self._frames.put(_End(error))
+
+    @property
+    def full(self) -> bool:
+        """So much of it is unread that who gives has to wait."""
+        return self._given_bytes - self._taken_bytes >= WINDOW
 
     # For who reads them ------------------------------------------------------------------------------------------
 

@@ -28,6 +28,8 @@ from ioi_dagster.governors.block_messages import (
     LoadFailed,
     MemoryShort,
     Offered,
+    ReaderAwaited,
+    ReaderBack,
     RefuseCall,
     ReplicaLoaded,
     ReplicaUnloaded,
@@ -135,6 +137,13 @@ class _Batch:
     until: float
     given_up: set[int] = field(default_factory=set)
     stopped: bool = False
+    waits_since: float | None = None
+    """From when on it has waited for who reads it."""
+
+    @property
+    def late_at(self) -> float:
+        """What it waits for its reader is no time that its block takes."""
+        return self.until if self.waits_since is None else float("inf")
 
 
 @dataclass(slots=True)
@@ -202,8 +211,10 @@ class BlockGovernor:
                 out = self._loaded(name, now)
             case LoadFailed(name, why):
                 out = self._load_failed(name, why, now)
-            case BatchEnded(batch, end):
-                out = self._batch_ended(batch, end, now)
+            case ReaderAwaited(batch) | ReaderBack(batch):
+                out = self._read(batch, isinstance(event, ReaderBack), now)
+            case BatchEnded(batch, end, unread):
+                out = self._batch_ended(batch, end, unread, now)
             case ReplicaUnloaded(name):
                 out = self._unloaded(name)
             case MemoryShort():
@@ -345,7 +356,15 @@ class BlockGovernor:
                     return [StopBatch(batch.id, replica.name, "nobody waits for it any more")]
         return []
 
-    def _batch_ended(self, identity: int, end: BatchEnd, now: float) -> list[Instruction]:
+    def _read(self, identity: int, back: bool, now: float) -> list[Instruction]:
+        known = self._batch_of.get(identity)
+        if known is not None:
+            _, _, batch = known
+            batch.until += now - batch.waits_since if batch.waits_since is not None else 0.0
+            batch.waits_since = None if back else now
+        return []
+
+    def _batch_ended(self, identity: int, end: BatchEnd, unread: bool, now: float) -> list[Instruction]:
         known = self._batch_of.pop(identity, None)
         if known is None:
             return []
@@ -360,7 +379,7 @@ class BlockGovernor:
             out += [Unload(replica.name)] if replica.state is ReplicaState.LEAVING else []
         wanted = [call for call in batch.calls if call.id not in batch.given_up]
         again = end is BatchEnd.UNTOUCHED or (end is not BatchEnd.DONE and len(batch.calls) > 1)
-        self._judge(version, batch, end, bool(wanted), now)
+        self._judge(version, batch, end, bool(wanted) and not unread, now)
         if not again:
             return [*out, *(Answer(call.id, identity) for call in wanted)]
         # One of them is to blame at most, so each is tried by itself; before all others, since they have waited longest.
@@ -380,7 +399,7 @@ class BlockGovernor:
         if end is BatchEnd.DONE:
             version.sign(BreakerSign.GOOD, now)
         elif not wanted and end is not BatchEnd.UNTOUCHED:
-            # It was stopped because nobody waited: that says nothing.
+            # It was stopped because nobody waited, or read on: that says nothing.
             if tried and version.breaker is Breaker.HALF_OPEN:
                 version.sign(BreakerSign.UNTRIED, now)
         elif len(batch.calls) == 1 or end is BatchEnd.UNTOUCHED:
@@ -554,7 +573,7 @@ class BlockGovernor:
                 why = f"it took longer than its load_timeout_s of {version.spec.load_timeout_s:g} s"
                 out.append(StopLoad(replica.name, why))
             for batch in replica.batches.values():
-                if now >= batch.until and not batch.stopped:
+                if now >= batch.late_at and not batch.stopped:
                     batch.stopped = True
                     why = f"it ran longer than its timeout_s of {version.spec.timeout_s:g} s"
                     out.append(StopBatch(batch.id, replica.name, why))
@@ -571,7 +590,7 @@ class BlockGovernor:
                 yield replica.used_at + version.spec.idle_s
             if replica.state is ReplicaState.LOADING:
                 yield replica.late_at
-            yield from (batch.until for batch in replica.batches.values() if not batch.stopped)
+            yield from (batch.late_at for batch in replica.batches.values() if not batch.stopped)
 
     # Looking things up ------------------------------------------------------------------------------------------
 

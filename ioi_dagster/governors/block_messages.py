@@ -59,9 +59,26 @@ class BatchEnd(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ReaderAwaited:
+    """The streamed call of the batch has given more than is read of it: it waits, for which its block can do nothing."""
+
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderBack:
+    """It goes on."""
+
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
 class BatchEnded:
+    """`unread`: it ended so because nobody read on, which says nothing about its block."""
+
     batch: int
     end: BatchEnd
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +102,8 @@ Event = (
     | CallGivenUp
     | ReplicaLoaded
     | LoadFailed
+    | ReaderAwaited
+    | ReaderBack
     | BatchEnded
     | ReplicaUnloaded
     | MemoryShort

@@ -19,6 +19,7 @@ from ioi_dagster.adapters.dask.replica_process import BlockFailedError
 from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError
 from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
 from ioi_dagster.clock import SystemClock
+from ioi_dagster.compound.pieces import Pieces
 from ioi_dagster.errors import RetryableError
 from ioi_dagster.model.block import MAX_PIECE, Payload
 from ioi_dagster.model.capability import Isolate
@@ -272,6 +273,27 @@ def test_a_stream_that_is_closed_stops_its_block(spec):
     eventually(lambda: not any(one["running"] for one in blocks.report()), 60, "the call is over")
     assert [piece.document["number"] for piece in tell(blocks, 2)] == [0, 1]
     assert blocks.report()[-1]["breaker"] == "closed"
+
+
+@TELLS
+def test_a_reader_that_takes_his_time_costs_the_block_nothing(spec):
+    blocks = host(replace(spec, max_failures=1, timeout_s=2.0))
+    pieces = tell(blocks, 6, size=2**20)
+    next(pieces)
+    time.sleep(2.5)
+    assert [piece.document["number"] for piece in pieces] == [1, 2, 3, 4, 5]
+    assert (len(notes("load telling")), blocks.report()[-1]["failures"]) == (1, 0)
+
+
+@TELLS
+def test_a_reader_that_has_gone_without_a_word_opens_no_circuit(spec):
+    blocks, pieces = host(replace(spec, max_failures=1)), Pieces(0.5)
+    payload = Payload({"text": "", "pieces": 6, "size": 2**20})
+    with blocks.streaming("text.telling", payload, pieces):
+        eventually(lambda: notes("stream 0"), 60, "the call has begun")
+        eventually(lambda: not any(one["running"] for one in blocks.report()), 60, "the call is over")
+    assert [piece.document["number"] for piece in tell(blocks, 2)] == [0, 1]
+    assert len(notes("load telling")) <= 2
 
 
 @TELLS

@@ -19,6 +19,8 @@ from ioi_dagster.governors.block_messages import (
     LoadFailed,
     MemoryShort,
     Offered,
+    ReaderAwaited,
+    ReaderBack,
     RefuseCall,
     ReplicaLoaded,
     ReplicaUnloaded,
@@ -68,6 +70,7 @@ class Node(RuleBasedStateMachine):
         self.running: dict[int, RunBatch] = {}
         self.begun: dict[int, int] = {}
         self.stopped: set[int] = set()
+        self.unread: set[int] = set()
         self.specs: dict[str, BlockSpec] = {}
 
     def tell(self, event) -> list:
@@ -84,8 +87,9 @@ class Node(RuleBasedStateMachine):
                     assert self.waiting.issuperset(calls), "nobody waits for it"
                     assert len(calls) == 1 or self.streamed.isdisjoint(calls), "a streamed call shares no batch"
                     self.running[batch] = instruction
-                case StopBatch(batch, _, _):
+                case StopBatch(batch, _, why):
                     assert batch in self.running and batch not in self.stopped
+                    assert batch not in self.unread or why == "nobody waits for it any more"
                     self.stopped.add(batch)
                 case StopLoad(name, _):
                     assert name in self.loading
@@ -122,11 +126,18 @@ class Node(RuleBasedStateMachine):
         self.tell(ReplicaLoaded(name) if well else LoadFailed(name, "no weights"))
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), end=st.sampled_from(BatchEnd))
-    def end_batch(self, data, end):
+    @rule(data=st.data())
+    def await_reader(self, data):
+        batch = data.draw(st.sampled_from(sorted(self.running)))
+        self.unread ^= {batch}
+        self.tell(ReaderAwaited(batch) if batch in self.unread else ReaderBack(batch))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), end=st.sampled_from(BatchEnd), unread=st.booleans())
+    def end_batch(self, data, end, unread):
         batch = data.draw(st.sampled_from(sorted(self.running)))
         ended = self.running.pop(batch)
-        self.tell(BatchEnded(batch, end))
+        self.tell(BatchEnded(batch, end, unread and end in (BatchEnd.FAILED, BatchEnd.DIED)))
         assert end is not BatchEnd.DONE or not self.waiting & set(ended.calls), "what is done is answered"
 
     @precondition(lambda self: self.leaving)

@@ -30,10 +30,10 @@ END_S = 5.0
 
 
 class ReplicaGoneError(Exception):
-    """The replica is of no more use. `untouched`: no call of the batch has begun."""
+    """The replica is of no more use. `untouched`: no call of the batch has begun. `unread`: it was ended since nobody read on."""
 
-    def __init__(self, text: str, untouched: bool = False) -> None:
-        self.untouched = untouched
+    def __init__(self, text: str, untouched: bool = False, unread: bool = False) -> None:
+        self.untouched, self.unread = untouched, unread
         super().__init__(text)
 
 
@@ -88,7 +88,7 @@ class ProcessReplica:
                 give(pieces[0])
         except StreamClosedError as error:
             self.stop(str(error))
-            raise ReplicaGoneError(self._how_it_ended()) from error
+            raise ReplicaGoneError(self._how_it_ended(), unread=True) from error
 
     def _begin(self, kind: bytes, frames: Sequence[bytes]) -> None:
         try:

@@ -7,14 +7,22 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from ioi_dagster.adapters.dask import replica_child
 from ioi_dagster.adapters.dask.replica_process import ProcessReplica, ReplicaGoneError
 from ioi_dagster.adapters.dask.running import Running
-from ioi_dagster.compound.pieces import Pieces
+from ioi_dagster.compound.pieces import Pieces, StreamClosedError
 from ioi_dagster.errors import RetryableError, StepStoppedError
-from ioi_dagster.governors.block_messages import BatchEnd, LoadFailed, ReplicaLoaded, ReplicaUnloaded
+from ioi_dagster.governors.block_messages import (
+    BatchEnd,
+    LoadFailed,
+    ReaderAwaited,
+    ReaderBack,
+    ReplicaLoaded,
+    ReplicaUnloaded,
+)
 from ioi_dagster.model.block import Block, Payload, StreamingBlock
 from ioi_dagster.model.capability import BlockSpec, Isolate
 
@@ -33,12 +41,13 @@ class ReplicaLostError(RetryableError):
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """How a batch ended: with `results`, or with `error`."""
+    """How a batch ended: with `results`, or with `error`; `unread` as in `BatchEnded`."""
 
     batch: int
     end: BatchEnd
     results: Sequence[Payload] = ()
     error: BaseException | None = None
+    unread: bool = False
 
 
 class _Where(Protocol):
@@ -151,26 +160,34 @@ class ReplicaThread:
         key = self._key(batch)
         try:
             with self._running.step(key):
-                results = self._results(payloads, stream)
+                results = self._results(batch, payloads, stream)
             return Ran(batch, BatchEnd.DONE, results)
         except ReplicaGoneError as gone:
             end = BatchEnd.UNTOUCHED if gone.untouched else BatchEnd.DIED
-            return Ran(batch, end, error=self._lost(str(gone)))
+            return Ran(batch, end, error=self._lost(str(gone)), unread=gone.unread and key not in self._why)
         except BaseException as error:
             if key not in self._why and isinstance(error, Exception):
-                return Ran(batch, BatchEnd.FAILED, error=error)
+                unread = stream is not None and isinstance(error, StreamClosedError)
+                return Ran(batch, BatchEnd.FAILED, error=error, unread=unread)
             why = self._why.get(key, f"it raised {type(error).__name__}")
             return Ran(batch, BatchEnd.DIED, error=self._lost(why))
         finally:
             self._why.pop(key, None)
             self._streams.pop(batch, None)
 
-    def _results(self, payloads: Sequence[Payload], stream: Stream | None) -> Sequence[Payload]:
+    def _results(self, batch: int, payloads: Sequence[Payload], stream: Stream | None) -> Sequence[Payload]:
         if stream is None:
             return self._where.invoke(payloads)
         (payload,) = payloads
-        self._where.stream(payload, stream.after, stream.pieces.give)
+        self._where.stream(payload, stream.after, partial(self._give, batch, stream.pieces))
         return [Payload({})]
+
+    def _give(self, batch: int, pieces: Pieces, frame: bytes) -> None:
+        if not pieces.full:
+            return pieces.give(frame)
+        self._post(ReaderAwaited(batch))
+        pieces.give(frame)
+        self._post(ReaderBack(batch))
 
     def _lost(self, why: str) -> ReplicaLostError:
         return ReplicaLostError(f"the replica of {self._spec.name} {self._spec.version} was lost during a call: {why}")

@@ -214,7 +214,7 @@ class ReplicaHost:
                 event = CallAsked(item.number, item.block, item.stream is not None)
             case Ran():
                 self._ran[item.batch] = item
-                event = BatchEnded(item.batch, item.end)
+                event = BatchEnded(item.batch, item.end, item.unread)
             case _Freeing():
                 event = MemoryShort()
             case _:

@@ -17,6 +17,8 @@ from ioi_dagster.governors.block_messages import (
     LoadFailed,
     MemoryShort,
     Offered,
+    ReaderAwaited,
+    ReaderBack,
     RefuseCall,
     ReplicaLoaded,
     ReplicaUnloaded,
@@ -295,6 +297,37 @@ def test_a_call_and_a_load_that_take_too_long_are_broken_off():
 
 
 BATCHED = {"memory_mb": 700, "max_batch": 4, "max_wait_ms": 1_000.0}
+
+
+def test_what_a_streamed_call_waits_for_its_reader_counts_for_no_limit(story):
+    story.offer(timeout_s=10.0)
+    assert ran(story.tell(CallAsked(1, "echo", streams=True))) == [(1,)]
+    story.tell(ReaderAwaited(1), later=4.0)
+    assert story.governor.next_wake(story.now) is None
+    assert story.tell(Tick(), later=1_000.0) == []
+    story.tell(ReaderBack(1))
+    assert story.governor.next_wake(story.now) == story.now + 6.0
+    late = "it ran longer than its timeout_s of 10 s"
+    assert story.tell(Tick(), later=6.0) == [StopBatch(1, "echo@1/1", late)]
+
+
+@pytest.mark.parametrize(("end", "states"), [(BatchEnd.FAILED, {"idle": 1}), (BatchEnd.DIED, {})])
+def test_what_ends_since_nobody_read_on_says_nothing_about_its_block(story, end, states):
+    story.offer(max_failures=1, rest_s=10.0)
+    story.tell(CallAsked(1, "echo", streams=True))
+    assert Answer(1, 1) in story.tell(BatchEnded(1, end, unread=True))
+    (report,) = story.governor.snapshot()
+    assert (report.breaker, report.failures, report.replicas) == ("closed", 0, states)
+
+
+def test_a_try_that_nobody_reads_on_leaves_it_to_the_next(story):
+    story.offer(max_failures=1, rest_s=10.0)
+    story.ask(1)
+    story.tell(BatchEnded(1, BatchEnd.FAILED))
+    story.tell(Tick(), later=10.0)
+    story.tell(CallAsked(2, "echo", streams=True))
+    story.tell(BatchEnded(2, BatchEnd.FAILED, unread=True))
+    assert ran(story.ask(3)) == [(3,)]
 
 
 def test_a_call_that_waits_for_others_is_run_by_a_newer_version_that_took_the_memory_at_once() -> None:
