@@ -146,6 +146,7 @@ class ClusterGovernor:
         self._scaler = Autoscaler(groups)
         self._grouped = tuple(name for group in groups for name in group.members)
         self._within_s = max((group.rules.within_s for group in groups), default=0.0)
+        self._boot_s = max((group.rules.boot_s for group in groups), default=0.0)
         self._nodes = Nodes(cluster, price, max_memory, self._arbiter, self._scaler)
         coming = {name: (its.amounts, its.offers) for its in groups for name in its.members[: its.rules.most]}
         for node in expected:
@@ -506,8 +507,8 @@ class ClusterGovernor:
         way to it."""
         asked = ()
         if len(self._bids.desk.asked) and self._scaler.may_grow():
-            running = Counter((held.origin, held.lease.run) for held in self._leases if self._within_s)
-            asked = demands(self._bids.desk, self._arbiter, running, self._within_s)
+            running = Counter((held.origin, held.lease.run) for held in self._leases)
+            asked = demands(self._bids.desk, self._arbiter, running, self._within_s, self._boot_s)
         found: list[Instruction] = list(self._scaler.decide(now, Pressure(asked, self._nodes.seen(self._grouped))))
         for name in self._grouped:
             if name in self._nodes:

@@ -97,7 +97,8 @@ class FlowSnapshot:
 class FlowGovernor:
     """See the module. `patience_s`: how long a place list stays good; `deadline_s`: how long a round waits for bids;
     `again_s`: pause before asking again when nobody had room; `park_s`: how long an announcement may wait at a cluster that had
-    no room, 0 where all answer at once; `budget`: credits that the run may spend, None for any number.
+    no room, 0 where all answer at once; `budget`: credits that the run may spend, None for any number; `due`: when (monotonic s)
+    it is to be over, None where nobody says.
     Raises `BadInputError` for an objective that is not known."""
 
     def __init__(
@@ -110,10 +111,11 @@ class FlowGovernor:
         deadline_s: float = 1.0,
         again_s: float = 0.2,
         budget: float | None = None,
+        due: float | None = None,
         park_s: float = PARK_S,
         placing: Placing | None = None,
     ) -> None:
-        self._patience_s, self._again_s = patience_s, again_s
+        self._patience_s, self._again_s, self._due, self._overdue = patience_s, again_s, due, False
         self._placing = placing or PlanAhead(objective_of(objective), origin)
         self._reputation, self._steps, self._candidates = Reputation(), Steps(), Candidates()
         self._gangs, self._copies = Gangs(self._steps), Copies(self._placing)
@@ -190,7 +192,7 @@ class FlowGovernor:
                 self._reputation.begin(standings)
                 out = []
             case Tick():
-                out = []
+                out = self._look_at_clock(now)
         return out if more else [*out, *self._advance(now)]
 
     def resume(self, fences: dict[str, int], spent: float = 0.0) -> None:
@@ -283,10 +285,17 @@ class FlowGovernor:
         if waiting or late:
             together = self._gangs.together(waiting)
             about, left_s = self._placing.about(now), self._placing.remaining_s()
-            out += self._rounds.open(together, now, late, about, left_s, self._copies.at_most)
+            due_s = None if self._due is None else max(0.0, self._due - now)
+            out += self._rounds.open(together, now, late, about, left_s, due_s, self._copies.at_most)
         if self._rounds.is_over(now):
             out += self._awards.match(now)
         return out
+
+    def _look_at_clock(self, now: float) -> list[Instruction]:
+        if self._due is None or self._overdue or now <= self._due:
+            return []
+        self._overdue = True
+        return [Tell("", Chapter.WAIT, "the run's deadline has passed; it goes on")]
 
     def _look_up(self, steps: Iterable[Step], now: float) -> list[Instruction]:
         """The places of those of which they are not known, or were known too long ago."""

@@ -112,10 +112,11 @@ class Rounds:
         copies: tuple[Step, ...] = (),
         about: tuple[str, ...] = (),
         remaining_s: float = 0.0,
+        due_s: float | None = None,
         at_most: Callable[[Ask], float] = lambda ask: 0.0,
     ) -> list[Instruction]:
         """Ask for all that wait, or for `copies` of what runs; no round is open afterwards where there is nobody to ask. For
-        `about` and `remaining_s` see `Announce`; `at_most`: seconds that a step takes, 0 where nobody knows."""
+        `about`, `remaining_s` and `due_s` see `Announce`; `at_most`: seconds that a step takes, 0 where nobody knows."""
         late, self._late = {name: bid for name, (bid, until) in self._late.items() if until > now}, {}
         alike: dict[tuple[Group, int], list[Step]] = {}
         for step in waiting:
@@ -148,7 +149,7 @@ class Rounds:
         for cluster, counts in sorted(groups.items()):
             waits, announce = self._announce(cluster, counts, seconds, now)
             expected |= {cluster} if waits else set()
-            out.append(SendAnnounce(cluster, replace(announce, about=about, remaining_s=remaining_s)))
+            out.append(SendAnnounce(cluster, replace(announce, about=about, remaining_s=remaining_s, due_s=due_s)))
         until = now + self._deadline_s
         self._round = Round(self.number, until, expected, late, frozenset(groups), frozenset(late), copies)
         return out

@@ -22,15 +22,18 @@ Taken = dict[Unit, dict[int, float]]
 """By unit and number of the resource."""
 
 
-def demands(desk: Desk, arbiter: Arbiter, running: Mapping[Whose, int], within_s: float) -> tuple[Demand, ...]:
-    """Like with like, the highest priority first, then who came first. Not counted: copies of what runs elsewhere, and what a
-    tenant may not use however much room there is. Of a run that says how many seconds of work it has left, and has no
-    priority, no more at once than get through it `within_s` (0: all), less what it has `running`."""
+def demands(
+    desk: Desk, arbiter: Arbiter, running: Mapping[Whose, int], within_s: float, boot_s: float = 0.0
+) -> tuple[Demand, ...]:
+    """Like with like, the highest priority first, then who is to be over soonest, then who came first. Not counted: copies of
+    what runs elsewhere, and what a tenant may not use however much room there is. Of a run that says how many seconds of work it
+    has left, and has no priority, no more at once than get through it by when it is to be over, `boot_s` after which nodes would
+    be there, or, where it does not say when, `within_s` (0: all); less what it has `running`."""
     waiting: Counter[tuple[int, Kind]] = Counter()
     taken: Taken = {}
     total = 0
-    for whose, asked in desk.asked.items():
-        pace = _pace(asked, running.get(whose, 0), within_s)
+    for whose, asked in sorted(desk.asked.items(), key=lambda its: _due_s(its[1])):
+        pace = _pace(asked, running.get(whose, 0), within_s, boot_s)
         for group, entry in asked.groups:
             if group.idle or not isinstance(entry, Entry) or not arbiter.asks(entry):
                 continue
@@ -50,9 +53,15 @@ def demands(desk: Desk, arbiter: Arbiter, running: Mapping[Whose, int], within_s
     return tuple(Demand(capability, amounts, n, copies) for (_, (capability, amounts, copies)), n in ordered)
 
 
-def _pace(asked: Asked, running: int, within_s: float) -> int:
+def _due_s(asked: Asked) -> float:
+    return math.inf if asked.announce.due_s is None else asked.announce.due_s
+
+
+def _pace(asked: Asked, running: int, within_s: float, boot_s: float) -> int:
     """How many more of its steps are to run at once."""
-    left_s = asked.announce.remaining_s
+    left_s, due_s = asked.announce.remaining_s, asked.announce.due_s
+    if due_s is not None:
+        within_s = due_s - boot_s
     return max(0, math.ceil(left_s / within_s) - running) if within_s > 0 and left_s > 0 else MOST
 
 

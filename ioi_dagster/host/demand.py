@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dagster import DagsterInstance, DagsterRun
+
+from ioi_dagster.clock import Clock
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.host import tags
 from ioi_dagster.model.amounts import RESOURCE, amount
@@ -49,6 +52,13 @@ def gang_of(step: Mapping[str, str]) -> str:
 def run_priority(run: Mapping[str, str]) -> int:
     """What the run's tags add to the priority of each of its steps. Raises `BadInputError`."""
     return _priority(run, tags.PRIORITY)
+
+
+def due_at(run: DagsterRun, instance: DagsterInstance, clock: Clock) -> float | None:
+    """When (monotonic s) the run is to be over, by its tags; None where they do not say. Raises `BadInputError`."""
+    record = instance.get_run_record_by_id(run.run_id) if tags.DEADLINE in run.tags else None
+    at = tags.deadline_of(run.tags, clock.wall() if record is None else record.create_timestamp.timestamp())
+    return None if at is None else clock.monotonic() + at - clock.wall()
 
 
 def _resources(text: str) -> tuple[tuple[str, float], ...]:

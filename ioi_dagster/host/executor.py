@@ -30,7 +30,7 @@ from ioi_dagster.governors.flow_rounds import PARK_S
 from ioi_dagster.host import tags
 from ioi_dagster.host.beside import Beside
 from ioi_dagster.host.console import Console
-from ioi_dagster.host.demand import demand_of, run_priority
+from ioi_dagster.host.demand import demand_of, due_at, run_priority
 from ioi_dagster.host.event_groups import GroupedEventLogStorage, grouped, patient, told_event, waits_for_log
 from ioi_dagster.host.exchange import Handle, Located, StepInput, StepWork, handle_from_text
 from ioi_dagster.host.flow_driver import FlowDriver
@@ -180,6 +180,7 @@ class GovernedExecutor(Executor):
         run = plan_context.dagster_run
         clock = SystemClock()
         run_priority(run.tags)
+        due = due_at(run, plan_context.instance, clock)
         gangs = Gangs(execution_plan, run.tags, self._max_concurrent, self._tag_concurrency_limits or ())
         with ExitStack() as stack:
             unread = stack.enter_context(events_not_collected())
@@ -194,7 +195,7 @@ class GovernedExecutor(Executor):
             objective, budget = run.tags.get(tags.OBJECTIVE, self._objective), tags.credits_of(run.tags, tags.BUDGET)
             # Clusters in this very process answer at once.
             park_s = 0.0 if opened.immediate else PARK_S
-            governor = FlowGovernor(run.run_id, opened.home, objective, budget=budget, park_s=park_s)
+            governor = FlowGovernor(run.run_id, opened.home, objective, budget=budget, due=due, park_s=park_s)
             governor.resume(ledger.fences(run.run_id), 0.0 if budget is None else ledger.spent(run.run_id))
             driver = FlowDriver(run.run_id, epoch, opened, governor, ledger, ObjectStore(default_folder()), clock)
             driver.tell(*opened.opening(run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from enum import Enum
 from typing import TypeVar
 
@@ -10,6 +11,8 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.negotiation import Effect
 
 E = TypeVar("E", bound=Enum)
+MOST_S = 1e9
+"""Of a deadline; more than thirty years."""
 
 CAPABILITY = "ioi/capability"
 """The capability that the op's block call needs; without it the op is the project's own code."""
@@ -29,6 +32,8 @@ HELD = "ioi/held"
 OBJECTIVE = "ioi/objective"
 BUDGET = "ioi/budget"
 """On a run: credits that its steps may cost together."""
+DEADLINE = "ioi/deadline"
+"""On a run: when it is to be over, as a date and time with its zone (ISO 8601), or in so many seconds after it was created."""
 TENANT = "ioi/tenant"
 HIGHEST = "ioi/highest"
 """On a run: the highest data class that it may touch."""
@@ -70,6 +75,27 @@ def copies_of(tags: Mapping[str, str], effect: Effect) -> int:
 def credits_of(tags: Mapping[str, str], name: str) -> float | None:
     """The tag's credits, None where it is not set. Raises `BadInputError`."""
     return _amount(tags, name, "credits")
+
+
+def deadline_of(tags: Mapping[str, str], created: float) -> float | None:
+    """When (Unix s) a run that was `created` then is to be over; None where the tag is not set. Raises `BadInputError`."""
+    text = tags.get(DEADLINE, "").strip()
+    if not text:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        at = None
+    if at is not None and at.tzinfo is not None:
+        return at.timestamp()
+    try:
+        seconds = float(text) if at is None else -1.0
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds <= MOST_S:
+        todo = "give a date and time with its zone, as in 2030-01-31T06:00+01:00, or seconds after the run's creation, as in 3600"
+        raise BadInputError(f"the tag {DEADLINE} says {text[:80]!r}", todo=todo)
+    return created + seconds
 
 
 def _amount(tags: Mapping[str, str], name: str, unit: str) -> float | None:

@@ -121,7 +121,7 @@ class Announce:
     """Round `round` of run `run`: what is wanted, answered within `deadline_s` seconds. Where there is no room for any of it,
     the answer may wait for room, `wait_s` seconds more; an older announcement of the run that waits is answered at once.
     `about`: capabilities for whose sake the run wants to know the nodes, since it plans ahead. `remaining_s`: seconds of work
-    that the run has left, as far as it knows; 0: it does not."""
+    that the run has left, as far as it knows; 0: it does not. `due_s`: in so many seconds it is to be over; None: nobody says."""
 
     run: Name
     round: Number
@@ -131,6 +131,7 @@ class Announce:
     wait_s: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
     about: Annotated[tuple[Name, ...], Meta(max_length=MAX_GROUPS)] = ()
     remaining_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    due_s: Annotated[float, Meta(ge=0, le=1e12)] | None = None
 
     @property
     def whose(self) -> Whose:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import pytest
+from dagster import DagsterInstance, job, op
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ioi_dagster.clock import ManualClock
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.host import tags
-from ioi_dagster.host.demand import Demand, demand_of, run_priority
+from ioi_dagster.host.demand import Demand, demand_of, due_at, run_priority
 from ioi_dagster.model.amounts import amount, shown
+
+
+@op
+def nothing() -> None: ...
+
+
+@job
+def a_job() -> None:
+    nothing()
 
 
 def test_a_step_without_tags_takes_a_slot() -> None:
@@ -82,3 +93,34 @@ def test_any_text_is_an_amount_or_refused(text: str) -> None:
 def test_what_is_shown_of_an_amount_is_that_amount(value: float, resource: str) -> None:
     read = amount(shown(resource, value)) if "e" not in shown(resource, value) else float(shown(resource, value))
     assert read == pytest.approx(value, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("says", "at"),
+    [
+        (None, None),
+        ("90", 1_090.0),
+        ("0", 1_000.0),
+        ("1970-01-01T00:30:00+00:00", 1_800.0),
+        ("1970-01-01T01:30+01:00", 1_800.0),
+    ],
+)
+def test_a_deadline_is_a_time_with_its_zone_or_seconds_after_the_run_was_created(
+    says: str | None, at: float | None
+) -> None:
+    assert tags.deadline_of({} if says is None else {tags.DEADLINE: says}, created=1_000.0) == at
+
+
+@pytest.mark.parametrize("says", ["tomorrow", "1970-01-01T00:30:00", "-1", "nan", "inf", "2030-13-01T00:00Z", "2e9"])
+def test_what_is_no_deadline_is_named(says: str) -> None:
+    with pytest.raises(BadInputError, match=r"ioi/deadline says .*with its zone"):
+        tags.deadline_of({tags.DEADLINE: says}, created=0.0)
+
+
+def test_a_run_is_to_be_over_so_long_after_it_was_created_whichever_process_it_has() -> None:
+    with DagsterInstance.ephemeral() as instance:
+        runs = [instance.create_run_for_job(a_job, tags=its) for its in ({tags.DEADLINE: "100"}, {})]
+        record = instance.get_run_record_by_id(runs[0].run_id)
+        assert record is not None
+        clock = ManualClock(7.0, record.create_timestamp.timestamp() + 23.0)
+        assert [due_at(run, instance, clock) for run in runs] == [pytest.approx(77.0), None]

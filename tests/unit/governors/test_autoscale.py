@@ -347,6 +347,25 @@ def test_a_run_that_has_little_left_brings_no_more_nodes_than_get_through_it_in_
     assert len(cloud.names) == nodes
 
 
+@pytest.mark.parametrize(("due_s", "nodes"), [(1000.0, 1), (80.0, 2), (55.0, 3), (5.0, 4), (0.0, 4)])
+def test_a_run_with_a_deadline_brings_as_many_nodes_as_it_needs_to_keep_it_once_they_are_there(due_s, nodes):
+    cloud = Cloud(group(replace(QUICK, within_s=10.0)))
+    cloud.asks(4, remaining_s=150.0, due_s=due_s)
+    cloud.passes(3)
+    assert len(cloud.names) == nodes
+
+
+@pytest.mark.parametrize(("due_s", "nodes"), [(20.0, {"g-1", "h-1"}), (9_000.0, {"g-1"})])
+def test_who_is_to_be_over_sooner_is_given_room_first(due_s, nodes):
+    """Both could have the cheap node, and the other run one that is dear, too."""
+    cheap = group(replace(QUICK, max=1), offers=("work", "other"))
+    cloud = Cloud(cheap, group(replace(QUICK, max=1, node_hour=9.0), "h", offers=("other",)))
+    cloud.asks(1, run="first", what="other", remaining_s=100.0, due_s=9_000.0)
+    cloud.asks(1, run="second", what="work", remaining_s=100.0, due_s=due_s)
+    cloud.passes(3)
+    assert set().union(*(want.nodes for want in cloud.wanted.values())) == nodes
+
+
 def test_priority_does_not_wait_for_others_to_get_through():
     cloud = Cloud(group(replace(QUICK, within_s=1000.0)))
     cloud.asks(4, remaining_s=150.0, priority=1)

@@ -289,6 +289,21 @@ def test_what_an_owner_orders_after_a_bid_makes_no_liar_of_his_cluster(story):
     assert trusted == [True, True, True, False]
 
 
+def test_a_run_tells_clusters_how_long_it_has_and_its_story_once_that_it_is_late(story):
+    story.governor = FlowGovernor("r", "home", due=10.0)
+    story.ready(ask())
+    assert story.last(SendAnnounce).announce.due_s == 10.0
+    late = []
+    for later in (10.0, 0.1, 5.0):
+        story.event(flow.Tick(), later)
+        late.append([told for told in story.wanted(flow.Tell) if told.step == ""])
+    assert (late[0], late[1]) == ([], late[2])
+    assert late[2] == [flow.Tell("", Chapter.WAIT, "the run's deadline has passed; it goes on")]
+    story.governor = FlowGovernor("r", "home", due=10.0)
+    story.ready(ask())
+    assert story.last(SendAnnounce).announce.due_s == 0.0
+
+
 def test_a_run_spends_its_budget_and_no_more(story):
     story.governor = FlowGovernor("r", "home", budget=2.0)
     story.ready(*(ask(f"s{number}") for number in range(4)), places=("a",))
