@@ -115,7 +115,7 @@ class Bids:
             self.forget(oldest.announce.whose, now)
         since = self.desk.since(announce.whose, now)
         groups = [(group, self._entry(group, since, announce.remaining_s)) for group in announce.groups]
-        asked = Asked(announce, groups, now + ASKS_S, narrowed.wanted, narrowed.refusals, narrowed.never)
+        asked = Asked(announce, groups, now + ASKS_S, narrowed.wanted, narrowed.refusals)
         self.desk.add(asked)
         for entry in asked.entries():
             self._arbiter.wish(entry)
@@ -235,11 +235,11 @@ class Bids:
         asked: Asked | None = None,
         expires_s: float = BID_S,
     ) -> Bid:
-        never = [
+        never = tuple(
             Never(group, one)
             for group, one in (asked.groups if asked else ())
             if isinstance(one, Refusal) and one.code == "cluster.never"
-        ]
+        )
         told = (*(asked.refusals if asked else ()), *refusals)
         return Bid(
             self._cluster,
@@ -250,7 +250,7 @@ class Bids:
             tuple(points),
             told,
             expires_s,
-            never=(*(asked.never if asked else ()), *never),
+            never=never,
         )
 
     def nothing(self, announce: Announce) -> Bid:

@@ -51,7 +51,6 @@ from ioi_dagster.model.negotiation import (
     Bid,
     Lease,
     LeaseRequest,
-    Never,
     RejectedRequest,
     ReleaseRequest,
     Renewed,
@@ -229,9 +228,9 @@ class ClusterGovernor:
         wanted, refusals = narrowed.wanted, narrowed.refusals
         if refusals and not narrowed.announce.groups:
             out = self._superseded(self._bids.forget(wanted.whose, now))
-            if not narrowed.never and self._orders.wait(wanted, refusals, now):
+            if self._orders.wait(wanted, refusals, now):
                 return out
-            return [*out, Reply(self._told(wanted, refusals, narrowed.never))]
+            return [*out, Reply(self._told(wanted, refusals))]
         older, asked, bid = self._bids.announced(narrowed, now)
         out = self._superseded(older)
         out += self._stops(now, [entry for entry in asked.entries() if entry.machines is None])
@@ -247,8 +246,8 @@ class ClusterGovernor:
             return []
         return [Reply(self._bids.nothing(older), waited=(older.run, older.round, older.origin))]
 
-    def _told(self, announce: Announce, refusals: tuple[Refusal, ...], never: tuple[Never, ...] = ()) -> Bid:
-        bid = replace(self._bids.nothing(announce), refusals=refusals, never=never)
+    def _told(self, announce: Announce, refusals: tuple[Refusal, ...]) -> Bid:
+        bid = replace(self._bids.nothing(announce), refusals=refusals)
         self._tally.bid(announce, bid)
         return bid
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ioi_dagster.governors.leases import Held, Leases
 from ioi_dagster.model.intervention import PART
-from ioi_dagster.model.negotiation import OWN_STEP, Announce, AskGroup, LeaseRequest, Never, Whose
+from ioi_dagster.model.negotiation import OWN_STEP, Announce, AskGroup, LeaseRequest, Whose
 from ioi_dagster.model.order import Order, Orders, Target, Verb, said_by
 from ioi_dagster.model.quota import ANY, QuotaTree, TenantQuota
 from ioi_dagster.model.refusal import Refusal
@@ -23,13 +23,11 @@ Name = tuple[Target, str]
 
 @dataclass(frozen=True, slots=True)
 class Narrowed:
-    """An announcement as it was made, what of it may start, and why the rest may not; what could not as long as nothing else is
-    ordered stands in `never` too."""
+    """An announcement as it was made, what of it may start, and why the rest may not."""
 
     wanted: Announce
     announce: Announce
     refusals: tuple[Refusal, ...] = ()
-    never: tuple[Never, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,6 @@ class OrdersInForce:
     def _narrowed(self, announce: Announce, count: _Counts) -> Narrowed:
         groups: list[AskGroup] = []
         refusals: list[Refusal] = []
-        never: list[Never] = []
         for group in announce.groups:
             if self._goes_on(group, announce.whose):
                 groups.append(group)
@@ -101,22 +98,14 @@ class OrdersInForce:
             if isinstance(room, Refusal):
                 refusals.append(room)
                 continue
-            if group.gang and (most := self._most(group)) is not None and most < group.gang:
-                text, todo = (
-                    f"{self._capped(group).text}; a gang of {group.gang} is more",
-                    "a higher cap, or a smaller gang",
-                )
-                refusals.append(Refusal(CAPPED, text, self._cluster, todo))
-                never.append(Never(group, refusals[-1]))
-                continue
             many = group.count if room is None else min(group.count, room)
             many -= many % group.gang if group.gang else 0
             if many:
                 groups.append(replace(group, count=many))
                 count.add(group, many)
             else:
-                refusals.append(self._capped(group))
-        return Narrowed(announce, replace(announce, groups=tuple(groups)), tuple(refusals), tuple(never))
+                refusals.append(self._capped(group, group.gang))
+        return Narrowed(announce, replace(announce, groups=tuple(groups)), tuple(refusals))
 
     def refusal(self, whose: Whose, requests: list[LeaseRequest]) -> Refusal | None:
         """Why these, which ask for the same, may not start together."""
@@ -148,16 +137,15 @@ class OrdersInForce:
                 rooms.append(max(0, its.capped.value - count.of(target, name)))
         return min(rooms, default=None)
 
-    def _most(self, group: AskGroup) -> int | None:
-        """How many may run at once, if none does; None: any number."""
-        caps = [its.capped.value for name in _names(group) if (its := self._orders.of(*name)).capped is not None]
-        return min((cap for cap in caps if cap is not None), default=None)
-
-    def _capped(self, one: AskGroup | LeaseRequest) -> Refusal:
+    def _capped(self, one: AskGroup | LeaseRequest, gang: int = 0) -> Refusal:
+        """Why so many that start together may not; 0: one of many. It may pass, so nothing is said to be for good."""
         caps = [(*name, its.capped) for name in _names(one) if (its := self._orders.of(*name)).capped is not None]
         told = ", ".join(
             f"{target} {name} may run {cap.value} at once, {said_by(cap)}" for target, name, cap in caps if cap
         )
+        if any(cap is not None and (cap.value or 0) < gang for _, _, cap in caps):
+            todo = "wait for a higher cap, or make the gang smaller"
+            return Refusal(CAPPED, f"{told}; a gang of {gang} is more", self._cluster, todo)
         return Refusal(CAPPED, told, self._cluster, "it is asked again when one of them has ended")
 
     # What is to end ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from ioi_dagster.governors.fairness.tree import Entry
-from ioi_dagster.model.negotiation import Announce, AskGroup, LeaseRequest, Never, Resources, Whose
+from ioi_dagster.model.negotiation import Announce, AskGroup, LeaseRequest, Resources, Whose
 from ioi_dagster.model.refusal import Refusal
 
 MAX_PARKED = 10_000
@@ -38,8 +38,7 @@ def like(one: AskGroup | LeaseRequest) -> Like:
 
 @dataclass(slots=True, eq=False)
 class Asked:
-    """What a run asked for last: all that it `wanted`, and of that what may start; why the rest may not stands in `refusals`
-    and `never`.
+    """What a run asked for last: all that it `wanted`, and of that what may start; why the rest may not stands in `refusals`.
     `groups`: where each stands in the books, or why nothing could ever satisfy it; `until`: when it
     `waits`, then it is answered, with nothing if need be; else it is forgotten then; `since`: when the run
     began to wait (monotonic s)."""
@@ -49,7 +48,6 @@ class Asked:
     until: float
     wanted: Announce
     refusals: tuple[Refusal, ...] = ()
-    never: tuple[Never, ...] = ()
     waits: bool = False
     since: float = 0.0
 

@@ -34,7 +34,6 @@ from ioi_dagster.model.negotiation import (
     Bid,
     Lease,
     LeaseRequest,
-    Never,
     ReleaseRequest,
     RenewRequest,
 )
@@ -156,19 +155,23 @@ def test_a_gang_is_not_cut_by_a_cap() -> None:
     assert (bid.points, [no.code for no in bid.refusals], bid.never) == ((), ["cluster.capped"], ())
 
 
-def test_a_gang_that_is_more_than_a_cap_is_told_at_once_that_it_has_no_room_ever() -> None:
+def test_a_gang_that_is_more_than_a_cap_is_told_so_at_once_and_waits_for_a_higher_one() -> None:
+    """A pause is waited for too: nobody's run ends for what an owner orders, who may take it back."""
     cluster = Cluster()
     cluster.order(BLOCK, "ocr", Verb.CAP, 3)
     gang, other = AskGroup("ocr", DataClass.PUBLIC, 4, "t", gang=4), AskGroup("llm", DataClass.PUBLIC, 1, "t")
     text = "block ocr may run 3 at once, capped by ann: a bad model; a gang of 4 is more"
-    refusal = Refusal("cluster.capped", text, "lab-c", "a higher cap, or a smaller gang")
-    (bid,) = bids(cluster.tell(Announce("r", 1, "lab", (gang,), wait_s=30.0)))
-    assert (bid.points, bid.refusals, bid.never) == ((), (refusal,), (Never(gang, refusal),))
+    refusal = Refusal("cluster.capped", text, "lab-c", "wait for a higher cap, or make the gang smaller")
+    (bid,) = bids(cluster.tell(Announce("r", 1, "lab", (gang,))))
+    assert (bid.points, bid.refusals, bid.never) == ((), (refusal,), ())
     (bid,) = bids(cluster.tell(Announce("r", 2, "lab", (gang, other))))
-    assert ([point.capability for point in bid.points], bid.never) == (["llm"], (Never(gang, refusal),))
-    cluster.order(BLOCK, "ocr", Verb.CAP, 4)
-    (bid,) = bids(cluster.tell(Announce("r", 3, "lab", (gang,))))
-    assert [point.slots for point in bid.points] == [4]
+    assert ([point.capability for point in bid.points], bid.refusals, bid.never) == (["llm"], (refusal,), ())
+    assert cluster.tell(Announce("r", 3, "lab", (gang,), wait_s=30.0)) == []
+    (bid,) = bids(cluster.order(BLOCK, "ocr", Verb.CAP, 4))
+    assert (bid.round, [point.slots for point in bid.points]) == (3, [4])
+    cluster.award()
+    (bid,) = bids(cluster.tell(Announce("r", 4, "lab", (gang,))))
+    assert [no.remedy for no in bid.refusals] == ["it is asked again when one of them has ended"]
 
 
 def test_what_runs_of_a_drained_block_is_stopped_when_its_time_is_over_and_once() -> None:
