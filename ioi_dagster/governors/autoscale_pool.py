@@ -15,6 +15,8 @@ from typing import Any
 from ioi_dagster.governors.autoscale_messages import Group
 
 DAY_S, BUCKET_S = 86_400.0, 3_600.0
+"""What was spent counts for a day, by the hour: until the last of an hour's is a day ago."""
+COUNTS_S = DAY_S + BUCKET_S
 MAX_TOLD = 20
 EPSILON = 1e-9
 
@@ -52,7 +54,7 @@ class Pool:
     failures: int = 0
     counted: float | None = None
     spent: deque[list[float]] = field(default_factory=deque)
-    """Pairs of when and how much, an hour each."""
+    """Pairs of when an hour began and how much was spent in it."""
     why: str = ""
     held: str = ""
     """Why no more nodes are asked for, though something waits; empty where that is not so."""
@@ -90,16 +92,16 @@ class Pool:
             if not self.spent or now - self.spent[-1][0] >= BUCKET_S:
                 self.spent.append([now, 0.0])
             self.spent[-1][1] += cost
-        while self.spent and now - self.spent[0][0] >= DAY_S:
+        while self.spent and now - self.spent[0][0] >= COUNTS_S:
             self.spent.popleft()
 
     def resume(self, spent: Iterable[tuple[float, float]], nodes: int, untold_s: float, now: float) -> None:
         """`spent`: pairs of how long ago (s) and how much. Since the last `untold_s` nobody has counted, and `nodes` cost."""
-        known = [[now - age_s, amount] for age_s, amount in sorted(spent, reverse=True) if 0 <= age_s < DAY_S]
+        known = [[now - age_s, amount] for age_s, amount in sorted(spent, reverse=True) if 0 <= age_s < COUNTS_S]
         left_s = min(untold_s, DAY_S) if nodes and self.group.rules.node_hour else 0.0
         while left_s > 0:
             part_s = min(left_s, BUCKET_S)
-            known.append([now - left_s + part_s, self._costs(nodes * part_s)])
+            known.append([now - left_s, self._costs(nodes * part_s)])
             left_s -= part_s
         self.spent, self.counted = deque(known), now
 
@@ -114,18 +116,25 @@ class Pool:
         rules = self.group.rules
         if rules.per_day is None or not rules.node_hour:
             return math.inf
-        least_s = max(rules.min_age_s, rules.boot_s)
-        owed = self._costs(sum(max(0.0, least_s - (now - member.asked)) for member in self.members.values()))
-        left = rules.per_day - self.day - owed
+        left = rules.per_day - self.day - self._owed(now)
         if self.over_budget() or left <= 0:
             return 0
-        return int(left / self._costs(least_s) + EPSILON) if least_s else math.inf
+        return int(left / rules.least + EPSILON) if rules.least else math.inf
+
+    def _owed(self, now: float) -> float:
+        """What those that are there or come will cost yet, since they stay for a while at least."""
+        least_s = self.group.rules.least_s
+        return self._costs(sum(max(0.0, least_s - (now - member.asked)) for member in self.members.values()))
 
     def binds(self, now: float) -> str:
         """Why not one more node may be asked for now, however much waits; empty where one may."""
         rules = self.group.rules
         if self.pays_for(now) < 1:
-            return f"its {self.day:.4g} of {rules.per_day:g} credits a day are spent"
+            spent, owed = f"{self.day:.4g} of its {rules.per_day:g} credits a day are spent", self._owed(now)
+            if self.over_budget():
+                return spent
+            asked = f", {owed:.4g} are owed for those it has asked for" if owed else ""
+            return f"{spent}{asked}, and one more costs {rules.least:.4g} at least"
         if now < self.retry_at:
             return f"the last one did not come; more are asked for in {self.retry_at - now:.0f} s"
         return ""

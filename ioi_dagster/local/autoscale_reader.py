@@ -41,6 +41,12 @@ def read_autoscale(reader: YamlReader, node: Any) -> Autoscale | None:
     if "per_hour" in values and found.node_hour and found.most < max(1, found.min):
         text = f"per_hour pays for {found.most} nodes, and {max(1, found.min)} must be possible"
         reader.error(values["per_hour"], text)
+    if found.per_day is not None and found.node_hour and found.per_day < found.least:
+        text = (
+            f"per_day ({found.per_day:g}) never pays for a node: one costs {found.least:.4g} at least, "
+            f"{found.node_hour:g} an hour for {found.least_s:g} s (the longer of boot_s and min_age_s)"
+        )
+        reader.error(values["per_day"], text)
     if found.give_up_s < found.boot_s:
         reader.error(node, f"give_up_s ({found.give_up_s:g}) is before a node comes (boot_s: {found.boot_s:g})")
     return found

@@ -35,6 +35,16 @@ class Autoscale:
     launcher: str = ""
 
     @property
+    def least_s(self) -> float:
+        """For so long (s) one that is asked for is paid at least."""
+        return max(self.min_age_s, self.boot_s)
+
+    @property
+    def least(self) -> float:
+        """What one that is asked for costs at least, in credits."""
+        return self.node_hour * self.least_s / 3600
+
+    @property
     def most(self) -> int:
         """So many nodes it may have at a time, by number and by cost."""
         if self.per_hour is None or not self.node_hour:

@@ -84,6 +84,8 @@ def test_the_shipped_topology_is_three_domains():
         (("{name: n1}", "{name: g, autoscale: {max: 2, per_day: 5}}"), "FILE:6: per_day bounds what nodes cost"),
         (("{name: n1}", "{name: g, autoscale: {max: 2, node_hour: 3, per_hour: 2}}"), "FILE:6: per_hour pays for 0 nodes"),
         (("{name: n1}", "{name: g, autoscale: {min: 2, max: 2, node_hour: 3, per_hour: 5}}"), "FILE:6: per_hour pays for 1"),
+        (("{name: n1}", "{name: g, autoscale: {max: 2, node_hour: 3, per_day: 0.02}}"),
+         "FILE:6: per_day (0.02) never pays for a node: one costs 0.05 at least, 3 an hour for 60 s"),
         (("{name: n1}", "{name: g, autoscale: {max: 2, boot_s: 60, give_up_s: 9}}"), "FILE:6: give_up_s (9) is before"),
         (("{name: n1}", "{name: g, autoscale: {max: 2, launcher: cloud}}"), "FILE:6: launcher 'cloud' must name a function"),
         (("{name: n1}", "{name: n, autoscale: {max: 2}}, {name: n-2}"), "FILE:6: node 'n-2' of group 'n' would be called"),

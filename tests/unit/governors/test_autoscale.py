@@ -175,11 +175,11 @@ def test_a_budget_that_is_spent_brings_no_more_nodes_gives_back_idle_ones_and_en
     assert cloud.asks(1, run="r2") is None
     told = len(cloud.told)
     cloud.passes(20)
-    assert (cloud.names, cloud.view()["held"]) == (("g-1",), "its 0.2367 of 0.1 credits a day are spent")
+    assert (cloud.names, cloud.view()["held"]) == (("g-1",), "0.2367 of its 0.1 credits a day are spent")
     refusal = cloud.asks(1, run="r3", wait_s=0.0).refusals[0]
     assert (refusal.code, refusal.text) == (
         "cluster.scaling_held",
-        "1 of g end what runs there, and none is asked for: its 0.2367 of 0.1 credits a day are spent",
+        "1 of g end what runs there, and none is asked for: 0.2367 of its 0.1 credits a day are spent",
     )
     cloud.ends("a")
     cloud.passes(4)
@@ -269,10 +269,52 @@ def test_a_budget_is_free_again_a_day_later():
     cloud.asks(1)
     cloud.passes(60)
     assert (cloud.names, cloud.asks(1, wait_s=0.0).refusals[0].code) == ((), "cluster.scaling_held")
-    cloud.now += 86_400.0
+    cloud.now += 90_000.0
     cloud.asks(1)
     cloud.passes(10)
     assert cloud.names == ("g-1",)
+
+
+def test_what_was_spent_late_in_an_hour_counts_for_a_whole_day_too():
+    cloud = Cloud(group(replace(QUICK, per_day=0.5)))
+    cloud.asks(1)
+    cloud.passes(60)
+    assert cloud.names == ()
+    cloud.now += 2800.0
+    cloud.asks(1)
+    cloud.passes(8)
+    cloud.busy("g-1", True)
+    cloud.passes(900)
+    cloud.busy("g-1", False)
+    cloud.passes(10)
+    assert (cloud.names, cloud.view()["cost_day"] > 0.5) == ((), True)
+    for restarted in (False, True):
+        cloud.now += 42_000.0
+        if restarted:
+            cloud.restart()
+        cloud.passes(1)
+        assert cloud.asks(1, wait_s=0.0).refusals[0].code == "cluster.scaling_held", (
+            "most of it was less than a day ago"
+        )
+    cloud.now += 8_000.0
+    cloud.asks(1)
+    cloud.passes(3)
+    assert cloud.names == ("g-1",)
+
+
+def test_what_is_owed_for_nodes_that_were_just_asked_for_is_told():
+    cloud = Cloud(group(replace(QUICK, per_day=0.025)))  # twice 20 s of one node, and a little
+    cloud.asks(1)
+    cloud.passes(3)
+    assert cloud.names == ("g-1",)
+    cloud.asks(4, run="r2")
+    cloud.passes(6)
+    assert cloud.names == ("g-1", "g-2")
+    spent, owed = 2.0 * (7 + 2) / 3600, 2.0 * (20 - 7 + 20 - 2) / 3600  # by when each was asked for
+    assert cloud.view()["held"] == (
+        f"{spent:.4g} of its 0.025 credits a day are spent, {owed:.4g} are owed for those it has asked for, "
+        "and one more costs 0.01111 at least"
+    )
 
 
 def test_a_node_that_does_not_come_is_given_up_and_asked_for_again_later_and_later():
