@@ -244,8 +244,8 @@ class Awards:
         text = f"the run may spend {self._budget:g} credits and has spent {self.spent:g}; the least offer is {least:g}"
         for one in unit:
             one.waiting_for = text
-        if len(offers) < len(step.places):
-            # A cheaper one may have room later.
+        if len(offers) < len(near):
+            # A cheaper one of those that were asked may have room later.
             return []
         # Prices fall again, with what their clusters have to do.
         if self._too_dear.holds(step.ask.step, now):

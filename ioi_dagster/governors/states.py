@@ -223,7 +223,7 @@ STEP = Machine(
             _S.WAITING,
             _S.REFUSED,
             ANY,
-            "for a while every place has offered, and the least was over the run's budget; or its gang lacks one for good",
+            "for a while all who were asked have offered, the least over the run's budget; or its gang lacks one for good",
         ),
         Change(_S.WAITING, _S.REFUSED, "PlacesFound", "no place may take it, and waiting does not help"),
         Change(_S.AWARDING, _S.RUNNING, "AwardAnswered", "with a lease"),

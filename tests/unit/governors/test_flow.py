@@ -11,6 +11,7 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_messages import Place, SendAnnounce, SendAward, StartStep
+from ioi_dagster.governors.reputation import BEST, MANY, SAMPLED
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Ask, Award, Awarded, Bid, Effect, Lease, RejectedRequest, SupplyPoint
 from ioi_dagster.model.refusal import Refusal
@@ -368,6 +369,22 @@ def test_while_one_of_its_places_has_no_room_nobody_knows_what_it_would_cost(sto
     assert story.wanted(flow.RefuseStep) == []
     assert len(told(story, Chapter.WAIT)) == 1
     offered(story, 10, 0.9, 0.9)
+    assert story.last(flow.RefuseStep).refusal.code == "flow.budget"
+
+
+def test_of_many_places_those_that_are_asked_tell_what_it_would_cost(story):
+    story.governor = FlowGovernor("r", "home", budget=0.5)
+    story.ready(ask("s0"), places=tuple(f"c{number}" for number in range(MANY + 10)))
+    answered, asked = 0, set()
+    for _ in range(40):
+        announced = story.wanted(SendAnnounce)
+        for one in announced[answered:]:
+            asked.add(one.cluster)
+            story.bid(one.cluster, price=0.9)
+        answered = len(announced)
+        story.event(flow.Tick(), later=1.0)
+    assert BEST + SAMPLED < len(asked) <= MANY + 10
+    assert story.wanted(SendAward) == []
     assert story.last(flow.RefuseStep).refusal.code == "flow.budget"
 
 
