@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ioi_dagster.governors.autoscale_messages import Amounts, Demand, Group, NodeSeen, Pressure, WantNodes
-from ioi_dagster.governors.autoscale_pool import EPSILON, Phase, Pool
+from ioi_dagster.governors.autoscale_pool import Phase, Pool
+from ioi_dagster.governors.fairness.shapes import EPSILON
 from ioi_dagster.model.refusal import Refusal
 
 DRAIN_S = 2.0

@@ -13,12 +13,12 @@ from enum import StrEnum
 from typing import Any
 
 from ioi_dagster.governors.autoscale_messages import Group
+from ioi_dagster.governors.fairness.shapes import EPSILON
 
 DAY_S, BUCKET_S = 86_400.0, 3_600.0
 """What was spent counts for a day, by the hour: until the last of an hour's is a day ago."""
 COUNTS_S = DAY_S + BUCKET_S
 MAX_TOLD = 20
-EPSILON = 1e-9
 
 
 class Phase(StrEnum):

@@ -53,33 +53,28 @@ class OrdersInForce:
 
     def given(self, orders: Orders, now: float) -> frozenset[Name]:
         """From now on these are in force. For what something else is ordered than before."""
-        tables = (
-            (Target.BLOCK, orders.blocks, self._orders.blocks),
-            (Target.TENANT, orders.tenants, self._orders.tenants),
-        )
-        self._orders = orders
+        before, self._orders = self._orders, orders
         drained = {name: one.stopped for name, one in orders.blocks.items() if one.stopped is not None}
-        before = self._drained_at
+        since = self._drained_at
         self._drained_at = {
-            name: before[name] if name in before and before[name][0] == order else (order, now)
+            name: since[name] if name in since and since[name][0] == order else (order, now)
             for name, order in drained.items()
             if order.verb is Verb.DRAIN and order.within_s is not None
         }
         return frozenset(
             (target, name)
-            for target, its, others in tables
-            for name in its.keys() | others.keys()
-            if its.get(name) != others.get(name)
+            for target, its in (*orders.tables(), *before.tables())
+            for name in its
+            if orders.of(target, name) != before.of(target, name)
         )
 
     def names(self) -> tuple[str, ...]:
         """Of what something is ordered for."""
-        tables = ((Target.BLOCK, self._orders.blocks), (Target.TENANT, self._orders.tenants))
-        return tuple(f"{target} {name}" for target, table in tables for name in sorted(table))
+        return tuple(f"{target} {name}" for target, table in self._orders.tables() for name in sorted(table))
 
     @property
     def any(self) -> bool:
-        return bool(self._orders.blocks or self._orders.tenants)
+        return any(table for _, table in self._orders.tables())
 
     # What may start ---------------------------------------------------------------------------------------------
 
@@ -204,8 +199,12 @@ class OrdersInForce:
 
     def untaken(self) -> Iterator[tuple[Waits, Narrowed]]:
         """The same of those for which there is room though nothing has ended, since who was bid it has not taken it."""
-        tables = ((Target.BLOCK, self._orders.blocks), (Target.TENANT, self._orders.tenants))
-        capped = {(target, name) for target, table in tables for name, its in table.items() if its.capped is not None}
+        capped = {
+            (target, name)
+            for target, table in self._orders.tables()
+            for name, its in table.items()
+            if its.capped is not None
+        }
         return self._again(capped) if capped and self._waits else iter(())
 
     def awaited(self, whose: Whose, parked: Waits | None) -> Iterator[tuple[Waits, Narrowed]]:

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 from ioi_dagster.governors.autoscale import Demand
 from ioi_dagster.governors.fairness.arbiter import Arbiter
+from ioi_dagster.governors.fairness.shapes import EPSILON
 from ioi_dagster.governors.fairness.tree import Entry, Unit
 from ioi_dagster.governors.parked import Asked, Desk
 from ioi_dagster.model.negotiation import Whose
 
 MOST = 100_000
 """Steps beyond which no more are counted: that many nodes nobody has."""
-EPSILON = 1e-9
 
 Kind = tuple[str, tuple[tuple[str, float], ...], int]
 """Capability, amounts of one step, and how many start together."""

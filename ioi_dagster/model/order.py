@@ -110,12 +110,16 @@ class Orders:
         return Orders(*its), answer
 
     def listed(self) -> Iterable[Order]:
-        for table in (self.blocks, self.tenants):
+        for _, table in self.tables():
             for one in table.values():
                 yield from one.orders
 
+    def tables(self) -> tuple[tuple[Target, dict[str, InForce]], ...]:
+        """By what an order may be for here, what holds by name."""
+        return (Target.BLOCK, self.blocks), (Target.TENANT, self.tenants)
+
     def _table(self, target: Target) -> dict[str, InForce]:
-        return self.blocks if target is Target.BLOCK else self.tenants
+        return dict(self.tables())[target]
 
 
 def _given(was: InForce, order: Order) -> tuple[InForce, str]:

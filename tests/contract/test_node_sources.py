@@ -192,6 +192,17 @@ def test_what_cannot_be_written_is_heard_by_nobody_until_it_can(tmp_path):
     scaling.close()
 
 
+def test_what_could_not_be_read_again_is_not_written_and_heard_by_nobody(tmp_path, caplog):
+    source = InMemory()
+    scaling = Scaling(WantedFile(tmp_path, "c"), ManualClock(), [GROUP], lambda _: source)
+    scaling.want(WantNodes("g", ("g-1",), "why"))
+    scaling.want(WantNodes("g", ("g" * 101,), "why"))
+    assert WantedFile(tmp_path, "c").read()["g"].nodes == ("g-1",)
+    assert "it could not be read again" in caplog.text
+    scaling.close()
+    assert set(source.running) <= {"g-1"}
+
+
 def test_nodes_of_a_group_that_is_no_more_are_ended_by_who_started_them(tmp_path):
     clock, source, made = ManualClock(100.0), InMemory(), []
     first = Scaling(WantedFile(tmp_path, "c"), clock, [GROUP], lambda _: source)

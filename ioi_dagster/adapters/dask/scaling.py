@@ -120,7 +120,7 @@ class Scaling:
             try:
                 self._file.write(self._wanted)
                 self._unwritten = False
-            except OSError as error:
+            except (BadInputError, OSError) as error:
                 log.error("which nodes are wanted cannot be written: %s", error)
                 return
         for group, (wanted, call) in list(self._calls.items()):

@@ -5,7 +5,6 @@ A node that is drained takes nothing new, and so does any process that comes bac
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -40,10 +39,7 @@ class DrainFile:
 
     def changed_at(self) -> int:
         """When it was written last (ns); 0 where there is none."""
-        try:
-            return self._path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return 0
+        return written.changed_at(self._path)
 
     def read(self) -> Drained:
         return written.read(self._path, Drained, WHAT, TODO) or {}
@@ -75,8 +71,7 @@ class DrainFile:
         return self._change(change)
 
     def _change(self, change: Callable[[Drained], bool]) -> bool:
-        with self._path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with written.alone(self._path):
             drained = self.read()
             changed = change(drained)
             written.prepare(self._path, drained, Drained).replace(self._path)

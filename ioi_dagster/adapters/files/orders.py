@@ -3,10 +3,7 @@ that was ordered, who said it, why, and what came of it."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -34,10 +31,7 @@ class OrderFile:
 
     def changed_at(self) -> int:
         """When it was written last (ns); 0 where there is none."""
-        try:
-            return self._path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return 0
+        return written.changed_at(self._path)
 
     def read(self) -> Orders:
         found = written.read(self._path, Orders, WHAT, TODO)
@@ -46,7 +40,7 @@ class OrderFile:
     def give(self, order: Order, decision: str) -> str:
         """What came of it. It is on record before it is in force, so that nothing is in force that nobody has said; and only when
         all that is left to do is to give a file its name, so that there is no room for anything to fail after it."""
-        with self._alone():
+        with written.alone(self._path):
             after, answer = self.read().after(order)
             new = written.prepare(self._path, after, Orders)
             self._note(Ordered(order, answer, decision))
@@ -59,7 +53,7 @@ class OrderFile:
 
     def note(self, order: Order, answer: str, decision: str) -> None:
         """One that is in force elsewhere, as for a node."""
-        with self._alone():
+        with written.alone(self._path):
             self._note(Ordered(order, answer, decision))
 
     def all(self) -> list[Ordered]:
@@ -82,9 +76,3 @@ class OrderFile:
             file.write(b"\n" + msgspec.json.encode(ordered) + b"\n")
             file.flush()
             os.fsync(file.fileno())
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with self._path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield

@@ -6,18 +6,16 @@ nodes have cost in the last day.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from ioi_dagster.decoding import from_json
-from ioi_dagster.errors import BadInputError
+from ioi_dagster.adapters.files import written
 from ioi_dagster.model.topology import NodeSpec
 
-MAX_BYTES = 2**20
 MAX_NODES = 1_000
+WHAT, TODO = "wanted nodes", "remove it: nodes are asked for again where something waits"
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -33,30 +31,16 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class WantedFile:
-    """The file of `cluster` in `folder`."""
+    """The file of `cluster` in `folder`. Both methods may raise `OSError`, and `BadInputError` where what is read, or is to be
+    written, is not what it should be."""
 
     def __init__(self, folder: Path, cluster: str) -> None:
         self._path = folder / f"wanted-{cluster}.json"
 
     def read(self) -> dict[str, Wanted]:
-        """By group. Raises `BadInputError` where the file is not what it should be, and `OSError`."""
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return {}
-        try:
-            if len(data) > MAX_BYTES:
-                raise msgspec.ValidationError(f"it has more than {MAX_BYTES} bytes")
-            return from_json(data, dict[str, Wanted])
-        except msgspec.MsgspecError as error:
-            todo = "remove it: nodes are asked for again where something waits"
-            raise BadInputError(f"not a list of wanted nodes: {error}", where=str(self._path), todo=todo) from error
+        """By group."""
+        return written.read(self._path, dict[str, Wanted], WHAT, TODO) or {}
 
     def write(self, wanted: dict[str, Wanted]) -> None:
-        """Whole or not at all. Raises `OSError`."""
-        temporary = self._path.with_suffix(".new")
-        with temporary.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(wanted), indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        """Whole or not at all."""
+        written.prepare(self._path, wanted, dict[str, Wanted]).replace(self._path)

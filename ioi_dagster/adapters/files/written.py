@@ -1,8 +1,11 @@
-"""A file in which an owner's word stands as JSON: nothing is written there that could not be read again."""
+"""A file of a domain in which something stands as JSON: nothing is written there that could not be read again."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,22 @@ from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
 
 MAX_BYTES = 4 * 2**20
+
+
+def changed_at(path: Path) -> int:
+    """When it was written last (ns); 0 where there is none. Raises `OSError`."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Of all who ask so nobody else changes the file meanwhile. Raises `OSError`."""
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def read(path: Path, kind: Any, what: str, todo: str) -> Any:

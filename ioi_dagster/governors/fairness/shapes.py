@@ -7,6 +7,7 @@ from typing import Any
 from ioi_dagster.governors.fairness.pools import Pool
 
 EPSILON = 1e-9
+"""What sums of amounts and of credits may be off by."""
 
 Need = tuple[tuple[int, float], ...]
 """What is asked, by the resource's number; nothing that is zero."""
