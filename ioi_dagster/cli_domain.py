@@ -44,16 +44,13 @@ def init(
     ] = "definitions.documents.catalogue:BLOCKS",
 ) -> None:
     """Make a domain: its keys, a certificate authority, certificates, configuration."""
-    from importlib import import_module
-
     from ioi_dagster.domain import DomainHome
     from ioi_dagster.local.home import POLICIES, find_home
     from ioi_dagster.local.joining import init, listening
 
     listening(listen)
-    module, _, attribute = blocks.partition(":")
     spec = _spec(name, topology, authority, nodes)
-    known = list(getattr(import_module(module), attribute))
+    known = _blocks(blocks)
     domain = DomainHome(find_home(home) / "domains" / name)
     record = init(domain, network, spec, listen, POLICIES, known, time.time())
     out.print(f"{name} is made in {domain.root}, gateway {record.gateway}", soft_wrap=True)
@@ -61,6 +58,28 @@ def init(
     out.print(
         "next: `ioi domain up`, then `ioi domain invite` here or `ioi domain join` with an invitation", soft_wrap=True
     )
+
+
+def _blocks(where: str) -> list[Any]:
+    """What stands at `module:name`. Raises `BadInputError` where that is no list of blocks: also for what the module itself
+    raises, which is somebody else's code."""
+    from importlib import import_module
+
+    from ioi_dagster.errors import BadInputError
+    from ioi_dagster.model.capability import BlockSpec
+
+    todo = "name a module that can be imported here and what in it lists the blocks, as in `--blocks package.module:BLOCKS`"
+    module, _, attribute = where.partition(":")
+    if not module or not attribute:
+        raise BadInputError(f"{where[:200]!r} does not name blocks", todo=todo)
+    try:
+        found = list(getattr(import_module(module), attribute))
+    except Exception as error:
+        why, *_ = str(error).splitlines() or [""]
+        raise BadInputError(f"no blocks at {where[:200]!r}: {type(error).__name__}: {why}", todo=todo) from error
+    if not all(isinstance(one, BlockSpec) for one in found):
+        raise BadInputError(f"what stands at {where[:200]!r} is no list of blocks", todo=todo)
+    return found
 
 
 def _spec(name: str, topology: Path | None, authority: str, nodes: int) -> Any:

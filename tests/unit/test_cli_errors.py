@@ -57,6 +57,33 @@ def test_a_home_that_cannot_be_made_is_named_with_what_to_do(tmp_path, home, tod
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("blocks", "why"),
+    [
+        ("no.such:BLOCKS", "no blocks at 'no.such:BLOCKS': ModuleNotFoundError: No module named 'no'"),
+        ("broken:BLOCKS", "no blocks at 'broken:BLOCKS': ZeroDivisionError: division by zero"),
+        ("loud:BLOCKS", "no blocks at 'loud:BLOCKS': ValueError: two"),
+        ("given:NONE", "no blocks at 'given:NONE': AttributeError: module 'given' has no attribute 'NONE'"),
+        ("given:BLOCKS", "what stands at 'given:BLOCKS' is no list of blocks"),
+        ("given", "'given' does not name blocks"),
+    ],
+)
+def test_a_module_without_blocks_is_named_with_what_to_do_and_makes_no_domain(tmp_path, blocks, why):
+    (tmp_path / "broken.py").write_text("BLOCKS = 1 / 0\n")
+    (tmp_path / "loud.py").write_text("raise ValueError('two\\nlines')\n")
+    (tmp_path / "given.py").write_text("BLOCKS = ['ocr']\n")
+    path = f"{PROJECT}{os.pathsep}{tmp_path}"
+    ended = ioi(tmp_path, "domain", "init", "lab.example", "--blocks", blocks, "--home", "home", PYTHONPATH=path)
+    assert (ended.returncode, ended.stderr.splitlines()) == (
+        2,
+        [
+            f"error {why} — name a module that can be imported here and what in it lists the blocks, "
+            "as in `--blocks package.module:BLOCKS`"
+        ],
+    )
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_step_that_is_not_there_is_named_with_what_to_do(tmp_path):
     ledger = Ledger(tmp_path / "storage" / "ioi" / "ledger.sqlite")
     ledger.take_over("b367a1f4-6703", "documents", 1.0)
