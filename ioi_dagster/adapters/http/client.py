@@ -442,9 +442,8 @@ def believed(
             continue
         if own_authority and not hidden(item.scheduler):
             text = f"{name} takes steps over Dask at {item.scheduler[:100]}, where others could listen"
-            rejected.append(
-                Rejected(name, Refusal("ras.plain_dask", text, "registry", "its owner has its clusters use tls://"))
-            )
+            refusal = Refusal("ras.plain_dask", text, "registry", "its owner has its clusters use tls://")
+            rejected.append(Rejected(item.cluster[:200], refusal))
             continue
         candidates.append(
             replace(
