@@ -93,7 +93,7 @@ def framed(pieces: Iterable[Payload], after: int = 0) -> Iterator[bytes]:
 
 class Pieces:
     """From one thread that gives to one that takes; `end` and `close` may be called from any. `give` waits while more than
-    `WINDOW` is unread, for `patience_s` seconds at most since the last `take`.
+    `WINDOW` is unread, for `patience_s` seconds at most since the last `take` or `still_read`.
 
     Without locks of Python's: one of the two may be stopped by an exception between any two instructions, and a lock that it had
     would never be free again."""
@@ -152,6 +152,10 @@ class Pieces:
         if self._room.empty():
             self._room.put(None)
         return frames
+
+    def still_read(self) -> None:
+        """More will be taken, which `patience_s` goes by."""
+        self._taken_at = self._clock()
 
     def close(self, why: str) -> None:
         """Nothing more is read; who makes more of it hears that."""

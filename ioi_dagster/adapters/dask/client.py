@@ -17,7 +17,7 @@ from distributed.client import Future
 from ioi_dagster.adapters.dask.adopted import CLAIM_S, Adopted
 from ioi_dagster.adapters.dask.batch import Answers, Batch, answered, start_batch
 from ioi_dagster.adapters.dask.node import start, start_here, stop, take_back
-from ioi_dagster.adapters.dask.outgoing import fetch
+from ioi_dagster.adapters.dask.outgoing import fetch, still_read
 from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.dask.security import security_of
 from ioi_dagster.adapters.dask.versions import check_versions, plain_versions
@@ -32,6 +32,8 @@ SILENT_AFTER = 3
 TRIES = 6
 FETCH_S, FETCHED = 0.5, 512 * 2**10
 """So long is waited for pieces of a stream at a time, and about so many bytes of them are fetched."""
+READS_ON_S = 10.0
+"""While a stream's reader is slow, its node is told so often that it is still read."""
 COMES_S = 5.0
 NOBODY = "no Dask scheduler answers"
 NEVER_THERE = "its node was not there, as one that still starts"
@@ -109,6 +111,7 @@ class DaskRunner:
         client = await self._connected()
         asked = asyncio.ensure_future(self.run(request, key, call, node, timeout_s))
         fetched, address = 0, None
+        reads_on = asyncio.ensure_future(_read_on(client, node, stream))
         try:
             # What was fetched by then is all there is: a node answers when nothing of it is left there.
             while not asked.done():
@@ -128,6 +131,7 @@ class DaskRunner:
                     await asyncio.wait({asked}, timeout=PROBE_S / 2)
             yield asked.result()
         finally:
+            reads_on.cancel()
             if asked.cancel():
                 await asyncio.wait({asked}, timeout=CONNECT_S)
 
@@ -565,6 +569,18 @@ async def _address_of(client: Client, node: str) -> str | None:
         raise UnreachableError("the scheduler", why_lost(error)) from error
     workers = identity["workers"].items()
     return next((address for address, worker in workers if node in _pinned(worker["resources"])), None)
+
+
+async def _read_on(client: Client, node: str, stream: str) -> None:
+    """As long as it is not cancelled, however slow its reader is. What fails here fails where the pieces are fetched too."""
+    address = None
+    while True:
+        await asyncio.sleep(READS_ON_S)
+        with contextlib.suppress(Exception):
+            address = address or await _address_of(client, node)
+            asked: Any = client.run(still_read, stream, workers=[address], on_error="ignore") if address else None
+            if asked is not None:
+                await asyncio.wait_for(asked, CONNECT_S)
 
 
 async def _fetched(client: Client, address: str, stream: str, number: int) -> list[bytes] | None:

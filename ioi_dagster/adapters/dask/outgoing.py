@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from ioi_dagster.compound.pieces import Pieces
 
 PATIENCE_S = 60.0
-"""A gateway that has fetched nothing for so long is gone."""
+"""A gateway that has neither fetched anything nor said that it still reads for so long is gone."""
 
 _outgoing: dict[str, Pieces] = {}
 
@@ -22,6 +22,13 @@ def offered(stream: str) -> Iterator[Pieces]:
         yield pieces
     finally:
         _outgoing.pop(stream, None)
+
+
+async def still_read(stream: str) -> None:
+    """Whoever fetches it will fetch more of it, when those before him have got what there was."""
+    pieces = _outgoing.get(stream)
+    if pieces is not None:
+        pieces.still_read()
 
 
 async def fetch(stream: str, fetched: int, wait_s: float, most: int) -> list[bytes] | None:

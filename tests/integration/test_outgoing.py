@@ -1,0 +1,63 @@
+"""Pieces on their way from a worker to the gateway that fetches them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from distributed import LocalCluster
+
+from ioi_dagster.adapters.dask import client as module
+from ioi_dagster.adapters.dask import outgoing
+from ioi_dagster.adapters.dask.client import DaskRunner
+from ioi_dagster.compound.pieces import WINDOW
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+FRAMES = [bytes([number]) * (WINDOW // 2) for number in range(6)]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Its worker is a thread of this process, so what it calls can be replaced."""
+    its = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "resources": {"node:n": 1}}
+    cluster: Any = LocalCluster(**its, dashboard_address=None)  # pyright: ignore
+    with cluster:
+        yield cluster.scheduler_address
+
+
+def tells(stream: bytes) -> bytes:
+    """Stands for a node whose block gives `FRAMES`."""
+    with outgoing.offered(stream.decode()) as pieces, ThreadPoolExecutor(1) as block:
+
+        def give() -> None:
+            for frame in FRAMES:
+                pieces.give(frame)
+            pieces.end()
+
+        made = block.submit(give)
+        pieces.wait()
+        made.result()
+    return b"answer"
+
+
+def test_who_reads_slowly_is_no_gateway_that_is_gone(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "start_here", tells)
+    monkeypatch.setattr(outgoing, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(module, "READS_ON_S", 0.1)
+
+    async def read() -> list[list[bytes] | bytes]:
+        runner = DaskRunner(address)
+        came = []
+        async for pieces in runner.stream(b"slow", "slow", "k", "c", "n", 60.0):
+            came.append(pieces)
+            if len(came) == 1:
+                await asyncio.sleep(2.0)  # its reader is what takes so long
+        await runner.close()
+        return came
+
+    *pieces, answer = asyncio.run(read())
+    assert [frame for some in pieces for frame in some] == FRAMES
+    assert answer == b"answer"
