@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -41,6 +42,41 @@ def tells(stream: bytes) -> bytes:
         pieces.wait()
         made.result()
     return b"answer"
+
+
+def test_streams_that_give_nothing_yet_hold_no_thread():
+    async def fetched() -> list[list[bytes] | None]:
+        asyncio.get_running_loop().set_default_executor(_NoThreads())
+        names = [f"quiet-{number}" for number in range(100)]
+        with ExitStack() as offers:
+            made = [offers.enter_context(outgoing.offered(name)) for name in names]
+            asked = [asyncio.ensure_future(outgoing.fetch(name, 0, 60.0, 1)) for name in names]
+            await asyncio.sleep(0)
+            assert not any(one.done() for one in asked)
+            for pieces in made:
+                pieces.give(b"x")
+            return await asyncio.gather(*asked)
+
+    assert asyncio.run(fetched()) == [[b"x"]] * 100
+
+
+class _NoThreads(ThreadPoolExecutor):
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a thread is asked for")
+
+
+def test_of_two_who_fetch_the_same_none_gets_a_gap():
+    async def fetched() -> list[Any]:
+        with outgoing.offered("twice") as pieces:
+            asked = [asyncio.ensure_future(outgoing.fetch("twice", 0, 60.0, 1)) for _ in range(2)]
+            await asyncio.sleep(0)
+            pieces.give(b"0")
+            pieces.give(b"1")
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, second = asyncio.run(fetched())
+    assert first == [b"0"]
+    assert isinstance(second, RuntimeError)
 
 
 def test_who_reads_slowly_is_no_gateway_that_is_gone(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
