@@ -15,7 +15,7 @@ from typing import Any
 
 from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.framing import encode_payload
-from ioi_dagster.model.block import MAX_PIECE, MAX_PIECES, MAX_STREAM, Payload
+from ioi_dagster.model.block import MAX_PIECE, MAX_PIECES, MAX_STREAM, Begun, Payload
 
 WINDOW = 1 * 2**20
 """Bytes that lie unread before their maker has to wait."""
@@ -107,6 +107,8 @@ class Pieces:
         self._closed = ""
         self.taken = 0
         """How many were."""
+        self.begun: Begun | None = None
+        """Set by who makes them, before the first."""
 
     # For who makes them ------------------------------------------------------------------------------------------
 

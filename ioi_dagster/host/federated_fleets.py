@@ -12,7 +12,6 @@ from ioi_dagster.adapters.dask.client import DaskFleetClient
 from ioi_dagster.adapters.dask.run_scope import tear_down
 from ioi_dagster.adapters.http.client import Asked, GatewayClient
 from ioi_dagster.adapters.http.protocol import Invoked
-from ioi_dagster.adapters.http.streams import Made
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.invocation import answering
 from ioi_dagster.compound.pieces import Tally, size_of, topic
@@ -22,7 +21,7 @@ from ioi_dagster.host import step_runner, tags
 from ioi_dagster.host.dask_starts import adopt, found, submit
 from ioi_dagster.host.fleets import EarlierStart, OnDone, Start
 from ioi_dagster.host.partial import Partial, Partials
-from ioi_dagster.model.block import MAX_STREAM, Payload
+from ioi_dagster.model.block import MAX_STREAM, NOBODY, Payload
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.negotiation import (
     Announce,
@@ -201,7 +200,7 @@ class InvokeFleet(_Negotiating):
     def _streamed(self, start: Start, permit: Signed, payload: Payload) -> tuple[Pieces, Invoked] | Refusal:
         """All pieces, also those that an earlier call of the step has left."""
         step, digest = start.lease.step, digest_bytes(encode_payload(payload))
-        earlier = self._partials.of(step, digest) or Partial(Made("", ""), digest, (), 0)
+        earlier = self._partials.of(step, digest) or Partial(NOBODY, digest, (), 0)
         stream = self._gateway.stream(
             start.lease,
             permit,

@@ -6,8 +6,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from ioi_dagster.adapters.http.streams import Made
-from ioi_dagster.model.block import Payload
+from ioi_dagster.model.block import Made, Payload
 
 KEPT = 128 * 2**20
 """Bytes of a run process; the oldest goes first, and is made anew."""

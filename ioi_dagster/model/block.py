@@ -36,6 +36,26 @@ class Block(Protocol):
     def unload(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Which block gives the pieces of a stream; what another one has given is no beginning of them."""
+
+    block: str
+    version: str
+
+
+NOBODY = Made("", "")
+"""Has given any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A stream that has begun: who gives its pieces, and the number of the first."""
+
+    made: Made
+    number: int
+
+
 class StreamingBlock(Protocol):
     """An AI block whose result comes in pieces, in order; its contract says `streams`. What a `Block` keeps to, it does too.
 

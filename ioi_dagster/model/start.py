@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+from ioi_dagster.model.block import NOBODY, Made
 from ioi_dagster.model.negotiation import Lease
 from ioi_dagster.model.refusal import Refusal
 
@@ -29,7 +30,8 @@ class StartRequest:
     plain object, None only where no policy root is configured. `timeout_s`: how long a step may run, 0 for no limit.
     `own_process`: the step is run in a process that nobody shares. `versions`: of who sends a step, see `model.versions`;
     where they are not said nothing is compared. `stream`: the name under which the result of a block is fetched in pieces, of
-    which `after` are there already; the answer's result is then an empty payload, once all were fetched."""
+    which `after` are there already, given by `made`: others begin anew. The answer's result is then an empty payload, once all
+    were fetched."""
 
     kind: str
     lease: Lease
@@ -41,6 +43,7 @@ class StartRequest:
     versions: dict[str, str] = field(default_factory=dict)
     stream: str = ""
     after: int = 0
+    made: Made = NOBODY
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,10 @@ from ioi_dagster.adapters.dask import client as module
 from ioi_dagster.adapters.dask import outgoing
 from ioi_dagster.adapters.dask.client import DaskRunner
 from ioi_dagster.compound.pieces import WINDOW
+from ioi_dagster.model.block import Begun, Made
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+BEGUN = Begun(Made("telling", "1"), 0)
 FRAMES = [bytes([number]) * (WINDOW // 2) for number in range(6)]
 
 
@@ -34,6 +36,7 @@ def tells(stream: bytes) -> bytes:
     with outgoing.offered(stream.decode()) as pieces, ThreadPoolExecutor(1) as block:
 
         def give() -> None:
+            pieces.begun = BEGUN
             for frame in FRAMES:
                 pieces.give(frame)
             pieces.end()
@@ -45,7 +48,7 @@ def tells(stream: bytes) -> bytes:
 
 
 def test_streams_that_give_nothing_yet_hold_no_thread():
-    async def fetched() -> list[list[bytes] | None]:
+    async def fetched() -> list[Any]:
         asyncio.get_running_loop().set_default_executor(_NoThreads())
         names = [f"quiet-{number}" for number in range(100)]
         with ExitStack() as offers:
@@ -57,7 +60,7 @@ def test_streams_that_give_nothing_yet_hold_no_thread():
                 pieces.give(b"x")
             return await asyncio.gather(*asked)
 
-    assert asyncio.run(fetched()) == [[b"x"]] * 100
+    assert asyncio.run(fetched()) == [(None, [b"x"])] * 100
 
 
 class _NoThreads(ThreadPoolExecutor):
@@ -75,7 +78,7 @@ def test_of_two_who_fetch_the_same_none_gets_a_gap():
             return await asyncio.gather(*asked, return_exceptions=True)
 
     first, second = asyncio.run(fetched())
-    assert first == [b"0"]
+    assert first == (None, [b"0"])
     assert isinstance(second, RuntimeError)
 
 
@@ -84,16 +87,17 @@ def test_who_reads_slowly_is_no_gateway_that_is_gone(address: str, monkeypatch: 
     monkeypatch.setattr(outgoing, "PATIENCE_S", 1.0)
     monkeypatch.setattr(module, "READS_ON_S", 0.1)
 
-    async def read() -> list[list[bytes] | bytes]:
+    async def read() -> list[Any]:
         runner = DaskRunner(address)
         came = []
         async for pieces in runner.stream(b"slow", "slow", "k", "c", "n", 60.0):
             came.append(pieces)
-            if len(came) == 1:
+            if len(came) == 2:
                 await asyncio.sleep(2.0)  # its reader is what takes so long
         await runner.close()
         return came
 
-    *pieces, answer = asyncio.run(read())
+    begun, *pieces, answer = asyncio.run(read())
+    assert begun == BEGUN
     assert [frame for some in pieces for frame in some] == FRAMES
     assert answer == b"answer"

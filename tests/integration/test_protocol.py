@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from definitions.documents.catalogue import BLOCKS
 from ioi_dagster.adapters.http.client import GatewayClient, own_gateway
-from ioi_dagster.adapters.http.streams import Made, Stream
+from ioi_dagster.adapters.http.streams import Stream
 from ioi_dagster.adapters.http.tls import TlsTo
 from ioi_dagster.cli import app
 from ioi_dagster.domain import DomainHome
@@ -28,7 +28,7 @@ from ioi_dagster.errors import RetryableError
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import TOPOLOGY, open_federation
-from ioi_dagster.model.block import Payload
+from ioi_dagster.model.block import Made, Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Award, Lease, LeaseRequest
 from ioi_dagster.model.permit import RunPermit, StepPermit

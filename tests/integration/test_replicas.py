@@ -16,12 +16,13 @@ import psutil
 import pytest
 
 from ioi_dagster.adapters.dask.replica_process import BlockFailedError
-from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError
+from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError, Stream
 from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.pieces import Pieces
 from ioi_dagster.errors import RetryableError
-from ioi_dagster.model.block import MAX_PIECE, Payload
+from ioi_dagster.framing import decode_payload
+from ioi_dagster.model.block import MAX_PIECE, NOBODY, Begun, Made, Payload
 from ioi_dagster.model.capability import Isolate
 from tests.conftest import eventually
 from tests.integration.block_project import LOUD, TELLING, notes
@@ -237,16 +238,56 @@ time.sleep(60)
 TELLS = pytest.mark.parametrize("spec", [TELLING, replace(TELLING, isolate=Isolate.PROCESS)], ids=["thread", "process"])
 
 
-def tell(blocks: ReplicaHost, count: int, after: int = 0, size: int = 1, **more: object):
-    return blocks.stream("text.telling", Payload({"text": "", "pieces": count, "size": size, **more}), after)
+def tell(blocks: ReplicaHost, count: int, size: int = 1, **more: object):
+    return blocks.stream("text.telling", Payload({"text": "", "pieces": count, "size": size, **more}))
+
+
+def go_on(blocks: ReplicaHost, after: int, made: Made) -> tuple[Begun | None, list[Payload]]:
+    pieces = Pieces()
+    with blocks.streaming("text.telling", Payload({"text": "", "pieces": 3, "size": 1}), Stream(pieces, after, made)):
+        found = [decode_payload(frame) for frame in pieces]
+    return pieces.begun, found
 
 
 @TELLS
 def test_pieces_come_in_order_and_a_hundred_thousand_are_no_trouble(spec):
     blocks = host(spec)
     assert [piece.document["number"] for piece in tell(blocks, 100_000)] == list(range(100_000))
-    assert [(one.document["number"], one.parts["raw"]) for one in tell(blocks, 3, after=1)] == [(1, b"\1"), (2, b"\2")]
-    assert (len(notes("load telling")), len(notes("stream 0")), len(notes("stream 1"))) == (1, 1, 1)
+    assert [(one.document["number"], one.parts["raw"]) for one in tell(blocks, 2)] == [(0, b"\0"), (1, b"\1")]
+    assert (len(notes("load telling")), len(notes("stream 0"))) == (1, 2)
+
+
+@TELLS
+@pytest.mark.parametrize(
+    ("made", "resumes", "first"),
+    [
+        (Made("telling", "1"), True, 1),
+        (Made("telling", "0"), True, 0),
+        (Made("other", "1"), True, 0),
+        (NOBODY, True, 0),
+        (Made("telling", "1"), False, 0),
+    ],
+)
+def test_only_the_same_version_of_a_block_that_resumes_goes_on(spec, made, resumes, first):
+    blocks = host(replace(spec, contract=replace(spec.contract, resumes=resumes)))
+    begun, pieces = go_on(blocks, 1, made)
+    assert begun == Begun(Made("telling", "1"), first)
+    assert [piece.document["number"] for piece in pieces] == list(range(first, 3))
+
+
+@TELLS
+def test_a_version_that_takes_over_while_a_call_waits_goes_on_after_nothing_that_the_older_gave(spec, callers, folder):
+    blocks = host(spec)
+    waits = callers.submit(list, tell(blocks, 2, text="wait", at=1))
+    eventually(lambda: notes("waiting"))
+    asked = callers.submit(go_on, blocks, 1, Made("telling", "1"))
+    blocks.offer(replace(spec, version="2"))
+    eventually(lambda: ("2", "current") in [(version, state) for version, state, _ in states(blocks)])
+    (folder / "go").touch()
+    begun, pieces = asked.result(60)
+    first = 0 if begun == Begun(Made("telling", "2"), 0) else 1
+    assert [piece.document["number"] for piece in pieces] == list(range(first, 3))
+    waits.result(60)
 
 
 @TELLS
@@ -289,7 +330,7 @@ def test_a_reader_that_takes_his_time_costs_the_block_nothing(spec):
 def test_a_reader_that_has_gone_without_a_word_opens_no_circuit(spec):
     blocks, pieces = host(replace(spec, max_failures=1)), Pieces(0.5)
     payload = Payload({"text": "", "pieces": 6, "size": 2**20})
-    with blocks.streaming("text.telling", payload, pieces):
+    with blocks.streaming("text.telling", payload, Stream(pieces)):
         eventually(lambda: notes("stream 0"), 60, "the call has begun")
         eventually(lambda: not any(one["running"] for one in blocks.report()), 60, "the call is over")
     assert [piece.document["number"] for piece in tell(blocks, 2)] == [0, 1]

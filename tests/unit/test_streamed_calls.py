@@ -22,7 +22,7 @@ from ioi_dagster.adapters.http import calls, gateway, streams
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.protocol import MAX_FRAME, Streamed, Word
 from ioi_dagster.adapters.http.streaming import written
-from ioi_dagster.adapters.http.streams import Made, Stream
+from ioi_dagster.adapters.http.streams import Stream
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.invocation import stream
 from ioi_dagster.compound.pieces import topic
@@ -34,7 +34,7 @@ from ioi_dagster.host import step_runner
 from ioi_dagster.host.federated_fleets import InvokeFleet
 from ioi_dagster.host.fleets import Start
 from ioi_dagster.host.partial import Partial, Partials
-from ioi_dagster.model.block import MAX_PIECE, Payload
+from ioi_dagster.model.block import MAX_PIECE, NOBODY, Begun, Made, Payload
 from ioi_dagster.model.capability import BlockSpec, Contract
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.refusal import Refusal
@@ -45,7 +45,6 @@ from tests.conftest import eventually
 from tests.unit.test_gateway import HOME, LEASE, Lab, run_permit, step_permit
 
 SENT = Payload({"say": "hello"}, {"raw": b"\0"})
-SPEC = {"name": "telling", "version": "1", "capability": "echo", "contract": {"streams": True, "resumes": True}}
 
 
 class Node:
@@ -56,7 +55,9 @@ class Node:
         self.starts: list[tuple[str, int]] = []
         self.given = 0
         self.wait_at: int | None = None
-        self.go, self.stopped = threading.Event(), threading.Event()
+        self.go, self.stopped, self.taken = threading.Event(), threading.Event(), threading.Event()
+        self.taken.set()
+        self.made = Made("telling", "1")
         self.end: dict[str, Any] = {"result": encode_payload(Payload({}))}
         self.lost = ""
 
@@ -75,12 +76,17 @@ class Node:
 
     async def stream(
         self, request: bytes, stream: str, key: str, call: str, node: str, timeout_s: float
-    ) -> AsyncGenerator[list[bytes] | bytes, None]:
+    ) -> AsyncGenerator[Begun | list[bytes] | bytes, None]:
         asked = from_msgpack(request, StartRequest)
         assert asked.stream == stream
-        self.starts.append((call, asked.after))
+        after = asked.after if asked.made == self.made else 0
+        self.starts.append((call, after))
         try:
-            for first in range(asked.after, self.count, self.at_a_time):
+            while not self.taken.is_set():
+                await asyncio.sleep(0.005)
+            if "refusal" not in self.end:
+                yield Begun(self.made, after)
+            for first in range(after, self.count, self.at_a_time):
                 while self.wait_at is not None and first >= self.wait_at and not self.go.is_set():
                     await asyncio.sleep(0.005)
                 numbers = range(first, min(first + self.at_a_time, self.count))
@@ -93,15 +99,10 @@ class Node:
             self.stopped.set()
 
 
-class Records:
-    def records(self, _: Any) -> list[Any]:
-        return [type("Record", (), {"spec": SPEC})]
-
-
 @contextmanager
 def served(node: Node) -> Iterator[tuple[Lab, GatewayClient]]:
     """A gateway that listens, and a client of it with a run's permit."""
-    lab = Lab(records=Records(), clock=SystemClock(), runner=node)
+    lab = Lab(clock=SystemClock(), runner=node)
     server = uvicorn.Server(uvicorn.Config(lab.app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
@@ -265,7 +266,7 @@ def test_what_is_cut_off_and_not_there_any_more_is_not_begun_again():
 
 @pytest.mark.parametrize(
     ("made", "after", "first"),
-    [(Made("telling", "1"), 2, 2), (Made("telling", "0"), 2, 0), (Made("other", "1"), 2, 0), (None, 0, 0)],
+    [(Made("telling", "1"), 2, 2), (Made("telling", "0"), 2, 0), (Made("other", "1"), 2, 0), (NOBODY, 0, 0)],
 )
 def test_what_another_place_began_is_gone_on_with_by_the_same_block_alone(made, after, first):
     node = Node(4)
@@ -275,15 +276,49 @@ def test_what_another_place_began_is_gone_on_with_by_the_same_block_alone(made, 
         assert node.starts == [("n", first)]
 
 
+def test_who_gives_the_pieces_is_what_the_node_says():
+    node = Node(2)
+    node.made = Made("telling", "2")
+    with served(node) as (_, client):
+        stream = begun(client, after=1, made=Made("telling", "1"))
+        assert (stream.made, stream.first, numbers(stream)) == (Made("telling", "2"), 0, [0, 1])
+
+
+def test_a_call_that_the_node_refuses_is_no_stream():
+    node = Node(0)
+    node.end = {"refusal": Refusal("block.queue_full", "full", "n")}
+    with served(node) as (_, client):
+        assert ask(client) == node.end["refusal"]
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_call_that_is_cut_off_before_it_has_begun_is_gone_on_with_too(version: str):
+    node = Node(4)
+    node.made = Made("telling", version)
+    node.taken.clear()
+    with (
+        served(node) as (_, client),
+        cutting(int(client.url.rpartition(":")[2])) as (port, cut),
+        client_of(port) as through,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        asked = pool.submit(begun, through, after=2, made=Made("telling", "1"))
+        eventually(lambda: len(node.starts) == 1, 60, "it is on its way")
+        cut()
+        node.taken.set()
+        stream, first = asked.result(60), 2 if version == "1" else 0
+        assert (stream.made, stream.first, numbers(stream)) == (node.made, first, list(range(first, 4)))
+    assert node.starts == [("n", first)]
+
+
 @pytest.mark.parametrize(
     ("end", "lost", "error", "text"),
     [
         ({"error": "ValueError at b.py:1: no"}, "", FinalError, "no"),
         ({"error": "the replica was lost", "cause": Cause.NODE_ERROR}, "", RetryableError, "the replica was lost"),
         ({}, "the worker died", RetryableError, "the worker died"),
-        ({"refusal": Refusal("block.queue_full", "full", "n")}, "", RetryableError, "full"),
     ],
-    ids=["error", "replica", "worker", "refusal"],
+    ids=["error", "replica", "worker"],
 )
 def test_what_came_before_it_broke_is_there_and_it_is_told_apart_why(end, lost, error, text):
     node, found = Node(), []

@@ -23,6 +23,7 @@ from ioi_dagster.adapters.dask.security import security_of
 from ioi_dagster.adapters.dask.versions import check_versions, plain_versions
 from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.errors import UnreachableError
+from ioi_dagster.model.block import Begun
 from ioi_dagster.model.versions import EXACT
 
 CONNECT_S = 3.0
@@ -105,30 +106,35 @@ class DaskRunner:
 
     async def stream(
         self, request: bytes, stream: str, key: str, call: str, node: str, timeout_s: float
-    ) -> AsyncGenerator[list[bytes] | bytes, None]:
-        """Pieces as they are fetched, the next when those before were taken; the last is the answer's bytes. As `run`; `stream`
-        is the name that the request has for it."""
+    ) -> AsyncGenerator[Begun | list[bytes] | bytes, None]:
+        """Who gives the pieces, pieces as they are fetched, the next when those before were taken, and the answer's bytes. As
+        `run`; `stream` is the name that the request has for it."""
         client = await self._connected()
         asked = asyncio.ensure_future(self.run(request, key, call, node, timeout_s))
-        fetched, address = 0, None
+        fetched, address, told = 0, None, False
         reads_on = asyncio.ensure_future(_read_on(client, node, stream))
         try:
             # What was fetched by then is all there is: a node answers when nothing of it is left there.
             while not asked.done():
                 try:
                     address = address or await _address_of(client, node)
-                    pieces = await _fetched(client, address, stream, fetched) if address else None
+                    came = await _fetched(client, address, stream, fetched) if address else None
                 except UnreachableError:
                     # What became of the start says better why.
                     await asyncio.wait({asked}, timeout=CONNECT_S)
                     if asked.done():
                         asked.result()
                     raise
+                if came is None:
+                    await asyncio.wait({asked}, timeout=PROBE_S / 2)
+                    continue
+                begun, pieces = came
+                if begun is not None and not told:
+                    told = True
+                    yield begun
                 if pieces:
                     fetched += len(pieces)
                     yield pieces
-                elif pieces is None:
-                    await asyncio.wait({asked}, timeout=PROBE_S / 2)
             yield asked.result()
         finally:
             reads_on.cancel()
@@ -583,7 +589,7 @@ async def _read_on(client: Client, node: str, stream: str) -> None:
                 await asyncio.wait_for(asked, CONNECT_S)
 
 
-async def _fetched(client: Client, address: str, stream: str, number: int) -> list[bytes] | None:
+async def _fetched(client: Client, address: str, stream: str, number: int) -> tuple[Begun | None, list[bytes]] | None:
     """Raises `UnreachableError` where pieces are lost: with their worker, or on their way."""
     asked: Any = client.run(fetch, stream, number, FETCH_S, FETCHED, workers=[address])
     try:

@@ -23,7 +23,7 @@ from ioi_dagster.adapters.dask.flights import flights
 from ioi_dagster.adapters.dask.forks import end_if_forked
 from ioi_dagster.adapters.dask.outgoing import offered
 from ioi_dagster.adapters.dask.replacing import Outdated
-from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError
+from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError, Stream
 from ioi_dagster.adapters.dask.replicas import BlockRefusedError, ReplicaHost
 from ioi_dagster.adapters.dask.run_scope import scope
 from ioi_dagster.adapters.dask.running import Running, end_revoked
@@ -240,7 +240,7 @@ class NodeHost:
                     return encode_payload(self.replicas.invoke(request.capability, payload))
                 with (
                     offered(request.stream) as pieces,
-                    self.replicas.streaming(request.capability, payload, pieces, request.after),
+                    self.replicas.streaming(request.capability, payload, Stream(pieces, request.after, request.made)),
                 ):
                     pieces.wait()
                 return encode_payload(Payload({}))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ioi_dagster.compound.pieces import Pieces
+from ioi_dagster.model.block import Begun
 
 PATIENCE_S = 60.0
 """A gateway that has neither fetched anything nor said that it still reads for so long is gone."""
@@ -35,9 +36,10 @@ async def still_read(stream: str) -> None:
         pieces.still_read()
 
 
-async def fetch(stream: str, fetched: int, wait_s: float, most: int) -> list[bytes] | None:
-    """The next pieces, when there are some or `wait_s` seconds are over; None where there is no such stream, or not yet. Run by
-    Dask beside the steps. `fetched`: how many were before; where more were taken, some were lost on their way: `RuntimeError`."""
+async def fetch(stream: str, fetched: int, wait_s: float, most: int) -> tuple[Begun | None, list[bytes]] | None:
+    """Whether it has begun, and the next pieces, when there are some or `wait_s` seconds are over; None where there is no such
+    stream, or not yet. Run by Dask beside the steps. `fetched`: how many were before; where more were taken, some were lost on
+    their way: `RuntimeError`."""
     clock, look_s = asyncio.get_running_loop().time, LOOK_S
     until = clock() + wait_s
     while (pieces := _outgoing.get(stream)) is not None:
@@ -45,7 +47,7 @@ async def fetch(stream: str, fetched: int, wait_s: float, most: int) -> list[byt
             raise RuntimeError(f"{pieces.taken - fetched} pieces were lost on their way")
         frames = pieces.take(0.0, most)
         if frames or pieces.over or clock() >= until:
-            return frames
+            return pieces.begun, frames
         await asyncio.sleep(look_s)
         look_s = min(2 * look_s, SELDOM_S)
     return None

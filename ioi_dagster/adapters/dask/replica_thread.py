@@ -23,16 +23,25 @@ from ioi_dagster.governors.block_messages import (
     ReplicaLoaded,
     ReplicaUnloaded,
 )
-from ioi_dagster.model.block import Block, Payload, StreamingBlock
+from ioi_dagster.model.block import NOBODY, Begun, Block, Made, Payload, StreamingBlock
 from ioi_dagster.model.capability import BlockSpec, Isolate
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A call whose result comes in `pieces`, of which `after` are there already."""
+    """A call whose result comes in `pieces`, of which `after` are there already, given by `made`."""
 
     pieces: Pieces
-    after: int
+    after: int = 0
+    made: Made = NOBODY
+
+    def begin(self, spec: BlockSpec) -> int:
+        """Who gives the pieces is told here, where he is known: which version takes a call, nobody knows before. Returns how
+        many he need not make."""
+        its = Made(spec.name, spec.version)
+        first = self.after if spec.contract.resumes and its == self.made else 0
+        self.pieces.begun = Begun(its, first)
+        return first
 
 
 class ReplicaLostError(RetryableError):
@@ -179,7 +188,7 @@ class ReplicaThread:
         if stream is None:
             return self._where.invoke(payloads)
         (payload,) = payloads
-        self._where.stream(payload, stream.after, partial(self._give, batch, stream.pieces))
+        self._where.stream(payload, stream.begin(self._spec), partial(self._give, batch, stream.pieces))
         return [Payload({})]
 
     def _give(self, batch: int, pieces: Pieces, frame: bytes) -> None:

@@ -118,11 +118,11 @@ class ReplicaHost:
         """Call exactly this version of a block, which nobody registered here. As `invoke`."""
         return self._invoke(self._own_name(spec), payload)
 
-    def stream(self, capability: str, payload: Payload, after: int = 0) -> Generator[Payload, None, None]:
-        """As `invoke`, in pieces as they come: one where the block does not stream. Closed before its end, the block is stopped.
-        `after`: so many pieces are there already."""
+    def stream(self, capability: str, payload: Payload) -> Generator[Payload, None, None]:
+        """As `invoke`, in pieces as they come: one where the block does not stream. Closed before its end, the block is
+        stopped."""
         pieces = Pieces()
-        with self.streaming(capability, payload, pieces, after):
+        with self.streaming(capability, payload, Stream(pieces)):
             yield from map(decode_payload, pieces)
 
     def stream_own(self, spec: BlockSpec, payload: Payload) -> Generator[Payload, None, None]:
@@ -130,9 +130,10 @@ class ReplicaHost:
         return self.stream(self._own_name(spec), payload)
 
     @contextmanager
-    def streaming(self, capability: str, payload: Payload, pieces: Pieces, after: int = 0) -> Iterator[None]:
-        """The call's result goes into `pieces`, and so does what it ends with. It is not wanted beyond this."""
-        call = _Call(next(self._numbers), capability, payload, Stream(pieces, after))
+    def streaming(self, capability: str, payload: Payload, stream: Stream) -> Iterator[None]:
+        """The call's result goes into the pieces of `stream`, and so does what it ends with. It is not wanted beyond this."""
+        pieces = stream.pieces
+        call = _Call(next(self._numbers), capability, payload, stream)
         self._start()
         self._inbox.put(call)
         try:

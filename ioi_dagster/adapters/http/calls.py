@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 from ioi_dagster.errors import UnreachableError
+from ioi_dagster.model.block import Begun
 
 WINDOW = 512 * 2**10
 """So many bytes beyond what its fastest reader has are fetched."""
@@ -24,8 +25,8 @@ REJOIN_S = 1.0
 """A streamed call that nobody reads is stopped so much later: who was cut off is back by then."""
 OVERHEAD = 100
 
-Source = AsyncGenerator[list[bytes] | bytes, None]
-"""Pieces as they come, and at the end the answer. Closed, it stops what it comes from."""
+Source = AsyncGenerator[Begun | list[bytes] | bytes, None]
+"""Who gives them and from where on, pieces as they come, and at the end the answer. Closed, it stops what it comes from."""
 
 
 class ForgottenError(Exception):
@@ -34,10 +35,10 @@ class ForgottenError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """`first`: the number of its first piece, `stays_s`: how long it goes on when nobody reads it."""
+    """`stays_s`: how long it goes on when nobody reads it. `begun`: known when it has."""
 
-    first: int
     stays_s: float
+    begun: Begun | None = None
     ended: bool = False
     ended_at: float = 0.0
     answer: bytes | None = None
@@ -56,6 +57,11 @@ class Call:
     _leaving: asyncio.TimerHandle | None = None
 
     @property
+    def first(self) -> int:
+        """The number of its first piece."""
+        return self.begun.number if self.begun is not None else 0
+
+    @property
     def count(self) -> int:
         """Pieces there have been, counted from number 0."""
         return self.first + self._dropped + len(self._log)
@@ -66,10 +72,10 @@ class Call:
         return (self._upto[-1] - self._upto_dropped if self._upto else 0) + len(self.answer or b"")
 
     @contextlib.contextmanager
-    def reading(self, after: int = 0) -> Iterator[object]:
+    def reading(self) -> Iterator[object]:
         """Whoever reads it does so within this; when the last one leaves before its end, it is stopped."""
         reader = object()
-        self._readers[reader] = after
+        self._readers[reader] = 0
         if self._leaving is not None:
             self._leaving.cancel()
         try:
@@ -79,8 +85,16 @@ class Call:
             if not self._readers and not self.ended and self.task is not None:
                 self._leaving = asyncio.get_running_loop().call_later(self.stays_s, self.task.cancel)
 
-    async def pieces(self, reader: object) -> AsyncIterator[tuple[int, list[bytes]]]:
-        """(number of the first, framed pieces) as they come, for who is `reading`. Raises `ForgottenError`."""
+    async def beginning(self) -> Begun | None:
+        """Waits for it; None where it ended before."""
+        while self.begun is None and not self.ended:
+            await self._changed.wait()
+        return self.begun
+
+    async def pieces(self, reader: object, after: int) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """(number of the first, framed pieces) from number `after` on as they come, for who is `reading`. Raises
+        `ForgottenError`."""
+        self._readers[reader] = after
         while True:
             at = self._readers[reader] - self.first - self._dropped
             if at < 0:
@@ -116,6 +130,10 @@ class Call:
                 async for came in source:
                     if isinstance(came, bytes):
                         self.answer = came
+                        continue
+                    if isinstance(came, Begun):
+                        self.begun = came
+                        self._tell()
                         continue
                     for frame in came:
                         self._log.append(frame)
@@ -171,9 +189,9 @@ class Calls:
         self._tidy()
         return self._calls.get(key)
 
-    def begin(self, key: tuple[str, ...], source: Source, first: int = 0, stays_s: float = 0.0) -> Call:
+    def begin(self, key: tuple[str, ...], source: Source, stays_s: float = 0.0) -> Call:
         """A new one, which goes on by itself as far as it is read."""
-        call = self._calls[key] = Call(first, stays_s)
+        call = self._calls[key] = Call(stays_s)
         call.task = asyncio.get_running_loop().create_task(call.follow(source, self._now, self._tidy))
         return call
 

@@ -34,14 +34,14 @@ from ioi_dagster.adapters.http.protocol import (
     RunAnswer,
     RunOrder,
 )
-from ioi_dagster.adapters.http.streams import Made, Opened, Stream
+from ioi_dagster.adapters.http.streams import Opened, Stream
 from ioi_dagster.adapters.http.tls import TlsTo, explain
 from ioi_dagster.adapters.http.transport import MAX_ANSWER, Answer, Pool
 from ioi_dagster.decoding import converted, from_json
 from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder, hidden
 from ioi_dagster.errors import FinalError, GatewayRefusedError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
-from ioi_dagster.model.block import Payload
+from ioi_dagster.model.block import NOBODY, Made, Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
 from ioi_dagster.model.order import Order
@@ -220,11 +220,10 @@ class GatewayClient:
         timeout: float,
         idle_s: float,
         after: int = 0,
-        made: Made | None = None,
+        made: Made = NOBODY,
     ) -> Stream | Refusal:
         """As `invoke`, with the result in pieces as they come, each within `idle_s` seconds of the one before. `after`: so many
         pieces are there already, of `made`; the stream says whether it goes on there or begins anew."""
-        made = made or Made("", "")
         invocation = Invocation(
             lease, msgspec.to_builtins(permit), capability, payload.document, timeout, after, made.block, made.version
         )

@@ -59,7 +59,7 @@ from ioi_dagster.domain import DomainConfig
 from ioi_dagster.errors import BadInputError, FinalError, NotAllowedError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.governors.failures import Cause
-from ioi_dagster.model.block import Payload
+from ioi_dagster.model.block import Begun, Made, Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision
 from ioi_dagster.model.member import MemberRecord
@@ -110,8 +110,9 @@ class BlockRunner(Protocol):
 
     def stream(
         self, request: bytes, stream: str, key: str, call: str, node: str, timeout_s: float
-    ) -> AsyncGenerator[list[bytes] | bytes, None]:
-        """The same, with framed pieces as they come before the answer. `stream`: its name in the request."""
+    ) -> AsyncGenerator[Begun | list[bytes] | bytes, None]:
+        """The same; before the answer comes who gives the pieces, and they, framed, as they come. `stream`: its name in the
+        request."""
         ...
 
 
@@ -195,10 +196,11 @@ class _Asked:
         """Of the permit, which its issuer makes anew for each start."""
         return (self.door, self.run_permit.issuer, self.lease.key, self.nonce)
 
-    def start(self, stream: str = "", after: int = 0) -> bytes:
+    def start(self, stream: str = "") -> bytes:
         body = self.body
         request = StartRequest("block", body.lease, body.permit, body.capability, self.payload, self.timeout_s)
-        return msgspec.msgpack.encode(replace(request, stream=stream, after=after))
+        made = Made(body.block, body.version)
+        return msgspec.msgpack.encode(replace(request, stream=stream, after=body.after, made=made))
 
 
 class _Problem(Exception):
@@ -471,17 +473,13 @@ class _Gateway:
         answer = from_msgpack(data, StartAnswer)
         return self._refusal(answer.refusal) if answer.refusal is not None else _answer(answer)
 
-    async def _whole(self, asked: _Asked) -> AsyncGenerator[list[bytes] | bytes, None]:
+    async def _whole(self, asked: _Asked) -> AsyncGenerator[Begun | list[bytes] | bytes, None]:
         yield await asked.runner.run(asked.start(), asked.lease.key, asked.nonce, asked.lease.node, asked.timeout_s)
 
     async def _stream(self, request: Request) -> StreamedAnswer:
         asked = await self._checked(request, "invoke/stream")
         if isinstance(asked, Refusal):
             return StreamedAnswer(_refused_stream(self._refused_call("invoke/stream", asked)))
-        spec = self._block(asked.body.capability)
-        made_here = (spec.get("name"), spec.get("version")) == (asked.body.block, asked.body.version)
-        goes_on = asked.body.rejoin or (made_here and (spec.get("contract") or {}).get("resumes", False))
-        after = asked.body.after if goes_on else 0
         call = self._calls.get(asked.key)
         if call is None:
             if asked.body.rejoin:
@@ -490,21 +488,25 @@ class _Gateway:
                 return StreamedAnswer(_refused_stream(self._refused_call("invoke/stream", refusal)))
             name = "/".join(asked.key)
             source = asked.runner.stream(
-                asked.start(name, after), name, asked.lease.key, asked.nonce, asked.lease.node, asked.timeout_s
+                asked.start(name), name, asked.lease.key, asked.nonce, asked.lease.node, asked.timeout_s
             )
-            call = self._calls.begin(asked.key, source, after, REJOIN_S)
-        begun = Streamed(Word.BEGUN, after, block=str(spec.get("name", "")), version=str(spec.get("version", "")))
-        return StreamedAnswer(self._streamed(request, asked, call, begun))
+            call = self._calls.begin(asked.key, source, REJOIN_S)
+        return StreamedAnswer(self._streamed(request, asked, call))
 
-    async def _streamed(
-        self, request: Request, asked: _Asked, call: Call, begun: Streamed
-    ) -> AsyncGenerator[bytes, None]:
+    async def _streamed(self, request: Request, asked: _Asked, call: Call) -> AsyncGenerator[bytes, None]:
         """Policy has its word on what goes out as long as something goes out."""
-        number, looked = begun.number, self._c.clock.monotonic()
-        with call.reading(number) as reader:
-            yield written(begun)
+        body, looked = asked.body, self._c.clock.monotonic()
+        number = first = body.after
+        with call.reading() as reader:
             try:
-                async for number, frames in call.pieces(reader):
+                # Only the node knows which version takes the call, and so after what it can go on.
+                begun = await call.beginning()
+                if begun is not None:
+                    made = begun.made
+                    goes_on = body.rejoin and made == Made(body.block, body.version)
+                    number = first = first if goes_on else min(first, begun.number)
+                    yield written(Streamed(Word.BEGUN, first, block=made.block, version=made.version))
+                async for number, frames in call.pieces(reader, first):
                     if self._c.clock.monotonic() >= looked + LOOK_AGAIN_S:
                         refusal, looked = await self._refused_by_now(request, asked), self._c.clock.monotonic()
                         if refusal is not None:
@@ -534,11 +536,6 @@ class _Gateway:
             return Refusal(problem.code, problem.text, self._c.config.spec.name, problem.remedy)
         wanted = {(asked.body.capability, asked.data_class)}
         return (await self._verdicts(asked.run_permit, wanted, new=False)).popitem()[1]
-
-    def _block(self, capability: str) -> dict[str, Any]:
-        """The domain's own record of who does that; empty where there is none."""
-        found = (record.spec for record in self._c.store.records(Kind.BLOCK))
-        return next((spec for spec in found if spec.get("capability") == capability), {})
 
     async def _checked(self, request: Request, door: str) -> _Asked | Refusal:
         """A call that may be run here under the lease that it names, which it holds."""

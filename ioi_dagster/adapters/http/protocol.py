@@ -101,7 +101,8 @@ class StateEntry:
 class Invocation:
     """A block's call under a lease. `permit` is the signed step permit; binary parts of the payload stand in the frame around.
     The call of one permit is begun once: who sends it again gets what is there of it. Of a streamed call, `after`: so many pieces
-    are there already, given by `version` of `block`; `rejoin`: it is not to be begun where nothing of it is there."""
+    are there already, given by `version` of `block`, others begin anew; `rejoin`: it is not to be begun where nothing of it is
+    there."""
 
     lease: Lease
     permit: dict[str, Any]

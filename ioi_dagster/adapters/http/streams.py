@@ -14,20 +14,12 @@ from ioi_dagster.adapters.http.protocol import Invocation, Invoked, Streamed, Wo
 from ioi_dagster.adapters.http.streaming import FrameReader
 from ioi_dagster.errors import BadInputError, FinalError, RetryableError, UnreachableError
 from ioi_dagster.framing import encode_payload
-from ioi_dagster.model.block import MAX_PIECES, MAX_STREAM, Payload
+from ioi_dagster.model.block import MAX_PIECES, MAX_STREAM, NOBODY, Made, Payload
 from ioi_dagster.model.refusal import Refusal
 
 DRAIN_S = 0.5
 REJOINS = 3
-"""So often a call whose connection breaks is gone on with, if a piece has come in between."""
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """Which block gives the pieces; what another one has given is no beginning of them."""
-
-    block: str
-    version: str
+"""So often a call whose connection breaks after it was taken is gone on with, if a piece has come in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +56,7 @@ class Stream:
         self._frames = self._read(invocation)
         self.number = self.first = 0
         """`number`: how many pieces there are by now, with those before the first."""
-        self.made, self.begun = Made("", ""), False
+        self.made, self.begun = NOBODY, False
         self.end: Invoked | None = None
 
     def begin(self) -> Refusal | None:
@@ -107,13 +99,17 @@ class Stream:
                 return next(self._frames)
             except (OSError, StopIteration) as error:
                 self._rejoins += 1
-                if self._rejoins > REJOINS or not self.begun or self.closed.done():
+                if self._rejoins > REJOINS or self._answer is None or self.closed.done():
                     why = f"cut off after {self.number} pieces: {error or 'the answer has no end'}"
                     raise UnreachableError(f"gateway of {self._domain}", why) from error
                 self._frames = self._rejoined()
 
     def _rejoined(self) -> Iterator[tuple[Streamed, Mapping[str, bytes]]]:
-        frames = self._read(replace(self._invocation, after=self.number, rejoin=True))
+        again = replace(self._invocation, rejoin=True)
+        if not self.begun:
+            yield from self._read(again)
+            return
+        frames = self._read(replace(again, after=self.number, block=self.made.block, version=self.made.version))
         for frame, parts in frames:
             if frame.word is Word.BEGUN and frame.number == self.number:
                 yield from frames
