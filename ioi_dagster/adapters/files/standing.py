@@ -42,7 +42,7 @@ class StandingFile:
             saved = from_json(body, _Saved)
         except FileNotFoundError:
             return (), 0.0
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             _log.warning("%s is left out, and how clusters stood is forgotten: %s", self._path, error)
             return (), 0.0
         return saved.standings, max(0.0, now - saved.at)

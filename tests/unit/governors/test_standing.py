@@ -17,6 +17,7 @@ from ioi_dagster.governors.standing import HALF_LIFE_S, MOST_KEPT, Standings
 from ioi_dagster.model.negotiation import Ask, Awarded, RejectedRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import MAX_STANDINGS, Experience, Standing
+from ioi_dagster.signing import digest_bytes
 from tests.unit.governors.test_flow import Story
 
 NO = Refusal("cluster.full", "all nodes are busy", "a")
@@ -153,3 +154,22 @@ def test_it_outlives_its_process_and_what_was_damaged_is_left_out(tmp_path: Path
     (tmp_path / "standing").write_bytes(data)
     assert file.load(160.0) == ((), 0.0)
     assert "is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff\xfe",
+        b'{"at": 1',
+        b"[]",
+        b'{"at": 1.0}',
+        b'{"at": 1.0, "standings": [{"cluster": 7}]}',
+        b'{"of another kind": ' + b"[" * 100_000,
+    ],
+)
+def test_of_one_of_another_kind_nothing_is_left_but_a_line_in_the_log(tmp_path: Path, caplog, body: bytes):
+    """As an older or a newer version of the program may have written it: whole, with its digest."""
+    (tmp_path / "standing").write_bytes(digest_bytes(body).encode() + b"\n" + body)
+    assert StandingFile(tmp_path / "standing").load(5.0) == ((), 0.0)
+    assert f"{tmp_path / 'standing'} is left out" in caplog.text
