@@ -105,6 +105,7 @@ class Stream:
                 self._frames = self._rejoined()
 
     def _rejoined(self) -> Iterator[tuple[Streamed, Mapping[str, bytes]]]:
+        self._hang_up()  # what is left of the answer that broke
         again = replace(self._invocation, rejoin=True)
         if not self.begun:
             yield from self._read(again)
