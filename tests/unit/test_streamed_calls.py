@@ -251,13 +251,36 @@ def test_a_call_that_is_cut_off_is_gone_on_with_where_it_was():
     assert node.starts == [("n", 0)]
 
 
+def test_who_hangs_up_while_the_answer_has_not_begun_is_not_held_and_leaves_no_connection():
+    silent, hung_up = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def listen() -> None:
+        connection, _ = silent.accept()
+        with connection:
+            while connection.recv(2**16):
+                asked.set()
+            hung_up.set()
+
+    asked, thread = threading.Event(), threading.Thread(target=listen, daemon=True)
+    thread.start()
+    with silent, client_of(silent.getsockname()[1]) as client, ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(ask, client)
+        assert asked.wait(60)
+        client.hang_up(LEASE.key)
+        with pytest.raises(RetryableError, match="nobody waits"):
+            opening.result(30)
+        assert hung_up.wait(30)
+        assert client._pool._under_way == 0
+        thread.join(30)
+
+
 def test_each_answer_is_closed_also_one_that_broke_before_the_call_was_gone_on_with():
     answers = [[BEGUN, piece(0)], [BEGUN_AT_1, piece(1)], [written(Streamed(Word.BEGUN, 2)), ENDED]]
     opened, closed = iter(enumerate(answers)), []
 
     def open_(_body: bytes, _timeout: float) -> streams.Opened:
         number, sends = next(opened)
-        return streams.Opened(lambda _: sends.pop(0) if sends else b"", lambda: closed.append(number))
+        return streams.Opened(lambda: None, lambda _: sends.pop(0) if sends else b"", lambda: closed.append(number))
 
     invocation = Invocation(LEASE, {}, "echo", {})
     stream = Stream("lab", invocation, {}, open_, 60.0)

@@ -242,38 +242,38 @@ class GatewayClient:
     def _open(self, path: str, content: bytes, timeout: float) -> Opened:
         body = digest_bytes(content) if self._key is not None else ""
 
-        async def opened() -> Answer:
-            pool = await self._current()
-            return await pool.open("POST", PREFIX + path, content, self._headers("POST", path, body))
+        opened: list[Answer] = []
 
-        answer = _on_loop(opened(), timeout)
-        reading: list[Future[bytes]] = []
+        async def begun() -> bytes | None:
+            """What the gateway says instead."""
+            pool = await self._current()
+            answer = await pool.open("POST", PREFIX + path, content, self._headers("POST", path, body))
+            opened.append(answer)
+            return None if answer.status == 200 else await _all_of(answer)
+
+        async def closed() -> None:
+            for answer in opened:
+                await answer.close()
+
+        beginning = _begun(begun(), timeout)
+        under_way: list[Future[Any]] = [beginning]
+
+        def wait() -> None:
+            problem = beginning.result()
+            if problem is not None:
+                close()
+                raise self._problem(opened[0].status, problem)
 
         def read(patience_s: float) -> bytes:
-            reading[:] = [_begun(answer.read(), patience_s)]
-            return reading[0].result()
+            under_way[:] = [_begun(opened[0].read(), patience_s)]
+            return under_way[0].result()
 
         def close() -> None:
-            for future in reading:
+            for future in under_way:
                 future.cancel()
-            _begun(answer.close(), 5.0)
+            _begun(closed(), 5.0)  # on the loop after what was cancelled there
 
-        if answer.status != 200:
-            try:
-                problem = self._all_of(answer, timeout)
-            finally:
-                close()
-            raise self._problem(answer.status, problem)
-        return Opened(read, close)
-
-    def _all_of(self, answer: Answer, timeout: float) -> bytes:
-        async def all_of() -> bytes:
-            data = b""
-            while len(data) < MAX_ANSWER and (more := await answer.read()):
-                data += more
-            return data
-
-        return _on_loop(all_of(), timeout)
+        return Opened(wait, read, close)
 
     def hang_up(self, key: str) -> None:
         """Nobody wants the answer of the call under the lease of that key: the other side stops it. One that is over is
@@ -345,6 +345,13 @@ class GatewayClient:
         except (msgspec.MsgspecError, KeyError, TypeError):
             text = f"{self.domain} answered {status}"
         return RetryableError(text) if status >= 500 or status == 429 else GatewayRefusedError(text)
+
+
+async def _all_of(answer: Answer) -> bytes:
+    data = b""
+    while len(data) < MAX_ANSWER and (more := await answer.read()):
+        data += more
+    return data
 
 
 def _call(key: str) -> tuple[str, str, int]:

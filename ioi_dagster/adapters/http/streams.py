@@ -24,8 +24,11 @@ REJOINS = 3
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An answer that is being read. Both may be called from any thread; `close` hangs up, and nothing comes after it."""
+    """An answer that is waited for and then read. All may be called from any thread; `close` hangs up, and nothing comes after
+    it."""
 
+    wait: Callable[[], None]
+    """Until the answer has begun. Raises what the gateway says instead, `OSError` and `CancelledError`."""
     read: Callable[[float], bytes]
     """Waits so many seconds for more; empty at the end. Raises `OSError` and `CancelledError`."""
     close: Callable[[], None]
@@ -35,7 +38,8 @@ class Stream:
     """Iterates over the pieces, once. `first` is the number of the first, `made` says who gives them; `end` is there at the end.
 
     Raises `RetryableError` where the call is lost or takes too long, `FinalError` for an error of the block, and `BadInputError`
-    for what is no stream. Closed before its end, the other side is hung up on and stops its block. `open_`: asks the gateway."""
+    for what is no stream. Closed before its end, the other side is hung up on and stops its block. `open_`: asks the
+    gateway, which has so many seconds to answer."""
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class Stream:
         """Cancelled by who wants no more of it."""
         self.closed.add_done_callback(lambda _: self._hang_up())
         self._answer: Opened | None = None
+        self._taken = False
         self._rejoins = 0
         self._size = 0
         self._frames = self._read(invocation)
@@ -99,7 +104,7 @@ class Stream:
                 return next(self._frames)
             except (OSError, StopIteration) as error:
                 self._rejoins += 1
-                if self._rejoins > REJOINS or self._answer is None or self.closed.done():
+                if self._rejoins > REJOINS or not self._taken or self.closed.done():
                     why = f"cut off after {self.number} pieces: {error or 'the answer has no end'}"
                     raise UnreachableError(f"gateway of {self._domain}", why) from error
                 self._frames = self._rejoined()
@@ -125,6 +130,8 @@ class Stream:
             self._answer = answer = self._open(body, min(self._idle_s, self._left()))
             if self.closed.done():
                 self._hang_up()
+            answer.wait()
+            self._taken = True
             while data := answer.read(self._patience(since)):
                 self._size += len(data)
                 if self._size > 2 * MAX_STREAM or self.number > MAX_PIECES:
