@@ -50,9 +50,11 @@ def test_a_node_that_is_drained_ends_or_gives_up_what_it_runs_and_takes_nothing_
         assert told_of(lab)["draining"] == "a new disk"
         assert "drained: a new disk" in shown(lab)
         # Another process under its name is drained too.
+        again = lab.run(seconds=3.0)
+        again.working()
         os.kill(victim.pid, signal.SIGKILL)
         until(lambda: lab.pid(NODE) != victim.pid and told_of(lab).get("draining"), "another process, drained")
-        again = lab.run()
+        assert not again.over, "it would have taken what the new process lets it"
         again.end()
         assert judge.whole(again, STEPS) == []
         assert NODE not in {one.node for one in again.began()}

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from distributed import Scheduler, Worker
 
-from ioi_dagster.adapters.dask import scheduler_preload
+from ioi_dagster.adapters.dask import node, scheduler_preload
+from ioi_dagster.adapters.dask.node import NodeHost
+from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.adapters.dask.scheduler_preload import ClusterPlugin
 from ioi_dagster.adapters.files.drains import Drain, DrainFile
 from ioi_dagster.adapters.files.orders import OrderFile
+from ioi_dagster.clock import SystemClock
+from ioi_dagster.governors.node import NodeGovernor
 from ioi_dagster.model.order import Order, Target, Verb
-from tests.integration.test_crowded_machine import with_one_node
+from tests.integration.test_crowded_machine import until, with_one_node
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -63,3 +67,26 @@ def test_it_holds_when_the_door_opens_and_when_a_drained_node_comes_back(
     ordered = ("tenant t",)
     assert asyncio.run(played()) == [({"lab-1": 0}, ordered), ({"lab-1": 0}, ordered)]
     assert opened == [({}, ordered)]
+
+
+def test_each_process_that_comes_under_the_name_of_a_drained_node_is_told_so_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would start what was on its way to the one before it."""
+    home = with_one_node(tmp_path)
+    DrainFile(home.root).drain("lab-c", "lab-1", Drain("a new disk", 0.0))
+
+    async def played() -> None:
+        async with Scheduler(dashboard=False, dashboard_address=None, port=0) as scheduler:
+            plugin = ClusterPlugin(scheduler, home, "lab-c")
+            scheduler.add_plugin(plugin)
+            await plugin.start(scheduler)
+            for _ in range(2):
+                clock = SystemClock()
+                governor = NodeGovernor("lab-1", "lab-c", frozenset(), governed=False)
+                host = NodeHost("lab-1", governor, ReplicaHost([], "lab-1", clock), lambda _: None, clock)
+                monkeypatch.setattr(node, "_host", host)
+                async with Worker(scheduler.address, name="lab-1", nthreads=4, dashboard=False):
+                    await until(lambda governor=governor: governor.draining == "a new disk")
+
+    asyncio.run(played())

@@ -156,25 +156,29 @@ def test_which_runs_there_are_is_not_told_to_other_domains(desk: Ordering) -> No
 
 
 class Lenient:
-    """A policy that forbids nothing, as one that knows nothing of orders from elsewhere."""
+    """A policy that forbids nothing, as one that knows nothing of orders from elsewhere. By scope, whom it lets in: None where it
+    says nothing of that."""
 
-    name, revision, entrypoints = "lenient", "1", frozenset({"ioi/book/intervene/verdict"})
+    name, revision = "lenient", "1"
 
-    def __init__(self, *let_in: str) -> None:
-        self._owed = [{"kind": "let_in", "params": {"domains": [domain]}} for domain in let_in]
+    def __init__(self, let_in: dict[str, list[str] | None]) -> None:
+        self._let_in = {f"ioi/{scope}/intervene/verdict": domains for scope, domains in let_in.items()}
+        self.entrypoints = frozenset(self._let_in)
 
     def evaluate(self, entrypoint: str, document: Any) -> Any:
-        return {"allow": True, "deny": [], "obligations": self._owed, "ttl_s": 0}
+        domains = self._let_in[entrypoint]
+        owed = [] if domains is None else [{"kind": "let_in", "params": {"domains": domains}}]
+        return {"allow": True, "deny": [], "obligations": owed, "ttl_s": 0}
 
 
-def lenient(folder: Path, *let_in: str) -> tuple[Ordering, list[str]]:
+def lenient(folder: Path, **let_in: list[str] | None) -> tuple[Ordering, list[str]]:
     decided: list[str] = []
-    gate = Gate(Lenient(*let_in), ("book",), ManualClock(), lambda kind, *_: decided.append(kind))
+    gate = Gate(Lenient(let_in), tuple(let_in), ManualClock(), lambda kind, *_: decided.append(kind))
     return Ordering(owned(folder, "lab").home, gate, lambda: 7.0), decided
 
 
 def test_that_policy_does_not_forbid_it_lets_no_other_domain_order_anything(tmp_path: Path) -> None:
-    desk, _ = lenient(tmp_path)
+    desk, _ = lenient(tmp_path, book=None)
     with pytest.raises(NotAllowedError, match=r"intervene\.foreign"):
         desk.give(CAP, "ann", "cloud")
     with pytest.raises(NotAllowedError, match=r"intervene\.foreign"):
@@ -184,20 +188,23 @@ def test_that_policy_does_not_forbid_it_lets_no_other_domain_order_anything(tmp_
 
 
 def test_a_domain_that_policy_names_orders_as_the_own_people_do(tmp_path: Path) -> None:
-    desk, _ = lenient(tmp_path, "cloud")
+    desk, _ = lenient(tmp_path, book=["cloud"])
     assert desk.give(CAP, "ann", "cloud").order.who == "ann@cloud"
     with pytest.raises(NotAllowedError, match=r"intervene\.foreign"):
         desk.give(CAP, "ann", "archive")
 
 
 def test_where_two_scopes_name_domains_only_those_are_let_in_that_both_name(tmp_path: Path) -> None:
-    desk, _ = lenient(tmp_path, "cloud", "archive")
-    with pytest.raises(NotAllowedError, match=r"intervene\.foreign"):
-        desk.give(CAP, "ann", "cloud")
+    desk, _ = lenient(tmp_path, book=["cloud", "archive"], lab=["archive", "uni"], pool=None)
+    for domain in ("cloud", "uni"):
+        with pytest.raises(NotAllowedError, match=r"intervene\.foreign"):
+            desk.give(CAP, "ann", domain)
+    assert desk.in_force() == []
+    assert desk.give(CAP, "ann", "archive").order.who == "ann@archive"
 
 
 def test_who_is_refused_again_and_again_fills_no_record(tmp_path: Path) -> None:
-    desk, decided = lenient(tmp_path)
+    desk, decided = lenient(tmp_path, book=None)
     for _ in range(100):
         with pytest.raises(NotAllowedError):
             desk.give(CAP, "ann", "cloud")
