@@ -32,6 +32,7 @@ from ioi_dagster.model.negotiation import (
     SupplyPoint,
     VerifyRequest,
 )
+from ioi_dagster.model.order import MAY, Order, Orders, Target, Verb
 from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.refusal import Refusal
@@ -133,6 +134,7 @@ class ClusterWalk:
             "d", "c", 1, 1.0, ttl_s=10.0, quotas=QuotaTree.flat((share("a", guarantee=2),))
         )
         self._now = 0.0
+        self._orders = Orders()
         self._leases: list[Lease] = []
         self._fences: dict[str, int] = {}
         self._round = 0
@@ -140,7 +142,7 @@ class ClusterWalk:
 
     def run(self, events: int = 400) -> None:
         often = [self._award] * 3 + [self._renew, self._wait] * 2
-        acts = [*often, self._nodes, self._announce, self._release, self._shares]
+        acts = [*often, self._nodes, self._announce, self._release, self._shares, self._order]
         for _ in range(events):
             self._rng.choice(acts)()
 
@@ -197,6 +199,14 @@ class ClusterWalk:
     def _shares(self) -> None:
         borrows = self._rng.choice(self._borrows)
         self._tell(cluster.QuotasChanged(QuotaTree.flat((share("a", guarantee=2), share("b", borrows=borrows)))))
+
+    def _order(self) -> None:
+        target, name = self._rng.choice([(Target.BLOCK, "ocr"), (Target.TENANT, "a")])
+        verb = self._rng.choice([*sorted(MAY[target] - {Verb.PRIORITISE}), Verb.RESUME])
+        value = self._rng.choice([None, 1, 3]) if verb is Verb.CAP else None
+        within_s = self._rng.choice([0.0, 1.0]) if verb is Verb.DRAIN else None
+        self._orders, _ = self._orders.after(Order(target, name, verb, value, within_s))
+        self._tell(cluster.Ordered(self._orders))
 
     def _wait(self) -> None:
         self._now += self._rng.choice([0.1, 0.5, 1.5, 6.0])

@@ -123,7 +123,6 @@ class Watch:
 
     def _leases(self, governor: ClusterGovernor) -> dict[str, LeaseState]:
         waiting = {held.lease.id for held in governor._leases if held.waits}
-        assert not waiting & governor._stopping.keys(), "a step that waits has no slot that could be taken back"
         return {
             name: LeaseState.STOPPING
             if name in governor._stopping
@@ -146,23 +145,24 @@ class Watch:
         for name, was in known.items():
             self.seen("lease", was, now[name])
 
-    def _parked(self, governor: ClusterGovernor, known: dict[tuple[str, str], Any], out: list[Any]) -> None:
+    def _parked(self, governor: ClusterGovernor, known: dict[tuple[str, str], int], out: list[Any]) -> None:
         now = _waiting(governor)
         answered = {item.waited: item.answer for item in out if isinstance(item, Reply) and item.waited is not None}
-        for whose, one in known.items():
-            if now.get(whose) is one:
-                continue
+        goes_on = set()
+        for whose, number in known.items():
             origin, run = whose
-            answer = answered.pop((run, one.announce.round, origin), None)
+            # One that is sent again is answered, and waits anew.
+            if now.get(whose) == number and (run, number, origin) not in answered:
+                goes_on.add(whose)
+                continue
+            answer = answered.pop((run, number, origin), None)
             told = "withdrawn" if answer is None else "offered" if answer.points else "in vain"
-            if answer is not None and answer == Bid(
-                answer.cluster, answer.domain, run, one.announce.round, answer.epoch
-            ):
+            if answer is not None and answer == Bid(answer.cluster, answer.domain, run, number, answer.epoch):
                 told = "served" if isinstance(self._event, Award) else "newer"
             self.seen("announcement", AnnouncementState.WAITING, NOTHING, told=told)
         assert not answered, "who does not wait is not answered"
-        for run, one in now.items():
-            if known.get(run) is not one:
+        for whose in now:
+            if whose not in goes_on:
                 self.seen("announcement", NOTHING, AnnouncementState.WAITING)
 
     # Block ------------------------------------------------------------------------------------------------------
@@ -211,9 +211,10 @@ class Watch:
         self._around(patch, FlowGovernor, begin, lambda *_: None)
 
 
-def _waiting(governor: ClusterGovernor) -> dict[tuple[str, str], Any]:
-    """By origin and run, what it asked for that waits."""
-    return {whose: asked for whose, asked in governor._bids.desk.asked.items() if asked.waits}
+def _waiting(governor: ClusterGovernor) -> dict[tuple[str, str], int]:
+    """By origin and run, the round of its announcement that waits, for room or for what is ordered."""
+    held = {whose: one.announce.round for whose, one in governor._orders._waits.items()}
+    return held | {whose: asked.wanted.round for whose, asked in governor._bids.desk.asked.items() if asked.waits}
 
 
 def unknown(machine: Machine, seen: set[Seen]) -> set[Seen]:
