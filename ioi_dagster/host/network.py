@@ -34,7 +34,7 @@ from ioi_dagster.model.standing import MAX_STANDINGS, Experience, Experiences, S
 from ioi_dagster.model.story import Chapter
 from ioi_dagster.policy.documents import placement_document, step_document
 from ioi_dagster.policy.permits import issue
-from ioi_dagster.ras.selection import MAY_CHANGE, Candidate, Discovery, Query
+from ioi_dagster.ras.selection import Candidate, Discovery, Query
 from ioi_dagster.signing import Signed, digest_bytes
 
 FOUND_FOR_S = 1.0
@@ -96,9 +96,7 @@ class FederatedNetwork:
                 continue
             self._reach(candidate)
             places.append(Place(candidate.cluster, candidate.domain, slots=candidate.slots))
-        may_change = any(
-            refusal.code in MAY_CHANGE and (not domains or self._in(who, domains)) for who, refusal in rejected
-        )
+        may_change = any(item.may_change(domains) for item in discovery.rejected)
         return Found(tuple(places), tuple(rejected), may_change)
 
     def standing(self) -> tuple[Standing, ...]:
@@ -242,11 +240,6 @@ class FederatedNetwork:
                 if candidate.accepts == "step"
                 else InvokeFleet(candidate.domain, candidate.cluster, client, self._partials)
             )
-
-    def _in(self, who: str, domains: tuple[str, ...]) -> bool:
-        """Is `who` (a domain, or a cluster of the home) one whose return would help?"""
-        clusters = {cluster.name for cluster in self._config.spec.clusters} if self.home in domains else set()
-        return who in domains or who in clusters or who == "registry"
 
 
 class AloneNetwork:

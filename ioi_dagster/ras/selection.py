@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +46,15 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
+    """`who`: a domain or one of its clusters; `domain`: whose answer it is."""
+
     who: str
     refusal: Refusal
+    domain: str = ""
+
+    def may_change(self, domains: Collection[str]) -> bool:
+        """Can time help a step that may run in `domains` only, or anywhere where none are named?"""
+        return self.refusal.code in MAY_CHANGE and (not domains or self.domain in domains)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,7 @@ def discover(query: Query, domain: DomainSpec, records: Sequence[Record], state:
     for row in _FILTERS:
         if row.refused(facts):
             refusal = Refusal(row.code, row.text(facts), f"registry of {domain.name}", row.remedy)
-            return Discovery(rejected=(Rejected(domain.name, refusal),))
+            return Discovery(rejected=(Rejected(domain.name, refusal, domain.name),))
     accepts = "step" if domain.authority == query.authority else "block"
     candidates, rejected = [], []
     for cluster in domain.clusters:
@@ -71,9 +78,8 @@ def discover(query: Query, domain: DomainSpec, records: Sequence[Record], state:
         if living is None or not (living.get("nodes") or living.get("may_come")):
             code = "ras.cluster_away" if living is None else "ras.no_living_node"
             text = "its scheduler does not report" if living is None else "it has no living node"
-            rejected.append(
-                Rejected(cluster.name, Refusal(code, text, f"registry of {domain.name}", "it is restarted"))
-            )
+            refusal = Refusal(code, text, f"registry of {domain.name}", "it is restarted")
+            rejected.append(Rejected(cluster.name, refusal, domain.name))
             continue
         candidates.append(
             Candidate(

@@ -55,12 +55,13 @@ from ioi_dagster.model.negotiation import (
 )
 from ioi_dagster.model.order import Order, Target, Verb
 from ioi_dagster.model.permit import RunPermit, StepPermit
+from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import Experience, Experiences, Standing
 from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
 from ioi_dagster.policy.permits import encode, issue
 from ioi_dagster.policy.proof import prove
-from ioi_dagster.ras.selection import Candidate, Discovery, Query
+from ioi_dagster.ras.selection import Candidate, Discovery, Query, Rejected
 from ioi_dagster.signing import SigningKey, TrustedKeys, digest_bytes
 from tests.members import author
 
@@ -505,6 +506,9 @@ def test_a_registry_speaks_for_itself_only():
     assert of("lab", honest) == Discovery((honest,))
     here, there = (replace(honest, scheduler=f"tcp://{host}:1") for host in ("127.0.0.1", "lab"))
     assert of("lab", here) == Discovery((here,)), "on this machine nobody listens"
+    away = Rejected("lab-c", Refusal("ras.cluster_away", "it is away", "lab"), "library")
+    told = believed("lab", Discovery(rejected=(away,)), CONFIG.authorities, CONFIG.limits, query)
+    assert told == Discovery(rejected=(replace(away, domain="lab"),))
     (plain,) = of("lab", there).rejected
     assert (plain.who, plain.refusal.code) == ("lab-c", "ras.plain_dask"), "its other clusters may do"
     assert [item.refusal.code for item in of("cloud", liar).rejected] == ["ras.not_its_own"]

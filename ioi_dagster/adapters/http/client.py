@@ -424,7 +424,8 @@ class FederatedRegistry:
         try:
             answer = asked.result()
         except (RetryableError, FinalError) as error:
-            return Discovery(rejected=(Rejected(name, Refusal("domain.unreachable", str(error), "registry")),))
+            refusal = Refusal("domain.unreachable", str(error), "registry")
+            return Discovery(rejected=(Rejected(name, refusal, name),))
         return believed(name, answer, self._config.authorities, self._config.limits, query)
 
 
@@ -434,22 +435,24 @@ def believed(
     """What an answer of domain `name` is worth: it speaks for itself only, and its authority, the way it takes work and
     the highest class it may be given are what the asking domain knows, not what is claimed."""
     candidates: list[Candidate] = []
-    rejected = [replace(item, who=item.who[:200]) for item in answer.rejected]
+    rejected = [replace(item, who=item.who[:200], domain=name) for item in answer.rejected]
     for item in answer.candidates:
         if item.domain != name or name not in authorities:
             text = f"{name} answered in the name of {item.domain[:100]}"
-            rejected.append(Rejected(name, Refusal("ras.not_its_own", text, "registry", "ask its owner")))
+            rejected.append(Rejected(name, Refusal("ras.not_its_own", text, "registry", "ask its owner"), name))
             continue
         own_authority = authorities[name] == query.authority
         handles = min(item.handles, limits.get(name, DataClass.PUBLIC), key=lambda data_class: data_class.rank)
         if not query.data_class.within(handles):
             text = f"{name} may be given {handles} at most, the data is {query.data_class}"
-            rejected.append(Rejected(name, Refusal("ras.domain_class", text, "registry", "choose another domain")))
+            rejected.append(
+                Rejected(name, Refusal("ras.domain_class", text, "registry", "choose another domain"), name)
+            )
             continue
         if own_authority and not hidden(item.scheduler):
             text = f"{name} takes steps over Dask at {item.scheduler[:100]}, where others could listen"
             refusal = Refusal("ras.plain_dask", text, "registry", "its owner has its clusters use tls://")
-            rejected.append(Rejected(item.cluster[:200], refusal))
+            rejected.append(Rejected(item.cluster[:200], refusal, name))
             continue
         candidates.append(
             replace(

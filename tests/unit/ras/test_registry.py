@@ -122,6 +122,11 @@ def test_a_partner_gets_the_scheduler_a_stranger_only_the_gateway():
 
 def test_only_what_time_can_heal_makes_a_step_wait():
     assert {"ras.no_living_node", "ras.cluster_away", "domain.unreachable", "ras.unreachable"} == MAY_CHANGE
+    (away,) = discover(query(), DOMAIN, [BLOCK], {}).rejected
+    assert (away.who, away.refusal.code) == ("lab-main", "ras.cluster_away")
+    assert [away.may_change(where) for where in ((), (DOMAIN.name,), ("another.example",))] == [True, True, False]
+    (unable,) = discover(query(), DOMAIN, [], ALIVE).rejected
+    assert not unable.may_change(())
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.1, 5), st.floats(0, 3)), max_size=40))
