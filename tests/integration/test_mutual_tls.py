@@ -134,6 +134,7 @@ def test_who_begins_no_handshake_or_a_broken_one_is_hung_up_on(lab, library, loo
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_no_address_has_more_handshakes_under_way_than_it_may(lab, library, loop, monkeypatch):
     monkeypatch.setattr(listening, "MAX_HANDSHAKES", 3)
+    monkeypatch.setattr(listening, "HANDSHAKE_S", 60.0)
     introduce(lab, library)
     with gateway(lab, loop) as url, ExitStack() as stack:
         kept = [stack.enter_context(stranger(url)) for _ in range(3)]
@@ -151,6 +152,25 @@ def test_no_address_has_more_handshakes_under_way_than_it_may(lab, library, loop
                     return True
 
         eventually(let_in, 30, "room for another")
+
+
+def test_all_addresses_together_have_no_more_handshakes_under_way_than_they_may(lab, library, monkeypatch):
+    monkeypatch.setattr(listening, "MAX_ALL_HANDSHAKES", 3)
+    monkeypatch.setattr(listening, "HANDSHAKE_S", 60.0)
+    introduce(lab, library)
+    with gateway(lab) as url, ExitStack() as stack:
+        kept = [stack.enter_context(stranger(url, f"127.0.0.{number}")) for number in (2, 3, 4)]
+        assert hung_up(stack.enter_context(stranger(url, "127.0.0.5")))
+        for one in kept:
+            one.close()
+
+        def answered() -> bool:
+            try:
+                return ask(url, lab, library) == {}
+            except UnreachableError:
+                return False
+
+        eventually(answered, 30, "room for a member")
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

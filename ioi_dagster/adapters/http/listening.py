@@ -1,6 +1,7 @@
 """Takes connections for uvicorn and makes the handshake of TLS on each.
 
-Nobody needs a certificate to begin one. So it takes no longer than it may, and no address has more under way than it may have.
+Nobody needs a certificate to begin one. So it takes no longer than it may, and no address, nor all of them together, has more
+under way than it may have.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ HANDSHAKE_S = 5.0
 """So long a handshake may take."""
 MAX_HANDSHAKES = 128
 """Those of one address that have not ended."""
+MAX_ALL_HANDSHAKES = 512
+"""Those of all addresses together: whoever has many must not have the files of all others."""
 AGAIN_S = 0.1
 """After a connection could not be taken, as where no file may be opened any more."""
 log = logging.getLogger("ioi.gateway")
@@ -58,7 +61,7 @@ class TlsServer(uvicorn.Server):
                 log.warning("a connection cannot be taken: %s", error)
                 await asyncio.sleep(AGAIN_S)
                 continue
-            if self._shaking[address] >= MAX_HANDSHAKES:
+            if self._shaking[address] >= MAX_HANDSHAKES or self._shaking.total() >= MAX_ALL_HANDSHAKES:
                 connection.close()
                 continue
             self._shaking[address] += 1
