@@ -459,7 +459,7 @@ def invoke(lab: Lab, lease: Lease = LEASE, timeout_s: float = 60.0, **permit: An
 def test_an_invocation_runs_under_a_key_of_its_own_and_for_a_bounded_time():
     lab = Lab()
     assert invoke(lab, timeout_s=1e300)["payload"] == {"say": "hello"}
-    assert lab.runner.calls == [("library/r/s/1/0", "step-nonce", 3_600.0)]
+    assert lab.runner.calls == [("library/r/s/1/0", "invoke/step-nonce", 3_600.0)]
 
 
 @pytest.mark.parametrize(("cause", "infrastructure"), [("", False), (Cause.NODE_ERROR, True)])

@@ -61,11 +61,16 @@ class Node:
         self.end: dict[str, Any] = {"result": encode_payload(Payload({}))}
         self.lost = ""
 
+    def _nonce(self, door: str, call: str) -> str:
+        at, _, nonce = call.rpartition("/")
+        assert at == door, "the same call at two doors"
+        return nonce
+
     def piece(self, number: int) -> Payload:
         return Payload({"number": number}, {"raw": bytes([number % 256]) * self.size})
 
     async def run(self, request: bytes, key: str, call: str, node: str, timeout_s: float) -> bytes:
-        self.starts.append((call, -1))
+        self.starts.append((self._nonce("invoke", call), -1))
         try:
             while self.wait_at is not None and not self.go.is_set():
                 await asyncio.sleep(0.005)
@@ -80,7 +85,7 @@ class Node:
         asked = from_msgpack(request, StartRequest)
         assert asked.stream == stream
         after = asked.after if asked.made == self.made else 0
-        self.starts.append((call, after))
+        self.starts.append((self._nonce("invoke/stream", call), after))
         try:
             while not self.taken.is_set():
                 await asyncio.sleep(0.005)
@@ -233,6 +238,24 @@ def test_a_whole_call_is_begun_once_too():
         answers.append(client.invoke(LEASE, signed_permit(), "echo", SENT, timeout=60.0))
         assert [answer[0] for answer in answers if not isinstance(answer, Refusal)] == [SENT] * 3
         assert node.starts == [("n", -1)]
+
+
+def test_a_permit_is_for_one_door():
+    node, other = Node(), Node()
+    with served(node) as (lab, client):
+        assert numbers(begun(client)) == [0, 1, 2]
+        refused = client.invoke(LEASE, signed_permit(), "echo", SENT, timeout=60.0)
+        assert isinstance(refused, Refusal)
+        assert (refused.code, refused.text) == ("gateway.other_door", "the permit is used at invoke/stream already")
+        assert node.starts == [("n", 0)]
+        assert [(row.door, row.code, row.count) for row in lab.app.state.refused()] == [
+            ("/v1/invoke", "gateway.other_door", 1)
+        ]
+    with served(other) as (_, client):
+        client.invoke(LEASE, signed_permit(), "echo", SENT, timeout=60.0)
+        refused = ask(client)
+        assert isinstance(refused, Refusal)
+        assert (refused.code, other.starts) == ("gateway.other_door", [("n", -1)])
 
 
 def test_a_call_that_is_cut_off_is_gone_on_with_where_it_was():

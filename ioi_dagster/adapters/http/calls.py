@@ -35,8 +35,9 @@ class ForgottenError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """`stays_s`: how long it goes on when nobody reads it. `begun`: known when it has."""
+    """`door`: where it was asked for. `stays_s`: how long it goes on when nobody reads it. `begun`: known when it has."""
 
+    door: str
     stays_s: float
     begun: Begun | None = None
     ended: bool = False
@@ -189,9 +190,9 @@ class Calls:
         self._tidy()
         return self._calls.get(key)
 
-    def begin(self, key: tuple[str, ...], source: Source, stays_s: float = 0.0) -> Call:
+    def begin(self, key: tuple[str, ...], door: str, source: Source, stays_s: float = 0.0) -> Call:
         """A new one, which goes on by itself as far as it is read."""
-        call = self._calls[key] = Call(stays_s)
+        call = self._calls[key] = Call(door, stays_s)
         call.task = asyncio.get_running_loop().create_task(call.follow(source, self._now, self._tidy))
         return call
 

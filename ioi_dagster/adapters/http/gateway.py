@@ -194,7 +194,12 @@ class _Asked:
     @property
     def key(self) -> tuple[str, ...]:
         """Of the permit, which its issuer makes anew for each start."""
-        return (self.door, self.run_permit.issuer, self.lease.key, self.nonce)
+        return (self.run_permit.issuer, self.lease.key, self.nonce)
+
+    @property
+    def call(self) -> str:
+        """Tells it apart, also from one under the same permit at another door, whose result is of another kind."""
+        return f"{self.door}/{self.nonce}"
 
     def start(self, stream: str = "") -> bytes:
         body = self.body
@@ -464,7 +469,11 @@ class _Gateway:
         asked = await self._checked(request, "invoke")
         if isinstance(asked, Refusal):
             return self._refusal(asked)
-        call = self._calls.get(asked.key) or self._calls.begin(asked.key, self._whole(asked))
+        call = self._known(asked)
+        if isinstance(call, Refusal):
+            return self._refusal(call)
+        if call is None:
+            call = self._calls.begin(asked.key, asked.door, self._whole(asked))
         try:
             with call.reading():
                 data = await _while_wanted(request, call.result())
@@ -473,24 +482,34 @@ class _Gateway:
         answer = from_msgpack(data, StartAnswer)
         return self._refusal(answer.refusal) if answer.refusal is not None else _answer(answer)
 
+    def _known(self, asked: _Asked) -> Call | Refusal | None:
+        """The call of that permit, if there is one; a permit is for one call, whole or streamed."""
+        call, name = self._calls.get(asked.key), self._c.config.spec.name
+        if call is not None and call.door != asked.door:
+            return Refusal(
+                "gateway.other_door", f"the permit is used at {call.door} already", name, "issue another one"
+            )
+        if call is None and asked.body.rejoin:
+            text = "nothing is there of the call that is to be gone on with"
+            return Refusal("gateway.no_call", text, name, "begin it anew, under a new fence")
+        return call
+
     async def _whole(self, asked: _Asked) -> AsyncGenerator[Begun | list[bytes] | bytes, None]:
-        yield await asked.runner.run(asked.start(), asked.lease.key, asked.nonce, asked.lease.node, asked.timeout_s)
+        yield await asked.runner.run(asked.start(), asked.lease.key, asked.call, asked.lease.node, asked.timeout_s)
 
     async def _stream(self, request: Request) -> StreamedAnswer:
         asked = await self._checked(request, "invoke/stream")
         if isinstance(asked, Refusal):
             return StreamedAnswer(_refused_stream(self._refused_call("invoke/stream", asked)))
-        call = self._calls.get(asked.key)
+        call = self._known(asked)
+        if isinstance(call, Refusal):
+            return StreamedAnswer(_refused_stream(self._refused_call("invoke/stream", call)))
         if call is None:
-            if asked.body.rejoin:
-                text = "nothing is there of the call that is to be gone on with"
-                refusal = Refusal("gateway.no_call", text, self._c.config.spec.name, "begin it anew, under a new fence")
-                return StreamedAnswer(_refused_stream(self._refused_call("invoke/stream", refusal)))
             name = "/".join(asked.key)
             source = asked.runner.stream(
-                asked.start(name), name, asked.lease.key, asked.nonce, asked.lease.node, asked.timeout_s
+                asked.start(name), name, asked.lease.key, asked.call, asked.lease.node, asked.timeout_s
             )
-            call = self._calls.begin(asked.key, source, REJOIN_S)
+            call = self._calls.begin(asked.key, asked.door, source, REJOIN_S)
         return StreamedAnswer(self._streamed(request, asked, call))
 
     async def _streamed(self, request: Request, asked: _Asked, call: Call) -> AsyncGenerator[bytes, None]:
