@@ -66,11 +66,6 @@ class Tally:
         return {"key": self.key, "first": self.first, "pieces": count, "bytes": self.bytes, "broke": broke}
 
 
-def size_of(piece: Payload) -> int:
-    """Bytes, as it is framed."""
-    return len(encode_payload(piece))
-
-
 class StreamClosedError(RetryableError):
     """Nobody reads the stream any more."""
 

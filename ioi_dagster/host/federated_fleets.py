@@ -14,7 +14,7 @@ from ioi_dagster.adapters.http.client import Asked, GatewayClient
 from ioi_dagster.adapters.http.protocol import Invoked
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.invocation import answering
-from ioi_dagster.compound.pieces import Tally, size_of, topic
+from ioi_dagster.compound.pieces import Tally, topic
 from ioi_dagster.errors import BadInputError, FinalError, GatewayRefusedError, IoiError, RetryableError
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.host import step_runner, tags
@@ -219,7 +219,7 @@ class InvokeFleet(_Negotiating):
         try:
             for piece in stream:
                 pieces.append(piece)
-                tally.came(size_of(piece))
+                tally.came(len(encode_payload(piece)))
                 if before + tally.bytes > MAX_STREAM:
                     raise BadInputError(f"{len(pieces)} pieces have more than {MAX_STREAM} bytes together")
         except FinalError:

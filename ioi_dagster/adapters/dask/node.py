@@ -31,7 +31,7 @@ from ioi_dagster.clock import Clock
 from ioi_dagster.compound.attempt import Attempt, attempting, current_attempt
 from ioi_dagster.compound.checkpoint import Checkpoint, checkpointing
 from ioi_dagster.compound.invocation import answering
-from ioi_dagster.compound.pieces import Tally, size_of, topic
+from ioi_dagster.compound.pieces import Tally, topic
 from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.errors import (
     NodeUnableError,
@@ -277,10 +277,8 @@ class NodeHost:
         stream = self.replicas.stream if self.governor.governed else self.replicas.stream_own
         name: Any = block.capability if self.governor.governed else block
         try:
-            with closing(stream(name, payload)) as pieces:
-                for piece in pieces:
-                    tally.came(size_of(piece))
-                    yield piece
+            with closing(stream(name, payload, tally.came)) as pieces:
+                yield from pieces
         except Exception as error:
             tally.broke()
             if isinstance(error, RetryableError):

@@ -10,7 +10,7 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -118,16 +118,22 @@ class ReplicaHost:
         """Call exactly this version of a block, which nobody registered here. As `invoke`."""
         return self._invoke(self._own_name(spec), payload)
 
-    def stream(self, capability: str, payload: Payload) -> Generator[Payload, None, None]:
+    def stream(
+        self, capability: str, payload: Payload, came: Callable[[int], object] = lambda _: None
+    ) -> Generator[Payload, None, None]:
         """As `invoke`, in pieces as they come: one where the block does not stream. Closed before its end, the block is
-        stopped."""
+        stopped. `came` hears of each how many bytes it had."""
         pieces = Pieces()
         with self.streaming(capability, payload, Stream(pieces)):
-            yield from map(decode_payload, pieces)
+            for frame in pieces:
+                came(len(frame))
+                yield decode_payload(frame)
 
-    def stream_own(self, spec: BlockSpec, payload: Payload) -> Generator[Payload, None, None]:
+    def stream_own(
+        self, spec: BlockSpec, payload: Payload, came: Callable[[int], object] = lambda _: None
+    ) -> Generator[Payload, None, None]:
         """As `stream`, of exactly this version of a block."""
-        return self.stream(self._own_name(spec), payload)
+        return self.stream(self._own_name(spec), payload, came)
 
     @contextmanager
     def streaming(self, capability: str, payload: Payload, stream: Stream) -> Iterator[None]:

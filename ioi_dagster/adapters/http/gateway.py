@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ioi_dagster.adapters.http.calls import REJOIN_S, Call, Calls, ForgottenError
+from ioi_dagster.adapters.http.hanging_up import HungUpError, hearing, while_wanted
 from ioi_dagster.adapters.http.membership import MemberBook, Members, NoMembers
 from ioi_dagster.adapters.http.protocol import (
     BY_PATH,
@@ -782,24 +783,12 @@ def _without_others(snapshot: dict[str, Any], domain: str) -> dict[str, Any]:
     return snapshot | {"leases": leases, "ordered": []}
 
 
-async def _while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What comes of `work`, which is cancelled when the caller hangs up."""
-    asked, gone = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
-    try:
-        await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not asked.done():
-            raise _Problem(408, "gateway.hung_up", "nobody waits for the answer any longer")
-        return asked.result()
-    finally:
-        gone.cancel()
-        if asked.cancel():
-            await asyncio.wait({asked}, timeout=CANCEL_S)
-
-
-async def _hung_up(request: Request) -> None:
-    """Returns when the caller of a request whose body was read has closed the connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+async def _while_wanted(request: Request, work: Awaitable[T]) -> T:
+    with hearing(request.receive) as gone:
+        try:
+            return await while_wanted(gone, work, CANCEL_S)
+        except HungUpError:
+            raise _Problem(408, "gateway.hung_up", "nobody waits for the answer any longer") from None
 
 
 def _answer(answer: StartAnswer) -> bytes:

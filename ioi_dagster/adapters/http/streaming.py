@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import struct
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from ioi_dagster.adapters.http.hanging_up import HungUpError, hearing, while_wanted
 from ioi_dagster.adapters.http.protocol import MAX_FRAME, Streamed
 from ioi_dagster.decoding import converted
 from ioi_dagster.errors import BadInputError
@@ -64,31 +64,13 @@ class StreamedAnswer:
     chunks: AsyncGenerator[bytes, None]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        gone = asyncio.ensure_future(_hung_up(receive))
         try:
-            headers = [(b"content-type", b"application/octet-stream")]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            while (chunk := await self._next(gone)) is not None:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            if not gone.done():
-                await send({"type": "http.response.body", "body": b""})
+            with hearing(receive) as gone, contextlib.suppress(HungUpError):
+                headers = [(b"content-type", b"application/octet-stream")]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                while (chunk := await while_wanted(gone, anext(self.chunks, None))) is not None:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if not gone.done():
+                    await send({"type": "http.response.body", "body": b""})
         finally:
-            gone.cancel()
             await self.chunks.aclose()
-
-    async def _next(self, gone: asyncio.Future[None]) -> bytes | None:
-        """None at the end, and when nobody reads any more."""
-        coming = asyncio.ensure_future(anext(self.chunks, None))
-        try:
-            await asyncio.wait({coming, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not coming.done():
-                coming.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await coming
-        return None if coming.cancelled() else coming.result()
-
-
-async def _hung_up(receive: Any) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
