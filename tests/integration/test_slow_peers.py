@@ -12,7 +12,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from ioi_dagster.adapters.http import gateway, serving
+from ioi_dagster.adapters.http import gateway, serving, who_asks
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.protocol import PERMIT_HEADER, PROOF_HEADER, AnnounceTo
 from ioi_dagster.errors import UnreachableError
@@ -114,7 +114,7 @@ def test_who_sends_nothing_or_a_head_that_never_ends_is_hung_up_on(lab, run, pee
 
 
 def test_a_body_that_drips_is_refused_by_name_and_hung_up_on(lab, run, peer, monkeypatch):
-    monkeypatch.setattr(gateway, "BODY_S", SOON)
+    monkeypatch.setattr(who_asks, "BODY_S", SOON)
     body = msgspec.json.encode(AnnounceTo("lab-c", ANNOUNCE))
     slow = [peer() for _ in range(20)]
     for one in slow:
@@ -129,7 +129,7 @@ def test_a_body_that_drips_is_refused_by_name_and_hung_up_on(lab, run, peer, mon
 
 
 def test_a_body_that_takes_its_time_and_keeps_coming_is_read(lab, run, peer, monkeypatch):
-    monkeypatch.setattr(gateway, "BODY_S", 5.0)
+    monkeypatch.setattr(who_asks, "BODY_S", 5.0)
     body = msgspec.json.encode(AnnounceTo("lab-c", ANNOUNCE))
     one = peer()
     one.sendall(head(body, len(body)))

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 import uvicorn
 
-from ioi_dagster.adapters.http import calls, gateway, streams
+from ioi_dagster.adapters.http import calls, invoking, streams
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.protocol import MAX_FRAME, Invocation, Invoked, Streamed, Word
 from ioi_dagster.adapters.http.streaming import written
@@ -397,7 +397,7 @@ def numbers_of(stream: Stream) -> Iterator[int]:
 
 
 def test_policy_has_its_word_on_what_still_goes_out(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gateway, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(invoking, "LOOK_AGAIN_S", 0.0)
     node = Node(5)
     node.wait_at = 2
     with served(node) as (lab, client):

@@ -43,3 +43,13 @@ class RefusalLog:
     def counts(self) -> list[Refused]:
         """Since the start, the most frequent first."""
         return [Refused(door, code, count) for (door, code), count in self._counted.most_common()]
+
+
+class ProblemError(Exception):
+    """An error answer."""
+
+    def __init__(self, status: int, code: str, text: str, remedy: str = "", hang_up: bool = False) -> None:
+        """`hang_up`: the connection is closed with it."""
+        self.status, self.code, self.text, self.remedy = status, code, text, remedy
+        self.hang_up = hang_up
+        super().__init__(text)
