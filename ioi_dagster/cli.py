@@ -527,6 +527,10 @@ def protocol_show(as_json: JsonOption = False) -> None:
 def protocol_check(
     domain: Annotated[str, typer.Argument(help="A domain of this federation, of whatever implementation")],
     home: HomeOption = None,
+    call: Annotated[
+        Path | None,
+        typer.Option(help="A file with the JSON that its block may be called with, a few times; else none is called"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a domain's gateway whether it keeps to the protocol. Takes what is free in one of its clusters for a moment."""
@@ -534,7 +538,7 @@ def protocol_check(
     from ioi_dagster.cli_protocol import subject
     from ioi_dagster.local.home import find_home
 
-    with subject(find_home(home), domain) as its:
+    with subject(find_home(home), domain, call=call) as its:
         outcomes = list(check(its))
     broken = [outcome for outcome in outcomes if not outcome.holds]
     if as_json:

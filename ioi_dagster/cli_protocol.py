@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.conformance import Subject
 from ioi_dagster.adapters.http.tls import tls_to
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError, UnreachableError
 from ioi_dagster.local.home import home_domain_of
+from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.ras.selection import Query
 
@@ -21,10 +24,13 @@ ANSWER_S = 10.0
 
 
 @contextmanager
-def subject(home: Path, domain: str, clock: Callable[[], float] = time.time) -> Iterator[Subject]:
+def subject(
+    home: Path, domain: str, clock: Callable[[], float] = time.time, call: Path | None = None
+) -> Iterator[Subject]:
     """The gateway of `domain` as the home domain of the federation in `home` finds it: one of its clusters, and a block
-    that it offers for public data. Raises `BadInputError` where it is not known or offers none, `UnreachableError`
-    where it does not answer."""
+    that it offers for public data. `call`: a file with what that block may be called with. Raises `BadInputError` where
+    it is not known, offers none or the file is no JSON object, `UnreachableError` where it does not answer."""
+    payload = None if call is None else _payload(call)
     own = home_domain_of(home)
     config, key = own.config(), own.signing_key()
     gateways = {config.spec.name: config.gateway, **config.peers}
@@ -51,7 +57,14 @@ def subject(home: Path, domain: str, clock: Callable[[], float] = time.time) -> 
                 raise UnreachableError(f"gateway of {domain}", f"{path}: {type(error).__name__}") from error
             return answer.status_code, answer.content
 
-        yield Subject(ask, key, domain, cluster, capability, clock)
+        yield Subject(ask, key, domain, cluster, capability, clock, call=payload)
+
+
+def _payload(file: Path) -> Payload:
+    try:
+        return Payload(from_json(file.read_bytes(), dict[str, Any]))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInputError(f"{file} cannot be read as a JSON object: {error}", todo="correct it") from error
 
 
 def _offered(client: GatewayClient, query: Query) -> tuple[str, str]:

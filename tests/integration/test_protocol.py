@@ -76,7 +76,7 @@ def test_every_domain_keeps_every_rule_and_has_all_its_capacity_afterwards(
         result = runner.invoke(app, ["protocol", "check", name, "--home", home, "--json"])
         outcomes = json.loads(result.stdout)
         assert [outcome for outcome in outcomes if not outcome["holds"]] == []
-        assert len(outcomes) == 71
+        assert len(outcomes) == 77
         assert result.exit_code == 0
         assert leases(federation, name) == []
     unknown = runner.invoke(app, ["protocol", "check", "nobody.example", "--home", home])

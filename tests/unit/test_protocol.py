@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import httpx
 import msgspec
@@ -17,18 +20,22 @@ from hypothesis import strategies as st
 
 from ioi_dagster.adapters.http.conformance import Ask, Outcome, Subject, check
 from ioi_dagster.adapters.http.conformance.asker import Asker, found
+from ioi_dagster.adapters.http.conformance.calls import REFUSED, RUN
 from ioi_dagster.adapters.http.conformance.messages import RULES
 from ioi_dagster.adapters.http.conformance.room import WITH_ROOM, WITHOUT_ROOM, Room
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
-from ioi_dagster.adapters.http.protocol import BY_PATH, DOORS, schema
+from ioi_dagster.adapters.http.protocol import BY_PATH, DOORS, Invoked, Streamed, Word, schema
 from ioi_dagster.adapters.http.refusals import Refused
+from ioi_dagster.adapters.http.streaming import FrameReader, written
 from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.link.door import Waiting, open_door
 from ioi_dagster.clock import Clock, SystemClock
 from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import ClusterAddress, DomainConfig
+from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick, Withdrawn
 from ioi_dagster.local.home import PROJECT
+from ioi_dagster.model.block import Begun, Made, Payload
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.negotiation import (
     Announce,
@@ -40,12 +47,14 @@ from ioi_dagster.model.negotiation import (
     RenewRequest,
     VerifyRequest,
 )
+from ioi_dagster.model.start import StartAnswer
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
 from ioi_dagster.signing import SigningKey, TrustedKeys
 
 KEY = SigningKey.generate("library")
 T = TypeVar("T")
 WAIT_S, SETTLE_S = 2.0, 0.2
+CALL = Payload({"say": "hello"}, {"raw": b"\0"})
 MESSAGES = {
     "announce": Announce,
     "award": Award,
@@ -53,6 +62,20 @@ MESSAGES = {
     "release": ReleaseRequest,
     "verify": VerifyRequest,
 }
+
+
+class _Node:
+    """Stands for the nodes: its block gives three pieces, as they are asked for."""
+
+    async def run(self, request: bytes, key: str, call: str, node: str, timeout_s: float) -> bytes:
+        return msgspec.msgpack.encode(StartAnswer(uuid4().hex, node, 1.0, 2.0, result=encode_payload(CALL)))
+
+    async def stream(self, request: bytes, stream: str, key: str, call: str, node: str, timeout_s: float) -> Any:
+        yield Begun(Made("telling", "1"), 0)
+        for number in range(3):
+            await asyncio.sleep(0)
+            yield [encode_payload(Payload({"number": number}))]
+        yield msgspec.msgpack.encode(StartAnswer(uuid4().hex, node, 1.0, 2.0, result=encode_payload(Payload({}))))
 
 
 class Peer:
@@ -81,7 +104,7 @@ class Peer:
             trusted=TrustedKeys({KEY.key_id: KEY.public_bytes}),
             store=None,  # pyright: ignore[reportArgumentType]
             decide=lambda *_: Decision("d", Verdict.ALLOW),
-            runners={},
+            runners={"lab-c": _Node()},  # pyright: ignore[reportArgumentType]
             clock=self.clock,
             clusters={"lab-c": ClusterLine("lab-c", f"unix:{folder}/governor.sock", "own")},
         )
@@ -144,7 +167,7 @@ class Peer:
         return list(check(self.subject(ask or self.ask)))
 
     def subject(self, ask: Ask) -> Subject:
-        return Subject(ask, KEY, "lab", "lab-c", "echo", self.clock.wall, wait_s=WAIT_S, settle_s=SETTLE_S)
+        return Subject(ask, KEY, "lab", "lab-c", "echo", self.clock.wall, wait_s=WAIT_S, settle_s=SETTLE_S, call=CALL)
 
 
 @pytest.fixture
@@ -157,7 +180,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory):
 def test_our_gateway_keeps_every_rule_and_gets_its_capacity_back(peer: Peer) -> None:
     outcomes = peer.outcomes()
     assert [outcome for outcome in outcomes if not outcome.holds] == []
-    assert len(outcomes) == len({outcome.rule for outcome in outcomes}) == 71
+    assert len(outcomes) == len({outcome.rule for outcome in outcomes}) == 81
     assert peer.governor.snapshot().leases == ()
 
 
@@ -198,8 +221,8 @@ def _answer(door: str, change: Callable[[Any], Any]) -> Callable[[str, int, Any]
 def test_a_rule_that_is_not_kept_is_named(peer: Peer, rule: str, sabotage) -> None:
     def ask(method: str, path: str, body: bytes, headers: dict[str, str], seconds: float) -> tuple[int, bytes] | None:
         told = peer.ask(method, path, body, headers, seconds)
-        if told is None:
-            return None
+        if told is None or "invoke" in path:
+            return told
         status, answer = told
         status, changed = sabotage(path, status, json.loads(answer))
         return status, json.dumps(changed).encode()
@@ -217,7 +240,57 @@ def test_who_refuses_nothing_is_told_each_rule_that_asks_for_it(peer: Peer) -> N
         "fields of a later version are ignored",
         "what nobody there can do is refused in the bid",
     }
-    assert {outcome.rule for outcome in peer.outcomes(ask) if not outcome.holds} == RULES.keys() - answered
+    broken = {outcome.rule for outcome in peer.outcomes(ask) if not outcome.holds}
+    assert broken == RULES.keys() - answered | {"what is no streamed call is refused"}
+
+
+def _out_of_order(frames: list[Streamed]) -> list[Streamed]:
+    return [frames[0], *reversed(frames[1:-1]), frames[-1]]
+
+
+def _begun_anew(frames: list[Streamed]) -> list[Streamed]:
+    end = frames[-1].end
+    assert end is not None
+    return [*frames[:-1], replace(frames[-1], end=replace(end, attempt=uuid4().hex))]
+
+
+def _failed(frames: list[Streamed]) -> list[Streamed]:
+    return [Streamed(Word.ENDED, end=Invoked(False, error="no"))]
+
+
+def _never_refused(frames: list[Streamed]) -> list[Streamed]:
+    return [Streamed(Word.BEGUN), Streamed(Word.ENDED, end=Invoked(True))]
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        *[(rule, _never_refused) for rule in REFUSED if rule != "what is no streamed call is refused"],
+        ("what is no streamed call is refused", None),
+        ("pieces come in order, and how many they are is told at the end", _out_of_order),
+        ("pieces come in order, and how many they are is told at the end", lambda frames: frames[:-1]),
+        ("a streamed call that is sent again is not begun again", _begun_anew),
+        ("the permit of a streamed call is of no use at the other door", None),
+        ("who hung up on a streamed call hears what became of it", _failed),
+    ],
+)
+def test_a_rule_of_streamed_calls_that_is_not_kept_is_named(peer: Peer, rule: str, change: Any) -> None:
+    """None: everything at either door is answered well."""
+
+    def ask(method: str, path: str, body: bytes, headers: dict[str, str], seconds: float) -> tuple[int, bytes] | None:
+        told = peer.ask(method, path, body, headers, seconds)
+        if told is None or "invoke" not in path:
+            return told
+        if change is None:
+            well = Invoked(True, {}) if path.endswith("invoke") else Streamed(Word.ENDED, end=Invoked(True))
+            framed = encode_payload(Payload(msgspec.to_builtins(well)))
+            return 200, framed if isinstance(well, Invoked) else struct.pack(">I", len(framed)) + framed
+        frames = [frame for frame, _ in FrameReader().feed(told[1])]
+        return told[0], b"".join(written(frame) for frame in change(frames)) if frames else told[1]
+
+    probe = (REFUSED | RUN)[rule]
+    assert found(lambda: Room(Asker(peer.subject(peer.ask))).hold_for(probe)) == ""
+    assert found(lambda: Room(Asker(peer.subject(ask))).hold_for(probe)) != ""
 
 
 Change = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]

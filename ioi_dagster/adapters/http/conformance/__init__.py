@@ -1,13 +1,14 @@
 """Does a gateway keep to the protocol? Asked from outside, as a known peer, of any implementation.
 
 Each rule is asked and answered over the wire; nothing of the other side's code is imported. The rules of negotiation take what
-is free in one of its clusters for a moment, and give it back.
+is free in one of its clusters for a moment, and give it back. Its block is called only with what the subject says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ioi_dagster.adapters.http.conformance import calls
 from ioi_dagster.adapters.http.conformance.asker import Ask, Asker, Outcome, Subject, found
 from ioi_dagster.adapters.http.conformance.leases import negotiated
 from ioi_dagster.adapters.http.conformance.messages import RULES
@@ -25,6 +26,8 @@ def check(subject: Subject) -> Iterator[Outcome]:
     if not (yield from negotiated(asker)):
         return
     for rule, its in WITH_ROOM.items():
+        yield Outcome(rule, found(lambda its=its: Room(asker).hold_for(its)))
+    for rule, its in (calls.REFUSED | (calls.RUN if subject.call is not None else {})).items():
         yield Outcome(rule, found(lambda its=its: Room(asker).hold_for(its)))
     for rule, its in WITHOUT_ROOM.items():
         yield Outcome(rule, found(lambda its=its: Room(asker).fill_for(its)))

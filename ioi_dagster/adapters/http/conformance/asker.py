@@ -22,6 +22,7 @@ from ioi_dagster.adapters.http.protocol import (
     RenewAt,
 )
 from ioi_dagster.decoding import from_json
+from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
     Announce,
@@ -75,6 +76,8 @@ class Subject:
     """So long an announcement waits for room that comes sooner; less than `ANSWER_S`."""
     settle_s: float = 0.4
     """So long after a message was sent, or a connection closed, whoever is asked has heard of it."""
+    call: Payload | None = None
+    """What its block may be called with; None: it is not called."""
 
 
 class BrokenError(Exception):
