@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -65,12 +66,17 @@ MESSAGES = {
 
 
 class _Node:
-    """Stands for the nodes: its block gives three pieces, as they are asked for."""
+    """Stands for the nodes: its block gives three pieces, as they are asked for. `begun`: how often each call was."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[str] = Counter()
 
     async def run(self, request: bytes, key: str, call: str, node: str, timeout_s: float) -> bytes:
+        self.begun[call] += 1
         return msgspec.msgpack.encode(StartAnswer(uuid4().hex, node, 1.0, 2.0, result=encode_payload(CALL)))
 
     async def stream(self, request: bytes, stream: str, key: str, call: str, node: str, timeout_s: float) -> Any:
+        self.begun[call] += 1
         yield Begun(Made("telling", "1"), 0)
         for number in range(3):
             await asyncio.sleep(0)
@@ -82,7 +88,7 @@ class Peer:
     """A gateway in this process before a real cluster governor of two nodes."""
 
     def __init__(self, folder: Path, clock: Clock | None = None) -> None:
-        self.clock = clock or SystemClock()
+        self.clock, self.node = clock or SystemClock(), _Node()
         self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0)
         for node in ("one", "two"):
             self.governor.handle(NodeJoined(node, 2, frozenset({"echo"}), (("memory", 8.0),)), self.clock.monotonic())
@@ -104,7 +110,7 @@ class Peer:
             trusted=TrustedKeys({KEY.key_id: KEY.public_bytes}),
             store=None,  # pyright: ignore[reportArgumentType]
             decide=lambda *_: Decision("d", Verdict.ALLOW),
-            runners={"lab-c": _Node()},  # pyright: ignore[reportArgumentType]
+            runners={"lab-c": self.node},  # pyright: ignore[reportArgumentType]
             clock=self.clock,
             clusters={"lab-c": ClusterLine("lab-c", f"unix:{folder}/governor.sock", "own")},
         )

@@ -72,12 +72,12 @@ class Call:
         return encode_payload(Payload(msgspec.to_builtins(replace(sent, **change)), self.payload.parts))
 
     def streamed(self, body: bytes | None = None) -> list[Streamed]:
-        """The frames of an answer that has all it should have."""
         status, data = self.asker.send("POST", STREAM, self.body() if body is None else body)
-        return _frames(status, data)
+        return frames_of(status, data)
 
 
-def _frames(status: int, data: bytes) -> list[Streamed]:
+def frames_of(status: int, data: bytes) -> list[Streamed]:
+    """Of a streamed answer that has all it should have. Raises `BrokenError`."""
     if status != 200:
         raise BrokenError(f"status {status}: {data[:200].decode(errors='replace')}")
     try:
