@@ -8,10 +8,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import ceil, exp, inf, log
+from random import Random
 
 from ioi_dagster.governors.placement.board import OVER, WAITING, Board
 from ioi_dagster.governors.placement.fleet import Fleet, Need, compile_graph, topological
 from ioi_dagster.governors.placement.replan import copies, replan
+from ioi_dagster.governors.placement.search import Search
+from ioi_dagster.governors.placement.timeline import Timeline
 from ioi_dagster.model.negotiation import Bid, NodeOutlook
 from ioi_dagster.model.placement import Edge, Link, Offer, Step
 
@@ -23,6 +26,10 @@ BEYOND = 0.9
 """The front moves on when less than this part of what could begin is in it."""
 LOOK_S, SHARE, BURST_S = 2e-6, 0.15, 0.5
 """Looking at one node for one step takes about so long; planning may take so much of the time, and so long at a stretch."""
+SEARCHED, WORTH_LENGTH = 0.5, 0.02
+"""The part of what may be had at a stretch that the first plan takes, and the part of the longest way through the graph."""
+MATTERS = 0.05
+"""Where clusters differ by more than this part of a usual step for other reasons than time, plans by time alone are of no use."""
 HELD_S = 1.0
 """What could begin and is not asked for within this time is held back by something that the plan does not know (it failed, or
 what it is made from did; a pool is full): it gets no room until it is asked for."""
@@ -303,7 +310,8 @@ class GraphPlan:
             self._over |= dict.fromkeys(missing, NOWHERE)
             self._stale = self._stale or bool(missing)
         board = self._board
-        if self._stale or board is None or self._front_is_over(board, ready):
+        fresh = self._stale or board is None or self._front_is_over(board, ready)
+        if fresh or board is None:
             board = self._board = self._put_together(ready, now)
         fleet = board.fleet
         for n, offer in enumerate(fleet.offers):
@@ -312,6 +320,8 @@ class GraphPlan:
                 board.unbind(n)
             board.up[n], board.others[n] = node.up, node.busy
         weights = [bias.get(self._nodes[offer.node].cluster, 0.0) for offer in fleet.offers]
+        if fresh and self._idle() and max(weights) - min(weights) <= MATTERS * self.usual(ready):
+            self._search(board, now)
         made, changes = replan(board, now, sent=False, bias=weights)
         for i, (n, order) in changes.items():
             board.bind(i, n, order, now)
@@ -328,6 +338,20 @@ class GraphPlan:
             if board.status[i] == WAITING and schedule.node[i] >= 0
         }
         return True
+
+    def _idle(self) -> bool:
+        """Nothing has begun, nor runs anything else."""
+        return not self._running and not self._over and all(node.up and not node.busy for node in self._nodes.values())
+
+    def _search(self, board: Board, now: float) -> None:
+        """A plan that is kept until one is better (`Search`). It knows of times alone."""
+        left = min(SEARCHED * self._credit, WORTH_LENGTH * max(self._rank.values(), default=0.0)) / LOOK_S
+        lines = [Timeline(capacity) for capacity in board.fleet.capacity]
+        made = Search(board.fleet, board.graph, lines, Random(0), int(left)).run()
+        self._credit -= left * LOOK_S
+        placed = (i for i in range(len(board.graph)) if i not in board.graph.doomed)
+        for order, i in enumerate(sorted(placed, key=lambda i: (made.start[i], made.finish[i], i))):
+            board.bind(i, made.node[i], order, now)
 
     def _hold_back(self, ready: frozenset[str], now: float) -> None:
         """See `HELD_S`."""
