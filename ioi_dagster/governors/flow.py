@@ -119,7 +119,7 @@ class FlowGovernor:
         self._placing = placing or PlanAhead(objective_of(objective), origin)
         self._reputation, self._steps, self._candidates = Reputation(), Steps(), Candidates()
         self._gangs, self._copies = Gangs(self._steps), Copies(self._placing)
-        self._steering = Steering(self._steps)
+        self._steering = Steering(self._steps, self._gangs)
         self._cancelled: dict[str, Refusal] = {}
         """Steps that will be asked for again, and are not to start then."""
         self._cold, nearness = ColdStarts(), Nearness(self._steps)
@@ -319,6 +319,7 @@ class FlowGovernor:
         unfit = self._gangs.ready(ask)
         if unfit is not None:
             return self._refuse(step, unfit)
+        self._steering.agree(step)
         self._rounds.soon(now)
         return []
 

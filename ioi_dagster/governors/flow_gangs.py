@@ -94,14 +94,16 @@ class Gangs:
     def _count(self, unit: list[Step]) -> bool:
         """Can it start, as far as is known of its places?"""
         lacks = next((step for step in unit if not step.places), None)
+        # It starts as one, so it is as urgent as the most urgent of it: those that are alike are one group, as their offer is.
+        priority, not_before = max(step.ask.priority for step in unit), max(step.not_before for step in unit)
         for step in unit:
-            step.group, step.not_before = group_of(step.ask), max(other.not_before for other in unit)
+            step.group, step.not_before = group_of(step.ask)._replace(priority=priority), not_before
             if lacks is not None and step is not lacks:
                 why = lacks.waiting_for or "its places are being looked up"
                 step.waiting_for = f"{lacks.ask.step} of its gang has no place: {why}"
         alike = Counter(step.group for step in unit)
         for step in unit if len(unit) > 1 else ():
-            step.group = group_of(step.ask, alike[step.group])
+            step.group = step.group._replace(gang=alike[step.group])
         return lacks is None
 
     def validate(self) -> None:

@@ -155,14 +155,16 @@ class Menu:
         return self._for([step], [step.group._replace(idle=True)], places)
 
     def _for(self, unit: Sequence[Step], groups: Sequence[Group], places: tuple[Place, ...]) -> list[Offer]:
-        counts = Counter(groups)
+        # Groups of one curve share what it has, whatever else tells them from each other.
+        curves = {_curve_of(group): group for group in groups}
+        counts = Counter(map(_curve_of, groups))
         others = [{place.cluster: place for place in step.places} for step in unit[1:]]
         offered = []
         for place in places:
             cluster = place.cluster
             if self._offers.room(cluster) < len(unit) or not all(cluster in its for its in others):
                 continue
-            prices = [self._offers.price(cluster, group, count) for group, count in counts.items()]
+            prices = [self._offers.price(cluster, group, counts[its]) for its, group in curves.items()]
             if any(price is None for price in prices):
                 continue
             moves_s = max([place.transfer_s, *(its[cluster].transfer_s for its in others)])

@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
-from ioi_dagster.governors.flow_steps import Step, Steps, StepState
+from ioi_dagster.governors.flow_gangs import Gangs
+from ioi_dagster.governors.flow_steps import OVER, Step, Steps, StepState
 from ioi_dagster.model.intervention import PART, Action, Intervention, names_of
 from ioi_dagster.model.negotiation import Ask
 
@@ -15,8 +16,8 @@ AT_ONCE = frozenset({StepState.AWARDING, StepState.RUNNING})
 
 
 class Steering:
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
+    def __init__(self, steps: Steps, gangs: Gangs) -> None:
+        self._steps, self._gangs = steps, gangs
         self._paused: dict[str, Intervention] = {}
         """By step, or mapped step; the empty name is the whole run."""
         self._priorities: dict[str, int] = {}
@@ -41,6 +42,19 @@ class Steering:
         part = PART in ask.step
         priority = self._of(self._priorities, ask.step.partition(PART)[0])
         return ask if priority is None else replace(ask, priority=priority + part)
+
+    def agree(self, step: Step) -> list[Step]:
+        """A gang starts as one: what was said last of a priority of one of it holds for all of it. All of the step's gang."""
+        if not self._priorities or not step.ask.gang:
+            return [step]
+        unit = [step, *self._gangs.others(step, *StepState)]
+        names = {"", *(name for one in unit for name in names_of(one.ask.step))}
+        # What is said of more takes the place of what was said of less, so what is said later stands later.
+        said = [priority for name, priority in self._priorities.items() if name in names][-1:]
+        for one in unit:
+            if said and one.state not in OVER and one.ask.priority != said[0]:
+                self._steps.reask(one, replace(one.ask, priority=said[0]))
+        return unit
 
     def away(self, step: str) -> frozenset[str]:
         """Nodes and clusters from which the step is to stay away."""
@@ -93,10 +107,15 @@ class Steering:
         for name in [name for name in self._priorities if name and said.means(name)]:
             del self._priorities[name]
         self._priorities[said.step] = said.value
-        for step in list(self._steps.all()):
+        steps = list(self._steps.all())
+        for step in steps:
             ask = self.shaped(step.ask)
             if ask is not step.ask:
                 self._steps.reask(step, ask)
+        agreed: set[str] = set()
+        for step in steps:
+            if step.ask.step not in agreed:
+                agreed.update(one.ask.step for one in self.agree(step))
         return f"has priority {said.value} from now on"
 
     def cap(self, said: Intervention) -> str:

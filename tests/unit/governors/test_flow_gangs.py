@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.failures import AT_MOST_ONCE, GANG_LOST
+from ioi_dagster.governors.flow_cold import ColdStarts
 from ioi_dagster.governors.flow_messages import Place, SendAnnounce, SendAward, StartStep
+from ioi_dagster.governors.flow_nearness import Nearness
+from ioi_dagster.governors.flow_offers import Menu, Offers
+from ioi_dagster.governors.flow_placing import LeastCost, objective_of
+from ioi_dagster.governors.flow_steps import Steps, group_of
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.intervention import Action, Intervention
 from ioi_dagster.model.negotiation import Ask, AskGroup, Awarded, Bid, Effect, RejectedRequest, SupplyPoint
 from ioi_dagster.model.refusal import Refusal
 from tests.unit.governors.test_flow import Story, lease_for
@@ -237,3 +245,68 @@ def test_what_a_step_takes_of_its_node_is_asked_for_and_requested(story):
     story.event(flow.BidReceived(Bid("a", "a", "r", number, 1, points)))
     (request,) = story.last(SendAward).award.requests
     assert (request.resources, request.priority, request.checkpointable, request.gang) == (takes, 3, True, "")
+
+
+def prioritise(story: Gang, step: str, value: int) -> None:
+    story.event(flow.Intervened(Intervention("r", Action.PRIORITISE, step, value)))
+
+
+def urgent(count: int, priority: int) -> tuple[AskGroup, ...]:
+    return (AskGroup("train", INTERNAL, count, priority=priority, gang=count),)
+
+
+@pytest.mark.parametrize("value", [5, -5])
+@pytest.mark.parametrize("when", ["before it is ready", "while it gathers", "while it waits"])
+def test_a_gang_of_which_one_is_prioritised_is_asked_for_and_starts_as_one_still(story, when, value):
+    """Its groups would be one curve to who bids, of room for one."""
+    first, second = story.members(2)
+    if when == "before it is ready":
+        prioritise(story, "a0", value)
+    story.ready(first)
+    if when == "while it gathers":
+        prioritise(story, "a0", value)
+    story.ready(second)
+    if when == "while it waits":
+        story.answer("a", gang=2, slots=0)
+        prioritise(story, "a0", value)
+        story.event(flow.Tick(), later=1.0)
+    assert story.last(SendAnnounce).announce.groups == urgent(2, value)
+    story.answer("a", gang=2, slots=2)
+    assert [(one.step, one.priority) for one in story.last(SendAward).award.requests] == [("a0", value), ("a1", value)]
+
+
+def test_what_was_said_last_of_one_of_a_gang_holds_for_all_of_it(story):
+    story.ready(*story.members(2))
+    story.answer("a", gang=2, slots=0)
+    for step, value in (("a0", 5), ("a1", 3), ("other", 9)):
+        prioritise(story, step, value)
+    story.answer("a", gang=2, slots=0)
+    story.event(flow.Tick(), later=1.0)
+    assert story.last(SendAnnounce).announce.groups == urgent(2, 3)
+    prioritise(story, "", 1)
+    story.answer("a", gang=2, slots=0)
+    story.event(flow.Tick(), later=1.0)
+    assert story.last(SendAnnounce).announce.groups == urgent(2, 1)
+
+
+def test_a_gang_whose_steps_differ_in_priority_is_as_urgent_as_the_most_urgent_of_them(story):
+    first, second = story.members(2)
+    story.ready(first, replace(second, priority=4))
+    assert story.last(SendAnnounce).announce.groups == urgent(2, 4)
+
+
+@pytest.mark.parametrize(("slots", "cost"), [(1, []), (2, [2.0])])
+def test_what_a_gang_costs_is_reckoned_by_curve_whatever_else_tells_its_steps_from_each_other(slots, cost):
+    steps = Steps()
+    unit = [steps.add(Ask("r", f"a{n}", "train", gang="fit", gang_size=2)) for n in range(2)]
+    for priority, step in enumerate(unit):
+        step.group, step.places = group_of(step.ask, 1)._replace(priority=priority), (Place("a", "a"),)
+    points = (SupplyPoint("train", INTERNAL, slots, 1.0, gang=1), SupplyPoint("other", INTERNAL, 4, 1.0))
+    menu = Menu(
+        Offers([Bid("a", "a", "r", 1, 1, points)]),
+        LeastCost(objective_of("balanced")),
+        Nearness(steps),
+        ColdStarts(),
+        lambda _: 1.0,
+    )
+    assert [offer.price for offer in menu.of(unit, unit[0].places)] == cost
