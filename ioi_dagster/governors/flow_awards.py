@@ -124,9 +124,10 @@ class Awards:
                 continue
             near = round_.near(step.places)
             offered = menu.of(unit, near)
-            choice = self._placing.choose(step, self._payable(offered))
+            payable = self._payable(offered)
+            choice = self._placing.choose(step, payable)
             if choice is None:
-                out += self._not_chosen(unit, near, offered, seen, now)
+                out += self._not_chosen(unit, near, offered, payable, seen, now)
                 continue
             told = {
                 "round": round_.number,
@@ -229,14 +230,21 @@ class Awards:
         return [offer for offer in offers if offer.price <= left]
 
     def _not_chosen(
-        self, unit: Sequence[Step], near: tuple[Place, ...], offers: Sequence[Offer], bids: dict[str, Bid], now: float
+        self,
+        unit: Sequence[Step],
+        near: tuple[Place, ...],
+        offers: Sequence[Offer],
+        payable: Sequence[Offer],
+        bids: dict[str, Bid],
+        now: float,
     ) -> list[Instruction]:
+        """Why none of `offers` was chosen, of which it may have those that are `payable`."""
         step = unit[0]
         if not offers:
             for one in unit:
                 one.waiting_for = why_no_slot(step.ask, near, bids)
             return []
-        better = self._placing.why_waits(step)
+        better = self._placing.why_waits(step) if payable else ""
         if better:
             step.waiting_for = better
             return []

@@ -46,6 +46,8 @@ from ioi_dagster.model.placement import Edge
 from ioi_dagster.model.placement import Step as GraphStep
 from ioi_dagster.model.refusal import Refusal
 
+CHEAPER = "raise the run's budget, or let it run where it is cheaper"
+
 
 class Fleet:
     """Clusters of one node each, by name: its speed, its slots, and for how long others hold which of those."""
@@ -69,6 +71,7 @@ class Fleet:
         self.untold: set[str] = set()
         """Those that do not tell of their nodes."""
         self.stopped: list[Lease] = []
+        self.refused: list[tuple[str, Refusal]] = []
         self.copies = 0
 
     def offered(self, cluster: str) -> tuple[str, ...]:
@@ -106,6 +109,8 @@ class Fleet:
                     case flow.StartStep(ask, lease):
                         self.mine[ask.step] = lease
                         self.starts.append((ask.step, lease.cluster))
+                    case flow.RefuseStep(step, refusal):
+                        self.refused.append((step, refusal))
                     case flow.StopStep(lease, _):
                         self.stopped.append(lease)
                     case flow.ReleaseLeases(_, leases):
@@ -177,6 +182,20 @@ def test_a_long_step_waits_for_a_fast_node_that_is_free_soon_and_says_so():
     assert fleet.starts == [("s", "fast")]
     (request,) = fleet.requests
     assert (request.prefer, request.seconds) == (("n",), 25.0)
+
+
+def test_a_step_that_no_offer_fits_is_refused_also_where_there_is_a_plan():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0})
+    fleet.governor = FlowGovernor("r", "home", "fastest", again_s=0.0, budget=0.5)
+    fleet.know({"s": 100.0})
+    fleet.ready("s")
+    why = "the run may spend 0.5 credits and has spent 0; the least offer is 1"
+    assert fleet.why("s") == why
+    for _ in range(29):
+        fleet.look(later=1.0)
+    assert fleet.refused == []
+    fleet.look(later=1.0)
+    assert fleet.refused == [("s", Refusal("flow.budget", why, "flow governor", CHEAPER))]
 
 
 def test_it_takes_the_slow_node_where_the_fast_one_is_taken_for_longer_than_that_costs():
