@@ -90,11 +90,10 @@ class FederatedNetwork:
         places = []
         rejected = [(item.who, item.refusal) for item in discovery.rejected]
         for candidate in discovery.candidates:
-            refusal = self._refused(candidate, capability, data_class, domains, typed)
+            refusal = self._refused(candidate, capability, data_class, domains, typed) or self._reach(candidate)
             if refusal is not None:
                 rejected.append((candidate.cluster, refusal))
                 continue
-            self._reach(candidate)
             places.append(Place(candidate.cluster, candidate.domain, slots=candidate.slots))
         may_change = any(item.may_change(domains) for item in discovery.rejected)
         return Found(tuple(places), tuple(rejected), may_change)
@@ -230,16 +229,23 @@ class FederatedNetwork:
         )
         return next((decision.refusals[0] for decision in decisions if not decision.allowed), None)
 
-    def _reach(self, candidate: Candidate) -> None:
+    def _reach(self, candidate: Candidate) -> Refusal | None:
+        """Its cluster has a fleet from now on. Or why not: to this run the name is another domain's, whose leases and permits
+        would be taken for its own."""
         with self._lock:
-            if candidate.cluster in self._fleets:
-                return
-            client = self._registry.client(candidate.domain)
-            self._fleets[candidate.cluster] = (
-                DaskFleet(candidate.domain, candidate.cluster, client, candidate.scheduler)
-                if candidate.accepts == "step"
-                else InvokeFleet(candidate.domain, candidate.cluster, client, self._partials)
-            )
+            fleet = self._fleets.get(candidate.cluster)
+            if fleet is None:
+                fleet = self._fleets[candidate.cluster] = self._fleet_of(candidate)
+        if fleet.domain == candidate.domain:
+            return None
+        text = f"{candidate.domain} offers {candidate.cluster}, which is a cluster of {fleet.domain} to this run"
+        return Refusal("ras.name_taken", text, "registry", "give it another name, or start the run again")
+
+    def _fleet_of(self, candidate: Candidate) -> Fleet:
+        client = self._registry.client(candidate.domain)
+        if candidate.accepts == "step":
+            return DaskFleet(candidate.domain, candidate.cluster, client, candidate.scheduler)
+        return InvokeFleet(candidate.domain, candidate.cluster, client, self._partials)
 
 
 class AloneNetwork:

@@ -13,7 +13,9 @@ from ioi_dagster.model.topology import ClusterSpec, DomainSpec
 from ioi_dagster.ras.record import Kind, Record
 from ioi_dagster.ras.store import version_key
 
-MAY_CHANGE = frozenset({"ras.no_living_node", "ras.cluster_away", "domain.unreachable", "ras.unreachable"})
+MAY_CHANGE = frozenset(
+    {"ras.no_living_node", "ras.cluster_away", "ras.not_its_cluster", "domain.unreachable", "ras.unreachable"}
+)
 """Rejections that time can heal: a step that meets only these waits instead of being refused."""
 
 

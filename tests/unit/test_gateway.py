@@ -501,18 +501,22 @@ def test_a_registry_speaks_for_itself_only():
     honest = Candidate("lab", "lab-c", "books", "step", DataClass.INTERNAL, scheduler="tls://lab:1")
 
     def of(name: str, candidate: Candidate, asked: Query = query) -> Discovery:
-        return believed(name, Discovery((candidate,)), CONFIG.authorities, CONFIG.limits, asked)
+        limits, clusters = CONFIG.limits, {f"{name}-c"}
+        return believed(name, Discovery((candidate,)), CONFIG.authorities, limits, asked, clusters)
 
     assert of("lab", honest) == Discovery((honest,))
     here, there = (replace(honest, scheduler=f"tcp://{host}:1") for host in ("127.0.0.1", "lab"))
     assert of("lab", here) == Discovery((here,)), "on this machine nobody listens"
     away = Rejected("lab-c", Refusal("ras.cluster_away", "it is away", "lab"), "library")
-    told = believed("lab", Discovery(rejected=(away,)), CONFIG.authorities, CONFIG.limits, query)
+    told = believed("lab", Discovery(rejected=(away,)), CONFIG.authorities, CONFIG.limits, query, {"lab-c"})
     assert told == Discovery(rejected=(replace(away, domain="lab"),))
     (plain,) = of("lab", there).rejected
     assert (plain.who, plain.refusal.code) == ("lab-c", "ras.plain_dask"), "its other clusters may do"
     assert [item.refusal.code for item in of("cloud", liar).rejected] == ["ras.not_its_own"]
     assert [item.refusal.code for item in of("cloud", boaster).rejected] == ["ras.domain_class"]
+    (thief,) = of("cloud", replace(boaster, cluster="lab-c"), replace(query, data_class=DataClass.PUBLIC)).rejected
+    assert (thief.who, thief.domain, thief.refusal.code) == ("cloud", "cloud", "ras.not_its_cluster")
+    assert thief.may_change(()), "its newer record may be on its way"
     (public,) = of("cloud", boaster, replace(query, data_class=DataClass.PUBLIC)).candidates
     assert (public.authority, public.accepts, public.handles, public.scheduler) == ("clouds", "block", "public", "")
 

@@ -9,7 +9,7 @@ import asyncio
 import ssl
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from functools import partial
@@ -399,9 +399,10 @@ class FederatedRegistry:
     def __init__(self, home: DomainHome, config: DomainConfig, key: SigningKey, permit: Signed | None) -> None:
         self._config = config
         gateways = {config.spec.name: config.gateway, **config.peers}
-        trust = TrustFolder(home.trust)
+        self._trust = TrustFolder(home.trust)
         self._clients = {
-            name: GatewayClient(url, name, key, permit, TlsTo(home, name, trust)) for name, url in gateways.items()
+            name: GatewayClient(url, name, key, permit, TlsTo(home, name, self._trust))
+            for name, url in gateways.items()
         }
 
     def client(self, domain: str) -> GatewayClient:
@@ -426,20 +427,39 @@ class FederatedRegistry:
         except (RetryableError, FinalError) as error:
             refusal = Refusal("domain.unreachable", str(error), "registry")
             return Discovery(rejected=(Rejected(name, refusal, name),))
-        return believed(name, answer, self._config.authorities, self._config.limits, query)
+        return believed(name, answer, self._config.authorities, self._config.limits, query, self._clusters(name))
+
+    def _clusters(self, name: str) -> Collection[str]:
+        """The domain's, by its newest record, whose names no other member has."""
+        record = self._trust.records().get(name)
+        told = record.clusters if record is not None else ()
+        own = self._config.spec.clusters if name == self._config.spec.name else ()
+        return {*told, *(cluster.name for cluster in own)}
 
 
 def believed(
-    name: str, answer: Discovery, authorities: Mapping[str, str], limits: Mapping[str, DataClass], query: Query
+    name: str,
+    answer: Discovery,
+    authorities: Mapping[str, str],
+    limits: Mapping[str, DataClass],
+    query: Query,
+    clusters: Collection[str],
 ) -> Discovery:
-    """What an answer of domain `name` is worth: it speaks for itself only, and its authority, the way it takes work and
-    the highest class it may be given are what the asking domain knows, not what is claimed."""
+    """What an answer of domain `name` is worth: it speaks for itself and its `clusters` only, and its authority, the way it
+    takes work and the highest class it may be given are what the asking domain knows, not what is claimed."""
     candidates: list[Candidate] = []
     rejected = [replace(item, who=item.who[:200], domain=name) for item in answer.rejected]
     for item in answer.candidates:
         if item.domain != name or name not in authorities:
             text = f"{name} answered in the name of {item.domain[:100]}"
             rejected.append(Rejected(name, Refusal("ras.not_its_own", text, "registry", "ask its owner"), name))
+            continue
+        if item.cluster not in clusters:
+            text = f"{name} offers {item.cluster[:100]}, which is none of the clusters that its record names"
+            refusal = Refusal(
+                "ras.not_its_cluster", text, "registry", "its newer record comes by itself, or ask its owner"
+            )
+            rejected.append(Rejected(name, refusal, name))
             continue
         own_authority = authorities[name] == query.authority
         handles = min(item.handles, limits.get(name, DataClass.PUBLIC), key=lambda data_class: data_class.rank)

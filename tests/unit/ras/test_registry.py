@@ -121,10 +121,11 @@ def test_a_partner_gets_the_scheduler_a_stranger_only_the_gateway():
 
 
 def test_only_what_time_can_heal_makes_a_step_wait():
-    assert {"ras.no_living_node", "ras.cluster_away", "domain.unreachable", "ras.unreachable"} == MAY_CHANGE
-    (away,) = discover(query(), DOMAIN, [BLOCK], {}).rejected
-    assert (away.who, away.refusal.code) == ("lab-main", "ras.cluster_away")
-    assert [away.may_change(where) for where in ((), (DOMAIN.name,), ("another.example",))] == [True, True, False]
+    away = {"ras.no_living_node", "ras.cluster_away", "domain.unreachable", "ras.unreachable"}
+    assert {*away, "ras.not_its_cluster"} == MAY_CHANGE
+    (gone,) = discover(query(), DOMAIN, [BLOCK], {}).rejected
+    assert (gone.who, gone.refusal.code) == ("lab-main", "ras.cluster_away")
+    assert [gone.may_change(where) for where in ((), (DOMAIN.name,), ("another.example",))] == [True, True, False]
     (unable,) = discover(query(), DOMAIN, [], ALIVE).rejected
     assert not unable.may_change(())
 
