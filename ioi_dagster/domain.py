@@ -94,6 +94,11 @@ class DomainHome:
         return self.root / "work"
 
     @property
+    def by_hand(self) -> Path:
+        """A file that is there where its owner has made the domain by his own command, and no topology knows it."""
+        return self.root / "by-hand"
+
+    @property
     def trust(self) -> Path:
         """The newest record of each member, the domain's own among them, in a file of its name."""
         return self.root / "trust"

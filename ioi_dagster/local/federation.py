@@ -26,6 +26,7 @@ from ioi_dagster.errors import BadInputError, IoiError, RetryableError, Unreacha
 from ioi_dagster.local.identity import (
     forget_damaged,
     identity_locked,
+    is_locked,
     prepare_authority,
     prepare_certificates,
     prepare_folders,
@@ -39,6 +40,8 @@ from ioi_dagster.ports import free_ports
 
 START_S = 5.0
 """So long a gateway may take for an answer while everything starts."""
+ENDING_S = 10.0
+"""So long a supervisor may take to end whose federation was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,11 @@ class Federation:
         return {"IOI_HOME": str(self._home), "IOI_DOMAIN": self._topology.home}
 
     def prepare(self) -> None:
-        """Folders, keys, trust, ports. What exists is kept; a port taken by someone else is replaced."""
+        """Folders, keys, trust, ports. What exists is kept; a port taken by someone else is replaced. Raises `BadInputError`,
+        and changes nothing, where a domain in the home is its owner's own, or runs."""
         self._home.mkdir(parents=True, exist_ok=True)
         self._take_lock()
+        self._refuse_others()
         if not (self._policies / "bundle" / "bundle.tar.gz").exists():
             raise BadInputError(
                 "there is no built policy bundle", where=str(self._policies), todo="run `ioi policy build`"
@@ -241,10 +246,10 @@ class Federation:
         if self._keeper is not None:
             self._keeper.close()
             self._keeper = None
-        self.sweep()
+        # Without the lock, what lies there is somebody else's.
         if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+            self.sweep()
+            self._unlock()
 
     def sweep(self) -> None:
         """Everybody's scratch goes; of a domain that retains nothing also its logs and lease journals. What stays of it
@@ -288,6 +293,44 @@ class Federation:
                 "another federation runs on this home", where=str(self._home), todo="stop it, or give another --home"
             ) from None
         self._lock = lock
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _refuse_others(self) -> None:
+        """A domain that its owner has made, be it called as one of the topology or not, has ports, members and limits that no
+        topology knows; and of what runs, nothing is changed."""
+        try:
+            homes = [DomainHome(folder) for folder in sorted((self._home / "domains").glob("*")) if folder.is_dir()]
+            made = next((home for home in homes if home.by_hand.exists()), None)
+            if made is not None:
+                raise BadInputError(
+                    f"{made.name} was made by `ioi domain init`: a federation here would take its members and ports from it",
+                    where=str(made.root),
+                    todo="give the federation another --home; this domain starts by `ioi domain up`",
+                )
+            runs = _still_running(homes)
+            if runs is not None:
+                raise BadInputError(
+                    f"{runs.name} runs already: its supervisor is not this federation's",
+                    where=str(runs.root),
+                    todo="stop what has started it, or give another --home",
+                )
+        except BaseException:
+            self._unlock()
+            raise
+
+
+def _still_running(homes: Sequence[DomainHome]) -> DomainHome | None:
+    """One whose supervisor runs. Those of a federation that was killed end by themselves, and are waited for."""
+    until = time.monotonic() + ENDING_S
+    while True:
+        found = next((home for home in homes if is_locked(home.root / "supervisor.lock")), None)
+        if found is None or time.monotonic() > until:
+            return found
+        time.sleep(0.1)
 
 
 def governor_address(path: Path, port: int) -> str:

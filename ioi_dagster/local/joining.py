@@ -88,6 +88,7 @@ def init(
     if home.name.startswith(INVITED):
         raise BadInputError(f"a domain's name may not begin with {INVITED!r}", todo="choose another name")
     prepare_folders(home)
+    home.by_hand.touch()
     forget_damaged(home)
     prepare_authority(authority_of(home, spec.authority), spec.authority, now)
     host, _, port = listen.rpartition(":")
