@@ -208,9 +208,9 @@ class Awards:
         cluster, lease = choice.place.cluster, step.lease
         assert lease is not None
         price = offers.take(cluster, step.group._replace(idle=True))
-        step.copying, step.copies, step.copy_price = cluster, step.copies + 1, price
+        step.copying, step.copy_number, step.copy_price = cluster, step.copy_number + 1, price
         self._copying[step.ask.step] = step
-        request = self._request(step, choice, (lease.node, *step.avoids(now)), step.copies)
+        request = self._request(step, choice, (lease.node, *step.avoids(now)), step.copy_number)
         request = replace(request, prefer=(node,) if node and node not in request.avoid else request.prefer)
         awards.setdefault(cluster, []).append(request)
         ran, usual = now - step.started, self._copies.usual(step.ask) or 0.0
@@ -416,7 +416,7 @@ class Awards:
         if lease.node in step.away or lease.cluster in step.away:
             why = f"it is to stay away from {lease.node} of {lease.cluster}"
             return [ReleaseLeases(lease.cluster, (lease.id,)), *self._no_copy(step, why, now)]
-        step.copying, step.copy = "", lease
+        step.copying, step.copy, step.copies = "", lease, step.copies + 1
         self._placing.copied(step, lease, now)
         self.spent += step.copy_price
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}

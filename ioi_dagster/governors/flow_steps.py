@@ -131,7 +131,9 @@ class Step:
     copying: str = ""
     """The cluster that was awarded such a one and has not answered."""
     copies: int = 0
-    """Such starts under its fence so far; each has its number."""
+    """Such starts under its fence so far."""
+    copy_number: int = 0
+    """Of the last that was asked for under its fence, granted or not."""
     no_copy_before: float = float("-inf")
     copy_price: float = 0.0
     away: frozenset[str] = frozenset()
@@ -253,7 +255,7 @@ class Steps:
         if step.state is StepState.RUNNING:
             step.since = now
         step.state, step.lease, step.waiting_for = StepState.WAITING, None, why
-        step.copy, step.copying, step.copies = None, "", 0
+        step.copy, step.copying, step.copies, step.copy_number = None, "", 0, 0
         # An answer that is still under way is taken when it comes; it is not waited for.
         step.looked_at, step.looking = float("-inf"), False
         if self.held_by(step.ask.step):

@@ -6,6 +6,7 @@ import pytest
 
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.failures import Cause
+from ioi_dagster.governors.flow_awards import COPY_AGAIN_S
 from ioi_dagster.governors.flow_copies import KNOWN, LATE
 from ioi_dagster.governors.flow_messages import Place, SendAnnounce, SendAward, StartStep
 from ioi_dagster.governors.flow_offers import Offers
@@ -206,7 +207,7 @@ def test_a_copy_on_the_node_where_it_runs_is_given_back(story):
 
 
 @pytest.mark.parametrize("answer", ["rejected", "missed"])
-def test_a_copy_that_is_not_granted_changes_nothing_for_its_step(story, answer):
+def test_a_copy_that_is_not_granted_changes_nothing_for_its_step_and_is_asked_for_again(story, answer):
     story.late()
     story.offer("a", 0)
     story.offer("b")
@@ -218,6 +219,15 @@ def test_a_copy_that_is_not_granted_changes_nothing_for_its_step(story, answer):
     )
     assert story.governor.snapshot().counts["running"] == 1
     assert story.told()[-1].startswith("no copy: ")
+    story.event(flow.Tick(), later=COPY_AGAIN_S - 1.0)
+    story.done.clear()
+    story.late(("a", "c"), times=0.5)
+    story.offer("a", 0)
+    story.offer("c")
+    (again,) = story.last(SendAward).award.requests
+    assert (again.step, again.fence, again.copy) == ("ocr[x]", 1, 2)
+    story.event(flow.AwardAnswered(Awarded("c", (story.lease(again, "c", "c1"),))))
+    assert [(one.lease.node, one.lease.copy) for one in story.wanted(StartStep)] == [("c1", 2)]
 
 
 def test_a_copy_that_is_granted_when_the_step_has_ended_is_given_back(story):
