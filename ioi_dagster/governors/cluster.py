@@ -332,7 +332,8 @@ class ClusterGovernor:
         rejected: list[RejectedRequest] = []
         out: list[Instruction] = []
         offered = self._bids.offered_to(award.whose, now)
-        for requests in _together(award.requests):
+        asked, twice, broken = _once(award.requests)
+        for requests in _together(asked):
             fresh = []
             for request in requests:
                 known = self._leases.of(award.origin, request)
@@ -350,7 +351,8 @@ class ClusterGovernor:
                 if known is not None:
                     out += self._end(known.id, f"superseded by fence {request.fence}")
                     self._bids.freed()
-            refusal = self._gang_refusal(award.origin, requests, fresh) or self._orders.refusal(award.whose, fresh)
+            refusal = self._gang_refusal(award.origin, requests, fresh, broken)
+            refusal = refusal or self._orders.refusal(award.whose, fresh)
             entries = refusal or self._bids.grant(award.whose, fresh, self._lease_id(1), offered, now)
             if isinstance(entries, Refusal):
                 rejected += [self._reject(request, entries) for request in fresh]
@@ -359,12 +361,20 @@ class ClusterGovernor:
                 granted.append(self._grant(award.origin, request, entry, now))
                 leases.append(granted[-1])
         self._bids.decline(offered)
-        self._tally.awarded(award.requests, granted, rejected)
-        return [*out, Reply(Awarded(self._cluster, tuple(leases), tuple(rejected)), tuple(granted))]
+        text, remedy = "the award names this step and copy before", "name each once, under its newest fence"
+        again = [self._reject(one, Refusal("cluster.twice", text, self._cluster, remedy)) for one in twice]
+        self._tally.awarded(asked, granted, rejected)
+        self._tally.awarded(twice, (), again)
+        return [*out, Reply(Awarded(self._cluster, tuple(leases), (*rejected, *again)), tuple(granted))]
 
-    def _gang_refusal(self, origin: str, requests: list[LeaseRequest], fresh: list[LeaseRequest]) -> Refusal | None:
+    def _gang_refusal(
+        self, origin: str, requests: list[LeaseRequest], fresh: list[LeaseRequest], broken: frozenset[str]
+    ) -> Refusal | None:
         """A gang is leased whole or not at all."""
         first = fresh[0]
+        if first.gang in broken:
+            text = f"a step of gang {first.gang} stands in the award before, and not in that gang"
+            return Refusal("cluster.gang", text, self._cluster, "name each step once")
         if any(
             (r.tenant, r.capability, r.resources) != (first.tenant, first.capability, first.resources) for r in fresh
         ):
@@ -574,6 +584,21 @@ class ClusterGovernor:
             assert name in self._nodes[held.lease.node].used
             used[held.lease.node] += 1
         self._nodes.validate(used)
+
+
+def _once(requests: Iterable[LeaseRequest]) -> tuple[list[LeaseRequest], list[LeaseRequest], frozenset[str]]:
+    """The first request for each start, which counts; the others; and gangs that lack one for that, since its first is in none or
+    in another."""
+    first: dict[tuple[str, str, int], LeaseRequest] = {}
+    twice = []
+    for request in requests:
+        start = (request.run, request.step, request.copy)
+        if start in first:
+            twice.append((request, first[start].gang))
+        else:
+            first[start] = request
+    broken = frozenset(request.gang for request, gang in twice if request.gang not in ("", gang))
+    return list(first.values()), [request for request, _ in twice], broken
 
 
 def _together(requests: Iterable[LeaseRequest]) -> list[list[LeaseRequest]]:

@@ -52,13 +52,17 @@ class Books(RuleBasedStateMachine):
         self.ask(NodeReported(node, frozenset({"ocr"}), memory))
 
     @rule(
-        steps=st.lists(st.tuples(STEPS, st.integers(1, 4)), min_size=1, max_size=4), avoid=st.lists(NODES, max_size=2)
+        steps=st.lists(st.tuples(STEPS, st.integers(1, 4), st.sampled_from(["", "g", "h"])), min_size=1, max_size=4),
+        avoid=st.lists(NODES, max_size=2),
     )
     def award(self, steps, avoid):
-        requests = tuple(LeaseRequest("r", s, f, "ocr", DataClass.PUBLIC, avoid=tuple(avoid)) for s, f in steps)
+        requests = tuple(
+            LeaseRequest("r", s, f, "ocr", DataClass.PUBLIC, avoid=tuple(avoid), gang=g) for s, f, g in steps
+        )
         answer = self.ask(Award("c", "r", 1, "home", requests))
         assert isinstance(answer, Awarded)
         assert len(answer.leases) + len(answer.rejected) == len(requests)
+        assert len({lease.step for lease in answer.leases}) == len(answer.leases), "each step has one lease at most"
         again = self.ask(Award("c", "r", 1, "home", requests[-1:]))
         assert isinstance(again, Awarded)
         if (

@@ -37,7 +37,12 @@ SENT: dict[str, Any] = {
         "run": "r",
         "round": 1,
         "origin": "library",
-        "requests": [{**ASKED, "run": "r", "step": "s", "fence": 1}, {**ASKED, "run": "r", "step": "t", "fence": 2}],
+        "requests": [
+            {**ASKED, "run": "r", "step": "s", "fence": 1},
+            {**ASKED, "run": "r", "step": "t", "fence": 2},
+            {**ASKED, "run": "r", "step": "u", "fence": 1, "gang": "g"},
+            {**ASKED, "run": "r", "step": "v", "fence": 1, "gang": "g"},
+        ],
     },
     "renew": {"cluster": "lab-c", "renew": {"run": "r", "leases": ["lab-c/1/1"]}},
     "release": {"cluster": "lab-c", "release": {"run": "r", "leases": ["lab-c/1/1", "lab-c/1/2"]}},
@@ -75,6 +80,10 @@ def requests(draw: st.DrawFn) -> Sent:
         there = list(places(document))
         container, key = there[draw(st.integers(0, len(there) - 1))]
         container[key] = draw(ABSURD | JSON)
+    if door == "award" and isinstance(document.get("requests"), list) and draw(st.booleans()):
+        document["requests"] = (
+            draw(st.lists(st.sampled_from(document["requests"]), max_size=6)) if document["requests"] else []
+        )
     body = json.dumps(document).encode()
     cut = draw(st.integers(0, 9))
     if cut == 0:

@@ -398,7 +398,7 @@ SABOTAGED: dict[str, Callable[[Peer], Ask]] = {
     "a request that stands twice in an award is leased once": _changing(
         "award",
         lambda sent, told: (
-            told | {"leases": [one | {"id": f"{n} {one['id']}"} for n, one in enumerate(told["leases"])]}
+            told | {"leases": [one | {"id": f"{n} {one['id']}"} for n, one in enumerate(told["leases"] * 2)]}
         ),
     ),
     "another copy of a step has a lease of its own": _changing(

@@ -68,12 +68,24 @@ class Cluster:
 
     def award(self, run: str, *steps: str, capability: str = "ocr", fence: int = 1, **more: Any) -> Awarded:
         tenant = more.pop("tenant", run)
-        requests = tuple(
-            LeaseRequest(run, step, fence, capability, DataClass.PUBLIC, tenant=tenant, **more) for step in steps
+        return self._award(
+            run, [LeaseRequest(run, step, fence, capability, DataClass.PUBLIC, tenant=tenant, **more) for step in steps]
         )
+
+    def award_of(self, *steps: tuple[str, int, str]) -> Awarded:
+        """Of step, fence and gang."""
+        return self._award(
+            "r",
+            [
+                LeaseRequest("r", step, fence, "ocr", DataClass.PUBLIC, tenant="r", gang=gang)
+                for step, fence, gang in steps
+            ],
+        )
+
+    def _award(self, run: str, requests: list[LeaseRequest]) -> Awarded:
         (reply,) = [
             one
-            for one in self.event(Award("lab-c", run, 1, "home", requests))
+            for one in self.event(Award("lab-c", run, 1, "home", tuple(requests)))
             if isinstance(one, Reply) and one.waited is None
         ]
         assert isinstance(reply.answer, Awarded)
@@ -249,6 +261,27 @@ def test_the_same_gang_twice_is_the_same_leases_and_a_stale_step_takes_the_other
     (reply,) = cluster.event(Award("lab-c", "r", 1, "home", requests))
     assert reply.answer.leases == ()
     assert [item.refusal.code for item in reply.answer.rejected] == ["cluster.stale_fence", "cluster.gang"]
+
+
+@pytest.mark.parametrize("gang", ["", "g"])
+@pytest.mark.parametrize("fence", [1, 2])
+def test_a_step_that_stands_twice_in_an_award_is_leased_once_and_its_slot_is_free_again(gang: str, fence: int):
+    cluster = Cluster(node("n", 3))
+    answer = cluster.award_of(("a", 1, gang), ("a", fence, gang), ("b", 1, gang))
+    assert [(lease.step, lease.fence) for lease in answer.leases] == [("a", 1), ("b", 1)]
+    assert [(one.step, one.fence, one.refusal.code) for one in answer.rejected] == [("a", fence, "cluster.twice")]
+    told = cluster.governor.snapshot().asked["r"]
+    assert (told["leased"], told["rejected"]) == (2, {"cluster.twice": 1})
+    cluster.release("r", *(lease.id for lease in answer.leases))
+    assert cluster.offered("r", 9) == 3
+
+
+def test_a_gang_that_names_a_step_of_another_is_not_leased_without_it():
+    cluster = Cluster(node("n", 4))
+    answer = cluster.award_of(("a", 1, "g"), ("b", 1, "h"), ("a", 1, "h"), ("c", 1, ""), ("c", 1, "i"))
+    assert [lease.step for lease in answer.leases] == ["a", "c"]
+    told = [(one.step, one.refusal.code) for one in answer.rejected]
+    assert told == [("b", "cluster.gang"), ("a", "cluster.twice"), ("c", "cluster.twice")]
 
 
 def test_a_gang_of_steps_that_ask_for_different_things_is_refused():

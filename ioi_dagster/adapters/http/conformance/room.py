@@ -142,9 +142,15 @@ def _leases_no_gang_with_an_old_fence(room: Room) -> None:
 
 
 def _leases_what_stands_twice_once(room: Room) -> None:
-    twice = [room.asker.request(room.asker.step(), 1)] * 2
-    ids = {lease.id for lease in room.award(*twice).leases}
-    _must(len(ids) == 1, f"leases {sorted(ids)}")
+    for gang in ("", "gang"):
+        for fences in ((1, 1), (1, 2)):
+            step = room.asker.step()
+            ids = {
+                lease.id
+                for lease in room.award(*(room.asker.request(step, fence, gang=gang) for fence in fences)).leases
+            }
+            _must(len(ids) == 1, f"fences {fences} of {gang or 'a step'}: leases {sorted(ids)}")
+            room.give_back(len(room.leases))
 
 
 def _leases_a_copy_by_itself(room: Room) -> None:
