@@ -15,7 +15,7 @@ from dagster import MetadataValue
 from ioi_dagster.adapters.dask.memory import bytes_of
 from ioi_dagster.adapters.dask.node_plugin import CLUSTER
 from ioi_dagster.adapters.http.client import FederatedRegistry
-from ioi_dagster.clock import SystemClock
+from ioi_dagster.clock import Clock, SystemClock
 from ioi_dagster.domain import DomainHome, home_domain
 from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.governors.flow_messages import Place
@@ -66,18 +66,19 @@ class FederatedNetwork:
     shares_storage = False
     outlives_run_process = True
 
-    def __init__(self, home: DomainHome, checked: Checked) -> None:
+    def __init__(self, home: DomainHome, checked: Checked, clock: Clock | None = None) -> None:
         self.home = home.name
         self._home, self._checked = home, checked
         self._config = home.config()
         self._authority = self._config.spec.authority
         self._key = home.signing_key()
         self._gate = open_gate(home)
-        self._clock = SystemClock()
+        self._clock = clock or SystemClock()
         self._registry = FederatedRegistry(home, self._config, self._key, checked.signed)
         self._fleets: dict[str, Fleet] = {}
         self._partials = Partials()
         self._lock = threading.Lock()
+        self._connecting: dict[str, threading.Lock] = {}
         self._found: dict[tuple[str, DataClass], tuple[float, Discovery]] = {}
         self._refreshing: set[tuple[str, DataClass]] = set()
         self._refresher = ThreadPoolExecutor(1, thread_name_prefix="places")
@@ -159,7 +160,7 @@ class FederatedNetwork:
         }
 
     def close(self) -> None:
-        for fleet in self._fleets.values():
+        for fleet in self.fleets():
             fleet.close()
         self._refresher.shutdown(wait=False, cancel_futures=True)
         self._registry.close()
@@ -178,10 +179,10 @@ class FederatedNetwork:
         return known if known is not None and until > now else self._discovered(key)
 
     def _discovered(self, key: tuple[str, DataClass]) -> Discovery:
-        now = self._clock.monotonic()
         discovery = self._registry.discover(Query(*key, self.home, self._authority))
         with self._lock:
-            self._found[key] = (now + FOUND_FOR_S, discovery)
+            # From now on, however long it took.
+            self._found[key] = (self._clock.monotonic() + FOUND_FOR_S, discovery)
         return discovery
 
     def _refresh(self, key: tuple[str, DataClass]) -> None:
@@ -233,6 +234,9 @@ class FederatedNetwork:
         """Its cluster has a fleet from now on. Or why not: to this run the name is another domain's, whose leases and permits
         would be taken for its own."""
         with self._lock:
+            connecting = self._connecting.setdefault(candidate.cluster, threading.Lock())
+        # A scheduler that does not answer is waited for by those alone who want it.
+        with connecting:
             fleet = self._fleets.get(candidate.cluster)
             if fleet is None:
                 fleet = self._fleets[candidate.cluster] = self._fleet_of(candidate)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
 from ioi_dagster.adapters.dask import client as dask_client
+from ioi_dagster.adapters.http import client as client_module
+from ioi_dagster.adapters.http.client import FederatedRegistry
+from ioi_dagster.clock import Clock, ManualClock
 from ioi_dagster.domain import DomainHome
-from ioi_dagster.host.network import FederatedNetwork
+from ioi_dagster.host import network as network_module
+from ioi_dagster.host.federated_fleets import DaskFleet
+from ioi_dagster.host.network import FOUND_FOR_S, FederatedNetwork
 from ioi_dagster.host.work import Found
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.ras.selection import Discovery, Query
+from tests.conftest import eventually
 from tests.members import author
 from tests.registries import HOME, Registry, library, permitted
 
@@ -20,6 +30,7 @@ AUTHORITIES = {HOME: "partners", "lab": "partners", "cloud": "clouds"}
 LIMITS = {HOME: DataClass.RESTRICTED, "lab": DataClass.INTERNAL, "cloud": DataClass.PUBLIC}
 NOBODYS = "tcp://127.0.0.1:1"
 Opened = Callable[..., FederatedNetwork]
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -39,15 +50,27 @@ def peer(stack: ExitStack) -> Callable[..., Registry]:
 
 
 @pytest.fixture
-def run(stack: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opened:
-    """Of the library, with the records of its peers as they have signed them."""
-    monkeypatch.setattr(dask_client, "CONNECT_S", 0.1)
+def known(tmp_path: Path) -> Callable[..., DomainHome]:
+    """The library's home, with the records of its peers as they have signed them."""
 
-    def opened(*peers: Registry) -> FederatedNetwork:
+    def made(*peers: Registry) -> DomainHome:
         home = library(tmp_path, *peers, authorities=AUTHORITIES, limits=LIMITS)
         for one in peers:
             record(home, one.domain)
-        network = FederatedNetwork(home, permitted(home, DataClass.INTERNAL))
+        return home
+
+    return made
+
+
+@pytest.fixture
+def run(stack: ExitStack, known: Callable[..., DomainHome], monkeypatch: pytest.MonkeyPatch) -> Opened:
+    """A run of the library's."""
+    monkeypatch.setattr(dask_client, "CONNECT_S", 0.1)
+    monkeypatch.setattr(client_module, "DISCOVER_S", 20.0)
+
+    def opened(*peers: Registry, clock: Clock | None = None) -> FederatedNetwork:
+        home = known(*peers)
+        network = FederatedNetwork(home, permitted(home, DataClass.INTERNAL), clock)
         stack.callback(network.close)
         return network
 
@@ -64,6 +87,19 @@ def find(network: FederatedNetwork, data_class: DataClass) -> Found:
 
 def clusters(found: Found) -> set[tuple[str, str]]:
     return {(place.domain, place.cluster) for place in found.places}
+
+
+def offered(found: Discovery) -> set[str]:
+    return {candidate.cluster for candidate in found.candidates}
+
+
+def within(ask: Callable[..., T], *arguments: Any) -> T:
+    """The answer of one who is not to wait; it has far longer than that takes."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(ask, *arguments).result(20)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def codes(found: Found) -> dict[str, str]:
@@ -93,3 +129,72 @@ def test_a_name_that_another_domain_had_when_the_run_found_it_stays_that_ones(pe
     assert clusters(internal) == set()
     assert codes(internal)["shared"] == "ras.name_taken"
     assert [fleet.domain for fleet in network.fleets()] == ["cloud"]
+
+
+def test_a_member_that_is_frozen_is_waited_for_once_and_counts_again_when_it_answers(peer, known, monkeypatch):
+    frozen, there = peer("cloud", "cloud-c"), peer("lab", "lab-c", scheduler=NOBODYS)
+    home = known(frozen, there)
+    registry = FederatedRegistry(home, home.config(), home.signing_key(), None)
+    query = Query("echo", DataClass.PUBLIC, HOME, AUTHORITIES[HOME])
+    eventually(lambda: offered(registry.discover(query)) == {"lab-c", "cloud-c"}, 20, "everybody's cluster")
+    frozen.freeze()
+    monkeypatch.setattr(client_module, "DISCOVER_S", 0.5)
+    eventually(lambda: offered(registry.discover(query)) == {"lab-c"}, 20, "the cluster of who is there")
+    monkeypatch.setattr(client_module, "DISCOVER_S", 600.0)
+    asked = frozen.asked
+    found = within(registry.discover, query)
+    assert offered(found) == {"lab-c"}
+    (why,) = (item.refusal for item in found.rejected if item.who == "cloud")
+    assert (why.code, "did not answer the last time" in why.text) == ("domain.unreachable", True)
+    eventually(lambda: frozen.asked > asked, 20, "the question of one who does not wait for its answer")
+    assert offered(within(registry.discover, query)) == {"lab-c"}
+    assert frozen.asked == asked + 1, "what is under way is not asked again"
+    frozen.thaw()
+    eventually(lambda: offered(registry.discover(query)) == {"lab-c", "cloud-c"}, 20, "the cluster of who is back")
+    registry.close()
+
+
+def test_what_took_long_to_find_is_known_for_as_long_as_what_did_not(peer, run):
+    clock = ManualClock()
+    slow = peer("cloud", "cloud-c")
+    slow.meanwhile = lambda: clock.advance(5.0)
+    network = run(slow, clock=clock)
+    for _ in range(3):
+        assert clusters(find(network, DataClass.PUBLIC)) == {("cloud", "cloud-c")}
+    assert slow.asked == 1
+    clock.advance(FOUND_FOR_S)
+    find(network, DataClass.PUBLIC)
+    assert slow.asked == 2
+
+
+def test_equal_questions_at_the_same_time_are_one(peer, run):
+    slow = peer("cloud", "cloud-c")
+    network = run(slow)
+    slow.freeze()
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(find, network, DataClass.PUBLIC) for _ in range(8)]
+        eventually(lambda: slow.asked == 1, 20, "the question")
+        slow.thaw()
+        assert [clusters(one.result(20)) for one in found] == [{("cloud", "cloud-c")}] * 8
+    assert slow.asked == 1
+
+
+def test_a_scheduler_that_does_not_answer_holds_up_nobody_who_does_not_want_it(peer, run, monkeypatch):
+    connecting, go = threading.Event(), threading.Event()
+
+    class Slow(DaskFleet):
+        def __init__(self, *arguments: Any) -> None:
+            connecting.set()
+            go.wait(20)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(network_module, "DaskFleet", Slow)
+    network = run(peer("cloud", "cloud-c"), peer("lab", "lab-c", scheduler=NOBODYS))
+    with ThreadPoolExecutor(1) as pool:
+        every = pool.submit(find, network, DataClass.PUBLIC)
+        assert connecting.wait(20)
+        one = within(network.find, "echo", DataClass.PUBLIC, ("cloud",), True)
+        assert (clusters(one), every.done()) == ({("cloud", "cloud-c")}, False)
+        go.set()
+        assert clusters(every.result(20)) == {("cloud", "cloud-c"), ("lab", "lab-c")}
+    assert [fleet.cluster for fleet in network.fleets()] == ["cloud-c", "lab-c"]

@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -55,6 +55,9 @@ from ioi_dagster.signing import Signed, SigningKey, digest_bytes
 T = TypeVar("T")
 DISCOVER_S = 2.0
 """A registry that answers later than this counts as unreachable for now; it is asked again."""
+SILENT_S = 0.1
+"""So long is waited for one that did not answer in time when it was asked last. The question goes on, and its answer tells
+that it is back."""
 JOIN_S = 10.0
 STANDING_S = 1.0
 
@@ -404,14 +407,21 @@ class FederatedRegistry:
             name: GatewayClient(url, name, key, permit, TlsTo(home, name, self._trust))
             for name, url in gateways.items()
         }
+        self._lock = threading.Lock()
+        self._under_way: dict[tuple[str, Query], Asked[Discovery]] = {}
+        self._silent: set[str] = set()
 
     def client(self, domain: str) -> GatewayClient:
         return self._clients[domain]
 
     def discover(self, query: Query) -> Discovery:
-        """Everybody's answer; a domain that does not answer is a rejection with that reason."""
+        """Everybody's answer; a domain that does not answer is a rejection with that reason. Who did not in time when it was
+        asked last is not waited for as long as the others. Equal questions at the same time are one."""
         candidates, rejected = [], []
-        asked = {name: self._clients[name].discovering(query) for name in sorted(self._clients)}
+        asked = {name: self._ask(name, query) for name in sorted(self._clients)}
+        until, silent = time.monotonic() + SILENT_S, self._silent & set(asked)
+        wait([its.future for name, its in asked.items() if name not in silent])
+        wait([asked[name].future for name in silent], max(0.0, until - time.monotonic()))
         for answer in [self._answer(name, its, query) for name, its in asked.items()]:
             candidates += answer.candidates
             rejected += answer.rejected
@@ -421,8 +431,28 @@ class FederatedRegistry:
         for client in self._clients.values():
             client.close()
 
+    def _ask(self, name: str, query: Query) -> Asked[Discovery]:
+        with self._lock:
+            asked, mine = self._under_way.get((name, query)), False
+            if asked is None:
+                asked, mine = self._clients[name].discovering(query), True
+                self._under_way[name, query] = asked
+        if mine:
+            asked.future.add_done_callback(partial(self._over, name, query))
+        return asked
+
+    def _over(self, name: str, query: Query, future: Future[Any]) -> None:
+        with self._lock:
+            del self._under_way[name, query]
+            if not future.cancelled():
+                late = isinstance(future.exception(), TimeoutError)
+                self._silent = self._silent | {name} if late else self._silent - {name}
+
     def _answer(self, name: str, asked: Asked[Discovery], query: Query) -> Discovery:
         try:
+            if not asked.future.done():
+                why = f"it did not answer the last time, nor within {SILENT_S:g} s now: it has stopped, or is cut off"
+                raise UnreachableError(f"gateway of {name}", why)
             answer = asked.result()
         except (RetryableError, FinalError) as error:
             refusal = Refusal("domain.unreachable", str(error), "registry")
