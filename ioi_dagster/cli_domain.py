@@ -119,10 +119,11 @@ def up(home: Home = None, domain: Name = "") -> None:
     if has_left(one):
         raise BadInputError(f"{one.name} has left", todo="`ioi domain join` comes back, with a new invitation")
     sign_again(one, time.time())
-    with running(one, stopped=lambda: bool(told)) as ready:
-        if ready:
+    with running(one, stopped=lambda: bool(told)) as processes:
+        if processes.ready:
             out.print(f"{one.name} is up: {one.config().gateway}  (Ctrl-C stops it)", soft_wrap=True)
         while not told and not has_left(one):
+            processes.check()
             time.sleep(0.2)
     out.print(f"{one.name} is stopped")
 

@@ -61,7 +61,8 @@ class Owner:
         self.does("domain", "init", self.name, "--topology", topology, "--blocks", self._blocks, *listen)
 
     @contextmanager
-    def up(self) -> Iterator[subprocess.Popen[bytes]]:
+    def up(self, code: int = 0) -> Iterator[subprocess.Popen[bytes]]:
+        """`code`: by which the command ends."""
         command = self.command("ioi_dagster.cli", "domain", "up")
         with (self.folder / f"{self.name}.log").open("wb") as log:
             process = subprocess.Popen(
@@ -77,7 +78,7 @@ class Owner:
             yield process
         finally:
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0, self.said()
+            assert process.wait(60) == code, self.said()
 
     def said(self) -> str:
         return (self.folder / f"{self.name}.log").read_text()

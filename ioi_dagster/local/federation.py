@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +30,7 @@ from ioi_dagster.local.identity import (
     prepare_folders,
     renew_record,
 )
-from ioi_dagster.local.keeper import Keeper
+from ioi_dagster.local.keeper import Keeper, start_supervisor
 from ioi_dagster.local.readiness import Missing, Readiness, Seen, clusters_of, nodes_of
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.topology import DomainSpec, Topology
@@ -171,20 +169,9 @@ class Federation:
         dies."""
         for spec in self._topology.domains:
             (self.domain(spec.name).root / "supervisor.json").unlink(missing_ok=True)
-        self._keeper = Keeper([spec.name for spec in self._topology.domains], self._start_supervisor)
+        names = [spec.name for spec in self._topology.domains]
+        self._keeper = Keeper(names, lambda name: start_supervisor(self.domain(name)))
         self._keeper.open()
-
-    def _start_supervisor(self, domain: str) -> subprocess.Popen[bytes]:
-        root = self.domain(domain).root
-        with (root / "supervisor.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "ioi_dagster.local.supervisor", str(root), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": python_path()},
-                start_new_session=True,
-            )
 
     def supervisors(self) -> dict[str, int]:
         """Domain → its supervisor's process; empty before the start."""
@@ -385,9 +372,3 @@ def offered(spec: DomainSpec, blocks: Sequence[BlockSpec]) -> list[BlockSpec]:
         replace(known[name], handles=min(known[name].handles, spec.handles, key=lambda c: c.rank))
         for name in spec.blocks
     ]
-
-
-def python_path() -> str:
-    """Children import what this process imports."""
-    here = str(Path(__file__).resolve().parents[2])
-    return os.pathsep.join(dict.fromkeys([here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))

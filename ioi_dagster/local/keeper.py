@@ -6,9 +6,13 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ioi_dagster.domain import DomainHome
 
 POLL_S = 0.2
 GRACE_S = 10.0
@@ -72,3 +76,22 @@ class Keeper:
         except OSError:
             return  # what the machine lacks for the moment (processes, disk) is waited for
         self._ends[domain] = ends
+
+
+def start_supervisor(home: DomainHome) -> subprocess.Popen[bytes]:
+    """That of one domain, as a child of this process, without which it ends. What it says is in `supervisor.log`."""
+    with (home.root / "supervisor.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ioi_dagster.local.supervisor", str(home.root), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": python_path()},
+            start_new_session=True,
+        )
+
+
+def python_path() -> str:
+    """Children import what this process imports."""
+    here = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join(dict.fromkeys([here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))

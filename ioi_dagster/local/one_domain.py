@@ -3,46 +3,50 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from ioi_dagster.adapters.http.client import own_gateway
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import IoiError, UnreachableError
-from ioi_dagster.local.federation import START_S, python_path
+from ioi_dagster.local.federation import START_S
+from ioi_dagster.local.keeper import TRIES, WINDOW_S, Keeper, start_supervisor
 
 READY_S = 60.0
-STOP_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A domain whose processes are kept alive. `ready`: its gateway has answered, and every node has joined."""
+
+    ready: bool
+    _check: Callable[[], None]
+
+    def check(self) -> None:
+        """Raises `UnreachableError` where its supervisor ends again and again: nobody restarts what dies there."""
+        self._check()
 
 
 @contextlib.contextmanager
-def running(home: DomainHome, stopped: Callable[[], bool]) -> Iterator[bool]:
-    """The domain's supervisor and what it keeps alive; ended with the block. True once the gateway answers and every
-    node has joined, False when `stopped()` came first. Raises `UnreachableError` when nothing comes for a minute."""
-    with (home.root / "supervisor.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ioi_dagster.local.supervisor", str(home.root), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": python_path()},
-            start_new_session=True,
-        )
+def running(home: DomainHome, stopped: Callable[[], bool]) -> Iterator[Running]:
+    """The domain's supervisor, which is itself started again when it dies, and what that keeps alive; ended with the block. Not
+    ready where `stopped()` came first. Raises `UnreachableError` when nothing comes for a minute."""
+    keeper = Keeper([home.name], lambda _: start_supervisor(home))
+
+    def check() -> None:
+        if keeper.dead():
+            why = f"it ended more than {TRIES} times in {WINDOW_S:g} s; see {home.root / 'supervisor.log'}"
+            raise UnreachableError(f"the supervisor of {home.name}", why)
+
+    keeper.open()
     try:
-        yield _wait(home, process, stopped)
+        yield Running(_wait(home, check, stopped), check)
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        keeper.close()
 
 
-def _wait(home: DomainHome, process: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> bool:
+def _wait(home: DomainHome, check: Callable[[], None], stopped: Callable[[], bool]) -> bool:
     clusters = home.config().spec.clusters
     wanted = {f"node/{c.name}/{node.name}" for c in clusters for node in c.always} | {
         f"cluster/{c.name}" for c in clusters
@@ -50,10 +54,7 @@ def _wait(home: DomainHome, process: subprocess.Popen[bytes], stopped: Callable[
     client, seen, until = own_gateway(home), -1, time.monotonic() + READY_S
     try:
         while not stopped():
-            if process.poll() is not None:
-                raise UnreachableError(
-                    f"the supervisor of {home.name}", f"it ended; see {home.root / 'supervisor.log'}"
-                )
+            check()
             there: set[str] = set()
             with contextlib.suppress(IoiError):
                 there = set(client.state(START_S)) & wanted

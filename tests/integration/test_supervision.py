@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from ioi_dagster.local.home import POLICIES
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 from tests.conftest import eventually
+from tests.owners import Owner
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -67,3 +69,46 @@ def test_one_that_stands_still_is_ended_and_replaced(federation, victim):
     given_up = victim == "node-1" and f"{victim} is ended: its cluster has given it up" in log
     assert given_up or f"{victim} stood still" in log
     federation.wait_ready(60)
+
+
+BY_HAND = """
+network: small
+home: small.example
+domains:
+  - name: small.example
+    authority: own
+    clusters: [{name: main, nodes: [{name: node-1}]}]
+"""
+
+
+def kept(owner: Owner) -> dict[str, int]:
+    """As `pids`, of a domain by `ioi domain up`."""
+    try:
+        told = json.loads((owner.home.root / "supervisor.json").read_text())
+    except FileNotFoundError:
+        return {}
+    found = {row["name"]: row["pid"] for row in told["processes"]} | {"supervisor": told["pid"]}
+    there = {name: pid for name, pid in found.items() if pid and psutil.pid_exists(pid)}
+    return there if len(there) == len(found) == 4 else {}
+
+
+def test_a_domain_by_hand_outlives_its_supervisor_and_ends_with_an_error_where_it_cannot(tmp_path: Path) -> None:
+    owner = Owner(tmp_path, "small", BY_HAND, blocks="tests.integration.joining_project:BLOCKS")
+    owner.init()
+    with owner.up(code=2) as process:
+        eventually(lambda: "is up" in owner.said(), 120, "the domain")
+        seen = [before := kept(owner)]
+        os.kill(before["supervisor"], signal.SIGKILL)
+        eventually(lambda: {**before, **kept(owner)}.items().isdisjoint(before.items()), 60, "all of it again")
+
+        def killed_again() -> bool:
+            there = kept(owner)
+            if there and there != seen[-1]:
+                seen.append(there)
+                os.kill(there["supervisor"], signal.SIGKILL)
+            return process.poll() is not None
+
+        eventually(killed_again, 60, "the end of the command")
+    assert "the supervisor of small.example is unreachable: it ended more than 3 times in 60 s" in owner.said()
+    left = {pid for one in seen for pid in one.values()}
+    eventually(lambda: not any(map(psutil.pid_exists, left)), 30, "the end of all that it has started")
