@@ -305,5 +305,6 @@ _ROWS: dict[str, Callable[[Report], str]] = {
     "fairness": lambda its: "no two tenants waited at once" if its.fairness is None else f"{its.fairness:.3f}",
     "moved": _moved,
     "messages": _messages,
+    "faults": lambda its: ", ".join(f"{number} × {kind.replace('_', ' ')}" for kind, number in its.faults.items()),
     "digest": lambda its: its.digest[:16],
 }

@@ -48,6 +48,7 @@ class Report:
     """Seconds are those of the simulation. `failures`: steps by the code of why, with those that needed them. `starts` more than
     `done` are starts that were lost or in vain. `given_back`: leases that clusters granted and nobody had asked for. `fairness`:
     Jain's index of the slots of tenants that wait, by weight; None where no two waited at once. `messages`: by kind.
+    `faults`: those that struck while a run was under way, by kind.
     `bytes_between`, `bytes_inside`: moved from one domain to another, and from node to node of the same. `violations`: what must
     never happen and did. `utilisation`: of the slots of nodes while they were there. `node_hours`: of each group of nodes that
     come and go, by cluster and name; `node_credits`: what those cost. `digest`: of every start and commit; the same scenario has
@@ -73,6 +74,7 @@ class Report:
     bytes_between: float
     bytes_inside: float
     events: int
+    faults: dict[str, int]
     violations: tuple[str, ...]
     digest: str
 
@@ -105,6 +107,8 @@ class World:
         self._open = len(self.runs)
         self._answers: dict[tuple[str, str], tuple[tuple[Place, ...], tuple[tuple[str, Refusal], ...]]] = {}
         self._found: list[str] = []
+        self._met: Counter[str] = Counter()
+        """Faults that struck while a run was under way, by kind."""
         self._fairness = Fairness(_weights(scenario.topology))
         self._hash = hashlib.sha256()
         self._there_s: dict[tuple[str, str], float] = {}
@@ -119,9 +123,8 @@ class World:
         for run, workflow in zip(self.runs, self.scenario.workflows, strict=True):
             self.engine.after(workflow.arrives, run.start)
         for fault in self.scenario.faults:
-            begin, end = _FAULTS[fault.kind]
-            self.engine.after(fault.at, begin, self, fault)
-            self.engine.after(fault.at + fault.lasts, end, self, fault)
+            self.engine.after(fault.at, self._strike, fault)
+            self.engine.after(fault.at + fault.lasts, _FAULTS[fault.kind][1], self, fault)
         self.engine.after(SAMPLE_S, self._look)
         self.engine.run(self._longest())
         makespan = self.engine.now
@@ -252,6 +255,11 @@ class World:
     def _owner(self, fault: Fault) -> SimCluster:
         return next(cluster for cluster in self.clusters.values() if fault.target in cluster.nodes)
 
+    def _strike(self, fault: Fault) -> None:
+        if any(run.governor is not None and not run.over for run in self.runs):
+            self._met[str(fault.kind)] += 1
+        _FAULTS[fault.kind][0](self, fault)
+
     def _restart(self, fault: Fault) -> None:
         cluster = self._cluster(fault)
         if cluster.governor is None:
@@ -324,6 +332,7 @@ class World:
             bytes_between=round(self.transfers.between, 3),
             bytes_inside=round(self.transfers.inside, 3),
             events=self.engine.acts,
+            faults=dict(sorted(self._met.items())),
             violations=tuple(self._found),
             digest=self._hash.hexdigest(),
         )

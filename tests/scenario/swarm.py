@@ -12,7 +12,7 @@ from ioi_dagster.model.quota import QuotaTree, TenantQuota
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, draw_faults
 from ioi_dagster.simulate.shapes import SHAPES, draw
-from ioi_dagster.simulate.world import simulate
+from ioi_dagster.simulate.world import Report, simulate
 from tests.quotas import share
 
 MAY_FAIL = {"flow.poison_step", "flow.at_most_once", "flow.no_place", "flow.gang_broken", "flow.gang_lost"}
@@ -22,6 +22,11 @@ Data that no domain may see goes nowhere. A gang does not go on without one of i
 
 def wrong_with(seed: int) -> str:
     """What broke in the federation of that seed, and how to keep it as a test; empty where nothing did."""
+    return tried(seed)[1]
+
+
+def tried(seed: int) -> tuple[Report, str]:
+    """What came of that federation, and what broke there."""
     its, keep = scenario(seed), f"keep it as a test: python -m tests.scenario.seeds 'swarm {seed}' "
     try:
         report = simulate(its)
@@ -33,8 +38,8 @@ def wrong_with(seed: int) -> str:
     if report.done + report.failed != steps:
         wrong.append(f"of {steps} steps {report.done} are done and {report.failed} failed")
     if not wrong:
-        return ""
-    return "\n".join([f"swarm {seed}:", *wrong[:5], keep + shlex.quote(wrong[0])])
+        return report, ""
+    return report, "\n".join([f"swarm {seed}:", *wrong[:5], keep + shlex.quote(wrong[0])])
 
 
 def scenario(seed: int) -> Scenario:

@@ -130,6 +130,13 @@ def test_no_fault_alone_costs_a_step_or_more_than_the_starts_that_it_hit(fault, 
     assert report.makespan_s < 40
 
 
+def test_only_faults_that_strike_while_a_run_is_under_way_are_counted() -> None:
+    at = (0.5, 3.0, 10_000.0)
+    faults = tuple(Fault(when, FaultKind.NODE_KILLED, "n0.0", 1.0) for when in at)
+    report = run(replace(CHAIN, arrives=1.0), faults=(*faults, Fault(3.0, FaultKind.MUTE, "c0", 1.0)))
+    assert report.faults == {"mute": 1, "node_killed": 1}
+
+
 def test_what_begins_on_a_slow_node_takes_longer_and_a_full_node_is_given_nothing() -> None:
     bag = Workflow("bag", {f"s{number}": WorkflowStep(10.0) for number in range(4)})
     whole = run(bag, topology=grid(1, 4)).makespan_s
