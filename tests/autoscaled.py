@@ -140,7 +140,8 @@ class Cloud:
         """The answer, where there is one at once."""
         self.rounds += 1
         tenant, priority, gang = more.pop("tenant", "t"), more.pop("priority", 0), more.pop("gang", 0)
-        its = AskGroup(what, DataClass.PUBLIC, count, tenant, priority, resources, gang)
+        part = more.pop("part", False)
+        its = AskGroup(what, DataClass.PUBLIC, count, tenant, priority, resources, gang, part=part)
         out = self.event(Announce(run, self.rounds, "home", (its,), wait_s=wait_s, **more))
         bids = [
             one.answer for one in out if isinstance(one, Reply) and isinstance(one.answer, Bid) and one.waited is None

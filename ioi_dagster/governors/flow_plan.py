@@ -9,6 +9,7 @@ from ioi_dagster.governors.flow_messages import GraphKnown
 from ioi_dagster.governors.flow_placing import LeastCost, Objective, Offer
 from ioi_dagster.governors.flow_steps import Group, Step
 from ioi_dagster.governors.placement.ahead import GraphPlan
+from ioi_dagster.model.intervention import PART
 from ioi_dagster.model.negotiation import MAX_GROUPS, MAX_PLANNED, Bid, Lease
 
 BRIEF_S = 0.5
@@ -19,6 +20,12 @@ NOT_OFFERED = "cluster.not_offered"
 NONE_S = 5.0
 """So long steps wait for room that the plan sees free and nobody offers them, and for room that was to be free by now at most so
 long more than it was to take; then they take what they are offered."""
+
+
+def kind_beside(step: str) -> str:
+    """Of a step that no graph knows: the op that was mapped, or, of a part of a map inside a step, that step's with `PART`."""
+    whole, part, _ = step.partition(PART)
+    return whole.partition("[")[0] + part
 
 
 class PlanAhead(LeastCost):
@@ -152,10 +159,14 @@ class PlanAhead(LeastCost):
         return f"by the plan of the graph it begins in {begins:.1f} s on {where}, to end in {ends:.1f} s"
 
     def began(self, step: Step, cluster: str, node: str, now: float) -> None:
+        self._beside(step)
         self._plan.began(step.ask.step, cluster, node, now)
 
     def ended(self, step: Step, lease: Lease, seconds: float, now: float) -> None:
         super().ended(step, lease, seconds, now)
+        if not self._plan.knows(step.ask.step):
+            kind = kind_beside(step.ask.step)
+            return self._plan.beside_ended(step.ask.step, kind, lease.cluster, lease.node, seconds)
         self._plan.ended(step.ask.step, lease.cluster, lease.node, seconds, now)
 
     def copied(self, step: Step, lease: Lease, now: float) -> None:
@@ -165,7 +176,12 @@ class PlanAhead(LeastCost):
         self._plan.stopped(step.ask.step, lease.cluster, lease.node)
 
     def again(self, step: Step) -> None:
+        self._beside(step)
         self._plan.again(step.ask.step)
+
+    def _beside(self, step: Step) -> None:
+        if not self._plan.knows(step.ask.step):
+            self._plan.beside(step.ask.step, kind_beside(step.ask.step))
 
     def gone(self, step: Step) -> None:
         self._plan.gone(step.ask.step)

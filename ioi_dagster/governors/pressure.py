@@ -38,7 +38,8 @@ def demands(
             if group.idle or not isinstance(entry, Entry) or not arbiter.asks(entry):
                 continue
             times, copies = _may_use(entry, taken), entry.shape.copies
-            if group.priority <= 0:
+            # Parts of a map come before other steps of their run by one, whatever its priority.
+            if group.priority - group.part <= 0:
                 times = min(times, math.ceil(pace / copies))
                 pace -= times * copies
             if times <= 0:

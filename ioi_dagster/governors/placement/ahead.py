@@ -15,6 +15,7 @@ from ioi_dagster.governors.placement.fleet import Fleet, Need, compile_graph, to
 from ioi_dagster.governors.placement.replan import copies, replan
 from ioi_dagster.governors.placement.search import Search
 from ioi_dagster.governors.placement.timeline import Timeline
+from ioi_dagster.governors.placement.work_left import UNKNOWN_S, WorkLeft
 from ioi_dagster.model.negotiation import Bid, NodeOutlook
 from ioi_dagster.model.placement import Edge, Link, Offer, Step
 
@@ -41,8 +42,6 @@ WORTH_MOVING = 5e6
 """Bytes below which it does not matter where inputs lie: they are elsewhere in a tenth of a second."""
 ENDLESS = 2**60
 NOWHERE = ""
-UNKNOWN_S = 1.0
-"""Work of a step of which nothing is known, nor of any other."""
 SLOW_LINK, FAST_LINK = (0.02, 50e6), (0.0005, 1e9)
 """Latency (s) and bandwidth (bytes/s) between two domains and inside one, where nobody tells them."""
 LEARNT, SPEED_LEARNT = 0.3, 0.1
@@ -109,12 +108,12 @@ class GraphPlan:
         """Steps that run and of which a copy is worth its room now: the cluster and the node for it."""
         self._moves = False
         """Something is told of what steps read."""
-        self.remaining_s = 0.0
-        """Seconds of work of all that is not over."""
+        self._left = WorkLeft()
+        """Of all that is not over, of what is beside the graph too."""
 
     # What is known ----------------------------------------------------------------------------------------------
 
-    def know(self, steps: Iterable[Step], edges: Iterable[Edge], links: Iterable[Link], now: float) -> None:
+    def know(self, steps: Collection[Step], edges: Iterable[Edge], links: Iterable[Link], now: float) -> None:
         """The graph, or more of it. Raises `BadInputError` for what is no graph."""
         made = self._steps | {step.id: step for step in steps}
         whole = [*self._edges, *edges]
@@ -127,6 +126,9 @@ class GraphPlan:
             self._before[edge.consumer].append(edge.producer)
             self._after[edge.producer].append(edge.consumer)
         self._links |= {(link.source, link.target): link for link in links}
+        for step in steps:
+            if step.id not in self._over:
+                self._left.open(step.id, step.kind, step.work)
         self._moves = any(edge.size for edge in whole) or any(step.inputs for step in made.values())
         self._began = min(self._began, now)
         self._stale = True
@@ -141,13 +143,17 @@ class GraphPlan:
         self._moves = self._stale = True
 
     def _weigh(self) -> None:
-        """Ranks and what is left, by what is known of the steps' work now."""
+        """Ranks, by what is known of the steps' work now."""
         self._counted = {step.kind: self._work(step) for step in self._steps.values() if not step.work}
         self._rank = {}
         for name in reversed(self._order):
             after = max((self._rank[one] for one in self._after[name]), default=0.0)
             self._rank[name] = after + self._work(self._steps[name])
-        self.remaining_s = sum(self._work(step) for name, step in self._steps.items() if name not in self._over)
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds of work of all that is not over, beside the graph too."""
+        return self._left.seconds
 
     def rank(self, step: str) -> float:
         """Seconds of work from its start to the end of the graph, by the longest way; 0 where the graph does not know it."""
@@ -212,7 +218,7 @@ class GraphPlan:
             # Of a large cluster that told of others.
             self._nodes[key] = _Node(cluster, node, Offer(key, self._domain_of.get(cluster, cluster), 1))
             self._stale = True
-        self._over.pop(step, None)
+        self._open(step)
         board, there = self._board, now
         if board is not None and not self._stale and step in board.graph.index:
             i = board.graph.index[step]
@@ -233,7 +239,7 @@ class GraphPlan:
         if key not in self._running.pop(step, {}):
             return
         self._over[step] = key
-        self.remaining_s = max(0.0, self.remaining_s - self._work(self._steps[step]))
+        self._left.close(step)
         self._learn(self._steps[step], self._nodes[key], seconds)
         board = self._board
         if board is not None and not self._stale and step in board.graph.index:
@@ -242,7 +248,7 @@ class GraphPlan:
     def again(self, step: str) -> None:
         """It does not run any more, and its output, if there was one, is gone."""
         self._running.pop(step, None)
-        self._over.pop(step, None)
+        self._open(step)
         board = self._board
         if board is not None and not self._stale and step in board.graph.index:
             board.again(board.graph.index[step])
@@ -250,40 +256,60 @@ class GraphPlan:
     def gone(self, step: str) -> None:
         """The same, and it is not kept room for until it is asked for."""
         self.again(step)
+        self._left.close(step)
         if step in self._steps:
             self._held |= {step}
             self._stale = True
+
+    def _open(self, step: str) -> None:
+        self._over.pop(step, None)
+        if step in self._steps:
+            self._left.open(step, self._steps[step].kind, self._steps[step].work)
+
+    # Beside the graph -------------------------------------------------------------------------------------------
+
+    def beside(self, step: str, kind: str) -> None:
+        """It is to run, or runs, and the graph does not know it: it came up while the run was under way."""
+        if step not in self._steps:
+            self._left.open(step, kind)
+
+    def beside_ended(self, step: str, kind: str, cluster: str, node: str, seconds: float) -> None:
+        """It is over, after so many seconds of work there."""
+        self._left.close(step)
+        its = self._nodes.get(f"{cluster}/{node}")
+        if seconds > 0:
+            self._learn_kind(kind, seconds * (its.offer.speed * its.faster if its is not None else 1.0))
 
     # What is learnt ---------------------------------------------------------------------------------------------
 
     def learnt(self, kinds: Mapping[str, float]) -> None:
         """What was learnt earlier: seconds of work, by kind."""
-        self._kinds |= {kind: seconds for kind, seconds in kinds.items() if seconds > 0}
+        for kind, seconds in kinds.items():
+            if seconds > 0:
+                self._kinds[kind] = seconds
+                self._left.takes(kind, seconds)
         self._stale = True
         self._weigh()
 
     def _learn(self, step: Step, node: _Node, seconds: float) -> None:
         if step.work or seconds <= 0:
             return
-        speed = node.offer.speed * node.faster
-        known = self._kinds.get(step.kind)
-        if known is None:
-            self._kinds[step.kind] = seconds * speed
-        else:
-            # Of an error the larger part is laid to the kind, the rest to the node.
-            error = max(-1.0, min(1.0, log(seconds * speed / known)))
-            self._kinds[step.kind] = known * exp(LEARNT * error)
-            node.faster *= exp(-SPEED_LEARNT * error)
+        # Of an error the larger part is laid to the kind, the rest to the node.
+        error = self._learn_kind(step.kind, seconds * node.offer.speed * node.faster)
+        node.faster *= exp(-SPEED_LEARNT * error)
         counted = self._counted.get(step.kind, UNKNOWN_S)
         self._stale = self._stale or abs(self._kinds[step.kind] / counted - 1.0) > MOVED
 
+    def _learn_kind(self, kind: str, work: float) -> float:
+        """One of it took so much work. By how much that was more than was known, as a logarithm; 0 where nothing was."""
+        known = self._kinds.get(kind, work)
+        error = max(-1.0, min(1.0, log(work / known)))
+        self._kinds[kind] = known * exp(LEARNT * error)
+        self._left.takes(kind, self._kinds[kind])
+        return error
+
     def _work(self, step: Step) -> float:
-        if step.work:
-            return step.work
-        known = self._kinds.get(step.kind)
-        if known is not None:
-            return known
-        return sum(self._kinds.values()) / len(self._kinds) if self._kinds else UNKNOWN_S
+        return step.work or self._kinds.get(step.kind) or self._left.usual
 
     def _change_speed(self, key: str, speed: float, now: float) -> None:
         if self._board is not None and not self._stale and key in self._board.fleet.index:
@@ -308,6 +334,8 @@ class GraphPlan:
             # It could not begin if they were not over.
             missing = [one for one in self._before.get(name, ()) if one not in self._over]
             self._over |= dict.fromkeys(missing, NOWHERE)
+            for one in missing:
+                self._left.close(one)
             self._stale = self._stale or bool(missing)
         board = self._board
         fresh = self._stale or board is None or self._front_is_over(board, ready)

@@ -415,6 +415,15 @@ def test_priority_does_not_wait_for_others_to_get_through():
     assert len(cloud.names) == 4
 
 
+@pytest.mark.parametrize(("priority", "nodes"), [(1, 1), (2, 4)])
+def test_parts_of_a_map_bring_nodes_by_the_priority_of_their_run(priority, nodes):
+    """They have one more than it has."""
+    cloud = Cloud(group(replace(QUICK, within_s=1000.0)))
+    cloud.asks(4, remaining_s=150.0, priority=priority, part=True)
+    cloud.passes(3)
+    assert len(cloud.names) == nodes
+
+
 def test_a_node_too_many_stays_where_those_that_are_left_would_be_busier_than_its_owner_wants():
     cloud = Cloud(group(replace(QUICK, busy_below=0.5)))
     cloud.asks(3)

@@ -45,6 +45,7 @@ from ioi_dagster.model.negotiation import (
 from ioi_dagster.model.placement import Edge
 from ioi_dagster.model.placement import Step as GraphStep
 from ioi_dagster.model.refusal import Refusal
+from tests.unit.governors.test_flow import Story
 
 CHEAPER = "raise the run's budget, or let it run where it is cheaper"
 
@@ -501,3 +502,54 @@ def test_drawn_workflows_come_to_their_end_through_bids_about_as_soon_as_from_on
         for system in (Bidding, Online)
     )
     assert through < 2.0 * central
+
+
+def remaining_s(story: Story) -> float:
+    return story.last(flow.SendAnnounce).announce.remaining_s
+
+
+def pages(count: int) -> tuple[Ask, ...]:
+    return tuple(Ask("r", f"page[{number}]", "work") for number in range(count))
+
+
+def test_what_a_run_has_left_counts_the_steps_that_an_op_was_mapped_to():
+    """Of those nobody knows before what they are mapped over is there."""
+    story = Story()
+    steps = (GraphStep("list", 0.0, kind="list", capability="work"),)
+    story.event(flow.GraphKnown(steps, kinds=(("list", 5.0), ("page", 60.0))))
+    story.ready(Ask("r", "list", "work"))
+    assert remaining_s(story) == 5.0
+    story.bid("a")
+    story.grant()
+    story.event(flow.StepEnded("list", 1, "of the list", 5.0))
+    story.ready(*pages(200))
+    story.bid("a", slots=0)
+    story.event(flow.Tick(), later=1.0)
+    assert remaining_s(story) == 200 * 60.0
+    story.bid("a", slots=2)
+    story.grant()
+    story.event(flow.StepEnded("page[0]", 1, "of the first", 60.0))
+    story.event(flow.StepLost("page[1]", 1, "n1", "the worker died"))
+    story.event(flow.Tick(), later=1.0)
+    assert remaining_s(story) == 199 * 60.0
+    story.event(flow.StepDropped("page[2]", "nobody waits for it"))
+    story.bid("a", slots=1)
+    story.event(flow.Tick(), later=1.0)
+    assert remaining_s(story) == 198 * 60.0
+
+
+def test_parts_of_a_map_inside_a_step_are_a_kind_of_their_own():
+    story = Story()
+    steps = (GraphStep("fan", 0.0, kind="fan", capability="work"),)
+    story.event(flow.GraphKnown(steps, kinds=(("fan", 10.0),)))
+    story.ready(Ask("r", "fan", "work"))
+    story.bid("a")
+    story.grant()
+    story.ready(*(Ask("r", f"fan#1.0/{number}", "work", priority=1) for number in range(3)))
+    assert remaining_s(story) == 10.0 + 3 * 10.0
+    story.bid("a")
+    story.grant()
+    story.event(flow.StepEnded("fan#1.0/0", 1, "of a part", 2.0))
+    story.bid("a", slots=0)
+    story.event(flow.Tick(), later=1.0)
+    assert remaining_s(story) == 10.0 + 2 * 2.0
