@@ -111,6 +111,10 @@ class Bids:
         already."""
         announce = narrowed.announce
         older = self.forget(announce.whose, now)
+        # What is kept for it and it has not heard of is free from here; it comes first, as who waits does.
+        untold = self.desk.take_untold(announce.whose)
+        self.decline(untold)
+        waits = bool(announce.wait_s) or untold is not None
         while self.desk.full() and (oldest := self.desk.oldest()) is not None:
             self.forget(oldest.announce.whose, now)
         since = self.desk.since(announce.whose, now)
@@ -119,8 +123,8 @@ class Bids:
         self.desk.add(asked)
         for entry in asked.entries():
             self._arbiter.wish(entry)
-        points = self._points(asked)
-        if points or not announce.wait_s or not asked.entries() or len(self.desk) >= MAX_PARKED:
+        points = self._points(asked) if untold is None else []
+        if points or not waits or not asked.entries() or len(self.desk) >= MAX_PARKED:
             if points:
                 self.desk.lose_place(announce.whose)
             answered = set(map(curve_of, points))
@@ -129,7 +133,16 @@ class Bids:
         for entry in asked.entries():
             self._arbiter.wait(entry)
         self.desk.park(asked, since, now + announce.wait_s)
+        if not announce.wait_s:
+            self._overdue.append(asked)
         return older, asked, None
+
+    def owe(self, asked: Asked) -> None:
+        """It was answered with nothing, and its tenant is guaranteed some of it: that stands in line until it is asked for again,
+        or who waits and has no right to that room would be given it meanwhile."""
+        for entry in asked.entries():
+            if self._arbiter.asks(entry) and not entry.queued and self._arbiter.guarantees(entry):
+                self._arbiter.wait(entry)
 
     def forget(self, run: Whose, now: float) -> Announce | None:
         """The run asks for nothing any more. Its announcement, if that waited."""
@@ -292,10 +305,27 @@ class Bids:
         started: dict[Whose, list[Entry]] = {}
         for entry in self._arbiter.start(now) if len(self.desk) else ():
             started.setdefault(self.desk.run_of[entry.request.id], []).append(entry)
-        out = [self._served(self.desk.asked[run], entries, now) for run, entries in started.items()]
+        out = [
+            self._served(self.desk.asked[run], entries, now)
+            for run, entries in started.items()
+            if self.desk.asked[run].waits or self._keep(self.desk.asked[run], entries, now)
+        ]
         overdue, self._overdue = self._overdue, []
         out += [(asked, self._in_vain(asked, now)) for asked in overdue if self.desk.waits(asked)]
         return out
+
+    def _keep(self, asked: Asked, entries: list[Entry], now: float) -> bool:
+        """Keep this for one that does not wait for an answer. Nothing is to be said."""
+        whose = asked.announce.whose
+        of = {one.request.id: like(group) for group, one in asked.groups if isinstance(one, Entry)}
+        if whose in self.desk.offers:  # which it has heard of, and takes first
+            for entry in entries:
+                self._arbiter.on_finished(entry.id)
+            return False
+        for entry in entries:
+            entry.preemptible = False
+        self.desk.offer(whose, [(of[entry.request.id], entry) for entry in entries], now + OFFER_S, told=False)
+        return False
 
     def _served(self, asked: Asked, entries: list[Entry], now: float) -> tuple[Asked, Bid]:
         announce, kept = asked.announce, []

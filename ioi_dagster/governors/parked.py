@@ -63,12 +63,13 @@ Kind = tuple[Like, int]
 @dataclass(slots=True, eq=False)
 class Offered:
     """What a run was offered after it had waited. `due`: so often it may still be awarded; `rooms`: what is kept for that, which
-    is less where a node is gone."""
+    is less where a node is gone. `told`: the run has heard of it."""
 
     whose: Whose
     until: float
     due: dict[Kind, int]
     rooms: dict[Kind, list[Entry]]
+    told: bool = True
 
     def entries(self) -> list[Entry]:
         return [entry for entries in self.rooms.values() for entry in entries]
@@ -167,15 +168,19 @@ class Desk:
 
     # What is offered --------------------------------------------------------------------------------------------
 
-    def offer(self, run: Whose, entries: list[tuple[Like, Entry]], until: float) -> None:
+    def offer(self, run: Whose, entries: list[tuple[Like, Entry]], until: float, told: bool = True) -> None:
         rooms: dict[Kind, list[Entry]] = {}
         for its, entry in entries:
             rooms.setdefault((its, entry.shape.copies), []).append(entry)
-        self.offers[run] = Offered(run, until, {kind: len(its) for kind, its in rooms.items()}, rooms)
+        self.offers[run] = Offered(run, until, {kind: len(its) for kind, its in rooms.items()}, rooms, told)
         heappush(self._lapses, (until, self._next(), self.offers[run]))
 
     def take(self, run: Whose) -> Offered | None:
         return self.offers.pop(run, None)
+
+    def take_untold(self, run: Whose) -> Offered | None:
+        offered = self.offers.get(run)
+        return None if offered is None or offered.told else self.offers.pop(run)
 
     def lapsed(self, now: float) -> Iterator[Offered]:
         while self._lapses and self._lapses[0][0] <= now:

@@ -273,6 +273,10 @@ class Arbiter:
                     self._rounds.holds.hold(line, machine)
         return found
 
+    def guarantees(self, entry: Entry) -> bool:
+        """Is its tenant guaranteed it, or are some being stopped for it or for another in its line?"""
+        return entry.line in self._evictions.awaited or (self._books.promises and eviction.within(entry) > 0)
+
     def _heads(self) -> Iterator[Entry]:
         lines = [line for leaf in self._books.leaves.values() for line in leaf.lines.values()]
         for line in lines if self._books.promises else ():

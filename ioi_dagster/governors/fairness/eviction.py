@@ -97,7 +97,7 @@ def over_limits(books: Books, ledger: Ledger, now: float) -> Iterator[Evict]:
 def guaranteed(heads: Iterable[Entry], books: Books, ledger: Ledger, rules: Rules, now: float) -> Iterator[Evict]:
     """For those of `heads` that are within a guarantee and fit nowhere."""
     for head in heads if books.promises else ():
-        times = _within(head)
+        times = within(head)
         if not times:
             continue
         found = _Search(head, books, ledger, rules, now).run(times)
@@ -121,7 +121,7 @@ def _tenant_path(leaf: Leaf) -> list[Unit]:
     return [leaf, parent] if parent is not None and parent.name == leaf.tenant and leaf.name != leaf.tenant else [leaf]
 
 
-def _within(head: Entry) -> int:
+def within(head: Entry) -> int:
     """How many of it and its like in the line are within the guarantee of its tenant or class."""
     room = max((unit.guaranteed(head.shape.total, 1 << 30) for unit in _tenant_path(head.leaf)), default=0)
     like = head.left
