@@ -25,6 +25,11 @@ HINT_S = 0.25
 MAX_MEMBERS = 256
 MAX_HEARD = 2 * MAX_MEMBERS
 """What one peer may say of others at a time; the rest is not read."""
+MAX_PAUSE_S = 300.0
+"""Between two questions for one record to one peer which led to nothing; each pause is twice the one before, from `PROBE_S`
+on."""
+NEWER_PAUSE_S = 30.0
+"""The same where the peer tells of a newer one meanwhile."""
 
 
 class PeerState(StrEnum):
@@ -121,6 +126,15 @@ Instruction = Probe | Pull | Keep | NotBelieved
 
 
 @dataclass(slots=True)
+class _Asked:
+    """For a record that a peer tells to have, and that did not come or was not believed (yet)."""
+
+    serial: int
+    at: float
+    pause_s: float
+
+
+@dataclass(slots=True)
 class _Peer:
     record: MemberRecord
     vouched: str = ""
@@ -137,6 +151,8 @@ class _Peer:
     pulling: bool = False
     has_ours: int = 0
     """The newest record of this domain that the peer has told to have."""
+    asked: dict[str, _Asked] = field(default_factory=dict)
+    """What it was asked for, by domain."""
 
 
 class NetworkGovernor:
@@ -262,7 +278,7 @@ class NetworkGovernor:
             return []
         peer = self._peers.get(name)
         if peer is None:
-            return self._told_of_new(by, name, now)
+            return self._told_of_new(by, heard, now)
         doubted = heard.state in (PeerState.SUSPECT, PeerState.GONE)
         if doubted and name != by:
             if by not in peer.hints and peer.state is PeerState.ALIVE and now - peer.asked_at >= HINT_S:
@@ -270,17 +286,38 @@ class NetworkGovernor:
             peer.hints.add(by)
         else:
             peer.hints.discard(by)
-        if heard.serial > peer.record.serial and not peer.pulling:
+        if heard.serial > peer.record.serial and not peer.pulling and self._asks(by, heard, now):
             peer.pulling = True
             return [Pull(by, name, peer.record.serial)]
         return []
 
-    def _told_of_new(self, by: str, name: str, now: float) -> list[Instruction]:
-        room = len(self._peers) + len(self._unknown) < MAX_MEMBERS
-        if not self._introductions or name in self._unknown or not room or len(name) > 100:
+    def _told_of_new(self, by: str, heard: Heard, now: float) -> list[Instruction]:
+        name = heard.domain
+        if not self._introductions or heard.state == PeerState.LEFT or name in self._unknown or len(name) > 100:
+            return []
+        if len(self._peers) + len(self._unknown) >= MAX_MEMBERS or not self._asks(by, heard, now):
             return []
         self._unknown[name] = now
         return [Pull(by, name, 0)]
+
+    def _asks(self, by: str, heard: Heard, now: float) -> bool:
+        """Is it time to ask for that record? It is remembered by whom it is told: a liar holds up nobody else's word."""
+        asked, before = self._peers[by].asked, self._peers[by].asked.pop(heard.domain, None)
+        pause_s = 0.0 if before is None else before.pause_s
+        if before is not None:
+            newer = heard.serial > before.serial
+            if now < before.at + (min(pause_s, NEWER_PAUSE_S) if newer else pause_s):
+                asked[heard.domain] = before
+                return False
+        if len(asked) >= MAX_HEARD:
+            del asked[next(iter(asked))]
+        asked[heard.domain] = _Asked(heard.serial, now, min(max(PROBE_S, 2 * pause_s), MAX_PAUSE_S))
+        return True
+
+    def _told_well(self, by: str, name: str) -> None:
+        """What `by` was asked for has come, and is believed."""
+        if by in self._peers:
+            self._peers[by].asked.pop(name, None)
 
     # Records ----------------------------------------------------------------------------------------------------
 
@@ -299,6 +336,7 @@ class NetworkGovernor:
         if claim is not None:
             return [NotBelieved(event.peer, event.domain, claim)]
         self._take(peer, record)
+        self._told_well(event.peer, record.domain)
         return [Keep(signed, record)]
 
     def _introduced(self, event: RecordsPulled) -> list[Instruction]:
@@ -310,6 +348,7 @@ class NetworkGovernor:
         if isinstance(record, Refusal):
             return [NotBelieved(event.peer, event.domain, record)]
         self._peers[record.domain] = _Peer(record, event.peer)
+        self._told_well(event.peer, record.domain)
         return [Keep(signed, record, event.peer)]
 
     def _joined(self, signed: Signed, anew: bool) -> list[Instruction]:

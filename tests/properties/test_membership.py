@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -299,3 +300,41 @@ def test_a_newcomer_that_calls_its_authority_as_another_does_is_refused():
     assert said.refusal.code == "member.not_its_own"
     assert said.refusal.text == "d calls its authority b-authority, as b does, and it is another one"
     assert states(governor) == {"b": "unknown"}
+
+
+def asked_at(governor: NetworkGovernor, told: Heard, chain: tuple[Signed, ...], seconds: range) -> list[int]:
+    """When b, who tells the same each second, is asked for it; the answer is `chain` each time."""
+    found = []
+    for at in seconds:
+        said = governor.handle(ProbeAnswered("b", 1, (told,)), float(at))
+        assert all(isinstance(one, Pull) for one in said)
+        if said:
+            found.append(at)
+            governor.handle(RecordsPulled("b", told.domain, chain), float(at))
+            governor.validate()
+    return found
+
+
+def test_who_has_left_is_not_asked_for_where_it_was_never_known():
+    governor = known("b")
+    assert governor.handle(ProbeAnswered("b", 1, (Heard("d", 3, PeerState.LEFT),)), 0.0) == []
+
+
+@pytest.mark.parametrize("chain", [(), (author("d").signed(3, network="other"),)])
+def test_a_stranger_whose_record_is_not_believed_is_asked_for_ever_more_seldom(chain):
+    governor = known("b")
+    told = Heard("d", 3, PeerState.ALIVE)
+    assert asked_at(governor, told, chain, range(1_500)) == [0, 1, 3, 7, 15, 31, 63, 127, 255, 511, 811, 1111, 1411]
+    newer = Heard("d", 4, PeerState.ALIVE)
+    assert asked_at(governor, newer, (author("d").signed(4),), range(1_412, 1_500)) == [1_441], "30 s after it"
+    assert states(governor) == {"b": "alive", "d": "unknown"}
+
+
+def test_a_newer_record_that_is_not_believed_is_asked_for_ever_more_seldom_and_its_owner_is_heard_meanwhile():
+    governor = known("b", "c")
+    forged = (Author("c", SigningKey.generate("c"), author("c").trusted).signed(9),)
+    assert asked_at(governor, Heard("c", 9), forged, range(40)) == [0, 1, 3, 7, 15, 31]
+    assert governor.handle(ProbeAnswered("c", 1, (Heard("c", 2),)), 40.0) == [Pull("c", "c", 1)]
+    signed = author("c").signed(2)
+    assert governor.handle(RecordsPulled("c", "c", (signed,)), 40.0) == [Keep(signed, author("c").record(2))]
+    assert governor.handle(ProbeAnswered("c", 1, (Heard("c", 3),)), 40.1) == [Pull("c", "c", 2)], "it told the truth"
