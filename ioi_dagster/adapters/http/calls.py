@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 
 from ioi_dagster.errors import UnreachableError
 from ioi_dagster.model.block import Begun
@@ -21,6 +23,8 @@ KEPT_S = 60.0
 """So long an ended call is answered again."""
 KEPT = 128 * 2**20
 """So many bytes of all calls together are kept for who comes again."""
+KEPT_CALLS = 16_384
+"""So many calls at most, together with those under way."""
 REJOIN_S = 1.0
 """A streamed call that nobody reads is stopped so much later: who was cut off is back by then."""
 OVERHEAD = 100
@@ -45,6 +49,8 @@ class Call:
     answer: bytes | None = None
     error: Exception | None = None
     task: asyncio.Task[None] | None = None
+    counted: int = 0
+    """Its size, as whoever keeps it has counted it last."""
     _log: list[bytes] = field(default_factory=list)
     _upto: list[int] = field(default_factory=list)
     """Bytes of all pieces up to each of those in the log."""
@@ -179,37 +185,74 @@ class Call:
 
 
 class Calls:
-    """`now`: monotonic seconds."""
+    """`now`: monotonic seconds. What one call costs here does not rise with how many are kept."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._calls: dict[tuple[str, ...], Call] = {}
+        self._under_way: dict[tuple[str, ...], Call] = {}
+        self._ended: list[tuple[float, int, tuple[str, ...]]] = []
+        """A heap of the others: (when it may be forgotten, how many were put here before, key)."""
+        self._numbers = count()
+        self._size = 0
+        """Bytes of all, as far as they are `counted`."""
 
     def get(self, key: tuple[str, ...]) -> Call | None:
         """The call of that key, where it is under way or is kept."""
-        self._tidy()
+        self._forget_old()
         return self._calls.get(key)
 
     def begin(self, key: tuple[str, ...], door: str, source: Source, stays_s: float = 0.0) -> Call:
         """A new one, which goes on by itself as far as it is read."""
-        call = self._calls[key] = Call(door, stays_s)
-        call.task = asyncio.get_running_loop().create_task(call.follow(source, self._now, self._tidy))
+        call = self._calls[key] = self._under_way[key] = Call(door, stays_s)
+        call.task = asyncio.get_running_loop().create_task(self._follow(key, call, source))
         return call
 
-    def _tidy(self) -> None:
-        """Of ended calls the oldest go first; of those under way, what their readers have."""
+    async def _follow(self, key: tuple[str, ...], call: Call, source: Source) -> None:
+        try:
+            await call.follow(source, self._now, lambda: self._changed(call))
+        finally:
+            del self._under_way[key]
+            self._may_be_forgotten(key, call.ended_at + KEPT_S)
+            self._changed(call)
+
+    def _changed(self, call: Call) -> None:
+        self._count(call)
+        self._forget_old()
+        self._make_room()
+
+    def _count(self, call: Call) -> None:
+        self._size += call.size - call.counted
+        call.counted = call.size
+
+    def _may_be_forgotten(self, key: tuple[str, ...], at: float) -> None:
+        heapq.heappush(self._ended, (at, next(self._numbers), key))
+
+    def _forget(self, key: tuple[str, ...]) -> None:
+        self._size -= self._calls.pop(key).counted
+
+    def _forget_old(self) -> None:
         now = self._now()
-        for key, call in list(self._calls.items()):
-            if call.ended and not call.wanted and now >= call.ended_at + KEPT_S:
-                del self._calls[key]
-        size = sum(call.size for call in self._calls.values())
-        for key, call in list(self._calls.items()):
-            if size <= KEPT:
-                return
-            before = call.size
-            if call.ended and not call.wanted:
-                del self._calls[key]
-                size -= before
+        while self._ended and self._ended[0][0] <= now:
+            _, _, key = heapq.heappop(self._ended)
+            if self._calls[key].wanted:
+                self._may_be_forgotten(key, now + REJOIN_S)
             else:
-                call.drop_read()
-                size -= before - call.size
+                self._forget(key)
+
+    def _make_room(self) -> None:
+        """Of ended calls the oldest go first; of those that are read or under way, what their readers have."""
+        read: list[tuple[float, int, tuple[str, ...]]] = []
+        while self._ended and (self._size > KEPT or len(self._calls) > KEPT_CALLS):
+            entry = heapq.heappop(self._ended)
+            if self._calls[entry[2]].wanted:
+                read.append(entry)
+            else:
+                self._forget(entry[2])
+        for entry in read:
+            heapq.heappush(self._ended, entry)
+        for call in [*(self._calls[key] for _, _, key in read), *self._under_way.values()]:
+            if self._size <= KEPT:
+                return
+            call.drop_read()
+            self._count(call)
