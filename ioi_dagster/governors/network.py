@@ -23,6 +23,7 @@ GONE_PROBE_S = 5.0
 HINT_S = 0.25
 """After a hint a member is asked at once, but not more often than this."""
 MAX_MEMBERS = 256
+"""That take part; of those that have left as many are remembered."""
 MAX_HEARD = 2 * MAX_MEMBERS
 """What one peer may say of others at a time; the rest is not read."""
 MAX_PAUSE_S = 300.0
@@ -167,6 +168,7 @@ class NetworkGovernor:
             if name != domain:
                 self._peers[name] = _Peer(record)
                 self._take(self._peers[name], record)
+        self._forget_left()
         self._unknown: dict[str, float] = {}
         """Domain that was told of and is being asked for → since when."""
 
@@ -222,7 +224,8 @@ class NetworkGovernor:
     def validate(self) -> None:
         """Raises `AssertionError` where the state contradicts itself."""
         assert self._domain not in self._peers
-        assert len(self._peers) <= MAX_MEMBERS and len(self._unknown) <= MAX_MEMBERS
+        assert self._taking_part() <= MAX_MEMBERS and len(self._unknown) <= MAX_MEMBERS
+        assert len(self._peers) <= 2 * MAX_MEMBERS
         for name, peer in self._peers.items():
             assert peer.record.domain == name
             assert (peer.state is PeerState.ALIVE) <= (peer.missed < SUSPECT_AFTER)
@@ -295,7 +298,7 @@ class NetworkGovernor:
         name = heard.domain
         if not self._introductions or heard.state == PeerState.LEFT or name in self._unknown or len(name) > 100:
             return []
-        if len(self._peers) + len(self._unknown) >= MAX_MEMBERS or not self._asks(by, heard, now):
+        if self._taking_part() + len(self._unknown) >= MAX_MEMBERS or not self._asks(by, heard, now):
             return []
         self._unknown[name] = now
         return [Pull(by, name, 0)]
@@ -332,10 +335,11 @@ class NetworkGovernor:
         if isinstance(newer, Refusal):
             return [NotBelieved(event.peer, event.domain, newer)]
         record, signed = newer
-        claim = claims_others(record, self._others(record.domain))
+        claim = claims_others(record, self._others(record.domain)) or self._too_many(peer, record)
         if claim is not None:
             return [NotBelieved(event.peer, event.domain, claim)]
         self._take(peer, record)
+        self._forget_left()
         self._told_well(event.peer, record.domain)
         return [Keep(signed, record)]
 
@@ -345,6 +349,8 @@ class NetworkGovernor:
             return []
         signed = event.chain[-1]
         record = self._fit(first_record(signed), event.domain)
+        if isinstance(record, MemberRecord):
+            record = self._too_many(None, record) or record
         if isinstance(record, Refusal):
             return [NotBelieved(event.peer, event.domain, record)]
         self._peers[record.domain] = _Peer(record, event.peer)
@@ -354,9 +360,8 @@ class NetworkGovernor:
     def _joined(self, signed: Signed, anew: bool) -> list[Instruction]:
         name = str(signed.body.get("domain", ""))[:100]
         record, peer = self._fit(first_record(signed), name), self._peers.get(name)
-        if isinstance(record, MemberRecord) and peer is None and len(self._peers) >= MAX_MEMBERS:
-            text = f"{self._domain} knows {MAX_MEMBERS} members, and takes no more"
-            record = Refusal("member.too_many", text, self._domain, "one of them leaves first")
+        if isinstance(record, MemberRecord):
+            record = self._too_many(peer, record) or record
         if isinstance(record, MemberRecord) and peer is not None and not anew:
             record = self._follows(peer.record, signed, record)
         if isinstance(record, Refusal):
@@ -393,6 +398,23 @@ class NetworkGovernor:
             text = f"{record.domain} is of the network {record.network}, not of {self._own.network}"
             return Refusal("member.other_network", text, self._domain, "name that network in `ioi domain init`")
         return claims_others(record, self._others(record.domain)) or record
+
+    def _taking_part(self) -> int:
+        return sum(peer.state is not PeerState.LEFT for peer in self._peers.values())
+
+    def _too_many(self, peer: _Peer | None, record: MemberRecord) -> Refusal | None:
+        """Why `record` makes no member of whom is none now."""
+        one_more = (peer is None or peer.state is PeerState.LEFT) and not record.left
+        if not one_more or self._taking_part() < MAX_MEMBERS:
+            return None
+        text = f"{self._domain} knows {MAX_MEMBERS} members, and takes no more"
+        return Refusal("member.too_many", text, self._domain, "one of them leaves first")
+
+    def _forget_left(self) -> None:
+        """Of those that have left, whose last word is the oldest."""
+        left = sorted((peer.record.issued, name) for name, peer in self._peers.items() if peer.record.left)
+        for _, name in left[: max(0, len(left) - MAX_MEMBERS)]:
+            del self._peers[name]
 
     def _others(self, domain: str) -> list[MemberRecord]:
         own = [self._own] if self._own is not None else []

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from ioi_dagster.governors import network
 from ioi_dagster.governors.network import (
     GONE_AFTER,
     GONE_PROBE_S,
@@ -338,3 +339,59 @@ def test_a_newer_record_that_is_not_believed_is_asked_for_ever_more_seldom_and_i
     signed = author("c").signed(2)
     assert governor.handle(RecordsPulled("c", "c", (signed,)), 40.0) == [Keep(signed, author("c").record(2))]
     assert governor.handle(ProbeAnswered("c", 1, (Heard("c", 3),)), 40.1) == [Pull("c", "c", 2)], "it told the truth"
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "MAX_MEMBERS", 3)
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("restarted", [False, True])
+def test_who_has_left_takes_nobodys_place(restarted):
+    governor = known("b", "c", "d")
+    for name in "cd":
+        governor.handle(RecordsPulled(name, name, (author(name).signed(2, left=True),)), 0.0)
+    if restarted:
+        governor = NetworkGovernor("a", {"a": author("a").record(), **governor.records()})
+    signed = author("e").signed()
+    assert governor.handle(ProbeAnswered("b", 1, (Heard("e", 1, "alive"),)), 1.0) == [Pull("b", "e", 0)]
+    assert governor.handle(RecordsPulled("b", "e", (signed,)), 1.0) == [Keep(signed, author("e").record(), "b")]
+    assert governor.handle(Joined(author("f").signed()), 1.0) == [Keep(author("f").signed(), author("f").record())]
+    assert states(governor) == {"b": "alive", "c": "left", "d": "left", "e": "unknown", "f": "unknown"}
+    governor.validate()
+
+
+@pytest.mark.usefixtures("few")
+def test_no_more_members_than_there_is_room_for_however_they_come():
+    governor = known("b", "c", "d")
+    governor.handle(RecordsPulled("d", "d", (author("d").signed(2, left=True),)), 0.0)
+    assert governor.handle(ProbeAnswered("b", 1, (Heard("e", 1, "alive"),)), 1.0) == [Pull("b", "e", 0)]
+    governor.handle(Joined(author("f").signed()), 1.0)
+    back = author("d").signed(3)
+    refused = [
+        governor.handle(RecordsPulled("b", "e", (author("e").signed(),)), 1.0),
+        governor.handle(RecordsPulled("d", "d", (back,)), 1.0),
+        governor.handle(Joined(back), 1.0),
+        governor.handle(Joined(back, anew=True), 1.0),
+        governor.handle(Joined(author("g").signed()), 1.0),
+    ]
+    assert [one.refusal.code for said in refused for one in said if isinstance(one, NotBelieved)] == [
+        "member.too_many"
+    ] * 5
+    assert governor.handle(ProbeAnswered("b", 1, (Heard("e", 1, "alive"),)), 9.0) == []
+    governor.validate()
+    governor.handle(RecordsPulled("c", "c", (author("c").signed(2, left=True),)), 10.0)
+    assert governor.handle(Joined(back), 10.0) == [Keep(back, author("d").record(3))]
+    governor.validate()
+
+
+@pytest.mark.usefixtures("few")
+def test_of_those_that_have_left_the_last_are_remembered():
+    left = {name: author(name).record(2, left=True, issued=float(at)) for at, name in enumerate("edcfb")}
+    governor = NetworkGovernor("a", {"a": author("a").record(), **left})
+    assert set(states(governor)) == {"c", "f", "b"}
+    governor.handle(Joined(author("g").signed(), anew=True), 0.0)
+    governor.handle(RecordsPulled("g", "g", (author("g").signed(2, left=True, issued=9.0),)), 0.0)
+    assert set(states(governor)) == {"f", "b", "g"}
+    governor.validate()
