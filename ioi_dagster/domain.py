@@ -51,7 +51,8 @@ class DomainConfig:
     """What a domain's processes know at start. `peers` maps a domain's name to its gateway's address; `policies` is the
     folder with the built policy bundle; `scopes` are the policy scopes from the network down to this domain.
     `authorities` and `limits` say of every member which certificate authority it has and the highest class it may be
-    given."""
+    given. `introductions`: whether a domain of which a member tells becomes one too, with what is public; else only who is
+    invited or invites. Its gateway goes by what it was at its start."""
 
     network: str
     home: str
@@ -63,6 +64,7 @@ class DomainConfig:
     scopes: tuple[str, ...]
     authorities: dict[str, str]
     limits: dict[str, DataClass]
+    introductions: bool = True
 
 
 @dataclass(frozen=True, slots=True)

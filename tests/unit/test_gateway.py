@@ -586,6 +586,33 @@ def test_a_peer_of_another_version_is_told_apart_from_one_that_is_away(monkeypat
     assert member["why"] == why
 
 
+@pytest.mark.parametrize(("introductions", "members"), [(True, {"cloud", "edge"}), (False, {"cloud"})])
+def test_an_owner_says_whether_whom_a_member_tells_of_is_one_too(monkeypatch, introductions, members):
+    monkeypatch.setattr(network, "PROBE_S", 0.0)
+    monkeypatch.setattr(membership, "TICK_S", 0.01)
+    asked: list[str] = []
+
+    def cloud(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        told = [{"domain": "edge", "serial": 1, "state": "alive"}]
+        health = {"domain": "cloud", "epoch": 3, "ready": True, "heard": told}
+        answer = health if request.url.path == "/v1/health" else [author("edge").signed()]
+        return httpx.Response(200, content=msgspec.json.encode(answer))
+
+    lab = Lab(replace(CONFIG, introductions=introductions), cloud)
+
+    async def seen() -> set[str]:
+        async with lab.app.router.lifespan_context(lab.app), asyncio.timeout(20):
+            transport = httpx.ASGITransport(lab.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://lab") as client:
+                while asked.count("/v1/health") < 5 or not members <= set((await client.get("/v1/members")).json()):
+                    await asyncio.sleep(0.01)
+                return set((await client.get("/v1/members")).json())
+
+    assert asyncio.run(seen()) == members
+    assert set(asked) == {"/v1/health", "/v1/member"} if introductions else {"/v1/health"}
+
+
 def test_threads_that_ask_first_at_the_same_time_share_one_loop(monkeypatch):
     made = []
 

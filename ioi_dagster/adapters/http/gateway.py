@@ -85,7 +85,8 @@ class _Gateway:
     def __init__(self, context: GatewayContext) -> None:
         self._c = context
         name = context.config.spec.name
-        self.members = Members(name, context.book, context.http_to, context.clock, context.shown)
+        introductions = context.config.introductions
+        self.members = Members(name, context.book, context.http_to, context.clock, context.shown, introductions)
         self._waiting: Counter[str] = Counter()
         """By domain."""
         self._refusals = RefusalLog()

@@ -133,7 +133,7 @@ class _Connection:
 
 class Members:
     """`http_to`: what asks a member's gateway, by its record; None: nobody is asked. `shown`: differs when that shows another
-    certificate."""
+    certificate. `introductions`: whether whom a member tells of is one too."""
 
     def __init__(
         self,
@@ -142,10 +142,11 @@ class Members:
         http_to: Callable[[MemberRecord], httpx.AsyncClient] | None,
         clock: Clock,
         shown: Callable[[], object] = lambda: None,
+        introductions: bool = True,
     ) -> None:
         self._shown = shown
         self._domain, self._book, self._http_to, self._clock = domain, book, http_to, clock
-        self._governor = NetworkGovernor(domain, book.read())
+        self._governor = NetworkGovernor(domain, book.read(), introductions)
         self._seen = book.changed_at()
         self._connections: dict[str, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
