@@ -14,7 +14,7 @@ from dagster import MetadataValue
 
 from ioi_dagster.adapters.dask.memory import bytes_of
 from ioi_dagster.adapters.dask.node_plugin import CLUSTER
-from ioi_dagster.adapters.http.client import FederatedRegistry
+from ioi_dagster.adapters.http.registries import FederatedRegistry
 from ioi_dagster.clock import Clock, SystemClock
 from ioi_dagster.domain import DomainHome, home_domain
 from ioi_dagster.errors import FinalError, RetryableError

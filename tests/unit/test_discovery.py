@@ -13,7 +13,7 @@ import pytest
 
 from ioi_dagster.adapters.dask import client as dask_client
 from ioi_dagster.adapters.http import client as client_module
-from ioi_dagster.adapters.http.client import FederatedRegistry
+from ioi_dagster.adapters.http.registries import FederatedRegistry
 from ioi_dagster.clock import Clock, ManualClock
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.host import network as network_module

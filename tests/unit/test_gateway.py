@@ -18,7 +18,7 @@ import pytest
 
 from ioi_dagster.adapters.http import client as client_module
 from ioi_dagster.adapters.http import membership
-from ioi_dagster.adapters.http.client import GatewayClient, believed
+from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.protocol import (
     PERMIT_HEADER,
@@ -29,6 +29,7 @@ from ioi_dagster.adapters.http.protocol import (
     RunOrder,
 )
 from ioi_dagster.adapters.http.refusals import QUIET_S
+from ioi_dagster.adapters.http.registries import believed
 from ioi_dagster.adapters.http.standing import Saved, StandingDesk
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.decoding import converted, from_msgpack

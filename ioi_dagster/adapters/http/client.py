@@ -1,7 +1,4 @@
-"""Clients of gateways, and the run's view of all registries through them.
-
-What a gateway answers is bounded in time and size and decoded into types; what it claims of others is not believed.
-"""
+"""Clients of gateways. What a gateway answers is bounded in time and size and decoded into types."""
 
 from __future__ import annotations
 
@@ -9,8 +6,8 @@ import asyncio
 import ssl
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from concurrent.futures import CancelledError, Future, wait
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -38,26 +35,22 @@ from ioi_dagster.adapters.http.streams import Opened, Stream
 from ioi_dagster.adapters.http.tls import TlsTo, explain
 from ioi_dagster.adapters.http.transport import MAX_ANSWER, Answer, Pool
 from ioi_dagster.decoding import converted, from_json
-from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder, hidden
+from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import FinalError, GatewayRefusedError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.block import NOBODY, Made, Payload
-from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
 from ioi_dagster.model.order import Order
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import Experiences, Standing
 from ioi_dagster.policy.permits import encode
 from ioi_dagster.policy.proof import prove
-from ioi_dagster.ras.selection import Candidate, Discovery, Query, Rejected
+from ioi_dagster.ras.selection import Discovery, Query
 from ioi_dagster.signing import Signed, SigningKey, digest_bytes
 
 T = TypeVar("T")
 DISCOVER_S = 2.0
 """A registry that answers later than this counts as unreachable for now; it is asked again."""
-SILENT_S = 0.1
-"""So long is waited for one that did not answer in time when it was asked last. The question goes on, and its answer tells
-that it is back."""
 JOIN_S = 10.0
 STANDING_S = 1.0
 
@@ -391,126 +384,3 @@ def _on_loop(work: Coroutine[Any, Any, T], timeout: float) -> T:
 def own_gateway(home: DomainHome) -> GatewayClient:
     """A client of the domain's own gateway, as the domain itself."""
     return GatewayClient(home.config().gateway, home.name, home.signing_key(), tls=TlsTo(home, home.name))
-
-
-class FederatedRegistry:
-    """The registries of all domains, each asked at its own gateway; there is no central one.
-
-    `config` is the home's: who the others are, by which authority, and what they may be given is its own knowledge.
-    """
-
-    def __init__(self, home: DomainHome, config: DomainConfig, key: SigningKey, permit: Signed | None) -> None:
-        self._config = config
-        gateways = {config.spec.name: config.gateway, **config.peers}
-        self._trust = TrustFolder(home.trust)
-        self._clients = {
-            name: GatewayClient(url, name, key, permit, TlsTo(home, name, self._trust))
-            for name, url in gateways.items()
-        }
-        self._lock = threading.Lock()
-        self._under_way: dict[tuple[str, Query], Asked[Discovery]] = {}
-        self._silent: set[str] = set()
-
-    def client(self, domain: str) -> GatewayClient:
-        return self._clients[domain]
-
-    def discover(self, query: Query) -> Discovery:
-        """Everybody's answer; a domain that does not answer is a rejection with that reason. Who did not in time when it was
-        asked last is not waited for as long as the others. Equal questions at the same time are one."""
-        candidates, rejected = [], []
-        asked = {name: self._ask(name, query) for name in sorted(self._clients)}
-        until, silent = time.monotonic() + SILENT_S, self._silent & set(asked)
-        wait([its.future for name, its in asked.items() if name not in silent])
-        wait([asked[name].future for name in silent], max(0.0, until - time.monotonic()))
-        for answer in [self._answer(name, its, query) for name, its in asked.items()]:
-            candidates += answer.candidates
-            rejected += answer.rejected
-        return Discovery(tuple(candidates), tuple(rejected))
-
-    def close(self) -> None:
-        for client in self._clients.values():
-            client.close()
-
-    def _ask(self, name: str, query: Query) -> Asked[Discovery]:
-        with self._lock:
-            asked, mine = self._under_way.get((name, query)), False
-            if asked is None:
-                asked, mine = self._clients[name].discovering(query), True
-                self._under_way[name, query] = asked
-        if mine:
-            asked.future.add_done_callback(partial(self._over, name, query))
-        return asked
-
-    def _over(self, name: str, query: Query, future: Future[Any]) -> None:
-        with self._lock:
-            del self._under_way[name, query]
-            if not future.cancelled():
-                late = isinstance(future.exception(), TimeoutError)
-                self._silent = self._silent | {name} if late else self._silent - {name}
-
-    def _answer(self, name: str, asked: Asked[Discovery], query: Query) -> Discovery:
-        try:
-            if not asked.future.done():
-                why = f"it did not answer the last time, nor within {SILENT_S:g} s now: it has stopped, or is cut off"
-                raise UnreachableError(f"gateway of {name}", why)
-            answer = asked.result()
-        except (RetryableError, FinalError) as error:
-            refusal = Refusal("domain.unreachable", str(error), "registry")
-            return Discovery(rejected=(Rejected(name, refusal, name),))
-        return believed(name, answer, self._config.authorities, self._config.limits, query, self._clusters(name))
-
-    def _clusters(self, name: str) -> Collection[str]:
-        """The domain's, by its newest record, whose names no other member has."""
-        record = self._trust.records().get(name)
-        told = record.clusters if record is not None else ()
-        own = self._config.spec.clusters if name == self._config.spec.name else ()
-        return {*told, *(cluster.name for cluster in own)}
-
-
-def believed(
-    name: str,
-    answer: Discovery,
-    authorities: Mapping[str, str],
-    limits: Mapping[str, DataClass],
-    query: Query,
-    clusters: Collection[str],
-) -> Discovery:
-    """What an answer of domain `name` is worth: it speaks for itself and its `clusters` only, and its authority, the way it
-    takes work and the highest class it may be given are what the asking domain knows, not what is claimed."""
-    candidates: list[Candidate] = []
-    rejected = [replace(item, who=item.who[:200], domain=name) for item in answer.rejected]
-    for item in answer.candidates:
-        if item.domain != name or name not in authorities:
-            text = f"{name} answered in the name of {item.domain[:100]}"
-            rejected.append(Rejected(name, Refusal("ras.not_its_own", text, "registry", "ask its owner"), name))
-            continue
-        if item.cluster not in clusters:
-            text = f"{name} offers {item.cluster[:100]}, which is none of the clusters that its record names"
-            refusal = Refusal(
-                "ras.not_its_cluster", text, "registry", "its newer record comes by itself, or ask its owner"
-            )
-            rejected.append(Rejected(name, refusal, name))
-            continue
-        own_authority = authorities[name] == query.authority
-        handles = min(item.handles, limits.get(name, DataClass.PUBLIC), key=lambda data_class: data_class.rank)
-        if not query.data_class.within(handles):
-            text = f"{name} may be given {handles} at most, the data is {query.data_class}"
-            rejected.append(
-                Rejected(name, Refusal("ras.domain_class", text, "registry", "choose another domain"), name)
-            )
-            continue
-        if own_authority and not hidden(item.scheduler):
-            text = f"{name} takes steps over Dask at {item.scheduler[:100]}, where others could listen"
-            refusal = Refusal("ras.plain_dask", text, "registry", "its owner has its clusters use tls://")
-            rejected.append(Rejected(item.cluster[:200], refusal, name))
-            continue
-        candidates.append(
-            replace(
-                item,
-                authority=authorities[name],
-                accepts="step" if own_authority else "block",
-                handles=handles,
-                scheduler=item.scheduler if own_authority else "",
-            )
-        )
-    return Discovery(tuple(candidates), tuple(rejected))
