@@ -1,8 +1,10 @@
-"""Keeps the domains' supervisors alive, as these keep their processes: a domain whose supervisor was killed comes back."""
+"""Keeps the domains' supervisors alive, as these keep their processes: a domain whose supervisor was killed, or stands still,
+comes back."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -12,8 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ioi_dagster.adapters.dask.witness import Stillness, end
 from ioi_dagster.domain import DomainHome
 
+log = logging.getLogger("ioi.keeper")
 POLL_S = 0.2
 GRACE_S = 10.0
 TRIES = 3
@@ -28,6 +32,7 @@ class Keeper:
         self._domains, self._start = domains, start
         self._supervisors: dict[str, subprocess.Popen[bytes]] = {}
         self._ends: dict[str, list[float]] = {}
+        self._still = Stillness()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="keeper", daemon=True)
 
@@ -65,8 +70,16 @@ class Keeper:
     def _watch(self) -> None:
         while not self._closing.wait(POLL_S):
             for domain, process in list(self._supervisors.items()):
-                if process.poll() is not None and domain not in self.dead():
+                if process.poll() is None:
+                    self._end_if_still(domain, process.pid)
+                elif domain not in self.dead():
                     self._again(domain, time.monotonic())
+
+    def _end_if_still(self, domain: str, pid: int) -> None:
+        """Nobody restarts what dies there while it does nothing. What it keeps is ended with it and comes back with the next."""
+        if self._still.look(domain, pid, time.monotonic()):
+            log.warning("the supervisor of %s stood still and is ended", domain)
+            end(pid)
 
     def _again(self, domain: str, now: float) -> None:
         ends = [at for at in self._ends.get(domain, []) if now - at < WINDOW_S] + [now]

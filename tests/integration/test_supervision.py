@@ -48,9 +48,10 @@ def renewed(federation: Federation, before: dict[str, int], names: set[str]) -> 
     return bool(now) and {name for name in now if now[name] != before[name]} >= names
 
 
-def test_a_supervisor_that_is_killed_is_replaced_with_all_it_keeps(federation):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_supervisor_that_is_killed_or_stands_still_is_replaced_with_all_it_keeps(federation, sent):
     before = pids(federation)
-    os.kill(before["supervisor"], signal.SIGKILL)
+    os.kill(before["supervisor"], sent)
     eventually(lambda: renewed(federation, before, set(before)), 30, "a supervisor and its processes")
     federation.wait_ready(60)
     assert federation.dead() == []
