@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from distributed import Client
+from distributed.security import Security
+
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.local.home import PROJECT, prepare_dagster
@@ -122,3 +125,18 @@ class Owner:
             return {step.step: (step.domain or "", step.state) for step in ledger.steps(ledger.runs()[0][0])}
         finally:
             ledger.close()
+
+
+def answers(scheduler: str, authority: Path | None = None, certificate: Path | None = None) -> bool:
+    """Does the Dask scheduler at that address take this client?"""
+    security = None
+    if authority is not None:
+        shown = str(certificate)
+        security = Security(
+            tls_ca_file=str(authority), tls_client_cert=shown, tls_client_key=shown, require_encryption=True
+        )
+    try:
+        with Client(scheduler, timeout=10, security=security, set_as_default=False):
+            return True
+    except OSError:
+        return False

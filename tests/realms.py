@@ -65,3 +65,17 @@ def shake(asks: ssl.SSLContext, asked: ssl.SSLContext) -> None:
                 open_.remove(side)
             except ssl.SSLWantReadError:
                 pass
+
+
+def into_dask(lab: DomainHome, shown: Path) -> None:
+    """As a client that shows that certificate reaches a scheduler of the lab, see `supervisor.dask_tls`."""
+    from distributed.security import Security
+
+    node, authority = str(lab.node_certificate), str(lab.authority_certificate)
+    asked = Security(
+        tls_ca_file=authority, tls_scheduler_cert=node, tls_scheduler_key=node, require_encryption=True
+    ).get_listen_args("scheduler")["ssl_context"]
+    asks = Security(
+        tls_ca_file=authority, tls_client_cert=str(shown), tls_client_key=str(shown), require_encryption=True
+    ).get_connection_args("client")["ssl_context"]
+    shake(asks, asked)

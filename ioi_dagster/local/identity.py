@@ -101,6 +101,12 @@ def take_back(folder: Path, numbers: Iterable[int]) -> Authority:
         return authority
 
 
+def put_authority(folder: Path, authority: Authority) -> None:
+    """From now on it is the one in `folder`: nothing counts that the one before it has issued."""
+    with authority_locked(folder):
+        authority.save(folder)
+
+
 def prepare_inviting(home: DomainHome, now: float) -> Authority:
     """The authority behind the domain's invitations, made where there is none. The domain's own would have its Dask clusters
     open to whoever is invited: they take whatever it has issued."""
@@ -113,10 +119,11 @@ def prepare_inviting(home: DomainHome, now: float) -> Authority:
 def prepare_certificates(home: DomainHome, authority: Authority, now: float) -> None:
     """For its gateway, its clients and its Dask processes; renewed in time, and where they are of another authority or
     taken back."""
-    write_private(home.authority_certificate, authority.trusted(now).certificate.encode())
     for role, path in certificates(home).items():
         if not _holds(path, home.name, authority, now):
             replace_certificate(home, authority, role, now)
+    # Last: another one has Dask's processes started anew, and they read all of them.
+    write_private(home.authority_certificate, authority.trusted(now).certificate.encode())
 
 
 def replace_certificate(home: DomainHome, authority: Authority, role: Role, now: float) -> None:

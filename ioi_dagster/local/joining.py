@@ -16,7 +16,7 @@ import msgspec
 
 from ioi_dagster.adapters.http.client import GatewayClient, own_gateway
 from ioi_dagster.adapters.http.tls import client_context
-from ioi_dagster.certificates import Authority, Role
+from ioi_dagster.certificates import Authority, Role, read_certificate
 from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, SignatureError, UnreachableError
@@ -31,6 +31,7 @@ from ioi_dagster.local.identity import (
     prepare_folders,
     prepare_inviting,
     public,
+    put_authority,
     renew_record,
     replace_certificate,
     replaced_certificates,
@@ -214,7 +215,8 @@ def _check_known(home: DomainHome, known: MemberRecord, signed: Signed) -> None:
 
 def rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: Callable[[str], None]) -> MemberRecord:
     """A new signing key and new certificates, beside the old ones for an overlap; with `revoke` the old ones count no
-    more as soon as the new ones are known. Peers learn it by the record; those that did not within `patience_s` seconds
+    more as soon as the new ones are known. Dask knows no revocations, so then the authority is a new one too, unless others have
+    it: then it is told to `say` what still counts. Peers learn it by the record; those that did not within `patience_s` seconds
     are told to `say`. Other commands of the domain wait meanwhile."""
     with identity_locked(home):
         return _rotate(home, revoke, now, patience_s, say)
@@ -226,22 +228,56 @@ def _rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: 
     folder = authority_of(home, home.config().spec.authority)
     authority = Authority.load(folder)
     record = own_record(home)
+    others = _sharing(home, authority, now) if revoke else []
+    next_ = Authority.make(record.authority, now) if revoke and not others else authority
     both = replace(record, serial=record.serial + 1, keys=(public(old), public(new)), issued=float(int(now)))
+    if next_ is not authority:
+        both = replace(both, authorities=(authority.trusted(now), next_.trusted(now)))
     home.put_own(sign_record(both, old))
     _wait_until_known(home, both.serial, patience_s, say)
     old.save(keys / "old.key")
     new.save(keys / "domain.key")
+    if others:
+        say(_what_dask_takes(home, record.authority, others))
+    if next_ is not authority:
+        put_authority(folder, next_)
     for role in certificates(home):
-        replace_certificate(home, authority, role, now)
+        replace_certificate(home, next_, role, now)
     told = replace(both, serial=both.serial + 1, keys=(public(new), public(old)))
     if revoke:
         (keys / "old.key").unlink()
-        authority = take_back(folder, replaced_certificates(home))
+        if others:
+            next_ = take_back(folder, replaced_certificates(home))
         home.replaced_certificates.unlink()
-        told = replace(told, keys=(public(new),), authorities=(authority.trusted(now),))
+        told = replace(told, keys=(public(new),), authorities=(next_.trusted(now),))
     home.put_own(sign_record(told, new))
-    _wait_until_known(home, told.serial, patience_s, say)
+    try:
+        _wait_until_known(home, told.serial, patience_s, say)
+    finally:
+        # Dask's processes are started anew by it, and then all that they need is there.
+        write_private(home.authority_certificate, told.authorities[0].certificate.encode())
     return told
+
+
+def _sharing(home: DomainHome, authority: Authority, now: float) -> list[str]:
+    """Other domains that have the authority too, as far as is known here: members, and those of the same home. One of these whose
+    configuration cannot be read may be one."""
+    mine, its = authority.trusted(now).fingerprint, home.config().spec.authority
+    found = {name for name, record in home.members().items() if mine in record.fingerprints}
+    for path in home.root.parent.glob("*/domain.json"):
+        try:
+            shares = DomainHome(path.parent).config().spec.authority == its
+        except BadInputError:
+            shares = True
+        found |= {path.parent.name} if shares else set()
+    return sorted(found - {home.name})
+
+
+def _what_dask_takes(home: DomainHome, authority: str, others: list[str]) -> str:
+    until = read_certificate(home.client_certificate).not_valid_after_utc.date()
+    which = ", ".join([home.name, *others])
+    text = f"the authority {authority} is {', '.join(others)}'s too, so it stays, and Dask knows no revocations"
+    return f"{text}: whoever has an old certificate opens the Dask clusters of {which} until {until}"
 
 
 def leave(home: DomainHome, patience_s: float, now: float, say: Callable[[str], None]) -> MemberRecord:

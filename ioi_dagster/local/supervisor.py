@@ -34,6 +34,8 @@ BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 5.0)
 CRASH_WINDOW_S = 60.0
 CRASH_LOOP = 5
 MAX_LOG = 20 * 2**20
+AUTHORITY = "keys/authority.pem"
+"""Whose certificates Dask takes. Its processes read it once, at their start."""
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "536870912"}
 """Models allocate and free the same large tensors on each call. Kept in the heap instead of mapped anew each time
 (mallopt(3)), they cost no page faults: a quarter of the time of reading a page, measured, at the same peak memory."""
@@ -46,7 +48,8 @@ steps."""
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
     """One process to keep alive. `after` names the one whose death takes this one along (workers need their
-    scheduler). One of `wanted`, a file of which nodes are, runs only while that names it under `group`."""
+    scheduler). One of `wanted`, a file of which nodes are, runs only while that names it under `group`. One that has taken in
+    the file `reads` at its start is started anew where that says something else."""
 
     name: str
     role: str
@@ -55,6 +58,7 @@ class ProcessSpec:
     after: str = ""
     wanted: str = ""
     group: str = ""
+    reads: str = ""
 
 
 @dataclass(slots=True)
@@ -68,6 +72,8 @@ class _Child:
     last_exit: int | None = None
     ends_at: float | None = None
     """It is wanted no longer, has been asked to end, and is ended then."""
+    read: bytes | None = None
+    """What its file said when it was started."""
     asks: socket.socket | None = None
     """Where a scheduler asks what is seen of its workers."""
 
@@ -90,12 +96,15 @@ class Supervisor:
         """Reap the dead, start what is due. What the machine lacks for the moment (processes, disk) is tried again."""
         changed = False
         self._wanted.look({child.spec.wanted for child in self._children.values()})
+        read = {name: self._content(name) for name in {child.spec.reads for child in self._children.values()}}
         for child in self._children.values():
             if child.process is not None and child.process.poll() is not None:
                 changed = True
                 self._died(child, now)
             elif child.process is not None and not self._wanted.names(child.spec):
-                self._retire(child, child.process, now)
+                self._retire(child, child.process, now, "is wanted no longer")
+            elif child.process is not None and read[child.spec.reads] not in (None, child.read):
+                self._retire(child, child.process, now, f"has read another {child.spec.reads}")
             elif child.process is not None:
                 self._end_if_still(child.spec.name, child.process, now)
         for child in self._children.values():
@@ -165,9 +174,16 @@ class Supervisor:
             print(f"{name} stood still and is ended", file=sys.stderr, flush=True)
             end(process.pid)
 
-    def _retire(self, child: _Child, process: subprocess.Popen[bytes], now: float) -> None:
+    def _content(self, file: str) -> bytes | None:
+        """None where it cannot be read: nothing is done for that."""
+        try:
+            return (self._folder / file).read_bytes() if file else None
+        except OSError:
+            return None
+
+    def _retire(self, child: _Child, process: subprocess.Popen[bytes], now: float, why: str) -> None:
         if child.ends_at is None:
-            print(f"{child.spec.name} is wanted no longer and is ended", file=sys.stderr, flush=True)
+            print(f"{child.spec.name} {why} and is ended", file=sys.stderr, flush=True)
             child.ends_at = now + GRACE_S
             process.terminate()
         elif now >= child.ends_at:
@@ -199,6 +215,7 @@ class Supervisor:
             child.asks, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             child.asks.setblocking(False)
             environment[WITNESS_FD] = str(theirs.fileno())
+        child.read = self._content(child.spec.reads)
         try:
             with log.open("ab") as output:
                 child.process = subprocess.Popen(
@@ -269,6 +286,7 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
         name, address = cluster["name"], addresses[cluster["name"]]
         parts = urlsplit(address)
         host, tls = parts.hostname or "127.0.0.1", dask_tls(folder) if parts.scheme == "tls" else {}
+        reads = AUTHORITY if tls else ""
         protocol = ("--protocol", parts.scheme)
         scheduler = (
             *(python, "-m", "distributed.cli.dask_scheduler", "--host", host),
@@ -283,7 +301,7 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
             # By the time of day, so that a clock that is set forward would end every worker. The cluster's watch does better.
             "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "None",
         }
-        found.append(ProcessSpec(f"scheduler-{name}", "scheduler", scheduler, environment))
+        found.append(ProcessSpec(f"scheduler-{name}", "scheduler", scheduler, environment, reads=reads))
         for node in cluster["nodes"]:
             group, rules = node["name"], node.get("autoscale")
             if rules and rules["launcher"]:
@@ -292,7 +310,7 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
             for one in [f"{group}-{number}" for number in range(1, rules["max"] + 1)] if rules else [group]:
                 command = _worker(folder, address, one, node)
                 environment = {**common, **tls, **MALLOC, **MEMORY, "IOI_CLUSTER": name, "IOI_NODE": one}
-                found.append(ProcessSpec(one, "worker", command, environment, f"scheduler-{name}", *wanted))
+                found.append(ProcessSpec(one, "worker", command, environment, f"scheduler-{name}", *wanted, reads))
     return found
 
 
@@ -312,7 +330,7 @@ def dask_tls(folder: Path) -> dict[str, str]:
     domain's authority reaches them."""
     keys = folder / "keys"
     certificates = {f"{role}__CERT": str(keys / "node.pem") for role in ("SCHEDULER", "WORKER", "CLIENT")}
-    tls = {"CA_FILE": str(keys / "authority.pem"), "MIN_VERSION": "1.3", **certificates}
+    tls = {"CA_FILE": str(folder / AUTHORITY), "MIN_VERSION": "1.3", **certificates}
     comm = {"REQUIRE_ENCRYPTION": "True", **{f"TLS__{name}": value for name, value in tls.items()}}
     return {f"DASK_DISTRIBUTED__COMM__{name}": value for name, value in comm.items()}
 

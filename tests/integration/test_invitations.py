@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from distributed.security import Security
 
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.tls import client_context
@@ -23,7 +22,7 @@ from ioi_dagster.model.member import INVITED, Invitation
 from ioi_dagster.private_file import write_private
 from tests.integration.test_mutual_tls import ask, gateway
 from tests.members import author
-from tests.realms import Realm, owned, shake
+from tests.realms import Realm, into_dask, owned
 
 pytestmark = pytest.mark.integration
 
@@ -46,24 +45,12 @@ def invitation(of: Realm, hours: float = 1.0) -> Invitation:
     return invite(of.home, "cloud", DataClass.PUBLIC, hours, time.time())
 
 
-def into_dask(lab: Realm, shown: Path) -> None:
-    """As a client that shows that certificate reaches a scheduler of the lab, see `supervisor._tls_of`."""
-    node, authority = str(lab.home.node_certificate), str(lab.home.authority_certificate)
-    asked = Security(
-        tls_ca_file=authority, tls_scheduler_cert=node, tls_scheduler_key=node, require_encryption=True
-    ).get_listen_args("scheduler")["ssl_context"]
-    asks = Security(
-        tls_ca_file=authority, tls_client_cert=str(shown), tls_client_key=str(shown), require_encryption=True
-    ).get_connection_args("client")["ssl_context"]
-    shake(asks, asked)
-
-
 def test_an_invitation_opens_no_dask_cluster(lab, tmp_path):
     shown = tmp_path / "shown.pem"
     shown.write_text(invitation(lab).certificate)
-    into_dask(lab, lab.home.client_certificate)
+    into_dask(lab.home, lab.home.client_certificate)
     with pytest.raises(ssl.SSLCertVerificationError):
-        into_dask(lab, shown)
+        into_dask(lab.home, shown)
 
 
 def joining(url: str, lab: Realm, shown: str, tmp_path: Path) -> GatewayClient:

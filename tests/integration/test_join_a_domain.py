@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client
-from distributed.security import Security
 
 from benchmarks.netns import TwoSites, possible
 from ioi_dagster.certificates import Authority, Role
 from ioi_dagster.local.home import PROJECT
 from tests.conftest import eventually
-from tests.owners import Owner
+from tests.owners import Owner, answers
 from tests.pickles import pickles_in
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(540)]
@@ -144,6 +142,14 @@ def test_domains_made_by_hand_join_work_together_change_keys_and_leave(tmp_path:
         assert "shop.example" not in club.sees()
         assert desk.sees()["club.example"][0] == "alive", "the two that stay go on without who brought them together"
 
+        # Another authority is known to the others before anything is shown that it has issued.
+        before = club.home.members()["club.example"]
+        assert "the old ones are revoked" in club.does("domain", "rotate", "--revoke")
+        assert club.home.members()["club.example"].fingerprints.isdisjoint(before.fingerprints)
+        newest = ("alive", before.serial + 2)
+        eventually(lambda: desk.sees()["club.example"][:2] == newest, 60, "the desk has the club's newest record")
+        eventually(lambda: club.sees()["desk.example"][0] == "alive", 60, "the club sees the desk")
+
 
 def test_domains_of_one_authority_take_each_others_code_over_tls_and_nobody_elses(tmp_path: Path) -> None:
     """Two homes with the folder of one authority in common."""
@@ -171,18 +177,3 @@ def test_domains_of_one_authority_take_each_others_code_over_tls_and_nobody_else
         assert answers(cluster.scheduler, twin.home.authority_certificate, desk.home.client_certificate)
         assert not answers(cluster.scheduler, twin.home.authority_certificate, stranger)
         assert not answers(cluster.scheduler.replace("tls", "tcp"))
-
-
-def answers(scheduler: str, authority: Path | None = None, certificate: Path | None = None) -> bool:
-    """Does the Dask scheduler at that address take this client?"""
-    security = None
-    if authority is not None:
-        shown = str(certificate)
-        security = Security(
-            tls_ca_file=str(authority), tls_client_cert=shown, tls_client_key=shown, require_encryption=True
-        )
-    try:
-        with Client(scheduler, timeout=10, security=security, set_as_default=False):
-            return True
-    except OSError:
-        return False

@@ -11,12 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ioi_dagster.adapters.http.client import own_gateway
 from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import POLICIES
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 from tests.conftest import eventually
-from tests.owners import Owner
+from tests.owners import Owner, answers
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -93,11 +94,33 @@ def kept(owner: Owner) -> dict[str, int]:
     return there if len(there) == len(found) == 4 else {}
 
 
+def check_what_is_revoked(owner: Owner) -> None:
+    """Whoever has a certificate of before gets into no scheduler, and the domain's own processes do."""
+    home, stolen = owner.home, owner.folder / "stolen.pem"
+    stolen.write_bytes(home.client_certificate.read_bytes())
+    (cluster,) = home.config().clusters
+    assert answers(cluster.scheduler, home.authority_certificate, stolen)
+    assert "the old ones are revoked" in owner.does("domain", "rotate", "--revoke")
+
+    def again() -> bool:
+        return answers(cluster.scheduler, home.authority_certificate, home.client_certificate)
+
+    eventually(again, 60, "a scheduler with the new authority")
+    assert not answers(cluster.scheduler, home.authority_certificate, stolen)
+    client = own_gateway(home)
+    try:
+        eventually(lambda: "node/main/node-1" in client.state(5.0), 60, "the node")
+    finally:
+        client.close()
+
+
 def test_a_domain_by_hand_outlives_its_supervisor_and_ends_with_an_error_where_it_cannot(tmp_path: Path) -> None:
     owner = Owner(tmp_path, "small", BY_HAND, blocks="tests.integration.joining_project:BLOCKS")
     owner.init()
     with owner.up(code=2) as process:
         eventually(lambda: "is up" in owner.said(), 120, "the domain")
+        check_what_is_revoked(owner)
+        eventually(lambda: kept(owner), 30, "all of it")
         seen = [before := kept(owner)]
         os.kill(before["supervisor"], signal.SIGKILL)
         eventually(lambda: {**before, **kept(owner)}.items().isdisjoint(before.items()), 60, "all of it again")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from ioi_dagster.certificates import DAY_S, Authority, read_certificate
 from ioi_dagster.domain import DomainHome
@@ -18,8 +21,8 @@ from ioi_dagster.local import joining, member_book
 from ioi_dagster.local.identity import certificates
 from ioi_dagster.local.member_book import FolderBook, own_record
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.member import newer_record
-from tests.realms import owned, realm
+from ioi_dagster.model.member import newer_record, sign_record
+from tests.realms import into_dask, owned, realm
 
 
 @pytest.fixture
@@ -55,23 +58,61 @@ def test_a_domain_that_starts_while_its_keys_change_signs_what_follows(lab, monk
     assert serials == sorted(set(serials))
 
 
-def test_what_is_revoked_is_every_certificate_that_the_domain_ever_had(lab):
-    """Of before an earlier change of keys too, and of before they were renewed."""
-    folder = joining.authority_of(lab, "lab-authority")
+def counts(home: DomainHome, certificate: x509.Certificate) -> bool:
+    """By the domain's own record, to gateways."""
+    its = own_record(home).authorities
+    return any(one.issued(certificate) and not one.took_back(certificate) for one in its)
 
-    def had() -> set[int]:
-        return {read_certificate(path).serial_number for path in certificates(lab).values()}
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_is_revoked_is_every_certificate_that_the_domain_ever_had(lab, tmp_path, shared):
+    """Of before an earlier change of keys too, and of before they were renewed; be the authority its own alone or not."""
+    folder = joining.authority_of(lab, "lab-authority")
+    if shared:
+        twin = realm(tmp_path / "domains", "twin", Authority.load(folder)).home
+        twin.save_config(lab.config())
+
+    def had() -> list[x509.Certificate]:
+        return [read_certificate(path) for path in certificates(lab).values()]
 
     seen = had()
     for revoke in (False, True):
         joining.rotate(lab, revoke, time.time(), 0.0, lambda _: None)
-        seen |= had()
+        seen += had()
     joining.prepare_certificates(lab, Authority.load(folder), time.time() + 340 * DAY_S)
-    assert not had() & seen
-    seen |= had()
+    assert not {one.serial_number for one in had()} & {one.serial_number for one in seen}
+    seen += had()
     joining.rotate(lab, True, time.time(), 0.0, lambda _: None)
-    assert seen <= set(Authority.load(folder).revoked)
-    assert not had() & set(Authority.load(folder).revoked)
+    assert [counts(lab, one) for one in (*seen, *had())] == [False] * len(seen) + [True] * 3
+
+
+def test_what_is_revoked_opens_no_dask_cluster_where_nobody_else_has_the_authority(lab, tmp_path):
+    stolen = tmp_path / "stolen.pem"
+    stolen.write_bytes(lab.client_certificate.read_bytes())
+    said: list[str] = []
+    joining.rotate(lab, False, time.time(), 0.0, said.append)
+    into_dask(lab, stolen)
+    joining.rotate(lab, True, time.time(), 0.0, said.append)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        into_dask(lab, stolen)
+    into_dask(lab, lab.client_certificate)
+    joining.sign_again(lab, time.time())
+    into_dask(lab, lab.client_certificate)
+    assert [text for text in said if "Dask" in text] == []
+
+
+def test_what_still_opens_dask_clusters_is_told_where_others_have_the_authority(lab, tmp_path):
+    guest = owned(tmp_path / "elsewhere", "guest").home
+    shared = own_record(lab)
+    its = replace(own_record(guest), serial=2, authority=shared.authority, authorities=shared.authorities)
+    member_book.take_in(lab, sign_record(its, guest.signing_key()), its, DataClass.INTERNAL)
+    until, said = read_certificate(lab.client_certificate).not_valid_after_utc.date(), []
+    joining.rotate(lab, True, time.time(), 0.0, said.append)
+    assert [text for text in said if "Dask" in text] == [
+        "the authority lab-authority is guest's too, so it stays, and Dask knows no revocations: "
+        f"whoever has an old certificate opens the Dask clusters of lab, guest until {until}"
+    ]
+    assert own_record(lab).fingerprints == shared.fingerprints
 
 
 def test_two_domains_of_one_authority_take_back_their_certificates_at_once(lab, tmp_path, monkeypatch):
@@ -80,7 +121,8 @@ def test_two_domains_of_one_authority_take_back_their_certificates_at_once(lab, 
     joining.renew_record(twin, Authority.load(folder), "n", lab.config().spec, "https://127.0.0.1:1", 0.0)
     twin.save_config(lab.config())
     taken = {read_certificate(one.client_certificate).serial_number for one in (lab, twin)}
-    other = threading.Thread(target=joining.rotate, args=(twin, True, time.time(), 1.0, never))
+    said: list[str] = []
+    other = threading.Thread(target=joining.rotate, args=(twin, True, time.time(), 1.0, said.append))
     begun: list[bool] = []
 
     def meanwhile(*_: object) -> None:
@@ -90,8 +132,9 @@ def test_two_domains_of_one_authority_take_back_their_certificates_at_once(lab, 
             other.join(5)
 
     monkeypatch.setattr(joining, "_wait_until_known", meanwhile)
-    joining.rotate(lab, True, time.time(), 1.0, never)
+    joining.rotate(lab, True, time.time(), 1.0, said.append)
     other.join(10)
+    assert len(said) == 2
     assert taken <= set(Authority.load(folder).revoked)
 
 

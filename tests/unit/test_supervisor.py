@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -79,6 +80,29 @@ def test_workers_go_with_their_scheduler_and_come_back(make, tmp_path):
         return all(rows[name]["pid"] not in (None, before[name]["pid"]) for name in rows)
 
     eventually(renewed, 30, "both again")
+
+
+def test_one_that_has_read_a_file_is_started_anew_when_that_says_something_else(make, tmp_path):
+    """Nothing is to be seen of a crash, and a file that is written again as it was, or away, changes nothing."""
+    path = tmp_path / "file"
+    path.write_text("one")
+    supervisor = make(replace(spec("reads", SLEEPS), reads="file"), spec("other", SLEEPS))
+    supervisor.tick(0.0)
+    before = report(tmp_path)
+
+    def pid() -> int | None:
+        supervisor.tick(1.0)
+        return report(tmp_path)["reads"]["pid"]
+
+    path.write_text("one")
+    assert pid() == before["reads"]["pid"]
+    path.unlink()
+    assert pid() == before["reads"]["pid"]
+    path.write_text("two")
+    eventually(lambda: pid() not in (None, before["reads"]["pid"]), 30, "another")
+    after = report(tmp_path)
+    assert (after["reads"]["restarts"], after["other"]) == (0, before["other"])
+    assert pid() == after["reads"]["pid"]
 
 
 def start_supervisor(folder: Path, parent: int, log: str = "log") -> subprocess.Popen[bytes]:

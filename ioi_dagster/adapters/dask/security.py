@@ -1,7 +1,8 @@
 """TLS of Dask's own connections: who reaches a cluster by `tls://…` shows a certificate of the cluster's authority, and
 so does it.
 
-Dask's TLS knows one authority and no revocation lists, so it is only for those who take each other's code anyway.
+Dask's TLS knows one authority and no revocation lists, so it is only for those who take each other's code anyway, and what is
+revoked is shut out by another authority alone.
 """
 
 from __future__ import annotations
