@@ -196,13 +196,15 @@ def rotate(
     home: Home = None,
     domain: Name = "",
 ) -> None:
-    """A new signing key and new certificates. The old ones count for a day more, so nothing stops."""
+    """A new signing key and new certificates. Nothing stops: the old key counts for a day more, old certificates until they
+    expire."""
     from ioi_dagster.local.home import find_home
     from ioi_dagster.local.joining import rotate
 
     one = _domain(find_home(home), domain)
     record = rotate(one, revoke, time.time(), patience, out.print)
-    old = "the old ones are revoked" if revoke else "the old ones count until tomorrow"
+    lasting = "the old key counts until tomorrow, old certificates until they expire (or --revoke)"
+    old = "the old ones are revoked" if revoke else lasting
     out.print(f"{one.name} signs by {one.signing_key().key_id} (record {record.serial}); {old}", soft_wrap=True)
 
 

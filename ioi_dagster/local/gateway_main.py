@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import socket
+import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,6 +28,7 @@ from ioi_dagster.adapters.opa.wasm import WasmEngine
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainConfig, DomainHome
+from ioi_dagster.local.identity import end_overlaps
 from ioi_dagster.local.member_book import FolderBook
 from ioi_dagster.local.ordering import Ordering
 from ioi_dagster.model.data_class import DataClass
@@ -51,7 +53,13 @@ def main() -> None:
     home = DomainHome(Path(os.environ["IOI_DOMAIN_HOME"]))
     # Of two each would know half of what is reported.
     with only_one(home.root / "gateway.lock", f"a gateway of {home.name}"):
-        serve(home)
+        # Not in its loop: a command that changes keys may hold them for half a minute.
+        over, its = threading.Event(), (home, SystemClock())
+        threading.Thread(target=lambda: end_overlaps(*its, over.wait), name="old-keys", daemon=True).start()
+        try:
+            serve(home)
+        finally:
+            over.set()
 
 
 def serve(home: DomainHome) -> None:

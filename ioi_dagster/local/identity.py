@@ -6,8 +6,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import logging
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import msgspec
 from cryptography import x509
 
 from ioi_dagster.certificates import RENEW_DAYS, Authority, Role, days_left, domain_of, read_certificate
+from ioi_dagster.clock import Clock
 from ioi_dagster.domain import DomainHome, TrustFolder
-from ioi_dagster.errors import BadInputError
+from ioi_dagster.errors import BadInputError, IoiError
 from ioi_dagster.model.member import MemberRecord, sign_record
 from ioi_dagster.model.topology import DomainSpec
 from ioi_dagster.private_file import write_private
@@ -24,6 +26,9 @@ from ioi_dagster.signing import Signed, SigningKey
 
 OVERLAP_S = 86_400.0
 """So long counts what the key before the present one has signed: permits of runs under way."""
+OVERLAP_LOOK_S = 60.0
+"""So often it is looked whether that is over."""
+log = logging.getLogger("ioi.identity")
 
 
 def prepare_folders(home: DomainHome) -> None:
@@ -205,3 +210,28 @@ def old_key(home: DomainHome, now: float) -> SigningKey | None:
         return SigningKey.load(home.name, path) if now - path.stat().st_mtime < OVERLAP_S else None
     except FileNotFoundError:
         return None
+
+
+def end_overlap(home: DomainHome, now: float) -> bool:
+    """Once the key before the present one counts no more, the domain's record does not name it either, and whatever it has
+    signed is refused by all who have that record. Was there something to do? `now`: Unix seconds."""
+    with identity_locked(home):
+        key, record = home.signing_key(), TrustFolder(home.trust).all().get(home.name)
+        if record is None or record.left or len(record.keys) == 1 or old_key(home, now) is not None:
+            return False
+        ended = replace(record, serial=record.serial + 1, keys=(public(key),), issued=float(int(now)))
+        home.put_own(sign_record(ended, key))
+        (home.root / "keys" / "old.key").unlink(missing_ok=True)
+        return True
+
+
+def end_overlaps(home: DomainHome, clock: Clock, waited: Callable[[float], bool]) -> None:
+    """Do so when it is time, until `waited`, which is given seconds, says that it is over. What fails is tried again."""
+    while True:
+        try:
+            if end_overlap(home, clock.wall()):
+                log.info("what the key before the present one has signed counts no more")
+        except (IoiError, OSError, ValueError) as error:
+            log.warning("whether an old key still counts is not known for now: %s", error)
+        if waited(OVERLAP_LOOK_S):
+            return

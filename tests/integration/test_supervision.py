@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 from ioi_dagster.adapters.http.client import own_gateway
 from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import POLICIES
+from ioi_dagster.local.identity import OVERLAP_S
+from ioi_dagster.local.member_book import own_record
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 from tests.conftest import eventually
@@ -122,7 +125,12 @@ def test_a_domain_by_hand_outlives_its_supervisor_and_ends_with_an_error_where_i
         check_what_is_revoked(owner)
         eventually(lambda: kept(owner), 30, "all of it")
         seen = [before := kept(owner)]
+        owner.does("domain", "rotate")
+        long_ago = time.time() - 2 * OVERLAP_S
+        os.utime(owner.home.root / "keys" / "old.key", (long_ago, long_ago))
+        assert len(own_record(owner.home).keys) == 2
         os.kill(before["supervisor"], signal.SIGKILL)
+        eventually(lambda: len(own_record(owner.home).keys) == 1, 60, "a gateway that ends what the old key counts")
         eventually(lambda: {**before, **kept(owner)}.items().isdisjoint(before.items()), 60, "all of it again")
 
         def killed_again() -> bool:

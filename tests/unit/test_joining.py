@@ -15,10 +15,11 @@ import pytest
 from cryptography import x509
 
 from ioi_dagster.certificates import DAY_S, Authority, read_certificate
+from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import DomainHome
-from ioi_dagster.errors import BadInputError, UnreachableError
+from ioi_dagster.errors import BadInputError, SignatureError, UnreachableError
 from ioi_dagster.local import joining, member_book
-from ioi_dagster.local.identity import certificates
+from ioi_dagster.local.identity import OVERLAP_S, certificates, end_overlap, end_overlaps, public
 from ioi_dagster.local.member_book import FolderBook, own_record
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import newer_record, sign_record
@@ -136,6 +137,42 @@ def test_two_domains_of_one_authority_take_back_their_certificates_at_once(lab, 
     other.join(10)
     assert len(said) == 2
     assert taken <= set(Authority.load(folder).revoked)
+
+
+def test_an_old_key_counts_as_long_as_its_overlap_and_no_longer(lab):
+    """Its gateway looks by the time of day; what was signed by the old key is refused by whoever has the newest record."""
+    clock = ManualClock(epoch=time.time())
+    old, looked = lab.signing_key(), []
+    first = own_record(lab)
+    permit = old.sign({"of": "a run"})
+    joining.rotate(lab, False, clock.wall(), 0.0, lambda _: None)
+
+    def waited(seconds: float) -> bool:
+        looked.append((clock.wall() - began, old.key_id in own_record(lab).trusted.keys))
+        clock.advance(OVERLAP_S / 2 + seconds)
+        return len(looked) == 4
+
+    began = clock.wall()
+    lab.trusted().verify(permit)
+    end_overlaps(lab, clock, waited)
+    assert [counts for _, counts in looked] == [True, True, False, False]
+    with pytest.raises(SignatureError):
+        lab.trusted().verify(permit)
+    found = newer_record(first, lab.own_chain())
+    assert isinstance(found, tuple)
+    assert (found[0].serial, found[0].keys) == (first.serial + 3, (public(lab.signing_key()),))
+    assert not (lab.root / "keys" / "old.key").exists()
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_record_without_an_old_key_or_of_who_has_left_is_not_signed_again(lab, left):
+    if left:
+        joining.rotate(lab, False, time.time(), 0.0, lambda _: None)
+        gone = replace(own_record(lab), serial=own_record(lab).serial + 1, left=True)
+        lab.put_own(sign_record(gone, lab.signing_key()))
+    before = own_record(lab)
+    assert not end_overlap(lab, time.time() + 2 * OVERLAP_S)
+    assert own_record(lab) == before
 
 
 def test_a_record_that_was_written_half_does_not_stand_twice_in_the_chain(lab, monkeypatch):
