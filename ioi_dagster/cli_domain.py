@@ -177,13 +177,20 @@ def join(
 
 
 @domain_app.command("leave")
-def leave(patience: Patience = 300.0, home: Home = None, domain: Name = "") -> None:
-    """Take nothing new, wait for what runs here, tell the others. `ioi domain join` comes back."""
+def leave(
+    patience: Patience = 300.0,
+    give_up: Annotated[
+        bool, typer.Option("--give-up-runs", help="Its own runs are not waited for, and lose what they have elsewhere")
+    ] = False,
+    home: Home = None,
+    domain: Name = "",
+) -> None:
+    """Take nothing new, wait for what runs here and for its own runs, tell the others. `ioi domain join` comes back."""
     from ioi_dagster.local.home import find_home
     from ioi_dagster.local.joining import leave
 
     one = _domain(find_home(home), domain)
-    record = leave(one, patience, time.time(), out.print)
+    record = leave(one, patience, time.time(), out.print, give_up)
     out.print(f"{one.name} has left {record.network}")
 
 

@@ -112,6 +112,28 @@ def put_authority(folder: Path, authority: Authority) -> None:
         authority.save(folder)
 
 
+def sharing(home: DomainHome, authority: Authority, now: float) -> list[str]:
+    """Other domains that have the authority too, as far as is known here: members, and those of the same home. One of these whose
+    configuration cannot be read may be one."""
+    mine, its = authority.trusted(now).fingerprint, home.config().spec.authority
+    found = {name for name, record in home.members().items() if mine in record.fingerprints}
+    for path in home.root.parent.glob("*/domain.json"):
+        try:
+            shares = DomainHome(path.parent).config().spec.authority == its
+        except BadInputError:
+            shares = True
+        found |= {path.parent.name} if shares else set()
+    return sorted(found - {home.name})
+
+
+def what_dask_takes(home: DomainHome, authority: str, others: list[str]) -> str:
+    """What still counts of certificates that are revoked, where `others` have the authority."""
+    until = read_certificate(home.client_certificate).not_valid_after_utc.date()
+    which = ", ".join([home.name, *others])
+    text = f"the authority {authority} is {', '.join(others)}'s too, so it stays, and Dask knows no revocations"
+    return f"{text}: whoever has an old certificate opens the Dask clusters of {which} until {until}"
+
+
 def prepare_inviting(home: DomainHome, now: float) -> Authority:
     """The authority behind the domain's invitations, made where there is none. The domain's own would have its Dask clusters
     open to whoever is invited: they take whatever it has issued."""

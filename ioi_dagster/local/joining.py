@@ -16,7 +16,8 @@ import msgspec
 
 from ioi_dagster.adapters.http.client import GatewayClient, own_gateway
 from ioi_dagster.adapters.http.tls import client_context
-from ioi_dagster.certificates import Authority, Role, read_certificate
+from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.certificates import Authority, Role
 from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError, IoiError, SignatureError, UnreachableError
@@ -35,7 +36,9 @@ from ioi_dagster.local.identity import (
     renew_record,
     replace_certificate,
     replaced_certificates,
+    sharing,
     take_back,
+    what_dask_takes,
 )
 from ioi_dagster.local.member_book import (
     LEAVING,
@@ -228,7 +231,7 @@ def _rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: 
     folder = authority_of(home, home.config().spec.authority)
     authority = Authority.load(folder)
     record = own_record(home)
-    others = _sharing(home, authority, now) if revoke else []
+    others = sharing(home, authority, now) if revoke else []
     next_ = Authority.make(record.authority, now) if revoke and not others else authority
     both = replace(record, serial=record.serial + 1, keys=(public(old), public(new)), issued=float(int(now)))
     if next_ is not authority:
@@ -238,7 +241,7 @@ def _rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: 
     old.save(keys / "old.key")
     new.save(keys / "domain.key")
     if others:
-        say(_what_dask_takes(home, record.authority, others))
+        say(what_dask_takes(home, record.authority, others))
     if next_ is not authority:
         put_authority(folder, next_)
     for role in certificates(home):
@@ -259,33 +262,15 @@ def _rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: 
     return told
 
 
-def _sharing(home: DomainHome, authority: Authority, now: float) -> list[str]:
-    """Other domains that have the authority too, as far as is known here: members, and those of the same home. One of these whose
-    configuration cannot be read may be one."""
-    mine, its = authority.trusted(now).fingerprint, home.config().spec.authority
-    found = {name for name, record in home.members().items() if mine in record.fingerprints}
-    for path in home.root.parent.glob("*/domain.json"):
-        try:
-            shares = DomainHome(path.parent).config().spec.authority == its
-        except BadInputError:
-            shares = True
-        found |= {path.parent.name} if shares else set()
-    return sorted(found - {home.name})
-
-
-def _what_dask_takes(home: DomainHome, authority: str, others: list[str]) -> str:
-    until = read_certificate(home.client_certificate).not_valid_after_utc.date()
-    which = ", ".join([home.name, *others])
-    text = f"the authority {authority} is {', '.join(others)}'s too, so it stays, and Dask knows no revocations"
-    return f"{text}: whoever has an old certificate opens the Dask clusters of {which} until {until}"
-
-
-def leave(home: DomainHome, patience_s: float, now: float, say: Callable[[str], None]) -> MemberRecord:
-    """Nothing new is taken; what runs here ends first; then everybody is told. Raises `UnreachableError` where the
-    domain's own gateway does not run, or steps run still, or a cluster does not tell whether any do, after `patience_s`
-    seconds: then nothing was told, and the domain takes part as before. One command at a time leaves or joins."""
+def leave(
+    home: DomainHome, patience_s: float, now: float, say: Callable[[str], None], give_up: bool = False
+) -> MemberRecord:
+    """Nothing new of others is taken; what runs here and the domain's own runs end first; then everybody is told. `give_up`: its
+    own runs are not waited for, and lose what they have elsewhere. Raises `UnreachableError` where the domain's own gateway does
+    not run, or steps or runs have not ended, or a cluster does not tell whether any have, after `patience_s` seconds: nothing was
+    told then, and the domain takes part as before. One command at a time leaves or joins."""
     with _taking_part_locked(home):
-        return _leave(home, patience_s, now, say)
+        return _leave(home, patience_s, now, say, give_up)
 
 
 def _taking_part_locked(home: DomainHome) -> contextlib.AbstractContextManager[None]:
@@ -293,12 +278,12 @@ def _taking_part_locked(home: DomainHome) -> contextlib.AbstractContextManager[N
     return locked(home.root / TAKING_PART)
 
 
-def _leave(home: DomainHome, patience_s: float, now: float, say: Callable[[str], None]) -> MemberRecord:
+def _leave(home: DomainHome, patience_s: float, now: float, say: Callable[[str], None], give_up: bool) -> MemberRecord:
     if has_left(home):
         raise BadInputError(f"{home.name} has left already", todo="`ioi domain join` comes back, with a new invitation")
     (home.root / LEAVING).touch()
     try:
-        _wait_until_idle(home, patience_s, say)
+        _wait_until_idle(home, patience_s, say, give_up)
     except BaseException:
         (home.root / LEAVING).unlink(missing_ok=True)
         raise
@@ -328,27 +313,50 @@ def _own(config: DomainConfig, limit: bool = False) -> dict[str, Any]:
     return {name: config.limits[name] if limit else config.authorities[name]}
 
 
-def _wait_until_idle(home: DomainHome, patience_s: float, say: Callable[[str], None]) -> None:
+def _wait_until_idle(home: DomainHome, patience_s: float, say: Callable[[str], None], give_up: bool) -> None:
     until, said = time.monotonic() + patience_s, ""
     while True:
         left, silent = _leases(home)
+        runs = [] if give_up else _open_runs(home)
         told = [f"{left} step{'s run' if left > 1 else ' runs'} here still"] if left else []
         told += [f"{', '.join(silent)} does not tell what it runs"] if silent else []
+        told += [_not_ended(runs)] if runs else []
         if not told:
             return
         if "; ".join(told) != said:
             said = "; ".join(told)
             say(said)
         if time.monotonic() > until:
-            raise UnreachableError("the end of what runs here", _why_not_idle(left, silent, patience_s))
+            raise UnreachableError("the end of what runs here", _why_not_idle(left, silent, runs, patience_s))
         time.sleep(POLL_S)
 
 
-def _why_not_idle(left: int, silent: list[str], patience_s: float) -> str:
+def _why_not_idle(left: int, silent: list[str], runs: list[str], patience_s: float) -> str:
     if silent:
         todo = "see its scheduler's log and `ioi status`, and try again when it answers"
         return f"{', '.join(silent)} does not tell after {patience_s:g} s what it runs — {todo}"
+    if runs:
+        them, they = ("it", "it has") if len(runs) == 1 else ("them", "they have")
+        todo = f"give it more --patience, stop {them}, or have {them} lose what {they} elsewhere: --give-up-runs"
+        return f"after {patience_s:g} s of its own {_not_ended(runs)} — {todo}"
     return f"{left} leases are held after {patience_s:g} s — give it more --patience, or stop those runs"
+
+
+def _open_runs(home: DomainHome) -> list[str]:
+    """The domain's own runs, which may have steps in other domains: what those make is refused once it has left."""
+    if not home.ledger.exists():
+        return []
+    ledger = Ledger(home.ledger)
+    try:
+        return [f"{run[:8]} ({job})" for run, job in ledger.open_runs()]
+    finally:
+        ledger.close()
+
+
+def _not_ended(runs: list[str], most: int = 5) -> str:
+    more = [f"{len(runs) - most} more"] if len(runs) > most else []
+    names = ", ".join([*runs[:most], *more])
+    return f"run {names} has not ended" if len(runs) == 1 else f"runs {names} have not ended"
 
 
 def _leases(home: DomainHome) -> tuple[int, list[str]]:

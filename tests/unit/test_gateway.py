@@ -147,6 +147,11 @@ class KnowsCloud(membership.NoMembers):
         return {"cloud": author("cloud").record()}
 
 
+class Leaves(KnowsCloud):
+    def leaving(self) -> bool:
+        return True
+
+
 class NoRecords:
     def records(self, _: Any) -> list[Any]:
         return []
@@ -185,6 +190,7 @@ class Lab:
         records: Any = None,
         clock: Any = None,
         runner: Any = None,
+        book: membership.MemberBook | None = None,
     ) -> None:
         self.clock, self.runner = clock or ManualClock(), runner or Runner()
         self.verdict = Decision("d", Verdict.ALLOW)
@@ -202,7 +208,7 @@ class Lab:
             clock=self.clock,
             clusters={"lab-c": _Governor(self.forwarded, self.sent)},
             http_to=lambda _: httpx.AsyncClient(transport=httpx.MockTransport(elsewhere or nobody)),
-            book=KnowsCloud(),
+            book=book or KnowsCloud(),
             standing=StandingDesk(self.clock, kept),
             orders=self,
         )
@@ -441,6 +447,16 @@ def test_an_announcement_is_bounded_and_each_kind_decided_once():
     assert lab.decided == 0
     announce(MAX_GROUPS)
     assert lab.decided == 1
+
+
+@pytest.mark.parametrize(("key", "decided", "asked"), [(HOME, 1, ["announce"]), (PEER, 0, [])])
+def test_a_domain_that_leaves_takes_what_is_new_of_its_own_runs_alone(key, decided, asked):
+    lab = Lab(replace(CONFIG, spec=replace(SPEC, name="library")), book=Leaves())
+    groups = (AskGroup("echo", DataClass.PUBLIC, 1),)
+    body = msgspec.json.encode({"cluster": "lab-c", "announce": Announce("r", 1, key.domain, groups)})
+    answer = lab.signed("POST", "/v1/announce", body, key, run_permit(key), audience="library")
+    assert ("gateway.leaving" in answer.text) == (key is PEER)
+    assert (lab.decided, lab.forwarded) == (decided, asked)
 
 
 def invoke(lab: Lab, lease: Lease = LEASE, timeout_s: float = 60.0, **permit: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.certificates import DAY_S, Authority, read_certificate
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import DomainHome
@@ -241,6 +242,54 @@ def test_a_cluster_that_answers_again_is_waited_for(lab, monkeypatch):
     )
     assert told[:2] == ["1 step runs here still; c2 does not tell what it runs", "c2 does not tell what it runs"]
     assert own_record(lab).left
+    assert joining.has_left(lab)
+
+
+def open_run(lab: DomainHome, run: str = "0123456789") -> Ledger:
+    ledger = Ledger(lab.ledger)
+    ledger.take_over(run, "saying", time.time())
+    return ledger
+
+
+def test_a_domain_does_not_leave_before_its_own_runs_have_ended(lab, monkeypatch):
+    """They may have steps elsewhere, of which its clusters know nothing."""
+    ledger, before = open_run(lab), own_record(lab)
+    ended = ledger.take_over("ended", "saying", time.time())
+    ledger.end("ended", ended, time.time())
+    try:
+        with pytest.raises(UnreachableError) as error:
+            leave(lab, monkeypatch, 0.0, {"c1": IDLE})
+    finally:
+        ledger.close()
+    assert str(error.value) == (
+        "the end of what runs here is unreachable: after 0 s of its own run 01234567 (saying) has not ended — "
+        "give it more --patience, stop it, or have it lose what it has elsewhere: --give-up-runs"
+    )
+    assert own_record(lab) == before
+    assert not FolderBook(lab).leaving()
+
+
+def test_a_run_of_its_own_is_waited_for(lab, monkeypatch):
+    ledger = open_run(lab)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text == "run 01234567 (saying) has not ended":
+            assert FolderBook(lab).leaving(), "nothing of others is taken meanwhile"
+            ledger.end("0123456789", 1, time.time())
+
+    monkeypatch.setattr(joining, "own_gateway", lambda _: Door({"c1": IDLE}))
+    joining.leave(lab, 30.0, time.time(), say)
+    ledger.close()
+    assert said == ["run 01234567 (saying) has not ended"]
+    assert joining.has_left(lab)
+
+
+def test_runs_that_are_given_up_are_not_waited_for(lab, monkeypatch):
+    open_run(lab).close()
+    monkeypatch.setattr(joining, "own_gateway", lambda _: Door({"c1": IDLE}))
+    joining.leave(lab, 0.0, time.time(), never, give_up=True)
     assert joining.has_left(lab)
 
 

@@ -110,9 +110,10 @@ class WhoAsks:
     async def verdicts(
         self, permit: RunPermit, wanted: set[tuple[str, DataClass]], new: bool = True
     ) -> dict[tuple[str, DataClass], Refusal | None]:
-        """This domain's word on each kind of ask, decided beside the event loop. `new`: it asks for a lease."""
-        if new and self._c.book.leaving():
-            name = self._c.config.spec.name
+        """This domain's word on each kind of ask, decided beside the event loop. `new`: it asks for a lease. One that leaves
+        still gives some to its own runs, for whose end it waits."""
+        name = self._c.config.spec.name
+        if new and permit.issuer != name and self._c.book.leaving():
             text = f"{name} leaves the network: it takes nothing new"
             return dict.fromkeys(wanted, Refusal("gateway.leaving", text, name, "ask another domain"))
         return await asyncio.to_thread(lambda: {pair: self._refused(permit, *pair) for pair in wanted})

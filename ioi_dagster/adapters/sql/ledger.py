@@ -406,6 +406,12 @@ class Ledger:
         with self._engine.connect() as connection:
             return [(r[0], r[1], r[2], r[3]) for r in connection.execute(query.limit(limit))]
 
+    def open_runs(self) -> list[tuple[str, str]]:
+        """(run, job) of those that have not ended, oldest first."""
+        query = sa.select(_run.c.run, _run.c.job).where(_run.c.ended.is_(None)).order_by(_run.c.started, _run.c.run)
+        with self._engine.connect() as connection:
+            return [(row.run, row.job) for row in connection.execute(query)]
+
     def endings(self, runs: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Of the runs that ended: what their last process told of it, see `Chapter.DONE`."""
         query = sa.select(_story.c.run, _story.c.facts).where(_story.c.run.in_(list(runs)), _story.c.step == "")
