@@ -103,6 +103,29 @@ def test_what_is_revoked_opens_no_dask_cluster_where_nobody_else_has_the_authori
     assert [text for text in said if "Dask" in text] == []
 
 
+@pytest.mark.parametrize("killed_at", ["_wait_until_known", "put_authority", "replace_certificate", "sign_record"])
+def test_a_domain_whose_authority_was_replaced_half_is_whole_when_it_starts(lab, monkeypatch, killed_at):
+    """By the old authority or the new one; and whoever knew it before follows its records."""
+    first, calls, real = own_record(lab), [], getattr(joining, killed_at)
+
+    def killed(*given: Any) -> Any:
+        calls.append(given)
+        if killed_at != "sign_record" or len(calls) == 2:
+            raise OSError("killed")
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(joining, killed_at, killed)
+        with pytest.raises(OSError, match="killed"):
+            joining.rotate(lab, True, time.time(), 0.0, lambda _: None)
+    joining.sign_again(lab, time.time())
+    into_dask(lab, lab.client_certificate)
+    found = newer_record(first, lab.own_chain())
+    assert isinstance(found, tuple)
+    assert found[0] == own_record(lab)
+    assert [counts(lab, read_certificate(path)) for path in certificates(lab).values()] == [True] * 3
+
+
 def test_what_still_opens_dask_clusters_is_told_where_others_have_the_authority(lab, tmp_path):
     guest = owned(tmp_path / "elsewhere", "guest").home
     shared = own_record(lab)
