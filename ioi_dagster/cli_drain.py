@@ -42,4 +42,5 @@ def _running(status: dict[str, Any], target: Target) -> list[str] | None:
     mine = {name: node for name, node in snapshot["nodes"].items() if target.node in (ALL, name)}
     if not all(node.get("draining") for node in mine.values()):
         return None
-    return [f"{lease['step']} of run {lease['run'][:8]}" for lease in snapshot["leases"] if lease["node"] in mine]
+    running = (*snapshot["leases"], *snapshot["abandoned"])
+    return [f"{lease['step']} of run {lease['run'][:8]}" for lease in running if lease["node"] in mine]

@@ -94,6 +94,7 @@ def render(status: dict[str, Any]) -> RenderableType:
             if "error" in snapshot:
                 nodes.add_row(domain, facts["spec"]["handles"], cluster, Text(snapshot["error"], "red"))
                 continue
+            running = [*snapshot["leases"], *snapshot["abandoned"]]
             for name, node in snapshot["nodes"].items():
                 nodes.add_row(
                     domain,
@@ -105,13 +106,16 @@ def render(status: dict[str, Any]) -> RenderableType:
                     f"{node['memory']:.0%}",
                     ", ".join(node["warm"]) or "–",
                     str(restarts.get(name, 0)),
-                    _state_of(node, any(lease["node"] == name for lease in snapshot["leases"])),
+                    _state_of(node, any(lease["node"] == name for lease in running)),
                 )
                 for block in node.get("blocks", ()):
                     replicas.add_row(name, *_replicas_row(block))
             shares[cluster] = snapshot
             for lease in snapshot["leases"]:
                 leases.add_row(cluster, lease["node"], lease["run"][:8], Text(lease["step"]), str(lease["fence"]))
+            for lease in snapshot["abandoned"]:
+                step = Text(f"{lease['step']} (is being stopped: its lease has run out)")
+                leases.add_row(cluster, lease["node"], lease["run"][:8], step, str(lease["fence"]))
     notes = [Text(status[domain]["error"], "red") for domain in silent]
     if silent and len(silent) == len(status):
         notes.append(Text("no domain answers: `ioi up` starts them; `ioi run` does while it runs"))

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ioi_dagster.governors.abandoned import Abandoned
 from ioi_dagster.governors.autoscale import Autoscaler, Group, Pressure, WantNodes
 from ioi_dagster.governors.bids import Bids
 from ioi_dagster.governors.cluster_messages import (
     EVERYTHING,
+    AbandonedStopped,
     Event,
     Instruction,
     LeaseEnded,
@@ -27,6 +29,7 @@ from ioi_dagster.governors.cluster_messages import (
     Ordered,
     QuotasChanged,
     Reply,
+    StopAbandoned,
     StopStep,
     Tick,
     WantedFound,
@@ -63,8 +66,8 @@ from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.refusal import Refusal
 
 __all__ = [
-    "EVERYTHING", "ClusterGovernor", "ClusterSnapshot", "Event", "Instruction", "LeaseEnded", "NodeJoined", "NodeLeft",
-    "NodeReported", "NodeResized", "Ordered", "QuotasChanged", "Reply", "StopStep", "Tick",
+    "EVERYTHING", "AbandonedStopped", "ClusterGovernor", "ClusterSnapshot", "Event", "Instruction", "LeaseEnded", "NodeJoined",
+    "NodeLeft", "NodeReported", "NodeResized", "Ordered", "QuotasChanged", "Reply", "StopAbandoned", "StopStep", "Tick",
     "WantNodes", "WantedFound", "Withdrawn",
 ]  # fmt: skip
 
@@ -75,7 +78,7 @@ MIN_RUN_S = 1.0
 """A step that ran shorter is not stopped for somebody else's guarantee."""
 STOP_S = 25.0
 """So long a step that may leave a checkpoint is said to have its lease while it is stopped: its grace is 15 s at most, and what
-does not stop then ends with its process, 5 s later. It is less than a lease's time."""
+does not stop then ends with its process, 5 s later. It is less than a lease's time. As long is waited for what nobody renews."""
 BUDGET, BUDGET_S = 16, 60.0
 """So many steps of a tenant are stopped for others' guarantees in so many seconds at most."""
 EXACT = 32
@@ -89,6 +92,8 @@ class ClusterSnapshot:
     epoch: int
     nodes: dict[str, dict[str, Any]]
     leases: tuple[dict[str, Any], ...]
+    abandoned: tuple[dict[str, Any], ...]
+    """What is being stopped since its lease has run out, and keeps its slot until it has."""
     tenants: dict[str, dict[str, Any]]
     """Of those that use, ask for or are guaranteed something: cohort, weight, `share` of the cluster and what it is `entitled` to
     now (both 0..1, of the resource that it takes most of); by resource what is used, guaranteed, borrowed, lent to others, and
@@ -110,7 +115,8 @@ class ClusterSnapshot:
 class ClusterGovernor:
     """See the module. `price` is the base cost of a slot; `max_memory` the fullness above which a node gets nothing new; `quotas`
     say who may use how much: without them whoever comes has weight 1; `expected` are nodes that are to come, for which what only
-    they could take waits; of each of `groups` it has as many as are of use."""
+    they could take waits; of each of `groups` it has as many as are of use; `stop_s`: so long at most a slot is kept for what
+    runs on after its lease has run out (0: not at all, where whoever holds the leases stops that)."""
 
     def __init__(
         self,
@@ -124,6 +130,7 @@ class ClusterGovernor:
         quotas: QuotaTree | None = None,
         expected: Iterable[NodeJoined] = (),
         groups: Sequence[Group] = (),
+        stop_s: float = STOP_S,
     ) -> None:
         self._domain, self._cluster, self._epoch = domain, cluster, epoch
         self._ttl_s = ttl_s
@@ -138,6 +145,7 @@ class ClusterGovernor:
         )
         self._tree = quotas if quotas is not None else QuotaTree.flat()
         self._leases = Leases()
+        self._abandoned = Abandoned(stop_s)
         self._orders = OrdersInForce(cluster, self._leases)
         self._weighed = self._tree
         known = {SLOTS, *(resource for group in groups for resource in group.amounts)}
@@ -167,7 +175,9 @@ class ClusterGovernor:
         change nothing."""
         self._now = now
         self._bids.expire(now)
-        out = [one for name in self._leases.expired(now) for one in self._end(name, "expired")]
+        for name in self._abandoned.over(now):
+            self._stopped(name)
+        out = [one for name in self._leases.expired(now) for one in self._ran_out(name, now)]
         out += self._handle(event, now)
         out += [self._waits_no_more(one) for one in self._orders.over(now)]
         freed, self._freed = self._freed, []
@@ -210,6 +220,9 @@ class ClusterGovernor:
                 return [Reply(Renewed((lease.id,) if same else (), () if same else (lease.id,)))]
             case ReleaseRequest():
                 return self._release(event)
+            case AbandonedStopped(lease):
+                self._stopped(lease)
+                return []
             case Withdrawn(run, round_, origin):
                 self._orders.end((origin, run), round_)
                 self._bids.withdrawn((origin, run), round_, now)
@@ -321,7 +334,7 @@ class ClusterGovernor:
 
     def _node_now(self, name: str) -> NodeNow:
         node = self._nodes[name]
-        held = [self._leases.held[lease] for lease in node.used if lease not in node.waiting]
+        held = [self._holder(lease) for lease in node.used if lease not in node.waiting]
         occupied = [Occupied(one.lease.run_key, one.since, one.seconds, one.resources) for one in held]
         return NodeNow(name, node.slots, node.capabilities, occupied, node.speed, node.resources)
 
@@ -483,6 +496,30 @@ class ClusterGovernor:
         self._nodes.left_by(held.lease.node, name)
         return [LeaseEnded(held.lease, why)]
 
+    def _ran_out(self, name: str, now: float) -> list[Instruction]:
+        """Its run may be gone, and then nobody else stops what runs under it. Until that has stopped nothing else starts in its
+        place, where it would wait."""
+        if not self._abandoned.patience_s:
+            return self._end(name, "expired")
+        held = self._leases.end(name)
+        self._stopping.pop(name, None)
+        self._arbiter.leaves(name)
+        self._abandoned.add(held, now)
+        why = f"its run has not renewed its lease for {self._ttl_s:g} s"
+        return [LeaseEnded(held.lease, "expired"), StopAbandoned(held.lease, why)]
+
+    def _stopped(self, name: str) -> None:
+        """What was abandoned under that lease runs no more, or has had its time."""
+        held = self._abandoned.pop(name)
+        if held is not None:
+            self._freed.append(held)
+            self._arbiter.on_finished(name)
+            self._nodes.left_by(held.lease.node, name)
+
+    def _holder(self, name: str) -> Held:
+        """Who has the slot of that lease."""
+        return self._abandoned[name] if name in self._abandoned else self._leases.held[name]
+
     def _stops(self, now: float, asked: Iterable[Entry] | None = None) -> list[Instruction]:
         """Steps of who uses more than a limit that was lowered, and of who has borrowed what others ask for and are guaranteed;
         of these only what is `asked` for, if that is given."""
@@ -506,6 +543,8 @@ class ClusterGovernor:
     def _drop_node(self, name: str, why: str) -> list[Instruction]:
         if name not in self._nodes:
             return []
+        for lease in [lease for lease in self._nodes[name].used if lease in self._abandoned]:
+            self._stopped(lease)
         out = [one for lease in list(self._nodes[name].used) for one in self._end(lease, why)]
         self._bids.evacuate(name)
         self._nodes.drop(name)
@@ -539,19 +578,8 @@ class ClusterGovernor:
             self._domain,
             self._epoch,
             self._nodes.snapshot(),
-            tuple(
-                {
-                    "id": held.lease.id,
-                    "origin": held.origin,
-                    "run": held.lease.run,
-                    "step": held.lease.step,
-                    "node": held.lease.node,
-                    "fence": held.lease.fence,
-                    "capability": held.lease.capability,
-                    "waiting": held.waits,
-                }
-                for held in self._leases
-            ),
+            tuple(map(_told, self._leases)),
+            tuple(_told(self._abandoned[name]) for name in self._abandoned),
             {name: asdict(view) for name, view in tenants.items()},
             {name: asdict(view) for name, view in shares.cohorts.items()},
             {
@@ -575,9 +603,11 @@ class ClusterGovernor:
         assert self._stopping.keys() <= self._leases.held.keys()
         entries = self._arbiter.running()
         offers = {entry.id for offered in self._bids.desk.offers.values() for entry in offered.entries()}
-        assert entries.keys() == self._leases.held.keys() | offers
+        assert not self._leases.held.keys() & {*self._abandoned}
+        assert entries.keys() == self._leases.held.keys() | {*self._abandoned} | offers
         used: Counter[str] = Counter()
-        for name, held in self._leases.held.items():
+        for name in [*self._leases.held, *self._abandoned]:
+            held = self._holder(name)
             assert self._arbiter.node_of(entries[name]) == [held.lease.node]
             assert entries[name].aside == held.waits
             assert entries[name].request.tenant == held.tenant
@@ -585,6 +615,19 @@ class ClusterGovernor:
             assert name in self._nodes[held.lease.node].used
             used[held.lease.node] += 1
         self._nodes.validate(used)
+
+
+def _told(held: Held) -> dict[str, Any]:
+    return {
+        "id": held.lease.id,
+        "origin": held.origin,
+        "run": held.lease.run,
+        "step": held.lease.step,
+        "node": held.lease.node,
+        "fence": held.lease.fence,
+        "capability": held.lease.capability,
+        "waiting": held.waits,
+    }
 
 
 def _once(requests: Iterable[LeaseRequest]) -> tuple[list[LeaseRequest], list[LeaseRequest], frozenset[str]]:

@@ -106,6 +106,13 @@ class Withdrawn:
 
 
 @dataclass(frozen=True, slots=True)
+class AbandonedStopped:
+    """What a `StopAbandoned` was about runs no more: the id of its lease."""
+
+    lease: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     pass
 
@@ -124,6 +131,7 @@ Event = (
     | VerifyRequest
     | ReleaseRequest
     | Withdrawn
+    | AbandonedStopped
     | Tick
 )
 
@@ -152,4 +160,13 @@ class StopStep:
     why: str
 
 
-Instruction = Reply | LeaseEnded | StopStep | WantNodes
+@dataclass(frozen=True, slots=True)
+class StopAbandoned:
+    """End what runs under `lease`, which has run out, and say `AbandonedStopped` when nothing does: its slot is kept until then,
+    for a while at most."""
+
+    lease: Lease
+    why: str
+
+
+Instruction = Reply | LeaseEnded | StopStep | StopAbandoned | WantNodes

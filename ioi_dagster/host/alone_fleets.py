@@ -107,7 +107,7 @@ class _AloneFleet(ABC):
     _dask: DaskFleetClient
 
     def __init__(self) -> None:
-        self._governor = ClusterGovernor(CLUSTER, CLUSTER, 1, 0.0, max_memory=10.0)
+        self._governor = ClusterGovernor(CLUSTER, CLUSTER, 1, 0.0, max_memory=10.0, stop_s=0.0)
         self._clock = SystemClock()
         self._lock = threading.Lock()
         # Another one, since it is taken in the client's thread, which must not wait for those who wait for the client.

@@ -368,7 +368,8 @@ def _leases(home: DomainHome) -> tuple[int, list[str]]:
     finally:
         client.close()
     silent = sorted(name for name, snapshot in clusters.items() if "leases" not in snapshot)
-    return sum(len(snapshot.get("leases", ())) for snapshot in clusters.values()), silent
+    running = (len(snapshot.get(part, ())) for snapshot in clusters.values() for part in ("leases", "abandoned"))
+    return sum(running), silent
 
 
 def _wait_until_known(home: DomainHome, serial: int, patience_s: float, say: Callable[[str], None]) -> None:

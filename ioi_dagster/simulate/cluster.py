@@ -9,12 +9,14 @@ from typing import Any, Protocol
 
 from ioi_dagster.governors.autoscale_messages import groups_of
 from ioi_dagster.governors.cluster import (
+    AbandonedStopped,
     ClusterGovernor,
     NodeJoined,
     NodeLeft,
     NodeReported,
     QuotasChanged,
     Reply,
+    StopAbandoned,
     StopStep,
     Tick,
     WantedFound,
@@ -277,12 +279,19 @@ class SimCluster:
                 self._want(item)
             elif isinstance(item, StopStep):
                 self._engine.after(self._rng.uniform(0.02, 0.2), self._stop, item.lease, item.why)
+            elif isinstance(item, StopAbandoned):
+                self._engine.after(self._rng.uniform(0.02, 0.2), self._stop_abandoned, item.lease, item.why)
         return answer
 
     def _stop(self, lease: Lease, why: str) -> None:
         node = self.nodes[lease.node]
         if not node.frozen and (its := node.running.pop(lease.key, None)) is not None:
             its.start.lost(why, Cause.LEASE_LOST)
+
+    def _stop_abandoned(self, lease: Lease, why: str) -> None:
+        self._stop(lease, why)
+        if self.governor is not None and lease.key not in self.nodes[lease.node].running:
+            self._handle(AbandonedStopped(lease.id))
 
     def _lie(self, message: Any, honest: Any) -> Any:
         """Everything is free and for nothing, and none of it is given."""

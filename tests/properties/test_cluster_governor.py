@@ -8,7 +8,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, NodeLeft, NodeReported, Reply, Tick
+from ioi_dagster.governors.cluster import (
+    STOP_S,
+    AbandonedStopped,
+    ClusterGovernor,
+    NodeJoined,
+    NodeLeft,
+    NodeReported,
+    Reply,
+    StopAbandoned,
+    Tick,
+)
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import (
     Announce,
@@ -34,18 +44,38 @@ class Books(RuleBasedStateMachine):
         self.governor = ClusterGovernor("d", "c", 1, 1.0, ttl_s=10.0)
         self.now = 0.0
         self.known: dict[str, tuple[str, int]] = {}
+        self.abandoned: dict[str, tuple[str, float]] = {}
+        """By lease that ran out, its node, and until when its slot is kept there."""
 
     def ask(self, event):
-        replies = [i.answer for i in self.governor.handle(event, self.now) if isinstance(i, Reply)]
+        out = self.governor.handle(event, self.now)
+        self.abandoned = {name: its for name, its in self.abandoned.items() if its[1] > self.now}
+        its = [one.lease for one in out if isinstance(one, StopAbandoned)]
+        assert not {lease.id for lease in its} & self.abandoned.keys(), "each is told once"
+        self.abandoned |= {lease.id: (lease.node, self.now + STOP_S) for lease in its}
+        replies = [i.answer for i in out if isinstance(i, Reply)]
         return replies[0] if replies else None
 
     @rule(node=NODES, slots=st.integers(1, 3))
     def join(self, node, slots):
         self.ask(NodeJoined(node, slots, CAPABILITIES))
+        self.gone(node)
 
     @rule(node=NODES)
     def leave(self, node):
         self.ask(NodeLeft(node))
+        self.gone(node)
+
+    def gone(self, node):
+        self.abandoned = {name: its for name, its in self.abandoned.items() if its[0] != node}
+
+    @rule(data=st.data())
+    def what_was_abandoned_stops(self, data):
+        if self.abandoned:
+            name = data.draw(st.sampled_from(sorted(self.abandoned)))
+            for _ in range(2):
+                self.ask(AbandonedStopped(name))
+            self.abandoned.pop(name, None)
 
     @rule(node=NODES, memory=st.floats(0, 1))
     def report(self, node, memory):
@@ -106,7 +136,7 @@ class Books(RuleBasedStateMachine):
             {one["id"]} if waits else set()
         )
         slots = self.governor.snapshot().nodes[one["node"]]["slots"]
-        busy = sum(lease["node"] == one["node"] and not lease["waiting"] for lease in after.leases)
+        busy = sum(lease["node"] == one["node"] and not lease["waiting"] for lease in after.leases + after.abandoned)
         assert after.nodes == {
             name: {**node, "free": max(0, slots - busy) if name == one["node"] else free[name]}
             for name, node in after.nodes.items()
@@ -131,6 +161,10 @@ class Books(RuleBasedStateMachine):
     @invariant()
     def balanced(self):
         self.governor.validate()
+        snapshot = self.governor.snapshot()
+        assert {one["id"]: one["node"] for one in snapshot.abandoned} == {
+            name: node for name, (node, _) in self.abandoned.items()
+        }
 
 
 Books.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -136,6 +136,8 @@ class ClusterWalk:
         self._now = 0.0
         self._orders = Orders()
         self._leases: list[Lease] = []
+        self._heard = seed % 2 == 0
+        """Nodes say that what ran on under a lease that ran out has stopped."""
         self._fences: dict[str, int] = {}
         self._round = 0
         self._borrows = self._rng.choice([(None, 0, 1, 2), (1, 2), (None,)])
@@ -147,11 +149,16 @@ class ClusterWalk:
             self._rng.choice(acts)()
 
     def _tell(self, event: Any) -> None:
+        stopped: list[str] = []
         for item in self._governor.handle(event, self._now):
             if isinstance(item, cluster.Reply) and isinstance(item.answer, Awarded):
                 self._leases += item.answer.leases
+            elif isinstance(item, cluster.StopAbandoned):
+                stopped += [item.lease.id] * self._heard
         self._leases = self._leases[-30:]
         self._governor.validate()
+        for lease in stopped:
+            self._tell(cluster.AbandonedStopped(lease))
 
     def _nodes(self) -> None:
         name = self._rng.choice(["n1", "n2", "n3"])

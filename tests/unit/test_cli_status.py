@@ -18,6 +18,7 @@ def domain(name: str, handles: str, of: str = "1.0.0+c0de", blocks: tuple[str, .
         "clusters": {
             f"{name}-c": {
                 "leases": [],
+                "abandoned": [],
                 "tenants": {"library": TENANT},
                 "nodes": {
                     f"{name}-n": {
@@ -151,3 +152,15 @@ def test_members_that_do_not_see_each_other_have_a_row_on_each_side():
     assert ["library", "lab", "suspect", "12 s ago", "our certificate has expired"] in lines
     assert ["lab", "library", "unknown", "never", ""] in lines
     assert not [line for line in lines if line[:2] == ["library", "cloud"]]
+
+
+def test_a_step_that_is_being_stopped_since_its_lease_has_run_out_is_among_the_leases() -> None:
+    its = domain("library", "internal")
+    its["clusters"]["library-c"]["abandoned"] = [{"node": "library-n", "run": "0123456789", "step": "ocr", "fence": 3}]
+    console = Console(width=200)
+    with console.capture() as printed:
+        console.print(render({"library": its}))
+    (line,) = [line for line in printed.get().splitlines() if "run out" in line]
+    assert (
+        " ".join(line.split()) == "library-c │ library-n │ 01234567 │ ocr (is being stopped: its lease has run out) │ 3"
+    )

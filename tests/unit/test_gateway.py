@@ -173,7 +173,7 @@ class _Governor:
         if door == "status":
             mine = {"id": "c/1/1", "origin": "library", "run": "r", "step": "s", "node": "n"}
             other = {"id": "c/1/2", "origin": "cloud", "run": "q", "step": "t", "node": "n"}
-            return converted({"leases": [mine, other]}, kind)
+            return converted({"leases": [mine, other], "abandoned": [other]}, kind)
         if door == "verify":
             return Renewed((LEASE.id,) if message.lease == LEASE else ())
         return converted({}, kind)
@@ -361,7 +361,9 @@ def test_nobody_asks_in_the_name_of_another_domain(door):
 
 def test_a_domain_sees_which_leases_are_its_own_and_that_there_are_others():
     lab = Lab()
-    mine, other = lab.signed("GET", "/v1/status").json()["clusters"]["lab-c"]["leases"]
+    told = lab.signed("GET", "/v1/status").json()["clusters"]["lab-c"]
+    mine, other = told["leases"]
+    assert told["abandoned"] == [other]
     assert (mine["id"], mine["run"], mine["step"]) == ("c/1/1", "r", "s")
     assert other == {"id": "", "origin": "", "run": "", "step": "", "node": "n"}
     every = lab.ask("GET", "/v1/status", Authorization="Bearer own").json()["clusters"]["lab-c"]["leases"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -68,6 +69,7 @@ OUT_OF_CONTACT = "its node stopped it, since it had lost contact to its cluster 
 PermitCheck = Callable[[StartRequest], StepPermit | Refusal | None]
 
 MAX_REVOKED = 1_000
+LOOK_S = 0.05
 
 
 @dataclass(slots=True)
@@ -168,6 +170,13 @@ class NodeHost:
         self._why |= why
         asked = [key for key in why if self._asks(key)]
         return asked + self.running.stop([key for key in why if key not in asked], StepRevokedError)
+
+    async def end_abandoned(self, key: str, why: str) -> None:
+        """As `revoke`, for a lease that has run out; returns when nothing runs under that key any more. What does not stop ends
+        with its process, so that the caller hears nothing."""
+        self.revoke({key: why})
+        while self.running.runs(key):
+            await asyncio.sleep(LOOK_S)
 
     def revoke_all(self) -> list[str]:
         """As `revoke`, for whatever runs here now. Said again it is no new grace."""
@@ -349,6 +358,12 @@ def stop(node: str, keys: list[str]) -> list[str]:
 def revoke(node: str, why: dict[str, str]) -> list[str]:
     """As `stop`, for the cluster governor: the slots are somebody else's, for the reason that stands at their key."""
     return _host.revoke(why) if _host is not None and _host.node == node else []
+
+
+async def end_abandoned(node: str, key: str, why: str) -> None:
+    """As `revoke`, for one step whose lease has run out; returns when it has ended."""
+    if _host is not None and _host.node == node:
+        await _host.end_abandoned(key, why)
 
 
 def revoke_all() -> list[str]:

@@ -173,6 +173,10 @@ class Running:
         with self._lock:
             return list(self._threads)
 
+    def runs(self, key: str) -> bool:
+        with self._lock:
+            return key in self._threads
+
     def only(self) -> str | None:
         """The key of the step that runs here, where it is one."""
         with self._lock:

@@ -24,7 +24,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from ioi_dagster.adapters.dask.cluster_watch import ClusterWatch
 from ioi_dagster.adapters.dask.draining import Draining
-from ioi_dagster.adapters.dask.node import drain, revoke, revoke_all
+from ioi_dagster.adapters.dask.node import drain, end_abandoned, revoke, revoke_all
 from ioi_dagster.adapters.dask.periodic import Periodic
 from ioi_dagster.adapters.dask.scaling import Scaling, source_of
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
@@ -39,6 +39,7 @@ from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.autoscale_messages import groups_of
 from ioi_dagster.governors.cluster import (
+    AbandonedStopped,
     ClusterGovernor,
     LeaseEnded,
     NodeJoined,
@@ -48,6 +49,7 @@ from ioi_dagster.governors.cluster import (
     Ordered,
     QuotasChanged,
     Reply,
+    StopAbandoned,
     StopStep,
     Tick,
     WantNodes,
@@ -174,6 +176,8 @@ class ClusterPlugin(SchedulerPlugin):
                     ended.append((lease.id, why))
                 case StopStep(lease, why):
                     self._scheduler.loop.add_callback(self._stop, lease, why)
+                case StopAbandoned(lease, why):
+                    self._scheduler.loop.add_callback(self._stop_abandoned, lease, why)
                 case WantNodes():
                     self._scaling.want(instruction)
         try:
@@ -198,15 +202,24 @@ class ClusterPlugin(SchedulerPlugin):
         """Have the node of `lease` stop its step. A node that does not answer keeps the lease until that runs out."""
         await self._run_at([lease.node], revoke, lease.node, {lease.key: why})
 
-    async def _run_at(self, nodes: Iterable[str], function: Callable[..., Any], *arguments: Any) -> None:
-        """Have the workers of `nodes` call `function`. Nothing is said of one that does not answer."""
+    async def _stop_abandoned(self, lease: Lease, why: str) -> None:
+        """Have the node of `lease`, which has run out, stop its step, and wait until it has. Where a node does not say so its
+        governor waits a while; one that leaves has stopped it too."""
+        if await self._run_at([lease.node], end_abandoned, lease.node, lease.key, why):
+            self.perform(self.governor.handle(AbandonedStopped(lease.id), self._clock.monotonic()))
+
+    async def _run_at(self, nodes: Iterable[str], function: Callable[..., Any], *arguments: Any) -> bool:
+        """Have the workers of `nodes` call `function`. Have all of them done so? Nothing else is said of one that does not
+        answer."""
         message = {"op": "run", "function": dumps(function), "args": dumps(arguments), "kwargs": dumps({})}
         wanted = set(nodes)
         workers = [address for address, name in self._names.items() if name in wanted]
         try:
-            await self._scheduler.broadcast(msg=message, workers=workers, on_error="return")
+            answers = await self._scheduler.broadcast(msg=message, workers=workers, on_error="return")
         except Exception as error:  # it left meanwhile
             log.debug("%s did not call %s: %s", ", ".join(wanted), function.__name__, error)
+            return False
+        return all(isinstance(answer, dict) and answer.get("status") == "OK" for answer in answers.values())
 
     def _look_for_drains(self, now: float) -> None:
         """Nodes hear of it when it changes and when they join; what still runs there is stopped when its time is over."""

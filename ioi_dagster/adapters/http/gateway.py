@@ -353,5 +353,8 @@ def _without_others(snapshot: dict[str, Any], domain: str) -> dict[str, Any]:
     """A cluster's snapshot as `domain` may see it: of others' leases it is told that they are there, of what its owner orders
     nothing."""
     hidden = {"id": "", "origin": "", "run": "", "step": ""}
-    leases = [one if one.get("origin") == domain else one | hidden for one in snapshot.get("leases", ())]
-    return snapshot | {"leases": leases, "ordered": []}
+    leases = {
+        part: [one if one.get("origin") == domain else one | hidden for one in snapshot.get(part, ())]
+        for part in ("leases", "abandoned")
+    }
+    return snapshot | leases | {"ordered": []}

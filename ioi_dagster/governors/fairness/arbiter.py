@@ -138,6 +138,12 @@ class Arbiter:
         if not entry.aside:
             self._rounds.end(entry)
 
+    def leaves(self, request_id: str) -> None:
+        """What runs is being stopped, for nobody in particular: it is not told so again."""
+        entry = self._books.entries[request_id]
+        if request_id not in self._evictions.leaving:
+            self._evictions.order([entry], None, [], 0.0)
+
     def on_cancel(self, request_id: str) -> None:
         """It is wanted no longer: out of its queue, or, when it runs, as if it had finished."""
         self.on_finished(request_id)
