@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,14 @@ from ioi_dagster.adapters.dask.scheduler_preload import ClusterPlugin
 from ioi_dagster.adapters.files.drains import Drain, DrainFile
 from ioi_dagster.adapters.files.orders import OrderFile
 from ioi_dagster.clock import SystemClock
+from ioi_dagster.domain import DomainConfig, DomainHome
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.governors.cluster import NodeJoined
 from ioi_dagster.governors.node import NodeGovernor
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import OWN_STEP, Announce, AskGroup
 from ioi_dagster.model.order import Order, Target, Verb
+from ioi_dagster.model.quota import CohortQuota, QuotaTree, TenantQuota
 from tests.integration.test_crowded_machine import until, with_one_node
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
@@ -90,3 +98,40 @@ def test_each_process_that_comes_under_the_name_of_a_drained_node_is_told_so_its
                     await until(lambda governor=governor: governor.draining == "a new disk")
 
     asyncio.run(played())
+
+
+class Unreadable(DomainHome):
+    """While it `fails` its process may open no more files."""
+
+    fails = False
+
+    def config(self) -> DomainConfig:
+        if self.fails:
+            error = OSError(errno.EMFILE, "Too many open files")
+            raise BadInputError("cannot read the domain's configuration") from error
+        return super().config()
+
+
+def test_quotas_that_could_not_be_read_are_read_at_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = with_one_node(tmp_path)
+
+    async def played() -> list[tuple[str, ...]]:
+        plugin = ClusterPlugin(Scheduler(dashboard=False, dashboard_address=None), home, "lab-c")
+        config = home.config()
+        (cluster,) = config.spec.clusters
+        limited = replace(cluster, quotas=QuotaTree((CohortQuota("all", (TenantQuota("t"),)),)))
+        home.save_config(replace(config, spec=replace(config.spec, clusters=(limited,))))
+        plugin._home = Unreadable(home.root)
+        plugin.request(NodeJoined("lab-1", 4, frozenset({OWN_STEP})))
+        found = []
+        for fails in (True, False):
+            monkeypatch.setattr(Unreadable, "fails", fails)
+            plugin._look_for_quotas(0.0)
+            groups = (AskGroup(OWN_STEP, DataClass.PUBLIC, 1, "stranger"),)
+            bid = plugin.request(Announce("run", 1, "lab", groups))
+            found.append(tuple(one.code for one in bid.refusals))
+        return found
+
+    assert asyncio.run(played()) == [(), ("cluster.never",)]

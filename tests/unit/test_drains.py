@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -57,6 +59,28 @@ def test_a_file_that_is_wrong_is_told_and_changes_nothing(tmp_path: Path, conten
     assert not draining.look(1.0)
     assert draining.why("n") == "new kernel"
     assert "what is drained stays as it is" in caplog.text
+
+
+def test_a_drain_that_could_not_be_read_is_read_at_the_next_look(tmp_path: Path) -> None:
+    file = Unreadable(tmp_path)
+    draining = Draining(file, "c")
+    file.drain("c", "n", SOON)
+    file.fails = True
+    assert not draining.look(0.0)
+    file.fails = False
+    assert draining.look(1.0)
+    assert draining.why("n") == "new kernel"
+
+
+class Unreadable(DrainFile):
+    """While it `fails` its process may open no more files."""
+
+    fails = False
+
+    def read(self) -> Any:
+        if self.fails:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().read()
 
 
 def test_a_node_is_drained_by_itself_or_with_its_cluster_and_overdue_after_its_time(tmp_path: Path) -> None:

@@ -20,19 +20,22 @@ class Draining:
         self._since: dict[str, float] = {}
 
     def look(self, now: float) -> bool:
-        """Has its owner changed anything since the last look? A file that cannot be read changes nothing."""
+        """Has its owner changed anything since the last look? A file that cannot be read changes nothing; it is read at the next
+        look, unless it is wrong, until it is another."""
+        changed = self._read_at
         try:
             changed = self._file.changed_at()
             if changed == self._read_at:
                 return False
-            self._read_at = changed
             drains = self._file.read().get(self._cluster, {})
         except (BadInputError, OSError) as error:
             log.warning("what is drained stays as it is: %s", error)
+            if isinstance(error, BadInputError):
+                self._read_at = changed
             return False
         same = {node for node in drains if self._drains.get(node) == drains[node]}
         self._since = {node: self._since[node] if node in same else now for node in drains}
-        self._drains = drains
+        self._drains, self._read_at = drains, changed
         return True
 
     def why(self, node: str) -> str:

@@ -294,11 +294,10 @@ class ClusterPlugin(SchedulerPlugin):
 
     def _look_for_quotas(self, now: float) -> None:
         """The domain's configuration may have new quotas; all else of it counts from the next start. Those that make no sense
-        change nothing."""
+        change nothing. What could not be read is read again at the next look."""
         changed = self._home.changed_at()
         if changed == self._read_at:
             return
-        self._read_at = changed
         try:
             spec = next(item for item in self._home.config().spec.clusters if item.name == self._cluster)
             if spec.quotas != self._quotas:
@@ -306,6 +305,9 @@ class ClusterPlugin(SchedulerPlugin):
                 self._quotas = spec.quotas
         except (BadInputError, StopIteration) as error:
             log.warning("the quotas stay as they are: %s", error)
+            if isinstance(error.__cause__, OSError):
+                return
+        self._read_at = changed
 
     def _look_for_orders(self, now: float) -> None:
         """What is ordered for blocks and tenants of the domain. A file that cannot be read changes nothing."""
