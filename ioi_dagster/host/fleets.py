@@ -78,7 +78,7 @@ class Fleet(Protocol):
         ...
 
     def announce(self, announce: Announce) -> Bid:
-        """What it offers. Takes up to the announcement's `deadline_s` and `wait_s` together."""
+        """What it offers. Takes up to the announcement's `patience_s`."""
         ...
 
     def withdraw(self, run: str, round_: int) -> None:

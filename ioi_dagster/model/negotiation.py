@@ -23,6 +23,8 @@ MAX_GROUPS, MAX_REQUESTS, MAX_LEASES = 64, 1_000, 10_000
 MAX_POINTS = 6
 """Of a supply curve."""
 MAX_WAIT_S = 60.0
+LATE_S = 1.0
+"""So much later than its wait is over an announcement may be answered that has waited in vain: governors look once a second."""
 MAX_OUTLOOK, MAX_BUSY = 64, 64
 """Nodes of which a bid tells how they look, and slots of each."""
 MAX_PLANNED = 128
@@ -136,6 +138,11 @@ class Announce:
     @property
     def whose(self) -> Whose:
         return self.origin, self.run
+
+    @property
+    def patience_s(self) -> float:
+        """So long who asks waits for the answer."""
+        return self.deadline_s + (self.wait_s + LATE_S if self.wait_s else 0.0)
 
 
 @dataclass(frozen=True, slots=True)

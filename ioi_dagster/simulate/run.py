@@ -428,7 +428,7 @@ class _Call:
     def __init__(self, run: SimRun, cluster: str, kind: str, message: Announce | Award) -> None:
         self.run, self.life, self.kind, self.message = run, run.life, kind, message
         self.there = run.world.clusters[cluster]
-        self.deadline_s = AWARD_S if isinstance(message, Award) else message.deadline_s + message.wait_s
+        self.deadline_s = AWARD_S if isinstance(message, Award) else message.patience_s
         self._open = True
         run.world.wire.send(run.domain, self.there.domain, kind, self.there.asked, message, self.answered)
         run.world.engine.after(self.deadline_s, self.missed)

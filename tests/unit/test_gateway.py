@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 
 from ioi_dagster.adapters.http import client as client_module
 from ioi_dagster.adapters.http import membership
-from ioi_dagster.adapters.http.client import GatewayClient
+from ioi_dagster.adapters.http.client import Asked, GatewayClient
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.protocol import (
     PERMIT_HEADER,
@@ -164,11 +164,12 @@ def nobody(request: httpx.Request) -> httpx.Response:
 class _Governor:
     """It holds `LEASE` alone."""
 
-    def __init__(self, asked: list[str], sent: list[Any]) -> None:
-        self._asked, self._sent = asked, sent
+    def __init__(self, asked: list[str], sent: list[Any], patience_s: list[float]) -> None:
+        self._asked, self._sent, self._patience_s = asked, sent, patience_s
 
     async def ask(self, door: str, message: Any, kind: type, timeout_s: float) -> Any:
         self._asked.append(door)
+        self._patience_s.append(timeout_s)
         self._sent.append(msgspec.to_builtins(message))
         if door == "status":
             mine = {"id": "c/1/1", "origin": "library", "run": "r", "step": "s", "node": "n"}
@@ -197,6 +198,8 @@ class Lab:
         self.forwarded: list[str] = []
         self.sent: list[Any] = []
         """Bodies of what was forwarded."""
+        self.patience_s: list[float] = []
+        """How long was waited for their answers at most."""
         self.decided = 0
         context = GatewayContext(
             config=config,
@@ -206,7 +209,7 @@ class Lab:
             decide=self._decide,
             runners={"lab-c": self.runner},  # pyright: ignore[reportArgumentType]
             clock=self.clock,
-            clusters={"lab-c": _Governor(self.forwarded, self.sent)},
+            clusters={"lab-c": _Governor(self.forwarded, self.sent, self.patience_s)},
             http_to=lambda _: httpx.AsyncClient(transport=httpx.MockTransport(elsewhere or nobody)),
             book=book or KnowsCloud(),
             standing=StandingDesk(self.clock, kept),
@@ -357,6 +360,26 @@ def test_nobody_asks_in_the_name_of_another_domain(door):
     answer = lab.signed("POST", f"/v1/{door}", msgspec.json.encode({"announce": announce, "award": award}[door]))
     assert (answer.status_code, code_of(answer)) == (403, "gateway.other_origin")
     assert lab.forwarded == []
+
+
+class Patience(GatewayClient):
+    """Asks nobody, and tells how long it would have waited."""
+
+    def _asked(self, path: str, message: Any, kind: type[Any], timeout: float) -> Any:
+        return Asked(Future(), lambda: timeout)
+
+
+@pytest.mark.parametrize("wait_s", [0.5, 5.0, 60.0])
+def test_who_waits_in_vain_is_waited_for_until_its_cluster_has_looked_and_the_answer_has_come(wait_s):
+    """A governor finds out within a second that a wait is over."""
+    lab, announce = Lab(), Announce("r", 1, "library", (AskGroup("echo", DataClass.PUBLIC, 1),), 0.5, wait_s)
+    lab.signed("POST", "/v1/announce", msgspec.json.encode({"cluster": "lab-c", "announce": announce}))
+    client = Patience("http://lab", "lab")
+    asked = [*lab.patience_s, client.announce("lab-c", announce)]
+    client.close()
+    assert len(asked) == 2
+    assert all(patience_s > wait_s + 1.0 for patience_s in asked)
+    assert client.announcing("lab-c", replace(announce, wait_s=0.0)).result() == 0.5
 
 
 def test_a_domain_sees_which_leases_are_its_own_and_that_there_are_others():

@@ -157,8 +157,8 @@ class GatewayClient:
         return self.announcing(cluster, announce).result()
 
     def announcing(self, cluster: str, announce: Announce) -> Asked[Bid]:
-        timeout, key = announce.deadline_s + announce.wait_s, (cluster, announce.run, announce.round)
-        asked = self._asked("announce", {"cluster": cluster, "announce": announce}, Bid, timeout)
+        key = (cluster, announce.run, announce.round)
+        asked = self._asked("announce", {"cluster": cluster, "announce": announce}, Bid, announce.patience_s)
         self._may_be_hung_up_on(asked.future, key)
         return asked
 

@@ -45,7 +45,7 @@ from ioi_dagster.adapters.http.streaming import StreamedAnswer
 from ioi_dagster.adapters.http.tls import HANDSHAKES, STAMPS
 from ioi_dagster.adapters.http.who_asks import WhoAsks, wanted
 from ioi_dagster.errors import BadInputError, NotAllowedError, RetryableError
-from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, RejectedRequest, Renewed
+from ioi_dagster.model.negotiation import LATE_S, Announce, Award, Awarded, Bid, RejectedRequest, Renewed
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import Experiences
 from ioi_dagster.ras.record import Kind
@@ -269,7 +269,7 @@ class _Gateway:
         self._waiting[whose] += 1
         try:
             # Cancelled, it closes the connection on which the cluster would answer.
-            asked = self._clusters.ask(cluster, "announce", announce, Bid, 1.0 + announce.wait_s)
+            asked = self._clusters.ask(cluster, "announce", announce, Bid, 1.0 + announce.wait_s + LATE_S)
             return await wanted(request, asked)
         finally:
             self._waiting[whose] -= 1
