@@ -113,7 +113,7 @@ class ClusterSnapshot:
 
 
 class ClusterGovernor:
-    """See the module. `price` is the base cost of a slot; `max_memory` the fullness above which a node gets nothing new; `quotas`
+    """See the module. `price`: see `ClusterSpec`; `max_memory` the fullness above which a node gets nothing new; `quotas`
     say who may use how much: without them whoever comes has weight 1; `expected` are nodes that are to come, for which what only
     they could take waits; of each of `groups` it has as many as are of use; `stop_s`: so long at most a slot is kept for what
     runs on after its lease has run out (0: not at all, where whoever holds the leases stops that)."""

@@ -44,8 +44,8 @@ class NodeSpec:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSpec:
-    """One Dask cluster. `price` is the base cost of one slot-second, in the network's credits; `quotas` are who may use how
-    much of it: without any all tenants are equal."""
+    """One Dask cluster. `price`: what each start of a step in one of its slots costs where nothing else runs, however long it
+    runs, in the network's credits; `quotas` are who may use how much of it: without any all tenants are equal."""
 
     name: str
     nodes: tuple[NodeSpec, ...]
