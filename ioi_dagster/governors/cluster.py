@@ -80,7 +80,8 @@ STOP_S = 25.0
 """So long a step that may leave a checkpoint is said to have its lease while it is stopped: its grace is 15 s at most, and what
 does not stop then ends with its process, 5 s later. It is less than a lease's time. As long is waited for what nobody renews."""
 BUDGET, BUDGET_S = 16, 60.0
-"""So many steps of a tenant are stopped for others' guarantees in so many seconds at most."""
+"""So many steps of a tenant are stopped for others' guarantees in so many seconds at most. One of a gang counts as one: what its
+run does to the rest of the gang is not known here."""
 EXACT = 32
 """Of more nodes than this a few are looked at for each step, not all."""
 
