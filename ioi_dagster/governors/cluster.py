@@ -505,6 +505,7 @@ class ClusterGovernor:
         held = self._leases.end(name)
         self._stopping.pop(name, None)
         self._arbiter.leaves(name)
+        held.since, held.seconds = now, 0.0  # whoever plans with the slot hears that it is free soon
         self._abandoned.add(held, now)
         why = f"its run has not renewed its lease for {self._ttl_s:g} s"
         return [LeaseEnded(held.lease, "expired"), StopAbandoned(held.lease, why)]

@@ -161,3 +161,11 @@ def test_where_whoever_holds_the_leases_stops_steps_itself_nothing_is_kept() -> 
     (lease,) = cluster.award("alone").leases
     assert cluster.tell(Tick(), LEASE_TTL_S) == [LeaseEnded(lease, "expired")]
     assert cluster.held() == ([], [], 1)
+
+
+def test_who_plans_ahead_hears_that_its_slot_is_free_soon(cluster: Cluster) -> None:
+    lease = run_out(cluster, seconds=3600.0)
+    asked = (AskGroup("ocr", DataClass.PUBLIC, 1),)
+    (reply,) = cluster.tell(Announce("next", 1, "home", asked, about=("ocr",)))
+    (node,) = reply.answer.nodes
+    assert [busy.seconds for busy in node.busy] == [0.0], f"not the rest of the hour of {lease.step}"
