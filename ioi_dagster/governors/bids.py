@@ -119,7 +119,7 @@ class Bids:
             self.forget(oldest.announce.whose, now)
         since = self.desk.since(announce.whose, now)
         groups = [(group, self._entry(group, since, announce.remaining_s)) for group in announce.groups]
-        asked = Asked(announce, groups, now + ASKS_S, narrowed.wanted, narrowed.refusals)
+        asked = Asked(announce, groups, now + ASKS_S, narrowed.wanted, narrowed.refusals, at=now)
         self.desk.add(asked)
         for entry in asked.entries():
             self._arbiter.wish(entry)

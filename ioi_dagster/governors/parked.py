@@ -41,7 +41,7 @@ class Asked:
     """What a run asked for last: all that it `wanted`, and of that what may start; why the rest may not stands in `refusals`.
     `groups`: where each stands in the books, or why nothing could ever satisfy it; `until`: when it
     `waits`, then it is answered, with nothing if need be; else it is forgotten then; `since`: when the run
-    began to wait (monotonic s)."""
+    began to wait; `at`: when it asked so (monotonic s)."""
 
     announce: Announce
     groups: list[tuple[AskGroup, Entry | Refusal]]
@@ -50,6 +50,12 @@ class Asked:
     refusals: tuple[Refusal, ...] = ()
     waits: bool = False
     since: float = 0.0
+    at: float = 0.0
+
+    def due_s(self, now: float) -> float | None:
+        """In so many seconds the run is to be over, which was told a while ago perhaps; None: nobody says."""
+        told = self.announce.due_s
+        return None if told is None else max(0.0, told - (now - self.at))
 
     def entries(self) -> list[Entry]:
         """Of what may wait: what is asked for on idle room only does not."""
@@ -90,6 +96,8 @@ class Desk:
         self._places_end: list[tuple[float, int, Whose]] = []
         self._count = 0
         self._parked = 0
+        self.now = 0.0
+        """When it was last asked what is over."""
 
     def __len__(self) -> int:
         """How many wait."""
@@ -157,6 +165,7 @@ class Desk:
 
     def over(self, now: float) -> Iterator[Asked]:
         """Those whose time is over."""
+        self.now = now
         while self._places_end and self._places_end[0][0] <= now:
             _, _, run = heappop(self._places_end)
             if run in self._places and self._places[run][1] <= now:

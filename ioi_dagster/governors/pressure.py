@@ -32,8 +32,8 @@ def demands(
     waiting: Counter[tuple[int, Kind]] = Counter()
     taken: Taken = {}
     total = 0
-    for whose, asked in sorted(desk.asked.items(), key=lambda its: _due_s(its[1])):
-        pace = _pace(asked, running.get(whose, 0), within_s, boot_s)
+    for whose, asked in sorted(desk.asked.items(), key=lambda its: _due_s(its[1], desk.now)):
+        pace = _pace(asked, running.get(whose, 0), within_s, boot_s, desk.now)
         for group, entry in asked.groups:
             if group.idle or not isinstance(entry, Entry) or not arbiter.asks(entry):
                 continue
@@ -54,13 +54,14 @@ def demands(
     return tuple(Demand(capability, amounts, n, copies) for (_, (capability, amounts, copies)), n in ordered)
 
 
-def _due_s(asked: Asked) -> float:
-    return math.inf if asked.announce.due_s is None else asked.announce.due_s
+def _due_s(asked: Asked, now: float) -> float:
+    due_s = asked.due_s(now)
+    return math.inf if due_s is None else due_s
 
 
-def _pace(asked: Asked, running: int, within_s: float, boot_s: float) -> int:
+def _pace(asked: Asked, running: int, within_s: float, boot_s: float, now: float) -> int:
     """How many more of its steps are to run at once."""
-    left_s, due_s = asked.announce.remaining_s, asked.announce.due_s
+    left_s, due_s = asked.announce.remaining_s, asked.due_s(now)
     if due_s is not None:
         within_s = due_s - boot_s
     return max(0, math.ceil(left_s / within_s) - running) if within_s > 0 and left_s > 0 else MOST

@@ -152,7 +152,7 @@ class GraphPlan:
 
     @property
     def remaining_s(self) -> float:
-        """Seconds of work of all that is not over, beside the graph too."""
+        """Seconds of work of all that is not over, beside the graph too; 0 where nobody knows."""
         return self._left.seconds
 
     def rank(self, step: str) -> float:

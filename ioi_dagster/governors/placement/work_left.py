@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 UNKNOWN_S = 1.0
-"""Work of a step of which nothing is known, nor of any other."""
+"""Work of a step of which nothing is known, nor of any other, as plans count it."""
 
 
 class WorkLeft:
@@ -63,5 +63,7 @@ class WorkLeft:
 
     @property
     def seconds(self) -> float:
-        """Of work, of all that are open."""
+        """Of work, of all that are open; 0 where nobody knows, since nothing is known of any kind."""
+        if self._unknown and not self._takes:
+            return 0.0
         return max(0.0, self._known_s + self._unknown * self.usual)

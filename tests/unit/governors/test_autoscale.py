@@ -389,7 +389,7 @@ def test_a_run_that_has_little_left_brings_no_more_nodes_than_get_through_it_in_
     assert len(cloud.names) == nodes
 
 
-@pytest.mark.parametrize(("due_s", "nodes"), [(1000.0, 1), (80.0, 2), (55.0, 3), (5.0, 4), (0.0, 4)])
+@pytest.mark.parametrize(("due_s", "nodes"), [(1000.0, 1), (90.0, 2), (65.0, 3), (5.0, 4), (0.0, 4)])
 def test_a_run_with_a_deadline_brings_as_many_nodes_as_it_needs_to_keep_it_once_they_are_there(due_s, nodes):
     cloud = Cloud(group(replace(QUICK, within_s=10.0)))
     cloud.asks(4, remaining_s=150.0, due_s=due_s)
@@ -413,6 +413,16 @@ def test_priority_does_not_wait_for_others_to_get_through():
     cloud.asks(4, remaining_s=150.0, priority=1)
     cloud.passes(3)
     assert len(cloud.names) == 4
+
+
+def test_a_deadline_comes_nearer_while_its_run_waits():
+    cloud = Cloud(group(replace(QUICK, up_pause_s=1)))
+    cloud.comes = False
+    cloud.asks(4, remaining_s=150.0, due_s=160.0)
+    cloud.passes(3)
+    assert len(cloud.names) == 1
+    cloud.passes(50)
+    assert len(cloud.names) == 2
 
 
 @pytest.mark.parametrize(("priority", "nodes"), [(1, 1), (2, 4)])

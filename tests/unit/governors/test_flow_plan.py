@@ -72,6 +72,7 @@ class Fleet:
         self.untold: set[str] = set()
         """Those that do not tell of their nodes."""
         self.stopped: list[Lease] = []
+        self.announced: list[Announce] = []
         self.refused: list[tuple[str, Refusal]] = []
         self.copies = 0
 
@@ -91,6 +92,7 @@ class Fleet:
                     case flow.SendAnnounce(cluster, announce) if cluster in self.mute:
                         todo.append(flow.BidMissed(cluster, announce.round, "no answer"))
                     case flow.SendAnnounce(cluster, announce):
+                        self.announced.append(announce)
                         free = self.slots - len(self.busy[cluster]) - self._held(cluster)
                         points = tuple(
                             SupplyPoint(g.capability, g.data_class, min(free, g.count), 1.0, idle=g.idle)
@@ -553,3 +555,15 @@ def test_parts_of_a_map_inside_a_step_are_a_kind_of_their_own():
     story.bid("a", slots=0)
     story.event(flow.Tick(), later=1.0)
     assert remaining_s(story) == 10.0 + 2 * 2.0
+
+
+def test_a_run_that_knows_of_no_step_how_long_it_takes_says_so_and_later_goes_by_those_that_have_ended():
+    """Nodes that are alike are no reason to reckon with what is known no more."""
+    fleet = Fleet({"one": 1.0, "two": 1.0})
+    fleet.know(dict.fromkeys(("a1", "a2", "b", "c"), 0.0))
+    fleet.ready("a1", "a2", "b", "c")
+    assert {one.remaining_s for one in fleet.announced} == {0.0}
+    fleet.end("a1", 30.0)
+    assert fleet.announced[-1].remaining_s == 3 * 30.0
+    fleet.end("a2", 50.0)
+    assert fleet.announced[-1].remaining_s == 2 * 40.0
