@@ -73,6 +73,8 @@ class Rounds:
         """Cluster → what it was asked for last."""
         self._holding: dict[str, frozenset[Group]] = {}
         """Those of `_asked` that may wait for room with their answer, and for what."""
+        self._turns: dict[str, int] = {}
+        """Cluster → how many announcements have waited there to their end."""
         self._nothing: dict[str, tuple[frozenset[Group], float]] = {}
         """Cluster → what it has nothing left for, and until when that is likely."""
         self._last_bids: dict[str, Bid] = {}
@@ -132,13 +134,13 @@ class Rounds:
                     reason = f"{cluster} is away: {self.away[cluster]}"
                 elif cluster not in late:
                     counts = wanted.setdefault(cluster, {})
-                    if group in counts or len(counts) < MAX_GROUPS:
-                        counts[group] = counts.get(group, 0) + len(steps)
+                    counts[group] = counts.get(group, 0) + len(steps)
                     if cluster not in self._holding and self._silent_now(cluster, now):
                         reason = f"{cluster} does not answer: {self._reputation.suspect(cluster)}"
             for step in steps if reason else ():
                 step.waiting_for = reason
         out = self._withdraw({group for group, _ in alike})
+        wanted = {cluster: self._first(cluster, counts) for cluster, counts in wanted.items()}
         groups = {cluster: counts for cluster, counts in wanted.items() if self._asks_now(cluster, counts, now)}
         if not groups and not late:
             self.pause(now)
@@ -153,6 +155,21 @@ class Rounds:
         until = now + self._deadline_s
         self._round = Round(self.number, until, expected, late, frozenset(groups), frozenset(late), copies)
         return out
+
+    def _first(self, cluster: str, counts: dict[Group, int]) -> dict[Group, int]:
+        """Of more than an announcement has room for those that are most urgent; of those that are equally so others each time,
+        but the same as long as an announcement waits, or none would ever have waited long enough."""
+        if len(counts) <= MAX_GROUPS:
+            return counts
+        first = self._turns.get(cluster, 0) * MAX_GROUPS
+        equal: dict[int, list[Group]] = {}
+        for group in counts:
+            equal.setdefault(group.priority, []).append(group)
+        chosen: list[Group] = []
+        for _, groups in sorted(equal.items(), reverse=True):
+            begin = first % len(groups)
+            chosen += [*groups[begin:], *groups[:begin]]
+        return {group: counts[group] for group in chosen[:MAX_GROUPS]}
 
     def _announce(
         self, cluster: str, counts: dict[Group, int], seconds: dict[Group, float], now: float
@@ -217,7 +234,8 @@ class Rounds:
         self._reputation.answered(bid.cluster)
         if self._asked.get(bid.cluster) == bid.round:
             del self._asked[bid.cluster]
-            self._holding.pop(bid.cluster, None)
+            if self._holding.pop(bid.cluster, None) is not None:
+                self._turns[bid.cluster] = self._turns.get(bid.cluster, 0) + 1
             self._overdue.pop(bid.cluster, None)
         elif not bid.points:
             return

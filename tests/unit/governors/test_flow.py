@@ -11,9 +11,20 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_messages import Place, SendAnnounce, SendAward, StartStep
+from ioi_dagster.governors.flow_rounds import PARK_S
 from ioi_dagster.governors.reputation import BEST, MANY, SAMPLED
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.negotiation import Ask, Award, Awarded, Bid, Effect, Lease, RejectedRequest, SupplyPoint
+from ioi_dagster.model.negotiation import (
+    MAX_GROUPS,
+    Ask,
+    Award,
+    Awarded,
+    Bid,
+    Effect,
+    Lease,
+    RejectedRequest,
+    SupplyPoint,
+)
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 
@@ -707,3 +718,28 @@ def test_three_crowded_nodes_in_a_row_fail_no_step(story):
     assert [(one.fence, one.avoid) for one in story.last(SendAward).award.requests] == [(4, ("n3",))]
     story.grant("n4")
     assert story.governor.snapshot().counts == {"running": 1}
+
+
+def test_of_more_groups_than_an_announcement_has_room_for_the_most_urgent_are_asked_for_and_the_others_in_turn(story):
+    """Each time for as long as an announcement may wait at the cluster: who asks anew all the time never gets its turn there."""
+    plain = [f"c{number}" for number in range(MAX_GROUPS + 6)]
+    asks = [ask(f"of {name}", capability=name) for name in plain]
+    story.ready(*asks, ask("urgent", capability="urgent", priority=5))
+    announced: list[tuple[float, float, set[str]]] = []
+    answered = 0
+    while story.now < 40.0:
+        sent = [one.announce for one in story.wanted(SendAnnounce)]
+        if len(sent) > len(announced):
+            groups = {group.capability for group in sent[-1].groups}
+            announced.append((story.now, sent[-1].wait_s, groups))
+        at, wait_s, _ = announced[-1]
+        if answered < len(sent) and story.now >= at + wait_s:
+            answered = len(sent)
+            story.bid("a", slots=0)
+        story.event(flow.Tick(), later=0.1)
+    full = [groups for _, _, groups in announced if len(groups) == MAX_GROUPS]
+    assert all("urgent" in groups for groups in full)
+    assert set().union(*full) == {*plain, "urgent"}
+    assert len(full) <= 2 * 40.0 / PARK_S
+    waited = [groups for _, wait_s, groups in announced if wait_s]
+    assert set().union(*waited) == {*plain, "urgent"}
