@@ -234,7 +234,8 @@ class GovernedExecutor(Executor):
             if plan_context.resume_from_failure or epoch > 1:
                 # Also where two processes were started for one run: what the first has done is not done again.
                 yield from resume(plan_context, active, driver, opened, ledger, flow.fail)
-            driver.post(graph_of(execution_plan, ledger.took(run.job_name), set().union(*steps_that_ended(active))))
+            over = set().union(*steps_that_ended(active))
+            driver.post(graph_of(execution_plan, ledger.took(run.job_name), over, run.tags, driver.places_in))
             interrupted, goes_on, running = False, False, []
             try:
                 for event in flow.run():

@@ -29,7 +29,7 @@ class Step:
     work: float
     cores: int = 1
     memory: float = 0.0
-    gpus: int = 0
+    gpus: float = 0.0
     min_trust: int = 0
     domains: frozenset[str] | None = None
     inputs: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
@@ -66,7 +66,7 @@ class Offer:
     domain: str
     cores: int
     memory: float = inf
-    gpus: int = 0
+    gpus: float = 0.0
     trust: int = 0
     speed: float = 1.0
     offers: frozenset[str] = frozenset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from dagster import JobDefinition, in_process_executor, job, op
 
 from ioi_dagster.governors.placement.ahead import GraphPlan
@@ -9,7 +10,7 @@ from ioi_dagster.host import tags
 from ioi_dagster.host.foresight import graph_of
 from ioi_dagster.host.private import create_execution_plan
 from ioi_dagster.model.negotiation import OWN_STEP, Bid, NodeOutlook
-from ioi_dagster.model.placement import Edge
+from ioi_dagster.model.placement import Edge, Step
 
 
 @op
@@ -37,7 +38,7 @@ TOOK = {"first": 5.0, "second": 5.0, "third": 1.0}
 
 def test_the_steps_of_a_plan_are_told_of() -> None:
     assert isinstance(chain, JobDefinition)
-    graph = graph_of(create_execution_plan(chain), TOOK, ())
+    graph = graph_of(create_execution_plan(chain), TOOK, (), {}, tuple)
     assert {step.id: step.capability for step in graph.steps} == {"first": OWN_STEP, "second": OWN_STEP, "third": "ocr"}
     assert set(graph.edges) == {Edge("first", "second"), Edge("second", "third")}
     assert dict(graph.kinds) == TOOK
@@ -45,7 +46,7 @@ def test_the_steps_of_a_plan_are_told_of() -> None:
 
 def test_no_room_is_kept_for_what_an_earlier_process_of_the_run_has_done() -> None:
     """Nobody asks for it any more: in the plan it would begin at once for ever, and what comes later would never do so."""
-    graph = graph_of(create_execution_plan(chain), TOOK, ("first", "second"))
+    graph = graph_of(create_execution_plan(chain), TOOK, ("first", "second"), {}, tuple)
     assert [step.id for step in graph.steps] == ["third"]
     assert graph.edges == ()
     plan = GraphPlan()
@@ -58,3 +59,57 @@ def test_no_room_is_kept_for_what_an_earlier_process_of_the_run_has_done() -> No
     assert planned is not None
     assert planned.now
     assert plan.remaining_s == 1.0
+
+
+@op(tags={tags.RESOURCES: "gpu=0.5, memory=4GiB, licence=1", tags.PLACE_IN: "home, other"})
+def large() -> None: ...
+
+
+@op(tags={tags.RESOURCES: "gpu"})
+def unreadable() -> None: ...
+
+
+@job(executor_def=in_process_executor)
+def apart():
+    large()
+    unreadable()
+
+
+def test_what_steps_take_and_where_they_may_run_is_told_as_far_as_a_plan_can_tell() -> None:
+    """What cannot be read is told of its step when it is ready."""
+    graph = graph_of(
+        create_execution_plan(apart), {}, (), {}, lambda text: tuple(text.replace(" ", "").split(",")) if text else ()
+    )
+    assert {step.id: (step.gpus, step.memory, step.domains) for step in graph.steps} == {
+        "large": (0.5, 4 * 2.0**30, frozenset({"home", "other"})),
+        "unreadable": (0.0, 0.0, None),
+    }
+
+
+@pytest.mark.parametrize(
+    ("step", "where"),
+    [
+        (Step("s", 100.0), "fast"),
+        (Step("s", 100.0, gpus=0.5), "with-gpu"),
+        (Step("s", 100.0, memory=8.0), "large"),
+        (Step("s", 100.0, domains=frozenset({"of small"})), "small"),
+    ],
+    ids=["anything", "gpu", "memory", "domain"],
+)
+def test_a_plan_has_a_step_on_a_node_that_could_take_it(step: Step, where: str) -> None:
+    """A node that names what it has has nothing else."""
+    nodes = {
+        "fast": (4.0, (("memory", 4.0),)),
+        "with-gpu": (2.0, (("gpu", 1.0),)),
+        "large": (1.5, (("memory", 8.0),)),
+        "small": (1.0, (("memory", 2.0),)),
+    }
+    plan = GraphPlan()
+    plan.know((step,), (), (), 0.0)
+    for name, (speed, resources) in nodes.items():
+        node = NodeOutlook(name, 1, speed, (), (), resources)
+        plan.see(Bid(name, f"of {name}", "r", 1, 1, (), (), nodes=(node,)), (), 0.0)
+    assert plan.plan(["s"], {}, 0.0)
+    planned = plan.planned("s", 0.0)
+    assert planned is not None
+    assert planned.cluster == where

@@ -520,9 +520,9 @@ class GraphPlan:
 def _offer(key: str, domain: str, node: NodeOutlook, about: Sequence[str]) -> Offer:
     its = dict(node.resources)
     offers = frozenset(about[number] for number in node.able if number < len(about))
-    return Offer(
-        key, domain, max(1, node.slots), its.get("memory", inf), int(its.get("gpu", 10**6)), 10**6, node.speed, offers
-    )
+    # A node that names anything that it has names all of it.
+    memory, gpus = its.get("memory", 0.0 if its else inf), its.get("gpu", 0.0 if its else 10**6)
+    return Offer(key, domain, max(1, node.slots), memory, gpus, 10**6, node.speed, offers)
 
 
 def _step_need(step: Step) -> Need:
@@ -530,4 +530,4 @@ def _step_need(step: Step) -> Need:
 
 
 def _need(its: Mapping[str, float]) -> Need:
-    return max(1, ceil(its.get("cpu", 1.0))), its.get("memory", 0.0), ceil(its.get("gpu", 0.0))
+    return max(1, ceil(its.get("cpu", 1.0))), its.get("memory", 0.0), its.get("gpu", 0.0)

@@ -11,7 +11,7 @@ from ioi_dagster.model.refusal import Refusal
 
 LEAST_WORK = 1e-6
 """Seconds: what took no time at all would find room in the middle of another step."""
-Need = tuple[int, float, int]
+Need = tuple[int, float, float]
 """Cores, memory, GPUs."""
 
 
@@ -95,7 +95,7 @@ def _lacks(step: Step, offer: Offer) -> list[str]:
     rows = (
         (offer.cores < step.cores, f"{step.cores} cores"),
         (offer.memory < step.memory, f"memory of {step.memory:g}"),
-        (offer.gpus < step.gpus, f"{step.gpus} GPUs"),
+        (offer.gpus < step.gpus, f"{step.gpus:g} GPUs"),
         (offer.trust < step.min_trust, f"trust of {step.min_trust}"),
         (
             step.domains is not None and offer.domain not in step.domains,
