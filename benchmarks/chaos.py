@@ -3,8 +3,8 @@
 `real` faults bit, of so many `tried`; a fault that met nothing is not counted, and a row of which none bit is `toothless`.
 `simulated`: faults in random federations on virtual time that struck while a run was under way; all is checked after each
 event. `wrong` is the sum for both. Of the real ones: `double` (commits), `lost` (steps), `leaked` (leases), `evicted` (nodes that
-only seemed dead). `recovery_p50_s@ROW`, `recovery_worst_s@ROW`: from the fault until the last of the steps that were lost by it ran
-elsewhere. What a machine does not allow is left out: rows 4 to 6, 12 and 17 need root, row 15 a C compiler.
+only seemed dead). `recovery_p50_s@ROW`, `recovery_worst_s@ROW`: from the fault until the last of the steps that were lost by it
+ran elsewhere. What a machine does not allow is left out: rows 4 to 6, 12 and 17 need root, row 15 a C compiler.
 
 `python -m benchmarks.chaos [--quick] [--rows 1,2,7] [--faults 102] [--seconds 600] [--simulated 10000] [--seed 1]`; the exit
 status is 1 where anything was wrong, or a row never bit.
