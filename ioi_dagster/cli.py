@@ -250,7 +250,8 @@ def explain_run(
 
     ledger = Ledger(ledger_of(home))
     try:
-        known = ledger.runs("" if run == "last" else run, limit=1)
+        prefix = "" if run == "last" else run
+        known = ledger.runs(prefix, limit=1) or ledger.not_begun(prefix, limit=1)
         story = collect(ledger, known[0][0] if known else run, step, time.time())
     finally:
         ledger.close()
@@ -285,7 +286,7 @@ def runs(
             return
         from ioi_dagster.cli_runs import progress_in
 
-        rows = ledger.runs()
+        rows, others = ledger.runs(), ledger.not_begun()
         endings = ledger.endings(row[0] for row in rows)
         under_way = {row[0]: progress_in(ledger, row[0], time.time())[0] for row in rows if row[3] is None}
     finally:
@@ -293,7 +294,9 @@ def runs(
     if as_json:
         far = {run: progress.facts() for run, progress in under_way.items()}
         more = {row[0]: {"ending": endings.get(row[0]), "progress": far.get(row[0])} for row in rows}
-        print(json.dumps([{"run": r[0], "job": r[1], "started": r[2], "ended": r[3], **more[r[0]]} for r in rows]))
+        told = [{"run": r[0], "job": r[1], "started": r[2], "ended": r[3], **more[r[0]]} for r in rows]
+        told += [{"run": r[0], "job": r[1], "started": None, "ended": None, "not_begun": r[3]} for r in others]
+        print(json.dumps(told))
         return
     table = Table("run", "job", "started", "seconds", "ended", show_edge=False)
     for run, job, started, ended in rows:
@@ -301,6 +304,13 @@ def runs(
         ending = _ending(endings.get(run, {})) if ended else _under_way(under_way[run])
         table.add_row(run, job, begun, f"{ended - started:.1f}" if ended else "–", ending)
     out.print(table)
+    if others:
+        table = Table(
+            "run", "job", "at", "what was said of it last", title="not begun", title_justify="left", show_edge=False
+        )
+        for run, job, at, text in others:
+            table.add_row(run, job, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)), escape(text))
+        out.print(table)
 
 
 def _under_way(progress: Progress) -> str:

@@ -30,7 +30,7 @@ OBJECTIVES = {
 def objective_of(name: str) -> Objective:
     """Raises `BadInputError` for a name that is not known."""
     if name not in OBJECTIVES:
-        raise BadInputError(f"no objective {name!r}", todo=f"take one of {', '.join(OBJECTIVES)}")
+        raise BadInputError(f"there is no objective {name[:80]!r}", todo=f"take one of {', '.join(OBJECTIVES)}")
     return OBJECTIVES[name]
 
 

@@ -9,6 +9,7 @@ from dagster import DagsterInstance, DagsterRun
 
 from ioi_dagster.clock import Clock
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.governors.flow_placing import objective_of
 from ioi_dagster.host import tags
 from ioi_dagster.model.amounts import RESOURCE, amount
 from ioi_dagster.model.negotiation import SLOTS
@@ -16,6 +17,7 @@ from ioi_dagster.model.negotiation import SLOTS
 MAX_RESOURCES = 16
 MAX_PRIORITY = 1_000_000
 MAX_NAME = 500
+MAX_TENANT = 100
 DAGSTERS = "dagster/priority"
 
 
@@ -45,6 +47,36 @@ def gang_of(step: Mapping[str, str]) -> str:
     if tags.GANG in step and not 0 < len(name) <= MAX_NAME:
         raise BadInputError(
             f"the tag {tags.GANG} says {name[:80]!r}", todo=f"give a name of at most {MAX_NAME} letters"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class RunDemand:
+    """`budget` in credits, `due` in monotonic seconds; None where the run does not say."""
+
+    objective: str
+    tenant: str
+    budget: float | None
+    due: float | None
+
+
+def run_demand(run: DagsterRun, instance: DagsterInstance, clock: Clock, objective: str) -> RunDemand:
+    """Of the tags of a run, `objective` where they name none. Raises `BadInputError` for any that makes no sense."""
+    run_priority(run.tags)
+    objective = run.tags.get(tags.OBJECTIVE, objective)
+    objective_of(objective)
+    return RunDemand(
+        objective, tenant_of(run.tags), tags.credits_of(run.tags, tags.BUDGET), due_at(run, instance, clock)
+    )
+
+
+def tenant_of(run: Mapping[str, str]) -> str:
+    """Who the run counts for. Raises `BadInputError`."""
+    name = run.get(tags.TENANT, "default").strip()
+    if not 0 < len(name) <= MAX_TENANT:
+        raise BadInputError(
+            f"the tag {tags.TENANT} says {name[:80]!r}", todo=f"give a name of at most {MAX_TENANT} letters, or no tag"
         )
     return name
 

@@ -30,7 +30,7 @@ from ioi_dagster.governors.flow_rounds import PARK_S
 from ioi_dagster.host import tags
 from ioi_dagster.host.beside import Beside
 from ioi_dagster.host.console import Console
-from ioi_dagster.host.demand import demand_of, due_at, run_priority
+from ioi_dagster.host.demand import demand_of, run_demand, tenant_of
 from ioi_dagster.host.event_groups import GroupedEventLogStorage, grouped, patient, told_event, waits_for_log
 from ioi_dagster.host.exchange import Handle, Located, StepInput, StepWork, handle_from_text
 from ioi_dagster.host.flow_driver import FlowDriver
@@ -72,6 +72,7 @@ from ioi_dagster.host.private import (
 )
 from ioi_dagster.host.progress import ProgressTeller
 from ioi_dagster.host.run_scoped import is_run_scoped
+from ioi_dagster.host.run_story import told_in_story
 from ioi_dagster.host.staged import from_reference, is_reference
 from ioi_dagster.host.step_state import StepStates
 from ioi_dagster.host.upstream import UpstreamAsset, upstream_of
@@ -179,9 +180,9 @@ class GovernedExecutor(Executor):
 
         run = plan_context.dagster_run
         clock = SystemClock()
-        run_priority(run.tags)
-        due = due_at(run, plan_context.instance, clock)
-        gangs = Gangs(execution_plan, run.tags, self._max_concurrent, self._tag_concurrency_limits or ())
+        with told_in_story(run, clock):
+            asked = run_demand(run, plan_context.instance, clock, self._objective)
+            gangs = Gangs(execution_plan, run.tags, self._max_concurrent, self._tag_concurrency_limits or ())
         with ExitStack() as stack:
             unread = stack.enter_context(events_not_collected())
             opened = open_network(run, self._workers, self._address, self._memory_limit)
@@ -192,11 +193,12 @@ class GovernedExecutor(Executor):
             ledger = Ledger(ledger_path())
             stack.callback(ledger.close)
             epoch = ledger.take_over(run.run_id, run.job_name, clock.wall())
-            objective, budget = run.tags.get(tags.OBJECTIVE, self._objective), tags.credits_of(run.tags, tags.BUDGET)
             # Clusters in this very process answer at once.
             park_s = 0.0 if opened.immediate else PARK_S
-            governor = FlowGovernor(run.run_id, opened.home, objective, budget=budget, due=due, park_s=park_s)
-            governor.resume(ledger.fences(run.run_id), 0.0 if budget is None else ledger.spent(run.run_id))
+            governor = FlowGovernor(
+                run.run_id, opened.home, asked.objective, budget=asked.budget, due=asked.due, park_s=park_s
+            )
+            governor.resume(ledger.fences(run.run_id), 0.0 if asked.budget is None else ledger.spent(run.run_id))
             driver = FlowDriver(run.run_id, epoch, opened, governor, ledger, ObjectStore(default_folder()), clock)
             driver.tell(*opened.opening(run))
             driver.outputs.stores |= ledger.stores(run.run_id)
@@ -490,7 +492,7 @@ class _Flow:
             effect=effect,
             copies=tags.copies_of(step.tags, effect),
             sources=_lying_at_nodes(located),
-            tenant=run_tags.get(tags.TENANT, "default"),
+            tenant=tenant_of(run_tags),
             priority=demand.priority,
             input_bytes=sum(map(self._size, stored.values())),
             domains=self._driver.places_in(step.tags.get(tags.PLACE_IN, "")),

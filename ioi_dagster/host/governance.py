@@ -154,6 +154,7 @@ def gate_one(home: DomainHome, gate: Gate, run: DagsterRun, steps: int) -> tuple
         "verdict": str(decision.verdict),
         "evaluated": list(decision.evaluated),
         "revision": decision.revision,
+        "job": run.job_name,
     }
     ledger = Ledger(home.ledger)
     try:

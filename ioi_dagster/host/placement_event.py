@@ -8,7 +8,7 @@ from typing import Any
 from dagster import MetadataValue
 
 from ioi_dagster.host import tags
-from ioi_dagster.host.demand import demand_of
+from ioi_dagster.host.demand import demand_of, tenant_of
 from ioi_dagster.host.private import DagsterEvent, EngineEventData
 from ioi_dagster.host.work import Outcome
 from ioi_dagster.model.amounts import shown
@@ -53,7 +53,7 @@ def asked(step: Mapping[str, str], run: Mapping[str, str], shares: bool) -> dict
     demand = demand_of(step, run)
     resources = ", ".join(f"{name} {shown(name, amount)}" for name, amount in demand.resources)
     found = {
-        "ioi/tenant": run.get(tags.TENANT, "default" if shares else ""),
+        "ioi/tenant": tenant_of(run) if shares or tags.TENANT in run else "",
         "ioi/resources": resources,
         "ioi/gang": demand.gang,
         "ioi/priority": str(demand.priority) if demand.priority else "",

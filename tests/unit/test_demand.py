@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from dagster import DagsterInstance, job, op
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.host import tags
-from ioi_dagster.host.demand import Demand, demand_of, due_at, run_priority
+from ioi_dagster.host.demand import Demand, RunDemand, demand_of, due_at, run_demand, run_priority
+from ioi_dagster.host.io_manager import ledger_path
+from ioi_dagster.host.run_story import told_in_story
 from ioi_dagster.model.amounts import amount, shown
 
 
@@ -124,3 +129,42 @@ def test_a_run_is_to_be_over_so_long_after_it_was_created_whichever_process_it_h
         assert record is not None
         clock = ManualClock(7.0, record.create_timestamp.timestamp() + 23.0)
         assert [due_at(run, instance, clock) for run in runs] == [pytest.approx(77.0), None]
+
+
+def test_what_a_run_asks_for_is_taken_as_it_is_meant() -> None:
+    with DagsterInstance.ephemeral() as instance:
+        its = {tags.TENANT: " lab ", tags.OBJECTIVE: "cheapest", tags.BUDGET: "2.5"}
+        runs = [instance.create_run_for_job(a_job, tags=one) for one in (its, {})]
+        asked = [run_demand(run, instance, ManualClock(), "fastest") for run in runs]
+    assert asked == [RunDemand("cheapest", "lab", 2.5, None), RunDemand("fastest", "default", None, None)]
+
+
+@pytest.mark.parametrize(
+    ("tag", "says"),
+    [
+        (tags.TENANT, ""),
+        (tags.TENANT, "   "),
+        (tags.TENANT, "t" * 300),
+        (tags.OBJECTIVE, "quickest"),
+        (tags.BUDGET, "lots"),
+        (tags.BUDGET, "-1"),
+        (tags.DEADLINE, "soon"),
+        (tags.PRIORITY, "high"),
+    ],
+)
+def test_a_run_that_asks_for_what_makes_no_sense_is_not_taken_up_and_its_story_says_why(
+    tag: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.delenv("IOI_HOME", raising=False)
+    with DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(a_job, tags={tag: says})
+        clock = ManualClock()
+        with pytest.raises(BadInputError) as refused, told_in_story(run, clock):
+            run_demand(run, instance, clock, "fastest")
+    ledger = Ledger(ledger_path())
+    told, known = ledger.not_begun(run.run_id[:8]), ledger.runs()
+    ledger.close()
+    assert told == [(run.run_id, "a_job", clock.wall(), str(refused.value))]
+    assert known == []
+    assert says.strip()[:80] in str(refused.value)

@@ -406,6 +406,20 @@ class Ledger:
         with self._engine.connect() as connection:
             return [(r[0], r[1], r[2], r[3]) for r in connection.execute(query.limit(limit))]
 
+    def not_begun(self, prefix: str = "", limit: int = 50) -> list[tuple[str, str, float, str]]:
+        """(run, job, when, what was said of it last) of those whose story no run process has taken up, newest first: they were
+        denied, are held or wait for their turn, or were ended before their first step was looked at."""
+        last = sa.select(sa.func.max(_story.c.seq).label("seq")).where(_story.c.step == "")
+        last = last.where(_story.c.run.not_in(sa.select(_run.c.run)))
+        if prefix:
+            last = last.where(_story.c.run.startswith(prefix, autoescape=True))
+        newest = last.group_by(_story.c.run).subquery()
+        query = sa.select(_story).join(newest, _story.c.seq == newest.c.seq).order_by(_story.c.seq.desc()).limit(limit)
+        with self._engine.connect() as connection:
+            return [
+                (row.run, json.loads(row.facts).get("job", ""), row.at, row.text) for row in connection.execute(query)
+            ]
+
     def open_runs(self) -> list[tuple[str, str]]:
         """(run, job) of those that have not ended, oldest first."""
         query = sa.select(_run.c.run, _run.c.job).where(_run.c.ended.is_(None)).order_by(_run.c.started, _run.c.run)
