@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -180,13 +181,32 @@ def decode(file: Path, kind: type[T], most: int = MAX_BYTES) -> T:
     try:
         if file.stat().st_size > most:
             raise BadInputError(f"a file of over {most:,} bytes", where=str(file))
-        return from_json(file.read_bytes(), kind)
+        data = file.read_bytes()
+        value = from_json(data, kind)
+        strange = next(_strange(from_json(data), msgspec.to_builtins(value), "$"), None)
+        if strange is not None:
+            where, known = strange
+            raise BadInputError(f"nothing is called {where}", where=str(file), todo=f"use one of {', '.join(known)}")
+        return value
     except OSError as error:
         raise BadInputError(f"cannot be read: {error.strerror}", where=str(file)) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadInputError(
             f"not what is asked for: {error}", where=str(file), todo="see docs/guides/size-a-federation.md"
         ) from error
+
+
+def _strange(found: Any, known: Any, path: str) -> Iterator[tuple[str, list[str]]]:
+    """Keys of what was found that nothing is known of, and what may stand there."""
+    if isinstance(found, dict) and isinstance(known, dict):
+        for key, value in found.items():
+            if key not in known:
+                yield f"{path}.{key}", sorted(known)
+            else:
+                yield from _strange(value, known[key], f"{path}.{key}")
+    elif isinstance(found, list) and isinstance(known, list):
+        for number, (value, its) in enumerate(zip(found, known, strict=False)):
+            yield from _strange(value, its, f"{path}[{number}]")
 
 
 def grid(clusters: int, nodes: int, slots: int = 1) -> Topology:

@@ -20,7 +20,7 @@ from ioi_dagster.model.autoscale import Autoscale
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.quota import QuotaTree, TenantQuota
 from ioi_dagster.model.topology import NodeSpec
-from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, Workflow, WorkflowStep, grid
+from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, Workflow, WorkflowStep, grid, read_workflows
 from ioi_dagster.simulate.shapes import SHAPES, draw
 from ioi_dagster.simulate.world import Report, simulate
 from tests.quotas import share
@@ -291,3 +291,16 @@ def test_workflows_come_from_files_and_topologies_too(tmp_path: Path) -> None:
 def test_what_cannot_be_simulated_is_named(arguments: tuple[str, ...], text: str) -> None:
     result = invoke(*arguments)
     assert text in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "text"),
+    [
+        ({"name": "w", "steps": {"a": {"seconds": 3, "secs": 3}}}, r"nothing is called \$\[0\]\.steps\.a\.secs"),
+        ({"name": "w", "steps": {"a": {"seconds": 3}}, "deadline": 60}, r"nothing is called \$\[0\]\.deadline"),
+    ],
+)
+def test_a_misspelt_key_of_a_workflow_is_named_and_not_left_out(workflow: Any, text: str, tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text(json.dumps([workflow]))
+    with pytest.raises(BadInputError, match=text):
+        read_workflows(tmp_path)
