@@ -176,14 +176,15 @@ def read_workflows(path: Path) -> tuple[Workflow, ...]:
     return tuple(found)
 
 
-def decode(file: Path, kind: type[T], most: int = MAX_BYTES) -> T:
-    """The value in a JSON file of `most` bytes at most. Raises `BadInputError`."""
+def decode(file: Path, kind: type[T], most: int = MAX_BYTES, *, ours: bool = True) -> T:
+    """The value in a JSON file of `most` bytes at most. Raises `BadInputError`, also for a key that nothing knows, unless the
+    format is another's than `ours`."""
     try:
         if file.stat().st_size > most:
             raise BadInputError(f"a file of over {most:,} bytes", where=str(file))
         data = file.read_bytes()
         value = from_json(data, kind)
-        strange = next(_strange(from_json(data), msgspec.to_builtins(value), "$"), None)
+        strange = next(_strange(from_json(data), msgspec.to_builtins(value), "$"), None) if ours else None
         if strange is not None:
             where, known = strange
             raise BadInputError(f"nothing is called {where}", where=str(file), todo=f"use one of {', '.join(known)}")
@@ -278,7 +279,37 @@ def _wrong_in(workflow: Workflow) -> list[str]:
             if not left[follower]:
                 ready.append(follower)
     cycle = sorted(left.keys() - set(ready))
-    return [f"these steps wait for each other: {', '.join(cycle[:5])}"] if cycle else []
+    if cycle:
+        return [f"these steps wait for each other: {', '.join(cycle[:5])}"]
+    return _wrong_gangs(workflow, ready)
+
+
+def _wrong_gangs(workflow: Workflow, order: list[str]) -> list[str]:
+    """Gangs that could never start, as a run is told of them before it begins. `order`: of all steps, what they need first."""
+    gangs: dict[str, list[str]] = {}
+    for key, step in workflow.steps.items():
+        if step.gang:
+            gangs.setdefault(step.gang, []).append(key)
+    behind: dict[str, set[str]] = {}
+    """Step → the gangs that come before it."""
+    for key in order if gangs else ():
+        needs = workflow.steps[key].needs
+        behind[key] = {name for need in needs for name in (*behind[need], workflow.steps[need].gang) if name}
+    wrong = [
+        f"gang {name!r}: step {key!r} needs another of it, and they start together"
+        for name, keys in gangs.items()
+        for key in keys
+        if name in behind[key]
+    ]
+    for name, keys in gangs.items():
+        asked = {_asked(workflow.steps[key]) for key in keys}
+        if len(asked) > 1:
+            wrong.append(f"gang {name!r}: its steps ask for different things")
+    return wrong
+
+
+def _asked(step: WorkflowStep) -> tuple[Any, ...]:
+    return step.capability, step.priority, tuple(sorted(step.resources.items()))
 
 
 def _doubles(names: list[str]) -> list[str]:

@@ -304,3 +304,18 @@ def test_a_misspelt_key_of_a_workflow_is_named_and_not_left_out(workflow: Any, t
     (tmp_path / "one.json").write_text(json.dumps([workflow]))
     with pytest.raises(BadInputError, match=text):
         read_workflows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        (WorkflowStep(1.0, ("a",), gang="g"), "gang 'g': step 'b' needs another of it, and they start together"),
+        (WorkflowStep(1.0, ("c",), gang="g"), "gang 'g': step 'b' needs another of it, and they start together"),
+        (WorkflowStep(1.0, gang="g", resources={"gpu": 1.0}), "gang 'g': its steps ask for different things"),
+    ],
+)
+def test_a_gang_that_could_never_start_is_named_before_anything_is_simulated(other: WorkflowStep, text: str) -> None:
+    steps = {"a": WorkflowStep(1.0, gang="g"), "c": WorkflowStep(1.0, ("a",)), "b": other}
+    with pytest.raises(BadInputError, match=text):
+        run(Workflow("w", steps), topology=grid(1, 4))
+    assert run(Workflow("w", steps | {"b": WorkflowStep(1.0, gang="g")}), topology=grid(1, 4)).done == 3
