@@ -246,6 +246,9 @@ def test_a_lowered_limit_is_enforced_on_what_runs():
     assert [lease["step"] for lease in cluster.governor.snapshot().leases] == ["s1", "s2", "s3", "s4"]
     cluster.event(Tick())
     assert cluster.governor.snapshot().leases == (), "a run that releases nothing loses its leases with their time"
+    assert cluster.slots("flood", "a", 9) == 0, "and what it runs is stopped first"
+    cluster.now += 26.0
+    cluster.event(Tick())
     assert cluster.slots("flood", "a", 9) == 1
     cluster.event(QuotasChanged(QuotaTree.flat(())))
     assert cluster.slots("flood", "a", 9) == 4
