@@ -305,27 +305,31 @@ class Bids:
         started: dict[Whose, list[Entry]] = {}
         for entry in self._arbiter.start(now) if len(self.desk) else ():
             started.setdefault(self.desk.run_of[entry.request.id], []).append(entry)
-        out = [
-            self._served(self.desk.asked[run], entries, now)
-            for run, entries in started.items()
-            if self.desk.asked[run].waits or self._keep(self.desk.asked[run], entries, now)
-        ]
+        out = []
+        for run, entries in started.items():
+            asked = self.desk.asked[run]
+            if asked.waits:
+                out.append(self._served(asked, entries, now))
+            else:
+                self._keep(asked, entries, now)
         overdue, self._overdue = self._overdue, []
         out += [(asked, self._in_vain(asked, now)) for asked in overdue if self.desk.waits(asked)]
         return out
 
-    def _keep(self, asked: Asked, entries: list[Entry], now: float) -> bool:
-        """Keep this for one that does not wait for an answer. Nothing is to be said."""
+    def _keep(self, asked: Asked, entries: list[Entry], now: float) -> None:
+        """Keep this for one that does not wait for an answer, with what is kept for it already. Nothing is to be said."""
         whose = asked.announce.whose
-        of = {one.request.id: like(group) for group, one in asked.groups if isinstance(one, Entry)}
+        untold = self.desk.take_untold(whose)
         if whose in self.desk.offers:  # which it has heard of, and takes first
             for entry in entries:
                 self._arbiter.on_finished(entry.id)
-            return False
+            return
+        of = {one.request.id: like(group) for group, one in asked.groups if isinstance(one, Entry)}
+        kept = [(its, entry) for (its, _), rooms in untold.rooms.items() for entry in rooms] if untold else []
         for entry in entries:
             entry.preemptible = False
-        self.desk.offer(whose, [(of[entry.request.id], entry) for entry in entries], now + OFFER_S, told=False)
-        return False
+            kept.append((of[entry.request.id], entry))
+        self.desk.offer(whose, kept, now + OFFER_S, told=False)
 
     def _served(self, asked: Asked, entries: list[Entry], now: float) -> tuple[Asked, Bid]:
         announce, kept = asked.announce, []

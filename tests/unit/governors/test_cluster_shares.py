@@ -263,7 +263,7 @@ def test_what_was_taken_back_is_not_given_to_who_waits_meanwhile(wait_s):
     assert stopped(out) == ["s4", "s3"]
     leases = {lease["step"]: lease["id"] for lease in cluster.governor.snapshot().leases}
     for step in ("s4", "s3"):
-        out = cluster.event(ReleaseRequest("flood", (leases[step],)))
+        out = [*cluster.event(ReleaseRequest("flood", (leases[step],))), *cluster.event(Tick())]
         assert [one for one in out if isinstance(one, Reply) and one.waited is not None] == []
     cluster.now += 0.4
     out = cluster.event(announce("late", "b", 2, wait_s))
