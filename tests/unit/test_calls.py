@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import cProfile
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
 from ioi_dagster.adapters.http import calls
-from ioi_dagster.adapters.http.calls import KEPT_S, REJOIN_S, Calls
+from ioi_dagster.adapters.http.calls import KEPT_S, REJOIN_S, Call, Calls
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.model.block import Begun
 
@@ -28,19 +27,24 @@ def kept(table: Calls, names: range) -> list[int]:
     return [name for name in names if table.get((str(name),)) is not None]
 
 
-def functions_called_by(work: Any) -> int:
-    profile = cProfile.Profile()
-    profile.runcall(work)
-    return sum(entry.callcount for entry in profile.getstats())
+def test_looking_for_a_call_looks_at_no_other_however_many_are_kept(monkeypatch):
+    looked_at: set[int] = set()
 
+    def note(call: Call, name: str) -> Any:
+        looked_at.add(id(call))
+        return object.__getattribute__(call, name)
 
-def test_looking_for_a_call_costs_the_same_however_many_are_kept():
-    async def cost(many: int) -> int:
+    async def others(many: int) -> int:
         table = Calls(ManualClock().monotonic)
         await ended(table, range(many))
-        return functions_called_by(lambda: table.get(("0",)))
+        its = table.get(("0",))
+        looked_at.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Call, "__getattribute__", note)
+            assert table.get(("0",)) is its
+        return len(looked_at - {id(its)})
 
-    assert asyncio.run(cost(2_000)) == asyncio.run(cost(20)) < 20
+    assert [asyncio.run(others(many)) for many in (20, 2_000)] == [0, 0]
 
 
 def test_a_call_that_has_ended_is_answered_again_for_a_while_and_as_long_as_it_is_read():
