@@ -257,12 +257,21 @@ class Lab:
     def whole(self) -> None:
         """Wait until every node is there and takes steps."""
         wanted = {"near-1", "near-2", "other-1"} | ({FAR_NODE} if self.far is not None else set())
+        said: dict[str, Any] = {}
 
         def there() -> bool:
-            statuses = [self.status(cluster) or {"nodes": {}} for cluster in self.clusters]
-            return wanted <= {name for one in statuses for name, node in one["nodes"].items() if node["free"]}
+            for cluster in self.clusters:
+                said[cluster] = (self.status(cluster) or {"nodes": {}})["nodes"]
+            return wanted <= {name for nodes in said.values() for name, node in nodes.items() if node["free"]}
 
-        until(there, "all nodes")
+        try:
+            until(there, "all nodes")
+        except TimeoutError as error:
+            there_now = {one.name: one.pid for one in self.federation.processes()}
+            logs = {name: self.log(name)[-2_000:] for name in (*wanted, *(f"scheduler-{one}" for one in self.clusters))}
+            logs["far"] = (self.starts / "far.log").read_text(errors="replace")[-2_000:] if self.far is not None else ""
+            told = "\n".join(f"--- {name}\n{text}" for name, text in logs.items() if text)
+            raise TimeoutError(f"{error}; nodes: {said}; processes: {there_now}\n{told}") from None
 
     def log(self, name: str) -> str:
         path = self.domain.logs / f"{name}.log"
