@@ -110,7 +110,8 @@ def _who(unit: Unit, leaf: Leaf) -> str:
 def waits(entry: Entry, books: Books, ledger: Ledger, now: float) -> Refusal:
     leaf, line, shape, machines = entry.leaf, entry.line, entry.shape, books.machines
     waited = f"it has waited {max(0.0, now - entry.request.arrived):.0f} s"
-    if line.head is not entry:
+    unable = machines.could_hold(shape) < shape.copies
+    if line.head is not entry and not unable:
         before = sum(
             other.left
             for key, _, other in line.queue
@@ -134,7 +135,7 @@ def waits(entry: Entry, books: Books, ledger: Ledger, now: float) -> Refusal:
             return Refusal(
                 "fair.limit", f"{text}; {waited}", BY, "a higher borrowing limit, or the end of what it runs"
             )
-    if machines.could_hold(shape) < shape.copies:
+    if unable:
         text = f"no node that is there now could take {_amounts(shape.need, books)}; {waited}"
         return Refusal("fair.no_node", text, BY, "the return of a node that is large enough")
     if line.holds:

@@ -57,7 +57,7 @@ class Rounds:
         self._sequence += 1
         heappush(line.queue, (entry.key, self._sequence, entry))
         line.waiting += 1
-        if line.queue[0][2] is entry:
+        if line.queue[0][2] is entry or (line.head is not None and self._unable(line.head)):
             self._set_head(line)
 
     def leave(self, entry: Entry) -> None:
@@ -95,16 +95,18 @@ class Rounds:
         line.waiting -= 1
         if line.head is entry:
             self._set_head(line)
-        elif len(line.queue) > 2 * line.waiting + 64:
-            line.queue = [item for item in line.queue if item[2].queued]
-            line.queue.sort(key=_by_place)
+        elif len(line.queue) + len(line.unable) > 2 * line.waiting + 64:
+            line.queue = _in_line(line.queue)
+            line.unable = _in_line(line.unable)
 
     def _set_head(self, line: Line) -> None:
         old = line.head
         queue = line.queue
         while queue and not queue[0][2].queued:
             heappop(queue)
-        new = line.head = queue[0][2] if queue else None
+        if line.unable if not queue else self._unable(queue[0][2]):
+            self._pass_over(line)
+        new = line.head = line.queue[0][2] if line.queue else None
         if (old is None) != (new is None):
             self._contends(line.leaf, 1 if old is None else -1)
         line.leaf.note()
@@ -124,6 +126,25 @@ class Rounds:
             shape.heads += 1
         if line.holds:
             self.holds.release(line)  # they were chosen for another demand
+
+    def _unable(self, entry: Entry) -> bool:
+        """Not even empty could the nodes that are there take it."""
+        return self._machines.could_hold(entry.shape) < entry.shape.copies
+
+    def _pass_over(self, line: Line) -> None:
+        """First is the first that a node could take; where there is none such, the first of all."""
+        queue, unable = line.queue, line.unable
+        while queue and (not queue[0][2].queued or self._unable(queue[0][2])):
+            unable.append(heappop(queue))
+        if not queue:
+            line.queue, line.unable = _in_line(unable), []
+
+    def _pass_over_no_more(self, leaf: Leaf) -> None:
+        """Nodes have changed: whom others were let past may be the first again, and who was may be so no longer."""
+        for line in leaf.lines.values():
+            if line.unable or (line.head is not None and self._unable(line.head)):
+                line.queue, line.unable = _in_line([*line.queue, *line.unable]), []
+                self._set_head(line)
 
     def _contends(self, leaf: Leaf, change: int) -> None:
         for unit in leaf.path():
@@ -195,6 +216,8 @@ class Rounds:
         self.holds.drop(machine)
         self.freed(machine)
         self._watch.resized(machine)
+        for leaf in self._books.asking:
+            self._pass_over_no_more(leaf)
 
     # Rounds -----------------------------------------------------------------------------------------------------
 
@@ -379,5 +402,6 @@ class Rounds:
         self._watch.validate(heads)
 
 
-def _by_place(item: tuple[float, int, Entry]) -> tuple[float, int]:
-    return item[:2]
+def _in_line(items: list[tuple[float, int, Entry]]) -> list[tuple[float, int, Entry]]:
+    """Those of them that wait still, in their order."""
+    return sorted((item for item in items if item[2].queued), key=lambda item: item[:2])

@@ -370,11 +370,13 @@ class Leaf(Unit):
 class Line:
     """A queue for one pool of nodes."""
 
-    __slots__ = ("head", "holds", "leaf", "pool", "queue", "waiting", "wishes")
+    __slots__ = ("head", "holds", "leaf", "pool", "queue", "unable", "waiting", "wishes")
 
     def __init__(self, leaf: Leaf, pool: Pool) -> None:
         self.leaf, self.pool = leaf, pool
         self.queue: list[tuple[float, int, Entry]] = []
+        self.unable: list[tuple[float, int, Entry]] = []
+        """Of the queue, what no node that is there could take if it were empty: those behind it do not wait for it."""
         self.head: Entry | None = None
         self.holds: dict[int, None] = {}
         """Nodes that are emptied for its head."""

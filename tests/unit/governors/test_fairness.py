@@ -244,6 +244,23 @@ def test_a_lost_node_takes_what_ran_there_and_one_that_joins_is_used():
     arbiter.validate()
 
 
+def test_nobody_waits_behind_what_no_node_could_take_until_one_can():
+    arbiter = Arbiter({"large": {"cpu": 4.0}, "small": {"cpu": 1.0}}, {"a": 1.0})
+    ask(arbiter, "a", 1)
+    ask(arbiter, "a", 1, cpu=4.0, start=1)
+    assert arbiter.arbitrate(0.0) == [("a0", "small"), ("a1", "large")]
+    ask(arbiter, "a", 2, cpu=4.0, start=2)
+    ask(arbiter, "a", 2, start=4)
+    assert arbiter.on_node_left("large") == ("a1",)
+    arbiter.on_finished("a0")
+    assert arbiter.arbitrate(1.0) == [("a4", "small")]
+    arbiter.validate()
+    arbiter.on_node("large", {"cpu": 4.0})
+    assert arbiter.arbitrate(2.0) == [("a2", "large")]
+    assert arbiter.snapshot(2.0).tenants["a"].waiting == 2
+    arbiter.validate()
+
+
 def test_a_lowered_limit_is_enforced_on_what_runs_the_youngest_first():
     def tree(borrows: float) -> QuotaTree:
         return QuotaTree((cohort("x", TenantQuota("a", quota=guaranteed(1, borrows=borrows)), TenantQuota("b")),))
