@@ -66,6 +66,9 @@ HomeOption = Annotated[
     Path | None,
     typer.Option("--home", **_FOLDER, help="The federation's folder; default $IOI_HOME or .ioi"),
 ]
+PoliciesArgument = Annotated[
+    Path | None, typer.Argument(**_FOLDER, help="Default: those that a federation here goes by")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output")]
 
 
@@ -497,20 +500,24 @@ def up(
 
 
 @policy_app.command("build")
-def policy_build(policies: Annotated[Path, typer.Argument()] = Path("policies")) -> None:
-    """Compile policies/ into its bundle with the official opa."""
+def policy_build(policies: PoliciesArgument = None) -> None:
+    """Compile policies/ into its bundle with the official opa. What runs goes by it from its next decision on."""
     from ioi_dagster.adapters.opa.build import build, revision
+    from ioi_dagster.local.home import POLICIES
 
-    bundle = build(policies, policies / "bundle" / "bundle.tar.gz")
+    folder = policies or POLICIES
+    bundle = build(folder, folder / "bundle" / "bundle.tar.gz")
     out.print(f"built {bundle} ({revision(bundle)[:19]})")
 
 
 @policy_app.command("check")
-def policy_check(policies: Annotated[Path, typer.Argument()] = Path("policies")) -> None:
+def policy_check(policies: PoliciesArgument = None) -> None:
     """Is the built bundle that of the sources beside it?"""
     from ioi_dagster.adapters.opa.build import is_current
+    from ioi_dagster.local.home import POLICIES
 
-    if not is_current(policies, policies / "bundle" / "bundle.tar.gz"):
+    folder = policies or POLICIES
+    if not is_current(folder, folder / "bundle" / "bundle.tar.gz"):
         err.print("[red]the bundle is stale[/] — run `ioi policy build`")
         raise typer.Exit(1)
     out.print("the bundle is current")

@@ -106,7 +106,8 @@ class GovernedRunCoordinator(QueuedRunCoordinator):
 
 
 def _reasons(decision: Decision) -> str:
-    return "; ".join(f"{refusal.text} [{refusal.code}]" for refusal in decision.refusals)
+    told = (f"{its.text} [{its.code}]" + (f" — {its.remedy}" if its.remedy else "") for its in decision.refusals)
+    return "; ".join(told)
 
 
 def _metadata(decision: Decision) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ioi_dagster.adapters.opa.wasm import WasmEngine
+from ioi_dagster.adapters.opa.bundle_file import BundleFile
+from ioi_dagster.adapters.opa.rules import Rules
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome
-from ioi_dagster.errors import IoiError
 from ioi_dagster.host import tags
 from ioi_dagster.host.private import DagsterRun
 from ioi_dagster.model.data_class import DataClass
@@ -33,14 +33,17 @@ PERMIT_S = 24 * 3600.0
 
 
 def open_gate(home: DomainHome) -> Gate:
-    """The home domain's gate. An engine that cannot be loaded makes every decision a hold, with the reason."""
-    config, clock = home.config(), SystemClock()
+    """The home domain's gate, which goes by its policies as they were built last. Where they cannot be loaded every decision is a
+    hold, with the reason."""
+    config = home.config()
+    policies = Path(config.policies)
+    bundle = BundleFile(policies / "bundle" / "bundle.tar.gz")
     try:
-        engine = WasmEngine.load(Path(config.policies) / "bundle" / "bundle.tar.gz")
-    except (IoiError, OSError) as error:
+        bundle.engine()
+    except Exception as error:  # as the gate will say
         log.warning("policy engine not available: %s", error)
-        engine = None
-    return Gate(engine, config.scopes, clock, DecisionLog(home.root / "decisions.jsonl"))
+    record = DecisionLog(home.root / "decisions.jsonl")
+    return Gate(None, config.scopes, SystemClock(), record, newest=bundle.engine, where=Rules(policies).where)
 
 
 def binding(run: DagsterRun) -> dict[str, str]:

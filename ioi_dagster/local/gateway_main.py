@@ -24,7 +24,7 @@ from ioi_dagster.adapters.http.standing import StandingDesk
 from ioi_dagster.adapters.http.tls import client_context, tls_of
 from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.adapters.link.caller import ClusterLine
-from ioi_dagster.adapters.opa.wasm import WasmEngine
+from ioi_dagster.adapters.opa.bundle_file import BundleFile
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainConfig, DomainHome
@@ -65,9 +65,9 @@ def main() -> None:
 def serve(home: DomainHome) -> None:
     """Answer for the domain until told to stop."""
     config, clock = home.config(), SystemClock()
-    bundle = Path(config.policies) / "bundle" / "bundle.tar.gz"
-    engine = WasmEngine.load(bundle)
-    gate = Gate(engine, config.scopes, clock, DecisionLog(home.root / "decisions.jsonl"))
+    bundle = BundleFile(Path(config.policies) / "bundle" / "bundle.tar.gz")
+    engine = bundle.engine()
+    gate = Gate(None, config.scopes, clock, DecisionLog(home.root / "decisions.jsonl"), newest=bundle.engine)
 
     def decide(origin: str, authority: str, capability: str, data_class: DataClass) -> Decision:
         document = placement_document(

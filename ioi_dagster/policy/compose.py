@@ -16,6 +16,8 @@ from ioi_dagster.policy.reasons import render
 
 LET_IN = "let_in"
 """`{"domains": [...]}`: those, and no others, may give orders here as the domain's own people may."""
+POLICY = "policy "
+"""Before the name of a policy, as that which refuses."""
 KNOWN_OBLIGATIONS = frozenset({"require_approval"})
 """Those that the gates enforce. Any other is a deny: an obligation that nobody meets is no allowance."""
 
@@ -91,7 +93,7 @@ def _refusal(scope: str, item: Any) -> Refusal:
     return Refusal(
         item["code"],
         render(item["code"], params if isinstance(params, Mapping) else {}),
-        f"policy {item.get('policy', scope)}",
+        f"{POLICY}{item.get('policy', scope)}",
         str(item.get("remedy", "")),
     )
 

@@ -12,7 +12,7 @@ from ioi_dagster.clock import Clock
 from ioi_dagster.errors import IoiError, NotAllowedError
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.refusal import Refusal
-from ioi_dagster.policy.compose import KNOWN_OBLIGATIONS, LET_IN, compose
+from ioi_dagster.policy.compose import KNOWN_OBLIGATIONS, LET_IN, POLICY, compose
 from ioi_dagster.policy.documents import missing_field
 from ioi_dagster.policy.engine import Engine
 from ioi_dagster.signing import digest
@@ -23,7 +23,9 @@ _CACHE = 4_096
 
 class Gate:
     """`scopes` run from the network down (`("book", "book/library")`). The network must have a policy for a decision;
-    a lower scope that has none adds nothing. `log` gets every decision."""
+    a lower scope that has none adds nothing. `log` gets every decision. `newest` is asked before each one for the engine that
+    counts from then on, and raises where there is none. `where` says where the rule of a policy stands that gives a code: denials
+    then name it."""
 
     def __init__(
         self,
@@ -31,14 +33,13 @@ class Gate:
         scopes: tuple[str, ...],
         clock: Clock,
         log: Callable[[str, dict[str, Any], Decision], None] | None = None,
+        newest: Callable[[], Engine] | None = None,
+        where: Callable[[str, str], str] | None = None,
     ) -> None:
         self._engine, self._scopes, self._clock, self._log = engine, scopes, clock, log
-        self._cache: dict[tuple[str, str], tuple[float, Decision]] = {}
+        self._newest, self._where = newest, where
+        self._cache: dict[tuple[str, str, str], tuple[float, Decision]] = {}
         self._lock = threading.Lock()
-
-    @property
-    def revision(self) -> str:
-        return self._engine.revision if self._engine else ""
 
     def decide(self, kind: str, document: dict[str, Any]) -> Decision:
         """Decide `launch`, `step` or `placement`. HOLD when the engine cannot say."""
@@ -46,32 +47,35 @@ class Gate:
         try:
             input_digest = digest({key: value for key, value in document.items() if key not in _VOLATILE})
         except Exception as error:  # a document that JSON cannot say is undecidable, whatever is wrong with it
-            return self._held(kind, document, "", f"the input is not JSON: {error}")
-        with self._lock:
-            known = self._cache.get((kind, input_digest))
-        if known is not None and known[0] > started:
-            return known[1]
+            return self._held(None, kind, document, "", f"the input is not JSON: {error}")
+        engine = None
         try:
-            if self._engine is None:
+            engine = self._engine if self._newest is None else self._newest()
+            if engine is None:
                 raise IoiError("no policy engine is configured")
+            its = (engine.revision, kind, input_digest)
+            with self._lock:
+                known = self._cache.get(its)
+            if known is not None and known[0] > started:
+                return known[1]
             missing = missing_field(kind, document)
             if missing is not None:
                 raise IoiError(f"the document lacks {missing}")
-            entrypoints = self._entrypoints(kind)
+            entrypoints = self._entrypoints(engine, kind)
             composed = compose(
-                [(name, self._engine.evaluate(name, document)) for name in entrypoints],
+                [(name, engine.evaluate(name, document)) for name in entrypoints],
                 KNOWN_OBLIGATIONS | ({LET_IN} if kind == "intervene" else frozenset()),
             )
         except Exception as error:  # whatever breaks in an engine, the answer is not yes and not a traceback
-            return self._held(kind, document, input_digest, str(error) or type(error).__name__)
+            return self._held(engine, kind, document, input_digest, str(error) or type(error).__name__)
         decision = Decision(
             id=str(uuid.uuid4()),
             verdict=composed.verdict,
-            refusals=composed.refusals,
+            refusals=tuple(map(self._placed, composed.refusals)),
             warnings=composed.warnings,
             obligations=composed.obligations,
-            engine=self._engine.name,
-            revision=self._engine.revision,
+            engine=engine.name,
+            revision=engine.revision,
             input_digest=input_digest,
             evaluated=tuple(entrypoints),
             latency_s=self._clock.monotonic() - started,
@@ -82,24 +86,32 @@ class Gate:
             with self._lock:
                 if len(self._cache) >= _CACHE:
                     self._cache.clear()
-                self._cache[kind, input_digest] = (started + decision.ttl_s, decision)
+                self._cache[its] = (started + decision.ttl_s, decision)
         return decision
 
-    def _entrypoints(self, kind: str) -> list[str]:
-        assert self._engine is not None
+    def _entrypoints(self, engine: Engine, kind: str) -> list[str]:
         names = [f"ioi/{scope}/{kind}/verdict" for scope in self._scopes]
-        if not names or names[0] not in self._engine.entrypoints:
+        if not names or names[0] not in engine.entrypoints:
             raise IoiError(f"the network has no policy for {kind!r} decisions")
-        return [name for name in names if name in self._engine.entrypoints]
+        return [name for name in names if name in engine.entrypoints]
 
-    def _held(self, kind: str, document: dict[str, Any], input_digest: str, why: str) -> Decision:
+    def _placed(self, refusal: Refusal) -> Refusal:
+        rule = self._where(refusal.by.removeprefix(POLICY), refusal.code) if self._where is not None else ""
+        if not rule:
+            return refusal
+        told = (refusal.remedy, f"the rule is {rule}", "`ioi policy build` makes a change count")
+        return replace(refusal, remedy="; ".join(filter(None, told)))
+
+    def _held(
+        self, engine: Engine | None, kind: str, document: dict[str, Any], input_digest: str, why: str
+    ) -> Decision:
         refusal = Refusal("policy.undecidable", f"policy could not decide: {why}", "policy", "see `ioi doctor`")
         decision = Decision(
             id=str(uuid.uuid4()),
             verdict=Verdict.HOLD,
             refusals=(refusal,),
-            engine=self._engine.name if self._engine else "none",
-            revision=self.revision,
+            engine=engine.name if engine else "none",
+            revision=engine.revision if engine else "",
             input_digest=input_digest,
         )
         return self._logged(kind, document, decision)

@@ -45,9 +45,17 @@ def entrypoints(policies: Path) -> list[str]:
 
 
 def build(policies: Path, out: Path) -> Path:
-    """Compile `policies` into the bundle `out` (a `.tar.gz`). Raises `FinalError` with the compiler's own message."""
+    """Compile `policies` into the bundle `out` (a `.tar.gz`), which is there whole at any moment. Raises `FinalError` with the
+    compiler's own message."""
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        _compile(policies, made := Path(folder) / out.name)
+        made.replace(out)
+    return out
+
+
+def _compile(policies: Path, out: Path) -> None:
     command = [find_opa(), "build", "-t", "wasm", "-O", "1", "-o", str(out), "--ignore", "*_test.rego"]
     for entrypoint in entrypoints(policies):
         command += ["-e", entrypoint]
@@ -56,7 +64,6 @@ def build(policies: Path, out: Path) -> Path:
     result = subprocess.run(command, cwd=policies, capture_output=True, text=True)
     if result.returncode != 0:
         raise FinalError(f"opa build failed: {result.stderr.strip() or result.stdout.strip()}")
-    return out
 
 
 def read_bundle(path: Path) -> tuple[bytes, dict]:

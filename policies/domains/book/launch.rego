@@ -29,7 +29,8 @@ found contains {
 # custom: {id: launch.steps, level: hard, owner: network, remedy: split the run}
 found contains {
 	"code": "launch.too_many_steps", "policy": "book/launch", "domain": "book",
-	"params": {"steps": input.plan.steps, "limit": data.ioi.limits.steps}, "remedy": "split the run",
+	"params": {"steps": input.plan.steps, "limit": data.ioi.limits.steps},
+	"remedy": "split the run, or raise ioi.limits.steps in policies/data.json",
 } if input.plan.steps > data.ioi.limits.steps
 
 # METADATA

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ioi_dagster.adapters.opa.build import find_opa, is_current, revision
+from ioi_dagster.adapters.opa.build import build, find_opa, is_current, revision
+from ioi_dagster.adapters.opa.bundle_file import BundleFile
+from ioi_dagster.adapters.opa.rules import Rules
 from ioi_dagster.adapters.opa.wasm import WasmEngine, check_limits
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.errors import BadInputError, RetryableError
@@ -196,6 +199,78 @@ def test_no_engine_and_no_policy_hold_too(engine):
 def test_an_unknown_obligation_is_a_deny():
     answer = {"allow": True, "deny": [], "obligations": [{"kind": "sing"}], "ttl_s": 0}
     assert compose([("s", answer)]).verdict is Verdict.DENY
+
+
+def with_known_code(policies: Path, *modules: str) -> None:
+    data = json.loads((policies / "data.json").read_text())
+    data["ioi"]["library"]["code_locations"] = list(modules)
+    (policies / "data.json").write_text(json.dumps(data))
+    build(policies, policies / "bundle" / "bundle.tar.gz")
+
+
+@pytest.fixture
+def policies(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(POLICIES, tmp_path / "policies"))
+
+
+def test_a_gate_goes_by_the_bundle_that_is_built_now(policies):
+    bundle = policies / "bundle" / "bundle.tar.gz"
+    gate = Gate(None, LIBRARY, ManualClock(), newest=BundleFile(bundle).engine)
+    denied = gate.decide("launch", launch(code="mine"))
+    assert (denied.verdict, denied.revision) == (Verdict.DENY, revision(bundle))
+    with_known_code(policies, "mine")
+    allowed = gate.decide("launch", launch(code="mine"))
+    assert (allowed.verdict, allowed.revision) == (Verdict.ALLOW, revision(bundle))
+    with_known_code(policies, "another")
+    assert gate.decide("launch", launch(code="mine")).verdict is Verdict.DENY
+
+
+def test_a_bundle_that_cannot_be_read_leaves_the_one_that_was(policies):
+    bundle = policies / "bundle" / "bundle.tar.gz"
+    gate = Gate(None, LIBRARY, ManualClock(), newest=BundleFile(bundle).engine)
+    was = gate.decide("launch", launch()).revision
+    bundle.write_bytes(b"half of")
+    assert gate.decide("launch", launch(run="r2")).revision == was
+    bundle.unlink()
+    assert gate.decide("launch", launch(run="r3")).verdict is Verdict.ALLOW
+
+
+def test_a_bundle_that_could_never_be_read_holds_and_says_why(tmp_path):
+    gate = Gate(None, LIBRARY, ManualClock(), newest=BundleFile(tmp_path / "none.tar.gz").engine)
+    decision = gate.decide("launch", launch())
+    assert decision.verdict is Verdict.HOLD
+    assert "none.tar.gz" in decision.refusals[0].text and "ioi policy build" in decision.refusals[0].text
+
+
+def test_a_denial_says_what_to_change_where_and_what_to_do_then(engine):
+    gate = Gate(engine, LIBRARY, ManualClock(), where=Rules(POLICIES).where)
+    (refusal,) = gate.decide("launch", launch(code="mine")).refusals
+    rule = POLICIES / "domains" / "book" / "library" / "launch.rego"
+    line = (
+        rule.read_text()
+        .splitlines()
+        .index('\t"code": "launch.unknown_code", "policy": "book/library/launch", "domain": "library.example",')
+    )
+    assert refusal.remedy == (
+        'have the library review it, which then adds "mine" to ioi.library.code_locations in policies/data.json; '
+        f"the rule is policies/domains/book/library/launch.rego:{line + 1}; `ioi policy build` makes a change count"
+    )
+
+
+def test_each_rule_that_denies_is_found_in_its_file():
+    rules, told = Rules(POLICIES), []
+    for path in sorted((POLICIES / "domains").rglob("*.rego")):
+        for code, policy in re.findall(r'"code": "([a-z._]+)", "policy": "([a-z/]+)"', path.read_text()):
+            file, _, line = rules.where(policy, code).rpartition(":")
+            assert POLICIES.parent / file == path
+            assert f'"{code}"' in path.read_text().splitlines()[int(line) - 1]
+            told.append(code)
+    assert len(told) >= 16
+
+
+@pytest.mark.parametrize("policy", ["../../../etc/passwd", "book/nothing", "", "book/library"])
+def test_what_is_no_rule_of_the_folder_stands_nowhere(policy):
+    assert Rules(POLICIES).where(policy, "launch.unknown_code") == ""
 
 
 _verdicts = st.builds(

@@ -11,7 +11,8 @@ verdict := shape.make([deny | some deny in found], [])
 # custom: {id: lab.partner, level: hard, owner: lab.example, remedy: ask the lab for a partnership}
 found contains {
 	"code": "lab.not_a_partner", "policy": "book/lab/placement", "domain": "lab.example",
-	"params": {"origin": input.origin.domain}, "remedy": "ask the lab for a partnership",
+	"params": {"origin": input.origin.domain},
+	"remedy": "ask the lab for a partnership, which then adds you to ioi.lab.partners in its policies/data.json",
 } if not input.origin.domain in data.ioi.lab.partners
 
 # METADATA
