@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
+from ioi_dagster.cli_tables import Column, Fitted
 
-def scaling_table(clusters: Mapping[str, Mapping[str, Any]]) -> Table:
+
+def scaling_table(clusters: Mapping[str, Mapping[str, Any]]) -> Fitted:
     """Of each group in each of `clusters` (name → snapshot): how many nodes are wanted, there and idle, what they cost beside
     what they may, and why that changed last."""
-    columns = ("cluster", "group", "wanted", "there", "idle", "of", "an hour", "last day", "changed", "why")
-    table = Table(*columns, show_edge=False, title="nodes that come and go", title_justify="left")
+    columns = (
+        *(Column("cluster"), Column("group"), Column("wanted"), Column("there"), Column("idle", 4), Column("of", 3)),
+        *(Column("an hour", 5), Column("last day", 6), Column("changed", 2), Column("why", 1, wraps=24)),
+    )
+    table = Fitted(*columns, title="nodes that come and go")
     for cluster, snapshot in clusters.items():
         for name, group in snapshot.get("scaling", {}).items():
             ago = group["changed_s_ago"]

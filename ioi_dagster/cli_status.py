@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from ioi_dagster.adapters.http.client import own_gateway
 from ioi_dagster.cli_scaling import scaling_table
+from ioi_dagster.cli_tables import Column, Fitted, Tables
 from ioi_dagster.cli_tenants import asked_table, tenants_table
 from ioi_dagster.errors import BadInputError, IoiError
 from ioi_dagster.local.federation import read_supervisor
@@ -39,14 +39,15 @@ def watch(home: Path, console: Console, as_json: bool) -> None:
                 print(json.dumps(found), flush=True)
                 time.sleep(EVERY_S)
                 found = collect(home)
-        live = Live(render(found), console=console, screen=console.is_terminal, auto_refresh=False)
+        screen = console.is_terminal
+        live = Live(render(found, screen), console=console, screen=screen, auto_refresh=False)
         try:
             # Not by `with`: who interrupts the beginning would not get his screen back.
             live.start(refresh=True)
             while True:
                 time.sleep(EVERY_S)
                 found = collect(home)
-                live.update(render(found), refresh=True)
+                live.update(render(found, screen), refresh=True)
         finally:
             live.stop()
     except KeyboardInterrupt:
@@ -75,13 +76,19 @@ def collect(home: Path) -> dict[str, Any]:
     return found
 
 
-def render(status: dict[str, Any]) -> RenderableType:
+def render(status: dict[str, Any], screen: bool = False) -> RenderableType:
     """Tables of nodes with their load, members that do not see each other, tenants with their shares, blocks with who
-    offers them, what blocks do on nodes, and leases; of these, those that have a row."""
-    nodes = Table(
-        "domain", "handles", "cluster", "node", "slots", "free", "memory", "warm", "restarts", "state", show_edge=False
+    offers them, what blocks do on nodes, and leases; of these, those that have a row, and on a
+    `screen` those that have room."""
+    nodes = Fitted(
+        *(Column("domain", 3), Column("handles", 6), Column("cluster"), Column("node"), Column("slots", 2)),
+        *(Column("free"), Column("memory", 1, "mem"), Column("warm", 4, wraps=14), Column("restarts", 5, "again")),
+        Column("state", wraps=16),
     )
-    leases = Table("cluster", "node", "run", "step", "fence", show_edge=False, title="leases", title_justify="left")
+    leases = Fitted(
+        *(Column("cluster", 2), Column("node"), Column("run"), Column("step", wraps=20), Column("fence", 1)),
+        title="leases",
+    )
     replicas = _replicas_table()
     shares: dict[str, Any] = {}
     silent: list[str] = []
@@ -92,7 +99,7 @@ def render(status: dict[str, Any]) -> RenderableType:
         restarts = {row["name"]: row["restarts"] for row in facts["processes"]}
         for cluster, snapshot in facts["clusters"].items():
             if "error" in snapshot:
-                nodes.add_row(domain, facts["spec"]["handles"], cluster, Text(snapshot["error"], "red"))
+                nodes.add_row(domain, facts["spec"]["handles"], cluster, "–", *[""] * 5, Text(snapshot["error"], "red"))
                 continue
             running = [*snapshot["leases"], *snapshot["abandoned"]]
             for name, node in snapshot["nodes"].items():
@@ -119,25 +126,27 @@ def render(status: dict[str, Any]) -> RenderableType:
     notes = [Text(status[domain]["error"], "red") for domain in silent]
     if silent and len(silent) == len(status):
         notes.append(Text("no domain answers: `ioi up` starts them; `ioi run` does while it runs"))
-    told = (
-        nodes,
-        scaling_table(shares),
-        _members_table(status),
-        tenants_table(shares),
-        asked_table(shares),
-        _blocks_table(status),
-        replicas,
-        leases,
-        _orders_table(status),
+    scaling, members, tenants, asked = (
+        *(scaling_table(shares), _members_table(status)),
+        *(tenants_table(shares), asked_table(shares)),
     )
-    tables = (*told, _standing_table(status), _refused_table(status))
-    return Group(*(table for table in tables if table.row_count), *notes)
+    blocks, orders, standing = _blocks_table(status), _orders_table(status), _standing_table(status)
+    refused = _refused_table(status)
+    return Tables(
+        (nodes, scaling, members, tenants, asked, blocks, replicas, leases, orders, standing, refused),
+        notes,
+        matter=(nodes, members, scaling, tenants, orders, leases, blocks, replicas, standing, asked, refused),
+        screen=screen,
+    )
 
 
-def _standing_table(status: dict[str, Any]) -> Table:
+def _standing_table(status: dict[str, Any]) -> Fitted:
     """How clusters stand with each domain, whom it trusts least first."""
-    columns = ("by", "cluster", "trust", "kept", "broken", "late", "lost", "told", "why")
-    table = Table(*columns, show_edge=False, title="trust, by what the domain's runs have seen", title_justify="left")
+    columns = (
+        *(Column("by"), Column("cluster"), Column("trust"), Column("kept", 5), Column("broken", 2), Column("late", 3)),
+        *(Column("lost", 4), Column("told", 6), Column("why", 1, wraps=20)),
+    )
+    table = Fitted(*columns, title="trust, by what the domain's runs have seen")
     for domain, facts in status.items():
         for row in sorted(facts.get("standing", ()), key=lambda one: (one["trust"], one["cluster"])):
             counts = (f"{row[name]:.1f}" for name in ("kept", "broken", "late", "lost"))
@@ -147,10 +156,9 @@ def _standing_table(status: dict[str, Any]) -> Table:
     return table
 
 
-def _refused_table(status: dict[str, Any]) -> Table:
+def _refused_table(status: dict[str, Any]) -> Fitted:
     """What each gateway refused since it was started, the most frequent first."""
-    columns = ("domain", "at", "code", "times")
-    table = Table(*columns, show_edge=False, title="refused", title_justify="left")
+    table = Fitted(Column("domain"), Column("at", wraps=20), Column("code", wraps=20), Column("times"), title="refused")
     for domain, facts in status.items():
         for row in facts.get("refused", ()):
             at, code = row["door"] or "elsewhere", row["code"] or "of many kinds"
@@ -171,11 +179,13 @@ def _state_of(node: dict[str, Any], busy: bool) -> Text:
     return Text("takes steps")
 
 
-def _orders_table(status: dict[str, Any]) -> Table:
+def _orders_table(status: dict[str, Any]) -> Fitted:
     """What is ordered and holds."""
-    table = Table(
-        "domain", "what", "name", "order", "by", "since", "why", show_edge=False, title="in force", title_justify="left"
+    columns = (
+        *(Column("domain", 3), Column("what", 4), Column("name"), Column("order"), Column("by", 2), Column("since", 1)),
+        Column("why", wraps=16),
     )
+    table = Fitted(*columns, title="in force")
     for domain, facts in status.items():
         for order in facts.get("orders", ()):
             number = "" if order["value"] is None else f" {order['value']}"
@@ -186,11 +196,11 @@ def _orders_table(status: dict[str, Any]) -> Table:
     return table
 
 
-def _members_table(status: dict[str, Any]) -> Table:
+def _members_table(status: dict[str, Any]) -> Fitted:
     """Whom a domain does not see as alive, since when and why. Each has eyes of its own: in a split both sides have
     rows."""
-    title = "members that do not see each other"
-    table = Table("seen by", "member", "state", "seen last", "why", show_edge=False, title=title, title_justify="left")
+    columns = (Column("seen by"), Column("member"), Column("state"), Column("seen last", 1), Column("why", 2, wraps=16))
+    table = Fitted(*columns, title="members that do not see each other")
     for domain, facts in status.items():
         for name, row in facts.get("peers", {}).items():
             if row["state"] != "alive":
@@ -200,13 +210,16 @@ def _members_table(status: dict[str, Any]) -> Table:
     return table
 
 
-def _blocks_table(status: dict[str, Any]) -> Table:
+def _blocks_table(status: dict[str, Any]) -> Fitted:
     """A row a block, with everybody who offers it. The version is named once where all have the same.
 
     Replicas and calls (running, waiting) are those of all nodes that report. `handles`: each owner's limit for it.
     """
-    columns = ("block", "version", "offered by", "replicas", "running", "waiting")
-    table = Table(*columns, show_edge=False, title="blocks", title_justify="left")
+    columns = (
+        *(Column("block"), Column("version", 1), Column("offered by", 2, wraps=24)),
+        *(Column("replicas"), Column("running", short="runs"), Column("waiting", short="waits")),
+    )
+    table = Fitted(*columns, title="blocks")
     offers: dict[str, list[tuple[str, str, str]]] = {}
     for domain, facts in status.items():
         for block in facts.get("blocks", ()):
@@ -239,9 +252,12 @@ def _live_blocks(facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from node.get("blocks", ())
 
 
-def _replicas_table() -> Table:
-    columns = ("node", "block", "version", "", "replicas", "running", "waiting", "circuit")
-    return Table(*columns, show_edge=False, title="replicas", title_justify="left")
+def _replicas_table() -> Fitted:
+    return Fitted(
+        *(Column("node"), Column("block"), Column("version", 2), Column("", 1), Column("replicas", wraps=14)),
+        *(Column("running", short="runs"), Column("waiting", short="waits"), Column("circuit", wraps=10)),
+        title="replicas",
+    )
 
 
 def _replicas_row(block: dict[str, Any]) -> list[Text]:

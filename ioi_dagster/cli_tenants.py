@@ -5,40 +5,52 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
+from ioi_dagster.cli_tables import Column, Fitted
 from ioi_dagster.model.amounts import shown
 from ioi_dagster.model.negotiation import SLOTS
 
 _AMOUNTS = ("used", "guarantee", "limit", "borrowed", "lent")
 _COLUMNS = (
-    *("cluster", "cohort, tenant, class", "weight", "share", "entitled", "resource", *_AMOUNTS),
-    *("running", "waiting", "oldest"),
+    Column("cluster"),
+    Column("cohort, tenant, class", short="tenant"),
+    Column("weight", 10, right=True),
+    Column("share", 5, right=True),
+    Column("entitled", 7, "due", right=True),
+    Column("resource", 3, "of"),
+    Column("used", right=True),
+    Column("guarantee", 2, "own", right=True),
+    Column("limit", 8, right=True),
+    Column("borrowed", 6, right=True),
+    Column("lent", 9, right=True),
+    Column("running", 0, "runs", right=True, wraps=12),
+    Column("waiting", 0, "waits", right=True),
+    Column("oldest", 4, right=True),
 )
-_RIGHT = frozenset(_COLUMNS[2:]) - {"resource"}
 OTHERS = "(other classes)"
 
 
-def tenants_table(clusters: Mapping[str, Mapping[str, Any]]) -> Table:
+def tenants_table(clusters: Mapping[str, Mapping[str, Any]]) -> Fitted:
     """`clusters`: the snapshot of each cluster governor. `share` is of the resource that somebody has most of, `entitled` what
     fairness would give now; `borrowed` is beyond the guarantee; what is `lent` others use; `oldest` is how long the first waits.
     A resource has a line where there is something to say of it."""
-    table = Table(show_edge=False, title="tenants", title_justify="left")
-    for name in _COLUMNS:
-        table.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=name in _COLUMNS[:2])
+    table = Fitted(*_COLUMNS, title="tenants")
     for cluster, snapshot in clusters.items():
         for number, (label, view) in enumerate(_tree(snapshot)):
             table.add_row("" if number else cluster, Text(label), *_row(view))
     return table
 
 
-def asked_table(clusters: Mapping[str, Mapping[str, Any]]) -> Table:
+def asked_table(clusters: Mapping[str, Mapping[str, Any]]) -> Fitted:
     """What became of what tenants asked of each cluster since its governor started: announcements, bids with room for them, why
     others had none, leases, why requests were refused all the same, and steps that were stopped for a quota."""
-    table = Table(show_edge=False, title="asked for since the start", title_justify="left")
-    for name in ("cluster", "tenant", "rounds", "with room", "without room", "leased", "refused", "stopped"):
-        table.add_column(name, justify="right" if name in ("rounds", "with room", "leased", "stopped") else "left")
+    columns = (
+        *(Column("cluster"), Column("tenant"), Column("rounds", 2, right=True), Column("with room", 3, right=True)),
+        *(Column("without room", 1, wraps=14), Column("leased", right=True), Column("refused", wraps=14)),
+        Column("stopped", right=True),
+    )
+    table = Fitted(*columns, title="asked for since the start")
     for cluster, snapshot in clusters.items():
         for number, (tenant, its) in enumerate(snapshot.get("asked", {}).items()):
             cells = [
