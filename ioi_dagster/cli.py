@@ -356,7 +356,9 @@ def status(
 
 @app.command()
 def quota(
-    topology: Annotated[Path | None, typer.Option(help="Default: deployments/local/topology.yaml")] = None,
+    topology: Annotated[
+        Path | None, typer.Option(help="Default: the file with which the federation was started")
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -364,14 +366,15 @@ def quota(
     from dataclasses import asdict
 
     from ioi_dagster.errors import BadInputError
-    from ioi_dagster.local.home import TOPOLOGY, domains_in, find_home
+    from ioi_dagster.local.home import domains_in, find_home, topology_in
     from ioi_dagster.local.quota import apply_quotas
     from ioi_dagster.local.topology_file import load_topology
 
-    asked, domains = load_topology(topology or TOPOLOGY), domains_in(find_home(home))
+    file = topology or topology_in(find_home(home))
+    asked, domains = load_topology(file), domains_in(find_home(home))
     if not domains:
         raise BadInputError("no federation was ever started here", where=str(find_home(home)), todo="run `ioi up`")
-    changes = apply_quotas(asked, domains)
+    changes = apply_quotas(asked, domains, str(file))
     if as_json:
         print(json.dumps([asdict(change) for change in changes]))
         return
@@ -379,7 +382,9 @@ def quota(
     for change in changes:
         holder = (Text(name or "–") for name in (change.cohort, change.tenant, change.block_class))
         table.add_row(change.cluster, *holder, _share(change.before), _share(change.after))
-    out.print(table if changes else "the quotas are as they were")
+    out.print(f"quotas of {file}" + ("" if changes else ": they are as they were"), highlight=False, soft_wrap=True)
+    if changes:
+        out.print(table)
 
 
 def _share(share: Any) -> str:

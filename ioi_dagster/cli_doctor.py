@@ -15,7 +15,7 @@ import yaml
 
 from ioi_dagster.adapters.dask.profiling import can_freeze
 from ioi_dagster.errors import IoiError
-from ioi_dagster.local.home import DAGSTER_YAML, POLICIES, TOPOLOGY
+from ioi_dagster.local.home import DAGSTER_YAML
 
 
 @dataclass
@@ -60,24 +60,28 @@ def _tool(name: str, what_for: str, remedy: str) -> Callable[[Path], Finding]:
     return check
 
 
-def _topology(_home: Path) -> Finding:
+def _topology(home: Path) -> Finding:
+    from ioi_dagster.local.home import topology_in
     from ioi_dagster.local.topology_file import load_topology
 
+    file = topology_in(home)
     try:
-        topology = load_topology(TOPOLOGY)
+        topology = load_topology(file)
     except IoiError as error:
-        return Finding("topology", "mend", str(error), f"edit {TOPOLOGY}")
-    return Finding("topology", "ok", f"{len(topology.domains)} domains, home {topology.home}")
+        return Finding("topology", "mend", str(error), f"edit {file}")
+    return Finding("topology", "ok", f"{file}: {len(topology.domains)} domains, home {topology.home}")
 
 
-def _bundle(_home: Path) -> Finding:
+def _bundle(home: Path) -> Finding:
     from ioi_dagster.adapters.opa.wasm import WasmEngine
+    from ioi_dagster.local.home import policies_in
 
     try:
-        engine = WasmEngine.load(POLICIES / "bundle" / "bundle.tar.gz")
+        policies = policies_in(home)
+        engine = WasmEngine.load(policies / "bundle" / "bundle.tar.gz")
     except IoiError as error:
         return Finding("policy bundle", "mend", str(error), "ioi policy build")
-    return Finding("policy bundle", "ok", f"{len(engine.entrypoints)} policies, {engine.revision[:19]}")
+    return Finding("policy bundle", "ok", f"{policies}: {len(engine.entrypoints)} policies, {engine.revision[:19]}")
 
 
 def _home_folder(home: Path) -> Finding:

@@ -38,6 +38,8 @@ from ioi_dagster.ports import free_ports
 
 START_S = 5.0
 """So long a gateway may take for an answer while everything starts."""
+NOTED = "topology"
+"""The file in a federation's home that names the one with its topology, for who changes quotas or examines it."""
 ENDING_S = 10.0
 """So long a supervisor may take to end whose federation was killed."""
 
@@ -52,13 +54,16 @@ class ProcessInfo:
 
 
 class Federation:
-    """The domains of `topology` under `home` (`$IOI_HOME`). `policies` is the folder with the built bundle.
+    """The domains of `topology`, which stands in `file`, under `home` (`$IOI_HOME`). `policies` is the folder with the built
+    bundle.
 
     As a context manager it prepares, starts, and stops; nothing is left running.
     """
 
-    def __init__(self, topology: Topology, home: Path, policies: Path, blocks: Sequence[BlockSpec]) -> None:
-        self._topology, self._home = topology, home.resolve()
+    def __init__(
+        self, topology: Topology, home: Path, policies: Path, blocks: Sequence[BlockSpec], file: Path | None = None
+    ) -> None:
+        self._topology, self._home, self._file = topology, home.resolve(), file
         self._policies, self._blocks = policies.resolve(), blocks
         self._keeper: Keeper | None = None
         self._lock: IO[str] | None = None
@@ -100,6 +105,7 @@ class Federation:
             )
         # A run of before that was killed had no chance to sweep.
         self.sweep()
+        self._note_file()
         self._forget_strangers()
         for spec in self._topology.domains:
             prepare_folders(self.domain(spec.name))
@@ -130,6 +136,13 @@ class Federation:
             )
             (home.root / "blocks.json").write_bytes(msgspec.json.encode(offered(spec, self._blocks)))
         self._introduce(gateways)
+
+    def _note_file(self) -> None:
+        noted = self._home / NOTED
+        if self._file is None:
+            noted.unlink(missing_ok=True)
+        else:
+            noted.write_text(str(self._file.resolve()))
 
     def _dask_protocol(self, spec: DomainSpec) -> str:
         """Whose code goes to a cluster anyway reaches it as it is. Into that of another authority none goes, so nobody without a

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError
-from ioi_dagster.local.federation import Federation
+from ioi_dagster.local.federation import NOTED, Federation
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.capability import BlockSpec
 
@@ -21,7 +21,21 @@ POLICIES = PROJECT / "policies"
 
 def open_federation(home: Path, topology: Path, blocks: Sequence[BlockSpec]) -> Federation:
     """A federation ready to be started; raises `BadInputError` for a topology that cannot be meant."""
-    return Federation(load_topology(topology), home, POLICIES, blocks)
+    return Federation(load_topology(topology), home, POLICIES, blocks, topology)
+
+
+def topology_in(home: Path) -> Path:
+    """The file of what runs in `home`, or was started there last; of a home where nothing was, the shipped one."""
+    try:
+        return Path((home / NOTED).read_text())
+    except OSError:
+        return TOPOLOGY
+
+
+def policies_in(home: Path) -> Path:
+    """The folder with the policies of what was started in `home`; of a home where nothing was, the shipped one."""
+    domains = domains_in(home)
+    return Path(domains[0].config().policies) if domains else POLICIES
 
 
 def prepare_dagster(home: Path) -> Path:

@@ -33,8 +33,9 @@ class Change:
     after: Share | None
 
 
-def apply_quotas(topology: Topology, homes: Sequence[DomainHome]) -> list[Change]:
-    """Save the quotas of `topology` for each of `homes`; their cluster governors take them over within about a second.
+def apply_quotas(topology: Topology, homes: Sequence[DomainHome], file: str = "") -> list[Change]:
+    """Save the quotas of `topology`, which stands in `file`, for each of `homes`; their cluster governors take them over within
+    about a second.
 
     Raises `BadInputError`, and changes nothing, where the file differs in anything else from what runs.
     """
@@ -44,6 +45,7 @@ def apply_quotas(topology: Topology, homes: Sequence[DomainHome]) -> list[Change
         if name not in asked or _without_quotas(asked[name]) != _without_quotas(config.spec):
             raise BadInputError(
                 f"{name} is not what was started: only `quotas` and `tenants` may change while it runs",
+                where=file,
                 todo="take the other changes back, or stop the federation and start it again",
             )
     changes = [change for name, config in running.items() for change in _changes(config.spec, asked[name])]
