@@ -555,7 +555,8 @@ def protocol_check(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a domain's gateway whether it keeps to the protocol. Takes what is free in one of its clusters for a moment."""
+    """Ask a domain's gateway whether it keeps to the protocol. Takes what is free in one of its clusters for a moment, and
+    says that it is in no hurry, so that no node comes for it."""
     from ioi_dagster.adapters.http.conformance import check
     from ioi_dagster.cli_protocol import subject
     from ioi_dagster.local.home import find_home

@@ -34,8 +34,10 @@ from ioi_dagster.clock import Clock, SystemClock
 from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import ClusterAddress, DomainConfig
 from ioi_dagster.framing import encode_payload
+from ioi_dagster.governors.autoscale import Group, WantNodes
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick, Withdrawn
 from ioi_dagster.local.home import PROJECT
+from ioi_dagster.model.autoscale import Autoscale
 from ioi_dagster.model.block import Begun, Made, Payload
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.negotiation import (
@@ -89,6 +91,7 @@ class Peer:
 
     def __init__(self, folder: Path, clock: Clock | None = None) -> None:
         self.clock, self.node = clock or SystemClock(), _Node()
+        self.wanted: list[WantNodes] = []
         self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0)
         for node in ("one", "two"):
             self.governor.handle(NodeJoined(node, 2, frozenset({"echo"}), (("memory", 8.0),)), self.clock.monotonic())
@@ -167,6 +170,8 @@ class Peer:
                 self.waiting.answer(told.waited, told.answer)
             elif isinstance(told, Reply):
                 answer = told.answer
+            elif isinstance(told, WantNodes):
+                self.wanted.append(told)
         return answer
 
     def outcomes(self, ask: Ask | None = None) -> list[Outcome]:
@@ -449,6 +454,17 @@ def test_a_full_cluster_is_said_to_be_that(peer: Peer) -> None:
     peer.governor = ClusterGovernor("lab", "lab-c", 1, 1.0)
     broken = [outcome for outcome in peer.outcomes() if not outcome.holds]
     assert [outcome.rule for outcome in broken] == ["a cluster that has room bids for it"]
+
+
+def test_to_be_checked_costs_no_node(peer: Peer) -> None:
+    """All that is free is held by the check itself while it waits for room, which would bring nodes where they come and go."""
+    rules = Autoscale(max=4, boot_s=0.1, after_s=SETTLE_S / 2, up_pause_s=0.0)
+    pool = Group("g", {"slots": 2.0, "memory": 8.0}, frozenset({"echo"}), ("g-1", "g-2", "g-3", "g-4"), rules)
+    peer.governor = ClusterGovernor("lab", "lab-c", 1, 1.0, groups=(pool,))
+    for node in ("one", "two"):
+        peer.governor.handle(NodeJoined(node, 2, frozenset({"echo"}), (("memory", 8.0),)), peer.clock.monotonic())
+    assert [outcome for outcome in peer.outcomes() if not outcome.holds] == []
+    assert [want for want in peer.wanted if want.nodes] == []
 
 
 def test_the_published_schema_is_that_of_the_code() -> None:

@@ -1,7 +1,8 @@
 """Does a gateway keep to the protocol? Asked from outside, as a known peer, of any implementation.
 
 Each rule is asked and answered over the wire; nothing of the other side's code is imported. The rules of negotiation take what
-is free in one of its clusters for a moment, and give it back. Its block is called only with what the subject says.
+is free in one of its clusters for a moment, and give it back; by `remaining_s` and `due_s` they say that none of it is
+worth a node more. Its block is called only with what the subject says.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ Ask = Callable[[str, str, bytes, dict[str, str], float], tuple[int, bytes] | Non
 is closed then. Called from two threads at a time."""
 ANSWER_S = 10.0
 """So long an answer may take."""
+NEXT_TO_NOTHING_S, NEVER_S = 0.001, 1e9
+"""What a check has left to do, and when that is to be over. A cluster whose nodes come and go brings none for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,8 @@ class Asker:
 
     def announcement(self, *groups: AskGroup, origin: str = "", **change: Any) -> AnnounceTo:
         its = self.subject
-        plain = Announce(its.run, 1, origin or its.key.domain, groups or (self.group(),))
+        asker, wanted = origin or its.key.domain, groups or (self.group(),)
+        plain = Announce(its.run, 1, asker, wanted, remaining_s=NEXT_TO_NOTHING_S, due_s=NEVER_S)
         return AnnounceTo(its.cluster, replace(plain, **change))
 
     def award(self, *requests: LeaseRequest) -> Award:
