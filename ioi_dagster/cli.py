@@ -27,6 +27,7 @@ from ioi_dagster.model.order import Order, Verb
 from ioi_dagster.model.order import Target as OrderTarget
 
 if TYPE_CHECKING:
+    from ioi_dagster.host.fates import Fate
     from ioi_dagster.model.progress import Progress
 
 HELP = """Run one AI workload over the machines of many owners, and see why each step ran where it did. Begin with
@@ -278,25 +279,25 @@ def runs(
 ) -> None:
     """The runs that this home's ledger knows, newest first."""
     from ioi_dagster.adapters.sql.ledger import Ledger
+    from ioi_dagster.cli_runs import looking, progress_in
+    from ioi_dagster.cli_runs import watch as watch_runs
     from ioi_dagster.local.home import ledger_of
 
-    ledger = Ledger(ledger_of(home))
+    ledger, look = Ledger(ledger_of(home)), looking(home)
     try:
         if watch and not as_json:
-            from ioi_dagster.cli_runs import watch as watch_runs
-
-            watch_runs(ledger, out)
+            watch_runs(ledger, out, look)
             return
-        from ioi_dagster.cli_runs import progress_in
-
         rows, others = ledger.runs(), ledger.not_begun()
         endings = ledger.endings(row[0] for row in rows)
         under_way = {row[0]: progress_in(ledger, row[0], time.time())[0] for row in rows if row[3] is None}
     finally:
         ledger.close()
+    fates = look(list(under_way))
     if as_json:
-        far = {run: progress.facts() for run, progress in under_way.items()}
-        more = {row[0]: {"ending": endings.get(row[0]), "progress": far.get(row[0])} for row in rows}
+        far = {run: {"progress": its.facts(), "state": str(fates[run].state)} for run, its in under_way.items()}
+        unknown = {"progress": None, "state": None}
+        more = {row[0]: {"ending": endings.get(row[0]), **far.get(row[0], unknown)} for row in rows}
         told = [{"run": r[0], "job": r[1], "started": r[2], "ended": r[3], **more[r[0]]} for r in rows]
         told += [{"run": r[0], "job": r[1], "started": None, "ended": None, "not_begun": r[3]} for r in others]
         print(json.dumps(told))
@@ -304,21 +305,23 @@ def runs(
     table = Table("run", "job", "started", "seconds", "ended", show_edge=False)
     for run, job, started, ended in rows:
         begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started))
-        ending = _ending(endings.get(run, {})) if ended else _under_way(under_way[run])
-        table.add_row(run, job, begun, f"{ended - started:.1f}" if ended else "–", ending)
+        ending = _ending(endings.get(run, {})) if ended else _under_way(fates[run], under_way[run])
+        table.add_row(run[:8], job, begun, f"{ended - started:.1f}" if ended else "–", ending)
     out.print(table)
     if others:
         table = Table(
             "run", "job", "at", "what was said of it last", title="not begun", title_justify="left", show_edge=False
         )
         for run, job, at, text in others:
-            table.add_row(run, job, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)), escape(text))
+            table.add_row(run[:8], job, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)), escape(text))
         out.print(table)
 
 
-def _under_way(progress: Progress) -> str:
-    far = f": {escape(progress.brief())}" if progress.done or progress.running or progress.waiting else ""
-    return f"running, or ended without a word{far}"
+def _under_way(fate: Fate, progress: Progress) -> str:
+    far = progress.brief() if progress.done or progress.running or progress.waiting else ""
+    if fate.gone or fate.ended:
+        return f"[yellow]{escape(fate.text)}[/]" + (f" (last heard: {escape(far)})" if far else "")
+    return escape(": ".join(filter(None, (fate.text, far))))
 
 
 def _ending(facts: dict[str, Any]) -> str:

@@ -2,52 +2,79 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.local.home import dagster_of
 from ioi_dagster.model.progress import Progress, of_facts
+
+if TYPE_CHECKING:
+    from ioi_dagster.host.fates import Fate
+
+log = logging.getLogger("ioi.runs")
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A run that has not ended. `waiting` and its reasons are what the run process said last, `said` seconds ago."""
+    """A run that has not ended, as far as anybody knows. `progress` is what its process said last, `said` seconds ago; None: it
+    has said nothing yet. `gone`: what is known of it where its process is not there; empty where it is, or nobody knows."""
 
     run: str
     job: str
     seconds: float
     progress: Progress
     said: float | None
+    gone: str = ""
 
 
-def watched(ledger: Ledger, now: float) -> list[Watched]:
+Look = Callable[[list[str]], dict[str, "Fate"]]
+"""What became of runs of which the ledger knows no end."""
+
+
+def looking(home: Path | None) -> Look:
+    """At the Dagster instance of the home. Where that cannot be read nobody knows, and the runs are told all the same."""
+
+    def look(runs: list[str]) -> dict[str, Fate]:
+        if not runs:
+            return {}
+        from ioi_dagster.host.fates import fate_of, fates
+
+        try:
+            return fates(dagster_of(home), runs)
+        except Exception as error:  # whatever its storage raises
+            log.warning("Dagster's instance cannot be read: %s", error)
+            return {run: fate_of(None) for run in runs}
+
+    return look
+
+
+def watched(ledger: Ledger, now: float, look: Look) -> list[Watched]:
     """The runs in progress, newest first. `now`: Unix seconds."""
+    runs = [(run, job, started) for run, job, started, ended in ledger.runs() if ended is None]
+    fates = look([run for run, _, _ in runs])
     return [
-        Watched(run, job, now - started, *progress_in(ledger, run, now))
-        for run, job, started, ended in ledger.runs()
-        if ended is None
+        Watched(run, job, now - started, *progress_in(ledger, run, now), fates[run].text if fates[run].gone else "")
+        for run, job, started in runs
+        if not fates[run].ended
     ]
 
 
 def progress_in(ledger: Ledger, run: str, now: float) -> tuple[Progress, float | None]:
-    """Counts of steps as they are in the ledger, with what the run process said last of those that wait."""
-    counts = ledger.counts(run)
+    """What the run's process said last, and how many seconds ago; before its first word what the ledger has of its steps."""
     last = ledger.last_progress(run)
-    said = of_facts(last.facts) if last else Progress()
-    progress = Progress(
-        done=counts.get("DONE", 0),
-        running=counts.get("RUN", 0),
-        waiting=said.waiting,
-        failed=said.failed,
-        reasons=said.reasons,
-        of=said.of,
-        more=said.more,
-    )
-    return progress, (now - last.at if last else None)
+    if last is not None:
+        return of_facts(last.facts), now - last.at
+    counts = ledger.counts(run)
+    return Progress(done=counts.get("DONE", 0), running=counts.get("RUN", 0)), None
 
 
 def render(runs: list[Watched]) -> RenderableType:
@@ -64,21 +91,21 @@ def render(runs: list[Watched]) -> RenderableType:
             progress.count() + (", more to come" if progress.more else ""),
             str(progress.running),
             str(progress.waiting),
-            why if progress.waiting else "–",
+            Text(row.gone, "yellow") if row.gone else why if progress.waiting else "–",
         )
     return table
 
 
-def watch(ledger: Ledger, console: object) -> None:
+def watch(ledger: Ledger, console: object, look: Look) -> None:
     """Show it again every second until Ctrl-C."""
     from rich.console import Console
     from rich.live import Live
 
     assert isinstance(console, Console)
-    with Live(render(watched(ledger, time.time())), console=console, refresh_per_second=2) as live:
+    with Live(render(watched(ledger, time.time(), look)), console=console, refresh_per_second=2) as live:
         try:
             while True:
                 time.sleep(1.0)
-                live.update(render(watched(ledger, time.time())))
+                live.update(render(watched(ledger, time.time(), look)))
         except KeyboardInterrupt:
             return

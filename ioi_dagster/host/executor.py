@@ -229,7 +229,7 @@ class GovernedExecutor(Executor):
                 execution_plan,
                 active,
                 driver,
-                ProgressTeller(driver, clock, execution_plan),
+                ProgressTeller(driver, clock, execution_plan, epoch),
                 unread,
                 gangs,
             )

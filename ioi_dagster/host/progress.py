@@ -20,9 +20,9 @@ from ioi_dagster.model.story import Chapter
 class ProgressTeller:
     """One a run process; asked once a turn, and looks when it may be time to say something."""
 
-    def __init__(self, driver: FlowDriver, clock: Clock, plan: ExecutionPlan) -> None:
+    def __init__(self, driver: FlowDriver, clock: Clock, plan: ExecutionPlan, epoch: int) -> None:
         now = clock.monotonic()
-        self._driver, self._clock, self._extent = driver, clock, Extent(plan)
+        self._driver, self._clock, self._extent, self._epoch = driver, clock, Extent(plan), epoch
         self._log = Telling(now)
         self._ledger = Telling(now, first_s=1.0, apart_s=2.0, quiet_s=4.0)
 
@@ -34,7 +34,7 @@ class ProgressTeller:
         of = None if self._driver.maps else self._extent.steps(mappings())
         progress = progress_of(self._driver.snapshot(), of)
         if self._ledger.worth(progress, now):
-            self._driver.tell(Chapter.PROGRESS, str(progress), progress.facts())
+            self._driver.tell(Chapter.PROGRESS, str(progress), {**progress.facts(), "epoch": self._epoch})
         if self._log.worth(progress, now):
             yield DagsterEvent.engine_event(plan_context, str(progress), EngineEventData(metadata=_metadata(progress)))
 

@@ -82,11 +82,24 @@ def home_domain_of(home: Path) -> DomainHome:
 
 def ledger_of(home: Path | None) -> Path:
     """Where the ledger of one's runs is: of the federation in `home`, or of runs alone in `$DAGSTER_HOME`."""
-    found, dagster = find_home(home), os.environ.get("DAGSTER_HOME")
-    alone = Path(dagster) / "storage" / "ioi" / "ledger.sqlite" if dagster else None
-    if home is None and not (found / "domains").is_dir() and alone is not None and alone.exists():
-        return alone
-    return home_domain_of(found).ledger
+    alone = _alone(home)
+    return home_domain_of(find_home(home)).ledger if alone is None else _ledger_alone(alone)
+
+
+def dagster_of(home: Path | None) -> Path:
+    """The folder of the Dagster instance with the runs that `ledger_of` has."""
+    return _alone(home) or find_home(home) / "dagster"
+
+
+def _alone(home: Path | None) -> Path | None:
+    dagster = os.environ.get("DAGSTER_HOME")
+    if home is not None or not dagster or (find_home(home) / "domains").is_dir():
+        return None
+    return Path(dagster) if _ledger_alone(Path(dagster)).exists() else None
+
+
+def _ledger_alone(dagster: Path) -> Path:
+    return dagster / "storage" / "ioi" / "ledger.sqlite"
 
 
 def use_home(home: Path | None) -> None:

@@ -87,7 +87,7 @@ def test_a_run_is_told_step_by_step_and_what_befell_it_as_a_whole_comes_last(led
 def test_a_step_that_waits_now_says_for_how_long_and_why_while_the_run_goes_on(ledger):
     epoch = ledger.take_over("run", "job", 18.0)
     said = Progress(waiting=3, reasons=(("home: all 2 nodes are busy", 3),))
-    ledger.write("run", epoch, [], [], [entry("", C.PROGRESS, str(said), 18.5, **said.facts())], [])
+    ledger.write("run", epoch, [], [], [entry("", C.PROGRESS, str(said), 18.5, **said.facts(), epoch=epoch)], [])
     assert told(ledger, "b")[-1] == (
         "b",
         "wait",

@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from ioi_dagster.adapters.sql.ledger import Commit, Ledger, Started
-from ioi_dagster.cli_runs import Watched, render, watched
+from ioi_dagster.cli_runs import Look, Watched, progress_in, render, watched
 from ioi_dagster.governors.flow import FlowSnapshot
+from ioi_dagster.host.fates import Fate, State, fate_of
 from ioi_dagster.host.progress import _metadata, progress_of
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.progress import Progress
@@ -45,18 +46,50 @@ def test_the_event_of_the_log_has_a_row_a_reason():
     ]
 
 
-def test_runs_in_progress_are_watched_out_of_the_ledger(tmp_path: Path):
+def told(run: str, at: float, epoch: int, progress: Progress) -> Entry:
+    return Entry(run, "", Chapter.PROGRESS, "", at, {**progress.facts(), "epoch": epoch})
+
+
+def fates(**known: Fate) -> Look:
+    return lambda runs: {run: known.get(run, fate_of(None)) for run in runs}
+
+
+def test_runs_in_progress_are_watched_by_what_their_processes_said_last(tmp_path: Path):
     ledger = Ledger(tmp_path / "ledger.sqlite")
     ended = ledger.take_over("ended", "job", 50.0)
     ledger.end("ended", ended, 60.0)
     epoch = ledger.take_over("runs", "pages", 100.0)
     started = [Started(step, 1, "d", "lab", "n", "own", DataClass.PUBLIC) for step in ("x", "y")]
-    told = [
-        Entry("runs", "", Chapter.PROGRESS, "", at, Progress(waiting=n).facts()) for at, n in ((101.0, 9), (103.0, 7))
-    ]
-    ledger.write("runs", epoch, started, [], told, [])
+    ledger.write("runs", epoch, started, [], [], [])
     ledger.write("runs", epoch, [], [Commit("x", 1, "attempt", "n", 1.0, 2.0, {}, b"")], [], [])
-    assert watched(ledger, 110.0) == [Watched("runs", "pages", 10.0, Progress(done=1, running=1, waiting=7), 7.0)]
+    assert watched(ledger, 101.0, fates()) == [Watched("runs", "pages", 1.0, Progress(done=1, running=1), None)]
+    # What failed, and is tried again, is committed too.
+    again = Progress(running=1, waiting=1, reasons=(("it is tried again", 1),))
+    ledger.write("runs", epoch, [], [], [told("runs", 101.0, epoch, PROGRESS), told("runs", 103.0, epoch, again)], [])
+    assert watched(ledger, 110.0, fates()) == [Watched("runs", "pages", 10.0, again, 7.0)]
+    ledger.close()
+
+
+def test_what_an_earlier_process_of_a_run_said_is_not_told_of_the_new_one(tmp_path: Path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    first = ledger.take_over("run", "pages", 100.0)
+    ledger.write("run", first, [], [], [told("run", 101.0, first, PROGRESS)], [])
+    assert progress_in(ledger, "run", 102.0) == (PROGRESS, 1.0)
+    second = ledger.take_over("run", "pages", 110.0)
+    assert progress_in(ledger, "run", 111.0) == (Progress(), None)
+    ledger.write("run", second, [], [], [told("run", 112.0, second, Progress(done=1))], [])
+    assert progress_in(ledger, "run", 113.0) == (Progress(done=1), 1.0)
+    ledger.close()
+
+
+def test_a_run_that_dagster_knows_to_be_over_is_not_in_progress_and_one_whose_process_is_gone_says_so(tmp_path: Path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    for run in ("failed", "gone", "runs"):
+        ledger.take_over(run, "pages", 100.0)
+    known = fates(
+        failed=Fate(State.ENDED, "failed"), gone=Fate(State.GONE, "it is gone"), runs=Fate(State.RUNNING, "runs")
+    )
+    assert {(row.run, row.gone) for row in watched(ledger, 101.0, known)} == {("gone", "it is gone"), ("runs", "")}
     ledger.close()
 
 

@@ -490,16 +490,21 @@ class Ledger:
         return len(json.loads(text)) if text else None
 
     def last_progress(self, run: str) -> Entry | None:
-        """What the run process said last of how far it is."""
+        """What the run's newest process said last of how far it is: the facts name its `epoch`. None where only one before it has
+        said anything."""
         query = (
-            sa.select(_story)
+            sa.select(_story, _run.c.epoch)
+            .join(_run, _run.c.run == _story.c.run)
             .where(_story.c.run == run, _story.c.chapter == str(Chapter.PROGRESS))
             .order_by(_story.c.seq.desc())
             .limit(1)
         )
         with self._engine.connect() as connection:
             row = connection.execute(query).first()
-        return Entry(row.run, row.step, Chapter.PROGRESS, row.text, row.at, json.loads(row.facts)) if row else None
+        facts = json.loads(row.facts) if row else {}
+        if row is None or facts.get("epoch") != row.epoch:
+            return None
+        return Entry(row.run, row.step, Chapter.PROGRESS, row.text, row.at, facts)
 
     def losses(self, after: int, limit: int = 500) -> list[tuple[int, Entry]]:
         """Story entries about losses and refusals after a cursor, for sensors."""
