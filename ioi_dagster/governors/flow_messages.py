@@ -223,7 +223,8 @@ class FindPlaces:
 
 @dataclass(frozen=True, slots=True)
 class SendAnnounce:
-    """The bid may take as long as the announcement's `deadline_s` and `wait_s` together."""
+    """The bid may take as long as the announcement's `patience_s`: its `deadline_s`, and where it waits for room its `wait_s` and
+    the time that a governor needs to find out that this is over."""
 
     cluster: str
     announce: Announce
