@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from ioi_dagster.model.names import near
 from ioi_dagster.model.order import Order, Target, Verb
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ err = Console(stderr=True)
 Block = Annotated[str, typer.Argument(help="Its capability, as page.ocr; `dagster.step` for steps of own code")]
 Tenant = Annotated[str, typer.Argument(help="As runs name it by the tag ioi/tenant")]
 Number = Annotated[str, typer.Argument(help="A number, or `none` to take that back")]
+Unseen = Annotated[bool, typer.Option("--unseen", help="It is a tenant of whom nobody has heard yet")]
 Why = Annotated[str, typer.Option(help="For those who ask later; policy may want it")]
 In = Annotated[str, typer.Option("--domain", help="Which domain; default: the home's own")]
 Home = Annotated[Path | None, typer.Option("--home", help="The federation's folder; default $IOI_HOME or .ioi")]
@@ -61,9 +63,11 @@ def cap_block(
 
 
 @tenant_app.command("pause")
-def pause_tenant(name: Tenant, why: Why = "", domain: In = "", home: Home = None, as_json: Json = False) -> None:
+def pause_tenant(
+    name: Tenant, unseen: Unseen = False, why: Why = "", domain: In = "", home: Home = None, as_json: Json = False
+) -> None:
     """Start nothing more of a tenant. What runs goes on to its end."""
-    _order(home, domain, as_json, Order(Target.TENANT, name, Verb.PAUSE, why=why))
+    _order(home, domain, as_json, Order(Target.TENANT, name, Verb.PAUSE, why=why), unseen)
 
 
 @tenant_app.command("resume")
@@ -74,18 +78,30 @@ def resume_tenant(name: Tenant, why: Why = "", domain: In = "", home: Home = Non
 
 @tenant_app.command("cap")
 def cap_tenant(
-    name: Tenant, number: Number, why: Why = "", domain: In = "", home: Home = None, as_json: Json = False
+    name: Tenant,
+    number: Number,
+    unseen: Unseen = False,
+    why: Why = "",
+    domain: In = "",
+    home: Home = None,
+    as_json: Json = False,
 ) -> None:
     """Let no more than so many steps of a tenant run at once in each cluster of the domain."""
-    _order(home, domain, as_json, Order(Target.TENANT, name, Verb.CAP, _number(number), why=why))
+    _order(home, domain, as_json, Order(Target.TENANT, name, Verb.CAP, _number(number), why=why), unseen)
 
 
 @tenant_app.command("prioritise")
 def prioritise_tenant(
-    name: Tenant, weight: Number, why: Why = "", domain: In = "", home: Home = None, as_json: Json = False
+    name: Tenant,
+    weight: Number,
+    unseen: Unseen = False,
+    why: Why = "",
+    domain: In = "",
+    home: Home = None,
+    as_json: Json = False,
 ) -> None:
     """Have a tenant get so many times as much as one of weight 1, whatever its quota says."""
-    _order(home, domain, as_json, Order(Target.TENANT, name, Verb.PRIORITISE, _number(weight), why=why))
+    _order(home, domain, as_json, Order(Target.TENANT, name, Verb.PRIORITISE, _number(weight), why=why), unseen)
 
 
 def _number(text: str) -> int | None:
@@ -96,27 +112,27 @@ def _number(text: str) -> int | None:
     return int(text)
 
 
-def _order(home: Path | None, domain: str, as_json: bool, order: Order) -> None:
+def _order(home: Path | None, domain: str, as_json: bool, order: Order, unseen: bool = False) -> None:
     from ioi_dagster.errors import BadInputError
     from ioi_dagster.local.home import domains_in, find_home, home_domain_of
 
     folder = find_home(home)
     known = {one.name: one for one in domains_in(folder)}
     if domain and domain not in known:
-        raise BadInputError(f"there is no domain {domain!r} here", todo=f"one of {', '.join(sorted(known)) or 'none'}")
+        raise BadInputError(f"there is no domain {domain!r} here", todo=near(domain, known))
     if not known:
         raise BadInputError("no federation was ever started here", where=str(folder), todo="run `ioi up`")
-    give(known[domain] if domain else home_domain_of(folder), order, as_json)
+    give(known[domain] if domain else home_domain_of(folder), order, as_json, unseen=unseen)
 
 
-def give(domain: DomainHome, order: Order, as_json: bool, name: str = "") -> None:
+def give(domain: DomainHome, order: Order, as_json: bool, name: str = "", unseen: bool = False) -> None:
     """Have it in force, and print what came of it. `name`: what its target is called there. Exit code 1: policy says no."""
     from ioi_dagster.errors import NotAllowedError
     from ioi_dagster.host.governance import me, open_gate
     from ioi_dagster.local.ordering import Ordering
 
     try:
-        given = Ordering(domain, open_gate(domain)).give(order, me(), domain.name)
+        given = Ordering(domain, open_gate(domain)).give(order, me(), domain.name, unseen)
     except NotAllowedError as error:
         err.print(f"[bold red]not allowed[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from None

@@ -235,6 +235,11 @@ class FlowGovernor:
         """What the run has seen of clusters since this was asked last."""
         return self._reputation.experience()
 
+    def places(self) -> set[str]:
+        """Names of the clusters where steps may have run, and of the nodes where they were."""
+        seen = (name for step in self._steps.all() for name in (*step.where, *step.lost_on, *step.away))
+        return {*self._awards.slots, *filter(None, seen)}
+
     def leases(self) -> list[Lease]:
         """Leases in use, to be renewed."""
         return [lease for step in self._steps.all() for lease in step.runs()]
@@ -553,7 +558,9 @@ class FlowGovernor:
     def _intervened(self, event: Intervened, now: float) -> list[Instruction]:
         said = event.said
         out: list[Instruction] = []
-        if said.action not in ONCE:
+        if event.idle is not None:
+            text = event.idle.text
+        elif said.action not in ONCE:
             text = self._steering.of_run(said)
         elif event.again:
             text = ""
@@ -566,9 +573,10 @@ class FlowGovernor:
         self._rounds.soon(now)
         if event.again:
             return out
+        refused = event.idle is not None and event.idle.refused
         told = f"{said.action} by {said.who or 'somebody'}" + (f" ({said.why})" if said.why else "") + f": {text}"
         facts = {"who": said.who, "action": str(said.action), "why": said.why, "number": said.number}
-        return [*out, Tell(said.step, Chapter.INTERVENTION, told, facts), Answer(said, text)]
+        return [*out, Tell(said.step, Chapter.INTERVENTION, told, facts), Answer(said, text, refused)]
 
     def _meant(self, said: Intervention) -> list[Step]:
         """Those that are known by now, and not over."""

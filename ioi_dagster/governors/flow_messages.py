@@ -168,12 +168,21 @@ class ClusterBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Idle:
+    """Why there is nothing to be done about what was said: nobody is called so, which is `refused`, or it is over."""
+
+    text: str
+    refused: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Intervened:
     """Somebody has said what is to be done with the run, or some of its steps. `again`: an earlier process of the run has
-    answered, so only what holds from then on counts."""
+    answered, so only what holds from then on counts. `idle`: why there is nothing to be done about it."""
 
     said: Intervention
     again: bool = False
+    idle: Idle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,10 +313,11 @@ class FailStep:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of an intervention."""
+    """What came of an intervention. `refused`: it names nobody."""
 
     said: Intervention
     text: str
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,10 @@ class _AloneFleet(ABC):
     def adopt(self, start: Start, on_done: OnDone) -> None:
         adopt(self._dask, start, self._queue([start], on_done))
 
+    def names(self) -> list[str]:
+        """Of its nodes."""
+        return self._nodes()
+
     def _nodes(self) -> list[str]:
         with self._lock:
             self._look(self._clock.monotonic())

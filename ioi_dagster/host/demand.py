@@ -12,7 +12,7 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.flow_placing import objective_of
 from ioi_dagster.host import tags
 from ioi_dagster.model.amounts import RESOURCE, amount
-from ioi_dagster.model.negotiation import SLOTS
+from ioi_dagster.model.negotiation import DEFAULT_TENANT, SLOTS
 
 MAX_RESOURCES = 16
 MAX_PRIORITY = 1_000_000
@@ -73,7 +73,7 @@ def run_demand(run: DagsterRun, instance: DagsterInstance, clock: Clock, objecti
 
 def tenant_of(run: Mapping[str, str]) -> str:
     """Who the run counts for. Raises `BadInputError`."""
-    name = run.get(tags.TENANT, "default").strip()
+    name = run.get(tags.TENANT, DEFAULT_TENANT).strip()
     if not 0 < len(name) <= MAX_TENANT:
         raise BadInputError(
             f"the tag {tags.TENANT} says {name[:80]!r}", todo=f"give a name of at most {MAX_TENANT} letters, or no tag"

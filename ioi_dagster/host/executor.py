@@ -39,6 +39,7 @@ from ioi_dagster.host.fusion import Chains
 from ioi_dagster.host.gangs import Gangs
 from ioi_dagster.host.io_manager import ObjectStore, default_folder, ledger_path
 from ioi_dagster.host.map_events import map_event
+from ioi_dagster.host.named import Named
 from ioi_dagster.host.outage import OutageTeller
 from ioi_dagster.host.pieces_event import pieces_event
 from ioi_dagster.host.placement_event import placement_event
@@ -222,6 +223,13 @@ class GovernedExecutor(Executor):
                     step_dependency_config=self.step_dependency_config,
                 )
             )
+            named = Named(
+                execution_plan,
+                lambda: active.get_known_state().dynamic_mappings,
+                lambda: set().union(*steps_that_ended(active)),
+                driver.places,
+            )
+            driver.look_up(named.look)
             stack.enter_context(patient(plan_context.instance, driver.renew))
             flow = _Flow(
                 self,

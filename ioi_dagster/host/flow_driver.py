@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +21,7 @@ from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.failures import RULES
 from ioi_dagster.governors.flow import FlowGovernor
-from ioi_dagster.governors.flow_messages import StartStep
+from ioi_dagster.governors.flow_messages import Idle, StartStep
 from ioi_dagster.governors.mapping import Report
 from ioi_dagster.host.commits import RunLedger
 from ioi_dagster.host.fleet_watch import FleetWatch
@@ -35,6 +35,7 @@ from ioi_dagster.host.results import Follower, Results, Shell
 from ioi_dagster.host.run_outputs import RunOutputs
 from ioi_dagster.host.starts import Begun, Came, Done, Starts, TimeUp, Told
 from ioi_dagster.host.work import Network, Outcome, Work
+from ioi_dagster.model.intervention import Intervention
 from ioi_dagster.model.negotiation import Ask, Effect, Lease, ReleaseRequest, run_key
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
@@ -196,6 +197,14 @@ class FlowDriver:
         """What is to be told of how far streamed calls have come, since the last call."""
         came, self._streams = list(self._streams.values()), {}
         return came
+
+    def look_up(self, idle: Callable[[Intervention], Idle | None]) -> None:
+        """From now on `idle` says why there is nothing to be done about what people say to the run, where that is so."""
+        self._interventions.idle = idle
+
+    def places(self) -> set[str]:
+        """Names of the nodes and clusters that are known here."""
+        return self._governor.places() | self._network.names()
 
     def interventions(self) -> list[str]:
         """What is to be told of what people said to the run, since the last call."""

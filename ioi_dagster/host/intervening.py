@@ -16,7 +16,7 @@ from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.host.governance import me, open_gate
 from ioi_dagster.host.tags import SUBJECT
-from ioi_dagster.local.run_orders import under_way
+from ioi_dagster.local.run_orders import answer_of, find_run, gone
 from ioi_dagster.model.intervention import Action, Intervention
 from ioi_dagster.policy.documents import intervene_document
 from ioi_dagster.policy.gate import allowed
@@ -38,30 +38,33 @@ def intervene(where: Path, domain: DomainHome | None, said: Intervention) -> Sai
     """Have `said` done, whose run is a prefix of its id, or `last`; wait for the answer. `where`: the ledger; `domain`: whose
     runs these are, None where there is no policy. Dagster's instance is that of `$DAGSTER_HOME`.
 
-    Raises `BadInputError` for what makes no sense or a run that is not under way, and `NotAllowedError`."""
+    Raises `BadInputError` for what makes no sense or is not known, and `NotAllowedError`."""
     who = said.who or me()
     whole = said.action is Action.CANCEL and not said.step
     if not whole:
         said.check()
     ledger = Ledger(where)
     try:
-        run, job = under_way(ledger, said.run)
-        said = replace(said, run=run, who=who, at=time.time())
-        decision = _decide(domain, said, job) if domain is not None else ""
+        known = find_run(ledger, said.run)
+        said = replace(said, run=known.run, who=who, at=time.time())
+        started_by, over = _of_dagster(known.run)
+        decision = _decide(domain, said, known.job, started_by or who) if domain is not None else ""
+        if known.ended or over:
+            return Said(replace(said, answer=gone(known.run)), decision)
         if whole:
             return Said(replace(said, answer=_end(said)), decision)
         number = ledger.intervene(said)
         until = time.monotonic() + ANSWER_S
         while True:
-            answered = ledger.interventions(run, number - 1)[0]
-            if answered.answer or time.monotonic() > until:
+            answered = ledger.interventions(known.run, number - 1)[0]
+            if answer_of(answered) or time.monotonic() > until:
                 return Said(answered, decision)
             time.sleep(LOOK_S)
     finally:
         ledger.close()
 
 
-def _decide(domain: DomainHome, said: Intervention, job: str) -> str:
+def _decide(domain: DomainHome, said: Intervention, job: str, started_by: str) -> str:
     """The decision's id. Raises `NotAllowedError`."""
     document = intervene_document(
         now=time.time(),
@@ -71,7 +74,7 @@ def _decide(domain: DomainHome, said: Intervention, job: str) -> str:
         run=said.run,
         job=job,
         step=said.step,
-        started_by=_started_by(said.run) or said.who,
+        started_by=started_by,
         reason=said.why,
         value=said.value,
         away=said.away,
@@ -79,10 +82,11 @@ def _decide(domain: DomainHome, said: Intervention, job: str) -> str:
     return allowed(open_gate(domain).decide("intervene", document))
 
 
-def _started_by(run: str) -> str:
+def _of_dagster(run: str) -> tuple[str, bool]:
+    """Who has started it, and whether it is over: also where its process ended without a word."""
     with DagsterInstance.get() as instance:
         known = instance.get_run_by_id(run)
-        return known.tags.get(SUBJECT, "") if known is not None else ""
+        return (known.tags.get(SUBJECT, ""), known.is_finished) if known is not None else ("", False)
 
 
 def _end(said: Intervention) -> str:
@@ -90,7 +94,7 @@ def _end(said: Intervention) -> str:
     with DagsterInstance.get() as instance:
         known = instance.get_run_by_id(run)
         if known is None or known.is_finished:
-            return "nothing to cancel: it is over"
+            return gone(run)
         why = f" ({said.why})" if said.why else ""
         instance.report_engine_event(f"{said.who} said: cancel{why}", known)
         if not instance.run_coordinator.cancel_run(run):

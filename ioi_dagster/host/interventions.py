@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ioi_dagster.adapters.sql.ledger import Ledger, LedgerAwayError
 from ioi_dagster.clock import Clock
-from ioi_dagster.governors.flow_messages import Answer, Intervened
+from ioi_dagster.governors.flow_messages import Answer, Idle, Intervened
+from ioi_dagster.model.intervention import Intervention
 
 LOOK_S = 0.5
 
@@ -13,6 +16,8 @@ class InterventionDesk:
     """One a run process. Nothing is said while the ledger is away; what was said and not answered is answered later."""
 
     def __init__(self, run: str, ledger: Ledger, clock: Clock) -> None:
+        self.idle: Callable[[Intervention], Idle | None] = lambda _: None
+        """Why there is nothing to be done about one."""
         self._run, self._ledger, self._clock = run, ledger, clock
         self._look_at, self._seen = float("-inf"), 0
         self._unwritten: list[Answer] = []
@@ -31,7 +36,11 @@ class InterventionDesk:
             return []
         for said in found:
             self._seen = said.number
-        return [Intervened(said, again=bool(said.answer)) for said in found]
+        return [
+            Intervened(said, True) if said.answer else Intervened(said, False, self.idle(said))
+            for said in found
+            if not said.refused
+        ]
 
     def answered(self, answer: Answer) -> None:
         said = answer.said
@@ -46,7 +55,7 @@ class InterventionDesk:
         """Raises `LedgerAwayError`."""
         while self._unwritten:
             answer = self._unwritten[0]
-            self._ledger.answered(answer.said.number, answer.text)
+            self._ledger.answered(answer.said.number, answer.text, answer.refused)
             self._unwritten.pop(0)
 
     def told(self) -> list[str]:

@@ -26,6 +26,7 @@ from ioi_dagster.host.governance import Checked, check_permit, open_gate, starte
 from ioi_dagster.host.partial import Partials
 from ioi_dagster.host.private import DagsterRun
 from ioi_dagster.host.work import Found
+from ioi_dagster.local.home import domains_in
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Lease
 from ioi_dagster.model.permit import StepPermit
@@ -98,6 +99,11 @@ class FederatedNetwork:
             places.append(Place(candidate.cluster, candidate.domain, slots=candidate.slots))
         may_change = any(item.may_change(domains) for item in discovery.rejected)
         return Found(tuple(places), tuple(rejected), may_change)
+
+    def names(self) -> set[str]:
+        homes = domains_in(self._home.root.parents[1]) if self._home.root.parent.name == "domains" else [self._home]
+        clusters = [cluster for home in homes for cluster in home.config().spec.clusters]
+        return {*self._fleets, *(name for one in clusters for name in (one.name, *one.members()))}
 
     def standing(self) -> tuple[Standing, ...]:
         """As it was when the run began."""
@@ -262,7 +268,7 @@ class AloneNetwork:
 
     def __init__(self, address: str) -> None:
         self._where = f"the Dask cluster at {address}"
-        self._fleet: Fleet = AddressFleet(address, RUNNER)
+        self._fleet: AddressFleet | EmbeddedFleet = AddressFleet(address, RUNNER)
 
     def find(self, capability: str, data_class: DataClass, domains: tuple[str, ...], typed: bool) -> Found:
         return Found((Place(self._fleet.cluster, self._fleet.domain),), (), True)
@@ -272,6 +278,9 @@ class AloneNetwork:
 
     def fleets(self) -> list[Fleet]:
         return [self._fleet]
+
+    def names(self) -> set[str]:
+        return {self._fleet.cluster, *self._fleet.names()}
 
     def standing(self) -> tuple[Standing, ...]:
         return ()

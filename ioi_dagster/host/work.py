@@ -48,6 +48,10 @@ class Network(Protocol):
 
     def fleets(self) -> list[Fleet]: ...
 
+    def names(self) -> set[str]:
+        """Of the nodes and clusters that are known without asking anybody."""
+        ...
+
     def standing(self) -> tuple[Standing, ...]:
         """How clusters stand with the run's domain, as far as that is known; may block for a second, once."""
         ...

@@ -13,30 +13,40 @@ from ioi_dagster.adapters.files.drains import ALL, DrainFile
 from ioi_dagster.adapters.files.orders import OrderFile
 from ioi_dagster.adapters.http.protocol import OrderAnswer, RunAnswer, RunOrder
 from ioi_dagster.domain import DomainHome
-from ioi_dagster.errors import BadInputError, NotAllowedError
+from ioi_dagster.errors import BadInputError, NotAllowedError, UnreachableError
 from ioi_dagster.local.run_orders import RunOrders
 from ioi_dagster.local.targets import find
-from ioi_dagster.model.negotiation import OWN_STEP
+from ioi_dagster.local.tenants import tenants_seen
+from ioi_dagster.model.names import near
+from ioi_dagster.model.negotiation import DEFAULT_TENANT, OWN_STEP
 from ioi_dagster.model.order import Order, Target, Verb
 from ioi_dagster.model.quota import ANY
 from ioi_dagster.policy.documents import order_document
 from ioi_dagster.policy.gate import Gate, allowed_from
 
 MAX_REFUSED, REFUSED_S = 20, 3600.0
+UNSEEN = "One that is yet to come is ordered for all the same with --unseen (`unseen` in the request)."
 
 
 class Ordering:
-    """`now`: Unix seconds."""
+    """`now`: Unix seconds; `seen`: the tenants that the clusters of a domain know, which raises `UnreachableError`."""
 
-    def __init__(self, home: DomainHome, gate: Gate, now: Callable[[], float] = time.time) -> None:
-        self._home, self._gate, self._now = home, gate, now
+    def __init__(
+        self,
+        home: DomainHome,
+        gate: Gate,
+        now: Callable[[], float] = time.time,
+        seen: Callable[[DomainHome], set[str]] = tenants_seen,
+    ) -> None:
+        self._home, self._gate, self._now, self._seen = home, gate, now, seen
         self._refused: dict[str, tuple[float, int]] = {}
         """By domain: since when, and how often."""
         self._file, self._runs = OrderFile(home.root), RunOrders(home.name, home.ledger, gate)
 
-    def give(self, order: Order, subject: str, of: str) -> OrderAnswer:
+    def give(self, order: Order, subject: str, of: str, unseen: bool = False) -> OrderAnswer:
         """Have `order` in force, which `subject` gives, for whom the domain `of` vouches. The clusters go by it within about a
-        second. Raises `BadInputError` for what makes no sense or is not there, and `NotAllowedError`."""
+        second. `unseen`: a tenant may be one of whom nobody has heard yet. Raises `BadInputError` for what makes no sense or is
+        not there, and `NotAllowedError`."""
         who = self._named(subject, of)
         order = replace(order, who=who, at=self._now())
         order.check()
@@ -47,7 +57,7 @@ class Ordering:
             answer = self._drained(order)
             self._file.note(order, answer, decision)
         else:
-            self._check_known(order)
+            self._check_known(order, unseen)
             answer = self._file.give(order, decision)
         return OrderAnswer(order, answer, decision)
 
@@ -90,25 +100,39 @@ class Ordering:
                 found.append(asdict(its))
         return found
 
-    def _check_known(self, order: Order) -> None:
-        """A tenant is whoever runs say, but weighs nothing where quotas have no place for him. What is ordered already may be
-        taken back whatever has become of it."""
+    def _check_known(self, order: Order, unseen: bool) -> None:
+        """What is ordered already may be taken back whatever has become of it."""
         if self._file.read().of(order.target, order.name).orders:
             return
         if order.target is Target.TENANT:
-            self._check_weighs(order)
+            names = self._check_weighs(order)
+            if not unseen:
+                self._check_seen(order.name, names | {DEFAULT_TENANT, *self._file.read().tenants})
             return
         known = {OWN_STEP, *(block.capability for block in read_blocks(self._home))}
         if order.name not in known:
-            text = f"{self._home.name} has no block {order.name!r}"
-            raise BadInputError(text, todo=f"known: {', '.join(sorted(known))}")
+            raise BadInputError(f"{self._home.name} has no block {order.name!r}", todo=near(order.name, known))
 
-    def _check_weighs(self, order: Order) -> None:
+    def _check_seen(self, name: str, known: set[str]) -> None:
+        """A tenant is whoever runs say, so that only those can be told who have quotas or were here."""
+        if name in known:
+            return
+        try:
+            known = known | self._seen(self._home)
+        except UnreachableError as error:
+            text = f"whether {self._home.name} knows a tenant {name!r} cannot be told: {error}"
+            raise BadInputError(text, todo=UNSEEN) from error
+        if name not in known:
+            raise BadInputError(f"{self._home.name} knows no tenant {name!r}", todo=f"{near(name, known)} {UNSEEN}")
+
+    def _check_weighs(self, order: Order) -> set[str]:
+        """Those who have quotas here. One for whom quotas have no place weighs nothing."""
         trees = [cluster.quotas for cluster in self._home.config().spec.clusters]
         names = {tenant.name for tree in trees for _, tenant in tree.tenants()}
         if order.verb is Verb.PRIORITISE and trees and names.isdisjoint((order.name, ANY)):
             text = f"no quotas of {self._home.name} have a place for tenant {order.name!r}, so that it has no weight"
-            raise BadInputError(text, todo=f"known: {', '.join(sorted(names))}; or give it a place by `ioi quota`")
+            raise BadInputError(text, todo=f"{near(order.name, names)} Or give it a place by `ioi quota`")
+        return names - {ANY}
 
     def _drained(self, order: Order) -> str:
         target = find([self._home], order.name)

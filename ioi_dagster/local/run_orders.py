@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ioi_dagster.adapters.http.protocol import RunAnswer, RunOrder
@@ -11,6 +11,8 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.intervention import Action, Intervention
 from ioi_dagster.policy.documents import intervene_document
 from ioi_dagster.policy.gate import Gate, allowed_from
+
+MOST_TOLD = 8
 
 
 class RunOrders:
@@ -30,14 +32,14 @@ class RunOrders:
         word.check()
         # Which runs there are is nothing to other domains, unless policy lets them.
         own = of == self._domain
-        run, job = under_way(self._opened(), said.run) if own else (said.run, "")
+        known = find_run(self._opened(), said.run) if own else Known(said.run)
         document = intervene_document(
             now=now,
             domain=self._domain,
             subject=who,
             action=str(said.action),
-            run=run,
-            job=job,
+            run=known.run,
+            job=known.job,
             step=said.step,
             started_by="",
             reason=said.why,
@@ -46,14 +48,18 @@ class RunOrders:
             of=of,
         )
         decision = allowed_from(self._gate.decide("intervene", document), of, self._domain)
-        run = run if own else under_way(self._opened(), said.run)[0]
-        number = self._opened().intervene(replace(word, run=run))
-        return RunAnswer(run, number, who, "", decision)
+        known = known if own else find_run(self._opened(), said.run)
+        if known.ended:
+            return RunAnswer(known.run, 0, who, gone(known.run), decision)
+        number = self._opened().intervene(replace(word, run=known.run))
+        return RunAnswer(known.run, number, who, "", decision)
 
     def heard(self, said: RunAnswer) -> RunAnswer:
-        """With what came of it by now. Raises `LedgerAwayError`."""
+        """With what came of it by now. Raises `BadInputError` where it names nobody, and `LedgerAwayError`."""
+        if said.answer:
+            return said
         found = self._opened().interventions(said.run, said.number - 1)
-        return replace(said, answer=found[0].answer) if found else said
+        return replace(said, answer=answer_of(found[0])) if found else said
 
     def _opened(self) -> Ledger:
         if self._ledger is None:
@@ -65,14 +71,36 @@ class RunOrders:
         return self._ledger
 
 
-def under_way(ledger: Ledger, name: str) -> tuple[str, str]:
-    """(run, job) of the run of that id, or of what it begins with; `last` is the newest. Raises `BadInputError`."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A run of the ledger's."""
+
+    run: str
+    job: str = ""
+    ended: bool = False
+
+
+def find_run(ledger: Ledger, name: str) -> Known:
+    """The run of that id, or of what it begins with; `last` is the newest. Raises `BadInputError`."""
     found = ledger.runs("" if name == "last" else name, limit=1 if name == "last" else 2)
     if not found:
-        raise BadInputError(f"nothing is known of run {name}", todo="see `ioi runs`")
+        told = [f"{run[:8]} of {job}" for run, job, _, ended in ledger.runs() if ended is None][:MOST_TOLD]
+        under_way = f"under way: {', '.join(told)}" if told else "none is under way"
+        raise BadInputError(f"nothing is known of run {name}", todo=f"{under_way}; see `ioi runs`")
     if len(found) > 1 and found[0][0] != name:
         raise BadInputError(f"several runs begin with {name!r}", todo="see `ioi runs`, and write more of its id")
     run, job, _, ended = found[0]
-    if ended is not None:
-        raise BadInputError(f"run {run[:8]} has ended", todo="see `ioi runs`")
-    return run, job
+    return Known(run, job, ended is not None)
+
+
+def gone(run: str) -> str:
+    """What is said to who means a run that has ended."""
+    return f"gone: nothing to do; run {run[:8]} has ended"
+
+
+def answer_of(said: Intervention) -> str:
+    """What came of it. Raises `BadInputError` where it names nobody."""
+    if said.refused:
+        what, _, todo = said.answer.partition("; ")
+        raise BadInputError(what, todo=todo)
+    return said.answer

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ioi_dagster.adapters.files.drains import ALL, Drain, DrainFile
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.model.names import near
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def find(domains: Sequence[DomainHome], name: str) -> Target:
         return wanted[0]
     names = sorted({_names(target)[0] for target in known})
     if not wanted:
-        raise BadInputError(f"no node or cluster is called {name!r}", todo=f"known: {', '.join(names)}")
+        raise BadInputError(f"no node or cluster is called {name!r}", todo=near(name, names))
     many = ", ".join(sorted(_names(target)[-1] for target in wanted))
     raise BadInputError(f"{name!r} may be {many}", todo="name one of these")
 

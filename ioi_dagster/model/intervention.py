@@ -42,7 +42,8 @@ def names_of(step: str) -> tuple[str, ...]:
 class Intervention:
     """`step` is the key of a step, or of the step whose mapped ones are meant; empty for the whole run. `value` is the priority,
     or how many steps may run at once (None: any number). `away` is the node or the cluster to go away from. `number` is its place
-    in the run's ledger, `at` Unix seconds; `answer` is what came of it, empty as long as no process of the run has seen it."""
+    in the run's ledger, `at` Unix seconds; `answer` is what came of it, empty as long as no process of the run has seen it;
+    `refused`: it names nobody, and counts for nothing."""
 
     run: str
     action: Action
@@ -54,6 +55,7 @@ class Intervention:
     at: float = 0.0
     number: int = 0
     answer: str = ""
+    refused: bool = False
 
     def means(self, step: str) -> bool:
         return self.step in names_of(step) or (not self.step and PART not in step)

@@ -19,6 +19,9 @@ OWN_STEP = "dagster.step"
 """The capability of running the project's own code: offered only inside one certificate authority."""
 
 
+DEFAULT_TENANT = "default"
+"""Whose are the runs that name nobody."""
+
 MAX_GROUPS, MAX_REQUESTS, MAX_LEASES = 64, 1_000, 10_000
 MAX_POINTS = 6
 """Of a supply curve."""
@@ -83,7 +86,7 @@ class Ask:
     capability: str
     data_class: DataClass = DataClass.INTERNAL
     effect: Effect = Effect.PURE
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
     priority: int = 0
     memory: int = 0
     input_bytes: int = 0
@@ -109,7 +112,7 @@ class AskGroup:
     capability: Name
     data_class: DataClass
     count: Slots
-    tenant: Name = "default"
+    tenant: Name = DEFAULT_TENANT
     priority: Priority = 0
     resources: Resources = ()
     gang: Slots = 0
@@ -222,7 +225,7 @@ class LeaseRequest:
     capability: Name
     data_class: DataClass
     copy: Number = 0
-    tenant: Name = "default"
+    tenant: Name = DEFAULT_TENANT
     avoid: Annotated[tuple[Name, ...], Meta(max_length=MAX_REQUESTS)] = ()
     prefer: Annotated[tuple[Name, ...], Meta(max_length=MAX_REQUESTS)] = ()
     preemptible: bool = True

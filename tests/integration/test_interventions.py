@@ -125,6 +125,10 @@ def test_a_run_is_paused_capped_resumed_rerouted_and_cancelled_in_part(steered: 
 
         assert steered.told("pause", "last", "--why", "lunch") == "paused; what runs goes on to its end"
         assert steered.told("pause", "last", "work[0]") == "paused; what runs goes on to its end"
+        assert "the run has no step 'wrok' — did you mean work?" in steered.refused("pause", "last", "wrok")
+        assert steered.told("pause", "last", "numbers") == "gone: nothing to do; numbers is over"
+        away = steered.refused("reroute", "last", "work", "--away-from", "library-9", "--why", "it is hot")
+        assert "is called 'library-9' — did you mean library-2 or library-1" in away
         first = {number for number, _ in steered.began()}
         steered.let(*first)
         steered.until(lambda: steered.counts().get("DONE") == 3, "what ran is done")
@@ -151,10 +155,13 @@ def test_a_run_is_paused_capped_resumed_rerouted_and_cancelled_in_part(steered: 
         assert process.wait(120) != 0, "a step of it was cancelled"
         assert steered.counts() == {"DONE": COUNT}  # numbers, and all of work but one
         assert [text.partition(":")[0] for text in steered.interventions()] == [
-            "pause by ann (lunch)", "pause by ann", "cap by ann", "resume by ann", "reroute by ann",
+            "pause by ann (lunch)", "pause by ann", "pause by ann", "pause by ann", "reroute by ann (it is hot)", "cap by ann",
+            "resume by ann", "reroute by ann",
             "cancel by ann (a bad page)", "cap by ann",
         ]  # fmt: skip
-        assert "has ended" in steered.refused("pause", "last")
+        for _ in range(2):
+            assert "gone: nothing to do" in steered.told("pause", "last")
+            assert "gone: nothing to do" in steered.told("cancel", "last")
     with DagsterInstance.get() as instance:
         (run,) = instance.get_runs()
         assert run.status is DagsterRunStatus.FAILURE
@@ -210,6 +217,8 @@ def test_a_block_a_tenant_and_a_node_are_ordered_by_command_and_at_the_gateway(s
         assert (said.run, said.who, said.answer, bool(said.decision)) == (run, "ann", "may have 5 steps at once", True)
         with pytest.raises(GatewayRefusedError, match=r"no reason is given.*\[order.not_allowed\]"):
             gateway.intervene(RunOrder(run, Action.CANCEL, "ann", "total"))
+        with pytest.raises(GatewayRefusedError, match=r"has no step 'totla' \[order.impossible\] — did you mean total"):
+            gateway.intervene(RunOrder(run, Action.PAUSE, "ann", "totla"))
         with pytest.raises(GatewayRefusedError, match=r"ended by Dagster.*\[order.impossible\]"):
             gateway.intervene(RunOrder(run, Action.CANCEL, "ann", why="enough"))
 
@@ -229,6 +238,9 @@ def test_a_block_a_tenant_and_a_node_are_ordered_by_command_and_at_the_gateway(s
         assert steered.ordered("tenant", "cap", "default", "none") == "may run any number at once"
         steered.let(*range(COUNT))
         assert process.wait(120) == 0
+    assert "knows no tenant 'defualt' — did you mean default?" in steered.refused("tenant", "cap", "defualt", "2")
+    with pytest.raises(GatewayRefusedError, match=r"knows no tenant 'visitors'.*\[order.impossible\]"):
+        gateway.order(Order(Target.TENANT, "visitors", Verb.CAP, 2), "ann")
     with pytest.raises(GatewayRefusedError, match=r"has no block 'page.orc'.*\[order.impossible\]"):
         gateway.order(Order(Target.BLOCK, "page.orc", Verb.PAUSE, why="a bad model"), "ann")
     with pytest.raises(GatewayRefusedError, match=r"no reason is given.*\[order.not_allowed\]"):

@@ -219,7 +219,7 @@ class Lab:
         self.given: list[tuple[Order, str, str]] = []
         self.app = create_app(context)
 
-    def give(self, order: Order, subject: str, of: str) -> OrderAnswer:
+    def give(self, order: Order, subject: str, of: str, unseen: bool) -> OrderAnswer:
         self.given.append((order, subject, of))
         if of != "library":
             raise NotAllowedError(f"{of} does not order here")

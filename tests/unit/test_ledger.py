@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from ioi_dagster.adapters.sql.ledger import Commit, FencedError, Ledger, Started
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.intervention import Action, Intervention
 from ioi_dagster.model.story import Chapter, Entry
 
 
@@ -191,3 +194,17 @@ def test_how_long_steps_took_is_told_by_job_and_mapped_steps_count_as_one(ledger
             ledger.write(run, epoch, [begun], [Commit(step, 1, "a", "n1", 10.0, 10.0 + its, {}, b"[]")], [])
     assert ledger.took("job") == {"load": 3.0, "page": 2.0}
     assert ledger.took("new") == {}
+
+
+def test_a_file_that_an_older_version_has_made_gets_the_columns_that_are_new(tmp_path: Path) -> None:
+    """What was said then is there still, and is not refused."""
+    said = Intervention("r", Action.PAUSE, "ocr", who="ann", number=1, answer="goes on")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.intervene(said)
+    ledger.close()
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as older, older:
+        older.execute("ALTER TABLE intervention DROP COLUMN refused")
+    for _ in range(2):
+        ledger = Ledger(tmp_path / "ledger.sqlite")
+        assert ledger.interventions("r") == [said]
+        ledger.close()

@@ -11,10 +11,12 @@ import pytest
 from ioi_dagster.adapters.files import written
 from ioi_dagster.adapters.files.drains import Drain, DrainFile
 from ioi_dagster.adapters.files.orders import OrderFile
-from ioi_dagster.adapters.http.protocol import RunOrder
+from ioi_dagster.adapters.http.protocol import RunAnswer, RunOrder
 from ioi_dagster.adapters.opa.wasm import WasmEngine
+from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.clock import ManualClock
-from ioi_dagster.errors import BadInputError, NotAllowedError
+from ioi_dagster.domain import DomainHome
+from ioi_dagster.errors import BadInputError, NotAllowedError, UnreachableError
 from ioi_dagster.local.home import POLICIES
 from ioi_dagster.local.ordering import MAX_REFUSED, Ordering
 from ioi_dagster.model.intervention import MAX_CAP, Action
@@ -115,7 +117,12 @@ def test_an_order_that_has_no_room_on_the_disk_is_not_on_record(tmp_path: Path) 
 def desk(tmp_path: Path) -> Ordering:
     """Of a domain with the policy as shipped."""
     gate = Gate(WasmEngine.load(POLICIES / "bundle" / "bundle.tar.gz"), ("book",), ManualClock())
-    return Ordering(owned(tmp_path, "lab").home, gate, lambda: 7.0)
+    return Ordering(owned(tmp_path, "lab").home, gate, lambda: 7.0, seen)
+
+
+def seen(_home: DomainHome) -> set[str]:
+    """The tenants of which its clusters have heard."""
+    return {"t", "visitors"}
 
 
 def test_who_has_ordered_and_when_is_found_out_not_said(desk: Ordering) -> None:
@@ -174,7 +181,7 @@ class Lenient:
 def lenient(folder: Path, **let_in: list[str] | None) -> tuple[Ordering, list[str]]:
     decided: list[str] = []
     gate = Gate(Lenient(let_in), tuple(let_in), ManualClock(), lambda kind, *_: decided.append(kind))
-    return Ordering(owned(folder, "lab").home, gate, lambda: 7.0), decided
+    return Ordering(owned(folder, "lab").home, gate, lambda: 7.0, seen), decided
 
 
 def test_that_policy_does_not_forbid_it_lets_no_other_domain_order_anything(tmp_path: Path) -> None:
@@ -215,11 +222,74 @@ def test_who_is_refused_again_and_again_fills_no_record(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_refused_with_what_is(desk: Ordering) -> None:
-    with pytest.raises(BadInputError, match=r"lab has no block 'page\.orc'"):
-        desk.give(Order(Target.BLOCK, "page.orc", Verb.CAP, 1), "ann", "lab")
-    with pytest.raises(BadInputError, match="no node or cluster is called 'n9'"):
+    with pytest.raises(BadInputError, match=r"lab has no block 'dagster\.stpe' — did you mean dagster\.step\?"):
+        desk.give(Order(Target.BLOCK, "dagster.stpe", Verb.CAP, 1), "ann", "lab")
+    with pytest.raises(BadInputError, match="no node or cluster is called 'n9' — known: lab-1, lab-c"):
         desk.give(Order(Target.NODE, "n9", Verb.DRAIN), "ann", "lab")
     assert desk.in_force() == []
+
+
+TENANT_VERBS = [(Verb.PAUSE, None), (Verb.RESUME, None), (Verb.CAP, 2), (Verb.PRIORITISE, 2)]
+
+
+@pytest.mark.parametrize(("verb", "value"), TENANT_VERBS)
+def test_a_tenant_of_whom_nobody_has_heard_is_misspelt_unless_that_is_said(
+    desk: Ordering, verb: Verb, value: int | None
+) -> None:
+    order = Order(Target.TENANT, "visitor", verb, value, why="w")
+    with pytest.raises(BadInputError, match=r"lab knows no tenant 'visitor' — did you mean visitors\?.*--unseen"):
+        desk.give(order, "ann", "lab")
+    assert desk.in_force() == []
+    for _ in range(2):
+        assert desk.give(order, "ann", "lab", unseen=True).answer
+    # What is ordered is known from then on.
+    assert (verb is Verb.RESUME) == (desk.in_force() == [])
+    if verb is not Verb.RESUME:
+        desk.give(replace(order, verb=Verb.RESUME, value=None), "ann", "lab")
+
+
+def test_a_tenant_is_not_called_misspelt_where_a_cluster_that_may_know_it_does_not_answer(tmp_path: Path) -> None:
+    def silent(_home: DomainHome) -> set[str]:
+        raise UnreachableError("lab-c", "no answer within 2 s")
+
+    desk = Ordering(owned(tmp_path, "lab").home, Gate(Lenient({"book": None}), ("book",), ManualClock()), seen=silent)
+    with pytest.raises(BadInputError, match=r"whether lab knows a tenant 't' cannot be told: lab-c is unreachable"):
+        desk.give(CAP, "ann", "lab")
+    assert desk.give(replace(CAP, name="default"), "ann", "lab").answer == "may run 2 at once"
+
+
+def said_to(desk: Ordering, home: DomainHome, run: str) -> RunAnswer:
+    ledger = Ledger(home.ledger)
+    ledger.end("run-1", ledger.take_over("run-1", "books", 1.0), 2.0)
+    ledger.take_over("run-2", "pages", 3.0)
+    ledger.close()
+    return desk.say(RunOrder(run, Action.PAUSE, "ann", why="w"), "lab")
+
+
+def test_a_run_that_has_ended_needs_nothing_done_and_one_that_nobody_knows_is_told_with_those_under_way(
+    desk: Ordering, tmp_path: Path
+) -> None:
+    home = DomainHome(tmp_path / "domains" / "lab")
+    answer = said_to(desk, home, "run-1")
+    assert (answer.run, answer.answer, bool(answer.decision)) == (
+        "run-1",
+        "gone: nothing to do; run run-1 has ended",
+        True,
+    )
+    assert desk.heard(answer) == answer
+    with pytest.raises(BadInputError, match="nothing is known of run x — under way: run-2 of pages"):
+        said_to(desk, home, "x")
+
+
+def test_word_that_names_nobody_is_refused_with_the_runs_answer(desk: Ordering, tmp_path: Path) -> None:
+    home = DomainHome(tmp_path / "domains" / "lab")
+    said = said_to(desk, home, "run-2")
+    assert desk.heard(said).answer == ""
+    ledger = Ledger(home.ledger)
+    ledger.answered(said.number, "the run has no step 'orc'; did you mean ocr?", refused=True)
+    ledger.close()
+    with pytest.raises(BadInputError, match=r"the run has no step 'orc' — did you mean ocr\?"):
+        desk.heard(said)
 
 
 def test_who_has_no_place_in_the_quotas_has_no_weight(desk: Ordering, tmp_path: Path) -> None:
@@ -231,8 +301,10 @@ def test_who_has_no_place_in_the_quotas_has_no_weight(desk: Ordering, tmp_path: 
     named = replace(cluster, quotas=QuotaTree.of_weights({"scans": 1.0}))
     home.save_config(replace(config, spec=replace(config.spec, clusters=(named,))))
     gate = Gate(WasmEngine.load(POLICIES / "bundle" / "bundle.tar.gz"), ("book",), ManualClock())
-    strict = Ordering(home, gate, lambda: 7.0)
-    with pytest.raises(BadInputError, match=r"no quotas of cloud have a place for tenant 'visitors'.*known: scans"):
+    strict = Ordering(home, gate, lambda: 7.0, seen)
+    with pytest.raises(
+        BadInputError, match=r"no quotas of cloud have a place for tenant 'visitors'.*known: scans.*ioi quota"
+    ):
         strict.give(weigh, "ann", "cloud")
     assert strict.in_force() == []
     assert strict.give(replace(weigh, name="scans"), "ann", "cloud").answer == "has weight 5"

@@ -137,10 +137,10 @@ class GatewayClient:
     def state(self, timeout: float = 1.0) -> dict[str, Any]:
         return self._get("registry/state", dict, timeout)
 
-    def order(self, order: Order, subject: str) -> OrderAnswer:
-        """Have `subject` give an order for what the domain owns. Raises `GatewayRefusedError` where it may not or it makes no
-        sense."""
-        return self._asked("order", OrderRequest(order, subject), OrderAnswer, 5.0).result()
+    def order(self, order: Order, subject: str, unseen: bool = False) -> OrderAnswer:
+        """Have `subject` give an order for what the domain owns, see `OrderRequest`. Raises `GatewayRefusedError` where it
+        may not or it makes no sense."""
+        return self._asked("order", OrderRequest(order, subject, unseen), OrderAnswer, 5.0).result()
 
     def intervene(self, said: RunOrder) -> RunAnswer:
         """Say something to a run of the domain's. Raises as `order`."""
@@ -337,8 +337,9 @@ class GatewayClient:
     def _problem(self, status: int, data: bytes) -> RetryableError | GatewayRefusedError:
         try:
             problem = from_json(data)["error"]
-            text = f"{self.domain}: {problem['text']} [{problem['code']}]"
-        except (msgspec.MsgspecError, KeyError, TypeError):
+            todo = f" — {problem['remedy']}" if problem.get("remedy") else ""
+            text = f"{self.domain}: {problem['text']} [{problem['code']}]{todo}"
+        except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
             text = f"{self.domain} answered {status}"
         return RetryableError(text) if status >= 500 or status == 429 else GatewayRefusedError(text)
 

@@ -56,7 +56,7 @@ DecidePlacement = Callable[[str, str, str, DataClass], Decision]
 class OrderDesk(Protocol):
     """Takes what is ordered in the domain, as its policy allows."""
 
-    def give(self, order: Order, subject: str, of: str) -> OrderAnswer:
+    def give(self, order: Order, subject: str, of: str, unseen: bool) -> OrderAnswer:
         """`subject` orders it, for whom the domain `of` vouches. Raises `BadInputError`, `NotAllowedError` and `OSError`; may
         wait for a disk."""
         ...

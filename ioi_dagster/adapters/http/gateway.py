@@ -315,7 +315,7 @@ class _Gateway:
     async def _order(self, request: Request) -> Any:
         caller = self._who.caller(request)
         body = await self._who.read(request, OrderRequest, caller)
-        return await self._to_desk(lambda desk: desk.give(body.order, body.subject, caller.domain))
+        return await self._to_desk(lambda desk: desk.give(body.order, body.subject, caller.domain, body.unseen))
 
     async def _intervene(self, request: Request) -> Any:
         caller = self._who.caller(request)

@@ -153,10 +153,12 @@ class Streamed:
 
 @dataclass(frozen=True, slots=True)
 class OrderRequest:
-    """`subject` gives `order`; the domain that signs the request vouches for that. Who and when in the order are found out."""
+    """`subject` gives `order`; the domain that signs the request vouches for that. Who and when in the order are found out.
+    `unseen`: a tenant may be one of whom nobody has heard yet."""
 
     order: Order
     subject: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ _intervention = sa.Table(
     sa.Column("who", sa.Text, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("answer", sa.Text, nullable=False),
+    sa.Column("refused", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 """What people said to runs, and what came of it."""
 
@@ -463,11 +464,11 @@ class Ledger:
             rows = connection.execute(query).mappings().all()
         return [Intervention(**{**row, "action": Action(row["action"])}) for row in rows]
 
-    def answered(self, number: int, answer: str) -> None:
-        """What came of it. Raises `LedgerAwayError`."""
+    def answered(self, number: int, answer: str, refused: bool = False) -> None:
+        """What came of it; `refused`: it names nobody. Raises `LedgerAwayError`."""
         with self._begin() as connection:
             its = sa.update(_intervention).where(_intervention.c.number == number)
-            connection.execute(its.values(answer=answer))
+            connection.execute(its.values(answer=answer, refused=refused))
 
     def counts(self, run: str) -> dict[str, int]:
         """How many steps of a run are in which state."""

@@ -8,12 +8,14 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.schema import CreateColumn
 
 WAIT_S = 30.0
 
 
 def open_sqlite(path: Path, tables: sa.MetaData, synchronous: str = "NORMAL") -> sa.Engine:
-    """An engine on `path` in write-ahead mode with `tables` made. Raises `OSError` where the folder cannot be written.
+    """An engine on `path` in write-ahead mode with `tables` made, and with their columns, which an older file may lack. Raises
+    `OSError` where the folder cannot be written.
 
     Changing the journal mode and making tables fail with "locked" when two do it at once, whatever the timeout
     (https://sqlite.org/wal.html#sometimes_queries_return_sqlite_busy_in_wal_mode), so one after the other is let in.
@@ -30,4 +32,16 @@ def open_sqlite(path: Path, tables: sa.MetaData, synchronous: str = "NORMAL") ->
         with engine.begin() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         tables.create_all(engine)
+        _add_columns(engine, tables)
     return engine
+
+
+def _add_columns(engine: sa.Engine, tables: sa.MetaData) -> None:
+    """Each that may be empty, or has a default."""
+    with engine.begin() as connection:
+        for table in tables.sorted_tables:
+            there = {row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({table.name})")}
+            for column in table.columns:
+                if column.name not in there:
+                    its = CreateColumn(column).compile(dialect=engine.dialect)
+                    connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {its}")

@@ -1,0 +1,29 @@
+"""Which tenants the clusters of a domain have heard of since their governors began."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ioi_dagster.adapters.link.caller import ClusterLine
+from ioi_dagster.domain import DomainHome
+
+ANSWER_S = 2.0
+
+
+def tenants_seen(home: DomainHome) -> set[str]:
+    """Asks the governors themselves, for the domain's own people. Raises `UnreachableError` where one does not answer."""
+    return asyncio.run(_ask_all(home))
+
+
+async def _ask_all(home: DomainHome) -> set[str]:
+    told = await asyncio.gather(*(_ask(home, cluster.name, cluster.governor) for cluster in home.config().clusters))
+    return {name for snapshot in told for key in ("tenants", "asked") for name in snapshot[key]}
+
+
+async def _ask(home: DomainHome, cluster: str, address: str) -> dict[str, Any]:
+    line = ClusterLine(cluster, address, home.token())
+    try:
+        return await line.ask("status", None, dict[str, Any], ANSWER_S)
+    finally:
+        line.close()
