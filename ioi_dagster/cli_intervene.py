@@ -20,7 +20,6 @@ err = Console(stderr=True)
 
 Run = Annotated[str, typer.Argument(help="The run's id, or its beginning; `last` for the newest")]
 Step = Annotated[str, typer.Argument(help="One step; without its \\[key] all of that name; left out: the whole run")]
-ThisStep = Annotated[str, typer.Argument(help="One step; without its \\[key] all of that name")]
 Why = Annotated[str, typer.Option(help="For those who ask later; policy may want it")]
 Home = Annotated[Path | None, typer.Option("--home", help="The federation's folder; default $IOI_HOME or .ioi")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output")]
@@ -43,14 +42,19 @@ def cancel(run: Run, step: Step = "", why: Why = "", home: Home = None, as_json:
 
 def reroute(
     run: Run,
-    step: ThisStep,
-    away_from: Annotated[str, typer.Option(help="A node, or a cluster")],
+    step: Step = "",
+    away_from: Annotated[str, typer.Option(help="A node, or a cluster")] = "",
+    back_to: Annotated[str, typer.Option(help="One that they were taken away from: they may go there again")] = "",
     why: Why = "",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Take steps away from a node or a cluster: what of them runs there is stopped, and runs elsewhere."""
-    _say(home, as_json, Intervention(run, Action.REROUTE, step, away=away_from, why=why))
+    """Take a run, or steps of it, away from a node or a cluster: what runs there is stopped, and runs elsewhere. Or take that
+    back."""
+    if bool(away_from) == bool(back_to):
+        raise typer.BadParameter("say one of --away-from and --back-to")
+    action = Action.REROUTE if away_from else Action.RETURN
+    _say(home, as_json, Intervention(run, action, step, away=away_from or back_to, why=why))
 
 
 def prioritise(
@@ -68,14 +72,15 @@ def prioritise(
 def cap(
     run: Run,
     steps: Annotated[str, typer.Argument(help="So many at once, or `none` for any number")],
+    step: Annotated[str, typer.Argument(help="Only of the mapped steps of that name; left out: of the whole run")] = "",
     why: Why = "",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Let no more than so many steps of a run run at once. What runs goes on to its end."""
+    """Let no more than so many steps of a run, or of one name, run at once. What runs goes on to its end."""
     if steps != "none" and not steps.isdecimal():
         raise typer.BadParameter(f"{steps!r} is neither a number nor `none`")
-    _say(home, as_json, Intervention(run, Action.CAP, value=None if steps == "none" else int(steps), why=why))
+    _say(home, as_json, Intervention(run, Action.CAP, step, None if steps == "none" else int(steps), why=why))
 
 
 COMMANDS = (pause, resume, cancel, reroute, prioritise, cap)

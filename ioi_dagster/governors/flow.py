@@ -225,7 +225,7 @@ class FlowGovernor:
 
     def may_follow(self, step: str) -> bool:
         """May it run at once where the step before it ran, as far as people have said anything of it?"""
-        return not (self._steering.why_held(step) or self._steering.away(step) or step in self._cancelled)
+        return self._steering.may_join(step) and not self._steering.away(step) and step not in self._cancelled
 
     def holding(self) -> dict[str, int]:
         """Clusters at which an announcement of this run waits for room, and its round."""
@@ -272,6 +272,7 @@ class FlowGovernor:
 
     def _advance(self, now: float) -> list[Instruction]:
         """Close the round that is over, or open one that is due."""
+        self._steering.recount()
         if self._rounds.is_open:
             return self._awards.match(now) if self._rounds.is_over(now) else []
         if not self._rounds.is_due(now):
@@ -282,7 +283,7 @@ class FlowGovernor:
             waiting = [step for step in waiting if self._steering.is_part(step)]
         # Copies of what runs are for room that nothing waits for.
         late = () if room is not None or (waiting and not self._awards.choosy) else tuple(self._copies.late(now))
-        late = tuple(step for step in late if not self._steering.why_held(step.ask.step))
+        late = tuple(step for step in late if self._steering.may_join(step.ask.step))
         if not waiting and not late:
             return []
         out = self._look_up([*waiting, *late], now)

@@ -195,7 +195,7 @@ class Awards:
         self, step: Step, round_: Round, offers: Offers, menu: Menu, awards: dict[str, list[LeaseRequest]], now: float
     ) -> list[Instruction]:
         """Have a late step run once more, where that is worth it."""
-        if not self._copies.may(step, now) or self._steering.why_held(step.ask.step):
+        if not self._copies.may(step, now) or not self._steering.may_join(step.ask.step):
             return []
         offered = menu.of_copy(step, round_.near(step.places))
         payable = self._payable(offered)

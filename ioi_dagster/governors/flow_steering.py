@@ -23,17 +23,19 @@ class Steering:
         self._priorities: dict[str, int] = {}
         self._away: dict[str, frozenset[str]] = {}
         self._cap: int | None = None
+        self._caps: dict[str, int] = {}
+        """By step; the run has its own."""
+        self._over: dict[str, str] = {}
+        """Steps that wait since as many of theirs run as may, and why."""
         steps.held_by = self.why_held
 
     # What holds -------------------------------------------------------------------------------------------------
 
     def why_held(self, step: str) -> str:
         """Why the step must not start now; empty where it may."""
-        if not self._paused:
-            return ""
-        pause = self._of(self._paused, step)
+        pause = self._of(self._paused, step) if self._paused else None
         if pause is None:
-            return ""
+            return self._over.get(step, "")
         return f"paused by {pause.who or 'somebody'}" + (f": {pause.why}" if pause.why else "")
 
     def shaped(self, ask: Ask) -> Ask:
@@ -58,7 +60,7 @@ class Steering:
 
     def away(self, step: str) -> frozenset[str]:
         """Nodes and clusters from which the step is to stay away."""
-        return self._of(self._away, step) or frozenset()
+        return frozenset().union(*(self._away[name] for name in (*names_of(step), *_run(step)) if name in self._away))
 
     def room(self) -> int | None:
         """So many steps more may start; None: any number."""
@@ -66,6 +68,36 @@ class Steering:
             return None
         counted = (step for step in self._steps.all() if not self.is_part(step))
         return max(0, self._cap - sum(step.state in AT_ONCE for step in counted))
+
+    def may_join(self, step: str) -> bool:
+        """May it run besides what is counted, as a copy or in the task of another?"""
+        return not self.why_held(step) and names_of(step)[-1] not in self._caps
+
+    def recount(self) -> None:
+        """Who of a step with a cap may start now: the most urgent, as many as there is room for. A gang starts whole or waits. To
+        be called before anything is negotiated for or awarded."""
+        over: dict[str, str] = {}
+        for name, cap in self._caps.items():
+            its = [step for step in self._steps.all() if names_of(step.ask.step)[-1] == name]
+            left = cap - sum(step.state in AT_ONCE for step in its)
+            waiting = [step for step in its if step.state is StepState.WAITING and not self._is_paused(step)]
+            why = f"the run may have {cap} of {name} at once"
+            passed: set[str] = set()
+            for step in sorted(waiting, key=lambda one: (-one.ask.priority, one.order)):
+                if step.ask.step in passed:
+                    continue
+                unit = [one for one in self._gangs.unit(step) if names_of(one.ask.step)[-1] == name]
+                passed.update(one.ask.step for one in unit)
+                if len(unit) > left:
+                    over.update((one.ask.step, why) for one in unit)
+                else:
+                    left -= len(unit)
+        if over != self._over:
+            self._over = over
+            self._steps.hold()
+
+    def _is_paused(self, step: Step) -> bool:
+        return self._of(self._paused, step.ask.step) is not None
 
     def is_part(self, step: Step) -> bool:
         """Of a map inside a step that runs: no cap counts it."""
@@ -76,8 +108,7 @@ class Steering:
         return f"the run may have {self._cap} steps at once"
 
     def _of(self, table: dict[str, V], step: str) -> V | None:
-        run = () if PART in step else ("",)
-        return next((table[name] for name in (*names_of(step), *run) if name in table), None)
+        return next((table[name] for name in (*names_of(step), *_run(step)) if name in table), None)
 
     # What is said -----------------------------------------------------------------------------------------------
 
@@ -119,14 +150,43 @@ class Steering:
         return f"has priority {said.value} from now on"
 
     def cap(self, said: Intervention) -> str:
+        if said.step:
+            self._caps.pop(said.step, None)
+            if said.value is not None:
+                self._caps[said.step] = said.value
+            self.recount()
+            return f"may have {'any number' if said.value is None else said.value} of {said.step} at once"
         self._cap = said.value
         return "may have any number of steps at once" if said.value is None else f"may have {said.value} steps at once"
 
     def stay_away(self, said: Intervention) -> None:
         self._away[said.step] = self._away.get(said.step, frozenset()) | {said.away}
-        for step in self._steps.all():
-            if said.means(step.ask.step):
-                step.away = self.away(step.ask.step)
+        self._keep_away(said)
+
+    def go_back(self, said: Intervention) -> str:
+        """Steps may go there again; their places are looked up anew."""
+        if said.step and said.away in self._away.get("", ()):
+            return f"not taken back: the whole run stays away from {said.away}"
+        above = next(
+            (name for name in names_of(said.step)[1:] if name != said.step and self._stays(name, said.away)), None
+        )
+        if above is not None:
+            return f"not taken back: {above} stays away from {said.away} as a whole"
+        found = [name for name in self._away if self._stays(name, said.away) and (not said.step or said.means(name))]
+        for name in found:
+            self._away[name] -= {said.away}
+        for step in self._keep_away(said) if found else ():
+            step.looked_at = float("-inf")
+        return f"may go to {said.away} again" if found else f"did not stay away from {said.away}"
+
+    def _stays(self, name: str, away: str) -> bool:
+        return away in self._away.get(name, ())
+
+    def _keep_away(self, said: Intervention) -> list[Step]:
+        meant = [step for step in self._steps.all() if said.means(step.ask.step)]
+        for step in meant:
+            step.away = self.away(step.ask.step)
+        return meant
 
     def of_run(self, said: Intervention) -> str:
         """What came of one that holds from now on."""
@@ -139,5 +199,12 @@ class Steering:
                 return self.prioritise(said)
             case Action.CAP:
                 return self.cap(said)
+            case Action.RETURN:
+                return self.go_back(said)
             case _:
                 raise AssertionError(said.action)
+
+
+def _run(step: str) -> tuple[str, ...]:
+    """Under which name what is said of the whole run stands, if the step goes by that."""
+    return () if PART in step else ("",)

@@ -19,6 +19,7 @@ class Action(StrEnum):
     RESUME = "resume"
     CANCEL = "cancel"
     REROUTE = "reroute"
+    RETURN = "return"
     PRIORITISE = "prioritise"
     CAP = "cap"
 
@@ -41,8 +42,8 @@ def names_of(step: str) -> tuple[str, ...]:
 @dataclass(frozen=True, slots=True)
 class Intervention:
     """`step` is the key of a step, or of the step whose mapped ones are meant; empty for the whole run. `value` is the priority,
-    or how many steps may run at once (None: any number). `away` is the node or the cluster to go away from. `number` is its place
-    in the run's ledger, `at` Unix seconds; `answer` is what came of it, empty as long as no process of the run has seen it;
+    or how many may run at once (None: any number). `away` is the node or the cluster to go away from, or back to. `number` is its
+    place in the run's ledger, `at` Unix seconds; `answer` is what came of it, empty as long as no process of the run has seen it;
     `refused`: it names nobody, and counts for nothing."""
 
     run: str
@@ -73,11 +74,13 @@ class Intervention:
                 raise BadInputError(
                     f"{self.value} is no number of steps", todo=f"take a number from 0 to {MAX_CAP}, or `none`"
                 )
-            case Action.CAP if self.step:
-                raise BadInputError("only a whole run has a cap", todo="leave the step out")
-            case Action.REROUTE if not self.away:
-                raise BadInputError("it is not said where to go away from", todo="name a node or a cluster")
-            case Action.REROUTE | Action.CANCEL if not self.step:
+            case Action.CAP if "[" in self.step or PART in self.step:
+                text = f"{self.step} is one step, of which one runs at a time"
+                raise BadInputError(text, todo="name the step without its [key], or pause this one")
+            case Action.REROUTE | Action.RETURN if not self.away:
+                where = "away from" if self.action is Action.REROUTE else "back to"
+                raise BadInputError(f"it is not said where to go {where}", todo="name a node or a cluster")
+            case Action.CANCEL if not self.step:
                 raise BadInputError(f"{self.action} is for steps here", todo="name the step")
             case _:
                 pass

@@ -279,7 +279,7 @@ DOORS = (
         For.DOMAIN,
         RunOrder,
         RunAnswer,
-        "pause, resume, cap, prioritise, reroute or cancel steps of a run of the domain's, as its policy allows",
+        "pause, resume, cap, prioritise, reroute (and back) or cancel steps of a run of the domain's, as its policy allows",
     ),
     Door("POST", "invoke", For.RUN, Invocation, Invoked, "run a block under a lease", framed=True),
     Door(

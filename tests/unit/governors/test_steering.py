@@ -250,9 +250,9 @@ def test_a_process_that_goes_on_with_the_run_keeps_what_holds_and_does_nothing_t
         (Action.PRIORITISE, {}, "None is no priority"),
         (Action.PRIORITISE, {"value": 1_001}, "1001 is no priority"),
         (Action.CAP, {"value": -1}, "-1 is no number of steps"),
-        (Action.CAP, {"value": 1, "step": "s"}, "only a whole run has a cap"),
+        (Action.CAP, {"value": 1, "step": "s[1]"}, r"s\[1\] is one step, of which one runs at a time"),
         (Action.REROUTE, {"step": "s"}, "it is not said where to go away from"),
-        (Action.REROUTE, {"away": "a"}, "reroute is for steps here"),
+        (Action.RETURN, {"step": "s"}, "it is not said where to go back to"),
         (Action.CANCEL, {}, "cancel is for steps here"),
         (Action.PAUSE, {"why": "x" * 501}, "a text of more than 500 characters"),
     ],
@@ -360,3 +360,104 @@ def test_what_follows_in_one_task_does_not_where_it_is_paused_or_to_stay_away():
     run.say(Action.PAUSE, "b")
     run.say(Action.REROUTE, "c", away="a")
     assert [run.governor.may_follow(step) for step in ("a", "b", "c")] == [True, False, False]
+
+
+def test_a_whole_run_is_rerouted_with_what_is_to_come():
+    run = Steered()
+    run.clusters = ("a",)
+    run.come("s", "t")
+    run.clusters = ("a", "b")
+    assert run.say(Action.REROUTE, away="a") == "it stays away from a; 2 stopped there, to run elsewhere"
+    run.come("later")
+    assert {step: lease.cluster for step, lease in run.running.items()} == {"s": "b", "t": "b", "later": "b"}
+
+
+def test_a_reroute_is_taken_back_and_steps_may_go_there_again():
+    run = Steered()
+    run.clusters = ("a",)
+    run.say(Action.REROUTE, "s", away="a")
+    run.come("s")
+    assert run.running == {}
+    assert run.say(Action.RETURN, "s", away="b") == "did not stay away from b"
+    assert run.say(Action.RETURN, "s", away="a") == "may go to a again"
+    assert run.running["s"].cluster == "a"
+    assert run.say(Action.RETURN, "s", away="a") == "did not stay away from a"
+    run.say(Action.REROUTE, "s", away="a")
+    assert run.running == {}
+
+
+def test_what_holds_for_more_counts_for_each_of_it_too_and_is_taken_back_there():
+    run = Steered()
+    run.clusters = ("a", "b", "c")
+    run.say(Action.REROUTE, away="a")
+    run.say(Action.REROUTE, "ocr", away="b")
+    run.come("ocr[1]", "judge")
+    assert run.running["ocr[1]"].cluster == "c"
+    assert run.running["judge"].cluster in ("b", "c")
+    assert run.say(Action.RETURN, "ocr[1]", away="b") == "not taken back: ocr stays away from b as a whole"
+    assert run.say(Action.RETURN, "ocr", away="a") == "not taken back: the whole run stays away from a"
+    run.say(Action.REROUTE, "ocr[2]", away="c")
+    # Of the whole run, whatever was said of its steps.
+    assert [run.say(Action.RETURN, away=away) for away in ("a", "c")] == ["may go to a again", "may go to c again"]
+    run.clusters = ("c",)
+    run.come("ocr[2]")
+    assert run.running["ocr[2]"].cluster == "c"
+
+
+def test_no_more_of_a_step_run_at_once_than_its_cap_and_others_do_not_wait_for_that():
+    run = Steered(slots=1_000)
+    assert run.say(Action.CAP, "ocr", value=2) == "may have 2 of ocr at once"
+    # More than are negotiated for at once: nothing else may stand behind them.
+    run.come(*(f"ocr[{number}]" for number in range(600)), "judge")
+    assert set(run.running) == {"ocr[0]", "ocr[1]", "judge"}
+    assert run.waiting()["ocr[2]"] == "the run may have 2 of ocr at once"
+    run.say(Action.PRIORITISE, "ocr[500]", value=5)
+    run.end("ocr[0]")
+    run.settle()
+    assert set(run.running) == {"ocr[1]", "ocr[500]", "judge"}
+    run.say(Action.CAP, "ocr", value=3)
+    assert len(run.running) == 4
+    run.say(Action.CAP, value=1)
+    run.say(Action.CAP, "ocr", value=None)
+    assert len(run.running) == 4, "the run has a cap of its own"
+    run.say(Action.CAP, value=None)
+    assert len(run.running) == 600
+
+
+def test_what_is_lost_of_a_capped_step_takes_its_turn():
+    run = Steered()
+    run.say(Action.CAP, "s", value=1)
+    run.come("s[1]", "s[2]")
+    lease = run.running.pop("s[1]")
+    run.event(flow.StepLost("s[1]", lease.fence, lease.node, "its worker died", Cause.NODE_LOST))
+    run.settle()
+    assert len(run.running) == 1
+
+
+def test_a_gang_starts_whole_within_a_cap_or_waits():
+    run = Steered()
+    run.say(Action.CAP, "t", value=3)
+    for gang in ("g", "h"):
+        run.come(f"t[{gang}1]", f"t[{gang}2]", gang=gang, gang_size=2)
+    assert set(run.running) == {"t[g1]", "t[g2]"}
+    run.end("t[g1]")
+    run.end("t[g2]")
+    run.settle()
+    assert set(run.running) == {"t[h1]", "t[h2]"}
+
+
+def test_a_capped_step_runs_in_nobody_elses_task():
+    run = Steered()
+    run.say(Action.CAP, "b", value=1)
+    assert [run.governor.may_follow(step) for step in ("a", "b[1]")] == [True, False]
+
+
+def test_a_cap_of_a_step_and_a_way_back_hold_in_the_next_process():
+    run = Steered()
+    for action, step, more in [
+        (Action.CAP, "s", {"value": 1}), (Action.REROUTE, "", {"away": "b"}), (Action.REROUTE, "", {"away": "a"}),
+        (Action.RETURN, "", {"away": "a"}),
+    ]:  # fmt: skip
+        run.event(flow.Intervened(Intervention("r", action, step, who="ann", why="a reason", **more), again=True))
+    run.come("s[1]", "s[2]")
+    assert [lease.cluster for lease in run.running.values()] == ["a"]
