@@ -20,7 +20,8 @@ from ioi_dagster.model.negotiation import SLOTS
 from ioi_dagster.model.quota import ANY
 from ioi_dagster.model.topology import MAX_SPEED, MIN_SPEED, ClusterSpec, Topology
 from ioi_dagster.simulate import families, shapes
-from ioi_dagster.simulate.scenario import Scenario, Workflow, decode, draw_faults, grid, read_workflows
+from ioi_dagster.simulate.faults import draw_faults
+from ioi_dagster.simulate.scenario import Scenario, Workflow, decode, grid, read_workflows
 from ioi_dagster.simulate.traces import read_traces
 from ioi_dagster.simulate.world import Report, simulate
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -18,10 +16,11 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Amount, Effect, Priority
 from ioi_dagster.model.placement import Link
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
+from ioi_dagster.simulate import faults
+from ioi_dagster.simulate.faults import Fault, Seconds
 
 T = TypeVar("T")
 MAX_BYTES = 512 * 2**20
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,57 +57,6 @@ class Workflow:
     objective: str = "balanced"
 
 
-class FaultKind(StrEnum):
-    """What `Fault.target` names stands behind each."""
-
-    NODE_KILLED = "node_killed"
-    """A node: what runs there is lost; it is back after `lasts`."""
-    NODE_FROZEN = "node_frozen"
-    """A node: it does nothing for `lasts`, then goes on where it was."""
-    NODE_SLOW = "node_slow"
-    """A node: what begins there within `lasts` takes `amount` times as long."""
-    NODE_FULL = "node_full"
-    """A node: its memory is full for `lasts`."""
-    SCHEDULER_KILLED = "scheduler_killed"
-    """A cluster: its governor and all its nodes start anew after `lasts`."""
-    RUN_KILLED = "run_killed"
-    """A workflow: its run process; another takes over after `lasts`."""
-    LINK_CUT = "link_cut"
-    """`one|other`: no message passes between two domains for `lasts`."""
-    LINK_ONE_WAY = "link_one_way"
-    """`one|other`: no message of the first reaches the second for `lasts`, but the other way they do."""
-    MUTE = "mute"
-    """A cluster: it answers nothing for `lasts`."""
-    LATE = "late"
-    """A cluster: it answers after `amount` seconds, for `lasts`."""
-    LIAR = "liar"
-    """A cluster: it bids for everything for nothing, and grants none of it, for `lasts`."""
-    OVERGRANTS = "overgrants"
-    """A cluster: with each lease it grants a second one for the same request, and one for a step of nobody, for `lasts`."""
-    LOSS = "loss"
-    """All messages: the part `amount` is lost, for `lasts`."""
-    DOUBLING = "doubling"
-    """All messages: the part `amount` comes twice, for `lasts`."""
-
-
-OF_NODES = (FaultKind.NODE_KILLED, FaultKind.NODE_FROZEN, FaultKind.NODE_SLOW, FaultKind.NODE_FULL)
-OF_CLUSTERS = (FaultKind.SCHEDULER_KILLED, FaultKind.MUTE, FaultKind.LATE, FaultKind.LIAR, FaultKind.OVERGRANTS)
-OF_LINKS = (FaultKind.LINK_CUT, FaultKind.LINK_ONE_WAY)
-_AMOUNTS = {FaultKind.LATE: (0.5, 4.0), FaultKind.NODE_SLOW: (1.5, 20.0)}
-"""What is drawn for those that are not a part of all messages."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """At `at` seconds, for `lasts` seconds."""
-
-    at: Seconds
-    kind: FaultKind
-    target: str = ""
-    lasts: Seconds = 5.0
-    amount: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
-
-
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """`noise`: steps take their seconds times a factor that is drawn from e to the power of ±`noise`. `bandwidth`: bytes a second
@@ -138,7 +86,6 @@ def check(scenario: Scenario) -> None:
             wrong.append(f"{workflow.name}: no domain {workflow.domain!r}")
     ends = dict.fromkeys(end for link in scenario.links for end in (link.source, link.target))
     wrong += [f"a link names {end!r}, which is no domain" for end in ends if end not in domains]
-    clusters = {c.name for d in scenario.topology.domains for c in d.clusters}
     wrong += [
         f"{n.name}: its speed is {n.speed}, not above 0"
         for d in scenario.topology.domains
@@ -146,20 +93,7 @@ def check(scenario: Scenario) -> None:
         for n in c.nodes
         if not 0 < n.speed < math.inf
     ]
-    nodes = {name for domain in scenario.topology.domains for cluster in domain.clusters for name in cluster.members()}
-    known = {
-        **dict.fromkeys(OF_NODES, nodes),
-        **dict.fromkeys(OF_CLUSTERS, clusters),
-        FaultKind.RUN_KILLED: {w.name for w in scenario.workflows},
-    }
-    for fault in scenario.faults:
-        ends = fault.target.split("|") if fault.kind in OF_LINKS else [fault.target]
-        among = domains if fault.kind in OF_LINKS else known.get(fault.kind)
-        wrong += [
-            f"{fault.kind} at {fault.at:g} s: nothing named {end!r}" for end in ends if among and end not in among
-        ]
-        if fault.kind in OF_LINKS and len(ends) != 2:
-            wrong.append(f"{fault.kind} at {fault.at:g} s: its target is two domains, as in 'one|other'")
+    wrong += faults.wrong_in(scenario)
     if wrong:
         more = f"\nand {len(wrong) - 20} more" if len(wrong) > 20 else ""
         raise BadInputError("\n".join(wrong[:20]) + more, where="the scenario", todo="mend what is named")
@@ -224,30 +158,6 @@ def grid(clusters: int, nodes: int, slots: int = 1) -> Topology:
             for number in range(clusters)
         ),
     )
-
-
-def draw_faults(scenario: Scenario, rate: float, seconds: float) -> tuple[Fault, ...]:
-    """Faults of every kind, `rate` a minute within the first `seconds`, drawn by the scenario's seed."""
-    rng = random.Random(f"faults/{scenario.seed}")
-    topology = scenario.topology
-    domains = [domain.name for domain in topology.domains]
-    clusters = [cluster.name for domain in topology.domains for cluster in domain.clusters]
-    nodes = [name for domain in topology.domains for cluster in domain.clusters for name in cluster.members()]
-    at, faults = rng.expovariate(rate / 60), []
-    while at < seconds:
-        kind = rng.choice([kind for kind in FaultKind if kind not in OF_LINKS or len(domains) > 1])
-        among = {
-            **dict.fromkeys(OF_NODES, nodes),
-            **dict.fromkeys(OF_CLUSTERS, clusters),
-            FaultKind.RUN_KILLED: [workflow.name for workflow in scenario.workflows],
-        }.get(kind)
-        target = rng.choice(among) if among else ""
-        if kind in OF_LINKS:
-            target = "|".join(rng.sample(domains, 2))
-        amount = rng.uniform(*_AMOUNTS.get(kind, (0.05, 0.5)))
-        faults.append(Fault(round(at, 3), kind, target, round(rng.uniform(0.5, 15.0), 3), round(amount, 3)))
-        at += rng.expovariate(rate / 60)
-    return tuple(faults)
 
 
 def _wrong_in(workflow: Workflow) -> list[str]:

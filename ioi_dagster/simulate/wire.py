@@ -26,13 +26,23 @@ class Wire:
         self.loss = self.doubling = 0.0
         self.sent: Counter[str] = Counter()
         self.lost = 0
+        """Messages that never came."""
+        self.dropped = self.doubled = 0
+        """By chance alone."""
+        self.stopped: Counter[tuple[str, str]] = Counter()
+        """(from, to) of messages that a cut has met."""
 
     def send(self, source: str, target: str, kind: str, act: Callable[..., None], *arguments: Any) -> None:
         """A call: have `act` happen at `target`, if it gets there."""
         self.sent[kind] += 1
-        for _ in range(2 if self.doubling and self._random() < self.doubling else 1):
-            if (self._cuts and self.is_cut(source, target)) or (self.loss and self._random() < self.loss):
+        twice = bool(self.doubling) and self._random() < self.doubling
+        self.doubled += twice
+        for _ in range(2 if twice else 1):
+            if self._cuts and self._stops(source, target):
                 self.lost += 1
+            elif self.loss and self._random() < self.loss:
+                self.lost += 1
+                self.dropped += 1
             else:
                 self._after(_LEAST + _SPREAD * self._random(), act, *arguments)
 
@@ -42,10 +52,15 @@ class Wire:
         self._resend(source, target, act, *arguments)
 
     def _resend(self, source: str, target: str, act: Callable[..., None], *arguments: Any) -> None:
-        if self._cuts and self.is_cut(source, target):
+        if self._cuts and self._stops(source, target):
             self._after(RESEND_S, self._resend, source, target, act, *arguments)
         else:
             self._after(_LEAST + _SPREAD * self._random(), act, *arguments)
+
+    def _stops(self, source: str, target: str) -> bool:
+        cut = self.is_cut(source, target)
+        self.stopped[source, target] += cut
+        return cut
 
     def cut(self, source: str, target: str) -> None:
         """One way."""

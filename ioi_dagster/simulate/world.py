@@ -11,20 +11,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from ioi_dagster.governors import flow_messages as flow
+from ioi_dagster.governors.flow import MAX_LOSSES
 from ioi_dagster.governors.flow_messages import Place
-from ioi_dagster.model.negotiation import Ask
+from ioi_dagster.model.negotiation import Ask, Lease
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import Topology
-from ioi_dagster.simulate.cluster import SimCluster
+from ioi_dagster.simulate.cluster import RESTART_S, SimCluster
 from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.fairness import SAMPLE_S, Fairness
+from ioi_dagster.simulate.faults import Fault, FaultKind
+from ioi_dagster.simulate.permits import Permits
+from ioi_dagster.simulate.process import SimProcess
 from ioi_dagster.simulate.run import SimRun
-from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, check
+from ioi_dagster.simulate.scenario import Scenario, check
+from ioi_dagster.simulate.striking import DEEDS, PROBE_S
 from ioi_dagster.simulate.transfers import Transfers
 from ioi_dagster.simulate.wire import Wire
 
-PROBE_S = 0.8
-"""Until a run process sees that a scheduler is gone or cannot be reached."""
+BEGAN_AT = 1_800_000_000.0
+"""What clocks show at the beginning, in Unix seconds."""
 GRACE_S = 600.0
 """Of a simulation that should be over: all its work three times on one slot, after the last arrival and the last fault."""
 LEASE_S = 40.0
@@ -48,7 +53,7 @@ class Report:
     """Seconds are those of the simulation. `failures`: steps by the code of why, with those that needed them. `starts` more than
     `done` are starts that were lost or in vain. `given_back`: leases that clusters granted and nobody had asked for. `fairness`:
     Jain's index of the slots of tenants that wait, by weight; None where no two waited at once. `messages`: by kind.
-    `faults`: those that struck while a run was under way, by kind.
+    `faults`: those that struck while a run was under way and met something, by kind.
     `bytes_between`, `bytes_inside`: moved from one domain to another, and from node to node of the same. `violations`: what must
     never happen and did. `utilisation`: of the slots of nodes while they were there. `node_hours`: of each group of nodes that
     come and go, by cluster and name; `node_credits`: what those cost. `digest`: of every start and commit; the same scenario has
@@ -107,8 +112,22 @@ class World:
         self._open = len(self.runs)
         self._answers: dict[tuple[str, str], tuple[tuple[Place, ...], tuple[tuple[str, Refusal], ...]]] = {}
         self._found: list[str] = []
+        self.clock_off_s = 0.0
+        """So far the clocks of all domains are from what they should show."""
+        timed = any(fault.kind is FaultKind.CLOCK_SET for fault in scenario.faults)
+        domains = [domain.name for domain in scenario.topology.domains]
+        self.permits = Permits(domains, self._wall) if timed else None
+        """Where nobody sets a clock they would decide nothing, and take their time."""
+        self.poisoned: Counter[str] = Counter()
+        """`workflow|step` of those that take down the nodes on which they begin."""
+        self._victims: Counter[tuple[int, str]] = Counter()
+        """How many nodes each of those took down, by the epoch of its run."""
+        self.met_by: Counter[tuple[FaultKind, str]] = Counter()
+        """How often faults met something, by kind and target."""
+        self._under_way: dict[Fault, int] = {}
+        """Faults that struck while a run was under way, and how often such ones had met something by then."""
         self._met: Counter[str] = Counter()
-        """Faults that struck while a run was under way, by kind."""
+        """Those that met something, by kind."""
         self._fairness = Fairness(_weights(scenario.topology))
         self._hash = hashlib.sha256()
         self._there_s: dict[tuple[str, str], float] = {}
@@ -117,17 +136,21 @@ class World:
 
     def run(self) -> Report:
         for cluster in self.clusters.values():
-            cluster.told_of_loss, cluster.told_of_return = self._lost, self._back
+            cluster.told_of_loss, cluster.told_of_return = self._lost, self.back
             cluster.check = self.check if self.checked else None
+            cluster.met, cluster.violated = self.met, self.violated
+            if self.permits is not None:
+                cluster.read_permit = self.permits.read
             cluster.start()
         for run, workflow in zip(self.runs, self.scenario.workflows, strict=True):
             self.engine.after(workflow.arrives, run.start)
         for fault in self.scenario.faults:
             self.engine.after(fault.at, self._strike, fault)
-            self.engine.after(fault.at + fault.lasts, _FAULTS[fault.kind][1], self, fault)
         self.engine.after(SAMPLE_S, self._look)
         self.engine.run(self._longest())
         makespan = self.engine.now
+        for fault in list(self._under_way):
+            self._count(fault)
         self._there_s = {
             (cluster.name, name): node.there_s(makespan)
             for cluster in self.clusters.values()
@@ -145,9 +168,8 @@ class World:
         """How the tenants fare now."""
         waiting, running = Counter[str](), Counter[str]()
         for run in self.runs:
-            if run.governor is not None:
-                waiting[run.tenant] += run.waiting
-                running[run.tenant] += run.running
+            waiting[run.tenant] += run.waiting
+            running[run.tenant] += run.running
         self._fairness.look(waiting, running)
         if self._open:
             self.engine.after(SAMPLE_S, self._look)
@@ -158,7 +180,7 @@ class World:
         slow = min(node.speed for domain in its.topology.domains for one in domain.clusters for node in one.nodes)
         work = sum(step.seconds for step in steps) / min(1.0, slow)
         work += sum(self.transfers.longest(size) for step in steps for size in (step.reads, *step.inputs.values()))
-        last = max(0.0, *(workflow.arrives for workflow in its.workflows), *(f.at + f.lasts for f in its.faults))
+        last = max(0.0, *(workflow.arrives for workflow in its.workflows), *(fault.until for fault in its.faults))
         slowest = max((fault.amount for fault in its.faults if fault.kind is FaultKind.NODE_SLOW), default=1.0)
         nodes = [node for domain in its.topology.domains for cluster in domain.clusters for node in cluster.groups]
         come = sum(max(r.boot_s, r.give_up_s) + r.after_s for node in nodes if (r := node.autoscale) is not None)
@@ -197,6 +219,12 @@ class World:
             return (), (("the network", Refusal("ras.no_capability", text, "registry", "register a block")),)
         return tuple(places), tuple(rejected) if len(rejected) == len(self.clusters) else ()
 
+    def _wall(self) -> float:
+        """What clocks show now."""
+        if self.clock_off_s:
+            self.met(FaultKind.CLOCK_SET, "")
+        return BEGAN_AT + self.engine.now + self.clock_off_s
+
     def noise(self) -> float:
         spread = self.scenario.noise
         return math.exp(self._rng.uniform(-spread, spread)) if spread else 1.0
@@ -228,66 +256,69 @@ class World:
     def _lost(self, cluster: SimCluster) -> None:
         self._tell_runs(cluster, flow.ClusterLost(cluster.name, "its Dask scheduler went away"), False)
 
-    def _back(self, cluster: SimCluster) -> None:
+    def back(self, cluster: SimCluster) -> None:
         self._tell_runs(cluster, flow.ClusterBack(cluster.name), True)
 
     def _tell_runs(self, cluster: SimCluster, event: flow.Event, back: bool) -> None:
         """Each that is there learns of it at its next probe."""
         self._answers.clear()
-        for run in self.runs:
-            if run.governor is not None:
-                self.engine.after(self._rng.uniform(0.02, PROBE_S), self._tell_if, run, run.life, cluster, event, back)
+        for process in (one for run in self.runs for one in run.processes):
+            self.engine.after(self._rng.uniform(0.02, PROBE_S), self._tell_if, process, cluster, event, back)
 
-    def _tell_if(self, run: SimRun, life: int, cluster: SimCluster, event: flow.Event, back: bool) -> None:
+    def _tell_if(self, process: SimProcess, cluster: SimCluster, event: flow.Event, back: bool) -> None:
         """A probe sees what is there now, not what was there when something happened."""
-        reachable = cluster.governor is not None and self.wire.reaches(run.domain, cluster.domain)
-        if run.life == life and (reachable if back else True):
-            run.take(event)
+        reachable = cluster.governor is not None and self.wire.reaches(process.domain, cluster.domain)
+        if reachable or not back:
+            process.take(event)
             if not back and reachable:
                 # It came back before it was missed: what ran there is lost all the same.
-                run.take(flow.ClusterBack(cluster.name))
+                process.take(flow.ClusterBack(cluster.name))
 
     # Faults -----------------------------------------------------------------------------------------------------
 
-    def _cluster(self, fault: Fault) -> SimCluster:
-        return self.clusters[fault.target]
+    def owner_of(self, node: str) -> SimCluster:
+        return next(cluster for cluster in self.clusters.values() if node in cluster.nodes)
 
-    def _owner(self, fault: Fault) -> SimCluster:
-        return next(cluster for cluster in self.clusters.values() if fault.target in cluster.nodes)
+    def run_named(self, name: str) -> SimRun:
+        return self._by_name[name]
+
+    def met(self, kind: FaultKind, target: str) -> None:
+        """A fault of that kind at that target has met something, if there is one."""
+        self.met_by[kind, target] += 1
+
+    def began(self, run: SimRun, lease: Lease) -> None:
+        """A node has begun a step. It dies of it, if that is poisoned."""
+        target = f"{run.name}|{lease.step}"
+        if self.poisoned[target] <= 0:
+            return
+        self.met(FaultKind.POISON, target)
+        self._victims[run.ledger.epoch, target] += 1
+        if self._victims[run.ledger.epoch, target] > MAX_LOSSES + 1:  # one may be of a copy
+            self.violated(f"{run.name}/{lease.step} took down {self._victims[run.ledger.epoch, target]} nodes")
+        cluster = self.clusters[lease.cluster]
+        self.engine.after(self._rng.uniform(0.02, 0.2), self._dies_of_it, cluster, lease.node)
+
+    def _dies_of_it(self, cluster: SimCluster, node: str) -> None:
+        cluster.kill_node(node)
+        self.engine.after(RESTART_S, cluster.start_node, node)
 
     def _strike(self, fault: Fault) -> None:
-        if any(run.governor is not None and not run.over for run in self.runs):
+        deed = DEEDS[fault.kind]
+        before = deed.met(self, fault)
+        self.engine.after(fault.lasts, self._over, fault, before)
+        if any(run.process is not None for run in self.runs):
+            self._under_way[fault] = before
+        deed.begin(self, fault)
+
+    def _over(self, fault: Fault, before: int) -> None:
+        DEEDS[fault.kind].end(self, fault)
+        self._count(fault)
+
+    def _count(self, fault: Fault) -> None:
+        """It counts where it met something while a run was under way."""
+        before = self._under_way.pop(fault, None)
+        if before is not None and DEEDS[fault.kind].met(self, fault) > before:
             self._met[str(fault.kind)] += 1
-        _FAULTS[fault.kind][0](self, fault)
-
-    def _restart(self, fault: Fault) -> None:
-        cluster = self._cluster(fault)
-        if cluster.governor is None:
-            cluster.start()
-
-    def _cut(self, fault: Fault) -> None:
-        one, other = fault.target.split("|")
-        self.wire.cut(one, other)
-        if fault.kind is FaultKind.LINK_CUT:
-            self.wire.cut(other, one)
-        for cluster in self.clusters.values():
-            for run in self.runs:
-                if {run.domain, cluster.domain} == {one, other}:
-                    event = flow.ClusterLost(cluster.name, "it cannot be reached")
-                    self.engine.after(PROBE_S, self._tell_cut, run, run.life, cluster, event)
-
-    def _tell_cut(self, run: SimRun, life: int, cluster: SimCluster, event: flow.Event) -> None:
-        if run.life == life and not self.wire.reaches(run.domain, cluster.domain):
-            run.take(event)
-
-    def _heal(self, fault: Fault) -> None:
-        one, other = fault.target.split("|")
-        self.wire.heal(one, other)
-        if fault.kind is FaultKind.LINK_CUT:
-            self.wire.heal(other, one)
-        for cluster in self.clusters.values():
-            if cluster.domain in (one, other):
-                self._back(cluster)
 
     def _report(self, makespan: float) -> Report:
         waits = sorted(wait for run in self.runs for wait in run.waits)
@@ -371,57 +402,3 @@ def _mean(values: list[float]) -> float:
 
 def _p99(ordered: list[float]) -> float:
     return round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], 6) if ordered else 0.0
-
-
-def _set(name: str, value: Callable[[Fault], float]) -> Callable[[World, Fault], None]:
-    return lambda world, fault: setattr(world.wire, name, value(fault))
-
-
-def _count(name: str, by: int) -> Callable[[World, Fault], None]:
-    def act(world: World, fault: Fault) -> None:
-        cluster = world._cluster(fault)
-        setattr(cluster, name, getattr(cluster, name) + by)
-
-    return act
-
-
-def _late(sign: float) -> Callable[[World, Fault], None]:
-    def act(world: World, fault: Fault) -> None:
-        cluster = world._cluster(fault)
-        cluster.late_s = max(0.0, cluster.late_s + sign * fault.amount)
-
-    return act
-
-
-_FAULTS: dict[FaultKind, tuple[Callable[[World, Fault], None], Callable[[World, Fault], None]]] = {
-    FaultKind.NODE_KILLED: (
-        lambda world, fault: world._owner(fault).kill_node(fault.target),
-        lambda world, fault: world._owner(fault).start_node(fault.target),
-    ),
-    FaultKind.NODE_FROZEN: (
-        lambda world, fault: world._owner(fault).freeze_node(fault.target),
-        lambda world, fault: world._owner(fault).thaw_node(fault.target),
-    ),
-    FaultKind.NODE_SLOW: (
-        lambda world, fault: world._owner(fault).slow_node(fault.target, fault.amount),
-        lambda world, fault: world._owner(fault).hurry_node(fault.target, fault.amount),
-    ),
-    FaultKind.NODE_FULL: (
-        lambda world, fault: world._owner(fault).fill_node(fault.target, 1),
-        lambda world, fault: world._owner(fault).fill_node(fault.target, -1),
-    ),
-    FaultKind.SCHEDULER_KILLED: (lambda world, fault: world._cluster(fault).kill(), World._restart),
-    FaultKind.RUN_KILLED: (
-        lambda world, fault: world._by_name[fault.target].kill(),
-        lambda world, fault: world._by_name[fault.target].resume(),
-    ),
-    FaultKind.LINK_CUT: (World._cut, World._heal),
-    FaultKind.LINK_ONE_WAY: (World._cut, World._heal),
-    FaultKind.MUTE: (_count("mute", 1), _count("mute", -1)),
-    FaultKind.LATE: (_late(1.0), _late(-1.0)),
-    FaultKind.LIAR: (_count("liar", 1), _count("liar", -1)),
-    FaultKind.OVERGRANTS: (_count("lavish", 1), _count("lavish", -1)),
-    FaultKind.LOSS: (_set("loss", lambda fault: min(0.9, fault.amount)), _set("loss", lambda _: 0.0)),
-    FaultKind.DOUBLING: (_set("doubling", lambda fault: min(0.9, fault.amount)), _set("doubling", lambda _: 0.0)),
-}
-"""How each fault begins and how it ends."""

@@ -10,7 +10,8 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Effect
 from ioi_dagster.model.quota import QuotaTree, TenantQuota
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
-from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, draw_faults
+from ioi_dagster.simulate.faults import draw_faults
+from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep
 from ioi_dagster.simulate.shapes import SHAPES, draw
 from ioi_dagster.simulate.world import Report, simulate
 from tests.quotas import share

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, Workflow, WorkflowStep, grid
+from ioi_dagster.simulate.faults import Fault, FaultKind
+from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, grid
 from ioi_dagster.simulate.world import Report, simulate
 
 STEPS, SECONDS = 12, 2.0

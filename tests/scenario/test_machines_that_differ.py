@@ -21,7 +21,8 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.placement import Link
 from ioi_dagster.model.topology import Topology
 from ioi_dagster.simulate import families, traces
-from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, Workflow, WorkflowStep, grid
+from ioi_dagster.simulate.faults import Fault, FaultKind
+from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, grid
 from ioi_dagster.simulate.traces import read_traces
 from ioi_dagster.simulate.transfers import Transfers
 from ioi_dagster.simulate.world import Report, simulate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,18 @@ from typer.testing import CliRunner
 from ioi_dagster.cli import app
 from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.model.autoscale import Autoscale
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Award, Lease, LeaseRequest
 from ioi_dagster.model.quota import QuotaTree, TenantQuota
-from ioi_dagster.model.topology import NodeSpec
-from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, Workflow, WorkflowStep, grid, read_workflows
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.topology import ClusterSpec, NodeSpec
+from ioi_dagster.simulate.cluster import SimCluster
+from ioi_dagster.simulate.engine import Engine
+from ioi_dagster.simulate.faults import Fault, FaultKind
+from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, grid, read_workflows
 from ioi_dagster.simulate.shapes import SHAPES, draw
 from ioi_dagster.simulate.world import Report, simulate
 from tests.quotas import share
@@ -107,7 +114,21 @@ def test_a_limit_leaves_the_rest_to_who_comes() -> None:
     [
         (Fault(3.0, FaultKind.NODE_KILLED, "n0.0", 1.0), 0, 2),
         (Fault(3.0, FaultKind.SCHEDULER_KILLED, "c0", 1.0), 0, 3),
-        (Fault(3.0, FaultKind.NODE_FROZEN, "n0.0", 5.0), 0, 0),
+        (Fault(3.0, FaultKind.NODE_FROZEN, "n0.0", 5.0), 0, 1),
+        (Fault(3.0, FaultKind.NODE_CUT, "n0.0", 5.0), 0, 1),
+        (Fault(3.0, FaultKind.NODE_UNHEARD, "n0.0", 5.0), 0, 1),
+        (Fault(3.0, FaultKind.INTERPRETER_HELD, "n0.0", 10.0), 0, 0),
+        (Fault(3.0, FaultKind.NODE_DEAF, "n0.0", 5.0), 0, 0),
+        (Fault(3.0, FaultKind.GOVERNOR_AWAY, "n0.0", 5.0), 0, 0),
+        (Fault(3.0, FaultKind.SCHEDULER_FROZEN, "c0", 0.3), 0, 0),
+        (Fault(3.0, FaultKind.SCHEDULER_FROZEN, "c0", 5.0), 0, 1),
+        (Fault(0.0, FaultKind.GOVERNOR_RESTARTED, "c0", 1_000.0), 0, 1),
+        (Fault(3.0, FaultKind.RUN_DOUBLED, "chain"), 1, 1),
+        (Fault(1.5, FaultKind.LEDGER_AWAY, "d0", 10.0), 0, 0),
+        (Fault(1.5, FaultKind.DISK_FULL, "d0", 10.0), 0, 0),
+        (Fault(3.0, FaultKind.CLOCK_SET, "", 5.0, 3_600.0), 0, 0),
+        (Fault(3.0, FaultKind.CLOCK_SET, "", 5.0, -3_600.0), 0, 0),
+        (Fault(3.0, FaultKind.NETWORK_SPLIT, "d0|d1", 10.0), 0, 1),
         (Fault(3.0, FaultKind.RUN_KILLED, "chain", 1.0), 1, 1),
         (Fault(0.0, FaultKind.NODE_SLOW, "n0.0", 1_000.0, 5.0), 0, 0),
         (Fault(0.0, FaultKind.NODE_FULL, "n0.0", 1_000.0), 0, 0),
@@ -130,11 +151,125 @@ def test_no_fault_alone_costs_a_step_or_more_than_the_starts_that_it_hit(fault, 
     assert report.makespan_s < 40
 
 
-def test_only_faults_that_strike_while_a_run_is_under_way_are_counted() -> None:
+def test_only_faults_that_strike_while_a_run_is_under_way_and_meet_something_are_counted() -> None:
     at = (0.5, 3.0, 10_000.0)
-    faults = tuple(Fault(when, FaultKind.NODE_KILLED, "n0.0", 1.0) for when in at)
-    report = run(replace(CHAIN, arrives=1.0), faults=(*faults, Fault(3.0, FaultKind.MUTE, "c0", 1.0)))
+    killed = tuple(Fault(when, FaultKind.NODE_KILLED, "n0.0", 1.0) for when in at)
+    mute = Fault(3.0, FaultKind.MUTE, "c0", 3.0), Fault(4.6, FaultKind.MUTE, "c1", 0.1)
+    report = run(replace(CHAIN, arrives=1.0), faults=(*killed, *mute))
     assert report.faults == {"mute": 1, "node_killed": 1}
+
+
+ONE = Workflow("one", {"a": WorkflowStep(20.0)})
+
+
+def one(
+    kind: FaultKind, target: str, lasts: float = 1_000.0, at: float = 3.0, step: WorkflowStep | None = None
+) -> Report:
+    """A run of one step of 20 s, of which `kind` strikes at what has it, with room elsewhere."""
+    report = run(replace(ONE, steps={"a": step or ONE.steps["a"]}), faults=(Fault(at, kind, target, lasts),))
+    assert report.faults == {str(kind): 1}
+    return report
+
+
+@pytest.mark.parametrize(
+    ("kind", "lasts", "least", "most"),
+    [
+        # The detector of nodes finds out a process that is stopped, and a machine that is not reached.
+        (FaultKind.NODE_FROZEN, 1_000.0, 23.5, 24.5),
+        (FaultKind.NODE_CUT, 1_000.0, 24.0, 25.0),
+        (FaultKind.NODE_UNHEARD, 1_000.0, 24.0, 25.0),
+        (FaultKind.NODE_DEAF, 1_000.0, 24.0, 25.0),
+        # A supervisor ends a scheduler that stands still.
+        (FaultKind.SCHEDULER_FROZEN, 1_000.0, 23.5, 24.5),
+        # What is busy is not evicted, and goes on to its end.
+        (FaultKind.INTERPRETER_HELD, 10.0, 20.0, 20.5),
+        (FaultKind.INTERPRETER_HELD, 30.0, 33.0, 33.5),
+        # Its outcome is told when its governor is reached again.
+        (FaultKind.GOVERNOR_AWAY, 25.0, 28.0, 28.5),
+        (FaultKind.LEDGER_AWAY, 25.0, 27.9, 28.5),
+        (FaultKind.DISK_FULL, 25.0, 27.9, 28.5),
+    ],
+)
+def test_what_a_fault_costs_is_what_it_takes_to_be_sure_of_it(
+    kind: FaultKind, lasts: float, least: float, most: float
+) -> None:
+    target = {FaultKind.SCHEDULER_FROZEN: "c0", FaultKind.LEDGER_AWAY: "d0", FaultKind.DISK_FULL: "d0"}.get(
+        kind, "n0.0"
+    )
+    report = one(kind, target, lasts)
+    assert (report.done, report.failed, report.violations) == (1, 0, ())
+    assert least < report.makespan_s < most
+    assert report.starts == (1 if most < 23 or least > 26 else 2)
+
+
+def test_a_node_that_reaches_nobody_fences_itself_off() -> None:
+    """Its process is heard of by its witness, so that it is waited for; it stops what it runs when its leases have run out."""
+    report = one(FaultKind.GOVERNOR_AWAY, "n0.0", 34.0, step=WorkflowStep(100.0))
+    assert (report.done, report.starts, report.violations) == (1, 2, ())
+    assert 37.0 + 100.0 < report.makespan_s < 37.0 + 101.0, "it says so when it is reached again"
+
+
+def test_a_step_that_takes_down_its_nodes_fails_after_three_of_them() -> None:
+    report = run(ONE, topology=grid(2, 4), faults=(Fault(0.0, FaultKind.POISON, "one|a", 1_000.0),))
+    assert (report.failures, report.starts, report.violations) == ({"flow.poison_step": 1}, 3, ())
+
+
+def test_of_two_processes_of_a_run_the_later_one_commits_and_the_other_falls_silent() -> None:
+    report = one(FaultKind.RUN_DOUBLED, "one", 1.0)
+    assert (report.done, report.starts, report.violations) == (1, 2, ())
+    assert 23.0 < report.makespan_s < 23.5, "its step is not adopted: it is begun anew"
+
+
+def test_a_run_that_waits_too_long_for_its_ledger_is_resumed_when_it_can_be_written() -> None:
+    report = one(FaultKind.LEDGER_AWAY, "d0", 100.0)
+    assert (report.done, report.starts, report.violations) == (1, 2, ())
+    assert 123.0 < report.makespan_s < 123.5, "what was not written was not done"
+
+
+def test_what_a_cluster_granted_when_it_died_is_granted_anew_and_runs_once() -> None:
+    report = one(FaultKind.GOVERNOR_RESTARTED, "c0", at=0.0)
+    assert (report.done, report.starts, report.discarded, report.violations) == (1, 1, 0, ())
+
+
+class Told:
+    """A start, as its run hears of it."""
+
+    def __init__(self) -> None:
+        self.codes: list[str] = []
+
+    def begun(self, lease: Lease) -> None:
+        self.codes.append("begun")
+
+    def ended(self, attempt: str, took: float, refusal: Refusal | None) -> None:
+        self.codes.append(refusal.code if refusal is not None else "ended")
+
+    def lost(self, why: str, cause: Cause) -> None:
+        self.codes.append(cause)
+
+
+def test_what_a_scheduler_grants_that_another_has_replaced_starts_nothing_at_nodes_that_know_of_the_other() -> None:
+    engine, granted = Engine(), list[Lease]()
+    spec = ClusterSpec("c", (NodeSpec("n", 2),))
+    cluster = SimCluster(engine, random.Random(1), "d", spec, frozenset({"work"}))
+    cluster.start()
+
+    def ask(step: str) -> None:
+        award = Award("c", "run", 1, "d", (LeaseRequest("run", step, 1, "work", DataClass.PUBLIC),))
+        cluster.asked(award, lambda told: granted.extend(told.leases))
+
+    def start(lease: Lease) -> list[str]:
+        its = Told()
+        cluster.start_step(lease, 1.0, 0.0, its)
+        engine.run(engine.now + 2.0)
+        return its.codes
+
+    engine.after(1.0, cluster.freeze)
+    engine.after(1.1, ask, "old")
+    engine.after(6.0, ask, "new")
+    engine.after(7.0, cluster.thaw)
+    engine.run(8.0)
+    assert [(lease.step, lease.epoch) for lease in granted] == [("new", 2), ("old", 1)]
+    assert [start(lease) for lease in granted] == [["begun", "ended"], ["node.old_epoch"]]
 
 
 def test_what_begins_on_a_slow_node_takes_longer_and_a_full_node_is_given_nothing() -> None:

@@ -22,7 +22,8 @@ from ioi_dagster.model.negotiation import Effect
 from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.topology import NodeSpec, Topology
 from ioi_dagster.simulate.fairness import Fairness, jain
-from ioi_dagster.simulate.scenario import Fault, FaultKind, Scenario, Workflow, WorkflowStep, grid
+from ioi_dagster.simulate.faults import Fault, FaultKind
+from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, grid
 from ioi_dagster.simulate.world import Report, simulate
 from tests.quotas import share
 from tests.scenario.guide import GUIDE, Block, answered, blocks

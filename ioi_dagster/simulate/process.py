@@ -1,0 +1,416 @@
+"""A simulated run process: the real flow governor, and a driver that sends messages and writes the run's ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ioi_dagster.governors import flow_messages as flow
+from ioi_dagster.governors.cluster import Withdrawn
+from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, Cause
+from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.model.negotiation import Ask, Effect, Lease, ReleaseRequest, RenewRequest
+from ioi_dagster.model.placement import Edge
+from ioi_dagster.model.placement import Step as GraphStep
+from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.simulate.calls import ANSWERS, Call, SentStart
+from ioi_dagster.simulate.faults import FaultKind
+from ioi_dagster.simulate.transfers import Spot
+
+if TYPE_CHECKING:
+    from ioi_dagster.simulate.run import SimRun
+
+TICK_S, RENEW_S = 0.2, 8.0
+LOOK_UP_S = 0.001
+BUSY, GATHER_S, GATHERED = 12, 0.02, 32
+"""While so many starts are out, events are gathered for so long, or until there are so many, as a live driver does."""
+PATIENCE_S = 60.0
+"""So long a process waits for a ledger that cannot be written; then it ends, and the run is resumed when it can be."""
+
+
+class SimProcess:
+    """`epoch`: which of the run's processes it is; what an older one would write is refused, and it ends."""
+
+    def __init__(self, run: SimRun, epoch: int) -> None:
+        self.run, self.world, self.epoch = run, run.world, epoch
+        self.name, self.domain, self.ledger = run.name, run.domain, run.ledger
+        self._workflow = run.workflow
+        self.alive, self._fenced = True, False
+        self.governor = FlowGovernor(self.name, self.domain, self._workflow.objective)
+        self._inbox: list[flow.Event] = []
+        """What has come and was not handled."""
+        self._pumps = 0
+        self._closed = 0
+        """Steps that this process has closed."""
+        self._out: dict[tuple[str, int, int], str] = {}
+        """Starts that are not answered, by step, fence and copy, and their clusters."""
+        self._ready_at: dict[str, float] = {}
+        self._together: dict[str, list[str]] = {name: [] for name in run.gangs}
+        """Of each gang the steps that are ready and wait for the others."""
+        self._unwritten: list[tuple[Callable[[SimProcess, Any], None], Any]] = []
+        """What waits for the ledger, in order."""
+        self._unwritten_since = 0.0
+
+    @property
+    def running(self) -> int:
+        """Starts that are out."""
+        return len(self._out)
+
+    @property
+    def waiting(self) -> int:
+        """Steps that are ready and have no slot."""
+        return len(self._ready_at) - self._closed - len(self._out)
+
+    # Its life ---------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self.governor.resume(dict(self.ledger.fences))
+        self.world.engine.after(RENEW_S, self._renew)
+        self.take(self._graph())
+        for key in self._workflow.steps:
+            self._vend(key)
+        self._tick()
+
+    def kill(self) -> None:
+        """Its connections close with it."""
+        self._withdraw_all()
+        self._end()
+
+    def leave(self) -> None:
+        """The run is over: what it holds goes back."""
+        for lease in self.governor.leases():
+            self._tell(lease.cluster, "release", ReleaseRequest(self.name, (lease.id,)))
+        self.kill()
+
+    def _end(self) -> None:
+        self.alive = False
+        self._inbox.clear()
+        self._unwritten.clear()
+        self.run.ended_process(self)
+
+    def _graph(self) -> flow.GraphKnown:
+        """What is left of it. Its steps have run before, so it is known about how long they take."""
+        over = self.ledger.done.keys() | self.ledger.failed.keys()
+        steps = {key: its for key, its in self._workflow.steps.items() if key not in over}
+        told = self.world.transfers.told
+        return flow.GraphKnown(
+            tuple(
+                GraphStep(
+                    key,
+                    its.seconds,
+                    kind=key,
+                    capability=its.capability,
+                    inputs={self.domain: told(its.reads)} if told(its.reads) else {},
+                )
+                for key, its in steps.items()
+            ),
+            tuple(
+                Edge(need, key, told(its.inputs.get(need, 0.0)))
+                for key, its in steps.items()
+                for need in its.needs
+                if need in steps
+            ),
+            self.world.transfers.links,
+        )
+
+    def _vend(self, key: str) -> None:
+        """Hand a step to the governor once all before it is done."""
+        step = self._workflow.steps[key]
+        if key in self.ledger.done or key in self.ledger.failed or key in self._ready_at:
+            return
+        if not all(need in self.ledger.done for need in step.needs):
+            return
+        self._ready_at[key] = self.world.engine.now
+        if step.effect is Effect.AT_MOST_ONCE and key in self.ledger.fences:
+            text = "it may run once only, and was in flight when an earlier process of the run ended"
+            self._fail_step(key, Refusal(AT_MOST_ONCE, text, self.name, AT_MOST_ONCE_TODO))
+        elif step.gang:
+            self._together[step.gang].append(key)
+            self._look_at_gang(step.gang)
+        else:
+            self._inbox.append(flow.StepReady(self._ask(key)))
+
+    def _ask(self, key: str, gang_size: int = 0) -> Ask:
+        step = self._workflow.steps[key]
+        return Ask(
+            run=self.name,
+            step=key,
+            capability=step.capability,
+            data_class=step.data_class,
+            effect=step.effect,
+            tenant=self.run.tenant,
+            priority=step.priority,
+            resources=tuple(sorted(step.resources.items())),
+            gang=step.gang if gang_size else "",
+            gang_size=gang_size,
+            checkpointable=step.checkpointable,
+            near=step.near,
+            apart=step.apart,
+            copies=step.copies,
+            input_bytes=int(self.world.transfers.told(step.reads)),
+            sources=tuple(need for need, size in step.inputs.items() if self.world.transfers.told(size)),
+        )
+
+    def _look_at_gang(self, name: str) -> None:
+        """Its steps are handed over when all of them are ready, without those that an earlier process committed."""
+        ready, members = self._together[name], self.run.gangs[name]
+        failed = next((key for key in members if key in self.ledger.failed), "")
+        if failed:
+            self._together[name] = []
+            for key in ready:
+                self._fail_step(key, Refusal("flow.gang_broken", f"{failed} of its gang will not run", self.name))
+        elif all(key in self.ledger.done or key in ready for key in members):
+            self._together[name] = []
+            size = len(ready) if len(ready) > 1 else 0
+            self._inbox += [flow.StepReady(self._ask(key, size)) for key in ready]
+
+    def _tick(self) -> None:
+        if not self.alive:
+            return
+        if self._unwritten and self.world.engine.now - self._unwritten_since > PATIENCE_S:
+            self.kill()
+            self.run.start()
+            return
+        self._pump()
+        self.world.engine.after(TICK_S, self._tick)
+
+    # Events and instructions ------------------------------------------------------------------------------------
+
+    def take(self, *events: flow.Event) -> None:
+        """They have come: they are handled now, or in a little while with what comes until then."""
+        if not self.alive:
+            return
+        self._inbox += events
+        if len(self._out) < BUSY or len(self._inbox) >= GATHERED:
+            self._pump()
+        elif len(self._inbox) == len(events):
+            self.world.engine.after(GATHER_S, self._gathered, self._pumps)
+
+    def _gathered(self, pumps: int) -> None:
+        if self.alive and pumps == self._pumps:
+            self._pump()
+
+    def _pump(self) -> None:
+        """Handle what has come, and what is ready because of it, and then see what time it is."""
+        self._pumps += 1
+        while self.alive:
+            events, self._inbox = self._inbox, []
+            for event in events:
+                if isinstance(event, flow.StepEnded | flow.StepLost | flow.StartRefused):
+                    self._out.pop((event.step, event.fence, event.copy), None)
+                elif isinstance(event, flow.ClusterLost):
+                    self._out = {key: cluster for key, cluster in self._out.items() if cluster != event.cluster}
+                self._handle(event, more=True)
+            self._handle(_TICK, more=False)
+            if not self._inbox:
+                return
+
+    def _handle(self, event: flow.Event, more: bool) -> None:
+        if not self.alive:
+            return
+        instructions = self.governor.handle(event, self.world.engine.now, more)
+        if self.world.checked:
+            self.world.check(self.governor)
+        for instruction in instructions:
+            kind = type(instruction)
+            if kind in _WRITES:
+                self._write(_WRITES[kind], instruction)
+            elif kind in _ACTS and not self._fenced:
+                _ACTS[kind](self, instruction)
+
+    # The ledger -------------------------------------------------------------------------------------------------
+
+    def _write(self, act: Callable[[SimProcess, Any], None], instruction: Any) -> None:
+        """`act` stands in the ledger before anybody else hears of it: now, or when that can be written."""
+        if not self.alive:
+            return
+        if self.ledger.epoch != self.epoch:
+            # It was taken over, and ends without a word: what it holds runs out.
+            self._fenced = True
+            self.kill()
+        elif self.ledger.away:
+            self.world.met(FaultKind.LEDGER_AWAY, self.domain)
+            self.world.met(FaultKind.DISK_FULL, self.domain)
+            self._unwritten_since = self._unwritten_since if self._unwritten else self.world.engine.now
+            self._unwritten.append((act, instruction))
+        else:
+            act(self, instruction)
+
+    def write(self) -> None:
+        """What waited for the ledger."""
+        waited, self._unwritten = self._unwritten, []
+        for act, instruction in waited:
+            if not isinstance(instruction, flow.StartStep) or self.governor.wants(instruction.lease):
+                self._write(act, instruction)
+        self.take()
+
+    def _start(self, instruction: flow.StartStep) -> None:
+        lease, world = instruction.lease, self.world
+        step = lease.step
+        self.ledger.fences[step] = max(lease.fence, self.ledger.fences.get(step, 0))
+        if step in self._ready_at and not lease.copy:
+            self.run.waits.append(world.engine.now - self._ready_at[step])
+        self.run.starts += 1
+        world.record("start", self.name, step, lease.fence, lease.node)
+        cluster = world.clusters[lease.cluster]
+        seconds = self._workflow.steps[step].seconds * world.noise()
+        moves_s = world.transfers.move(self._inputs(step), (cluster.domain, lease.node))
+        sent = SentStart(self, cluster.domain, lease)
+        self._out[step, lease.fence, lease.copy] = lease.cluster
+        permit = world.permits.issue(lease) if world.permits is not None else None
+        world.wire.stream(
+            self.domain, cluster.domain, "start", cluster.start_step, lease, seconds, moves_s, sent, permit
+        )
+
+    def _commit(self, instruction: flow.CommitStep) -> None:
+        step, fence, attempt = instruction.step, instruction.fence, instruction.attempt
+        if step in self.ledger.done:
+            self.world.violated(f"{self.name}/{step} was committed twice")
+        if fence < self.ledger.fences.get(step, 0):
+            self.world.violated(f"{self.name}/{step} was committed under fence {fence}, which is not the newest")
+        lease = self.run.lease_of[attempt]
+        if lease.fence != fence:
+            self.world.violated(f"{self.name}/{step}: an attempt of fence {lease.fence} counted for {fence}")
+        self._closed += 1
+        self.ledger.done[step] = self.world.engine.now
+        self.ledger.where[step] = (self.world.clusters[lease.cluster].domain, lease.node)
+        self.world.record("commit", self.name, step, fence, attempt)
+        for follower in self.run.after.get(step, ()):
+            self._vend(follower)
+        self._look_whether_over()
+
+    def _fail(self, instruction: flow.RefuseStep | flow.FailStep) -> None:
+        self._fail_step(instruction.step, instruction.refusal)
+
+    def _fail_step(self, step: str, refusal: Refusal) -> None:
+        """What needs a step that failed is not run either."""
+        self._closed += 1
+        doomed = [step]
+        for key in doomed:
+            if key not in self.ledger.failed:
+                self.ledger.failed[key] = refusal
+                doomed += self.run.after.get(key, ())
+        self.world.record("fail", self.name, step, 0, refusal.code)
+        for name in dict.fromkeys(self._workflow.steps[key].gang for key in doomed):
+            if name:
+                self._look_at_gang(name)
+        self._look_whether_over()
+
+    def _look_whether_over(self) -> None:
+        if self.alive and len(self.ledger.done) + len(self.ledger.failed) == len(self._workflow.steps):
+            self.run.is_over()
+
+    # Where to ---------------------------------------------------------------------------------------------------
+
+    def _find(self, instruction: flow.FindPlaces) -> None:
+        self.world.engine.after(LOOK_UP_S, self._places, instruction.asks)
+
+    def _places(self, asks: tuple[Ask, ...]) -> None:
+        if not self.alive:
+            return
+        found: list[flow.Event] = []
+        for ask in asks:
+            places, rejected = self.world.find(ask)
+            if ask.input_bytes or ask.sources:
+                inputs = self._inputs(ask.step)
+                places = tuple(replace(one, transfer_s=self._to(one.domain, inputs)) for one in places)
+            found.append(flow.PlacesFound(ask.step, places, rejected, may_change=bool(places) or not rejected))
+        self.take(*found)
+
+    def _inputs(self, step: str) -> list[tuple[Spot, float]]:
+        """What it reads, and where that lies."""
+        its = self._workflow.steps[step]
+        found = [(self.ledger.where[need], size) for need, size in its.inputs.items()]
+        return [*found, ((self.domain, ""), its.reads)] if its.reads else found
+
+    def _to(self, domain: str, inputs: list[tuple[Spot, float]]) -> float:
+        """Seconds until they are at a node of the domain, where that is none at which one of them lies."""
+        return self.world.transfers.seconds(inputs, (domain, "*"))
+
+    # Messages ---------------------------------------------------------------------------------------------------
+
+    def _announce(self, instruction: flow.SendAnnounce) -> None:
+        Call(self, instruction.cluster, "announce", instruction.announce)
+
+    def _award(self, instruction: flow.SendAward) -> None:
+        Call(self, instruction.award.cluster, "award", instruction.award)
+
+    def _release(self, instruction: flow.ReleaseLeases) -> None:
+        self._tell(instruction.cluster, "release", ReleaseRequest(self.name, instruction.leases))
+
+    def _stop(self, instruction: flow.StopStep) -> None:
+        lease, there = instruction.lease, self.world.clusters[instruction.lease.cluster]
+        self._out.pop((lease.step, lease.fence, lease.copy), None)
+        self.world.wire.stream(self.domain, there.domain, "cancel", there.cancel, lease.node, lease.key)
+        self._tell(lease.cluster, "release", ReleaseRequest(self.name, (lease.id,)))
+
+    def _discard(self, _instruction: flow.DiscardAttempt) -> None:
+        self.run.discarded += 1
+
+    def _tell(self, cluster: str, kind: str, message: Any) -> None:
+        there = self.world.clusters[cluster]
+        self.world.wire.send(self.domain, there.domain, kind, there.asked, message, _unheard)
+
+    def _withdrawn(self, instruction: flow.WithdrawAnnounce) -> None:
+        self._withdraw(instruction.cluster, instruction.round)
+
+    def _withdraw(self, cluster: str, round_: int) -> None:
+        """The connection on which the answer was waited for is closed: seen there at once, or when a cut is over."""
+        there = self.world.clusters[cluster]
+        self.world.wire.stream(
+            self.domain, there.domain, "withdraw", there.withdrawn, Withdrawn(self.name, round_, self.domain)
+        )
+
+    def _withdraw_all(self) -> None:
+        for cluster, round_ in self.governor.holding().items():
+            self._withdraw(cluster, round_)
+
+    def _renew(self) -> None:
+        if not self.alive:
+            return
+        by_cluster: dict[str, list[Lease]] = {}
+        for lease in self.governor.leases():
+            by_cluster.setdefault(lease.cluster, []).append(lease)
+        for cluster, leases in by_cluster.items():
+            self._renew_at(self.world.clusters[cluster], leases)
+        self.world.engine.after(RENEW_S, self._renew)
+
+    def _renew_at(self, there: Any, leases: list[Lease]) -> None:
+        def renewed(told: Any) -> None:
+            for lease in leases:
+                if lease.id in told.lost:
+                    self.world.wire.stream(self.domain, there.domain, "cancel", there.cancel, lease.node, lease.key)
+                    why = "its lease is not held"
+                    self.take(flow.StepLost(lease.step, lease.fence, "", why, Cause.LEASE_LOST, lease.copy))
+
+        def answer(told: Any) -> None:
+            self.world.wire.send(there.domain, self.domain, ANSWERS["renew"], renewed, told)
+
+        request = RenewRequest(self.name, tuple(lease.id for lease in leases))
+        self.world.wire.send(self.domain, there.domain, "renew", there.asked, request, answer)
+
+
+def _unheard(_: Any) -> None:
+    """The answer to a message whose sender does not wait for one."""
+
+
+_TICK = flow.Tick()
+
+_WRITES: dict[type, Callable[[SimProcess, Any], None]] = {
+    flow.StartStep: SimProcess._start,
+    flow.CommitStep: SimProcess._commit,
+    flow.RefuseStep: SimProcess._fail,
+    flow.FailStep: SimProcess._fail,
+}
+"""How instructions of a flow governor are performed that stand in the ledger first."""
+_ACTS: dict[type, Callable[[SimProcess, Any], None]] = {
+    flow.FindPlaces: SimProcess._find,
+    flow.SendAnnounce: SimProcess._announce,
+    flow.WithdrawAnnounce: SimProcess._withdrawn,
+    flow.SendAward: SimProcess._award,
+    flow.StopStep: SimProcess._stop,
+    flow.ReleaseLeases: SimProcess._release,
+    flow.DiscardAttempt: SimProcess._discard,
+}
+"""The same of the others. What a governor only tells is not kept."""
