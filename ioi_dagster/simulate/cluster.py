@@ -38,7 +38,7 @@ from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartRequest
-from ioi_dagster.model.topology import ClusterSpec
+from ioi_dagster.model.topology import ClusterSpec, NodeSpec
 from ioi_dagster.signing import Signed
 from ioi_dagster.simulate import lies
 from ioi_dagster.simulate.engine import Engine
@@ -98,7 +98,13 @@ class SimCluster:
         self.epoch += 1
         groups = groups_of(self.spec, self._offers)
         self.governor = ClusterGovernor(
-            self.domain, self.name, self.epoch, self.spec.price, quotas=self.spec.quotas, groups=groups
+            self.domain,
+            self.name,
+            self.epoch,
+            self.spec.price,
+            quotas=self.spec.quotas,
+            expected=map(self._joined, self.spec.always),
+            groups=groups,
         )
         for node in self.spec.always:
             self.start_node(node.name)
@@ -218,8 +224,11 @@ class SimCluster:
         if node.counted:
             self._left(node, "its node was replaced")
         node.begin(self._engine.now)
-        self._handle(NodeJoined(name, node.spec.slots, self._offers, node.spec.besides_slots))
+        self._handle(self._joined(node.spec))
         self._report_node(node)
+
+    def _joined(self, spec: NodeSpec) -> NodeJoined:
+        return NodeJoined(spec.name, spec.slots, self._offers, spec.besides_slots)
 
     def kill_node(self, name: str) -> None:
         """Its process. Where its machine is reached, its scheduler sees that at once."""

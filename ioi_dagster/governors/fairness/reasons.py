@@ -39,6 +39,8 @@ def never(leaf: Leaf, shape: Shape, books: Books) -> Refusal | None:
     gangs."""
     machines = books.machines
     able = machines.could_hold(shape)
+    grows = bool(machines.coming) or able < shape.copies
+    """The whole is more than it is now, once what would take this is there."""
     if able < shape.copies and machines.coming:
         able += machines.could_come(shape)
     if able < shape.copies and not (books.elastic and _may_grow(shape, books)):
@@ -52,7 +54,7 @@ def never(leaf: Leaf, shape: Shape, books: Books) -> Refusal | None:
             text += f"; {able} of its {shape.copies} copies would fit into the empty nodes"
         return Refusal("fair.too_large", text, BY, "ask for less, allow more nodes, or add a node of that size")
     over = books.over(leaf, shape.total)
-    if over is not None and not (machines.coming and over[0] is books.root):  # the whole grows by what comes
+    if over is not None and not (grows and over[0] is books.root):
         unit, number, may = over
         name, amount = machines.resources[number], dict(shape.total)[number]
         text = f"it needs {amount:g} {name}; {_name(unit, leaf)} may use {may:g} at most"

@@ -221,6 +221,15 @@ def test_what_nothing_can_ever_satisfy_is_refused_at_once_with_what_would_do(req
     assert refusal.remedy
 
 
+def test_a_step_waits_for_the_nodes_of_its_cluster_while_none_is_there_whatever_its_tenant_may_use():
+    tree = QuotaTree((cohort("x", TenantQuota("a", quota=guaranteed(0, borrows=1)), TenantQuota("b")),))
+    arbiter = Arbiter({"n": {"cpu": 1.0}}, tree, elastic=True, resources=("cpu",))
+    arbiter.on_node_left("n")
+    assert arbiter.on_request(Request("fits", "a", {"cpu": 1.0})) is None
+    refused = arbiter.on_request(Request("more", "a", {"cpu": 2.0}))
+    assert refused is not None and refused.text == "it needs 2 cpu; tenant a may use 1 at most"
+
+
 @pytest.mark.parametrize("amount", [-1.0, float("nan"), float("inf")])
 def test_absurd_amounts_and_an_id_used_twice_are_errors(amount):
     arbiter = Arbiter(nodes(1), {"a": 1.0})
