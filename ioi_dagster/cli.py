@@ -21,7 +21,7 @@ from rich.text import Text
 
 from ioi_dagster.cli_domain import domain_app
 from ioi_dagster.cli_intervene import COMMANDS
-from ioi_dagster.cli_orders import block_app, tenant_app
+from ioi_dagster.cli_orders import block_app, node_app, tenant_app
 from ioi_dagster.errors import IoiError
 from ioi_dagster.model.order import Order, Verb
 from ioi_dagster.model.order import Target as OrderTarget
@@ -47,6 +47,7 @@ app.add_typer(protocol_app, name="protocol")
 app.add_typer(domain_app, name="domain")
 app.add_typer(block_app, name="block")
 app.add_typer(tenant_app, name="tenant")
+app.add_typer(node_app, name="node")
 
 _WIDE = None if sys.stdout.isatty() else 160
 """A log or a pipe has no width of its own; tables need one."""

@@ -1,9 +1,11 @@
-"""`ioi block` and `ioi tenant`: what the owner of a domain orders for them; `ioi drain` and `ioi rejoin` give theirs here too."""
+"""`ioi block`, `ioi tenant` and `ioi node`: what the owner of a domain orders for them; `ioi drain` and `ioi rejoin` give theirs
+here too."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,90 +20,93 @@ from ioi_dagster.model.order import Order, Target, Verb
 if TYPE_CHECKING:
     from ioi_dagster.domain import DomainHome
 
-block_app = typer.Typer(no_args_is_help=True, help="Pause, drain, cap or resume a block in a domain of this home.")
-tenant_app = typer.Typer(no_args_is_help=True, help="Pause, cap, weigh or resume a tenant in a domain of this home.")
 out = Console(width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True)
 
-Block = Annotated[str, typer.Argument(help="Its capability, as page.ocr; `dagster.step` for steps of own code")]
-Tenant = Annotated[str, typer.Argument(help="As runs name it by the tag ioi/tenant")]
+Name = Annotated[str, typer.Argument(help="What is meant, see `--help` of the command above")]
 Number = Annotated[str, typer.Argument(help="A number, or `none` to take that back")]
 Unseen = Annotated[bool, typer.Option("--unseen", help="It is a tenant of whom nobody has heard yet")]
 Why = Annotated[str, typer.Option(help="For those who ask later; policy may want it")]
-In = Annotated[str, typer.Option("--domain", help="Which domain; default: the home's own")]
+In = Annotated[str, typer.Option("--domain", help="Which domain; default: the home's own, for a node whose it is")]
 Home = Annotated[Path | None, typer.Option("--home", help="The federation's folder; default $IOI_HOME or .ioi")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output")]
 Within = Annotated[float | None, typer.Option(min=0, help="Seconds after which what still runs is placed elsewhere")]
 
-
-@block_app.command("pause")
-def pause_block(name: Block, why: Why = "", domain: In = "", home: Home = None, as_json: Json = False) -> None:
-    """Start nothing more of a block, for any run. What runs goes on to its end."""
-    _order(home, domain, as_json, Order(Target.BLOCK, name, Verb.PAUSE, why=why))
-
-
-@block_app.command("drain")
-def drain_block(
-    name: Block, within: Within = None, why: Why = "", domain: In = "", home: Home = None, as_json: Json = False
-) -> None:
-    """Start nothing more of a block, and have what runs end by itself or after so many seconds."""
-    _order(home, domain, as_json, Order(Target.BLOCK, name, Verb.DRAIN, within_s=within, why=why))
-
-
-@block_app.command("resume")
-def resume_block(name: Block, why: Why = "", domain: In = "", home: Home = None, as_json: Json = False) -> None:
-    """Let a block that was paused or drained be called again."""
-    _order(home, domain, as_json, Order(Target.BLOCK, name, Verb.RESUME, why=why))
-
-
-@block_app.command("cap")
-def cap_block(
-    name: Block, number: Number, why: Why = "", domain: In = "", home: Home = None, as_json: Json = False
-) -> None:
-    """Let no more than so many calls of a block run at once in each cluster of the domain."""
-    _order(home, domain, as_json, Order(Target.BLOCK, name, Verb.CAP, _number(number), why=why))
+WHAT = {
+    Target.BLOCK: "a block, by its capability, as page.ocr (`dagster.step`: steps of own code)",
+    Target.TENANT: "a tenant, as runs name it by the tag ioi/tenant",
+    Target.NODE: "a node, or a cluster for all of its nodes",
+}
+VERBS = {
+    Verb.PAUSE: "Start nothing more of {}, for any run. What runs goes on to its end.",
+    Verb.DRAIN: "Start nothing more of {}, and have what runs end by itself or after so many seconds.",
+    Verb.RESUME: "Let what was paused or drained go on: {}.",
+    Verb.CANCEL: "End for good what runs now of {}. What waits may start.",
+    Verb.REROUTE: "Makes no sense for {}: says what does.",
+}
+NUMBERS = {
+    (Target.BLOCK, Verb.CAP): "Let no more than so many calls run at once in each cluster of the domain: {}.",
+    (Target.TENANT, Verb.CAP): "Let no more than so many steps run at once in each cluster of the domain: {}.",
+    (Target.NODE, Verb.CAP): "Offer no more than so many slots: {}.",
+    (Target.BLOCK, Verb.PRIORITISE): "Have calls come before others of their tenant by so much: {}.",
+    (Target.TENANT, Verb.PRIORITISE): "Give so many times as much as to one of weight 1, whatever the quota says: {}.",
+    (Target.NODE, Verb.PRIORITISE): "Makes no sense for {}: says what does.",
+}
 
 
-@tenant_app.command("pause")
-def pause_tenant(
-    name: Tenant, unseen: Unseen = False, why: Why = "", domain: In = "", home: Home = None, as_json: Json = False
-) -> None:
-    """Start nothing more of a tenant. What runs goes on to its end."""
-    _order(home, domain, as_json, Order(Target.TENANT, name, Verb.PAUSE, why=why), unseen)
+def _app(target: Target) -> typer.Typer:
+    """Each verb for it, also those that make no sense, which say why."""
+    text = f"Pause, drain, resume, cap, prioritise or cancel {WHAT[target]}."
+    app = typer.Typer(no_args_is_help=True, help=text)
+    for verb, words in VERBS.items():
+        app.command(str(verb), help=words.format(WHAT[target]))(
+            _draining(target) if verb is Verb.DRAIN else _plain(target, verb)
+        )
+    for verb in (Verb.CAP, Verb.PRIORITISE):
+        app.command(str(verb), help=NUMBERS[target, verb].format(WHAT[target]))(_numbered(target, verb))
+    return app
 
 
-@tenant_app.command("resume")
-def resume_tenant(name: Tenant, why: Why = "", domain: In = "", home: Home = None, as_json: Json = False) -> None:
-    """Let a tenant that was paused go on."""
-    _order(home, domain, as_json, Order(Target.TENANT, name, Verb.RESUME, why=why))
+def _plain(target: Target, verb: Verb) -> Callable[..., None]:
+    def command(
+        name: Name, unseen: Unseen = False, why: Why = "", domain: In = "", home: Home = None, as_json: Json = False
+    ) -> None:
+        _order(home, domain, as_json, Order(target, name, verb, why=why), unseen)
+
+    return command
 
 
-@tenant_app.command("cap")
-def cap_tenant(
-    name: Tenant,
-    number: Number,
-    unseen: Unseen = False,
-    why: Why = "",
-    domain: In = "",
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """Let no more than so many steps of a tenant run at once in each cluster of the domain."""
-    _order(home, domain, as_json, Order(Target.TENANT, name, Verb.CAP, _number(number), why=why), unseen)
+def _draining(target: Target) -> Callable[..., None]:
+    def command(
+        name: Name,
+        within: Within = None,
+        unseen: Unseen = False,
+        why: Why = "",
+        domain: In = "",
+        home: Home = None,
+        as_json: Json = False,
+    ) -> None:
+        _order(home, domain, as_json, Order(target, name, Verb.DRAIN, within_s=within, why=why), unseen)
+
+    return command
 
 
-@tenant_app.command("prioritise")
-def prioritise_tenant(
-    name: Tenant,
-    weight: Number,
-    unseen: Unseen = False,
-    why: Why = "",
-    domain: In = "",
-    home: Home = None,
-    as_json: Json = False,
-) -> None:
-    """Have a tenant get so many times as much as one of weight 1, whatever its quota says."""
-    _order(home, domain, as_json, Order(Target.TENANT, name, Verb.PRIORITISE, _number(weight), why=why), unseen)
+def _numbered(target: Target, verb: Verb) -> Callable[..., None]:
+    def command(
+        name: Name,
+        number: Number,
+        unseen: Unseen = False,
+        why: Why = "",
+        domain: In = "",
+        home: Home = None,
+        as_json: Json = False,
+    ) -> None:
+        _order(home, domain, as_json, Order(target, name, verb, _number(number), why=why), unseen)
+
+    return command
+
+
+block_app, tenant_app, node_app = map(_app, (Target.BLOCK, Target.TENANT, Target.NODE))
 
 
 def _number(text: str) -> int | None:
@@ -115,13 +120,19 @@ def _number(text: str) -> int | None:
 def _order(home: Path | None, domain: str, as_json: bool, order: Order, unseen: bool = False) -> None:
     from ioi_dagster.errors import BadInputError
     from ioi_dagster.local.home import domains_in, find_home, home_domain_of
+    from ioi_dagster.local.targets import find
 
+    order.check()
     folder = find_home(home)
     known = {one.name: one for one in domains_in(folder)}
     if domain and domain not in known:
         raise BadInputError(f"there is no domain {domain!r} here", todo=near(domain, known))
     if not known:
         raise BadInputError("no federation was ever started here", where=str(folder), todo="run `ioi up`")
+    if order.target is Target.NODE:
+        found = find([known[domain]] if domain else list(known.values()), order.name)
+        give(found.domain, order, as_json, found.name)
+        return
     give(known[domain] if domain else home_domain_of(folder), order, as_json, unseen=unseen)
 
 

@@ -171,7 +171,8 @@ def _state_of(node: dict[str, Any], busy: bool) -> Text:
     if node.get("liveness", "alive") != "alive":
         return Text(f"{node['liveness']}: {node['why']}", "red")
     if node.get("draining"):
-        return Text(f"{'draining' if busy else 'drained'}: {node['draining']}", "yellow")
+        word = "paused" if node.get("paused") else "draining" if busy else "drained"
+        return Text(f"{word}: {node['draining']}", "yellow")
     if node.get("crowded"):
         return Text(f"slowed: {node['crowded']}", "yellow")
     if node.get("leaving"):

@@ -40,7 +40,7 @@ from ioi_dagster.governors.fairness.tree import Entry
 from ioi_dagster.governors.fairness.values import Rules
 from ioi_dagster.governors.leases import Held, Leases
 from ioi_dagster.governors.nodes import Nodes
-from ioi_dagster.governors.orders_in_force import Narrowed, OrdersInForce, Waits, means
+from ioi_dagster.governors.orders_in_force import Narrowed, OrdersInForce, Waits, means, reason
 from ioi_dagster.governors.outlook import NodeNow, Occupied, outlook
 from ioi_dagster.governors.parked import AGING_S, Asked
 from ioi_dagster.governors.pressure import demands
@@ -277,7 +277,7 @@ class ClusterGovernor:
         parked = [one for one in self._bids.desk.asked.values() if one.waits and means(changed, one.wanted)]
         others = [self._taken_up(one, now) for one in parked]
         again = self._looked_at_again(self._orders.all(others), now)
-        return self._stops(now) + self._drained(now) + again
+        return self._cancelled(now) + self._stops(now) + self._drained(now) + again
 
     def _weigh(self, tree: QuotaTree) -> None:
         """These are the quotas, with the weights that are ordered."""
@@ -306,14 +306,20 @@ class ClusterGovernor:
         return out
 
     def _drained(self, now: float) -> list[Instruction]:
-        """Steps whose block is drained, and whose time is over; those that may run once only go on to their end."""
-        why = self._orders.overdue(now)
-        if not why:
+        """Steps whose block or tenant is drained, and whose time is over; those that may run once only go on to their end."""
+        late = self._orders.overdue(now)
+        if not late:
             return []
         left = (one for one in self._leases if one.preemptible and one.lease.id not in self._stopping)
-        held = [one for one in left if one.lease.capability in why]
-        self._stopping |= {one.lease.id: now + STOP_S if one.checkpointable else now for one in held}
-        return [StopStep(one.lease, why[one.lease.capability]) for one in held]
+        found = [(one, why) for one in left if (why := reason(late, one))]
+        self._stopping |= {one.lease.id: now + STOP_S if one.checkpointable else now for one, _ in found}
+        return [StopStep(one.lease, why) for one, why in found]
+
+    def _cancelled(self, now: float) -> list[Instruction]:
+        """Steps that are to end for good. Their runs hold their leases until their nodes have told them so."""
+        found = self._orders.cancelled(self._leases)
+        self._stopping |= {one.lease.id: now + STOP_S for one, _ in found}
+        return [StopStep(one.lease, why, ends=True) for one, why in found]
 
     def _serve(self, now: float, at_once: Announce | None = None) -> list[Instruction]:
         """Answer those that wait and have something, or have waited long enough. `at_once` has only just come."""

@@ -154,10 +154,12 @@ class LeaseEnded:
 
 @dataclass(frozen=True, slots=True)
 class StopStep:
-    """End what runs under `lease`, whose slot is somebody else's; its run places it again. It is held until it is released."""
+    """End what runs under `lease`, whose slot is somebody else's; its run places it again, unless it `ends` for good. It is held
+    until it is released."""
 
     lease: Lease
     why: str
+    ends: bool = False
 
 
 @dataclass(frozen=True, slots=True)

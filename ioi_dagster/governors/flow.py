@@ -57,6 +57,7 @@ from ioi_dagster.governors.flow_rounds import PARK_S, Rounds
 from ioi_dagster.governors.flow_steering import Steering
 from ioi_dagster.governors.flow_steps import OVER, WINDOW, Step, Steps, StepState
 from ioi_dagster.governors.flow_texts import Candidates, remedy, why_nobody
+from ioi_dagster.governors.node import CANCELLED as CANCELLED_THERE
 from ioi_dagster.governors.node import NOT_NOW
 from ioi_dagster.governors.reputation import Reputation
 from ioi_dagster.model.intervention import CANCELLED, ONCE, PART, Action, Intervention
@@ -73,6 +74,7 @@ MAX_RETURNED = 50
 """Losses that nobody is blamed for (a scheduler's, a neighbour's) are not counted against a step, but do not go on for ever."""
 OF_CLUSTERS = frozenset({Cause.NODE_LOST, Cause.NODE_ERROR, Cause.SCHEDULER_LOST})
 """Losses that are held against the cluster where they happen."""
+CANCELLED_TODO = "ask the owner of where it ran; then re-execute the run from failure"
 MAX_PLACES_SEEN = 1_000
 PASSING = frozenset({"block.circuit_open", "block.queue_full"})
 """Refusals of a start that pass by themselves: the step waits longer from time to time, and is refused after `MAX_PASSING`."""
@@ -521,6 +523,8 @@ class FlowGovernor:
         if self._goes_on(step, lease, now):
             return out
         code = event.refusal.code
+        if code == CANCELLED_THERE:
+            return [*out, *self._fail(step, CANCELLED, event.refusal.text, CANCELLED_TODO)]
         if code in NOT_NOW:
             # However long that takes, and however often: the step has no part in it.
             count = step.not_now[1] + 1

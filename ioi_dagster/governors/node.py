@@ -16,6 +16,8 @@ REPLACED = "node.replaced"
 """The code of a refusal: the process of the node is being replaced, and takes starts when it is."""
 OUT_OF_CONTACT, DRAINING = "node.out_of_contact", "node.draining"
 OVERLOADED, MEMORY_FULL = "node.overloaded", "node.memory"
+CANCELLED = "node.cancelled"
+"""Why a step has no result: the owner of what it ran on has ended it for good."""
 NOT_NOW = frozenset({REPLACED, OUT_OF_CONTACT, DRAINING, OVERLOADED, MEMORY_FULL})
 """Refusals that say how the node is now, and nothing of the start. Its cluster hears of each and then gives it nothing."""
 NOTHING_NEW_AT = 0.8

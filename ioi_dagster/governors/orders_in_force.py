@@ -1,10 +1,10 @@
-"""What is ordered in a cluster for blocks and tenants, as its governor goes by it: what may start, what is to end, and which
-announcements wait since nothing that they ask for may start now."""
+"""What is ordered in a cluster for blocks, tenants and nodes, as its governor goes by it: what may start, what is to end, and
+which announcements wait since nothing that they ask for may start now."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 
 from ioi_dagster.governors.leases import Held, Leases
@@ -16,6 +16,9 @@ from ioi_dagster.model.refusal import Refusal
 
 PAUSED, CAPPED = "cluster.paused", "cluster.capped"
 MAX_HELD = 1_000
+MOST_PRIORITY = 2**31 - 1
+EVERY = "*"
+"""Of the nodes of a cluster, in the name of an order."""
 
 Name = tuple[Target, str]
 """What an order may be for."""
@@ -45,7 +48,9 @@ class OrdersInForce:
     def __init__(self, cluster: str, leases: Leases) -> None:
         self._cluster, self._leases = cluster, leases
         self._orders = Orders()
-        self._drained_at: dict[str, tuple[Order, float]] = {}
+        self._drained_at: dict[Name, tuple[Order, float]] = {}
+        self._cancelled: dict[Name, str] = {}
+        """What is to end now for good, and why."""
         self._waits: dict[Whose, Waits] = {}
 
     def __len__(self) -> int:
@@ -54,7 +59,11 @@ class OrdersInForce:
     def given(self, orders: Orders, now: float) -> frozenset[Name]:
         """From now on these are in force. For what something else is ordered than before."""
         before, self._orders = self._orders, orders
-        drained = {name: one.stopped for name, one in orders.blocks.items() if one.stopped is not None}
+        every = {(target, name): its for target, table in orders.tables() for name, its in table.items()}
+        drained = {name: one.stopped for name, one in every.items() if one.stopped is not None}
+        for name, its in every.items():
+            if its.cancelled is not None and its.cancelled != before.of(*name).cancelled:
+                self._cancelled[name] = said_by(its.cancelled)
         since = self._drained_at
         self._drained_at = {
             name: since[name] if name in since and since[name][0] == order else (order, now)
@@ -70,7 +79,12 @@ class OrdersInForce:
 
     def names(self) -> tuple[str, ...]:
         """Of what something is ordered for."""
-        return tuple(f"{target} {name}" for target, table in self._orders.tables() for name in sorted(table))
+        return tuple(
+            f"{target} {name}"
+            for target, table in self._orders.tables()
+            for name in sorted(table)
+            if table[name].orders and (target is not Target.NODE or name.partition("/")[0] == self._cluster)
+        )
 
     @property
     def any(self) -> bool:
@@ -89,6 +103,7 @@ class OrdersInForce:
             if self._goes_on(group, announce.whose):
                 groups.append(group)
                 continue
+            group = self._urged(group)
             room = self._room(group, count)
             if isinstance(room, Refusal):
                 refusals.append(room)
@@ -101,6 +116,12 @@ class OrdersInForce:
             else:
                 refusals.append(self._capped(group, group.gang))
         return Narrowed(announce, replace(announce, groups=tuple(groups)), tuple(refusals))
+
+    def _urged(self, group: AskGroup) -> AskGroup:
+        """With the priority that its block is ordered to have besides its own."""
+        order = self._orders.of(Target.BLOCK, group.capability).weighed
+        more = order.value or 0 if order is not None else 0
+        return replace(group, priority=min(MOST_PRIORITY, group.priority + more)) if more else group
 
     def refusal(self, whose: Whose, requests: list[LeaseRequest]) -> Refusal | None:
         """Why these, which ask for the same, may not start together."""
@@ -145,13 +166,20 @@ class OrdersInForce:
 
     # What is to end ---------------------------------------------------------------------------------------------
 
-    def overdue(self, now: float) -> dict[str, str]:
-        """Capabilities whose steps are to run elsewhere now, and why."""
+    def overdue(self, now: float) -> dict[Name, str]:
+        """What of it is to run elsewhere now, and why."""
         return {
-            name: f"{name} is {said_by(order)}"
+            name: f"{name[1]} is {said_by(order)}"
             for name, (order, since) in self._drained_at.items()
             if order.within_s is not None and now - since >= order.within_s
         }
+
+    def cancelled(self, held: Iterable[Held]) -> list[tuple[Held, str]]:
+        """Those that are to end for good, and why; asked again, there are none until something else is ordered."""
+        names, self._cancelled = self._cancelled, {}
+        if not names:
+            return []
+        return [(one, why) for one in held if (why := reason(names, one))]
 
     # Who counts for how much ------------------------------------------------------------------------------------
 
@@ -269,6 +297,16 @@ def means(names: Set[Name], announce: Announce) -> bool:
 def _names(one: AskGroup | LeaseRequest | Held) -> tuple[Name, Name]:
     capability = one.lease.capability if isinstance(one, Held) else one.capability
     return (Target.BLOCK, capability), (Target.TENANT, one.tenant)
+
+
+def reason(names: Mapping[Name, str], held: Held) -> str:
+    """What stands at one of its names; empty where nothing does."""
+    return next((names[name] for name in _all_names(held) if name in names), "") if names else ""
+
+
+def _all_names(held: Held) -> tuple[Name, ...]:
+    its = held.lease
+    return (*_names(held), *((Target.NODE, f"{its.cluster}/{node}") for node in (its.node, EVERY)))
 
 
 def _like(pattern: TenantQuota, name: str, weight: int) -> TenantQuota:

@@ -101,11 +101,22 @@ LEASE = Machine(
             _L.STOPPING,
             "Tick",
             "its tenant is over its limit, or has borrowed what one that waits is guaranteed, and it has run for long enough; "
-            "or the time of its block is over, which is drained",
+            "or the time of its block or tenant is over, which is drained",
         ),
-        Change(_L.WAITING, _L.STOPPING, "Tick", "the time of its block is over, which is drained"),
-        Change(_L.HELD, _L.STOPPING, "Ordered", "its block is drained, and has no time to end it; or as by `Tick`"),
-        Change(_L.WAITING, _L.STOPPING, "Ordered", "its block is drained, and has no time to end it"),
+        Change(_L.WAITING, _L.STOPPING, "Tick", "the time of its block or tenant is over, which is drained"),
+        Change(
+            _L.HELD,
+            _L.STOPPING,
+            "Ordered",
+            "its block or tenant is drained, and has no time to end it; what runs of that or at its node is cancelled; "
+            "or as by `Tick`",
+        ),
+        Change(
+            _L.WAITING,
+            _L.STOPPING,
+            "Ordered",
+            "its block or tenant is drained, and has no time to end it; or what runs of that or at its node is cancelled",
+        ),
         *_each(_L, NOTHING, "ReleaseRequest", "by its run", "released"),
         *_each(_L, NOTHING, "Award", "the same step is granted under a newer fence", "superseded"),
         *_each(_L, NOTHING, "NodeLeft", "", "its node left"),

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
-from ioi_dagster.adapters.files.drains import ALL, DrainFile
+from ioi_dagster.adapters.files.drains import ALL, Drain, DrainFile
 from ioi_dagster.adapters.files.orders import OrderFile
 from ioi_dagster.adapters.http.protocol import OrderAnswer, RunAnswer, RunOrder
 from ioi_dagster.domain import DomainHome
@@ -25,6 +25,8 @@ from ioi_dagster.policy.documents import order_document
 from ioi_dagster.policy.gate import Gate, allowed_from
 
 MAX_REFUSED, REFUSED_S = 20, 3600.0
+OF_DRAINS = frozenset({Verb.PAUSE, Verb.DRAIN, Verb.RESUME})
+"""What is ordered for nodes in the file of what is drained."""
 UNSEEN = "One that is yet to come is ordered for all the same with --unseen (`unseen` in the request)."
 
 
@@ -53,9 +55,11 @@ class Ordering:
         document = order_document(now=order.at, domain=self._home.name, subject=who, of=of, order=order)
         with self._patience(of):
             decision = allowed_from(self._gate.decide("intervene", document), of, self._home.name)
-        if order.target is Target.NODE:
+        if order.target is Target.NODE and order.verb in OF_DRAINS:
             answer = self._drained(order)
             self._file.note(order, answer, decision)
+        elif order.target is Target.NODE:
+            answer = self._file.give(replace(order, name=find([self._home], order.name).key), decision)
         else:
             self._check_known(order, unseen)
             answer = self._file.give(order, decision)
@@ -92,11 +96,12 @@ class Ordering:
 
     def in_force(self) -> list[dict[str, Any]]:
         """For people: each order that holds, and what is drained of nodes."""
-        found = [asdict(order) for order in self._file.read().listed()]
+        found = [asdict(replace(order, name=_shown(order))) for order in self._file.read().listed()]
         for cluster, nodes in sorted(DrainFile(self._home.root).read().items()):
             for node, drain in sorted(nodes.items()):
                 name = cluster if node == ALL else node
-                its = Order(Target.NODE, name, Verb.DRAIN, None, drain.within_s, drain.why, drain.who, drain.since)
+                verb = Verb.PAUSE if drain.paused else Verb.DRAIN
+                its = Order(Target.NODE, name, verb, None, drain.within_s, drain.why, drain.who, drain.since)
                 found.append(asdict(its))
         return found
 
@@ -138,5 +143,13 @@ class Ordering:
         target = find([self._home], order.name)
         if order.verb is Verb.RESUME:
             return "takes steps again" if target.rejoin() else "was not drained"
-        fresh = target.drain(order.why, order.at, order.within_s, order.who)
-        return "is drained" if fresh else "was drained already"
+        paused = order.verb is Verb.PAUSE
+        fresh = target.drain(Drain(order.why, order.at, order.within_s, order.who, paused))
+        word = "paused" if paused else "drained"
+        told = "; what runs there goes on to its end" if paused else ""
+        return f"is {word}{told}" if fresh else f"was {word} already"
+
+
+def _shown(order: Order) -> str:
+    """The name of its target, as people say it: a cluster's for all of its nodes."""
+    return order.name.removesuffix(f"/{ALL}") if order.target is Target.NODE else order.name

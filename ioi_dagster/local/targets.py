@@ -23,9 +23,16 @@ class Target:
     def name(self) -> str:
         return f"{self.cluster} of {self.domain.name}" if self.node == ALL else f"{self.node} of {self.cluster}"
 
-    def drain(self, why: str, at: float, within_s: float | None, who: str) -> bool:
-        """False where it is drained already. `at`: Unix seconds."""
-        return DrainFile(self.domain.root).drain(self.cluster, self.node, Drain(why, at, within_s, who))
+    @property
+    def key(self) -> str:
+        """Its name in the domain's orders."""
+        return f"{self.cluster}/{self.node}"
+
+    def drain(self, drain: Drain) -> bool:
+        """False where it is so already: drained, or paused."""
+        file = DrainFile(self.domain.root)
+        before = file.read().get(self.cluster, {}).get(self.node)
+        return file.drain(self.cluster, self.node, drain) or before is None or before.paused != drain.paused
 
     def rejoin(self) -> bool:
         """False where it was not drained. Raises `BadInputError` for a node of a cluster that is drained as a whole."""
@@ -45,7 +52,7 @@ def find(domains: Sequence[DomainHome], name: str) -> Target:
         return wanted[0]
     names = sorted({_names(target)[0] for target in known})
     if not wanted:
-        raise BadInputError(f"no node or cluster is called {name!r}", todo=near(name, names))
+        raise BadInputError(f"no node or cluster is called {name!r}", todo=f"{near(name, names)} (A run is paused.)")
     many = ", ".join(sorted(_names(target)[-1] for target in wanted))
     raise BadInputError(f"{name!r} may be {many}", todo="name one of these")
 

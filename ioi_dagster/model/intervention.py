@@ -20,6 +20,7 @@ class Action(StrEnum):
     CANCEL = "cancel"
     REROUTE = "reroute"
     RETURN = "return"
+    DRAIN = "drain"
     PRIORITISE = "prioritise"
     CAP = "cap"
 
@@ -66,6 +67,10 @@ class Intervention:
         if max(map(len, (self.why, self.step, self.away, self.who))) > MAX_TEXT:
             raise BadInputError(f"a text of more than {MAX_TEXT} characters", todo="say it shorter")
         match self.action:
+            case Action.DRAIN:
+                what = "step" if self.step else "run"
+                text = f"a {what} has no drain: a pause lets what runs go on to its end, a cancel ends it"
+                raise BadInputError(text, todo="pause or cancel it; nodes, blocks and tenants are drained")
             case Action.PRIORITISE if self.value is None or abs(self.value) > MAX_PRIORITY:
                 raise BadInputError(
                     f"{self.value} is no priority", todo=f"take a number from -{MAX_PRIORITY} to {MAX_PRIORITY}"

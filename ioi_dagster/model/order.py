@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -33,21 +33,30 @@ class Verb(StrEnum):
     RESUME = "resume"
     CAP = "cap"
     PRIORITISE = "prioritise"
+    CANCEL = "cancel"
+    REROUTE = "reroute"
 
 
-MAY: dict[Target, frozenset[Verb]] = {
-    Target.BLOCK: frozenset({Verb.PAUSE, Verb.DRAIN, Verb.RESUME, Verb.CAP}),
-    Target.TENANT: frozenset({Verb.PAUSE, Verb.RESUME, Verb.CAP, Verb.PRIORITISE}),
-    Target.NODE: frozenset({Verb.DRAIN, Verb.RESUME}),
+MOVED = "drain it with `--within 0`, which has what runs placed elsewhere, or `ioi reroute` a run"
+SENSELESS: dict[tuple[Target, Verb], tuple[str, str]] = {
+    (Target.BLOCK, Verb.REROUTE): ("where a block's calls go its callers' runs decide", MOVED),
+    (Target.TENANT, Verb.REROUTE): ("where a tenant's steps go its runs decide", MOVED),
+    (Target.NODE, Verb.REROUTE): ("a node cannot be elsewhere, and where its steps go their runs decide", MOVED),
+    (Target.NODE, Verb.PRIORITISE): (
+        "a node gets what there is room for, and nobody waits for one",
+        "prioritise a tenant, a block or a run, or cap the node",
+    ),
 }
+"""What makes no sense, why, and what does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """`name` is a block's capability, a tenant, or a node or cluster. A pause has nothing more of it start; a drain ends what
-    runs too, but for what may run once only, after `within_s` seconds (None: it goes on to its end). `value`: how many of it may
-    run at once in each cluster, or a tenant's weight there; None takes that back. `who` and `at` (Unix seconds) are not said by
-    who orders, but found out."""
+    runs too, but for what may run once only, after `within_s` seconds (None: it goes on to its end); a cancel ends for good what
+    runs of it when it is heard. `value`: how many of it may run at once in each cluster (on a node: its slots), a tenant's weight
+    there, or by how much calls of a block come before others of their tenant; None takes that back. `who` and `at` (Unix seconds)
+    are not said by who orders, but found out."""
 
     target: Target
     name: Name
@@ -64,11 +73,14 @@ class Order:
             converted(msgspec.to_builtins(self), Order)
         except msgspec.ValidationError as error:
             raise BadInputError(f"no order: {error}", todo="keep within that bound") from error
-        if self.verb not in MAY[self.target]:
-            can = ", ".join(sorted(MAY[self.target]))
-            raise BadInputError(f"a {self.target} has no {self.verb}", todo=f"one of {can}")
+        senseless = SENSELESS.get((self.target, self.verb))
+        if senseless is not None:
+            why, todo = senseless
+            raise BadInputError(f"a {self.target} has no {self.verb}: {why}", todo=todo)
         if self.verb is Verb.PRIORITISE and self.value is not None and not 1 <= self.value <= MAX_WEIGHT:
             raise BadInputError(f"{self.value} is no weight", todo=f"take a number from 1 to {MAX_WEIGHT}, or `none`")
+        if self.target is Target.NODE and self.verb is Verb.CAP and self.value == 0:
+            raise BadInputError("a node of no slots takes nothing", todo="pause it")
         if self.value is not None and self.verb not in (Verb.CAP, Verb.PRIORITISE):
             raise BadInputError(f"a {self.verb} has no number", todo="leave it out")
         if self.within_s is not None and self.verb is not Verb.DRAIN:
@@ -77,11 +89,13 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """What holds for one block or tenant: the order that stopped it, that which caps it, that which weighs it."""
+    """What holds for one block, tenant or node: the order that stopped it, that which caps it, that which weighs it; and the last
+    that cancelled what ran of it, which holds no more."""
 
     stopped: Order | None = None
     capped: Order | None = None
     weighed: Order | None = None
+    cancelled: Order | None = None
 
     @property
     def orders(self) -> tuple[Order, ...]:
@@ -90,10 +104,12 @@ class InForce:
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """All that is in force in a domain for blocks and tenants, by name; what is drained of nodes stands with those."""
+    """All that is in force in a domain for blocks, tenants and nodes, by name: a node's is CLUSTER/NODE. Which nodes are paused
+    or drained stands in a file of its own."""
 
     blocks: dict[str, InForce] = field(default_factory=dict)
     tenants: dict[str, InForce] = field(default_factory=dict)
+    nodes: dict[str, InForce] = field(default_factory=dict)
 
     def of(self, target: Target, name: str) -> InForce:
         return self._table(target).get(name, InForce())
@@ -102,12 +118,11 @@ class Orders:
         """What is in force when `order` was given, and what came of it. One that changes nothing but who said it says so."""
         was = self.of(order.target, order.name)
         now, answer = _given(was, order)
-        table = dict(self._table(order.target))
-        table.pop(order.name, None)
-        if now.orders:
-            table[order.name] = now
-        its = (table, self.tenants) if order.target is Target.BLOCK else (self.blocks, table)
-        return Orders(*its), answer
+        tables = {target: dict(table) for target, table in self.tables()}
+        tables[order.target].pop(order.name, None)
+        if now != InForce():
+            tables[order.target][order.name] = now
+        return Orders(tables[Target.BLOCK], tables[Target.TENANT], tables[Target.NODE]), answer
 
     def listed(self) -> Iterable[Order]:
         for _, table in self.tables():
@@ -116,7 +131,7 @@ class Orders:
 
     def tables(self) -> tuple[tuple[Target, dict[str, InForce]], ...]:
         """By what an order may be for here, what holds by name."""
-        return (Target.BLOCK, self.blocks), (Target.TENANT, self.tenants)
+        return (Target.BLOCK, self.blocks), (Target.TENANT, self.tenants), (Target.NODE, self.nodes)
 
     def _table(self, target: Target) -> dict[str, InForce]:
         return dict(self.tables())[target]
@@ -129,23 +144,36 @@ def _given(was: InForce, order: Order) -> tuple[InForce, str]:
             told = "; what runs goes on to its end"
             if order.verb is Verb.DRAIN and order.within_s is not None:
                 told = f"; what runs is placed elsewhere after {order.within_s:g} s, but for what may run once only"
-            word = f"{order.verb}d" if order.verb is Verb.PAUSE else "drained"
-            return InForce(order, was.capped, was.weighed), f"{word}{' already' if same else told}"
+            word = "paused" if order.verb is Verb.PAUSE else "drained"
+            return replace(was, stopped=order), f"{word}{' already' if same else told}"
         case Verb.RESUME:
-            return InForce(None, was.capped, was.weighed), "goes on" if was.stopped else "was not paused"
+            return replace(was, stopped=None), "goes on" if was.stopped else "was not paused"
         case Verb.CAP:
-            capped = None if order.value is None else order
             text = "any number" if order.value is None else str(order.value)
-            already = " already" if (was.capped.value if was.capped else None) == order.value else ""
-            return InForce(was.stopped, capped, was.weighed), f"may run {text} at once{already}"
+            return replace(was, capped=_kept(order)), f"may run {text} at once{_already(was.capped, order)}"
         case Verb.PRIORITISE:
-            weighed = None if order.value is None else order
-            text = "the weight of its quota" if order.value is None else f"weight {order.value}"
-            already = " already" if (was.weighed.value if was.weighed else None) == order.value else ""
-            return InForce(was.stopped, was.capped, weighed), f"has {text}{already}"
+            what, usual = (
+                ("weight", "the weight of its quota")
+                if order.target is Target.TENANT
+                else ("priority", "no priority of its own")
+            )
+            text = usual if order.value is None else f"{what} {order.value}"
+            return replace(was, weighed=_kept(order)), f"has {text}{_already(was.weighed, order)}"
+        case Verb.CANCEL:
+            return replace(was, cancelled=order), "what runs of it is cancelled; what waits may start"
+        case _:
+            raise AssertionError(order.verb)
+
+
+def _kept(order: Order) -> Order | None:
+    return None if order.value is None else order
+
+
+def _already(was: Order | None, order: Order) -> str:
+    return " already" if (was.value if was is not None else None) == order.value else ""
 
 
 def said_by(order: Order) -> str:
     """As a refusal tells it."""
-    word = {Verb.PAUSE: "paused", Verb.DRAIN: "drained", Verb.CAP: "capped", Verb.PRIORITISE: "weighed"}.get(order.verb)
+    word = {Verb.PAUSE: "paused", Verb.DRAIN: "drained", Verb.CAP: "capped", Verb.CANCEL: "cancelled"}.get(order.verb)
     return f"{word or order.verb} by {order.who or 'somebody'}" + (f": {order.why}" if order.why else "")

@@ -100,6 +100,35 @@ def test_each_process_that_comes_under_the_name_of_a_drained_node_is_told_so_its
     asyncio.run(played())
 
 
+def test_a_node_offers_no_more_slots_than_its_owner_lets_it_from_the_first(tmp_path: Path) -> None:
+    home = with_one_node(tmp_path)
+    file = OrderFile(home.root)
+
+    def cap(name: str, slots: int | None) -> None:
+        file.give(Order(Target.NODE, name, Verb.CAP, slots, who="ann"), "decision")
+
+    def slots(plugin: ClusterPlugin) -> dict[str, int]:
+        return {name: node["slots"] for name, node in plugin.governor.snapshot().nodes.items()}
+
+    async def played() -> list[tuple[dict[str, int], tuple[str, ...]]]:
+        async with Scheduler(dashboard=False, dashboard_address=None, port=0) as scheduler:
+            plugin = Noting(scheduler, home, "lab-c")
+            plugin.noted = []
+            scheduler.add_plugin(plugin)
+            cap("lab-c/lab-1", 3)
+            await plugin.start(scheduler)
+            async with Worker(scheduler.address, name="lab-1", nthreads=4, dashboard=False):
+                cap("lab-c/*", 2)
+                await until(lambda: slots(plugin) == {"lab-1": 2})
+                cap("lab-c/*", None)
+                await until(lambda: slots(plugin) == {"lab-1": 3})
+                cap("lab-c/lab-1", None)
+                await until(lambda: slots(plugin) == {"lab-1": 4})
+            return plugin.noted
+
+    assert asyncio.run(played()) == [({"lab-1": 3}, ("node lab-c/lab-1",))]
+
+
 class Unreadable(DomainHome):
     """While it `fails` its process may open no more files."""
 

@@ -32,7 +32,7 @@ from ioi_dagster.model.negotiation import (
     SupplyPoint,
     VerifyRequest,
 )
-from ioi_dagster.model.order import MAY, Order, Orders, Target, Verb
+from ioi_dagster.model.order import Order, Orders, Target, Verb
 from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.refusal import Refusal
@@ -129,7 +129,7 @@ def walk_node(seed: int, events: int = 100) -> None:
 
 class ClusterWalk:
     def __init__(self, seed: int) -> None:
-        self._rng = random.Random(f"cluster/{seed}")
+        self._rng, self._also = random.Random(f"cluster/{seed}"), random.Random(f"cancels/{seed}")
         self._governor = cluster.ClusterGovernor(
             "d", "c", 1, 1.0, ttl_s=10.0, quotas=QuotaTree.flat((share("a", guarantee=2),))
         )
@@ -209,10 +209,16 @@ class ClusterWalk:
 
     def _order(self) -> None:
         target, name = self._rng.choice([(Target.BLOCK, "ocr"), (Target.TENANT, "a")])
-        verb = self._rng.choice([*sorted(MAY[target] - {Verb.PRIORITISE}), Verb.RESUME])
+        drains = [Verb.DRAIN] if target is Target.BLOCK else []
+        verb = self._rng.choice([Verb.CAP, *drains, Verb.PAUSE, Verb.RESUME, Verb.RESUME])
         value = self._rng.choice([None, 1, 3]) if verb is Verb.CAP else None
         within_s = self._rng.choice([0.0, 1.0]) if verb is Verb.DRAIN else None
-        self._orders, _ = self._orders.after(Order(target, name, verb, value, within_s))
+        self._give(Order(target, name, verb, value, within_s))
+        if self._also.random() < 0.1:
+            self._give(Order(target, name, Verb.CANCEL, at=self._now))
+
+    def _give(self, order: Order) -> None:
+        self._orders, _ = self._orders.after(order)
         self._tell(cluster.Ordered(self._orders))
 
     def _wait(self) -> None:

@@ -43,6 +43,16 @@ def test_what_is_ordered_is_in_force_and_on_record(tmp_path: Path) -> None:
     assert [(one.order, one.decision) for one in file.all()][:3] == [(PAUSE, "d1"), (CAP, "d2"), (PAUSE, "d3")]
 
 
+def test_what_was_cancelled_is_on_record_and_holds_nothing_up(tmp_path: Path) -> None:
+    file = OrderFile(tmp_path)
+    cancel = Order(Target.BLOCK, "ocr", Verb.CANCEL, why="a bad model", who="ann", at=1.0)
+    assert file.give(cancel, "d1") == "what runs of it is cancelled; what waits may start"
+    assert file.read() == Orders({"ocr": InForce(cancelled=cancel)})
+    assert [*file.read().listed()] == []
+    file.give(PAUSE, "d2")
+    assert file.read() == Orders({"ocr": InForce(stopped=PAUSE, cancelled=cancel)})
+
+
 def test_what_was_cut_off_while_it_was_written_down_is_not_in_force_and_spoils_nothing(tmp_path: Path) -> None:
     file = OrderFile(tmp_path)
     file.give(CAP, "d1")
@@ -63,8 +73,12 @@ def test_a_list_that_is_damaged_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("order", "text"),
     [
-        (Order(Target.NODE, "n", Verb.PAUSE), "a node has no pause"),
-        (Order(Target.BLOCK, "b", Verb.PRIORITISE, 2), "a block has no prioritise"),
+        (Order(Target.NODE, "n", Verb.PRIORITISE, 2), "a node has no prioritise: .* — prioritise a tenant"),
+        (Order(Target.NODE, "n", Verb.REROUTE), "a node has no reroute: .* — drain it with `--within 0`"),
+        (Order(Target.BLOCK, "b", Verb.REROUTE), "a block has no reroute: .* — drain it with `--within 0`"),
+        (Order(Target.TENANT, "t", Verb.REROUTE), "a tenant has no reroute: .* — drain it with `--within 0`"),
+        (Order(Target.NODE, "n", Verb.CAP, 0), "a node of no slots takes nothing — pause it"),
+        (Order(Target.BLOCK, "b", Verb.CANCEL, 3), "a cancel has no number"),
         (Order(Target.TENANT, "t", Verb.PRIORITISE, 0), "0 is no weight"),
         (Order(Target.TENANT, "t", Verb.PAUSE, 3), "a pause has no number"),
         (Order(Target.BLOCK, "b", Verb.PAUSE, within_s=3.0), "a pause ends nothing"),
@@ -132,6 +146,35 @@ def test_who_has_ordered_and_when_is_found_out_not_said(desk: Ordering) -> None:
     assert given.decision
     (shown,) = desk.in_force()
     assert (shown["name"], shown["who"], shown["value"]) == ("t", "ann", 2)
+
+
+def test_a_node_is_paused_drained_and_resumed_and_said_again_it_is_so_already(desk: Ordering) -> None:
+    def node(verb: Verb, name: str = "lab-1", **more: Any) -> str:
+        return desk.give(Order(Target.NODE, name, verb, why="hot", **more), "ann", "lab").answer
+
+    def in_force() -> list[tuple[str, str, int | None]]:
+        return [(one["name"], one["verb"], one["value"]) for one in desk.in_force()]
+
+    assert node(Verb.PAUSE) == "is paused; what runs there goes on to its end"
+    assert node(Verb.PAUSE) == "was paused already"
+    assert in_force() == [("lab-1", "pause", None)]
+    assert node(Verb.DRAIN, within_s=60.0) == "is drained"
+    assert in_force() == [("lab-1", "drain", None)]
+    assert [node(Verb.RESUME), node(Verb.RESUME)] == ["takes steps again", "was not drained"]
+    assert [node(Verb.CAP, value=2), node(Verb.CAP, value=2)] == ["may run 2 at once", "may run 2 at once already"]
+    assert node(Verb.CAP, "lab-c", value=3) == "may run 3 at once"
+    assert in_force() == [("lab-c/lab-1", "cap", 2), ("lab-c", "cap", 3)]
+    # As it is shown it may be said.
+    assert node(Verb.CAP, "lab-c/lab-1", value=None) == "may run any number at once"
+    assert node(Verb.CANCEL) == "what runs of it is cancelled; what waits may start"
+    assert in_force() == [("lab-c", "cap", 3)]
+
+
+def test_who_cancels_what_runs_says_why(desk: Ordering) -> None:
+    for target, name in ((Target.BLOCK, "dagster.step"), (Target.TENANT, "t"), (Target.NODE, "lab-1")):
+        with pytest.raises(NotAllowedError, match=r"intervene\.no_reason"):
+            desk.give(Order(target, name, Verb.CANCEL), "ann", "lab")
+        assert desk.give(Order(target, name, Verb.CANCEL, why="w"), "ann", "lab").decision
 
 
 def test_a_name_that_is_too_long_with_its_domain_is_refused(desk: Ordering) -> None:

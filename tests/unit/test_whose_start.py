@@ -117,6 +117,19 @@ def test_what_is_revoked_before_it_begins_never_does_and_says_why(two: tuple[Lea
     assert read(our_answer).result == b"library"
 
 
+def test_what_is_cancelled_is_refused_for_good_whether_it_has_begun_or_not(two: tuple[Lease, Lease]) -> None:
+    ours, theirs = two
+    node = Node()
+    their_answer = node.under_way(theirs)
+    # It may be asked to stop already, for something that would have it placed again.
+    node.host.revoke({theirs.key: "over its quota"})
+    assert node.host.cancel({theirs.key: "a bad model", ours.key: "a bad model"}) in ([theirs.key], [])
+    answers = [read(their_answer), read(node.start(ours))]
+    assert [(one.result, one.error, one.refusal.code, one.refusal.text) for one in answers if one.refusal] == [
+        (None, None, "node.cancelled", "a bad model")
+    ] * 2
+
+
 def test_what_is_told_of_a_run_is_told_to_its_own_domain(two: tuple[Lease, Lease]) -> None:
     for topic in (begun_topic, over_topic, mapping.topic, stores.topic):
         ours, theirs = (topic(Attempt(run=lease.run, origin=lease.origin).run_key) for lease in two)

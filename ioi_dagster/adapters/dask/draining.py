@@ -43,6 +43,11 @@ class Draining:
         drain = self._drains.get(node) or self._drains.get(ALL)
         return (drain.why or "by its owner") if drain is not None else ""
 
+    def only_paused(self, node: str) -> bool:
+        """Is it paused, and not drained?"""
+        drain = self._drains.get(node) or self._drains.get(ALL)
+        return drain is not None and drain.paused
+
     def overdue(self, node: str, now: float) -> bool:
         """Is what still runs there to be placed elsewhere?"""
         for name in (node, ALL):

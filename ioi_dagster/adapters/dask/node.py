@@ -48,6 +48,7 @@ from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.load import MachineSeen
 from ioi_dagster.governors.node import (
+    CANCELLED,
     Admit,
     DrainAsked,
     InContact,
@@ -91,6 +92,8 @@ class NodeHost:
     _fenced: bool = False
     _why: dict[str, str] = field(default_factory=dict)
     """Why what was to be stopped was, by key."""
+    _cancelled: set[str] = field(default_factory=set)
+    """Those of them that are to end for good."""
     _checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     """Of the steps that run, by key."""
 
@@ -123,14 +126,17 @@ class NodeHost:
             if isinstance(lacked, BlockRefusedError):
                 refusal = lacked.refusal
             elif isinstance(lacked, TakenBackError):
-                refusal = Refusal("node.taken_back", self._why.pop(key, str(lacked)), f"node {self.node}")
+                refusal = self._refused(CANCELLED if key in self._cancelled else "node.taken_back", key, str(lacked))
             elif isinstance(lacked, ReplicaLostError):
                 # The call may have had its effect, so it counts as a loss.
                 error, cause = str(lacked), Cause.NODE_ERROR
             else:
                 refusal = Refusal("node.block_refused", str(lacked), f"node {self.node}", "place it elsewhere")
         except StepRevokedError:
-            error, cause, left = self._why_revoked(key), Cause.LEASE_LOST, its.left
+            if key in self._cancelled:
+                refusal = self._refused(CANCELLED, key, "")
+            else:
+                error, cause, left = self._why_revoked(key), Cause.LEASE_LOST, its.left
         except StepStoppedError:
             error = "the run stopped it"
         except (StepTimeoutError, StepMemoryError, StepCrashedError) as problem:
@@ -171,6 +177,15 @@ class NodeHost:
         asked = [key for key in why if self._asks(key)]
         return asked + self.running.stop([key for key in why if key not in asked], StepRevokedError)
 
+    def cancel(self, why: dict[str, str]) -> list[str]:
+        """As `revoke`, for good: its run does not place it again. It is asked for no checkpoint."""
+        if len(self._why) > MAX_REVOKED:
+            self._why.clear()
+            self._cancelled.clear()
+        self._why |= why
+        self._cancelled |= why.keys()
+        return self.running.stop(list(why), StepRevokedError)
+
     async def end_abandoned(self, key: str, why: str) -> None:
         """As `revoke`, for a lease that has run out; returns when nothing runs under that key any more. What does not stop ends
         with its process, so that the caller hears nothing."""
@@ -193,6 +208,10 @@ class NodeHost:
         late.daemon = True
         late.start()
         return True
+
+    def _refused(self, code: str, key: str, otherwise: str) -> Refusal:
+        self._cancelled.discard(key)
+        return Refusal(code, self._why.pop(key, otherwise), f"node {self.node}")
 
     def _why_revoked(self, key: str) -> str:
         why = self._why.pop(key, "")
@@ -358,6 +377,11 @@ def stop(node: str, keys: list[str]) -> list[str]:
 def revoke(node: str, why: dict[str, str]) -> list[str]:
     """As `stop`, for the cluster governor: the slots are somebody else's, for the reason that stands at their key."""
     return _host.revoke(why) if _host is not None and _host.node == node else []
+
+
+def cancel(node: str, why: dict[str, str]) -> list[str]:
+    """As `revoke`, for good."""
+    return _host.cancel(why) if _host is not None and _host.node == node else []
 
 
 async def end_abandoned(node: str, key: str, why: str) -> None:

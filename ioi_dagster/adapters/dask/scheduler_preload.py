@@ -24,11 +24,11 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from ioi_dagster.adapters.dask.cluster_watch import ClusterWatch
 from ioi_dagster.adapters.dask.draining import Draining
-from ioi_dagster.adapters.dask.node import drain, end_abandoned, revoke, revoke_all
+from ioi_dagster.adapters.dask.node import cancel, drain, end_abandoned, revoke, revoke_all
 from ioi_dagster.adapters.dask.periodic import Periodic
 from ioi_dagster.adapters.dask.scaling import Scaling, source_of
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
-from ioi_dagster.adapters.files.drains import DrainFile
+from ioi_dagster.adapters.files.drains import ALL, DrainFile
 from ioi_dagster.adapters.files.lease_journal import JournalFullError, LeaseJournal
 from ioi_dagster.adapters.files.orders import OrderFile
 from ioi_dagster.adapters.files.wanted import WantedFile
@@ -61,6 +61,7 @@ from ioi_dagster.model.negotiation import (
     RejectedRequest,
     ReleaseRequest,
 )
+from ioi_dagster.model.order import Orders, Target
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import NodeSpec
 
@@ -103,7 +104,7 @@ class ClusterPlugin(SchedulerPlugin):
         self.waiting = Waiting()
         self.watch = ClusterWatch(scheduler, self._clock, self._suspicion_changed)
         self.draining = Draining(DrainFile(home.root), cluster)
-        self._orders, self._orders_at = OrderFile(home.root), 0
+        self._orders, self._orders_at, self._ordered = OrderFile(home.root), 0, Orders()
         self._names: dict[str, str] = {}
         self._offered: dict[str, int] = {}
         """Slots of nodes that have not always offered all."""
@@ -150,7 +151,10 @@ class ClusterPlugin(SchedulerPlugin):
         self._offered.pop(str(name), None)
         self.watch.joined(address, str(name))
         joined = self._as_joined(self._specs.get(str(name), NodeSpec(str(name))))
-        drained = replace(joined, closed=bool(self.draining.why(str(name))))
+        slots = self._capped(str(name), joined.slots)
+        if slots != joined.slots:
+            self._offered[str(name)] = slots
+        drained = replace(joined, slots=slots, closed=bool(self.draining.why(str(name))))
         self.perform(self.governor.handle(drained, self._clock.monotonic()))
 
     def _as_joined(self, spec: NodeSpec) -> NodeJoined:
@@ -174,8 +178,8 @@ class ClusterPlugin(SchedulerPlugin):
                     granted += its_grants
                 case LeaseEnded(lease, why):
                     ended.append((lease.id, why))
-                case StopStep(lease, why):
-                    self._scheduler.loop.add_callback(self._stop, lease, why)
+                case StopStep(lease, why, ends):
+                    self._scheduler.loop.add_callback(self._stop, lease, why, ends)
                 case StopAbandoned(lease, why):
                     self._scheduler.loop.add_callback(self._stop_abandoned, lease, why)
                 case WantNodes():
@@ -198,9 +202,9 @@ class ClusterPlugin(SchedulerPlugin):
         kept = tuple(lease for lease in answer.leases if lease.id not in ids)
         return Awarded(answer.cluster, kept, (*answer.rejected, *rejected))
 
-    async def _stop(self, lease: Lease, why: str) -> None:
+    async def _stop(self, lease: Lease, why: str, ends: bool) -> None:
         """Have the node of `lease` stop its step. A node that does not answer keeps the lease until that runs out."""
-        await self._run_at([lease.node], revoke, lease.node, {lease.key: why})
+        await self._run_at([lease.node], cancel if ends else revoke, lease.node, {lease.key: why})
 
     async def _stop_abandoned(self, lease: Lease, why: str) -> None:
         """Have the node of `lease`, which has run out, stop its step, and wait until it has. Where a node does not say so its
@@ -242,10 +246,10 @@ class ClusterPlugin(SchedulerPlugin):
         now = self._clock.monotonic()
         try:
             self._look_for_drains(now)
+            self._look_for_orders(now)
             for address in self._scheduler.workers:
                 self._report_node(address, now)
             self._look_for_quotas(now)
-            self._look_for_orders(now)
             self.perform(self.governor.handle(Tick(), now))
             self._scaling.look()
             await self._client.fetch(
@@ -280,12 +284,17 @@ class ClusterPlugin(SchedulerPlugin):
         self.perform(self.governor.handle(NodeReported(name, warm, memory, blocks, closed, speed, engaged), now))
 
     def _resize(self, name: str, slots: int | None, now: float) -> None:
-        """While others use its machine a node offers fewer slots than it has."""
+        """While others use its machine a node offers fewer slots than it has, and as many as its owner lets it."""
         whole = self._specs.get(name, NodeSpec(name)).slots
-        offered = whole if slots is None else min(whole, slots)
+        offered = self._capped(name, whole if slots is None else min(whole, slots))
         if self._offered.get(name, whole) != offered:
             self._offered[name] = offered
             self.perform(self.governor.handle(NodeResized(name, offered), now))
+
+    def _capped(self, node: str, slots: int) -> int:
+        """As many of its slots as its owner lets it offer."""
+        caps = (self._ordered.of(Target.NODE, f"{self._cluster}/{name}").capped for name in (node, ALL))
+        return min([slots, *(cap.value for cap in caps if cap is not None and cap.value is not None)])
 
     def _suspicion_changed(self, node: str) -> None:
         for address in [address for address, name in self._names.items() if name == node]:
@@ -310,11 +319,12 @@ class ClusterPlugin(SchedulerPlugin):
         self._read_at = changed
 
     def _look_for_orders(self, now: float) -> None:
-        """What is ordered for blocks and tenants of the domain. A file that cannot be read changes nothing."""
+        """What is ordered in the domain. A file that cannot be read changes nothing."""
         try:
             changed = self._orders.changed_at()
             if changed != self._orders_at:
-                self.perform(self.governor.handle(Ordered(self._orders.read()), now))
+                self._ordered = self._orders.read()
+                self.perform(self.governor.handle(Ordered(self._ordered), now))
                 self._orders_at = changed
         except (BadInputError, OSError) as error:
             log.warning("what is ordered stays as it is: %s", error)
@@ -344,7 +354,8 @@ class ClusterPlugin(SchedulerPlugin):
     def _told_of(self, node: str) -> dict[str, Any]:
         """Whether it lives, whether it is drained, and whether others use its machine."""
         crowded = self._crowded.get(node, "")
-        return {**self.watch.told(node), "draining": self.draining.why(node), "crowded": crowded}
+        drained = {"draining": self.draining.why(node), "paused": self.draining.only_paused(node)}
+        return {**self.watch.told(node), **drained, "crowded": crowded}
 
 
 def dask_setup(scheduler: Scheduler) -> None:

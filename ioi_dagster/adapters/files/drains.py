@@ -19,12 +19,13 @@ WHAT, TODO = "what is drained", "remove it, and drain again what is to be draine
 
 class Drain(msgspec.Struct, frozen=True):
     """Why and by `who`, since when (Unix seconds, for people), and for how many seconds more what runs there may go on before it
-    is placed elsewhere; None: until it ends."""
+    is placed elsewhere; None: until it ends. `paused`: it is not to go, only to take nothing new."""
 
     why: Annotated[str, msgspec.Meta(max_length=500)]
     since: float
     within_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
     who: Annotated[str, msgspec.Meta(max_length=500)] = ""
+    paused: bool = False
 
 
 Drained = dict[str, dict[str, Drain]]

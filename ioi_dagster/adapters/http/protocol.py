@@ -271,7 +271,8 @@ DOORS = (
         For.DOMAIN,
         OrderRequest,
         OrderAnswer,
-        "pause, drain, cap or weigh a block, a tenant or a node of the domain, as its policy allows; again is no error",
+        "pause, drain, cap, weigh or cancel what runs of a block, a tenant or a node of the domain, as its policy allows; again "
+        "is no error",
     ),
     Door(
         "POST",

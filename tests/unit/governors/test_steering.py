@@ -13,6 +13,7 @@ from ioi_dagster.governors.flow_messages import Answer, FailStep, RefuseStep, Se
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.intervention import Action, Intervention
 from ioi_dagster.model.negotiation import Ask, Awarded, Bid, Effect, Lease, LeaseRequest, SupplyPoint
+from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 from tests.unit.governors.test_flow import Story
 
@@ -254,6 +255,8 @@ def test_a_process_that_goes_on_with_the_run_keeps_what_holds_and_does_nothing_t
         (Action.REROUTE, {"step": "s"}, "it is not said where to go away from"),
         (Action.RETURN, {"step": "s"}, "it is not said where to go back to"),
         (Action.CANCEL, {}, "cancel is for steps here"),
+        (Action.DRAIN, {}, "a run has no drain: a pause lets what runs go on"),
+        (Action.DRAIN, {"step": "s"}, "a step has no drain: a pause lets what runs go on"),
         (Action.PAUSE, {"why": "x" * 501}, "a text of more than 500 characters"),
     ],
 )
@@ -461,3 +464,20 @@ def test_a_cap_of_a_step_and_a_way_back_hold_in_the_next_process():
         run.event(flow.Intervened(Intervention("r", action, step, who="ann", why="a reason", **more), again=True))
     run.come("s[1]", "s[2]")
     assert [lease.cluster for lease in run.running.values()] == ["a"]
+
+
+def test_what_the_owner_of_its_node_has_cancelled_fails_for_good_and_what_runs_elsewhere_too_goes_on():
+    run = Steered()
+    run.come("s", "t")
+    lease = run.running.pop("s")
+    refusal = Refusal("node.cancelled", "cancelled by bob: a bad model", "node a1")
+    run.event(flow.StartRefused("s", lease.fence, "a1", refusal))
+    run.settle()
+    (failed,) = run.wanted(FailStep)
+    assert (failed.step, failed.refusal.code, failed.refusal.text) == (
+        "s",
+        "flow.cancelled",
+        "cancelled by bob: a bad model",
+    )
+    assert lease.id in {one for release in run.wanted(flow.ReleaseLeases) for one in release.leases}
+    assert list(run.running) == ["t"]
