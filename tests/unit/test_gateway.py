@@ -504,7 +504,7 @@ def test_an_invocation_runs_under_a_key_of_its_own_and_for_a_bounded_time():
     assert lab.runner.calls == [("library/r/s/1/0", "invoke/step-nonce", 3_600.0)]
 
 
-@pytest.mark.parametrize(("cause", "infrastructure"), [("", False), (Cause.NODE_ERROR, True)])
+@pytest.mark.parametrize(("cause", "infrastructure"), [("", False), (Cause.NODE_ERROR, True), (Cause.LEASE_LOST, True)])
 def test_what_a_node_lost_is_told_from_an_error_of_the_block(cause, infrastructure):
     lab = Lab()
     lab.runner.problem = ("it failed", cause)

@@ -222,7 +222,8 @@ def _ended(answer: StartAnswer) -> tuple[Invoked, Mapping[str, bytes]]:
     if answer.refusal is not None:
         return Invoked(False, refusal=answer.refusal), {}
     if answer.result is None:
-        lost = answer.cause == Cause.NODE_ERROR
+        # Of a call that was stopped for others, or since its block is drained, another place may make something.
+        lost = answer.cause in (Cause.NODE_ERROR, Cause.LEASE_LOST)
         return Invoked(False, error=answer.error or "the node returned nothing", infrastructure=lost), {}
     try:
         result = decode_payload(answer.result)
