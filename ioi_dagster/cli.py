@@ -392,7 +392,7 @@ def quota(
 
 
 def _share(share: Any) -> str:
-    from ioi_dagster.model.amounts import shown
+    from ioi_dagster.model.amounts import told as told_amount
 
     if share is None:
         return "not named"
@@ -400,7 +400,7 @@ def _share(share: Any) -> str:
     for key in ("guarantee", "lends", "borrows"):
         amounts = getattr(share.quota, key)
         if amounts:
-            told.append(f"{key} " + " + ".join(f"{shown(name, value)} {name}" for name, value in amounts.items()))
+            told.append(f"{key} " + " + ".join(told_amount(name, value) for name, value in amounts.items()))
     return ", ".join(told)
 
 

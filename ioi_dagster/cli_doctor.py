@@ -16,6 +16,7 @@ import yaml
 from ioi_dagster.adapters.dask.profiling import can_freeze
 from ioi_dagster.errors import IoiError
 from ioi_dagster.local.home import DAGSTER_YAML
+from ioi_dagster.model.amounts import counted
 
 
 @dataclass
@@ -69,7 +70,7 @@ def _topology(home: Path) -> Finding:
         topology = load_topology(file)
     except IoiError as error:
         return Finding("topology", "mend", str(error), f"edit {file}")
-    return Finding("topology", "ok", f"{file}: {len(topology.domains)} domains, home {topology.home}")
+    return Finding("topology", "ok", f"{file}: {counted(len(topology.domains), 'domain')}, home {topology.home}")
 
 
 def _bundle(home: Path) -> Finding:

@@ -21,6 +21,7 @@ from ioi_dagster.cli_tenants import asked_table, tenants_table
 from ioi_dagster.errors import BadInputError, IoiError
 from ioi_dagster.local.federation import read_supervisor
 from ioi_dagster.local.home import domains_in
+from ioi_dagster.model.amounts import counted
 
 EVERY_S = 1.0
 DOUBTFUL = 0.8
@@ -265,7 +266,9 @@ def _replicas_row(block: dict[str, Any]) -> list[Text]:
     """A version of a block on one node, as its governor reported it."""
     replicas = ", ".join(f"{count} {state}" for state, count in sorted(block["replicas"].items())) or "–"
     circuit = (
-        block["breaker"] if block["breaker"] == "closed" else f"{block['breaker']} after {block['failures']} failures"
+        block["breaker"]
+        if block["breaker"] == "closed"
+        else f"{block['breaker']} after {counted(block['failures'], 'failure')}"
     )
     return [
         Text(block["block"]),

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ioi_dagster.cli_tables import Column, Fitted
 from ioi_dagster.model.amounts import shown
+from ioi_dagster.model.amounts import told as told_amount
 from ioi_dagster.model.negotiation import SLOTS
 
 _AMOUNTS = ("used", "guarantee", "limit", "borrowed", "lent")
@@ -125,7 +126,7 @@ def _row(view: Mapping[str, Any]) -> list[Text]:
 
 def _running(view: Mapping[str, Any]) -> str:
     told = [f"{view['stopping']} stopping"] if view["stopping"] else []
-    over = ", ".join(f"{shown(name, amount)} {name}" for name, amount in sorted(view["over"].items()))
+    over = ", ".join(told_amount(name, amount) for name, amount in sorted(view["over"].items()))
     told += [f"{over} over its limit by what may not be stopped"] if over else []
     return f"{view['running']} ({'; '.join(told)})" if told else str(view["running"])
 

@@ -39,6 +39,7 @@ from ioi_dagster.governors.block_messages import (
     Tick,
     Unload,
 )
+from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.refusal import Refusal
 
@@ -327,12 +328,12 @@ class BlockGovernor:
             (
                 resting or version.breaker is Breaker.HALF_OPEN,
                 "block.circuit_open",
-                f"{spec.name} {spec.version} failed {version.failures} times in a row",
+                f"{spec.name} {spec.version} failed {counted(version.failures, 'time')} in a row",
             ),
             (
                 len(version.queue) >= spec.max_queue,
                 "block.queue_full",
-                f"{len(version.queue)} calls of {spec.name} wait here already",
+                f"the queue of {spec.name} is full: {counted(len(version.queue), 'call')} here already",
             ),
         )
         for refused, code, text in checks:
@@ -494,7 +495,7 @@ class BlockGovernor:
         """Those that came before the circuit opened need not wait for it to close."""
         if version.breaker is Breaker.CLOSED:
             return []
-        text = f"{version.spec.name} {version.spec.version} failed {version.failures} times in a row"
+        text = f"{version.spec.name} {version.spec.version} failed {counted(version.failures, 'time')} in a row"
         refusal = Refusal("block.circuit_open", text, f"node {self._node}", ELSEWHERE)
         half_open = version.breaker is Breaker.HALF_OPEN
         refused = [call for call in version.queue if not (half_open and call.tries)]

@@ -45,6 +45,7 @@ from ioi_dagster.governors.outlook import NodeNow, Occupied, outlook
 from ioi_dagster.governors.parked import AGING_S, Asked
 from ioi_dagster.governors.pressure import demands
 from ioi_dagster.governors.tally import Tally
+from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.negotiation import (
     MAX_OUTLOOK,
     SLOTS,
@@ -409,7 +410,7 @@ class ClusterGovernor:
             )
         )
         if stale:
-            text = f"{stale} steps of gang {first.gang} were granted before"
+            text = f"{counted(stale, 'step')} of gang {first.gang} {'was' if stale == 1 else 'were'} granted before"
             return Refusal("cluster.gang", text, self._cluster, "award all of them under new fences")
         return None
 

@@ -60,6 +60,7 @@ from ioi_dagster.governors.flow_texts import Candidates, remedy, why_nobody
 from ioi_dagster.governors.node import CANCELLED as CANCELLED_THERE
 from ioi_dagster.governors.node import NOT_NOW
 from ioi_dagster.governors.reputation import Reputation
+from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.intervention import CANCELLED, ONCE, PART, Action, Intervention
 from ioi_dagster.model.negotiation import Ask, Effect, Lease
 from ioi_dagster.model.refusal import Refusal
@@ -468,7 +469,7 @@ class FlowGovernor:
         poison = len(step.lost_on) >= MAX_NODES_LOST or step.losses >= MAX_LOSSES
         if poison or step.returned >= MAX_RETURNED:
             nodes = ", ".join(step.lost_on) or "no node that can be named"
-            text = f"it was lost {step.losses if poison else step.returned} times, on {nodes}; last: {event.why}"
+            text = f"it was lost {counted(step.losses if poison else step.returned, 'time')}, on {nodes}; last: {event.why}"
             return [*out, *self._fail(step, POISON, text, POISON_TODO)]
         self._placing.again(step)
         self._steps.wait(step, "to be placed again", now)

@@ -31,6 +31,7 @@ from ioi_dagster.governors.flow_steps import Step, Steps, StepState
 from ioi_dagster.governors.flow_texts import bids_text, never_in, why_no_slot, why_silent
 from ioi_dagster.governors.orders_in_force import CAPPED, PAUSED
 from ioi_dagster.governors.reputation import MANY, Reputation
+from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.negotiation import MAX_LEASES, MAX_SECONDS, Award, Awarded, Bid, Effect, Lease, LeaseRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
@@ -398,9 +399,8 @@ class Awards:
             self._reputation.observe(cluster, has, bid - has, now)
             if self._overbids.get(cluster) != (bid, has):
                 self._overbids[cluster] = bid, has
-                text = (
-                    f"{cluster} bids {bid} slots and has {has} by its record: no more are taken, and it is trusted less"
-                )
+                text = f"{cluster} bids {counted(bid, 'slot')} and has {has} by its record: no more "
+                text += "are taken, and it is trusted less"
                 out.append(Tell("", Chapter.BID, text, {"cluster": cluster, "bid": bid, "slots": has}))
         return out
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ioi_dagster.governors.flow_steps import Step, Steps, StepState, group_of
+from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.negotiation import MAX_REQUESTS, Ask
 from ioi_dagster.model.refusal import Refusal
 
@@ -37,7 +38,9 @@ class Gangs:
         sizes = {self._steps[key].ask.gang_size for key in gathered}
         if len(sizes) > 1 or not 1 <= ask.gang_size <= MAX_REQUESTS:
             del gathered[ask.step]
-            what = f"{' and '.join(map(str, sorted(sizes)))} steps" if len(sizes) > 1 else f"{ask.gang_size} steps"
+            what = (
+                f"{' and '.join(map(str, sorted(sizes)))} steps" if len(sizes) > 1 else counted(ask.gang_size, "step")
+            )
             text = f"gang {ask.gang!r} is to have {what}"
             return Refusal("flow.gang_unfit", text, BY, f"one size for all of a gang, from 1 to {MAX_REQUESTS}")
         if len(gathered) == ask.gang_size:
@@ -75,7 +78,7 @@ class Gangs:
 
     def together(self, waiting: Iterable[Step]) -> Iterator[Step]:
         """Those of `waiting` that can start, since their gangs are whole; of each, with how many like it."""
-        counted: dict[tuple[str, ...], bool] = {}
+        may: dict[tuple[str, ...], bool] = {}
         for step in waiting:
             if not step.ask.gang:
                 yield step
@@ -83,12 +86,12 @@ class Gangs:
             members = self._whole.get(step.ask.step)
             if members is None:
                 missing = step.ask.gang_size - len(self._gathering[step.ask.gang])
-                step.waiting_for = f"{missing} steps more of its gang {step.ask.gang!r} are to be ready"
+                step.waiting_for = f"{counted(missing, 'step')} more of its gang {step.ask.gang!r} must be ready"
                 continue
-            if members not in counted:
+            if members not in may:
                 held = not all(self._steps.may_start(key) for key in self._still(members))
-                counted[members] = False if held else self._count(self.unit(step))
-            if counted[members]:
+                may[members] = False if held else self._count(self.unit(step))
+            if may[members]:
                 yield step
 
     def _count(self, unit: list[Step]) -> bool:

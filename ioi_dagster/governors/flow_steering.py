@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ioi_dagster.governors.flow_gangs import Gangs
 from ioi_dagster.governors.flow_steps import OVER, Step, Steps, StepState
+from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.intervention import PART, Action, Intervention, names_of
 from ioi_dagster.model.negotiation import Ask
 
@@ -66,8 +67,8 @@ class Steering:
         """So many steps more may start; None: any number."""
         if self._cap is None:
             return None
-        counted = (step for step in self._steps.all() if not self.is_part(step))
-        return max(0, self._cap - sum(step.state in AT_ONCE for step in counted))
+        its = (step for step in self._steps.all() if not self.is_part(step))
+        return max(0, self._cap - sum(step.state in AT_ONCE for step in its))
 
     def may_join(self, step: str) -> bool:
         """May it run besides what is counted, as a copy or in the task of another?"""
@@ -105,7 +106,7 @@ class Steering:
 
     @property
     def why_capped(self) -> str:
-        return f"the run may have {self._cap} steps at once"
+        return f"the run may have {counted(self._cap or 0, 'step')} at once"
 
     def _of(self, table: dict[str, V], step: str) -> V | None:
         return next((table[name] for name in (*names_of(step), *_run(step)) if name in table), None)
@@ -157,7 +158,11 @@ class Steering:
             self.recount()
             return f"may have {'any number' if said.value is None else said.value} of {said.step} at once"
         self._cap = said.value
-        return "may have any number of steps at once" if said.value is None else f"may have {said.value} steps at once"
+        return (
+            "may have any number of steps at once"
+            if said.value is None
+            else f"may have {counted(said.value, 'step')} at once"
+        )
 
     def stay_away(self, said: Intervention) -> None:
         self._away[said.step] = self._away.get(said.step, frozenset()) | {said.away}

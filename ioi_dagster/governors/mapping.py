@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.refusal import Refusal
 
 # Events -------------------------------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ class MapGovernor:
                 out.append(PlaceChunk(step, event.parent, event.map, index, event.worker))
                 continue
             # The node that it took down was its step's own each time or some times, so the step began again and again.
-            text = f"nodes were lost {losses} times while it ran there"
+            text = f"nodes were lost {counted(losses, 'time')} while it ran there"
             out += self._refused(step, Refusal("flow.poison_chunk", text, "flow governor"))
         return out
 

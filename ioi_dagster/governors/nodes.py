@@ -12,6 +12,7 @@ from ioi_dagster.governors.autoscale import Autoscaler, NodeSeen
 from ioi_dagster.governors.cluster_messages import EVERYTHING, NodeJoined, NodeReported
 from ioi_dagster.governors.fairness.arbiter import Arbiter
 from ioi_dagster.governors.prices import Load
+from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.negotiation import MAX_PLANNED, SLOTS, Resources
 from ioi_dagster.model.refusal import Refusal
 
@@ -221,9 +222,10 @@ class Nodes:
             text = "what is free was offered to others a moment ago"
             return Refusal("cluster.full", text, self._cluster, "it is asked again")
         if free:
-            text = f"what is free of {len(able)} nodes has no memory left"
+            text = f"what is free of {counted(len(able), 'node')} has no memory left"
             return Refusal("cluster.no_memory", text, self._cluster, "it is asked again")
-        return Refusal("cluster.full", f"all {len(able)} nodes are busy", self._cluster, "it is asked again")
+        text = f"all {len(able)} nodes are busy" if len(able) > 1 else "its only node is busy"
+        return Refusal("cluster.full", text, self._cluster, "it is asked again")
 
     def load(self) -> Load:
         """What its prices go by."""

@@ -23,6 +23,7 @@ from ioi_dagster.host.private import (
     keys_of,
 )
 from ioi_dagster.host.work import Work
+from ioi_dagster.model.amounts import shown
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import MAX_REQUESTS
 from ioi_dagster.model.refusal import Refusal
@@ -164,7 +165,7 @@ def _wrong(gang: _Gang, plan: ExecutionPlan, run: Mapping[str, str]) -> Iterator
 
 
 def _told(demand: Demand) -> str:
-    asked = ", ".join(f"{name}={amount:g}" for name, amount in demand.resources) or "a slot"
+    asked = ", ".join(f"{name}={shown(name, amount)}" for name, amount in demand.resources) or "a slot"
     return f"{asked} at priority {demand.priority}" if demand.priority else asked
 
 

@@ -27,6 +27,7 @@ from ioi_dagster.host.partial import Partials
 from ioi_dagster.host.private import DagsterRun
 from ioi_dagster.host.work import Found
 from ioi_dagster.local.home import domains_in
+from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Lease
 from ioi_dagster.model.permit import StepPermit
@@ -152,7 +153,7 @@ class FederatedNetwork:
         return Chapter.POLICY, f"gate 3: the permit of decision {decisions} is for this run and still good"
 
     def banner(self) -> str:
-        return f"Governed by {self.home}: {len(self._config.authorities)} domains, gate 3 passed"
+        return f"Governed by {self.home}: {counted(len(self._config.authorities), 'domain')}, gate 3 passed"
 
     def metadata(self, run: DagsterRun) -> dict[str, Any]:
         permit = self._checked.permit

@@ -38,6 +38,7 @@ from ioi_dagster.host.private import (
     steps_in_flight,
 )
 from ioi_dagster.host.work import Network
+from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.data_class import DataClass
 
 log = logging.getLogger("ioi.resume")
@@ -109,7 +110,7 @@ def resume(
     _free_slots(instance, run, active, replayed - driver.in_doubt)
     yield DagsterEvent.engine_event(
         context,
-        f"Resumed: {len(pending)} commits told again, {len(driver.in_doubt)} steps were in flight, "
+        f"Resumed: {counted(len(pending), 'commit')} told again, {counted(len(driver.in_doubt), 'step')} in flight, "
         f"{len(driver.found)} of them are so still",
         EngineEventData(),
     )

@@ -27,6 +27,7 @@ from ioi_dagster.host.io_manager import ObjectStore, default_folder, ledger_path
 from ioi_dagster.host.private import DagsterRunStatus
 from ioi_dagster.host.run_process import log_of
 from ioi_dagster.host.staged import from_reference, is_reference, tidy
+from ioi_dagster.model.amounts import counted
 
 _MAY_GO_ON = list(
     set(DagsterRunStatus) - {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
@@ -79,7 +80,9 @@ def tidying_schedule(
     @op(name="tidy", description=f"Removes what runs left that are over and {older_than} old; committed outputs stay.")
     def tidy_op(context) -> None:
         swept = sweep(context.instance, seconds)
-        context.log.info(f"{len(swept.runs)} runs, {swept.values} values, {swept.logs} logs")
+        context.log.info(
+            f"{counted(len(swept.runs), 'run')}, {counted(swept.values, 'value')}, {counted(swept.logs, 'log')}"
+        )
 
     @job(name="ioi_tidy", executor_def=in_process_executor)
     def ioi_tidy() -> None:
@@ -120,5 +123,6 @@ def _is_over(instance: DagsterInstance, run_id: str) -> bool:
 def describe(swept: Swept, dry_run: bool) -> Iterable[str]:
     """Lines for a person."""
     verb = "would go" if dry_run else "went"
-    yield f"{len(swept.runs)} runs' rows, {swept.values} values that no commit names and {swept.logs} logs {verb}"
+    values, logs = counted(swept.values, "value"), counted(swept.logs, "log")
+    yield f"the rows of {counted(len(swept.runs), 'run')}, {values} that no commit names and {logs} {verb}"
     yield from swept.runs

@@ -32,6 +32,7 @@ from ioi_dagster.local.identity import (
 )
 from ioi_dagster.local.keeper import Keeper, start_supervisor
 from ioi_dagster.local.readiness import Missing, Readiness, Seen, clusters_of, nodes_of
+from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.topology import DomainSpec, Topology
 from ioi_dagster.ports import free_ports
@@ -221,7 +222,7 @@ class Federation:
         rows = {row["name"]: row for row in read_supervisor(self.domain(missing.domain))}
         ended = rows.get(missing.process, {}).get("restarts", 0)
         told = [f"nothing has joined for {timeout_s:g} s"]
-        told += [f"it ended {ended} times"] if ended else []
+        told += [f"it ended {counted(ended, 'time')}"] if ended else []
         told += [f"its log {log} ends with: {last}"] if (last := last_line(log)) else []
         load, cores = os.getloadavg()[0], os.cpu_count() or 1
         busy = f"the machine is busy ({load:.0f} processes for {cores} cores): try again when it has less to do"

@@ -39,3 +39,13 @@ def shown(resource: str, value: float) -> str:
         if value >= _UNITS[unit]:
             return f"{value / _UNITS[unit]:.4g} {unit}"
     return f"{value:g} B"
+
+
+def told(resource: str, value: float) -> str:
+    """The amount with what it is of: `1 slot`, `4 GiB memory`."""
+    return f"{shown(resource, value)} {'slot' if (resource, value) == ('slots', 1) else resource}"
+
+
+def counted(count: int, what: str) -> str:
+    """`1 node`, `2 nodes`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

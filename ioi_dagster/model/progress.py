@@ -26,6 +26,7 @@ _IN_SHORT = (
     ("unreachable", "a domain does not answer"),
     ("no memory left", "no node has memory left"),
     ("are busy", "all nodes are busy"),
+    ("only node is busy", "all nodes are busy"),
     ("no free slot", "all nodes are busy"),
     ("went to steps before", "all nodes are busy"),
     ("made no bid", "no cluster has answered yet"),

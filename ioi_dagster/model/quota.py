@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ioi_dagster.errors import BadInputError
-from ioi_dagster.model.amounts import shown
+from ioi_dagster.model.amounts import shown, told
 
 Amounts = Mapping[str, float]
 Where = tuple[str | int, ...]
@@ -218,11 +218,11 @@ def _entry(entry: _Entry, capacity: Amounts) -> Iterator[Problem]:
                 known = ", ".join(sorted(capacity))
                 yield Problem(at, f"{kind} of {what} names {resource!r}, which no node offers; known are {known}")
             elif math.isnan(amount) or amount < 0:
-                yield Problem(at, f"{kind} of {what} is {_told(resource, amount)}; it may not be negative")
+                yield Problem(at, f"{kind} of {what} is {told(resource, amount)}; it may not be negative")
     for resource, amount in quota.lends.items():
         guarantee = quota.guarantee.get(resource, 0.0)
         if resource in capacity and amount > guarantee and quota.guarantee:
-            text = f"{what} lends {_told(resource, amount)}, more than its guarantee of {shown(resource, guarantee)}"
+            text = f"{what} lends {told(resource, amount)}, more than its guarantee of {shown(resource, guarantee)}"
             yield Problem((*where, "lends", resource), text)
     if what == f"tenant {ANY!r}" and any(quota.guarantee.values()):
         text = f"tenant {ANY!r} is any number of tenants, so that it can be guaranteed nothing; guarantee it to their cohort"
@@ -239,7 +239,7 @@ def _sums(tree: QuotaTree, capacity: Amounts) -> Iterator[Problem]:
         if amount > capacity[resource] * (1 + 1e-9):
             has = shown(resource, capacity[resource])
             yield Problem(
-                ("cohorts",), f"the cohorts are guaranteed {_told(resource, amount)}, but the cluster has {has}"
+                ("cohorts",), f"the cohorts are guaranteed {told(resource, amount)}, but the cluster has {has}"
             )
     for c, cohort in enumerate(tree.cohorts):
         below = [tenant.quota.guarantee for tenant in cohort.tenants]
@@ -256,9 +256,5 @@ def _exceeds(where: Where, who: str, below: Amounts, above: Amounts) -> Iterator
     for resource, amount in below.items():
         most = above.get(resource, 0.0)
         if amount > most * (1 + 1e-9):
-            text = f"{who} are guaranteed {_told(resource, amount)}, more than the {shown(resource, most)} above them"
+            text = f"{who} are guaranteed {told(resource, amount)}, more than the {shown(resource, most)} above them"
             yield Problem(where, text)
-
-
-def _told(resource: str, amount: float) -> str:
-    return f"{shown(resource, amount)} {resource}"

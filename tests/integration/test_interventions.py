@@ -135,10 +135,10 @@ def test_a_run_is_paused_capped_resumed_rerouted_and_cancelled_in_part(steered: 
         steered.until(lambda: "paused by ann: lunch" in steered.waits_for(), "why the others wait")
         assert {number for number, _ in steered.began()} == first
 
-        assert steered.told("cap", "last", "1") == "may have 1 steps at once"
+        assert steered.told("cap", "last", "1") == "may have 1 step at once"
         assert steered.told("resume", "last") == "goes on"
         steered.until(lambda: len(steered.began()) == 3, "one more begins")
-        steered.until(lambda: "the run may have 1 steps at once" in steered.waits_for(), "the cap is told")
+        steered.until(lambda: "the run may have 1 step at once" in steered.waits_for(), "the cap is told")
         ((number, node),) = [one for one in steered.began() if one[0] not in first]
 
         assert "1 stopped there" in steered.told("reroute", "last", f"work[{number}]", "--away-from", node)

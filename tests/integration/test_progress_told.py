@@ -21,7 +21,7 @@ from tests.integration.ending_defs import MODULE, TURNS, config_of
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(170)]
 
-WHY = "alone: all 1 nodes are busy"
+WHY = "alone: its only node is busy"
 TABLE = [("done", 0, ""), ("running", 1, ""), ("waiting", 4, WHY)]
 
 

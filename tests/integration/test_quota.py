@@ -29,7 +29,7 @@ TOPOLOGY = topology_of(
 ANYBODY = '{name: "*"}'
 
 
-GIVEN_BACK = "owner is within its guarantee (0 of 1 slots) and needs the room that guests has borrowed"
+GIVEN_BACK = "owner is within its guarantee (0 of 1 slot) and needs the room that guests has borrowed"
 LOWERED = "guests uses more than its quota now allows"
 
 

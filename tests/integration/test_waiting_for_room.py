@@ -134,7 +134,7 @@ def test_a_wait_that_is_over_is_answered_with_the_reason(lab: Lab, run: GatewayC
         until(lambda: lab.parked == 1)
         until(lambda: (lab.loop.call_soon_threadsafe(lab.request, Tick()), answer.done())[1])
         bid = answer.result(LIMIT_S)
-    assert (bid.points, [refusal.text for refusal in bid.refusals]) == ((), ["all 1 nodes are busy"])
+    assert (bid.points, [refusal.text for refusal in bid.refusals]) == ((), ["its only node is busy"])
 
 
 def test_the_cluster_learns_that_nobody_waits_any_longer(lab: Lab, run: GatewayClient):

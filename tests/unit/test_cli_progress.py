@@ -24,7 +24,7 @@ AWARD = "an award is being answered"
     [
         (Progress(80, 5, 12, 0, ((BUSY, 12),), of=129), "80 of 129 done, 5 running, 12 waiting (all nodes are busy)"),
         (
-            Progress(80, 5, 12, 0, ((BUSY, 7), ("lab-ocr: all 1 nodes are busy", 2), (AWARD, 3))),
+            Progress(80, 5, 12, 0, ((BUSY, 7), ("lab-ocr: its only node is busy", 2), (AWARD, 3))),
             "80 done, 5 running, 12 waiting (9 × all nodes are busy, 3 × being placed)",
         ),
         (Progress(2, 1, more=True), "2 done, 1 running, 0 waiting, more to come"),

@@ -146,7 +146,7 @@ def test_what_may_not_be_stopped_and_is_over_a_lowered_limit_is_told() -> None:
     cluster.asks("who", "page.ocr", 1)
     cluster.governor.handle(QuotasChanged(QuotaTree.flat([TenantQuota("who", quota=quota(borrows=1))])), 1.0)
     (row,) = [[cell.strip() for cell in row.split("|")] for row in cluster.rows(1.0)]
-    assert row[11] == "3 (1 stopping; 1 slots over its limit by what may not be stopped)"
+    assert row[11] == "3 (1 stopping; 1 slot over its limit by what may not be stopped)"
 
 
 def test_what_became_of_what_was_asked_has_a_table() -> None:

@@ -68,7 +68,7 @@ def test_quotas_go_by_the_file_that_the_federation_was_started_with_and_it_is_na
     first, *table = told.output.splitlines()
     assert first == f"quotas of {file}"
     assert [cell.strip() for cell in table[2].split("│")] == [
-        *("lab-main", "all", "ann", "–", "not named", "weight 1, guarantee 1 slots")
+        *("lab-main", "all", "ann", "–", "not named", "weight 1, guarantee 1 slot")
     ]
     assert (
         CliRunner().invoke(app, ["quota", "--home", str(home)]).output == f"quotas of {file}: they are as they were\n"
@@ -78,7 +78,7 @@ def test_quotas_go_by_the_file_that_the_federation_was_started_with_and_it_is_na
 def test_the_doctor_examines_the_file_that_the_federation_was_started_with(tmp_path):
     home, file = started(tmp_path)
     finding = next(one for one in examine(home) if one.what == "topology")
-    assert (finding.state, finding.found) == ("ok", f"{file}: 1 domains, home lab.example")
+    assert (finding.state, finding.found) == ("ok", f"{file}: 1 domain, home lab.example")
     file.write_text("network: ours")
     finding = next(one for one in examine(home) if one.what == "topology")
     assert (finding.state, finding.remedy) == ("mend", f"edit {file}")

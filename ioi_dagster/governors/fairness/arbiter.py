@@ -21,6 +21,7 @@ from ioi_dagster.governors.fairness.machines import EPSILON, NOTHING, SHUT, Mach
 from ioi_dagster.governors.fairness.rounds import Rounds
 from ioi_dagster.governors.fairness.tree import Entry
 from ioi_dagster.governors.fairness.values import Evict, Request, Rules, Snapshot
+from ioi_dagster.model.amounts import told
 from ioi_dagster.model.quota import ANY, Amounts, CohortQuota, QuotaTree, TenantQuota
 from ioi_dagster.model.refusal import Refusal
 
@@ -85,7 +86,9 @@ class Arbiter:
             raise BadInputError(f"request {request.id!r} runs {request.seconds:g} s", todo="give 0 or more seconds")
         for resource, amount in request.amounts.items():
             if not (amount >= 0 and math.isfinite(amount)):
-                raise BadInputError(f"request {request.id!r} asks for {amount:g} {resource}", todo="ask for 0 or more")
+                raise BadInputError(
+                    f"request {request.id!r} asks for {told(resource, amount)}", todo="ask for 0 or more"
+                )
         if len(self._books.tenants) >= MAX_TENANTS and request.tenant not in self._books.tenants:
             self._replant(self._books.tree, judged=False)  # which forgets those that are not named and ask for nothing
             if len(self._books.tenants) >= MAX_TENANTS:
@@ -415,7 +418,7 @@ class Arbiter:
 def _checked(node: str, amounts: Amounts) -> Amounts:
     for resource, amount in amounts.items():
         if not (amount >= 0 and math.isfinite(amount)):
-            raise BadInputError(f"node {node!r} has {amount:g} {resource}", todo="give what it has, 0 or more")
+            raise BadInputError(f"node {node!r} has {told(resource, amount)}", todo="give what it has, 0 or more")
     return amounts
 
 

@@ -17,6 +17,7 @@ from ioi_dagster.governors.fairness.books import Books
 from ioi_dagster.governors.fairness.machines import EPSILON
 from ioi_dagster.governors.fairness.tree import Entry, Leaf, Line, Unit
 from ioi_dagster.governors.fairness.values import Evict, Rules
+from ioi_dagster.model.amounts import shown, told
 
 MAX_EXAMINED = 10_000
 """Running requests looked at for one that waits."""
@@ -135,8 +136,12 @@ def within(head: Entry) -> int:
 def _told(head: Entry, books: Books) -> str:
     unit = max(_tenant_path(head.leaf), key=lambda unit: unit.guaranteed(head.shape.total, 1 << 30))
     guarantee = unit.limits.guarantee if unit.limits is not None else unit.used
-    parts = [f"{unit.used[n]:g} of {guarantee[n]:g} {books.machines.resources[n]}" for n, _ in head.shape.total]
+    parts = [_of(books.machines.resources[n], unit.used[n], guarantee[n]) for n, _ in head.shape.total]
     return f"{head.leaf.tenant} is within its guarantee ({', '.join(parts)})"
+
+
+def _of(resource: str, used: float, guarantee: float) -> str:
+    return f"{shown(resource, used)} of {told(resource, guarantee)}"
 
 
 @dataclass(slots=True)

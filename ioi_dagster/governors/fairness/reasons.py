@@ -10,6 +10,7 @@ from ioi_dagster.governors.fairness.eviction import Ledger
 from ioi_dagster.governors.fairness.machines import EPSILON, Need, Shape
 from ioi_dagster.governors.fairness.tree import Entry, Leaf, Line, Unit
 from ioi_dagster.governors.fairness.values import Request, Snapshot, TenantView
+from ioi_dagster.model.amounts import MEMORY, counted, shown, told
 from ioi_dagster.model.negotiation import SLOTS
 from ioi_dagster.model.refusal import Refusal
 
@@ -46,9 +47,8 @@ def never(leaf: Leaf, shape: Shape, books: Books) -> Refusal | None:
     if able < shape.copies and not (books.elastic and _may_grow(shape, books)):
         members = shape.pool.members
         largest = [max((machines.size[m][n] for m in members), default=0.0) for n in range(books.width)]
-        text = (
-            f"it needs {_amounts(shape.need, books)} on one node; the most on any of the {len(members)} nodes allowed: "
-        )
+        text = f"it needs {_amounts(shape.need, books)} on one node; "
+        text += f"the most on any of the {counted(len(members), 'node')} allowed: "
         text += _amounts([(number, largest[number]) for number, _ in shape.need], books)
         if shape.copies > 1:
             text += f"; {able} of its {shape.copies} copies would fit into the empty nodes"
@@ -57,8 +57,8 @@ def never(leaf: Leaf, shape: Shape, books: Books) -> Refusal | None:
     if over is not None and not (grows and over[0] is books.root):
         unit, number, may = over
         name, amount = machines.resources[number], dict(shape.total)[number]
-        text = f"it needs {amount:g} {name}; {_name(unit, leaf)} may use {may:g} at most"
-        return Refusal("fair.over_limit", text, BY, f"raise that quota to {amount:g} {name}, or ask for less")
+        text = f"it needs {told(name, amount)}; {_name(unit, leaf)} may use {shown(name, may)} at most"
+        return Refusal("fair.over_limit", text, BY, f"raise that quota to {told(name, amount)}, or ask for less")
     return None
 
 
@@ -87,20 +87,21 @@ def claims_not(entry: Entry, books: Books) -> Refusal:
         unit, number = limiter
         limit = unit.limits.cap[number] if unit.limits else 0.0
         name, wants = machines.resources[number], dict(shape.total)[number]
-        text = f"{_who(unit, leaf)} uses {unit.used[number]:g} {name} and may use {limit:g} at most"
-        text += f"; this needs {wants:g}" if unit.used[number] + EPSILON < limit else ""
+        text = f"{_who(unit, leaf)} uses {told(name, unit.used[number])} and may use {shown(name, limit)} at most"
+        text += f"; this needs {shown(name, wants)}" if unit.used[number] + EPSILON < limit else ""
         return Refusal("fair.limit", text, BY, "raise what it borrows, or wait for what it runs")
     unit = next((one for one in leaf.path() if one.entitled - one.share + EPSILON < shape.size), leaf)
     shares = [amount * part for amount, part in zip(unit.used, machines.inverse, strict=True)]
     number = max((number for number, _ in shape.total), key=lambda number: shares[number])
-    text = f"{_who(unit, leaf)} uses {unit.used[number]:g} {machines.resources[number]} and is entitled to "
-    text += f"{unit.entitled * machines.total[number]:.3g} while other tenants wait"
+    name, entitled = machines.resources[number], unit.entitled * machines.total[number]
+    text = f"{_who(unit, leaf)} uses {told(name, unit.used[number])} and is entitled to "
+    text += f"{shown(name, entitled) if name == MEMORY else f'{entitled:.3g}'} while other tenants wait"
     return Refusal("fair.not_its_turn", text, BY, "it is asked again")
 
 
 def _uses(leaf: Leaf, number: int, books: Books) -> str:
     unit = books.tenants[leaf.tenant]
-    return f"{leaf.tenant} uses {unit.used[number]:g} {books.machines.resources[number]}"
+    return f"{leaf.tenant} uses {told(books.machines.resources[number], unit.used[number])}"
 
 
 def _who(unit: Unit, leaf: Leaf) -> str:
@@ -130,10 +131,11 @@ def waits(entry: Entry, books: Books, ledger: Ledger, now: float) -> Refusal:
         name, limit = machines.resources[number], unit.limits.cap[number] if unit.limits else 0.0
         wants = dict(shape.total)[number]
         if unit is books.root and unit.kept[number] > EPSILON:
-            text = f"{unit.kept[number]:g} {name} that are idle are kept by tenants that do not lend them; {waited}"
+            text = f"{told(name, unit.kept[number])} that are idle are kept by tenants that do not lend them; {waited}"
             return Refusal("fair.kept", text, BY, "a higher lending limit of theirs, or a guarantee")
         if unit is not books.root:
-            text = f"{_name(unit, leaf)} uses {unit.used[number]:g} of the {limit:g} {name} that it may; this needs {wants:g}"
+            text = f"{_name(unit, leaf)} uses {shown(name, unit.used[number])} of the {told(name, limit)} that it may; "
+            text += f"this needs {shown(name, wants)}"
             return Refusal(
                 "fair.limit", f"{text}; {waited}", BY, "a higher borrowing limit, or the end of what it runs"
             )
@@ -207,7 +209,7 @@ def _all(amounts: list[float], books: Books) -> dict[str, float]:
 
 
 def _amounts(need: Need | list[tuple[int, float]], books: Books) -> str:
-    return ", ".join(f"{amount:g} {books.machines.resources[number]}" for number, amount in need) or "nothing"
+    return ", ".join(told(books.machines.resources[number], amount) for number, amount in need) or "nothing"
 
 
 def _name(unit: Unit, leaf: Leaf) -> str:

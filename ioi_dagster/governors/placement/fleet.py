@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.model.amounts import MEMORY, counted, shown
 from ioi_dagster.model.placement import Edge, Link, Offer, Step
 from ioi_dagster.model.refusal import Refusal
 
@@ -64,7 +65,7 @@ class Fleet:
         lacks = [(len(_lacks(step, offer)), i) for i, offer in enumerate(self.offers)]
         nearest = self.offers[min(lacks)[1]]
         wanted = ", ".join(_lacks(step, nearest))
-        text = f"none of {len(self.offers)} nodes can ever take {step.id}; nearest is {nearest.node}"
+        text = f"none of {counted(len(self.offers), 'node')} can ever take {step.id}; nearest is {nearest.node}"
         return Refusal("placement.impossible", text, "placement", f"it would need {wanted}")
 
     def _mean_link(self) -> tuple[float, float]:
@@ -94,8 +95,8 @@ def _fits(step: Step, offer: Offer) -> bool:
 def _lacks(step: Step, offer: Offer) -> list[str]:
     rows = (
         (offer.cores < step.cores, f"{step.cores} cores"),
-        (offer.memory < step.memory, f"memory of {step.memory:g}"),
-        (offer.gpus < step.gpus, f"{step.gpus:g} GPUs"),
+        (offer.memory < step.memory, f"memory of {shown(MEMORY, step.memory)}"),
+        (offer.gpus < step.gpus, f"{step.gpus:g} {'GPU' if step.gpus == 1 else 'GPUs'}"),
         (offer.trust < step.min_trust, f"trust of {step.min_trust}"),
         (
             step.domains is not None and offer.domain not in step.domains,

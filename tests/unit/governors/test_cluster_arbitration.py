@@ -132,7 +132,7 @@ def test_what_a_step_takes_besides_its_slot_is_taken_of_the_node_that_has_it():
     leases = cluster.award("r", "a", "b", **one_gpu()).leases
     assert [lease.node for lease in leases] == ["fast", "fast"]
     code, text = cluster.refusal("r", 1, **one_gpu())
-    assert (code, text) == ("cluster.full", "no node has 1 slots, 1 gpu free for it")
+    assert (code, text) == ("cluster.full", "no node has 1 slot, 1 gpu free for it")
     assert cluster.offered("r", 9) == 6, "slots alone are there still"
     cluster.release("r", leases[0].id)
     assert cluster.offered("r", 9, **one_gpu()) == 1

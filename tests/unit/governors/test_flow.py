@@ -491,11 +491,11 @@ def test_why_a_cheaper_place_made_no_offer_is_told_with_those_that_did(story):
 
 def test_a_wait_for_room_is_told_with_its_length_when_it_is_over(story):
     story.ready(ask())
-    full = Refusal("cluster.full", "all 1 nodes are busy", "a", "it is asked again")
+    full = Refusal("cluster.full", "its only node is busy", "a", "it is asked again")
     for _ in range(3):
         announce = story.last(SendAnnounce).announce
         story.event(flow.BidReceived(Bid("a", "a", "r", announce.round, 1, (), (full,))))
-        assert story.governor.snapshot().waiting == {"s": "a: all 1 nodes are busy"}
+        assert story.governor.snapshot().waiting == {"s": "a: its only node is busy"}
         story.event(flow.Tick(), later=4.0)
         story.event(flow.PlacesFound("s", (Place("a", "a"),), (), False))
     assert told(story, Chapter.WAIT) == []
@@ -504,8 +504,8 @@ def test_a_wait_for_room_is_told_with_its_length_when_it_is_over(story):
         flow.Tell(
             "s",
             Chapter.WAIT,
-            "waited 12.0 s for a place: a: all 1 nodes are busy",
-            {"seconds": 12.0, "why": "a: all 1 nodes are busy"},
+            "waited 12.0 s for a place: a: its only node is busy",
+            {"seconds": 12.0, "why": "a: its only node is busy"},
         )
     ]
     chapters = [item.chapter for item in story.wanted(flow.Tell) if item.step == "s"]
@@ -516,11 +516,11 @@ def test_of_many_places_only_those_that_were_asked_are_said_to_have_no_room(stor
     story.ready(ask(), places=tuple(f"c{number}" for number in range(200)))
     asked = {item.cluster: item.announce.round for item in story.wanted(SendAnnounce)}
     assert len(asked) == 5
-    full = Refusal("cluster.full", "all 1 nodes are busy", "a", "it is asked again")
+    full = Refusal("cluster.full", "its only node is busy", "a", "it is asked again")
     for cluster, round_ in asked.items():
         story.event(flow.BidReceived(Bid(cluster, cluster, "r", round_, 1, (), (full,))))
     why = story.governor.snapshot().waiting["s"]
-    assert sorted(why.split("; ")) == sorted(f"{cluster}: all 1 nodes are busy" for cluster in asked)
+    assert sorted(why.split("; ")) == sorted(f"{cluster}: its only node is busy" for cluster in asked)
 
 
 def test_a_step_that_is_placed_at_once_has_not_waited_and_the_wait_begins_anew_after_a_loss(story):

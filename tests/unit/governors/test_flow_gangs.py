@@ -69,7 +69,7 @@ def test_a_gang_is_announced_when_it_is_whole_and_as_one_group(story):
     story.ready(first)
     story.event(flow.Tick(), later=3.0)
     assert story.wanted(SendAnnounce) == []
-    assert story.governor.snapshot().waiting == {"a0": "2 steps more of its gang 'fit' are to be ready"}
+    assert story.governor.snapshot().waiting == {"a0": "2 steps more of its gang 'fit' must be ready"}
     story.ready(*others)
     assert story.last(SendAnnounce).announce.groups == (AskGroup("train", INTERNAL, 3, gang=3),)
 

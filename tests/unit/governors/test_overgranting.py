@@ -15,7 +15,7 @@ from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 from tests.unit.governors.test_flow import Story, lease_for
 
-NO = Refusal("cluster.full", "all 1 nodes are busy", "a")
+NO = Refusal("cluster.full", "its only node is busy", "a")
 
 
 def award_of(*steps: str) -> tuple[Award, list[Lease]]:

@@ -148,7 +148,7 @@ def test_what_no_node_can_take_says_what_it_would_need_and_stops_only_what_depen
     refusal = plan["huge"].refusal
     assert refusal is not None
     assert refusal.code == "placement.impossible"
-    assert refusal.remedy == "it would need memory of 99, 1 GPUs"
+    assert refusal.remedy == "it would need memory of 99 B, 1 GPU"
     assert (plan["after"].node, plan["after"].refusal) == (None, None)
     assert plan["other"].node == "fast"
 

@@ -216,7 +216,7 @@ def test_what_nothing_can_take_is_refused_with_what_it_would_need():
     answer = placer.on_graph([Step("large", 1.0, memory=99.0), Step("after", 1.0)], [Edge("large", "after")], now=0.0)
     told = {one.step: one for one in answer}
     assert told["large"].refusal is not None
-    assert told["large"].refusal.remedy == "it would need memory of 99"
+    assert told["large"].refusal.remedy == "it would need memory of 99 B"
     assert (told["large"].node, told["after"].node) == (None, None)
 
 

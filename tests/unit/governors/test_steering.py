@@ -10,6 +10,7 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow_messages import Answer, FailStep, RefuseStep, SendAnnounce, SendAward, StartStep
+from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.intervention import Action, Intervention
 from ioi_dagster.model.negotiation import Ask, Awarded, Bid, Effect, Lease, LeaseRequest, SupplyPoint
@@ -143,11 +144,11 @@ def test_a_gang_of_which_one_is_paused_does_not_start():
 @pytest.mark.parametrize("cap", [0, 1, 3])
 def test_no_more_run_at_once_than_the_cap_and_the_next_start_when_others_end(cap):
     run = Steered()
-    assert run.say(Action.CAP, value=cap) == f"may have {cap} steps at once"
+    assert run.say(Action.CAP, value=cap) == f"may have {counted(cap, 'step')} at once"
     run.come(*(f"s{number}" for number in range(6)))
     seen = set(run.running)
     assert len(run.running) == cap
-    assert set(run.waiting().values()) == {f"the run may have {cap} steps at once"}
+    assert set(run.waiting().values()) == {f"the run may have {counted(cap, 'step')} at once"}
     while cap and run.running:
         run.end(next(iter(run.running)))
         assert len(run.running) == min(cap, 6 - len(seen - run.running.keys()))

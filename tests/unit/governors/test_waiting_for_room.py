@@ -195,7 +195,7 @@ def test_who_waited_in_vain_is_told_why_and_keeps_its_place_when_it_asks_again()
     cluster.now = 100.0 + WAIT_S
     (reply,) = cluster.event(Tick())
     assert (reply.waited, reply.answer.points) == (("first", 1, "home"), ())
-    assert [refusal.text for refusal in reply.answer.refusals] == ["all 1 nodes are busy"]
+    assert [refusal.text for refusal in reply.answer.refusals] == ["its only node is busy"]
     cluster.waits("first")
     assert cluster.free() == [("first", 1), ("second", 0)], "the other one has waited long enough by now, too"
 
@@ -324,7 +324,7 @@ class Run:
 
     def bid(self, cluster: str, round_: int, slots: int = 0, capability: str = "ocr") -> list[flow.Instruction]:
         points = (SupplyPoint(capability, DataClass.INTERNAL, slots, 1.0),) if slots else ()
-        full = () if slots else (Refusal("cluster.full", "all 1 nodes are busy", cluster),)
+        full = () if slots else (Refusal("cluster.full", "its only node is busy", cluster),)
         return self.event(flow.BidReceived(Bid(cluster, cluster, "r", round_, 1, points, full)))
 
 
@@ -348,7 +348,7 @@ def test_a_run_asks_once_and_then_waits_instead_of_asking_again():
     for _ in range(20):
         assert announced(run.event(flow.Tick(), later=0.25)) == []
     assert run.governor.holding() == {"a": 2}
-    assert run.governor.snapshot().waiting == {"s": "a: all 1 nodes are busy"}
+    assert run.governor.snapshot().waiting == {"s": "a: its only node is busy"}
     assert awards(run.bid("a", 2, slots=1)) == [("a", ["s"])]
     assert run.governor.holding() == {}
 
