@@ -100,9 +100,9 @@ class QuotaTree:
         """All that is wrong with the tree on a cluster of `capacity` in total; nothing when it can be used. Without a capacity:
         what is wrong with it on any."""
         known = dict.fromkeys(self.resources(), math.inf) if capacity is None else capacity
-        found = [*_names(self), *_parents(self)]
+        found, promised = [*_names(self), *_parents(self)], guarantees(self)
         for entry in _entries(self):
-            found += _entry(entry, known)
+            found += _entry(entry, known, promised)
         return tuple(found or _sums(self, known))
 
     def errors(self, capacity: Amounts | None = None) -> tuple[str, ...]:
@@ -151,6 +151,8 @@ class _Entry:
     what: str
     weight: float
     quota: Quota
+    cohort: str = ""
+    """Its name, where it is one: what its members are guaranteed is its own."""
 
 
 def _at(cohort: int, tenant: int | None = None, block_class: int | None = None) -> Where:
@@ -160,7 +162,7 @@ def _at(cohort: int, tenant: int | None = None, block_class: int | None = None) 
 
 def _entries(tree: QuotaTree) -> Iterator[_Entry]:
     for c, cohort in enumerate(tree.cohorts):
-        yield _Entry(_at(c), f"cohort {cohort.name!r}", cohort.weight, cohort.quota)
+        yield _Entry(_at(c), f"cohort {cohort.name!r}", cohort.weight, cohort.quota, cohort.name)
         for t, tenant in enumerate(cohort.tenants):
             yield _Entry(_at(c, t), f"tenant {tenant.name!r}", tenant.weight, tenant.quota)
             for k, one in enumerate(tenant.classes):
@@ -207,7 +209,7 @@ def _parents(tree: QuotaTree) -> Iterator[Problem]:
             yield Problem(where, f"the cohorts' parents form a cycle: {chain}")
 
 
-def _entry(entry: _Entry, capacity: Amounts) -> Iterator[Problem]:
+def _entry(entry: _Entry, capacity: Amounts, promised: Mapping[str, Amounts]) -> Iterator[Problem]:
     where, what, quota = entry.where, entry.what, entry.quota
     if not (math.isfinite(entry.weight) and entry.weight > 0):
         yield Problem((*where, "weight"), f"weight of {what} is {entry.weight:g}; it must be above 0")
@@ -219,10 +221,12 @@ def _entry(entry: _Entry, capacity: Amounts) -> Iterator[Problem]:
                 yield Problem(at, f"{kind} of {what} names {resource!r}, which no node offers; known are {known}")
             elif math.isnan(amount) or amount < 0:
                 yield Problem(at, f"{kind} of {what} is {told(resource, amount)}; it may not be negative")
+    has = promised.get(entry.cohort, {}) if entry.cohort else quota.guarantee
     for resource, amount in quota.lends.items():
-        guarantee = quota.guarantee.get(resource, 0.0)
-        if resource in capacity and amount > guarantee and quota.guarantee:
+        guarantee = has.get(resource, 0.0)
+        if resource in capacity and amount > guarantee:
             text = f"{what} lends {told(resource, amount)}, more than its guarantee of {shown(resource, guarantee)}"
+            text += "" if guarantee else ": give it one, or take `lends` away"
             yield Problem((*where, "lends", resource), text)
     if what == f"tenant {ANY!r}" and any(quota.guarantee.values()):
         text = f"tenant {ANY!r} is any number of tenants, so that it can be guaranteed nothing; guarantee it to their cohort"

@@ -60,6 +60,14 @@ def a(**quota) -> TenantQuota:
             "tenant 'a' lends 2 cpu, more than its guarantee of 1",
         ),
         (
+            [CohortQuota("x", (a(lends={"cpu": 2}),))],
+            "tenant 'a' lends 2 cpu, more than its guarantee of 0: give it one, or take `lends` away",
+        ),
+        (
+            [CohortQuota("x", (a(guarantee={"cpu": 3}),), quota=Quota(lends={"cpu": 4}))],
+            "cohort 'x' lends 4 cpu, more than its guarantee of 3",
+        ),
+        (
             [CohortQuota("x", (TenantQuota(ANY, quota=Quota({"cpu": 1})),))],
             "tenant '*' is any number of tenants, so that it can be guaranteed nothing",
         ),
@@ -78,6 +86,13 @@ def test_a_tree_that_cannot_be_kept_says_why(cohorts, says):
     with pytest.raises(BadInputError) as caught:
         tree.check(CAPACITY)
     assert says in str(caught.value)
+
+
+def test_a_cohort_may_lend_what_its_members_are_guaranteed():
+    for lends in (0, 3):
+        tree = QuotaTree((CohortQuota("x", (a(guarantee={"cpu": 3}),), quota=Quota(lends={"cpu": lends})),))
+        assert tree.errors(CAPACITY) == ()
+    assert QuotaTree((CohortQuota("x", (a(lends={"cpu": 0}),)),)).errors(CAPACITY) == ()
 
 
 def test_without_a_capacity_it_says_what_is_wrong_on_any_cluster():

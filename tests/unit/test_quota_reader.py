@@ -96,6 +96,10 @@ def test_without_any_all_tenants_are_equal(tmp_path):
         ("tenants: [{name: t, borrows: .inf}]", ["9: borrows must be from 0 to 1e+18"]),
         ("tenants: [{name: t, borrows: lots}]", ["9: borrows says 'lots' is no amount — write it as 2, 0.5 or 4GiB"]),
         ("tenants:\n- {name: t}\n- {name: t}", ["11: tenant 't' is given twice in cohort 'all'"]),
+        (
+            "tenants:\n- name: t\n  lends: 2",
+            ["11: tenant 't' lends 2 slots, more than its guarantee of 0: give it one, or take `lends` away"],
+        ),
         ("tenants:\n- name: t\n  guarantee: 1\n  lends: 2", ["12: tenant 't' lends 2 slots, more than its guarantee of 1"]),
         ("quotas: []", ["9: quotas may not be empty"]),
         ("quotas: {cohorts: []}", ["9: quotas must be a list"]),
