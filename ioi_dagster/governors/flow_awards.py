@@ -256,8 +256,8 @@ class Awards:
         if len(offers) < len(near):
             # A cheaper one of those that were asked may have room later.
             return []
-        # Prices fall again, with what their clusters have to do.
-        if self._too_dear.holds(step.ask.step, now):
+        # Prices fall again, with what their clusters have to do, but none falls to nothing.
+        if not self._budget or self._too_dear.holds(step.ask.step, now):
             remedy = "raise the run's budget, or let it run where it is cheaper"
             return self._refused(unit, Refusal("flow.budget", text, BY, remedy))
         told = [one.ask.step for one in unit if self._too_dear.is_news(one.ask.step)]

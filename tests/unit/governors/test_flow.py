@@ -333,7 +333,7 @@ def test_a_run_spends_its_budget_and_no_more(story):
     assert story.governor.snapshot().spent == 0.9
 
 
-FULL = 0.0
+FULL = -1.0
 
 
 def offered(story: Story, seconds: int, *prices: float) -> None:
@@ -342,7 +342,7 @@ def offered(story: Story, seconds: int, *prices: float) -> None:
         last = max(item.announce.round for item in story.wanted(SendAnnounce))
         for cluster, price in zip("ab", prices, strict=False):
             if last == max(item.announce.round for item in story.wanted(SendAnnounce) if item.cluster == cluster):
-                story.bid(cluster, slots=0 if price == FULL else 4, price=price)
+                story.bid(cluster, slots=0 if price == FULL else 4, price=max(0.0, price))
         story.event(flow.Tick(), later=1.0)
 
 
@@ -360,6 +360,22 @@ def test_what_no_offer_fits_is_told_at_once_and_refused_when_that_has_held_for_a
     refusal = story.last(flow.RefuseStep).refusal
     assert (refusal.code, refusal.text) == ("flow.budget", why)
     assert len(told(story, Chapter.WAIT)) == 2
+
+
+def test_who_may_spend_nothing_is_refused_at_once_what_costs_something_and_gets_what_is_free(story):
+    story.governor = FlowGovernor("r", "home", budget=0.0)
+    story.ready(ask("s0"), places=("a",))
+    offered(story, 1, 0.9)
+    refusal = story.last(flow.RefuseStep).refusal
+    assert (refusal.code, refusal.text) == (
+        "flow.budget",
+        "the run may spend 0 credits and has spent 0; the least offer is 0.9",
+    )
+    story.ready(ask("s1"), places=("a", "b"))
+    offered(story, 5, 0.9, FULL)
+    assert len(story.wanted(flow.RefuseStep)) == 1
+    offered(story, 2, 0.9, 0.0)
+    assert [request.step for request in story.last(SendAward).award.requests] == ["s1"]
 
 
 def test_a_price_that_falls_in_time_refuses_nobody(story):
