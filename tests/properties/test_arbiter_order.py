@@ -153,6 +153,7 @@ def decided(seed: int, its_tree: QuotaTree, gangs: bool) -> list[object]:
 @given(seed=st.integers(0, 1 << 32), shelved=st.sampled_from([0, 4]))
 @example(seed=26463, shelved=0)
 @example(seed=430873111, shelved=0)
+@example(seed=1049, shelved=0)
 @settings(max_examples=60, deadline=None)
 def test_the_order_is_that_of_going_through_all_queues(seed: int, shelved: int) -> None:
     its_tree = Random(seed).choice((flat, deep))(Random(seed + 1))

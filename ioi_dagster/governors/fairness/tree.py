@@ -199,7 +199,11 @@ class Unit:
                 heappop(heap)
                 self._take_from(who, tour)
             else:
-                return who
+                shape = self._shelved(who) if tour.short else None
+                if shape is None or not tour.passes(shape):
+                    return who
+                # There was room when it was listed: now it is passed over, or it would stand for its unit among others.
+                self._put_on(shape, heappop(heap))
         return None
 
     def pop(self) -> Key:
@@ -208,16 +212,18 @@ class Unit:
 
     def push(self, key: Key) -> None:
         """A child has its turn in the order of its key."""
-        if len(self.children) >= SHELVED:
-            who = key[5]
-            shape = who.shut() if isinstance(who, Leaf) else None
-            if shape is not None:
-                self._put_on(shape, key)
-                return
+        shape = self._shelved(key[5])
+        if shape is not None:
+            self._put_on(shape, key)
+            return
         heappush(self.heap, key)
         if len(self.heap) > 4 * len(self.children) + 64:
             self.heap = [entry for entry in self.heap if entry[4] == entry[5].version]
             heapify(self.heap)
+
+    def _shelved(self, who: Unit | Shelf) -> Shape | None:
+        """On the shelf of which shape it belongs, if on any."""
+        return who.shut() if len(self.children) >= SHELVED and isinstance(who, Leaf) else None
 
     def _put_on(self, shape: Shape, key: Key) -> None:
         shelf = self.shelves.get(shape)
