@@ -139,7 +139,10 @@ class Bids:
 
     def owe(self, asked: Asked) -> None:
         """It was answered with nothing, and its tenant is guaranteed some of it: that stands in line until it is asked for again,
-        or who waits and has no right to that room would be given it meanwhile."""
+        or who waits and has no right to that room would be given it meanwhile. Not so while it has heard of an offer: that it may
+        take."""
+        if asked.announce.whose in self.desk.offers:
+            return
         for entry in asked.entries():
             if self._arbiter.asks(entry) and not entry.queued and self._arbiter.guarantees(entry):
                 self._arbiter.wait(entry)
@@ -320,10 +323,6 @@ class Bids:
         """Keep this for one that does not wait for an answer, with what is kept for it already. Nothing is to be said."""
         whose = asked.announce.whose
         untold = self.desk.take_untold(whose)
-        if whose in self.desk.offers:  # which it has heard of, and takes first
-            for entry in entries:
-                self._arbiter.on_finished(entry.id)
-            return
         of = {one.request.id: like(group) for group, one in asked.groups if isinstance(one, Entry)}
         kept = [(its, entry) for (its, _), rooms in untold.rooms.items() for entry in rooms] if untold else []
         for entry in entries:

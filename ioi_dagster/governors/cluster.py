@@ -253,6 +253,7 @@ class ClusterGovernor:
             # A turn may be its own though nobody else would have been refused: then it does not wait.
             out += self._serve(now, wanted)
             return out
+        self._bids.owe(asked)
         self._tally.bid(wanted, bid)
         return [*out, Reply(self._with_nodes(bid, wanted, now))]
 

@@ -252,3 +252,34 @@ def test_a_lowered_limit_is_enforced_on_what_runs():
     assert cluster.slots("flood", "a", 9) == 1
     cluster.event(QuotasChanged(QuotaTree.flat(())))
     assert cluster.slots("flood", "a", 9) == 4
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 10.0])
+def test_what_was_taken_back_is_not_given_to_who_waits_meanwhile(wait_s):
+    """Who is guaranteed it asks again a moment later; who had borrowed it waits all the time."""
+    cluster = full(share("b", guarantee=2))
+    assert cluster.event(announce("flood", "a", 2, wait_s=60.0)) == []
+    out = cluster.event(announce("late", "b", 2))
+    assert stopped(out) == ["s4", "s3"]
+    leases = {lease["step"]: lease["id"] for lease in cluster.governor.snapshot().leases}
+    for step in ("s4", "s3"):
+        out = [*cluster.event(ReleaseRequest("flood", (leases[step],))), *cluster.event(Tick())]
+        assert [one for one in out if isinstance(one, Reply) and one.waited is not None] == []
+    cluster.now += 0.4
+    out = cluster.event(announce("late", "b", 2, wait_s))
+    bids = [one.answer for one in out if isinstance(one, Reply) and one.waited is None]
+    assert [sum(point.slots for point in bid.points) for bid in bids] == [2]
+    assert [lease.step for lease in cluster.award("late", "b", "t1", "t2").leases] == ["t1", "t2"]
+
+
+def test_what_was_taken_back_for_who_does_not_come_for_it_is_given_to_who_waits():
+    cluster = full(share("b", guarantee=1))
+    cluster.event(announce("flood", "a", 2, wait_s=60.0))
+    assert stopped(cluster.event(announce("late", "b", 1))) == ["s4"]
+    (lease,) = [lease["id"] for lease in cluster.governor.snapshot().leases if lease["step"] == "s4"]
+    cluster.event(ReleaseRequest("flood", (lease,)))
+    given = []
+    for _ in range(3):
+        cluster.now += 1.0
+        given += [one.waited[0] for one in cluster.event(Tick()) if isinstance(one, Reply) and one.waited is not None]
+    assert given == ["flood"]
