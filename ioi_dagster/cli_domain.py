@@ -194,6 +194,23 @@ def leave(
     out.print(f"{one.name} has left {record.network}")
 
 
+@domain_app.command("expel")
+def expel(
+    name: Annotated[str, typer.Argument(help="A member, or one that was")],
+    why: Annotated[str, typer.Option(help="For those who ask later")] = "",
+    home: Home = None,
+    domain: Name = "",
+) -> None:
+    """Put a domain out: nothing that it signs counts any more, what its runs do here is stopped, own runs go elsewhere. A new
+    invitation made for it (`ioi domain invite --to`) brings it back."""
+    from ioi_dagster.host.governance import me
+    from ioi_dagster.local.expelling import expel
+    from ioi_dagster.local.home import find_home
+
+    one = _domain(find_home(home), domain)
+    out.print(f"{name} {expel(one, name, why, me(), time.time())}", soft_wrap=True)
+
+
 @domain_app.command("rotate")
 def rotate(
     revoke: Annotated[
@@ -255,7 +272,14 @@ def show(
     if as_json:
         print(
             json.dumps(
-                {"domain": one.name, "network": config.network, "days_left": days, "members": rows, "error": why}
+                {
+                    "domain": one.name,
+                    "network": config.network,
+                    "days_left": days,
+                    "members": rows,
+                    "expelled": config.expelled,
+                    "error": why,
+                }
             )
         )
         return
@@ -265,6 +289,8 @@ def show(
         told = row["why"] or (f"told by {row['told_by']}" if row["told_by"] else "")
         table.add_row(name, row["state"], row["gateway"], authority, row["may_be_given"], str(row["serial"]), told)
     out.print(table)
+    for name, reason in config.expelled.items():
+        out.print(f"{name} is expelled" + (f": {reason}" if reason else ""), soft_wrap=True, markup=False)
     out.print(f"certificates last {days['gateway']} days (gateway) and {days['client']} days (client)")
     if why:
         out.print(f"[red]its own gateway does not answer[/]: {why}")

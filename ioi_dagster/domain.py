@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -52,7 +52,8 @@ class DomainConfig:
     folder with the built policy bundle; `scopes` are the policy scopes from the network down to this domain.
     `authorities` and `limits` say of every member which certificate authority it has and the highest class it may be
     given. `introductions`: whether a domain of which a member tells becomes one too, with what is public; else only who is
-    invited or invites. Its gateway goes by what it was at its start."""
+    invited or invites. `expelled`: those that the owner has put out, and why; they are members again by a new invitation
+    alone. Its gateway goes by all but these as it was at its start."""
 
     network: str
     home: str
@@ -65,6 +66,7 @@ class DomainConfig:
     authorities: dict[str, str]
     limits: dict[str, DataClass]
     introductions: bool = True
+    expelled: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

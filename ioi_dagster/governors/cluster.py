@@ -20,6 +20,7 @@ from ioi_dagster.governors.cluster_messages import (
     EVERYTHING,
     AbandonedStopped,
     Event,
+    Expelled,
     Instruction,
     LeaseEnded,
     NodeJoined,
@@ -67,9 +68,9 @@ from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.refusal import Refusal
 
 __all__ = [
-    "EVERYTHING", "AbandonedStopped", "ClusterGovernor", "ClusterSnapshot", "Event", "Instruction", "LeaseEnded", "NodeJoined",
-    "NodeLeft", "NodeReported", "NodeResized", "Ordered", "QuotasChanged", "Reply", "StopAbandoned", "StopStep", "Tick",
-    "WantNodes", "WantedFound", "Withdrawn",
+    "EVERYTHING", "AbandonedStopped", "ClusterGovernor", "ClusterSnapshot", "Event", "Expelled", "Instruction", "LeaseEnded",
+    "NodeJoined", "NodeLeft", "NodeReported", "NodeResized", "Ordered", "QuotasChanged", "Reply", "StopAbandoned", "StopStep",
+    "Tick", "WantNodes", "WantedFound", "Withdrawn",
 ]  # fmt: skip
 
 LEASE_TTL_S = 30.0
@@ -210,6 +211,8 @@ class ClusterGovernor:
                 return self._stops(now)
             case Ordered():
                 return self._ordered(event, now)
+            case Expelled(domains):
+                return self._expelled(domains, now)
             case Announce():
                 return self._announced(event, now)
             case Award():
@@ -507,15 +510,22 @@ class ClusterGovernor:
     def _ran_out(self, name: str, now: float) -> list[Instruction]:
         """Its run may be gone, and then nobody else stops what runs under it. Until that has stopped nothing else starts in its
         place, where it would wait."""
+        return self._abandon(name, "expired", f"its run has not renewed its lease for {self._ttl_s:g} s", now)
+
+    def _expelled(self, domains: frozenset[str], now: float) -> list[Instruction]:
+        """Their runs can renew nothing any more, so nobody else would stop what runs for them."""
+        names = [held.lease.id for held in self._leases if held.origin in domains]
+        return [one for name in names for one in self._abandon(name, "expelled", "its domain was expelled", now)]
+
+    def _abandon(self, name: str, told: str, why: str, now: float) -> list[Instruction]:
         if not self._abandoned.patience_s:
-            return self._end(name, "expired")
+            return self._end(name, told)
         held = self._leases.end(name)
         self._stopping.pop(name, None)
         self._arbiter.leaves(name)
         held.since, held.seconds = now, 0.0  # whoever plans with the slot hears that it is free soon
         self._abandoned.add(held, now)
-        why = f"its run has not renewed its lease for {self._ttl_s:g} s"
-        return [LeaseEnded(held.lease, "expired"), StopAbandoned(held.lease, why)]
+        return [LeaseEnded(held.lease, told), StopAbandoned(held.lease, why)]
 
     def _stopped(self, name: str) -> None:
         """What was abandoned under that lease runs no more, or has had its time."""

@@ -97,6 +97,13 @@ class Ordered:
 
 
 @dataclass(frozen=True, slots=True)
+class Expelled:
+    """The owner has put these domains out: what runs here for theirs ends."""
+
+    domains: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Withdrawn:
     """Nobody waits any longer for the answer to this announcement of `origin`, see `Announce.wait_s`."""
 
@@ -125,6 +132,7 @@ Event = (
     | WantedFound
     | QuotasChanged
     | Ordered
+    | Expelled
     | Announce
     | Award
     | RenewRequest

@@ -7,6 +7,7 @@ et al., DSN 2002, without its verdicts)."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -158,14 +159,22 @@ class _Peer:
 
 class NetworkGovernor:
     """`records` are those that are known at the start: this domain's own, its members', and of those that have left.
-    `introductions`: whether a domain that is told of by a member becomes one here."""
+    `introductions`: whether a domain that is told of by a member becomes one here; those that are `expelled` become one by a new
+    invitation alone."""
 
-    def __init__(self, domain: str, records: dict[str, MemberRecord], introductions: bool = True) -> None:
+    def __init__(
+        self,
+        domain: str,
+        records: dict[str, MemberRecord],
+        introductions: bool = True,
+        expelled: Collection[str] = (),
+    ) -> None:
         self._domain, self._introductions = domain, introductions
+        self._expelled = frozenset(expelled)
         self._own = records.get(domain)
         self._peers: dict[str, _Peer] = {}
         for name, record in sorted(records.items()):
-            if name != domain:
+            if name != domain and name not in self._expelled:
                 self._peers[name] = _Peer(record)
                 self._take(self._peers[name], record)
         self._forget_left()
@@ -193,6 +202,13 @@ class NetworkGovernor:
         """This domain has signed a newer record of itself."""
         if self._own is None or record.serial > self._own.serial:
             self._own = record
+
+    def expel(self, names: Collection[str]) -> None:
+        """The owner has put these out, and nobody else: they are forgotten, and whatever is told of them."""
+        self._expelled = frozenset(names)
+        for name in self._expelled:
+            self._peers.pop(name, None)
+            self._unknown.pop(name, None)
 
     def view(self) -> tuple[Heard, ...]:
         """What this domain tells its peers: serials of all records, its own among them, and who is there."""
@@ -224,6 +240,7 @@ class NetworkGovernor:
     def validate(self) -> None:
         """Raises `AssertionError` where the state contradicts itself."""
         assert self._domain not in self._peers
+        assert not self._expelled & (self._peers.keys() | self._unknown.keys())
         assert self._taking_part() <= MAX_MEMBERS and len(self._unknown) <= MAX_MEMBERS
         assert len(self._peers) <= 2 * MAX_MEMBERS
         for name, peer in self._peers.items():
@@ -296,7 +313,13 @@ class NetworkGovernor:
 
     def _told_of_new(self, by: str, heard: Heard, now: float) -> list[Instruction]:
         name = heard.domain
-        if not self._introductions or heard.state == PeerState.LEFT or name in self._unknown or len(name) > 100:
+        if (
+            name in self._expelled
+            or not self._introductions
+            or heard.state == PeerState.LEFT
+            or name in self._unknown
+            or len(name) > 100
+        ):
             return []
         if self._taking_part() + len(self._unknown) >= MAX_MEMBERS or not self._asks(by, heard, now):
             return []
@@ -364,8 +387,11 @@ class NetworkGovernor:
             record = self._too_many(peer, record) or record
         if isinstance(record, MemberRecord) and peer is not None and not anew:
             record = self._follows(peer.record, signed, record)
+        if isinstance(record, MemberRecord) and name in self._expelled and not anew:
+            record = expelled_by(self._domain, name)
         if isinstance(record, Refusal):
             return [NotBelieved("", name, record)]
+        self._expelled -= {name}
         if peer is not None and not anew:
             self._take(peer, record)
         else:
@@ -428,3 +454,9 @@ class NetworkGovernor:
             peer.state, peer.why, peer.missed = PeerState.LEFT, "it has left", 0
         elif peer.state is PeerState.LEFT:
             peer.state, peer.why, peer.epoch = PeerState.UNKNOWN, "", 0
+
+
+def expelled_by(domain: str, name: str) -> Refusal:
+    """What is told to who is put out."""
+    text = f"the owner of {domain} has put {name} out"
+    return Refusal("member.expelled", text, domain, f"its owner asks for `ioi domain invite --to {name}`")

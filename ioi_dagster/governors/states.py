@@ -118,6 +118,7 @@ LEASE = Machine(
             "its block or tenant is drained, and has no time to end it; or what runs of that or at its node is cancelled",
         ),
         *_each(_L, NOTHING, "ReleaseRequest", "by its run", "released"),
+        *_each(_L, NOTHING, "Expelled", "the owner has put its run's domain out", "expelled"),
         *_each(_L, NOTHING, "Award", "the same step is granted under a newer fence", "superseded"),
         *_each(_L, NOTHING, "NodeLeft", "", "its node left"),
         *_each(_L, NOTHING, "NodeJoined", "a node of that name is there already", "its node was replaced"),

@@ -160,7 +160,7 @@ def join(home: DomainHome, invitation: Invitation, give: DataClass, now: float, 
     """Trust on both sides: the host has this domain's record, and this domain the host's. `give`: the highest class
     that the host may be given. `anew`: a host that is known already counts by the invitation alone, since its keys were
     lost. Returns the host's record; raises `BadInputError` and `FinalError` with what is wrong."""
-    with _taking_part_locked(home):
+    with taking_part_locked(home):
         return _join(home, invitation, give, now, anew)
 
 
@@ -269,12 +269,12 @@ def leave(
     own runs are not waited for, and lose what they have elsewhere. Raises `UnreachableError` where the domain's own gateway does
     not run, or steps or runs have not ended, or a cluster does not tell whether any have, after `patience_s` seconds: nothing was
     told then, and the domain takes part as before. One command at a time leaves or joins."""
-    with _taking_part_locked(home):
+    with taking_part_locked(home):
         return _leave(home, patience_s, now, say, give_up)
 
 
-def _taking_part_locked(home: DomainHome) -> contextlib.AbstractContextManager[None]:
-    """For whoever has the domain join or leave: of two at once, one would take back what the other has done."""
+def taking_part_locked(home: DomainHome) -> contextlib.AbstractContextManager[None]:
+    """For whoever has the domain join or leave, or puts one out: of two at once, one would take back what the other has done."""
     return locked(home.root / TAKING_PART)
 
 

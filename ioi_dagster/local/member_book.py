@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,8 +48,11 @@ class FolderBook:
             found = [one for name, one in self.records().items() if name == domain]
         return tuple(signed for signed in found if signed.body["serial"] > after)
 
-    def keep(self, kept: Keep, give: DataClass | None = None) -> None:
-        take_in(self._home, kept.signed, kept.record, give)
+    def keep(self, kept: Keep, give: DataClass | None = None) -> bool:
+        return take_in(self._home, kept.signed, kept.record, give)
+
+    def expelled(self) -> Collection[str]:
+        return self._home.config().expelled
 
     def may_be_given(self, domain: str) -> DataClass:
         return self._home.config().limits.get(domain, DataClass.PUBLIC)
@@ -71,7 +75,7 @@ class FolderBook:
         write_private(self._invitation(invited.id), msgspec.json.encode(invited))
 
     def changed_at(self) -> object:
-        return self._folder.changed_at()
+        return self._folder.changed_at(), self._home.changed_at()
 
     def leaving(self) -> bool:
         try:
@@ -85,13 +89,35 @@ class FolderBook:
         return self._home.root / "invitations" / f"{number}.json"
 
 
-def take_in(home: DomainHome, signed: Signed, record: MemberRecord, give: DataClass | None = None) -> None:
-    """A member, by a record that was checked. `give`: as `know` says; it is written first, so that who is a member is given
-    that and nothing else wherever this process is killed, and `know_all` makes up for the rest."""
-    if give is not None:
-        change_config(home, lambda config: replace(config, limits={**config.limits, record.domain: give}))
-    home.put_member(signed)
+def take_in(home: DomainHome, signed: Signed, record: MemberRecord, give: DataClass | None = None) -> bool:
+    """A member, by a record that was checked. `give`: as `know` says, by an invitation, which brings back who was expelled; it is
+    written first, so that who is a member is given that and nothing else wherever this process is killed, and `know_all` makes up
+    for the rest. False where the owner has expelled it."""
+    with _changing(home) as config:
+        if give is None and record.domain in config.expelled:
+            return False
+        if give is not None:
+            expelled = {name: why for name, why in config.expelled.items() if name != record.domain}
+            home.save_config(replace(config, limits={**config.limits, record.domain: give}, expelled=expelled))
+        home.put_member(signed)
     know(home, record, give)
+    return True
+
+
+def put_out(home: DomainHome, name: str, why: str) -> bool:
+    """From now on the domain `name` is no member, whatever others tell: neither its keys nor its certificates count, and no
+    invitation that it may have. False where it was put out already."""
+    with _changing(home) as config:
+        fresh = name not in config.expelled
+        if fresh:
+            config = replace(config, expelled={**config.expelled, name: why})
+        home.save_config(_without(config, name))
+        (home.trust / f"{name}.json").unlink(missing_ok=True)
+    for path in (home.root / "invitations").glob("*.json"):
+        invited = from_json(path.read_bytes(), Invited)
+        if name in (invited.domain, invited.used_by):
+            path.unlink(missing_ok=True)
+    return fresh
 
 
 def know_all(home: DomainHome) -> None:
@@ -103,30 +129,44 @@ def know_all(home: DomainHome) -> None:
 
 def know(home: DomainHome, record: MemberRecord, give: DataClass | None = None) -> None:
     """The domain's configuration names a member as its record says. `give`: the highest class that it may be given from
-    now on; who is new may be given what is public."""
+    now on; who is new may be given what is public. Of who is expelled nothing stays."""
 
     def named(config: DomainConfig) -> DomainConfig:
         name = record.domain
-        peers, limits = dict(config.peers), dict(config.limits)
-        authorities = {**config.authorities, name: record.authority}
-        if record.left:
-            for known in (peers, limits, authorities):
-                known.pop(name, None)
-        else:
-            peers[name] = record.gateway
-            limits[name] = give or limits.get(name, DataClass.PUBLIC)
-        return replace(config, peers=peers, limits=limits, authorities=authorities)
+        if name in config.expelled:
+            (home.trust / f"{name}.json").unlink(missing_ok=True)
+        if record.left or name in config.expelled:
+            return _without(config, name)
+        return replace(
+            config,
+            peers={**config.peers, name: record.gateway},
+            limits={**config.limits, name: give or config.limits.get(name, DataClass.PUBLIC)},
+            authorities={**config.authorities, name: record.authority},
+        )
 
     change_config(home, named)
 
 
 def change_config(home: DomainHome, change: Callable[[DomainConfig], DomainConfig]) -> None:
     """Save what `change` makes of the configuration as it is."""
-    with locked(home.root / "config.lock"):
-        config = home.config()
+    with _changing(home) as config:
         changed = change(config)
         if changed != config:
             home.save_config(changed)
+
+
+@contextmanager
+def _changing(home: DomainHome) -> Iterator[DomainConfig]:
+    """The configuration as it is; nobody else changes it meanwhile."""
+    with locked(home.root / "config.lock"):
+        yield home.config()
+
+
+def _without(config: DomainConfig, name: str) -> DomainConfig:
+    peers, limits, authorities = dict(config.peers), dict(config.limits), dict(config.authorities)
+    for known in (peers, limits, authorities):
+        known.pop(name, None)
+    return replace(config, peers=peers, limits=limits, authorities=authorities)
 
 
 def own_record(home: DomainHome) -> MemberRecord:

@@ -22,8 +22,9 @@ from ioi_dagster.domain import DomainConfig, DomainHome
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.cluster import NodeJoined
 from ioi_dagster.governors.node import NodeGovernor
+from ioi_dagster.local.member_book import put_out
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.model.negotiation import OWN_STEP, Announce, AskGroup
+from ioi_dagster.model.negotiation import OWN_STEP, Announce, AskGroup, Award, LeaseRequest
 from ioi_dagster.model.order import Order, Target, Verb
 from ioi_dagster.model.quota import CohortQuota, QuotaTree, TenantQuota
 from tests.integration.test_crowded_machine import until, with_one_node
@@ -164,3 +165,21 @@ def test_quotas_that_could_not_be_read_are_read_at_the_next_look(
         return found
 
     assert asyncio.run(played()) == [(), ("cluster.never",)]
+
+
+def test_what_runs_for_who_was_put_out_ends_at_the_next_look(tmp_path: Path) -> None:
+    home = with_one_node(tmp_path)
+
+    async def played() -> list[list[str]]:
+        plugin = ClusterPlugin(Scheduler(dashboard=False, dashboard_address=None), home, "lab-c")
+        plugin.request(NodeJoined("lab-1", 4, frozenset({OWN_STEP})))
+        for origin in ("cloud", "library"):
+            plugin.request(Award("lab-c", "run", 1, origin, (LeaseRequest("run", "s", 1, OWN_STEP, DataClass.PUBLIC),)))
+        found = []
+        for look in range(2):
+            plugin._look_for_quotas(float(look))
+            found.append([lease["origin"] for lease in plugin.governor.snapshot().leases])
+            put_out(home, "cloud", "it lies")
+        return found
+
+    assert asyncio.run(played()) == [["cloud", "library"], ["library"]]

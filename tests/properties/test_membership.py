@@ -294,6 +294,34 @@ def test_a_member_is_replaced_only_by_an_invitation_that_was_made_for_it():
     assert governor.handle(Joined(thief.signed(1), anew=True), 0.0) == [Keep(thief.signed(1), thief.record(1))]
 
 
+def test_who_is_expelled_is_forgotten_and_nothing_that_is_told_of_it_counts():
+    governor, cloud = known("b", "c"), author("c")
+    governor.handle(Tick(), 0.0)
+    newer = Heard("c", 9, PeerState.ALIVE)
+    assert governor.handle(ProbeAnswered("b", 1, (newer,)), 1.0) == [Pull("b", "c", 1)]
+    for _ in range(2):
+        governor.expel({"c"})
+        assert (states(governor).keys(), {one.domain for one in governor.view()}) == ({"b"}, {"a", "b"})
+        # What was asked for before, what a member tells, what the domain itself says, a join with somebody's invitation.
+        assert governor.handle(RecordsPulled("b", "c", (cloud.signed(serial=9),)), 1.1) == []
+        assert governor.handle(ProbeAnswered("b", 1, (newer,)), 60.0) == []
+        assert governor.handle(ProbeAnswered("c", 1, (newer,)), 60.0) == []
+        (refused,) = governor.handle(Joined(cloud.signed(serial=9)), 60.0)
+        assert refused.refusal.code == "member.expelled"
+        governor.validate()
+    assert known_again(governor, cloud) == {"b", "c"}
+    assert NetworkGovernor("a", {name: author(name).record() for name in "abc"}, expelled={"c"}).records().keys() == {
+        "b"
+    }
+
+
+def known_again(governor: NetworkGovernor, by: Author) -> set[str]:
+    """By the owner's own hand."""
+    governor.handle(Joined(by.signed(serial=9), anew=True), 61.0)
+    governor.validate()
+    return set(states(governor))
+
+
 def test_a_newcomer_that_calls_its_authority_as_another_does_is_refused():
     governor = known("b")
     (said,) = governor.handle(Joined(author("d").signed(authority="b-authority")), 0.0)

@@ -216,6 +216,8 @@ class ClusterWalk:
         self._give(Order(target, name, verb, value, within_s))
         if self._also.random() < 0.1:
             self._give(Order(target, name, Verb.CANCEL, at=self._now))
+        if self._also.random() < 0.05:
+            self._tell(cluster.Expelled(frozenset({"d"})))
 
     def _give(self, order: Order) -> None:
         self._orders, _ = self._orders.after(order)

@@ -15,8 +15,9 @@ from ioi_dagster.adapters.http.membership import Members
 from ioi_dagster.adapters.http.protocol import JoinAnswer
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import DomainConfig, DomainHome
+from ioi_dagster.errors import SignatureError
 from ioi_dagster.governors.network import Keep
-from ioi_dagster.local.member_book import FolderBook
+from ioi_dagster.local.member_book import FolderBook, know_all, put_out
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import Invited, MemberRecord
 from ioi_dagster.model.refusal import Refusal
@@ -215,3 +216,48 @@ def test_a_record_of_too_many_bytes_is_not_read(lab):
     answer = members.join("invitation-a1", big, time.time())
     assert isinstance(answer, Refusal)
     assert answer.text == "a member's record has 65536 bytes at most"
+
+
+def test_who_is_expelled_is_no_member_whatever_is_told_and_comes_back_by_an_invitation_made_for_it_since(lab):
+    members, book = guest(lab)
+    cloud, now = author("cloud"), time.time()
+    assert isinstance(members.join("invitation-a1", cloud.signed(), now), JoinAnswer)
+    for number, of in (("b2", "cloud"), ("c3", "")):
+        book.put_invited(Invited(number, DataClass.INTERNAL, LATER, of))
+    assert [put_out(lab, "cloud", "it lies"), put_out(lab, "cloud", "it lies")] == [True, False]
+    members.look()
+    assert members.snapshot() == {}
+    config = lab.config()
+    assert (config.peers, config.limits, config.authorities, config.expelled) == ({}, {}, {}, {"cloud": "it lies"})
+    with pytest.raises(SignatureError):
+        lab.trusted().verify(cloud.key.sign({"a": 1}))
+    # An answer that was on its way; and a gateway that has not looked yet.
+    assert not book.keep(Keep(cloud.signed(serial=2), cloud.record(serial=2)))
+    members._keep(Keep(cloud.signed(serial=2), cloud.record(serial=2), "library"))
+    assert (set(book.read()), members.snapshot()) == ({"lab"}, {})
+    codes = [members.join(f"invitation-{one}", cloud.signed(), now) for one in ("a1", "b2", "c3")]
+    assert [one.code for one in codes if isinstance(one, Refusal)] == [
+        "member.not_invited", "member.not_invited", "member.expelled",
+    ]  # fmt: skip
+    book.put_invited(Invited("d4", DataClass.PUBLIC, LATER, "cloud"))
+    assert isinstance(members.join("invitation-d4", cloud.signed(), now), JoinAnswer)
+    assert (set(book.read()), lab.config().expelled) == ({"lab", "cloud"}, {})
+    assert lab.config().limits == {"cloud": DataClass.PUBLIC}
+
+
+def test_an_expulsion_that_was_cut_off_is_whole_when_the_domain_starts(lab, monkeypatch):
+    members, book = guest(lab)
+    members.join("invitation-a1", author("cloud").signed(), time.time())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(OSError, match="killed"):
+            put_out(lab, "cloud", "")
+    assert "cloud" in book.read()
+    members.look()
+    assert members.snapshot() == {}
+    know_all(lab)
+    assert (set(book.read()), lab.config().peers) == ({"lab"}, {})
+
+
+def killed(*_: object, **__: object) -> None:
+    raise OSError("killed")

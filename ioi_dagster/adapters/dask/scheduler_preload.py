@@ -41,6 +41,7 @@ from ioi_dagster.governors.autoscale_messages import groups_of
 from ioi_dagster.governors.cluster import (
     AbandonedStopped,
     ClusterGovernor,
+    Expelled,
     LeaseEnded,
     NodeJoined,
     NodeLeft,
@@ -302,13 +303,15 @@ class ClusterPlugin(SchedulerPlugin):
                 self._report_node(address, self._clock.monotonic())
 
     def _look_for_quotas(self, now: float) -> None:
-        """The domain's configuration may have new quotas; all else of it counts from the next start. Those that make no sense
-        change nothing. What could not be read is read again at the next look."""
+        """The domain's configuration may have new quotas, and name those who were put out; all else of it counts from the next
+        start. Quotas that make no sense change nothing. What could not be read is read again at the next look."""
         changed = self._home.changed_at()
         if changed == self._read_at:
             return
         try:
-            spec = next(item for item in self._home.config().spec.clusters if item.name == self._cluster)
+            config = self._home.config()
+            self.perform(self.governor.handle(Expelled(frozenset(config.expelled)), now))
+            spec = next(item for item in config.spec.clusters if item.name == self._cluster)
             if spec.quotas != self._quotas:
                 self.perform(self.governor.handle(QuotasChanged(spec.quotas), now))
                 self._quotas = spec.quotas

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from ioi_dagster.governors.network import (
     Pull,
     RecordsPulled,
     Tick,
+    expelled_by,
 )
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import Invited, MemberRecord
@@ -60,8 +61,13 @@ class MemberBook(Protocol):
         """Its records of a higher serial, oldest first; of others than this domain the newest alone."""
         ...
 
-    def keep(self, kept: Keep, give: DataClass | None = None) -> None:
-        """For good: it counts after a restart too. `give`: the highest class that the member may be given from now on."""
+    def keep(self, kept: Keep, give: DataClass | None = None) -> bool:
+        """For good: it counts after a restart too. `give`: the highest class that the member may be given from now on, by an
+        invitation. False where the owner has put it out, and nothing is kept."""
+        ...
+
+    def expelled(self) -> Collection[str]:
+        """Whom the owner has put out."""
         ...
 
     def may_be_given(self, domain: str) -> DataClass:
@@ -100,8 +106,12 @@ class NoMembers:
     def chain(self, domain: str, after: int) -> tuple[Signed, ...]:
         return ()
 
-    def keep(self, kept: Keep, give: DataClass | None = None) -> None:
+    def keep(self, kept: Keep, give: DataClass | None = None) -> bool:
         """It is forgotten with the process."""
+        return True
+
+    def expelled(self) -> Collection[str]:
+        return ()
 
     def may_be_given(self, domain: str) -> DataClass:
         return DataClass.PUBLIC
@@ -146,7 +156,7 @@ class Members:
     ) -> None:
         self._shown = shown
         self._domain, self._book, self._http_to, self._clock = domain, book, http_to, clock
-        self._governor = NetworkGovernor(domain, book.read(), introductions)
+        self._governor = NetworkGovernor(domain, book.read(), introductions, book.expelled())
         self._seen = book.changed_at()
         self._connections: dict[str, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -175,6 +185,8 @@ class Members:
             text = f"the invitation was used by {name}, which is no member"
             return Refusal("member.not_invited", text, self._domain, "ask for another: `ioi domain invite`")
         anew = invited.domain == name and not used
+        if name in self._book.expelled() and not anew:
+            return expelled_by(self._domain, name)
         for said in self._governor.handle(Joined(signed, anew), self._clock.monotonic()):
             if isinstance(said, NotBelieved):
                 return said.refusal
@@ -208,11 +220,13 @@ class Members:
         changed = self._book.changed_at()
         if changed == self._seen:
             return
+        expelled = self._book.expelled()
+        self._governor.expel(expelled)
         known, signed = self._governor.records(), self._book.records()
         for name, record in self._book.read().items():
             if name == self._domain:
                 self._governor.own_changed(record)
-            elif not record.left and record != known.get(name):
+            elif not record.left and name not in expelled and record != known.get(name):
                 self._handle(Joined(signed[name], anew=True))
         self._seen = changed
 
@@ -237,7 +251,8 @@ class Members:
         told = f", as {kept.vouched} tells" if kept.vouched else ""
         left = ", it has left" if kept.record.left else ""
         log.info("%s: record %d%s%s", kept.record.domain, kept.record.serial, told, left)
-        self._book.keep(kept, give)
+        if not self._book.keep(kept, give):
+            return self._governor.expel(self._book.expelled())  # a moment ago
         self._seen = self._book.changed_at()
 
     def _begin(self, work: Any) -> None:

@@ -20,7 +20,7 @@ from ioi_dagster.governors.cluster import (
     StopStep,
     Tick,
 )
-from ioi_dagster.governors.cluster_messages import Ordered, Withdrawn
+from ioi_dagster.governors.cluster_messages import AbandonedStopped, Expelled, Ordered, StopAbandoned, Withdrawn
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_steps import WINDOW
 from ioi_dagster.model.data_class import DataClass
@@ -485,3 +485,19 @@ def test_who_waits_already_is_put_first_too_and_an_order_of_nodes_is_for_its_own
     assert stops(cluster.order(Target.NODE, "other-c/*", Verb.CANCEL)) == []
     (bid,) = bids(cluster.release(lease))
     assert bid.points[0].capability == "ocr"
+
+
+def test_what_runs_for_a_domain_that_is_expelled_is_stopped_and_its_slots_are_free_when_it_has_ended() -> None:
+    cluster = Cluster(slots=1)
+    request = LeaseRequest("r", "s", 1, "ocr", DataClass.PUBLIC)
+    (reply,) = cluster.tell(Award("lab-c", "r", 1, "cloud", (request,)))
+    (lease,) = reply.answer.leases
+    assert cluster.tell(Expelled(frozenset({"other"}))) == []
+    assert cluster.tell(Expelled(frozenset({"cloud"}))) == [
+        LeaseEnded(lease, "expelled"),
+        StopAbandoned(lease, "its domain was expelled"),
+    ]
+    assert cluster.tell(Expelled(frozenset({"cloud"}))) == []
+    assert cluster.slots() == 0
+    cluster.tell(AbandonedStopped(lease.id))
+    assert cluster.slots() == 1

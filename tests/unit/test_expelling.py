@@ -1,0 +1,67 @@
+"""An owner puts a domain out: who that is, what its own runs are told, and that it may be said again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.domain import DomainConfig, DomainHome
+from ioi_dagster.errors import BadInputError
+from ioi_dagster.local import member_book
+from ioi_dagster.local.expelling import expel
+from ioi_dagster.local.member_book import FolderBook
+from ioi_dagster.model.intervention import Action
+from tests.realms import introduce, owned, realm
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> DomainHome:
+    """It knows the domain cloud, whose cluster is cloud-c."""
+    home, cloud = owned(tmp_path / "lab", "lab").home, owned(tmp_path / "cloud", "cloud").home
+    member_book.take_in(home, FolderBook(cloud).records()["cloud"], member_book.own_record(cloud))
+    return home
+
+
+def test_a_member_is_put_out_and_again_is_no_error(lab: DomainHome) -> None:
+    assert expel(lab, "cloud", "it lies", "ann", 5.0) == "is expelled; what its runs do here is stopped"
+    assert expel(lab, "cloud", "", "ann", 6.0) == "was expelled already; what its runs do here is stopped"
+    assert (set(lab.members()), lab.config().expelled, lab.config().peers) == ({"lab"}, {"cloud": "it lies"}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("clod", "lab knows no domain 'clod' — did you mean cloud?"),
+        ("lab", "lab is this domain itself — `ioi domain leave`"),
+        ("../cloud", "lab knows no domain '../cloud'"),
+    ],
+)
+def test_nobody_else_is(lab: DomainHome, name: str, text: str) -> None:
+    with pytest.raises(BadInputError) as raised:
+        expel(lab, name, "", "ann", 5.0)
+    assert str(raised.value).startswith(text)
+    assert (set(lab.members()), lab.config().expelled) == ({"lab", "cloud"}, {})
+
+
+def test_who_has_the_same_authority_opens_dask_clusters_still_and_that_is_told(tmp_path: Path) -> None:
+    one = realm(tmp_path, "lab")
+    other = realm(tmp_path, "cloud", one.authority)
+    introduce(one, other)
+    one.home.save_config(DomainConfig("n", "lab", one.spec, "", (), {}, "", (), {}, {}))
+    assert "it has our certificate authority" in expel(one.home, "cloud", "", "ann", 5.0)
+
+
+def test_own_runs_that_have_not_ended_stay_away_from_its_clusters(lab: DomainHome) -> None:
+    ledger = Ledger(lab.ledger)
+    ledger.take_over("open", "books", 1.0)
+    ledger.end("over", ledger.take_over("over", "books", 1.0), 2.0)
+    told = "is expelled; what its runs do here is stopped; 1 of ours stay away from it"
+    assert expel(lab, "cloud", "it lies", "ann", 5.0) == told
+    (said,) = ledger.interventions("open")
+    assert (said.action, said.step, said.away, said.why, said.who, said.at) == (
+        Action.REROUTE, "", "cloud-c", "cloud is expelled: it lies", "ann", 5.0,
+    )  # fmt: skip
+    assert ledger.interventions("over") == []
+    ledger.close()
