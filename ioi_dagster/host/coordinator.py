@@ -75,7 +75,7 @@ class GovernedRunCoordinator(QueuedRunCoordinator):
                 return self._hold(context, _reasons(decision), _metadata(decision))
             case Verdict.DENY:
                 self._say(run, f"Gate 1 denied this run: {_reasons(decision)}", _metadata(decision))
-                self._instance.report_run_failed(run, f"Denied by policy: {_reasons(decision)}")
+                self._instance.report_run_failed(run, f"Denied at gate 1: {_reasons(decision)}")
                 return self._fresh(context).dagster_run
 
     @override

@@ -71,6 +71,16 @@ def run_demand(run: DagsterRun, instance: DagsterInstance, clock: Clock, objecti
     )
 
 
+def check_run_tags(run: Mapping[str, str]) -> None:
+    """Raises `BadInputError` for what `run_demand` would, before the run is."""
+    run_priority(run)
+    if tags.OBJECTIVE in run:
+        objective_of(run[tags.OBJECTIVE])
+    tenant_of(run)
+    tags.credits_of(run, tags.BUDGET)
+    tags.deadline_of(run, 0.0)
+
+
 def tenant_of(run: Mapping[str, str]) -> str:
     """Who the run counts for. Raises `BadInputError`."""
     name = run.get(tags.TENANT, DEFAULT_TENANT).strip()

@@ -15,7 +15,9 @@ from ioi_dagster.adapters.opa.rules import Rules
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome
+from ioi_dagster.errors import BadInputError
 from ioi_dagster.host import tags
+from ioi_dagster.host.demand import check_run_tags
 from ioi_dagster.host.private import DagsterRun
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision, Verdict
@@ -81,7 +83,12 @@ def code_of(run: DagsterRun) -> str:
 
 
 def decide_launch(home: DomainHome, gate: Gate, run: DagsterRun, steps: int) -> Decision:
-    """Gate 1's question, over aggregates of the run."""
+    """Gate 1's question, over aggregates of the run. One whose tags make no sense could never begin, so policy is not asked."""
+    try:
+        check_run_tags(run.tags)
+    except BadInputError as error:
+        refusal = Refusal("launch.unfit_tags", error.what, "gate 1", error.todo or "")
+        return Decision(str(uuid.uuid4()), Verdict.DENY, (refusal,))
     document = launch_document(
         now=SystemClock().wall(),
         domain=home.name,
