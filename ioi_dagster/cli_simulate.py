@@ -307,5 +307,8 @@ _ROWS: dict[str, Callable[[Report], str]] = {
     "moved": _moved,
     "messages": _messages,
     "faults": lambda its: ", ".join(f"{number} × {kind.replace('_', ' ')}" for kind, number in its.faults.items()),
+    "again after": lambda its: "; ".join(
+        f"row {number}: {one.p50_s:.1f} s, {one.worst_s:.1f} s at most" for number, one in its.recoveries.items()
+    ),
     "digest": lambda its: its.digest[:16],
 }

@@ -53,7 +53,7 @@ from ioi_dagster.governors.flow_messages import (
 from ioi_dagster.governors.flow_nearness import Nearness
 from ioi_dagster.governors.flow_placing import Placing, objective_of
 from ioi_dagster.governors.flow_plan import PlanAhead
-from ioi_dagster.governors.flow_rounds import PARK_S, Rounds
+from ioi_dagster.governors.flow_rounds import AGAIN_S, DEADLINE_S, PARK_S, Rounds
 from ioi_dagster.governors.flow_steering import Steering
 from ioi_dagster.governors.flow_steps import OVER, WINDOW, Step, Steps, StepState
 from ioi_dagster.governors.flow_texts import Candidates, remedy, why_nobody
@@ -111,8 +111,8 @@ class FlowGovernor:
         objective: str = "balanced",
         *,
         patience_s: float = 2.0,
-        deadline_s: float = 1.0,
-        again_s: float = 0.2,
+        deadline_s: float = DEADLINE_S,
+        again_s: float = AGAIN_S,
         budget: float | None = None,
         due: float | None = None,
         park_s: float = PARK_S,

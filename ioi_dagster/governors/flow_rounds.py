@@ -16,6 +16,8 @@ OLD_ROUNDS = 100
 """A bid of a round that is longer ago is not looked at."""
 SUSPECT_PATIENCE = 4
 
+DEADLINE_S, AGAIN_S = 1.0, 0.2
+"""A round waits so long for bids, and so long it is until the next where nobody had room."""
 PARK_S = 10.0
 """Where a bid offered nothing, the next announcement waits so long at the cluster for room."""
 NOTHING_S = 1.0

@@ -9,11 +9,11 @@ from ioi_dagster.governors.answers import checked_award
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.model.negotiation import Announce, Award, Lease
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.simulate.timing import AWARD_S
 
 if TYPE_CHECKING:
     from ioi_dagster.simulate.process import SimProcess
 
-AWARD_S = 3.0
 ANSWERS = {kind: f"{kind}-answer" for kind in ("announce", "award", "renew")}
 
 

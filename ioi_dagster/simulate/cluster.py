@@ -29,6 +29,7 @@ from ioi_dagster.governors.liveness import CUT_OFF_S
 from ioi_dagster.governors.node import FENCE_GRACE_S, NOTHING_NEW_AT, Refuse, StartAsked, StopAll
 from ioi_dagster.model.negotiation import (
     Announce,
+    Award,
     Awarded,
     Lease,
     RejectedRequest,
@@ -43,14 +44,11 @@ from ioi_dagster.signing import Signed
 from ioi_dagster.simulate import lies
 from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.faults import Fault, FaultKind
-from ioi_dagster.simulate.node import CONTACT_TTL_S, STILL, Running, SimNode, Start
+from ioi_dagster.simulate.node import CONTACT_TTL_S, STILL, WAITED_FOR, Running, SimNode, Start
+from ioi_dagster.simulate.timing import RESTART_S, STOPPED_S, TOLD_S
 from ioi_dagster.simulate.watch import SimWatch
 
 REPORT_S = 1.0
-RESTART_S = 2.0
-"""Until a process that has ended is there again, started by its supervisor."""
-STOPPED_S = 0.5
-"""So long a process may stand still until its supervisor ends it."""
 
 
 class SimCluster:
@@ -80,6 +78,8 @@ class SimCluster:
         """The governor of a process that stood still until another took its place, and what it was asked before that."""
         self.met: Callable[[FaultKind, str], None] = lambda *_: None
         """A fault of that kind, at that target, has met something."""
+        self.hit: Callable[..., None] = lambda *_: None
+        """What was started under these leases was hit by a fault of that kind; and since when it waits, if it only waits."""
         self.read_permit: Callable[[Signed, Lease], StepPermit | Refusal] = _no_permits
         self.violated: Callable[[str], None] = lambda _: None
         self.check: Callable[[Any], None] | None = None
@@ -129,6 +129,7 @@ class SimCluster:
             return
         if self._is_used():
             self.met(FaultKind.SCHEDULER_KILLED, self.name)
+            self.hit(FaultKind.SCHEDULER_KILLED, self._sent())
         self.governor = None
         self._waiting.clear()
         self._unread.clear()
@@ -138,6 +139,19 @@ class SimCluster:
             node.counted = False
             node.sent = {}
         self.told_of_loss(self)
+
+    def _sent(self) -> list[Lease]:
+        return [start.lease for node in self.nodes.values() for start in node.sent.values()]
+
+    @property
+    def room(self) -> int:
+        """Slots that nothing was sent to, of nodes that take something; none where it does not keep its word."""
+        if self.governor is None or self.still or self.mute or self.liar or self.late_s or self.full_disk:
+            return 0
+        well = [
+            node for node in self.nodes.values() if node.counted and node.in_contact and not (node.full or node.suspect)
+        ]
+        return sum(node.spec.slots - len(node.sent) for node in well)
 
     def _is_used(self) -> bool:
         """Somebody waits for it, or for what runs there."""
@@ -153,6 +167,7 @@ class SimCluster:
         self._frozen += 1
         if self._is_used():
             self.met(FaultKind.SCHEDULER_FROZEN, self.name)
+            self.hit(FaultKind.SCHEDULER_FROZEN, self._sent())
         if self._frozen == 1:
             self._frozen_epoch, self._watch.still = self.epoch, True
             self._engine.after(STOPPED_S, self._replace, self.epoch)
@@ -237,6 +252,7 @@ class SimCluster:
             return
         if node.sent:
             self.met(FaultKind.NODE_KILLED, name)
+            self.hit(FaultKind.NODE_KILLED, [start.lease for start in node.sent.values()])
         node.end(self._engine.now)
         if node.counted and node.heard:
             self._left(node, "its worker died")
@@ -248,7 +264,7 @@ class SimCluster:
         if self.governor is not None:
             self._handle(NodeLeft(node.spec.name))
         for start in sent.values():
-            self._engine.after(self._rng.uniform(0.02, 0.2), start.lost, why, Cause.NODE_LOST)
+            self._engine.after(self._rng.uniform(*TOLD_S), start.lost, why, Cause.NODE_LOST)
 
     def _suspect(self, name: str, suspect: bool) -> None:
         self.nodes[name].suspect = suspect
@@ -270,6 +286,8 @@ class SimCluster:
         node = self.nodes[fault.target]
         if node.sent:
             self.met(fault.kind, fault.target)
+        if node.sent and fault.kind not in WAITED_FOR:
+            self.hit(fault.kind, [start.lease for start in node.sent.values()])
         node.touch(self._engine.now)
         node.impaired.append(fault)
         self._watch.look_at(fault.target)
@@ -280,6 +298,11 @@ class SimCluster:
         node = self.nodes[fault.target]
         if fault not in node.impaired:
             return  # its process ended before that
+        if fault.kind in WAITED_FOR and node.counted:
+            now = self._engine.now
+            overdue = [its.lease for its in node.running.values() if fault.at < its.since + its.seconds <= now]
+            untold = [start.lease for key, start in node.sent.items() if key in node.outbox]
+            self.hit(fault.kind, [*overdue, *untold], fault.at)
         node.impaired.remove(fault)
         node.mended_at = self._engine.now
         if node.there and node.moves:
@@ -302,7 +325,7 @@ class SimCluster:
         while node.hears and node.inbox:
             node.inbox.pop(0)()
         while node.moves and node.heard and node.outbox:
-            node.outbox.pop(0)()
+            node.outbox.pop(next(iter(node.outbox)))()
 
     def _fence_off(self, node: SimNode, life: int) -> None:
         """A node without contact stops what it runs when the leases of that have run out."""
@@ -320,7 +343,7 @@ class SimCluster:
         if node.heard:
             self._heard(node, node.life, key, tell, arguments)
         else:
-            node.outbox.append(lambda life=node.life: self._heard(node, life, key, tell, arguments))
+            node.outbox[key] = lambda life=node.life: self._heard(node, life, key, tell, arguments)
 
     def _heard(self, node: SimNode, life: int, key: str, tell: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         if self._stands_still(self._heard, node, life, key, tell, arguments):
@@ -364,6 +387,7 @@ class SimCluster:
         if self.governor is None or self.mute:
             if self.mute:
                 self.met(FaultKind.MUTE, self.name)
+                self.hit(FaultKind.MUTE, message.requests if isinstance(message, Award) else ())
             return
         if isinstance(message, Announce):
             # A liar has room, and need not wait for it.
@@ -377,6 +401,7 @@ class SimCluster:
             return  # it died of it
         if self.liar:
             self.met(FaultKind.LIAR, self.name)
+            self.hit(FaultKind.LIAR, message.requests if isinstance(message, Award) else ())
             told = lies.for_nothing(message, told)
         self._answer(told, answer)
 
@@ -419,9 +444,9 @@ class SimCluster:
             elif isinstance(item, WantNodes):
                 self._want(item)
             elif isinstance(item, StopStep):
-                self._engine.after(self._rng.uniform(0.02, 0.2), self._stop, item.lease, item.why)
+                self._engine.after(self._rng.uniform(*TOLD_S), self._stop, item.lease, item.why)
             elif isinstance(item, StopAbandoned):
-                self._engine.after(self._rng.uniform(0.02, 0.2), self._stop_abandoned, item.lease, item.why)
+                self._engine.after(self._rng.uniform(*TOLD_S), self._stop_abandoned, item.lease, item.why)
         return answer
 
     def _written(self, reply: Reply) -> Any:
@@ -430,6 +455,7 @@ class SimCluster:
             return reply.answer
         if self.dies_granting:
             self.met(FaultKind.GOVERNOR_RESTARTED, self.name)
+            self.hit(FaultKind.GOVERNOR_RESTARTED, reply.granted)
             self.kill()
             self._engine.after(RESTART_S, self.restart)
             return None

@@ -170,8 +170,9 @@ def wrong_in(scenario: Scenario) -> Iterator[str]:
                 yield f"{where}: nothing named {end!r}"
 
 
-def draw_faults(scenario: Scenario, rate: float, seconds: float) -> tuple[Fault, ...]:
-    """Faults of every kind, `rate` a minute within the first `seconds`, drawn by the scenario's seed."""
+def draw_faults(scenario: Scenario, rate: float, seconds: float, apart_s: float | None = None) -> tuple[Fault, ...]:
+    """Faults of every kind, `rate` a minute within the first `seconds`, drawn by the scenario's seed. With `apart_s` none before
+    the one before it has been over for so long."""
     rng = random.Random(f"faults/{scenario.seed}")
     known = {aim: list(names) for aim, names in _targets(scenario).items()}
     domains = len(scenario.topology.domains)
@@ -179,6 +180,7 @@ def draw_faults(scenario: Scenario, rate: float, seconds: float) -> tuple[Fault,
     at, faults = rng.expovariate(rate / 60), []
     while at < seconds:
         faults.append(_drawn(rng.choice(kinds), at, known, rng))
+        at = at if apart_s is None else faults[-1].until + apart_s
         at += rng.expovariate(rate / 60)
     return tuple(faults)
 

@@ -20,12 +20,16 @@ STILL = frozenset({FaultKind.NODE_FROZEN, FaultKind.INTERPRETER_HELD})
 UNHEARD = frozenset({FaultKind.NODE_CUT, FaultKind.NODE_UNHEARD, FaultKind.GOVERNOR_AWAY})
 DEAF = frozenset({FaultKind.NODE_CUT, FaultKind.NODE_DEAF, FaultKind.GOVERNOR_AWAY})
 NO_WITNESS = frozenset({FaultKind.NODE_CUT, FaultKind.NODE_UNHEARD, FaultKind.NODE_DEAF})
+WAITED_FOR = frozenset({FaultKind.INTERPRETER_HELD, FaultKind.GOVERNOR_AWAY})
+"""Nobody is given up for these."""
 IMPAIRED = STILL | UNHEARD | DEAF
 
 
 class Start(Protocol):
     """A step that was sent to a node, as its run knows it. One of `ended` and `lost` is called, or, where nobody can know, none
     of them."""
+
+    lease: Lease
 
     def begun(self, lease: Lease) -> None:
         """Its code begins."""
@@ -67,8 +71,8 @@ class SimNode:
     sent: dict[str, Start] = field(default_factory=dict)
     inbox: list[Callable[[], None]] = field(default_factory=list)
     """What was said to it and did not get there yet."""
-    outbox: list[Callable[[], None]] = field(default_factory=list)
-    """What it has said and nobody has heard yet."""
+    outbox: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """What it has said of its starts and nobody has heard yet, by the lease's key."""
     governor: NodeGovernor = field(init=False)
     contact: float = 0.0
     """When the last beat was sent that was answered, before it lost contact."""
@@ -131,7 +135,7 @@ class SimNode:
         """Its process ends, and with it what can only happen to a process."""
         self.was_there_s, self.there = self.there_s(now), False
         self.impaired = [fault for fault in self.impaired if fault.kind not in STILL]
-        self.running, self.inbox, self.outbox = {}, [], []
+        self.running, self.inbox, self.outbox = {}, [], {}
         self.life += 1
 
     def begin(self, now: float) -> None:

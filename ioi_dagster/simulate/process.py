@@ -16,12 +16,13 @@ from ioi_dagster.model.placement import Step as GraphStep
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.simulate.calls import ANSWERS, Call, SentStart
 from ioi_dagster.simulate.faults import FaultKind
+from ioi_dagster.simulate.timing import TURN_S
 from ioi_dagster.simulate.transfers import Spot
 
 if TYPE_CHECKING:
     from ioi_dagster.simulate.run import SimRun
 
-TICK_S, RENEW_S = 0.2, 8.0
+RENEW_S = 8.0
 LOOK_UP_S = 0.001
 BUSY, GATHER_S, GATHERED = 12, 0.02, 32
 """While so many starts are out, events are gathered for so long, or until there are so many, as a live driver does."""
@@ -48,7 +49,7 @@ class SimProcess:
         self._ready_at: dict[str, float] = {}
         self._together: dict[str, list[str]] = {name: [] for name in run.gangs}
         """Of each gang the steps that are ready and wait for the others."""
-        self._unwritten: list[tuple[Callable[[SimProcess, Any], None], Any]] = []
+        self._unwritten: list[tuple[Callable[[SimProcess, Any], None], Any, float]] = []
         """What waits for the ledger, in order."""
         self._unwritten_since = 0.0
 
@@ -173,7 +174,7 @@ class SimProcess:
             self.run.start()
             return
         self._pump()
-        self.world.engine.after(TICK_S, self._tick)
+        self.world.engine.after(TURN_S, self._tick)
 
     # Events and instructions ------------------------------------------------------------------------------------
 
@@ -233,14 +234,18 @@ class SimProcess:
             self.world.met(FaultKind.LEDGER_AWAY, self.domain)
             self.world.met(FaultKind.DISK_FULL, self.domain)
             self._unwritten_since = self._unwritten_since if self._unwritten else self.world.engine.now
-            self._unwritten.append((act, instruction))
+            self._unwritten.append((act, instruction, self.world.engine.now))
         else:
             act(self, instruction)
 
     def write(self) -> None:
         """What waited for the ledger."""
         waited, self._unwritten = self._unwritten, []
-        for act, instruction in waited:
+        for act, instruction, since in waited:
+            if isinstance(instruction, flow.CommitStep):
+                lease = self.run.lease_of[instruction.attempt]
+                for kind in (FaultKind.LEDGER_AWAY, FaultKind.DISK_FULL):
+                    self.world.recoveries.hit(kind, (lease,), self.world.engine.now, since)
             if not isinstance(instruction, flow.StartStep) or self.governor.wants(instruction.lease):
                 self._write(act, instruction)
         self.take()
@@ -273,6 +278,7 @@ class SimProcess:
         if lease.fence != fence:
             self.world.violated(f"{self.name}/{step}: an attempt of fence {lease.fence} counted for {fence}")
         self._closed += 1
+        self.world.recoveries.closed(self.name, step, self.world.engine.now)
         self.ledger.done[step] = self.world.engine.now
         self.ledger.where[step] = (self.world.clusters[lease.cluster].domain, lease.node)
         self.world.record("commit", self.name, step, fence, attempt)
@@ -289,6 +295,7 @@ class SimProcess:
         doomed = [step]
         for key in doomed:
             if key not in self.ledger.failed:
+                self.world.recoveries.closed(self.name, key, self.world.engine.now, failed=True)
                 self.ledger.failed[key] = refusal
                 doomed += self.run.after.get(key, ())
         self.world.record("fail", self.name, step, 0, refusal.code)

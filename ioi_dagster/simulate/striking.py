@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from ioi_dagster.governors import flow_messages as flow
 from ioi_dagster.simulate.cluster import SimCluster
 from ioi_dagster.simulate.faults import Fault, FaultKind
+from ioi_dagster.simulate.timing import PROBE_S
 
 if TYPE_CHECKING:
     from ioi_dagster.simulate.process import SimProcess
+    from ioi_dagster.simulate.run import SimRun
     from ioi_dagster.simulate.world import World
 
 Act = Callable[["World", Fault], None]
-PROBE_S = 0.8
-"""Until a run process sees that a scheduler is gone or cannot be reached."""
 
 
 def _told(world: World, fault: Fault) -> int:
@@ -79,6 +79,9 @@ def _cut(world: World, fault: Fault) -> None:
     for one, other in _pairs(fault):
         world.wire.cut(one, other)
     ends = {frozenset(pair) for pair in _pairs(fault)}
+    for process in (process for run in world.runs for process in run.processes):
+        there = [lease for lease in process.governor.leases() if frozenset((process.domain, lease.domain)) in ends]
+        world.recoveries.hit(fault.kind, there, world.engine.now)
     for cluster in world.clusters.values():
         for process in (process for run in world.runs for process in run.processes):
             if frozenset((process.domain, cluster.domain)) in ends:
@@ -112,17 +115,22 @@ _LINK = Deed(_cut, _heal, lambda world, fault: sum(world.wire.stopped[pair] for 
 # Runs, and what they are written on -----------------------------------------------------------------------------------
 
 
-def _kill_run(world: World, fault: Fault) -> None:
+def _hit_run(world: World, fault: Fault) -> SimRun:
     run = world.run_named(fault.target)
     if run.process is not None:
         world.met(fault.kind, fault.target)
+        world.recoveries.hit(fault.kind, run.process.governor.leases(), world.engine.now)
+    return run
+
+
+def _kill_run(world: World, fault: Fault) -> None:
+    run = _hit_run(world, fault)
     run.kill()
 
 
 def _double_run(world: World, fault: Fault) -> None:
-    run = world.run_named(fault.target)
+    run = _hit_run(world, fault)
     if run.process is not None:
-        world.met(fault.kind, fault.target)
         run.start_another()
 
 

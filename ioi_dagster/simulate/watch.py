@@ -12,9 +12,7 @@ from ioi_dagster.governors import liveness
 from ioi_dagster.governors.liveness import BEAT_S, TICK_S, Liveness, NodeWatch
 from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.node import SimNode
-
-LOOK_S, ANSWER_S = 0.005, 0.3
-"""A witness answers after so long; one that takes longer than the second has not answered."""
+from ioi_dagster.simulate.timing import ANSWER_S, LOOK_S
 
 
 class SimWatch:

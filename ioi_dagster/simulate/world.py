@@ -6,25 +6,28 @@ import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ioi_dagster.governors import flow_messages as flow
 from ioi_dagster.governors.flow import MAX_LOSSES
 from ioi_dagster.governors.flow_messages import Place
-from ioi_dagster.model.negotiation import Ask, Lease
+from ioi_dagster.model.negotiation import Ask, Lease, LeaseRequest
+from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import Topology
-from ioi_dagster.simulate.cluster import RESTART_S, SimCluster
+from ioi_dagster.simulate.cluster import SimCluster
 from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.fairness import SAMPLE_S, Fairness
 from ioi_dagster.simulate.faults import Fault, FaultKind
 from ioi_dagster.simulate.permits import Permits
 from ioi_dagster.simulate.process import SimProcess
+from ioi_dagster.simulate.recovery import Recovered, Recoveries
 from ioi_dagster.simulate.run import SimRun
 from ioi_dagster.simulate.scenario import Scenario, check
-from ioi_dagster.simulate.striking import DEEDS, PROBE_S
+from ioi_dagster.simulate.striking import DEEDS
+from ioi_dagster.simulate.timing import PROBE_S, RESTART_S, TOLD_S
 from ioi_dagster.simulate.transfers import Transfers
 from ioi_dagster.simulate.wire import Wire
 
@@ -53,7 +56,8 @@ class Report:
     """Seconds are those of the simulation. `failures`: steps by the code of why, with those that needed them. `starts` more than
     `done` are starts that were lost or in vain. `given_back`: leases that clusters granted and nobody had asked for. `fairness`:
     Jain's index of the slots of tenants that wait, by weight; None where no two waited at once. `messages`: by kind.
-    `faults`: those that struck while a run was under way and met something, by kind.
+    `faults`: those that struck while a run was under way and met something, by kind. `recoveries`: by row of
+    the failure matrix.
     `bytes_between`, `bytes_inside`: moved from one domain to another, and from node to node of the same. `violations`: what must
     never happen and did. `utilisation`: of the slots of nodes while they were there. `node_hours`: of each group of nodes that
     come and go, by cluster and name; `node_credits`: what those cost. `digest`: of every start and commit; the same scenario has
@@ -80,6 +84,7 @@ class Report:
     bytes_inside: float
     events: int
     faults: dict[str, int]
+    recoveries: dict[str, Recovered]
     violations: tuple[str, ...]
     digest: str
 
@@ -124,10 +129,13 @@ class World:
         """How many nodes each of those took down, by the epoch of its run."""
         self.met_by: Counter[tuple[FaultKind, str]] = Counter()
         """How often faults met something, by kind and target."""
+        self.recoveries = Recoveries(self._judges, self.violated)
         self._under_way: dict[Fault, int] = {}
         """Faults that struck while a run was under way, and how often such ones had met something by then."""
         self._met: Counter[str] = Counter()
         """Those that met something, by kind."""
+        self._limited = any(c.quotas != QuotaTree.flat() for d in scenario.topology.domains for c in d.clusters)
+        """Tenants may have to wait though there is room."""
         self._fairness = Fairness(_weights(scenario.topology))
         self._hash = hashlib.sha256()
         self._there_s: dict[tuple[str, str], float] = {}
@@ -138,7 +146,7 @@ class World:
         for cluster in self.clusters.values():
             cluster.told_of_loss, cluster.told_of_return = self._lost, self.back
             cluster.check = self.check if self.checked else None
-            cluster.met, cluster.violated = self.met, self.violated
+            cluster.met, cluster.violated, cluster.hit = self.met, self.violated, self._hit
             if self.permits is not None:
                 cluster.read_permit = self.permits.read
             cluster.start()
@@ -171,6 +179,7 @@ class World:
             waiting[run.tenant] += run.waiting
             running[run.tenant] += run.running
         self._fairness.look(waiting, running)
+        self.recoveries.look()
         if self._open:
             self.engine.after(SAMPLE_S, self._look)
 
@@ -286,8 +295,12 @@ class World:
         """A fault of that kind at that target has met something, if there is one."""
         self.met_by[kind, target] += 1
 
+    def _hit(self, kind: FaultKind, leases: Iterable[Lease | LeaseRequest], since: float | None = None) -> None:
+        self.recoveries.hit(kind, leases, self.engine.now, since)
+
     def began(self, run: SimRun, lease: Lease) -> None:
         """A node has begun a step. It dies of it, if that is poisoned."""
+        self.recoveries.began(lease, self.engine.now)
         target = f"{run.name}|{lease.step}"
         if self.poisoned[target] <= 0:
             return
@@ -296,7 +309,19 @@ class World:
         if self._victims[run.ledger.epoch, target] > MAX_LOSSES + 1:  # one may be of a copy
             self.violated(f"{run.name}/{lease.step} took down {self._victims[run.ledger.epoch, target]} nodes")
         cluster = self.clusters[lease.cluster]
-        self.engine.after(self._rng.uniform(0.02, 0.2), self._dies_of_it, cluster, lease.node)
+        self.engine.after(self._rng.uniform(*TOLD_S), self._dies_of_it, cluster, lease.node)
+
+    def _judges(self, run: str, step: str) -> bool:
+        """Is it a step that goes wherever its data may go, and has some cluster that is reached room for it now?"""
+        its = self._by_name[run]
+        asks = its.workflow.steps[step]
+        if asks.gang or asks.resources or asks.near or asks.apart or self._limited:
+            return False
+        return any(
+            cluster.room > 0 and asks.data_class.within(self._handles[cluster.domain])
+            for cluster in self.clusters.values()
+            if self.wire.reaches(its.domain, cluster.domain)
+        )
 
     def _dies_of_it(self, cluster: SimCluster, node: str) -> None:
         cluster.kill_node(node)
@@ -308,10 +333,12 @@ class World:
         self.engine.after(fault.lasts, self._over, fault, before)
         if any(run.process is not None for run in self.runs):
             self._under_way[fault] = before
+        self.recoveries.strikes(fault)
         deed.begin(self, fault)
 
     def _over(self, fault: Fault, before: int) -> None:
         DEEDS[fault.kind].end(self, fault)
+        self.recoveries.over(fault, self.engine.now)
         self._count(fault)
 
     def _count(self, fault: Fault) -> None:
@@ -364,6 +391,7 @@ class World:
             bytes_inside=round(self.transfers.inside, 3),
             events=self.engine.acts,
             faults=dict(sorted(self._met.items())),
+            recoveries=self.recoveries.report(),
             violations=tuple(self._found),
             digest=self._hash.hexdigest(),
         )

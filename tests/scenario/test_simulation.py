@@ -234,7 +234,8 @@ def test_what_a_cluster_granted_when_it_died_is_granted_anew_and_runs_once() -> 
 class Told:
     """A start, as its run hears of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
         self.codes: list[str] = []
 
     def begun(self, lease: Lease) -> None:
@@ -258,7 +259,7 @@ def test_what_a_scheduler_grants_that_another_has_replaced_starts_nothing_at_nod
         cluster.asked(award, lambda told: granted.extend(told.leases))
 
     def start(lease: Lease) -> list[str]:
-        its = Told()
+        its = Told(lease)
         cluster.start_step(lease, 1.0, 0.0, its)
         engine.run(engine.now + 2.0)
         return its.codes
