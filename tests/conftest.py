@@ -5,12 +5,13 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -35,6 +36,15 @@ def eventually(look: Callable[[], T], timeout_s: float = 60.0, what: str = "it")
             return found
         assert time.monotonic() < until, f"{what} did not come about within {timeout_s:g} s"
         time.sleep(0.05)
+
+
+class Child(subprocess.Popen[Any]):
+    """Left by an error, a time limit among them, it is killed: what goes on for ever would be waited for."""
+
+    def __exit__(self, kind: type[BaseException] | None, *more: Any) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *more)
 
 
 @cache

@@ -17,7 +17,7 @@ from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.host.io_manager import ledger_path
 from ioi_dagster.local.home import PROJECT
 from ioi_dagster.model.story import Chapter
-from tests.conftest import dagster_home, eventually
+from tests.conftest import Child, dagster_home, eventually
 from tests.integration.federations import federation_of, topology_of
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(180)]
@@ -99,12 +99,12 @@ class Project:
         lines = path.read_text().splitlines() if path.exists() else []
         return [line for line in lines if line.startswith(beginning)]
 
-    def start(self, config: dict, ops: dict | None = None) -> subprocess.Popen[bytes]:
+    def start(self, config: dict, ops: dict | None = None) -> Child:
         run_config = {"execution": {"config": config}, "ops": {"first": {"config": ops or {}}}}
         arguments = ("edited_project.jobs", "edited", json.dumps(run_config), "{}")
         path = os.pathsep.join((str(self.folder), str(PROJECT)))
         log = (self.folder / "runs.log").open("ab")
-        return subprocess.Popen(
+        return Child(
             [sys.executable, "-m", "tests.integration.governed_run", *arguments],
             env={**os.environ, "PYTHONPATH": path},
             stdout=log,

@@ -18,6 +18,7 @@ from definitions.documents.catalogue import BLOCKS
 from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import POLICIES, PROJECT, TOPOLOGY
 from ioi_dagster.local.topology_file import load_topology
+from tests.conftest import Child
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -36,7 +37,7 @@ def command(home: Path, *more: str) -> list[str]:
 
 
 def test_one_line_of_json_each_time_until_it_is_interrupted(home: Path) -> None:
-    with subprocess.Popen(command(home, "--json"), cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
+    with Child(command(home, "--json"), cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = [json.loads(process.stdout.readline()) for _ in range(2)]
         process.send_signal(signal.SIGINT)
@@ -48,7 +49,7 @@ def test_one_line_of_json_each_time_until_it_is_interrupted(home: Path) -> None:
 
 
 def test_who_reads_no_longer_ends_it(home: Path) -> None:
-    with subprocess.Popen(
+    with Child(
         command(home, "--json"), cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
@@ -68,7 +69,7 @@ def readable(file: int, within_s: float) -> bool:
 
 def test_a_terminal_has_its_screen_back_with_what_was_shown_last(home: Path) -> None:
     main, terminal = pty.openpty()
-    with subprocess.Popen(
+    with Child(
         command(home),
         cwd=PROJECT,
         stdin=terminal,

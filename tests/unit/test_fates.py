@@ -14,6 +14,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from ioi_dagster.host.fates import Fate, State, fate_of, fates
 from ioi_dagster.host.run_process import RunProcess
 from ioi_dagster.host.tags import RUN_PROCESS
+from tests.conftest import Child
 
 
 def run(status: DagsterRunStatus = DagsterRunStatus.STARTED, process: RunProcess | None = None) -> DagsterRun:
@@ -22,7 +23,7 @@ def run(status: DagsterRunStatus = DagsterRunStatus.STARTED, process: RunProcess
 
 def ended() -> RunProcess:
     """One that was there and is not."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    with Child([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         process = RunProcess.of(child.pid)
         assert process.alive
     return process

@@ -24,6 +24,7 @@ from ioi_dagster.local.identity import OVERLAP_S, certificates, end_overlap, end
 from ioi_dagster.local.member_book import FolderBook, own_record
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import newer_record, sign_record
+from tests.conftest import Child
 from tests.realms import into_dask, owned, realm
 
 
@@ -344,7 +345,7 @@ joining.leave(DomainHome(Path(sys.argv[1])), 600.0, time.time(), lambda text: pr
 
 def test_who_was_killed_while_he_waited_to_leave_takes_part_as_before(lab):
     command = [sys.executable, "-c", LEAVES, str(lab.root)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+    with Child(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "1 step runs here still\n"
