@@ -3,12 +3,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 0
+WORKERS ?= 2
 FAULTS ?= $(if $(SECONDS),0,17)
 SIMULATED ?= 1000
 STAMP := $(VENV)/.synced
 
-.PHONY: setup run up test test-tools lint demo-failure bench crash-loop chaos swarm fuzz docs lock policy
+.PHONY: setup run up test test-slow test-tools lint demo-failure bench crash-loop chaos swarm fuzz docs lock policy
 
 setup: $(STAMP)
 
@@ -47,6 +47,9 @@ lint: setup
 
 test: test-tools lint
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-slow: test-tools
+	@$(BIN)/python -m pytest -m slow
 
 bench: setup
 	@$(BIN)/python -m benchmarks.documents --quick

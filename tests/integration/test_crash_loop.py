@@ -23,6 +23,7 @@ def test_a_run_process_may_be_killed_at_any_moment(tmp_path: Path) -> None:
     assert tally.by_job.keys() == {"chain", "fan_out", "assets", "odd"}
 
 
+@pytest.mark.slow
 def test_the_same_with_the_log_in_postgresql(tmp_path: Path) -> None:
     with server() as socket, crash_loop(tmp_path, postgres(new_database(socket, "crash")), seed=1) as loop:
         tally = loop.run(kills=4)

@@ -26,6 +26,7 @@ from tests.conftest import eventually
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(240)]
 
 HOME = "library.example"
+SLOW = pytest.mark.slow
 
 
 def starts(home: Path) -> bool:
@@ -92,7 +93,9 @@ def command(tmp_path: Path):
     process.wait()
 
 
-@pytest.mark.parametrize(("phase", "times"), [(starts, 2), (permitted, 1), (reads, 2)])
+@pytest.mark.parametrize(
+    ("phase", "times"), [pytest.param(starts, 2, marks=SLOW), pytest.param(permitted, 1, marks=SLOW), (reads, 2)]
+)
 def test_ctrl_c_ends_it_cleanly(command, tmp_path, monkeypatch, phase: Callable[[Path], bool], times: int):
     home = tmp_path / "home"
     eventually(lambda: phase(home), 120, "the moment to interrupt it")

@@ -256,6 +256,7 @@ def test_a_process_that_does_not_stop_is_killed(dev: Dev, tmp_path: Path) -> Non
     eventually(lambda: not process.alive and not any(map(lives, its)), 60, "the end of its processes")
 
 
+@pytest.mark.slow
 def test_a_run_of_another_executor_fails_with_its_process(dev: Dev, tmp_path: Path) -> None:
     run_id, process = under_way(dev, "stock", tmp_path)
     process.kill_group()

@@ -143,6 +143,7 @@ def test_a_ledger_that_stays_locked_fails_the_run(
     assert failed is not None and failed.status.value == "FAILURE"
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text(YAML)
     alone = ["unshare", "--user", "--map-root-user", "--mount"]

@@ -118,7 +118,7 @@ def instance(
         yield instance
 
 
-@pytest.mark.parametrize("where", ["before", "after"])
+@pytest.mark.parametrize("where", ["before", pytest.param("after", marks=pytest.mark.slow)])
 def test_a_killed_run_is_resumed(where: str, instance: DagsterInstance, cluster: LocalCluster) -> None:
     """Killed just before or just after the log is written: in the first case the ledger alone knows of the commits."""
     job = job_of("benchmarks.executor_defs", "fan_out__governed", PROJECT)

@@ -52,7 +52,7 @@ def renewed(federation: Federation, before: dict[str, int], names: set[str]) -> 
     return bool(now) and {name for name in now if now[name] != before[name]} >= names
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("sent", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_a_supervisor_that_is_killed_or_stands_still_is_replaced_with_all_it_keeps(federation, sent):
     before = pids(federation)
     os.kill(before["supervisor"], sent)
@@ -64,7 +64,7 @@ def test_a_supervisor_that_is_killed_or_stands_still_is_replaced_with_all_it_kee
     assert [pid for pid in (*before.values(), *after.values()) if psutil.pid_exists(pid)] == []
 
 
-@pytest.mark.parametrize("victim", ["node-1", "scheduler-main", "gateway"])
+@pytest.mark.parametrize("victim", ["node-1", pytest.param("scheduler-main", marks=pytest.mark.slow), "gateway"])
 def test_one_that_stands_still_is_ended_and_replaced(federation, victim):
     before = pids(federation)
     os.kill(before[victim], signal.SIGSTOP)
