@@ -59,7 +59,7 @@ def look_after(
         if host.governor.load.level:
             load = host.governor.load
             told |= {"slots": load.slots(worker.state.nthreads), "crowded": load.why, "overloaded": load.over}
-        if host.outdated.file:
+        if host.outdated.closed:
             told |= {"replaced": True, "leaving": host.outdated.leaving}
         return told
 

@@ -26,6 +26,7 @@ from ioi_dagster.adapters.dask.cluster_watch import ClusterWatch
 from ioi_dagster.adapters.dask.draining import Draining
 from ioi_dagster.adapters.dask.node import cancel, drain, end_abandoned, revoke, revoke_all
 from ioi_dagster.adapters.dask.periodic import Periodic
+from ioi_dagster.adapters.dask.replacing import TURN_OP
 from ioi_dagster.adapters.dask.scaling import Scaling, source_of
 from ioi_dagster.adapters.dask.worker_preload import read_blocks
 from ioi_dagster.adapters.files.drains import ALL, DrainFile
@@ -55,6 +56,7 @@ from ioi_dagster.governors.cluster import (
     Tick,
     WantNodes,
 )
+from ioi_dagster.governors.turns import Turns
 from ioi_dagster.model.negotiation import (
     OWN_STEP,
     Awarded,
@@ -103,6 +105,7 @@ class ClusterPlugin(SchedulerPlugin):
             self.governor.handle(found, self._clock.monotonic())
         self._token = home.token()
         self.waiting = Waiting()
+        self.turns = Turns()
         self.watch = ClusterWatch(scheduler, self._clock, self._suspicion_changed)
         self.draining = Draining(DrainFile(home.root), cluster)
         self._orders, self._orders_at, self._ordered = OrderFile(home.root), 0, Orders()
@@ -127,6 +130,7 @@ class ClusterPlugin(SchedulerPlugin):
         for address, state in scheduler.workers.items():
             self._join(address, state.name)
         await self.watch.start()
+        scheduler.handlers[TURN_OP] = self._turn
         # The gateway's certificate is for the domain's name, which no name server needs to know.
         where = {self._home.name: urlsplit(self._config.gateway).hostname}
         self._tls = TlsTo(self._home, self._home.name)
@@ -141,6 +145,7 @@ class ClusterPlugin(SchedulerPlugin):
         name = self._names.pop(worker, None)
         if name is not None:
             self.watch.left(worker, name)
+            self.turns.left(name, worker, self._clock.monotonic())
             self._drained_told.discard(name)
             self._offered.pop(name, None)
             self._crowded.pop(name, None)
@@ -151,12 +156,17 @@ class ClusterPlugin(SchedulerPlugin):
         self._names[address] = str(name)
         self._offered.pop(str(name), None)
         self.watch.joined(address, str(name))
+        self.turns.joined(str(name), address)
         joined = self._as_joined(self._specs.get(str(name), NodeSpec(str(name))))
         slots = self._capped(str(name), joined.slots)
         if slots != joined.slots:
             self._offered[str(name)] = slots
         drained = replace(joined, slots=slots, closed=bool(self.draining.why(str(name))))
         self.perform(self.governor.handle(drained, self._clock.monotonic()))
+
+    def _turn(self, node: str, life: str, busy: int, quiet: bool) -> bool:
+        """Asked by a node whose code has changed."""
+        return self.turns.asks(node, life, busy, quiet, self._clock.monotonic())
 
     def _as_joined(self, spec: NodeSpec) -> NodeJoined:
         return NodeJoined(spec.name, spec.slots, self._capabilities, spec.besides_slots)

@@ -21,7 +21,7 @@ from ioi_dagster.adapters.dask.node import NodeHost, install, load_runner
 from ioi_dagster.adapters.dask.node_beat import look_after, memory_of, replica_memory, stay_in_contact
 from ioi_dagster.adapters.dask.profiling import can_freeze, stop_profile
 from ioi_dagster.adapters.dask.project_code import project_code
-from ioi_dagster.adapters.dask.replacing import Outdated, replaces_itself
+from ioi_dagster.adapters.dask.replacing import Outdated, replaces_itself, turn_at
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.adapters.dask.run_scope import end_with
 from ioi_dagster.adapters.dask.versions import own_versions
@@ -75,7 +75,7 @@ def dask_setup(worker: Worker) -> None:
         # Before it joins: a step that was lost elsewhere is not to wait for it here.
         load_runner(runner)
     project_code.watch()
-    replaces_itself(worker, host)
+    replaces_itself(worker, host, turn_at(worker) if home is not None else None)
     guard_forks(lambda: ports_of(worker))
     if can_freeze():
         stop_profile(worker)
