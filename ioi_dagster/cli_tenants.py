@@ -27,7 +27,7 @@ _COLUMNS = (
     Column("lent", 9, right=True),
     Column("running", 0, "runs", right=True, wraps=12),
     Column("waiting", 0, "waits", right=True),
-    Column("oldest", 4, right=True),
+    Column("oldest", 4, "since", right=True),
 )
 OTHERS = "(other classes)"
 

@@ -107,7 +107,7 @@ def status() -> dict[str, Any]:
 def test_the_tenants_say_who_uses_what_of_what_is_his_in_eighty_columns():
     snapshots = {"library-main": status()["lab.example"]["clusters"]["lab.example-c"]}
     header, first, *_ = cells(printed(tenants_table(snapshots), 80)[1:])
-    assert header[:2] == ["cluster", "tenant"] and {"used", "own", "runs", "waits", "oldest"} <= set(header)
+    assert header[:2] == ["cluster", "tenant"] and {"used", "own", "runs", "waits", "since"} <= set(header)
     assert first[:2] == ["library-main", "partners"]
 
 
