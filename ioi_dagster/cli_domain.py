@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,11 @@ Give = Annotated[
     str, typer.Option(help="The highest data class that the other may be given: public, internal or restricted")
 ]
 Patience = Annotated[float, typer.Option(min=0.0, help="Seconds to wait for others")]
+
+
+class Introductions(StrEnum):
+    ON = "on"
+    OFF = "off"
 
 
 @domain_app.command("init")
@@ -211,6 +217,34 @@ def expel(
     out.print(f"{name} {expel(one, name, why, me(), time.time())}", soft_wrap=True)
 
 
+@domain_app.command("introductions")
+def introductions(
+    setting: Annotated[Introductions | None, typer.Argument(help="Left out: how it is")] = None,
+    home: Home = None,
+    domain: Name = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output")] = False,
+) -> None:
+    """Whether a domain of which a member tells becomes a member too, with what is public; else only who is invited or invites.
+    Who is a member already stays one."""
+    from ioi_dagster.local.home import find_home
+    from ioi_dagster.local.member_book import introduce
+
+    one = _domain(find_home(home), domain)
+    fresh = setting is not None and introduce(one, setting is Introductions.ON)
+    on = one.config().introductions
+    if as_json:
+        print(json.dumps({"domain": one.name, "introductions": on}))
+        return
+    out.print(f"{_introductions(on)}{'' if setting is None or fresh else ', as before'}", soft_wrap=True)
+
+
+def _introductions(on: bool) -> str:
+    whom = (
+        "a domain of which a member tells becomes one too" if on else "only who is invited or invites becomes a member"
+    )
+    return f"introductions are {'on' if on else 'off'}: {whom}"
+
+
 @domain_app.command("rotate")
 def rotate(
     revoke: Annotated[
@@ -278,6 +312,7 @@ def show(
                     "days_left": days,
                     "members": rows,
                     "expelled": config.expelled,
+                    "introductions": config.introductions,
                     "error": why,
                 }
             )
@@ -291,6 +326,7 @@ def show(
     out.print(table)
     for name, reason in config.expelled.items():
         out.print(f"{name} is expelled" + (f": {reason}" if reason else ""), soft_wrap=True, markup=False)
+    out.print(_introductions(config.introductions))
     out.print(f"certificates last {days['gateway']} days (gateway) and {days['client']} days (client)")
     if why:
         out.print(f"[red]its own gateway does not answer[/]: {why}")

@@ -53,7 +53,7 @@ class DomainConfig:
     `authorities` and `limits` say of every member which certificate authority it has and the highest class it may be
     given. `introductions`: whether a domain of which a member tells becomes one too, with what is public; else only who is
     invited or invites. `expelled`: those that the owner has put out, and why; they are members again by a new invitation
-    alone. Its gateway goes by all but these as it was at its start."""
+    alone. Its gateway goes by all but these two as it was at its start."""
 
     network: str
     home: str

@@ -169,7 +169,7 @@ class NetworkGovernor:
         introductions: bool = True,
         expelled: Collection[str] = (),
     ) -> None:
-        self._domain, self._introductions = domain, introductions
+        self._domain, self.introductions = domain, introductions
         self._expelled = frozenset(expelled)
         self._own = records.get(domain)
         self._peers: dict[str, _Peer] = {}
@@ -315,7 +315,7 @@ class NetworkGovernor:
         name = heard.domain
         if (
             name in self._expelled
-            or not self._introductions
+            or not self.introductions
             or heard.state == PeerState.LEFT
             or name in self._unknown
             or len(name) > 100

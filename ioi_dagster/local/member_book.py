@@ -54,6 +54,9 @@ class FolderBook:
     def expelled(self) -> Collection[str]:
         return self._home.config().expelled
 
+    def introductions(self) -> bool:
+        return self._home.config().introductions
+
     def may_be_given(self, domain: str) -> DataClass:
         return self._home.config().limits.get(domain, DataClass.PUBLIC)
 
@@ -153,6 +156,13 @@ def change_config(home: DomainHome, change: Callable[[DomainConfig], DomainConfi
         changed = change(config)
         if changed != config:
             home.save_config(changed)
+
+
+def introduce(home: DomainHome, on: bool) -> bool:
+    """Whether whom a member tells of is one too, from now on. False where it was so already."""
+    before = home.config().introductions
+    change_config(home, lambda config: replace(config, introductions=on))
+    return before is not on
 
 
 @contextmanager

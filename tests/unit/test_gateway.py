@@ -641,7 +641,11 @@ def test_an_owner_says_whether_whom_a_member_tells_of_is_one_too(monkeypatch, in
         answer = health if request.url.path == "/v1/health" else [author("edge").signed()]
         return httpx.Response(200, content=msgspec.json.encode(answer))
 
-    lab = Lab(replace(CONFIG, introductions=introductions), cloud)
+    class Told(KnowsCloud):
+        def introductions(self) -> bool:
+            return introductions
+
+    lab = Lab(CONFIG, cloud, book=Told())
 
     async def seen() -> set[str]:
         async with lab.app.router.lifespan_context(lab.app), asyncio.timeout(20):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +11,23 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from ioi_dagster.adapters.http.membership import Members
 from ioi_dagster.adapters.http.protocol import JoinAnswer
+from ioi_dagster.cli import app
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import DomainConfig, DomainHome
 from ioi_dagster.errors import SignatureError
-from ioi_dagster.governors.network import Keep
-from ioi_dagster.local.member_book import FolderBook, know_all, put_out
+from ioi_dagster.governors.network import Heard, Keep, PeerState, ProbeAnswered, Pull
+from ioi_dagster.local.member_book import FolderBook, introduce, know_all, put_out
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import Invited, MemberRecord
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.signing import SigningKey
 from tests.members import Author, author
-from tests.realms import introduce, realm
+from tests.realms import introduce as known_to_all
+from tests.realms import owned, realm
 
 LATER = time.time() + 3_600
 
@@ -31,7 +35,7 @@ LATER = time.time() + 3_600
 @pytest.fixture
 def lab(tmp_path: Path) -> DomainHome:
     one = realm(tmp_path, "lab")
-    introduce(one)
+    known_to_all(one)
     one.home.save_config(DomainConfig("n", "lab", one.spec, "", (), {}, "", (), {}, {}))
     return one.home
 
@@ -261,3 +265,43 @@ def test_an_expulsion_that_was_cut_off_is_whole_when_the_domain_starts(lab, monk
 
 def killed(*_: object, **__: object) -> None:
     raise OSError("killed")
+
+
+def test_an_owner_turns_introductions_off_and_on_while_the_gateway_runs(lab):
+    members, book = guest(lab)
+    members.join("invitation-a1", author("cloud").signed(), time.time())
+    told = ProbeAnswered("cloud", 1, (Heard("edge", 1, PeerState.ALIVE),))
+
+    def pulled(at: float) -> list[Any]:
+        members.look()
+        return members._governor.handle(told, at)
+
+    assert [introduce(lab, False), introduce(lab, False)] == [True, False]
+    assert pulled(1.0) == []
+    assert introduce(lab, True)
+    assert pulled(2.0) == [Pull("cloud", "edge", 0)]
+    assert set(book.read()) == {"lab", "cloud"}
+
+
+def test_the_setting_is_shown_and_changed_by_its_command(tmp_path):
+    home = owned(tmp_path, "lab").home
+    home.by_hand.touch()
+
+    def said(*words: str, code: int = 0) -> str:
+        result = CliRunner().invoke(app, ["domain", "introductions", *words, "--home", str(tmp_path)])
+        assert result.exit_code == code, result.output
+        return result.output.strip()
+
+    on = "introductions are on: a domain of which a member tells becomes one too"
+    off = "introductions are off: only who is invited or invites becomes a member"
+    assert [said(), said("on"), said("off"), said("off"), said()] == [
+        on,
+        f"{on}, as before",
+        off,
+        f"{off}, as before",
+        off,
+    ]
+    assert json.loads(said("--json")) == {"domain": "lab", "introductions": False}
+    assert not home.config().introductions
+    said("perhaps", code=2)
+    assert said("on") == on

@@ -85,8 +85,7 @@ class _Gateway:
     def __init__(self, context: GatewayContext) -> None:
         self._c = context
         name = context.config.spec.name
-        introductions = context.config.introductions
-        self.members = Members(name, context.book, context.http_to, context.clock, context.shown, introductions)
+        self.members = Members(name, context.book, context.http_to, context.clock, context.shown)
         self._waiting: Counter[str] = Counter()
         """By domain."""
         self._refusals = RefusalLog()

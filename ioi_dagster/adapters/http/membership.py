@@ -70,6 +70,10 @@ class MemberBook(Protocol):
         """Whom the owner has put out."""
         ...
 
+    def introductions(self) -> bool:
+        """Whether whom a member tells of is one too."""
+        ...
+
     def may_be_given(self, domain: str) -> DataClass:
         """The highest class."""
         ...
@@ -113,6 +117,9 @@ class NoMembers:
     def expelled(self) -> Collection[str]:
         return ()
 
+    def introductions(self) -> bool:
+        return True
+
     def may_be_given(self, domain: str) -> DataClass:
         return DataClass.PUBLIC
 
@@ -143,7 +150,7 @@ class _Connection:
 
 class Members:
     """`http_to`: what asks a member's gateway, by its record; None: nobody is asked. `shown`: differs when that shows another
-    certificate. `introductions`: whether whom a member tells of is one too."""
+    certificate."""
 
     def __init__(
         self,
@@ -152,11 +159,10 @@ class Members:
         http_to: Callable[[MemberRecord], httpx.AsyncClient] | None,
         clock: Clock,
         shown: Callable[[], object] = lambda: None,
-        introductions: bool = True,
     ) -> None:
         self._shown = shown
         self._domain, self._book, self._http_to, self._clock = domain, book, http_to, clock
-        self._governor = NetworkGovernor(domain, book.read(), introductions, book.expelled())
+        self._governor = NetworkGovernor(domain, book.read(), book.introductions(), book.expelled())
         self._seen = book.changed_at()
         self._connections: dict[str, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -216,12 +222,13 @@ class Members:
             await connection.http.aclose()
 
     def look(self) -> None:
-        """What the owner has changed: his own record, whom he has joined."""
+        """What the owner has changed: his own record, whom he has joined or put out, whether members introduce others."""
         changed = self._book.changed_at()
         if changed == self._seen:
             return
         expelled = self._book.expelled()
         self._governor.expel(expelled)
+        self._governor.introductions = self._book.introductions()
         known, signed = self._governor.records(), self._book.records()
         for name, record in self._book.read().items():
             if name == self._domain:
