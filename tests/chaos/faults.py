@@ -24,6 +24,9 @@ from tests.chaos.sites import Sites, split
 
 NEAR = ("near-1", "near-2", "other-1")
 HOUR = 3_600
+ON_ITS_WAY_S = 0.2
+STOPPED_S = 1.0
+"""A process that has stood still for so long has been replaced: its supervisor ends it after half as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,25 @@ class Struck:
             raise DidNotBite("what ran there came to its end")
         return max(again) - self.at
 
-    def end(self, recovers: bool = True) -> Found:
+    def whole(self) -> float:
+        """Wait until all of it has either begun again or is committed; seconds since the strike."""
+
+        def look() -> bool:
+            begun = {(one.step, one.fence) for one in self.run.began()}
+            done = {row.step for row in self.run.lab.ledger.steps(self.run.id) if row.state == "DONE"}
+            return all(
+                one.step in done or any(step == one.step and fence > one.fence for step, fence in begun)
+                for one in self.there
+            )
+
+        until(look, "the end of what it hit, or a new start of it")
+        return time.time() - self.at
+
+    def end(self, recovers: bool = True, recovered_s: float | None = None) -> Found:
+        """`recovers`: what ran there is to run again, and is looked for, unless it is known when it was whole."""
         self.run.end()
-        return Found(judge.whole(self.run, STEPS), self.recovered() if recovers else None)
+        wrong = judge.whole(self.run, STEPS)
+        return Found(wrong, self.recovered() if recovers and recovered_s is None else recovered_s)
 
 
 def cluster_of(node: str) -> str:
@@ -104,12 +123,15 @@ def interpreter_held(lab: Lab, rng: random.Random, seconds: float = 10.0) -> Fou
     held = next(run.folder.glob("held [0-9]*"), None)
     if held is None:
         raise DidNotBite("no step was left to hold it")
+    let_go = held.stat().st_mtime
     pid = int(held.name.split(" ")[1])
     node = next(one.node for one in run.began() if one.pid == pid)
     if not suspected(lab, node):
         raise DidNotBite("nobody noticed")
     evicted = ["evicted: a node whose step held the interpreter"] if run.lost_at(node) else []
-    return Found(evicted + judge.whole(run, STEPS))
+    there = [one for one in run.began() if one.pid == pid and one.at < let_go]
+    told = [at for one in there for at in [run.told_at(one.step)] if at > let_go]
+    return Found(evicted + judge.whole(run, STEPS), max(told, default=let_go) - let_go)
 
 
 @contextlib.contextmanager
@@ -145,16 +167,35 @@ def link_one_way(lab: Lab, rng: random.Random) -> Found:
 
 
 def governor_out_of_reach(lab: Lab, rng: random.Random) -> Found:
-    """For less than it takes to be sure of a loss: what ended meanwhile is delivered."""
+    """For less than it takes to be sure of a loss: nothing begins there, and what ended meanwhile is delivered, and is what
+    counts. What began there just after the cut was on its way before it."""
     before = suspected(lab, FAR_NODE)
     with link(lab) as struck:
         assert lab.far is not None
         lab.far.cut()
+        cut = time.time()
         time.sleep(rng.uniform(0.6, 0.9))  # how long the fault lasts
+        healed = time.time()
+    struck.whole()
+    recovered_s = time.time() - healed
     struck.run.end()
     if suspected(lab, FAR_NODE) == before:
         raise DidNotBite("nobody noticed")
-    return struck.end(recovers=False)
+    if struck.run.lost_at(FAR_NODE):
+        raise DidNotBite("it was given up: that is row 4")
+    found, began = struck.end(recovers=False, recovered_s=recovered_s), struck.run.began()
+    committed = {row.step: row.attempt for row in lab.ledger.steps(struck.run.id)}
+    wrong = [
+        f"double: {one.step} was under way on {FAR_NODE}, and is committed as of another attempt"
+        for one in struck.there
+        if committed.get(one.step) != one.attempt
+    ]
+    wrong += [
+        f"begun: {one.step} on {FAR_NODE}, {one.at - cut:.2f} s after it could not reach its governor any more"
+        for one in began
+        if one.node == FAR_NODE and cut + ON_ITS_WAY_S < one.at < healed
+    ]
+    return Found(found.wrong + wrong, found.recovered_s)
 
 
 # 7 to 9: schedulers, with their governors -----------------------------------------------------------------------------
@@ -167,12 +208,30 @@ def scheduler_killed(lab: Lab, rng: random.Random) -> Found:
 
 
 def scheduler_stopped(lab: Lab, rng: random.Random) -> Found:
+    """What was granted before another took its place is not held any more, and nothing starts under it."""
     struck = Struck.at_work(lab, NEAR)
-    pid = lab.pid(f"scheduler-{cluster_of(struck.victim.node)}")
+    cluster = cluster_of(struck.victim.node)
+    pid, old = lab.pid(f"scheduler-{cluster}"), lab.status(cluster)
+    if old is None or not old["leases"]:
+        raise DidNotBite("nothing was leased there any more")
     send(pid, signal.SIGSTOP)
-    time.sleep(rng.uniform(0.4, 2.5))  # how long the fault lasts
+    lasts_s = rng.uniform(0.4, 2.5)
+    time.sleep(lasts_s)  # how long the fault lasts
     send(pid, signal.SIGCONT)
-    return struck.end()
+    found = struck.end()
+    new = until(lambda: lab.status(cluster), f"the governor of {cluster}")
+    wrong = []
+    if lasts_s > STOPPED_S and new["epoch"] == old["epoch"]:
+        wrong.append(
+            f"unnoticed: {cluster} stood still for {lasts_s:.1f} s, and its governor is of epoch {new['epoch']} still"
+        )
+    if new["epoch"] > old["epoch"]:
+        for lease in old["leases"]:
+            if lab.holds(cluster, lease["run"], lease["id"]):
+                wrong.append(
+                    f"leaked: {lease['id']} is of epoch {old['epoch']}, and that of epoch {new['epoch']} renews it"
+                )
+    return Found(found.wrong + wrong, found.recovered_s)
 
 
 def governor_restarted(lab: Lab, rng: random.Random) -> Found:
@@ -180,10 +239,13 @@ def governor_restarted(lab: Lab, rng: random.Random) -> Found:
     run = lab.run()
     until(lambda: run.over or any("[" in entry.step for entry in run.story("award")), "the first awards")
     send(lab.pid("scheduler-near"), signal.SIGKILL)
+    killed = time.time()
     run.end()
+    lost = [entry.step for entry in run.story("loss") if entry.facts.get("cluster") == "near" and entry.at > killed]
+    again = [one.at for one in run.began() if one.step in lost and one.at > killed]
     if not any("went away" in entry.text or "scheduler was lost" in entry.text for entry in lab.ledger.story(run.id)):
         raise DidNotBite("nobody asked it meanwhile")
-    return Found(judge.whole(run, STEPS))
+    return Found(judge.whole(run, STEPS), max(again) - killed if again else None)
 
 
 # 14: a cluster that does not keep its word ------------------------------------------------------------------------------
@@ -203,7 +265,9 @@ def cluster_lies(lab: Lab, rng: random.Random) -> Found:
     wrong = judge.whole(run, STEPS)
     if not any(f"{LIAR} at" in entry.text and "% of its bids" in entry.text for entry in run.story("bid")):
         wrong.append(f"unnoticed: {LIAR} {how}, and is trusted as before")
-    return Found(wrong)
+    found_out = [entry.at for entry in run.story("bid") if f"{LIAR} at" in entry.text and "% of its bids" in entry.text]
+    asked = [entry.at for entry in run.story("bid") if f"{LIAR} at" in entry.text]
+    return Found(wrong, min(found_out) - min(asked) if found_out else None)
 
 
 # 10, 11, 13: the run's own side ---------------------------------------------------------------------------------------
@@ -216,18 +280,19 @@ def run_process_killed(lab: Lab, rng: random.Random) -> Found:
     if struck.run.over:
         raise DidNotBite("the run was over before")
     lab.process({"resume": struck.run.id})
-    return struck.end(recovers=False)
+    return struck.end(recovered_s=struck.whole())
 
 
 def two_run_processes(lab: Lab, rng: random.Random) -> Found:
     struck = Struck.at_work(lab, (*NEAR, FAR_NODE))
     lab.process({"resume": struck.run.id})
+    recovered_s = struck.whole()
     struck.run.end()
     with contextlib.closing(sqlite3.connect(lab.domain.ledger)) as ledger:
         (epoch,) = ledger.execute("SELECT epoch FROM run WHERE run = ?", (struck.run.id,)).fetchone()
     if epoch < 2:
         raise DidNotBite("the second came too late")
-    return struck.end(recovers=False)
+    return struck.end(recovered_s=recovered_s)
 
 
 def ledger_away(lab: Lab, rng: random.Random) -> Found:
@@ -239,9 +304,11 @@ def ledger_away(lab: Lab, rng: random.Random) -> Found:
         ended = {one.attempt for one in struck.run.began() if one.ended}
         over = struck.run.over
         ledger.execute("ROLLBACK")
+        back = time.time()
     if over or not waiting & ended:
         raise DidNotBite("nothing was to be committed meanwhile")
-    return struck.end(recovers=False)
+    struck.whole()
+    return struck.end(recovered_s=time.time() - back)
 
 
 # 15 to 17: the machine, and the step itself ---------------------------------------------------------------------------
@@ -252,10 +319,11 @@ def clock_jumps(lab: Lab, rng: random.Random) -> Found:
     jump = rng.choice((-HOUR, HOUR))
     lab.move_clock(jump)
     try:
+        recovered_s = struck.whole()
         struck.run.end()
         if not any(abs(one.at - struck.at - jump) < HOUR / 2 for one in struck.run.began()):
             raise DidNotBite("nothing began after the jump")
-        return struck.end(recovers=False)
+        return struck.end(recovered_s=recovered_s)
     finally:
         lab.move_clock(0)
 
@@ -274,7 +342,9 @@ def poison(lab: Lab, rng: random.Random) -> Found:
         wrong.append(f"not named: it failed as {failed}")
     if len(nodes) != 3:
         wrong.append(f"it ran on {len(nodes)} nodes: {nodes}")
-    return Found(wrong)
+    first = min(one.at for one in run.began() if one.step == "kills[n0]")
+    named = [entry.at for entry in run.story("refused") if entry.step == "kills[n0]"]
+    return Found(wrong, max(named) - first if named else None)
 
 
 def disk_full(lab: Lab, rng: random.Random) -> Found:
@@ -292,9 +362,11 @@ def disk_full(lab: Lab, rng: random.Random) -> Found:
         time.sleep(rng.uniform(2.0, 6.0))  # how long the fault lasts
     finally:
         filling.unlink()
+    back = time.time()
     if struck.run.over or not waiting:
         raise DidNotBite("nothing was to be written meanwhile")
-    return struck.end(recovers=False)
+    struck.whole()
+    return struck.end(recovered_s=time.time() - back)
 
 
 ROWS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import json
@@ -23,7 +24,7 @@ from dagster import DagsterInstance
 
 from benchmarks.far_cluster import FarNode
 from benchmarks.netns import FarMachine, possible
-from ioi_dagster.adapters.link.caller import status_of
+from ioi_dagster.adapters.link.caller import ClusterLine, status_of
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import UnreachableError
@@ -31,6 +32,7 @@ from ioi_dagster.host.private import DagsterRun
 from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import POLICIES, PROJECT, prepare_dagster
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Renewed, RenewRequest
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 
 T = TypeVar("T")
@@ -53,7 +55,8 @@ class DidNotBite(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`recovered_s`: from the fault until the last of the steps that were lost by it ran elsewhere; None where none was to be."""
+    """`recovered_s`: from the fault until the last of what it hit ran again or was whole, see the rows; None where nothing was
+    lost."""
 
     wrong: list[str]
     recovered_s: float | None = None
@@ -119,6 +122,15 @@ class Run:
 
     def story(self, chapter: str) -> list[Any]:
         return [entry for entry in self.lab.ledger.story(self.id) if entry.chapter == chapter]
+
+    def told_at(self, step: str) -> float:
+        """When its success was in Dagster's log (Unix s); 0 where it is not."""
+        told = [
+            entry.timestamp
+            for entry in self.lab.instance.all_logs(self.id)
+            if entry.step_key == step and entry.dagster_event and entry.dagster_event.is_step_success
+        ]
+        return max(told, default=0.0)
 
     def lost_at(self, node: str) -> bool:
         return any(f"lost on {node} " in entry.text for entry in self.story("loss"))
@@ -243,6 +255,19 @@ class Lab:
         with contextlib.suppress(UnreachableError):
             return status_of(cluster, address.governor, self.domain.token(), 2.0)
         return None
+
+    def holds(self, cluster: str, run: str, lease: str) -> bool:
+        """Does its governor renew that lease of the run?"""
+        address = next(item for item in self.domain.config().clusters if item.name == cluster)
+
+        async def asked() -> Renewed:
+            line = ClusterLine(cluster, address.governor, self.domain.token())
+            try:
+                return await line.ask("renew", RenewRequest(run, (lease,)), Renewed, 5.0)
+            finally:
+                line.close()
+
+        return lease not in asyncio.run(asked()).lost
 
     def leases(self) -> list[dict[str, Any]]:
         found = []
