@@ -606,6 +606,7 @@ def states(
 
 @app.command("simulate")
 def simulate_command(
+    context: typer.Context,
     topology: Annotated[str, typer.Argument(help="A topology file, or 100x20: clusters and nodes in each")] = "",
     graphs: Annotated[
         str, typer.Argument(help="A file or folder of workflows, or SHAPE:20x500: so many of so many steps")
@@ -645,6 +646,7 @@ def simulate_command(
         raise BadInputError("give a topology and workflows, or --replay", todo="try `ioi simulate 10x4 layers:20x50`")
     if (nodes or against) and (save or replay):
         raise BadInputError("a comparison is neither saved nor replayed", todo="save each of the two by itself")
+    cli_simulate.refuse_with_replay(context, replay)
     said = ["--replay", str(replay)]
     if replay:
         scenarios = {"": cli_simulate.read_scenario(replay)}

@@ -9,6 +9,7 @@ from itertools import count as count_from
 from pathlib import Path
 
 import msgspec
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -155,6 +156,26 @@ def scenario_of(topology: Topology, load: Load, seed: int, noise: float, faults:
     return replace(scenario, faults=draw_faults(scenario, faults, last + work / slots))
 
 
+WITH_REPLAY = frozenset({"replay", "checked", "as_json", "save"})
+"""What may be said of a scenario that is there already."""
+
+
+def refuse_with_replay(context: typer.Context, replay: Path | None) -> None:
+    """Raises `BadInputError` for what is said besides a saved scenario and would change nothing of it."""
+    if replay is None:
+        return
+    given = [
+        f"--{name.replace('_', '-')}" if name not in ("topology", "graphs") else name.upper()
+        for name in sorted(context.params)
+        if name not in WITH_REPLAY and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        what = f"{', '.join(given)} {'says' if len(given) == 1 else 'say'} nothing of a scenario that was saved"
+        raise BadInputError(
+            what, todo="leave it out: --replay plays what is in the file, or simulate anew without --replay"
+        )
+
+
 def read_scenario(path: Path) -> Scenario:
     """One that `save` wrote. Raises `BadInputError`."""
     return decode(path, Scenario)
@@ -262,14 +283,19 @@ def _table(reports: Mapping[str, Report], slots: Mapping[str, int] | None = None
         if any(cells):
             whole.add_row(what, *cells)
     for code in dict.fromkeys(code for report in reports.values() for code in report.failures):
-        counts = [f"{report.failures.get(code, 0):,} × {escape(code)}" for report in reports.values()]
-        whole.add_row("[yellow]failed[/]", *counts)
+        whole.add_row("[yellow]failed[/]", *[_failed(report, code) for report in reports.values()])
     for number in range(max(len(report.violations) for report in reports.values())):
         texts = [
             escape(report.violations[number]) if number < len(report.violations) else "" for report in reports.values()
         ]
         whole.add_row("[bold red]violated[/]", *texts)
     return whole
+
+
+def _failed(report: Report, code: str) -> str:
+    """So many of that code, and of one of them why, and what would help."""
+    count = report.failures.get(code, 0)
+    return f"{count:,} × {escape(code)}" + (f", as {escape(report.reasons[code])}" if count else "")
 
 
 def _messages(report: Report) -> str:

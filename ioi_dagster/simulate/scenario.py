@@ -20,6 +20,8 @@ from ioi_dagster.simulate import faults
 from ioi_dagster.simulate.faults import Fault, Seconds
 
 T = TypeVar("T")
+WORK = "work"
+"""The capability of steps of the user's own code, which runs in every domain."""
 MAX_BYTES = 512 * 2**20
 
 
@@ -31,7 +33,7 @@ class WorkflowStep:
 
     seconds: Seconds
     needs: tuple[str, ...] = ()
-    capability: str = "work"
+    capability: str = WORK
     data_class: DataClass = DataClass.PUBLIC
     effect: Effect = Effect.PURE
     priority: Priority = 0
@@ -61,14 +63,14 @@ class Workflow:
 class Scenario:
     """`noise`: steps take their seconds times a factor that is drawn from e to the power of ±`noise`. `bandwidth`: bytes a second
     between two domains; `inside`: between two nodes of one. Where that is 0, and `links` names none between the two, moving takes
-    no time."""
+    no time. `capabilities`: what every domain offers where none names its blocks; else each offers those and own steps."""
 
     topology: Topology
     workflows: tuple[Workflow, ...]
     faults: tuple[Fault, ...] = ()
     seed: int = 0
     noise: Annotated[float, msgspec.Meta(ge=0, le=5)] = 0.0
-    capabilities: tuple[str, ...] = ("work",)
+    capabilities: tuple[str, ...] = (WORK,)
     bandwidth: Amount = 0.0
     inside: Amount = 0.0
     links: tuple[Link, ...] = ()

@@ -16,7 +16,7 @@ from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.model.negotiation import Ask, Lease, LeaseRequest
 from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.refusal import Refusal
-from ioi_dagster.model.topology import Topology
+from ioi_dagster.model.topology import DomainSpec, Topology
 from ioi_dagster.simulate.cluster import SimCluster
 from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.fairness import SAMPLE_S, Fairness
@@ -25,7 +25,7 @@ from ioi_dagster.simulate.permits import Permits
 from ioi_dagster.simulate.process import SimProcess
 from ioi_dagster.simulate.recovery import Recovered, Recoveries
 from ioi_dagster.simulate.run import SimRun
-from ioi_dagster.simulate.scenario import Scenario, check
+from ioi_dagster.simulate.scenario import WORK, Scenario, check
 from ioi_dagster.simulate.striking import DEEDS
 from ioi_dagster.simulate.timing import PROBE_S, RESTART_S, TOLD_S
 from ioi_dagster.simulate.transfers import Transfers
@@ -53,7 +53,8 @@ class TenantReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Seconds are those of the simulation. `failures`: steps by the code of why, with those that needed them. `starts` more than
+    """Seconds are those of the simulation. `failures`: steps by the code of why, with those that needed them;
+    `reasons`: of one step for each of these codes, why, and what would help. `starts` more than
     `done` are starts that were lost or in vain. `given_back`: leases that clusters granted and nobody had asked for. `fairness`:
     Jain's index of the slots of tenants that wait, by weight; None where no two waited at once. `messages`: by kind.
     `faults`: those that struck while a run was under way and met something, by kind. `recoveries`: by row of
@@ -67,6 +68,7 @@ class Report:
     done: int
     failed: int
     failures: dict[str, int]
+    reasons: dict[str, str]
     starts: int
     discarded: int
     given_back: int
@@ -104,10 +106,10 @@ class World:
         self.engine = Engine()
         self._rng = random.Random(f"world/{scenario.seed}")
         self.wire = Wire(self.engine, random.Random(f"wire/{scenario.seed}"))
-        offers = frozenset(scenario.capabilities)
+        self._offers = {domain.name: _offers(scenario, domain) for domain in scenario.topology.domains}
         self._handles = {domain.name: domain.handles for domain in scenario.topology.domains}
         self.clusters = {
-            spec.name: SimCluster(self.engine, self._rng, domain.name, spec, offers)
+            spec.name: SimCluster(self.engine, self._rng, domain.name, spec, self._offers[domain.name])
             for domain in scenario.topology.domains
             for spec in domain.clusters
         }
@@ -218,14 +220,15 @@ class World:
         places, rejected = [], []
         for cluster in self.clusters.values():
             handles = self._handles[cluster.domain]
-            if not ask.data_class.within(handles):
+            if ask.capability not in self._offers[cluster.domain]:
+                text = f"{cluster.domain} does not offer {ask.capability}"
+                todo = f"name it under `blocks` of a domain that is to take it, or ask for one of {self._offered}"
+                rejected.append((cluster.name, Refusal("ras.no_capability", text, "registry", todo)))
+            elif not ask.data_class.within(handles):
                 text = f"{cluster.domain} handles {handles} at most, the data is {ask.data_class}"
                 rejected.append((cluster.name, Refusal("ras.domain_class", text, "registry")))
             elif cluster.governor is not None:
                 places.append(Place(cluster.name, cluster.domain, slots=cluster.slots))
-        if ask.capability not in self.scenario.capabilities:
-            text = f"no node offers {ask.capability}"
-            return (), (("the network", Refusal("ras.no_capability", text, "registry", "register a block")),)
         return tuple(places), tuple(rejected) if len(rejected) == len(self.clusters) else ()
 
     def _wall(self) -> float:
@@ -233,6 +236,10 @@ class World:
         if self.clock_off_s:
             self.met(FaultKind.CLOCK_SET, "")
         return BEGAN_AT + self.engine.now + self.clock_off_s
+
+    @property
+    def _offered(self) -> str:
+        return ", ".join(sorted(frozenset[str]().union(*self._offers.values())))
 
     def noise(self) -> float:
         spread = self.scenario.noise
@@ -318,7 +325,9 @@ class World:
         if asks.gang or asks.resources or asks.near or asks.apart or self._limited:
             return False
         return any(
-            cluster.room > 0 and asks.data_class.within(self._handles[cluster.domain])
+            cluster.room > 0
+            and asks.capability in self._offers[cluster.domain]
+            and asks.data_class.within(self._handles[cluster.domain])
             for cluster in self.clusters.values()
             if self.wire.reaches(its.domain, cluster.domain)
         )
@@ -374,6 +383,7 @@ class World:
             done=sum(len(run.ledger.done) for run in self.runs),
             failed=sum(len(run.ledger.failed) for run in self.runs),
             failures=dict(Counter(refusal.code for run in self.runs for refusal in run.ledger.failed.values())),
+            reasons=_reasons(self.runs),
             starts=sum(run.starts for run in self.runs),
             discarded=sum(run.discarded for run in self.runs),
             given_back=sum(run.given_back for run in self.runs),
@@ -395,6 +405,13 @@ class World:
             violations=tuple(self._found),
             digest=self._hash.hexdigest(),
         )
+
+
+def _offers(scenario: Scenario, domain: DomainSpec) -> frozenset[str]:
+    """Own steps, and the blocks that it names. A network of which no domain names any says nothing of who offers what."""
+    if not any(one.blocks for one in scenario.topology.domains):
+        return frozenset(scenario.capabilities)
+    return frozenset({WORK, *domain.blocks})
 
 
 def _weights(topology: Topology) -> dict[str, float]:
@@ -422,6 +439,14 @@ def _tenant(runs: list[SimRun]) -> TenantReport:
         p99_wait_s=_p99(waits),
         slot_s=round(sum(run.slot_s for run in runs), 3),
     )
+
+
+def _reasons(runs: list[SimRun]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for run in runs:
+        for step, refusal in run.ledger.failed.items():
+            found.setdefault(refusal.code, f"{run.name}/{step} {refusal}")
+    return found
 
 
 def _mean(values: list[float]) -> float:

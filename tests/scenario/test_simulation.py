@@ -23,7 +23,7 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Award, Lease, LeaseRequest
 from ioi_dagster.model.quota import QuotaTree, TenantQuota
 from ioi_dagster.model.refusal import Refusal
-from ioi_dagster.model.topology import ClusterSpec, NodeSpec
+from ioi_dagster.model.topology import ClusterSpec, NodeSpec, Topology
 from ioi_dagster.simulate.cluster import SimCluster
 from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.faults import Fault, FaultKind
@@ -319,6 +319,62 @@ def test_a_step_that_nobody_may_take_fails_with_its_reason_and_takes_with_it_wha
     }
     report = run(Workflow("w", steps))
     assert (report.done, report.failures, report.violations) == (1, {"flow.no_place": 2}, ())
+
+
+def offering(**blocks: str) -> Topology:
+    """Domains with a cluster of one node each, and the block that each names."""
+    topology = grid(len(blocks), 1)
+    named = [
+        replace(domain, blocks=(block,) if block else ())
+        for domain, block in zip(topology.domains, blocks.values(), strict=True)
+    ]
+    return replace(topology, domains=tuple(named))
+
+
+def test_a_step_that_calls_a_block_runs_only_where_it_is_offered() -> None:
+    scans = {f"s{number}": WorkflowStep(2.0, capability="ocr") for number in range(4)}
+    own = {f"o{number}": WorkflowStep(2.0) for number in range(3)}
+    scanned = run(Workflow("w", scans), topology=offering(one="", two="ocr", three="summary"))
+    assert (scanned.done, scanned.failed) == (4, 0)
+    assert 8.0 < scanned.makespan_s < 9.0, "one after another, on the one node of who offers it"
+    assert 2.0 < run(Workflow("w", own), topology=offering(one="", two="ocr", three="")).makespan_s < 2.5
+
+
+def test_a_block_that_nobody_offers_is_named_with_what_would_be_needed() -> None:
+    report = run(Workflow("w", {"a": WorkflowStep(2.0, capability="sing")}), topology=offering(one="", two="ocr"))
+    assert report.failures == {"flow.no_place": 1}
+    (reason,) = report.reasons.values()
+    assert reason.startswith(
+        "w/a [flow.no_place] no place may take it: c0: d0 does not offer sing; c1: d1 does not offer sing"
+    )
+    assert "name it under `blocks` of a domain that is to take it, or ask for one of ocr, work" in reason
+
+
+def test_what_nothing_could_ever_satisfy_says_why_and_what_would_be_needed(tmp_path: Path) -> None:
+    file = tmp_path / "one.json"
+    file.write_bytes(msgspec.json.encode([Workflow("w", {"a": WorkflowStep(2.0, resources={"memory": 1e11})})]))
+    told = " ".join(invoke("2x1", str(file)).stdout.replace("│", " ").split())
+    assert (
+        "1 × flow.never, as w/a [flow.never] could run nowhere: c0: it needs 1 slot, 93.13 GiB of memory on one" in told
+    )
+    assert "ask for less, allow more nodes, or add a node of that size" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--seed", "3"), "--seed says nothing"),
+        (("--faults", "3", "--noise", "0.1"), "--faults, --noise say nothing"),
+        (("4x2",), "TOPOLOGY says nothing"),
+    ],
+)
+def test_what_changes_nothing_of_a_saved_scenario_is_refused(
+    arguments: tuple[str, ...], named: str, tmp_path: Path
+) -> None:
+    saved = tmp_path / "scenario.json"
+    invoke("2x2", "bag:1x3", "--save", str(saved))
+    assert invoke("--replay", str(saved), "--no-checked", "--json").exit_code == 0
+    assert named in str(invoke("--replay", str(saved), *arguments).exception)
 
 
 @pytest.mark.parametrize(
