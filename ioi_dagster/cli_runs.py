@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,15 +42,19 @@ Look = Callable[[list[str]], dict[str, "Fate"]]
 
 
 def looking(home: Path | None) -> Look:
-    """At the Dagster instance of the home. Where that cannot be read nobody knows, and the runs are told all the same."""
+    """At the Dagster instance of the home, which is `$DAGSTER_HOME` of this process from then on. Where that cannot be read
+    nobody knows, and the runs are told all the same."""
 
     def look(runs: list[str]) -> dict[str, Fate]:
         if not runs:
             return {}
         from ioi_dagster.host.fates import fate_of, fates
 
+        folder = dagster_of(home)
+        # The storage that its dagster.yaml names goes by it.
+        os.environ["DAGSTER_HOME"] = str(folder)
         try:
-            return fates(dagster_of(home), runs)
+            return fates(folder, runs)
         except Exception as error:  # whatever its storage raises
             log.warning("Dagster's instance cannot be read: %s", error)
             return {run: fate_of(None) for run in runs}
@@ -69,12 +74,16 @@ def watched(ledger: Ledger, now: float, look: Look) -> list[Watched]:
 
 
 def progress_in(ledger: Ledger, run: str, now: float) -> tuple[Progress, float | None]:
-    """What the run's process said last, and how many seconds ago; before its first word what the ledger has of its steps."""
-    last = ledger.last_progress(run)
-    if last is not None:
-        return of_facts(last.facts), now - last.at
-    counts = ledger.counts(run)
-    return Progress(done=counts.get("DONE", 0), running=counts.get("RUN", 0)), None
+    """What the run's process said last, with all that is done of the run, and how many seconds ago; before its first word what
+    the ledger has of its steps."""
+    counts, last = ledger.counts(run), ledger.last_progress(run)
+    made = counts.get("DONE", 0)
+    if last is None:
+        return Progress(done=made, running=counts.get("RUN", 0)), None
+    said = of_facts(last.facts)
+    # What processes before it have done it does not count, and the ledger counts failed tries too, of steps that are to come.
+    most = said.of - said.running - said.waiting - said.failed if said.of else made - said.failed
+    return replace(said, done=max(said.done, min(made, most))), now - last.at
 
 
 def render(runs: list[Watched]) -> RenderableType:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 
+from ioi_dagster.cli_runs import looking
 from ioi_dagster.host.fates import Fate, State, fate_of, fates
 from ioi_dagster.host.run_process import RunProcess
 from ioi_dagster.host.tags import RUN_PROCESS
+from ioi_dagster.local.home import prepare_dagster
 from tests.conftest import Child
 
 
@@ -55,6 +57,18 @@ def test_runs_are_looked_up_in_the_instance_of_a_folder(tmp_path: Path):
         its = run(process=ME)
         instance.add_run(its)
     assert fates(tmp_path, [its.run_id, "two"]) == {its.run_id: fate_of(its), "two": fate_of(None)}
+
+
+def test_runs_of_a_home_are_looked_up_in_its_own_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As `ioi up` makes it: its storage goes by $DAGSTER_HOME."""
+    home = tmp_path / "home"
+    (home / "domains").mkdir(parents=True)
+    monkeypatch.setenv("DAGSTER_HOME", str(prepare_dagster(home)))
+    its = run(process=ME)
+    with DagsterInstance.get() as instance:
+        instance.add_run(its)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "elsewhere"))
+    assert looking(home)([its.run_id]) == {its.run_id: Fate(State.RUNNING, "running")}
 
 
 def test_where_there_is_no_instance_none_is_made(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from ioi_dagster.adapters.sql.ledger import Commit, Ledger, Started
@@ -64,7 +65,7 @@ def test_runs_in_progress_are_watched_by_what_their_processes_said_last(tmp_path
     ledger.write("runs", epoch, [], [Commit("x", 1, "attempt", "n", 1.0, 2.0, {}, b"")], [], [])
     assert watched(ledger, 101.0, fates()) == [Watched("runs", "pages", 1.0, Progress(done=1, running=1), None)]
     # What failed, and is tried again, is committed too.
-    again = Progress(running=1, waiting=1, reasons=(("it is tried again", 1),))
+    again = Progress(running=1, waiting=1, reasons=(("it is tried again", 1),), of=2)
     ledger.write("runs", epoch, [], [], [told("runs", 101.0, epoch, PROGRESS), told("runs", 103.0, epoch, again)], [])
     assert watched(ledger, 110.0, fates()) == [Watched("runs", "pages", 10.0, again, 7.0)]
     ledger.close()
@@ -79,6 +80,28 @@ def test_what_an_earlier_process_of_a_run_said_is_not_told_of_the_new_one(tmp_pa
     assert progress_in(ledger, "run", 111.0) == (Progress(), None)
     ledger.write("run", second, [], [], [told("run", 112.0, second, Progress(done=1))], [])
     assert progress_in(ledger, "run", 113.0) == (Progress(done=1), 1.0)
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "done"),
+    [
+        (Progress(running=4, waiting=2, of=8), 2),
+        (Progress(running=4, waiting=3, of=8), 1),
+        (Progress(running=1, more=True), 3),
+    ],
+)
+def test_what_processes_before_have_done_counts_as_far_as_it_is_not_to_come_again(
+    tmp_path: Path, said: Progress, done: int
+):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    epoch = ledger.take_over("run", "pages", 100.0)
+    for step in ("x", "y", "z"):
+        ledger.write("run", epoch, [Started(step, 1, "d", "lab", "n", "own", DataClass.PUBLIC)], [], [], [])
+        ledger.write("run", epoch, [], [Commit(step, 1, step, "n", 1.0, 2.0, {}, b"")], [], [])
+    epoch = ledger.take_over("run", "pages", 110.0)
+    ledger.write("run", epoch, [], [], [told("run", 112.0, epoch, said)], [])
+    assert progress_in(ledger, "run", 113.0) == (replace(said, done=done), 1.0)
     ledger.close()
 
 
