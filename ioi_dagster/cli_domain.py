@@ -209,8 +209,8 @@ def expel(
 ) -> None:
     """Put a domain out: nothing that it signs counts any more, what its runs do here is stopped, own runs go elsewhere. A new
     invitation made for it (`ioi domain invite --to`) brings it back."""
-    from ioi_dagster.host.governance import me
     from ioi_dagster.local.expelling import expel
+    from ioi_dagster.local.gate import me
     from ioi_dagster.local.home import find_home
 
     one = _domain(find_home(home), domain)

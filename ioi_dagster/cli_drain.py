@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ioi_dagster.adapters.files.drains import ALL
-from ioi_dagster.cli_status import collect
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.local.home import domains_in
 from ioi_dagster.local.targets import Target, find
@@ -26,6 +25,8 @@ def home_target(home: Path, name: str) -> Target:
 
 def wait(home: Path, target: Target, told: Callable[[list[str]], None]) -> None:
     """Until nothing runs there, whether the node is there or gone. `told` is called with what still runs, when that changes."""
+    from ioi_dagster.cli_status import collect
+
     before: list[str] | None = None
     while (running := _running(collect(home).get(target.domain.name, {}), target)) is None or running:
         if running is not None and running != before:

@@ -139,7 +139,7 @@ def _order(home: Path | None, domain: str, as_json: bool, order: Order, unseen: 
 def give(domain: DomainHome, order: Order, as_json: bool, name: str = "", unseen: bool = False) -> None:
     """Have it in force, and print what came of it. `name`: what its target is called there. Exit code 1: policy says no."""
     from ioi_dagster.errors import NotAllowedError
-    from ioi_dagster.host.governance import me, open_gate
+    from ioi_dagster.local.gate import me, open_gate
     from ioi_dagster.local.ordering import Ordering
 
     try:

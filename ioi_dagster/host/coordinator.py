@@ -11,7 +11,7 @@ from typing_extensions import override
 from ioi_dagster.domain import home_domain
 from ioi_dagster.errors import IoiError
 from ioi_dagster.host import tags
-from ioi_dagster.host.governance import gate_one, open_gate
+from ioi_dagster.host.governance import gate_one
 from ioi_dagster.host.private import (
     ConfigurableClassData,
     DagsterRun,
@@ -22,6 +22,7 @@ from ioi_dagster.host.private import (
     SubmitRunContext,
     UserConfigSchema,
 )
+from ioi_dagster.local.gate import open_gate
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.policy.gate import Gate
 

@@ -193,7 +193,7 @@ class GovernedExecutor(Executor):
             stack.callback(opened.close)
             ledger = Ledger(ledger_path())
             stack.callback(ledger.close)
-            epoch = ledger.take_over(run.run_id, run.job_name, clock.wall())
+            epoch = ledger.take_over(run.run_id, run.job_name, clock.wall(), run.tags.get(tags.SUBJECT, ""))
             # Clusters in this very process answer at once.
             park_s = 0.0 if opened.immediate else PARK_S
             governor = FlowGovernor(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ioi_dagster.adapters.opa.bundle_file import BundleFile
-from ioi_dagster.adapters.opa.rules import Rules
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.domain import DomainHome
@@ -19,12 +15,12 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.host import tags
 from ioi_dagster.host.demand import check_run_tags
 from ioi_dagster.host.private import DagsterRun
+from ioi_dagster.local.gate import me
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.permit import RunPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter, Entry
-from ioi_dagster.policy.decision_log import DecisionLog
 from ioi_dagster.policy.documents import launch_document
 from ioi_dagster.policy.gate import Gate
 from ioi_dagster.policy.permits import check_run_permit, decode, encode, issue
@@ -32,20 +28,6 @@ from ioi_dagster.signing import Signed, digest
 
 log = logging.getLogger("ioi.gate")
 PERMIT_S = 24 * 3600.0
-
-
-def open_gate(home: DomainHome) -> Gate:
-    """The home domain's gate, which goes by its policies as they were built last. Where they cannot be loaded every decision is a
-    hold, with the reason."""
-    config = home.config()
-    policies = Path(config.policies)
-    bundle = BundleFile(policies / "bundle" / "bundle.tar.gz")
-    try:
-        bundle.engine()
-    except Exception as error:  # as the gate will say
-        log.warning("policy engine not available: %s", error)
-    record = DecisionLog(home.root / "decisions.jsonl")
-    return Gate(None, config.scopes, SystemClock(), record, newest=bundle.engine, where=Rules(policies).where)
 
 
 def binding(run: DagsterRun) -> dict[str, str]:
@@ -211,11 +193,3 @@ def _json(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**53:
         return str(value)
     return value
-
-
-def me() -> str:
-    """Who this process works for, by the operating system; empty where that does not know."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""

@@ -22,10 +22,11 @@ from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.host.alone_fleets import RUNNER, AddressFleet, EmbeddedFleet
 from ioi_dagster.host.federated_fleets import DaskFleet, InvokeFleet
 from ioi_dagster.host.fleets import Fleet
-from ioi_dagster.host.governance import Checked, check_permit, open_gate, started_by, trigger_of
+from ioi_dagster.host.governance import Checked, check_permit, started_by, trigger_of
 from ioi_dagster.host.partial import Partials
 from ioi_dagster.host.private import DagsterRun
 from ioi_dagster.host.work import Found
+from ioi_dagster.local.gate import open_gate
 from ioi_dagster.local.home import domains_in
 from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.data_class import DataClass

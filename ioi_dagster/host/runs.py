@@ -13,7 +13,7 @@ from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import home_domain
 from ioi_dagster.errors import FinalError
 from ioi_dagster.host import tags
-from ioi_dagster.host.governance import gate_one, open_gate
+from ioi_dagster.host.governance import gate_one
 from ioi_dagster.host.io_manager import ledger_path
 from ioi_dagster.host.private import (
     DagsterEventType,
@@ -26,6 +26,7 @@ from ioi_dagster.host.private import (
     make_new_run_id,
 )
 from ioi_dagster.host.run_process import RunProcess
+from ioi_dagster.local.gate import open_gate
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.story import Chapter
 

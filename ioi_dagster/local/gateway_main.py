@@ -14,7 +14,7 @@ import httpx
 import uvicorn
 
 from ioi_dagster.adapters.dask.client import DaskRunner
-from ioi_dagster.adapters.dask.worker_preload import read_blocks
+from ioi_dagster.adapters.files.blocks import read_blocks
 from ioi_dagster.adapters.files.only_one import only_one
 from ioi_dagster.adapters.files.standing import StandingFile
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app

@@ -6,12 +6,14 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError
-from ioi_dagster.local.federation import NOTED, Federation
-from ioi_dagster.local.topology_file import load_topology
-from ioi_dagster.model.capability import BlockSpec
+
+if TYPE_CHECKING:
+    from ioi_dagster.local.federation import Federation
+    from ioi_dagster.model.capability import BlockSpec
 
 PROJECT = Path(__file__).resolve().parents[2]
 TOPOLOGY = PROJECT / "deployments" / "local" / "topology.yaml"
@@ -21,11 +23,16 @@ POLICIES = PROJECT / "policies"
 
 def open_federation(home: Path, topology: Path, blocks: Sequence[BlockSpec]) -> Federation:
     """A federation ready to be started; raises `BadInputError` for a topology that cannot be meant."""
+    from ioi_dagster.local.federation import Federation
+    from ioi_dagster.local.topology_file import load_topology
+
     return Federation(load_topology(topology), home, POLICIES, blocks, topology)
 
 
 def topology_in(home: Path) -> Path:
     """The file of what runs in `home`, or was started there last; of a home where nothing was, the shipped one."""
+    from ioi_dagster.local.federation import NOTED
+
     try:
         return Path((home / NOTED).read_text())
     except OSError:

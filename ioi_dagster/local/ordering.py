@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from ioi_dagster.adapters.dask.worker_preload import read_blocks
+from ioi_dagster.adapters.files.blocks import read_blocks
 from ioi_dagster.adapters.files.drains import ALL, Drain, DrainFile
 from ioi_dagster.adapters.files.orders import OrderFile
 from ioi_dagster.adapters.http.protocol import OrderAnswer, RunAnswer, RunOrder
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError, NotAllowedError, UnreachableError
-from ioi_dagster.local.run_orders import RunOrders
 from ioi_dagster.local.targets import find
 from ioi_dagster.local.tenants import tenants_seen
 from ioi_dagster.model.names import near
@@ -23,6 +23,9 @@ from ioi_dagster.model.order import Order, Target, Verb
 from ioi_dagster.model.quota import ANY
 from ioi_dagster.policy.documents import order_document
 from ioi_dagster.policy.gate import Gate, allowed_from
+
+if TYPE_CHECKING:
+    from ioi_dagster.local.run_orders import RunOrders
 
 MAX_REFUSED, REFUSED_S = 20, 3600.0
 OF_DRAINS = frozenset({Verb.PAUSE, Verb.DRAIN, Verb.RESUME})
@@ -43,7 +46,7 @@ class Ordering:
         self._home, self._gate, self._now, self._seen = home, gate, now, seen
         self._refused: dict[str, tuple[float, int]] = {}
         """By domain: since when, and how often."""
-        self._file, self._runs = OrderFile(home.root), RunOrders(home.name, home.ledger, gate)
+        self._file = OrderFile(home.root)
 
     def give(self, order: Order, subject: str, of: str, unseen: bool = False) -> OrderAnswer:
         """Have `order` in force, which `subject` gives, for whom the domain `of` vouches. The clusters go by it within about a
@@ -72,6 +75,13 @@ class Ordering:
 
     def heard(self, said: RunAnswer) -> RunAnswer:
         return self._runs.heard(said)
+
+    @cached_property
+    def _runs(self) -> RunOrders:
+        """What a command for a block has no use for, nor for the databases that it imports."""
+        from ioi_dagster.local.run_orders import RunOrders
+
+        return RunOrders(self._home.name, self._home.ledger, self._gate)
 
     def _named(self, subject: str, of: str) -> str:
         """Nobody of another domain is called as one of this one is."""

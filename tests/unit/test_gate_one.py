@@ -8,7 +8,8 @@ from dagster import DagsterRun
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.host import tags
-from ioi_dagster.host.governance import gate_one, open_gate
+from ioi_dagster.host.governance import gate_one
+from ioi_dagster.local.gate import open_gate
 from ioi_dagster.local.home import home_domain_of, open_federation
 from ioi_dagster.model.decision import Verdict
 

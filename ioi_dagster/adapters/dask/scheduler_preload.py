@@ -28,7 +28,7 @@ from ioi_dagster.adapters.dask.node import cancel, drain, end_abandoned, revoke,
 from ioi_dagster.adapters.dask.periodic import Periodic
 from ioi_dagster.adapters.dask.replacing import TURN_OP
 from ioi_dagster.adapters.dask.scaling import Scaling, source_of
-from ioi_dagster.adapters.dask.worker_preload import read_blocks
+from ioi_dagster.adapters.files.blocks import read_blocks
 from ioi_dagster.adapters.files.drains import ALL, DrainFile
 from ioi_dagster.adapters.files.lease_journal import JournalFullError, LeaseJournal
 from ioi_dagster.adapters.files.orders import OrderFile

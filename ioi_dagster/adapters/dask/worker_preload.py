@@ -25,8 +25,8 @@ from ioi_dagster.adapters.dask.replacing import Outdated, replaces_itself, turn_
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.adapters.dask.run_scope import end_with
 from ioi_dagster.adapters.dask.versions import own_versions
+from ioi_dagster.adapters.files.blocks import read_blocks
 from ioi_dagster.clock import SystemClock
-from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.cluster import EVERYTHING, LEASE_TTL_S
@@ -95,14 +95,6 @@ def dask_setup(worker: Worker) -> None:
 async def dask_teardown(worker: Worker) -> None:
     """Called by Dask when the worker ends."""
     await end_with(worker)
-
-
-def read_blocks(home: DomainHome | None) -> list[BlockSpec]:
-    """The blocks that the domain offers, from its `blocks.json`."""
-    if home is None:
-        return []
-    path = home.root / "blocks.json"
-    return from_json(path.read_bytes(), list[BlockSpec]) if path.exists() else []
 
 
 class NewerBlocks:

@@ -54,6 +54,7 @@ _run = sa.Table(
     sa.Column("job", sa.Text),
     sa.Column("started", sa.Float),
     sa.Column("ended", sa.Float),
+    sa.Column("subject", sa.Text),
 )
 _class = sa.Table(
     "stated_class",
@@ -188,16 +189,22 @@ class Ledger:
         except OperationalError as error:
             raise LedgerAwayError(str(self._engine.url.database), str(error.orig)) from error
 
-    def take_over(self, run: str, job: str, now: float) -> int:
-        """Become the run's process: a higher epoch fences every older one. Returns the epoch."""
+    def take_over(self, run: str, job: str, now: float, subject: str | None = None) -> int:
+        """Become the run's process: a higher epoch fences every older one. `subject`: who has started the run, empty where nobody
+        says. Returns the epoch."""
         with self._begin() as connection:
-            statement = sqlite_insert(_run).values(run=run, epoch=1, job=job, started=now)
+            statement = sqlite_insert(_run).values(run=run, epoch=1, job=job, started=now, subject=subject)
             connection.execute(
                 statement.on_conflict_do_update(
                     index_elements=[_run.c.run], set_={"epoch": _run.c.epoch + 1, "ended": None}
                 )
             )
             return int(connection.execute(sa.select(_run.c.epoch).where(_run.c.run == run)).scalar_one())
+
+    def started_by(self, run: str) -> str | None:
+        """Who has started it; None where that was not told here."""
+        with self._engine.connect() as connection:
+            return connection.execute(sa.select(_run.c.subject).where(_run.c.run == run)).scalar_one_or_none()
 
     def end(self, run: str, epoch: int, now: float) -> None:
         """The run has ended at `now` (Unix seconds); nothing is written where another process has it by now."""
