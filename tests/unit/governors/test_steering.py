@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors import flow
@@ -482,3 +484,62 @@ def test_what_the_owner_of_its_node_has_cancelled_fails_for_good_and_what_runs_e
     )
     assert lease.id in {one for release in run.wanted(flow.ReleaseLeases) for one in release.leases}
     assert list(run.running) == ["t"]
+
+
+SAID = some.one_of(
+    some.tuples(some.sampled_from([Action.PAUSE, Action.RESUME]), some.sampled_from(["", "m", "m[1]", "other"])),
+    some.tuples(some.just(Action.CAP), some.sampled_from(["", "m", "other"]), some.none() | some.integers(0, 3)),
+    some.tuples(
+        some.sampled_from([Action.REROUTE, Action.RETURN]),
+        some.sampled_from(["", "m", "m[1]"]),
+        some.sampled_from(["a", "b"]),
+    ),
+    some.tuples(some.just(Action.PRIORITISE), some.sampled_from(["", "m", "m[2]"]), some.integers(-2, 2)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some.lists(SAID | some.sampled_from(["come", "gang", "end", "lost"]), max_size=20))
+def test_whatever_is_said_no_cap_is_broken_by_a_start_and_all_of_it_ends_once_it_is_taken_back(acts):
+    run, caps, count = Steered(), dict[str, int | None](), 0
+
+    def running(name: str) -> int:
+        return sum(name in ("", step.partition("[")[0]) for step in run.running)
+
+    def back(action: Action, value: Any) -> dict[str, Any]:
+        return {"away": value} if action in (Action.REROUTE, Action.RETURN) else {"value": value}
+
+    for act in acts:
+        before = {name: running(name) for name in ("", "m", "other")}
+        match act:
+            case "come":
+                count += 1
+                run.come(f"m[{count}]", f"other[{count}]")
+            case "gang":
+                count += 1
+                run.come(f"m[{count}x]", f"m[{count}y]", gang=f"g{count}", gang_size=2)
+            case "end" | "lost" if run.running:
+                step = min(run.running)
+                if act == "end":
+                    run.end(step)
+                else:
+                    lease = run.running.pop(step)
+                    run.event(flow.StepLost(step, lease.fence, lease.node, "its worker died", Cause.SCHEDULER_LOST))
+                run.settle()
+            case (action, step, *value):
+                caps |= {step: value[0]} if action is Action.CAP else {}
+                run.say(action, step, **(back(action, value[0]) if value else {}))
+            case _:
+                pass
+        for name, cap in caps.items():
+            assert cap is None or running(name) <= max(cap, before[name])
+    run.say(Action.RESUME)
+    for name in ("", "m", "other"):
+        run.say(Action.CAP, name, value=None)
+    for away in ("a", "b"):
+        run.say(Action.RETURN, away=away)
+    for _ in range(2 * count + 1):
+        for step in list(run.running):
+            run.end(step)
+        run.settle()
+    assert run.governor.snapshot().counts in ({}, {"done": 2 * count})
