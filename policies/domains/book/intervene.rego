@@ -20,7 +20,7 @@ found contains {
 # custom: {id: intervene.reason, level: hard, owner: network, remedy: "say why, with --why"}
 found contains {
 	"code": "intervene.no_reason", "policy": "book/intervene", "domain": "book",
-	"params": {"action": input.action, "whose": input.target.subject}, "remedy": "say why, with --why",
+	"params": {"action": input.action, "whose": whose}, "remedy": "say why, with --why",
 } if {
 	input.action in {"cancel", "reroute"}
 	input.target.subject != object.get(input, ["subject", "id"], "")
@@ -49,4 +49,11 @@ found contains {
 	"remedy": "ask the owner of the domain",
 } if {
 	object.get(input, ["subject", "domain"], "") != concat("/", input.domain_path)
+}
+
+whose := input.target.subject if input.target.subject != ""
+
+whose := concat("", ["others (", concat(" ", named), ")"]) if {
+	input.target.subject == ""
+	named := [object.get(input, ["target", "kind"], "run"), object.get(input, ["target", "name"], "")]
 }

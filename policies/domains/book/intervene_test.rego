@@ -40,3 +40,8 @@ test_another_domains_people_do_not_order if {
 }
 
 test_what_was_decided_is_not_kept if intervene.verdict.ttl_s == 0 with input as good
+
+test_whose_work_is_ended_is_named_where_nobody_has_started_it if {
+	found := object.union(ordered, {"action": "cancel", "reason": ""})
+	{deny.params.whose | some deny in intervene.verdict.deny with input as found; deny.code == "intervene.no_reason"} == {"others (block page.ocr)"}
+}
