@@ -29,6 +29,8 @@ from ioi_dagster.simulate.world import Report, simulate
 KEEP = "It breaks each time that it is played. As a line of tests/scenario/seeds.txt it is a test:\n"
 MAX_STEPS = 10_000_000
 MAX_NODES = 1_000_000
+LITTLE_TRUST, MAX_TRUST = 0.8, 8
+"""Who keeps less of his bids is told of; of more than so many how many there are. In good faith some are broken too."""
 
 
 def topology_of(text: str) -> Topology:
@@ -292,6 +294,19 @@ def _table(reports: Mapping[str, Report], slots: Mapping[str, int] | None = None
     return whole
 
 
+def _distrust(report: Report) -> str:
+    """Whom who expects to break his bids."""
+    found = [
+        f"{cluster} by {domain}: {trust:.0%}"
+        for domain, clusters in report.trust.items()
+        for cluster, trust in clusters.items()
+        if trust < LITTLE_TRUST
+    ]
+    return "; ".join(map(escape, found[:MAX_TRUST])) + (
+        f"; {len(found) - MAX_TRUST:,} more" if found[MAX_TRUST:] else ""
+    )
+
+
 def _failed(report: Report, code: str) -> str:
     """So many of that code, and of one of them why, and what would help."""
     count = report.failures.get(code, 0)
@@ -336,5 +351,6 @@ _ROWS: dict[str, Callable[[Report], str]] = {
     "again after": lambda its: "; ".join(
         f"row {number}: {one.p50_s:.1f} s, {one.worst_s:.1f} s at most" for number, one in its.recoveries.items()
     ),
+    "trusted little": _distrust,
     "digest": lambda its: its.digest[:16],
 }

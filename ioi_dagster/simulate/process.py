@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ioi_dagster.simulate.run import SimRun
 
 RENEW_S = 8.0
+TELL_S = 30.0
+"""From one telling of what was seen of clusters to the next, as a run process does it."""
 LOOK_UP_S = 0.001
 BUSY, GATHER_S, GATHERED = 12, 0.02, 32
 """While so many starts are out, events are gathered for so long, or until there are so many, as a live driver does."""
@@ -68,6 +70,10 @@ class SimProcess:
     def begin(self) -> None:
         self.governor.resume(dict(self.ledger.fences))
         self.world.engine.after(RENEW_S, self._renew)
+        self.world.engine.after(TELL_S, self._tell_experience)
+        known = self.world.standings[self.domain].all(self.world.engine.now)
+        if known:
+            self._inbox.append(flow.StandingKnown(known))
         self.take(self._graph())
         for key in self._workflow.steps:
             self._vend(key)
@@ -79,7 +85,8 @@ class SimProcess:
         self._end()
 
     def leave(self) -> None:
-        """The run is over: what it holds goes back."""
+        """The run is over: what it holds goes back, and what it has seen of clusters is told."""
+        self._tell_seen()
         for lease in self.governor.leases():
             self._tell(lease.cluster, "release", ReleaseRequest(self.name, (lease.id,)))
         self.kill()
@@ -372,6 +379,19 @@ class SimProcess:
     def _withdraw_all(self) -> None:
         for cluster, round_ in self.governor.holding().items():
             self._withdraw(cluster, round_)
+
+    def _tell_experience(self) -> None:
+        """From time to time, to its domain's gateway."""
+        if self.alive:
+            self._tell_seen()
+            self.world.engine.after(TELL_S, self._tell_experience)
+
+    def _tell_seen(self) -> None:
+        seen = self.governor.experience()
+        if seen:
+            standings = self.world.standings[self.domain]
+            standings.tell(seen, self.world.engine.now)
+            self.world.check(standings)
 
     def _renew(self) -> None:
         if not self.alive:

@@ -13,6 +13,7 @@ from typing import Any
 from ioi_dagster.governors import flow_messages as flow
 from ioi_dagster.governors.flow import MAX_LOSSES
 from ioi_dagster.governors.flow_messages import Place
+from ioi_dagster.governors.standing import Standings
 from ioi_dagster.model.negotiation import Ask, Lease, LeaseRequest
 from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.refusal import Refusal
@@ -58,7 +59,7 @@ class Report:
     `done` are starts that were lost or in vain. `given_back`: leases that clusters granted and nobody had asked for. `fairness`:
     Jain's index of the slots of tenants that wait, by weight; None where no two waited at once. `messages`: by kind.
     `faults`: those that struck while a run was under way and met something, by kind. `recoveries`: by row of
-    the failure matrix.
+    the failure matrix. `trust`: by domain, the part of their bids that clusters are expected to keep, of those that kept not all.
     `bytes_between`, `bytes_inside`: moved from one domain to another, and from node to node of the same. `violations`: what must
     never happen and did. `utilisation`: of the slots of nodes while they were there. `node_hours`: of each group of nodes that
     come and go, by cluster and name; `node_credits`: what those cost. `digest`: of every start and commit; the same scenario has
@@ -87,6 +88,7 @@ class Report:
     events: int
     faults: dict[str, int]
     recoveries: dict[str, Recovered]
+    trust: dict[str, dict[str, float]]
     violations: tuple[str, ...]
     digest: str
 
@@ -114,6 +116,8 @@ class World:
             for spec in domain.clusters
         }
         self.transfers = Transfers(scenario)
+        self.standings = {domain.name: Standings() for domain in scenario.topology.domains}
+        """What each domain's gateway knows of clusters by what its own runs have told."""
         self.runs = [SimRun(self, workflow) for workflow in scenario.workflows]
         self._by_name = {run.name: run for run in self.runs}
         self._open = len(self.runs)
@@ -356,6 +360,13 @@ class World:
         if before is not None and DEEDS[fault.kind].met(self, fault) > before:
             self._met[str(fault.kind)] += 1
 
+    def _trust(self, now: float) -> dict[str, dict[str, float]]:
+        found = {
+            domain: {one.cluster: one.trust for one in its.all(now) if one.trust < 1.0}
+            for domain, its in self.standings.items()
+        }
+        return {domain: clusters for domain, clusters in found.items() if clusters}
+
     def _report(self, makespan: float) -> Report:
         waits = sorted(wait for run in self.runs for wait in run.waits)
         busy = sum(node.busy_s for cluster in self.clusters.values() for node in cluster.nodes.values())
@@ -402,6 +413,7 @@ class World:
             events=self.engine.acts,
             faults=dict(sorted(self._met.items())),
             recoveries=self.recoveries.report(),
+            trust=self._trust(makespan),
             violations=tuple(self._found),
             digest=self._hash.hexdigest(),
         )

@@ -289,6 +289,20 @@ def test_a_liar_loses_what_is_negotiated_after_its_first_broken_bid() -> None:
     assert run(bag, faults=liar, topology=grid(2, 4)).makespan_s < 2 * run(bag, topology=grid(1, 4)).makespan_s
 
 
+def test_a_domain_s_next_run_knows_who_has_lied_to_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice() -> Report:
+        first = Workflow("first", {f"s{number}": WorkflowStep(1.0) for number in range(4)}, objective="fastest")
+        lies = (Fault(0.0, FaultKind.LIAR, "c0", 1e6),)
+        return run(first, replace(first, name="second", arrives=60.0), topology=grid(2, 4), faults=lies)
+
+    report = twice()
+    assert (report.done, report.failed, report.violations) == (8, 0, ())
+    assert report.trust == {"d0": {"c0": 0.5}}
+    assert report.workflows["second"] < 1.1 < report.workflows["first"]
+    monkeypatch.setattr("ioi_dagster.governors.standing.Standings.all", lambda *_: ())
+    assert twice().workflows["second"] > 1.1, "who knows nothing of it believes it once more"
+
+
 def test_leases_that_nobody_asked_for_start_nothing_are_given_back_and_cost_a_cluster_its_trust() -> None:
     steps = {
         f"{layer}.{number}": WorkflowStep(1.0, tuple(f"{layer - 1}.{one}" for one in range(4) if layer))
