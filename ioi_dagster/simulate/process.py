@@ -22,6 +22,8 @@ from ioi_dagster.simulate.transfers import Spot
 if TYPE_CHECKING:
     from ioi_dagster.simulate.run import SimRun
 
+Places = tuple[flow.Place, ...]
+Rejected = tuple[tuple[str, Refusal], ...]
 RENEW_S = 8.0
 TELL_S = 30.0
 """From one telling of what was seen of clusters to the next, as a run process does it."""
@@ -325,12 +327,17 @@ class SimProcess:
             return
         found: list[flow.Event] = []
         for ask in asks:
-            places, rejected = self.world.find(ask)
+            places, rejected = self._seen(*self.world.find(ask))
             if ask.input_bytes or ask.sources:
                 inputs = self._inputs(ask.step)
                 places = tuple(replace(one, transfer_s=self._to(one.domain, inputs)) for one in places)
             found.append(flow.PlacesFound(ask.step, places, rejected, may_change=bool(places) or not rejected))
         self.take(*found)
+
+    def _seen(self, places: Places, rejected: Rejected) -> tuple[Places, Rejected]:
+        """Without those in domains that its own does not see now. They may come back: where that leaves none it waits."""
+        seen = tuple(place for place in places if self.world.members.sees(self.domain, place.domain))
+        return (places, rejected) if len(seen) == len(places) else (seen, () if not seen else rejected)
 
     def _inputs(self, step: str) -> list[tuple[Spot, float]]:
         """What it reads, and where that lies."""

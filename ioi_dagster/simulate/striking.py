@@ -78,6 +78,7 @@ def _late(sign: float) -> Act:
 def _cut(world: World, fault: Fault) -> None:
     for one, other in _pairs(fault):
         world.wire.cut(one, other)
+    world.members.cut()
     ends = {frozenset(pair) for pair in _pairs(fault)}
     for process in (process for run in world.runs for process in run.processes):
         there = [lease for lease in process.governor.leases() if frozenset((process.domain, lease.domain)) in ends]
@@ -98,6 +99,7 @@ def _heal(world: World, fault: Fault) -> None:
     ends = {end for side in fault.sides() for end in side}
     for one, other in _pairs(fault):
         world.wire.heal(one, other)
+    world.members.healed()
     for cluster in world.clusters.values():
         if cluster.domain in ends:
             world.back(cluster)

@@ -21,7 +21,8 @@ from ioi_dagster.model.topology import DomainSpec, Topology
 from ioi_dagster.simulate.cluster import SimCluster
 from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.fairness import SAMPLE_S, Fairness
-from ioi_dagster.simulate.faults import Fault, FaultKind
+from ioi_dagster.simulate.faults import AIMED_AT, Aim, Fault, FaultKind
+from ioi_dagster.simulate.members import Members
 from ioi_dagster.simulate.permits import Permits
 from ioi_dagster.simulate.process import SimProcess
 from ioi_dagster.simulate.recovery import Recovered, Recoveries
@@ -116,6 +117,10 @@ class World:
             for spec in domain.clusters
         }
         self.transfers = Transfers(scenario)
+        names = [domain.name for domain in scenario.topology.domains]
+        cuts = any(AIMED_AT[fault.kind] in (Aim.LINK, Aim.SIDES) for fault in scenario.faults)
+        self.members = Members(names if cuts else (), self.engine, self.wire, self.check, self.violated)
+        """Where nobody is ever cut off, all see all."""
         self.standings = {domain.name: Standings() for domain in scenario.topology.domains}
         """What each domain's gateway knows of clusters by what its own runs have told."""
         self.runs = [SimRun(self, workflow) for workflow in scenario.workflows]
@@ -126,8 +131,7 @@ class World:
         self.clock_off_s = 0.0
         """So far the clocks of all domains are from what they should show."""
         timed = any(fault.kind is FaultKind.CLOCK_SET for fault in scenario.faults)
-        domains = [domain.name for domain in scenario.topology.domains]
-        self.permits = Permits(domains, self._wall) if timed else None
+        self.permits = Permits(names, self._wall) if timed else None
         """Where nobody sets a clock they would decide nothing, and take their time."""
         self.poisoned: Counter[str] = Counter()
         """`workflow|step` of those that take down the nodes on which they begin."""

@@ -29,7 +29,7 @@ from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.faults import Fault, FaultKind
 from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, grid, read_workflows
 from ioi_dagster.simulate.shapes import SHAPES, draw
-from ioi_dagster.simulate.world import Report, simulate
+from ioi_dagster.simulate.world import Report, World, simulate
 from tests.quotas import share
 from tests.scenario.swarm import scenario
 
@@ -301,6 +301,32 @@ def test_a_domain_s_next_run_knows_who_has_lied_to_the_one_before(monkeypatch: p
     assert report.workflows["second"] < 1.1 < report.workflows["first"]
     monkeypatch.setattr("ioi_dagster.governors.standing.Standings.all", lambda *_: ())
     assert twice().workflows["second"] > 1.1, "who knows nothing of it believes it once more"
+
+
+def test_each_side_of_a_split_goes_on_by_itself_and_sees_the_other_again_when_it_is_healed() -> None:
+    chain = {f"s{number}": WorkflowStep(1.0, (f"s{number - 1}",) if number else ()) for number in range(40)}
+    runs = tuple(Workflow(f"w{number}", chain, domain=f"d{number}") for number in range(4))
+    split = Fault(5.0, FaultKind.NETWORK_SPLIT, "d0,d1|d2,d3", 15.0)
+    world = World(Scenario(grid(4, 2), runs, (split,)), True, lambda *_: None)
+    seen: dict[float, list[bool]] = {}
+    for at in (4.0, 10.0, 19.0, 28.0):
+        world.engine.after(at, lambda at=at: seen.update({at: [world.members.sees("d0", f"d{n}") for n in range(4)]}))
+    report = world.run()
+    assert (report.done, report.failed, report.violations) == (160, 0, ())
+    assert seen == {
+        4.0: [True] * 4,
+        10.0: [True, True, False, False],
+        19.0: [True, True, False, False],
+        28.0: [True] * 4,
+    }
+    assert report.makespan_s < 50, "nobody has stood still"
+
+
+def test_who_does_not_see_the_others_again_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ioi_dagster.governors.network.GONE_PROBE_S", 1_000.0)
+    split = Fault(3.0, FaultKind.NETWORK_SPLIT, "d0|d1", 30.0)
+    report = run(Workflow("w", {"a": WorkflowStep(60.0)}), faults=(split,))
+    assert any("row 12: " in text and "sees d" in text for text in report.violations)
 
 
 def test_leases_that_nobody_asked_for_start_nothing_are_given_back_and_cost_a_cluster_its_trust() -> None:
