@@ -54,6 +54,8 @@ class Holds:
         if wanted > len(line.holds):
             for machine in self._machines.nearest(shape, wanted - len(line.holds), gang):
                 self.hold(line, machine)
+                if gang:
+                    self._freed(machine)  # it may have room for a copy already, for which it was not emptied
         elif not wanted:
             self.release(line)
         for machine in list(line.holds)[wanted:]:

@@ -344,6 +344,8 @@ class Rounds:
             found = self._machines.find(shape)
             if found is None:
                 self._open.pop(shape, None)
+                # To what it holds there may be added what came free elsewhere.
+                found = self._machines.find_held(shape, line.holds) if line.holds else None
         if found is None:
             if below and self._books.lacks_room_only(leaf, shape):
                 self._is_short(line.pool)

@@ -190,6 +190,37 @@ def test_a_gang_starts_whole_or_not_at_all_and_small_ones_fill_in_before_it():
     assert len({node for _, node in granted}) == 4
 
 
+def test_a_gang_starts_as_soon_as_a_node_takes_something_again_though_the_others_are_held_for_it():
+    arbiter = Arbiter(nodes(2), {"a": 1.0})
+    arbiter.shut("n1", True)
+    arbiter.on_request(Request("gang", "a", CPU, copies=2))
+    assert arbiter.arbitrate(0.0) == []
+    arbiter.shut("n1", False)
+    assert arbiter.arbitrate(1.0) == [("gang", "n0"), ("gang", "n1")]
+
+
+def test_a_gang_starts_at_once_where_what_it_lacks_is_held_for_one_that_needs_more():
+    arbiter = Arbiter(nodes(2, cpu=2.0), {"a": 1.0, "b": 1.0, "c": 1.0})
+    for number in range(2):
+        arbiter.on_request(Request(f"c{number}", "c", CPU, nodes=(f"n{number}",)))
+    assert arbiter.arbitrate(0.0) == [("c0", "n0"), ("c1", "n1")]
+    ask(arbiter, "b", 1, cpu=2.0)
+    assert arbiter.arbitrate(1.0) == []
+    arbiter.on_request(Request("gang", "a", CPU, copies=2))
+    assert sorted(arbiter.arbitrate(2.0)) == [("gang", "n0"), ("gang", "n1")]
+
+
+def test_a_gang_starts_on_what_it_holds_and_what_comes_free_elsewhere():
+    arbiter = Arbiter(nodes(3), {"a": 1.0, "b": 1.0})
+    for number in (1, 2):
+        arbiter.on_request(Request(f"b{number}", "b", CPU, nodes=(f"n{number}",)))
+    arbiter.arbitrate(0.0)
+    arbiter.on_request(Request("gang", "a", CPU, copies=2))
+    assert arbiter.arbitrate(1.0) == []
+    arbiter.on_finished("b2")
+    assert arbiter.arbitrate(2.0) == [("gang", "n0"), ("gang", "n2")]
+
+
 def test_a_gang_is_offered_what_was_too_little_for_one_before():
     arbiter = Arbiter({"one": {"cpu": 1}, "two": {"cpu": 1}}, {"a": 1.0})
     arbiter.on_request(Request("busy", "a", {"cpu": 1.0}, nodes=("two",)))
