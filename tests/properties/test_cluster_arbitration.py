@@ -188,6 +188,8 @@ class Cluster(RuleBasedStateMachine):
         else:
             assert isinstance(reply.answer, Bid)
             self.whole(reply.answer)
+            if reply.answer.points:
+                self.offered.pop(run, None)  # it may be kept for it, in place of what it was offered before
 
     @rule(run=RUNS, others=st.sets(RUNS, min_size=1, max_size=3))
     def floods(self, run, others) -> None:
@@ -344,7 +346,8 @@ class Cluster(RuleBasedStateMachine):
         self.handle(Tick())
         assert not self.open
         codes = {refusal.code for bid in self.told if bid.run in waiting for refusal in bid.refusals}
-        assert codes <= {"cluster.not_offered", "cluster.never", "cluster.limit", "cluster.kept", "cluster.full"}
+        away = {"cluster.node_away"} if CAPABILITIES.keys() - self.nodes.keys() else set()
+        assert codes <= away | {"cluster.not_offered", "cluster.never", "cluster.limit", "cluster.kept", "cluster.full"}
         if "cluster.full" in codes:
             # A gang may be more than the nodes that are left have together.
             empty = any(node["slots"] == 0 for node in self.nodes.values()) or not self.nodes
