@@ -394,9 +394,7 @@ def test_what_nothing_could_ever_satisfy_says_why_and_what_would_be_needed(tmp_p
     file = tmp_path / "one.json"
     file.write_bytes(msgspec.json.encode([Workflow("w", {"a": WorkflowStep(2.0, resources={"memory": 1e11})})]))
     told = " ".join(invoke("2x1", str(file)).stdout.replace("│", " ").split())
-    assert (
-        "1 × flow.never, as w/a [flow.never] could run nowhere: c0: it needs 1 slot, 93.13 GiB of memory on one" in told
-    )
+    assert "1 × flow.never, as w/a [flow.never] could run nowhere: c0: it needs 1 slot, 93.13 GiB memory on one" in told
     assert "ask for less, allow more nodes, or add a node of that size" in told
 
 
