@@ -240,9 +240,9 @@ class ClusterGovernor:
     def _announced(self, announce: Announce, now: float) -> list[Instruction]:
         self._tally.announced(announce)
         out = [self._waits_no_more(one) for one in [self._orders.end(announce.whose)] if one is not None]
-        return out + self._asked(self._orders.narrowed(announce), now)
+        return out + self._asked(self._orders.narrowed(announce), now, stops=True)
 
-    def _asked(self, narrowed: Narrowed, now: float) -> list[Instruction]:
+    def _asked(self, narrowed: Narrowed, now: float, *, stops: bool = False) -> list[Instruction]:
         wanted, refusals = narrowed.wanted, narrowed.refusals
         if refusals and not narrowed.announce.groups:
             out = self._superseded(self._bids.forget(wanted.whose, now))
@@ -251,7 +251,8 @@ class ClusterGovernor:
             return [*out, Reply(self._told(wanted, refusals))]
         older, asked, bid = self._bids.announced(narrowed, now)
         out = self._superseded(older)
-        out += self._stops(now, [entry for entry in asked.entries() if entry.machines is None])
+        if stops:  # else the next tick sees to it
+            out += self._stops(now, [entry for entry in asked.entries() if entry.machines is None])
         if bid is None:
             # A turn may be its own though nobody else would have been refused: then it does not wait.
             out += self._serve(now, wanted)
