@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -19,6 +20,10 @@ from hypothesis import settings
 from definitions.documents.command import SHIPPED
 
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell starts what runs in the background; all that tests start would ignore it, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("ioi", deadline=None)

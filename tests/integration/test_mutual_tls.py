@@ -346,7 +346,10 @@ def test_an_authority_speaks_for_its_own_domains_only(tmp_path, lab, library):
     issue(library, cloud.authority)
     with gateway(lab) as url, pytest.raises(FinalError) as error:
         ask(url, lab, library)
-    assert str(error.value) == "lab: the certificate names library, and is not of its authority [tls.foreign]"
+    assert str(error.value) == (
+        "lab: the certificate names library, and is not of its authority [tls.foreign]"
+        " — show one that the domain's own authority has issued"
+    )
 
 
 def test_nobody_passes_on_what_another_signed(tmp_path, lab, library):
@@ -354,7 +357,10 @@ def test_nobody_passes_on_what_another_signed(tmp_path, lab, library):
     introduce(lab, library, cloud)
     with gateway(lab) as url, pytest.raises(FinalError) as error:
         ask(url, lab, cloud, signed_by=library)
-    assert str(error.value) == "lab: the connection is cloud's, and the request is signed by library [tls.other_domain]"
+    assert str(error.value) == (
+        "lab: the connection is cloud's, and the request is signed by library [tls.other_domain]"
+        " — send it with the signing domain's own certificate"
+    )
 
 
 def test_who_has_left_is_a_stranger_though_another_of_its_authority_stays(tmp_path, lab):
