@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 FAULTS ?= $(if $(SECONDS),0,17)
-SIMULATED ?= 1000
+SIMULATED ?= 10000
 STAMP := $(VENV)/.synced
 
 .PHONY: setup run up test test-slow test-tools lint demo-failure bench crash-loop chaos swarm fuzz docs lock policy

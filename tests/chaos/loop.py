@@ -12,6 +12,9 @@ from tests.chaos import judge
 from tests.chaos.faults import Row
 from tests.chaos.lab import DidNotBite
 
+TRIES = 3
+"""A fault that met nothing is made again."""
+
 
 @dataclass(slots=True)
 class Tally:
@@ -52,6 +55,15 @@ def strike(lab: Place, row: Row, rng: random.Random, tally: Tally) -> None:
     lab.whole()
 
 
+def turn(lab: Place, row: Row, rng: random.Random, tally: Tally) -> int:
+    """One fault; where none of the row has bitten yet up to `TRIES`, until one does. How many."""
+    for number in range(1, TRIES + 1):
+        strike(lab, row, rng, tally)
+        if tally.bit:
+            return number
+    return TRIES
+
+
 def able(lab: Place, row: Row) -> bool:
     """Does the machine allow for this fault?"""
     return not row.needs or bool(getattr(lab, row.needs))
@@ -65,13 +77,12 @@ def run(
     told: Callable[[Row, Tally], None] = lambda *_: None,
 ) -> dict[int, Tally]:
     """Strike at `lab` with each of `rows` in turn, in an order drawn anew for each turn, while `more(faults, seconds)` so far.
-    Rows for which the machine does not allow are left out."""
+    Of a row of which none has bitten yet a turn is up to `TRIES`. Rows for which the machine does not allow are left out."""
     rng, began, faults = random.Random(seed), time.monotonic(), 0
     tallies = {row.number: Tally() for row in rows if able(lab, row)}
     while True:
         for row in rng.sample([row for row in rows if row.number in tallies], len(tallies)):
             if not more(faults, time.monotonic() - began):
                 return tallies
-            strike(lab, row, rng, tallies[row.number])
-            faults += 1
+            faults += turn(lab, row, rng, tallies[row.number])
             told(row, tallies[row.number])

@@ -19,17 +19,11 @@ SHORT = (1, 2, 4, 7, 8, 10, 14, 15)
 that is killed and one that is stopped, a run's process that is killed, a cluster that lies and a clock that is set."""
 
 
-TRIES = 3
-"""A fault that met nothing is made again."""
-
-
 def test_each_fault_bites_and_costs_nothing_that_was_done(tmp_path: Path) -> None:
     with Lab(tmp_path / "home") as lab:
         rows = [row for row in ROWS if row.number in SHORT and loop.able(lab, row)]
         tallies = {row.number: Tally() for row in rows}
         for row in rows:
-            for _ in range(TRIES):
-                if not tallies[row.number].bit:
-                    loop.strike(lab, row, random.Random(row.number), tallies[row.number])
+            loop.turn(lab, row, random.Random(row.number), tallies[row.number])
     assert {number: tally.wrong for number, tally in tallies.items() if tally.wrong} == {}
     assert [number for number, tally in tallies.items() if not tally.bit] == []
