@@ -124,7 +124,7 @@ class Tables:
         """How many rows of each table there is room for in `height` lines, and what is told of the others."""
         rows, told, spare = self._rows_beside(console, options, height, ())
         # What is told takes room itself, and with less room more is to be told.
-        while told and spare < 0:
+        while told and spare < 0 and any(rows.values()):
             rows, told, spare = self._rows_beside(console, options, height, told)
         return rows, told
 

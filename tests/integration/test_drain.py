@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from ioi_dagster import cli_drain, cli_status
+from ioi_dagster.adapters.files.drains import Drain
 from tests.chaos import judge
 from tests.chaos.lab import STEPS, Lab, until
 
@@ -39,7 +40,7 @@ def test_a_node_that_is_drained_ends_or_gives_up_what_it_runs_and_takes_nothing_
         run = lab.run(seconds=3.0)
         victim = run.working(lambda one: one.node == NODE)
         target = cli_drain.home_target(lab.home, NODE)
-        assert (target.name, target.drain("a new disk", time.time(), 0.5, "ann")) == ("near-1 of near", True)
+        assert (target.name, target.drain(Drain("a new disk", time.time(), 0.5, "ann"))) == ("near-1 of near", True)
         until(lambda: run.lost_at(NODE), "a step that is placed elsewhere")
         cli_drain.wait(lab.home, target, lambda _: None)
         there = [one for one in run.began() if one.node == NODE]

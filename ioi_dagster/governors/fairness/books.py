@@ -386,9 +386,8 @@ class Books:
     def _validate_line(self, line: Line) -> list[Entry]:
         waiting = [entry for _, _, entry in (*line.queue, *line.unable) if self.is_waiting(entry)]
         assert line.waiting == len(waiting)
-        first = min((item for item in line.queue if self.is_waiting(item[2])), default=None)
-        assert line.head is (first[2] if first else None)
-        assert line.head is not None or not any(self.is_waiting(entry) for _, _, entry in line.unable)
+        able, unable = ([item for item in its if self.is_waiting(item[2])] for its in (line.queue, line.unable))
+        assert line.head is (min(able or unable)[2] if able or unable else None)
         assert all(self.machines.could_hold(entry.shape) < entry.shape.copies for _, _, entry in line.unable)
         assert all(self.machines.held[machine] is line for machine in line.holds)
         assert line.head is not None or not line.holds

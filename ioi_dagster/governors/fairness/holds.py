@@ -52,7 +52,8 @@ class Holds:
                 return
             self.gang = line
         if wanted > len(line.holds):
-            for machine in self._machines.nearest(shape, wanted - len(line.holds), gang):
+            near = [one for one in self._machines.nearest(shape, wanted, gang) if one not in line.holds]
+            for machine in near[: wanted - len(line.holds)]:
                 self.hold(line, machine)
                 if gang:
                     self._freed(machine)  # it may have room for a copy already, for which it was not emptied

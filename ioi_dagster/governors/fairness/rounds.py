@@ -57,7 +57,7 @@ class Rounds:
         self._sequence += 1
         heappush(line.queue, (entry.key, self._sequence, entry))
         line.waiting += 1
-        if line.queue[0][2] is entry or (line.head is not None and self._unable(line.head)):
+        if line.queue[0][2] is entry:
             self._set_head(line)
 
     def leave(self, entry: Entry) -> None:
@@ -102,11 +102,15 @@ class Rounds:
     def _set_head(self, line: Line) -> None:
         old = line.head
         queue = line.queue
-        while queue and not queue[0][2].queued:
-            heappop(queue)
-        if line.unable if not queue else self._unable(queue[0][2]):
-            self._pass_over(line)
-        new = line.head = line.queue[0][2] if line.queue else None
+        while queue and (not queue[0][2].queued or self._unable(queue[0][2])):
+            one = heappop(queue)
+            if one[2].queued:
+                heappush(line.unable, one)
+        while line.unable and not line.unable[0][2].queued:
+            heappop(line.unable)
+        # Where no node could take any of them, the first of all.
+        first = queue or line.unable
+        new = line.head = first[0][2] if first else None
         if (old is None) != (new is None):
             self._contends(line.leaf, 1 if old is None else -1)
         line.leaf.note()
@@ -131,19 +135,13 @@ class Rounds:
         """Not even empty could the nodes that are there take it."""
         return self._machines.could_hold(entry.shape) < entry.shape.copies
 
-    def _pass_over(self, line: Line) -> None:
-        """First is the first that a node could take; where there is none such, the first of all."""
-        queue, unable = line.queue, line.unable
-        while queue and (not queue[0][2].queued or self._unable(queue[0][2])):
-            unable.append(heappop(queue))
-        if not queue:
-            line.queue, line.unable = _in_line(unable), []
-
-    def _pass_over_no_more(self, leaf: Leaf) -> None:
-        """Nodes have changed: whom others were let past may be the first again, and who was may be so no longer."""
+    def _look_again(self, leaf: Leaf) -> None:
+        """Nodes have changed: what none could take they may, and the other way round."""
         for line in leaf.lines.values():
-            if line.unable or (line.head is not None and self._unable(line.head)):
+            if not all(map(self._unable, {one[2].shape: one[2] for one in line.unable}.values())):
                 line.queue, line.unable = _in_line([*line.queue, *line.unable]), []
+                self._set_head(line)
+            elif line.queue and self._unable(line.queue[0][2]):
                 self._set_head(line)
 
     def _contends(self, leaf: Leaf, change: int) -> None:
@@ -217,7 +215,7 @@ class Rounds:
         self.freed(machine)
         self._watch.resized(machine)
         for leaf in self._books.asking:
-            self._pass_over_no_more(leaf)
+            self._look_again(leaf)
 
     # Rounds -----------------------------------------------------------------------------------------------------
 
