@@ -23,6 +23,7 @@ from ioi_dagster.cli_domain import domain_app
 from ioi_dagster.cli_intervene import COMMANDS
 from ioi_dagster.cli_orders import block_app, node_app, tenant_app
 from ioi_dagster.errors import IoiError
+from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.order import Order, Verb
 from ioi_dagster.model.order import Target as OrderTarget
 
@@ -329,7 +330,7 @@ def _ending(facts: dict[str, Any]) -> str:
     failed = facts.get("failed", 0)
     if facts.get("interrupted"):
         return "[yellow]interrupted[/]"
-    return f"[red]{failed} step{'s' * (failed != 1)} failed[/]" if failed else "well"
+    return f"[red]{counted(failed, 'step')} failed[/]" if failed else "well"
 
 
 @app.command()
@@ -512,9 +513,9 @@ def up(
 def policy_build(policies: PoliciesArgument = None) -> None:
     """Compile policies/ into its bundle with the official opa. What runs goes by it from its next decision on."""
     from ioi_dagster.adapters.opa.build import build, revision
-    from ioi_dagster.local.home import POLICIES
+    from ioi_dagster.local.home import find_home, policies_in
 
-    folder = policies or POLICIES
+    folder = policies or policies_in(find_home(None))
     bundle = build(folder, folder / "bundle" / "bundle.tar.gz")
     out.print(f"built {bundle} ({revision(bundle)[:19]})")
 
@@ -523,9 +524,9 @@ def policy_build(policies: PoliciesArgument = None) -> None:
 def policy_check(policies: PoliciesArgument = None) -> None:
     """Is the built bundle that of the sources beside it?"""
     from ioi_dagster.adapters.opa.build import is_current
-    from ioi_dagster.local.home import POLICIES
+    from ioi_dagster.local.home import find_home, policies_in
 
-    folder = policies or POLICIES
+    folder = policies or policies_in(find_home(None))
     if not is_current(folder, folder / "bundle" / "bundle.tar.gz"):
         err.print("[red]the bundle is stale[/] — run `ioi policy build`")
         raise typer.Exit(1)

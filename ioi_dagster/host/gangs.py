@@ -23,7 +23,7 @@ from ioi_dagster.host.private import (
     keys_of,
 )
 from ioi_dagster.host.work import Work
-from ioi_dagster.model.amounts import shown
+from ioi_dagster.model.amounts import counted, shown
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import MAX_REQUESTS
 from ioi_dagster.model.refusal import Refusal
@@ -58,8 +58,10 @@ class _Gang:
     def waits(self, name: str, for_: int) -> list[tuple[str, str]]:
         untold = self.ready.keys() - self.told
         self.told |= untold
-        steps = "one step" if for_ == 1 else f"{for_} steps"
-        return [(step, f"waits for {steps} more of its gang {name!r}, with which it starts") for step in sorted(untold)]
+        return [
+            (step, f"waits for {counted(for_, 'step')} more of its gang {name!r}, with which it starts")
+            for step in sorted(untold)
+        ]
 
     def refused(self, name: str, why: str) -> list[tuple[str, Refusal]]:
         refusal = Refusal("flow.gang_incomplete", f"gang {name!r} cannot start whole: {why}", BY)

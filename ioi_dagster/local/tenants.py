@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-from ioi_dagster.adapters.link.caller import ClusterLine
+from ioi_dagster.adapters.link.caller import ask_status
 from ioi_dagster.domain import DomainHome
 
 ANSWER_S = 2.0
@@ -17,13 +16,7 @@ def tenants_seen(home: DomainHome) -> set[str]:
 
 
 async def _ask_all(home: DomainHome) -> set[str]:
-    told = await asyncio.gather(*(_ask(home, cluster.name, cluster.governor) for cluster in home.config().clusters))
+    told = await asyncio.gather(
+        *(ask_status(one.name, one.governor, home.token(), ANSWER_S) for one in home.config().clusters)
+    )
     return {name for snapshot in told for key in ("tenants", "asked") for name in snapshot[key]}
-
-
-async def _ask(home: DomainHome, cluster: str, address: str) -> dict[str, Any]:
-    line = ClusterLine(cluster, address, home.token())
-    try:
-        return await line.ask("status", None, dict[str, Any], ANSWER_S)
-    finally:
-        line.close()

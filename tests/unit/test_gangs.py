@@ -74,7 +74,7 @@ def test_a_gang_is_kept_until_its_last_step_is_ready_and_has_the_highest_class()
     gangs = Gangs(plan_of(job_of(plain("a"), plain("b"), plain("c"))), {})
     assert gangs.hold(work("a"))
     assert gangs.hold(work("b", DataClass.RESTRICTED))
-    says = "waits for one step more of its gang 'world', with which it starts"
+    says = "waits for 1 step more of its gang 'world', with which it starts"
     assert gangs.due({"a", "b"}, set(), {}) == Due(wait=(("a", says), ("b", says)))
     assert gangs.due({"a", "b"}, set(), {}) == Due()
     assert gangs.hold(work("c"))
