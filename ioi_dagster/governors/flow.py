@@ -430,6 +430,7 @@ class FlowGovernor:
             # A newer start of it is wanted by now.
             return [ReleaseLeases(lease.cluster, (lease.id,)), *self._ready(ask, now)]
         step = self._steps.add_known(self._steering.shaped(ask), StepState.RUNNING, lease.fence, now, lease)
+        self._steps.held_slots.took(lease, self._rounds.number)
         step.away = self._steering.away(ask.step)
         self._placing.began(step, lease.cluster, lease.node, now)
         self._copies.began(step)
@@ -661,6 +662,7 @@ class FlowGovernor:
         if step.copy is None:
             return False
         self._placing.stopped(step, lease)
+        self._steps.held_slots.left(lease)
         if lease is step.lease:
             step.lease, step.price = step.copy, step.copy_price
         step.copy, step.no_copy_before = None, now + COPY_AGAIN_S

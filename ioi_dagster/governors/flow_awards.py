@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -80,7 +80,9 @@ class Awards:
         self.slots: dict[str, int] = {}
         """What clusters have at most, by their records; 0 where that is not known."""
         self._overbids: dict[str, tuple[int, int]] = {}
-        """Clusters that were told of for that they bid so many slots and have so many."""
+        """Clusters that were told of for that they bid so many slots and have so many left."""
+        self._doubted: dict[str, int] = {}
+        """Clusters that bid more than seems to be left beside what the run holds there, and the round of the last such bid."""
         self._nowhere = Hopeless()
         """Steps that could run at none of their places as those are."""
         self._too_dear = Hopeless()
@@ -91,6 +93,7 @@ class Awards:
     def match(self, now: float) -> list[Instruction]:
         """Close the round that is open."""
         round_ = self._rounds.close(now)
+        self._copying = {key: step for key, step in self._copying.items() if step.copying}
         for cluster in round_.expected:
             self._placing.away(cluster)
         seen, offers = self._rounds.known_bids(round_), Offers(round_.bids.values())
@@ -226,7 +229,6 @@ class Awards:
         """Those within what is left of the budget, with what copies cost that are being awarded."""
         if self._budget is None:
             return offers
-        self._copying = {key: step for key, step in self._copying.items() if step.copying}
         left = self._budget - self.spent - sum(step.copy_price for step in self._copying.values())
         return [offer for offer in offers if offer.price <= left]
 
@@ -388,21 +390,41 @@ class Awards:
         ours = [key for key in steps if self._steps.get(key) is not None]
         return [*out, *(Tell(key, Chapter.AWARD, text, facts) for key in ("", *ours[:TOLD_STEPS]))]
 
-    def _overbid(self, offers: Offers, clusters: Iterable[str], now: float) -> list[Instruction]:
-        """Clusters that bid more than they have by their own records: no more than that is taken of them."""
+    def _overbid(self, offers: Offers, bids: Mapping[str, Bid], now: float) -> list[Instruction]:
+        """Clusters that bid more than they have by their own records beside what the run holds there, or is about to: no more
+        than that is taken of them."""
         out: list[Instruction] = []
-        for cluster in clusters:
-            bid, has = offers.room(cluster), self.slots.get(cluster, 0)
-            if not has or bid <= has:
+        held = self._steps.held_slots
+        for cluster, bid in bids.items():
+            size, has = offers.room(cluster), self.slots.get(cluster, 0)
+            if not has:
                 continue
-            offers.cut(cluster, has)
-            self._reputation.observe(cluster, has, bid - has, now)
-            if self._overbids.get(cluster) != (bid, has):
-                self._overbids[cluster] = bid, has
-                text = f"{cluster} bids {counted(bid, 'slot')} and has {has} by its record: no more "
-                text += "are taken, and it is trusted less"
-                out.append(Tell("", Chapter.BID, text, {"cluster": cluster, "bid": bid, "slots": has}))
+            ours = held.count(cluster) + len(self._awarding.get(cluster, ())) + self._copying_at(cluster)
+            if size + ours <= has:
+                self._doubted.pop(cluster, None)
+                continue
+            offers.cut(cluster, max(0, has - ours))
+            # What ran there may be lost, and the run has not heard it yet: only what the run held before the last bid of that
+            # kind too, and holds still, is held against it.
+            since = self._doubted.get(cluster, bid.round)
+            self._doubted[cluster] = max(since, bid.round)
+            proven = held.before(cluster, since) if since < bid.round else 0
+            free = max(0, has - proven)
+            if size <= free:
+                continue
+            self._reputation.observe(cluster, free, size - free, now)
+            if self._overbids.get(cluster) != (size, free):
+                self._overbids[cluster] = size, free
+                text = f"{cluster} bids {counted(size, 'slot')} and has {has} by its record"
+                text += f", of which this run holds {proven}" if proven else ""
+                text += ": no more are taken, and it is trusted less"
+                facts = {"cluster": cluster, "bid": size, "slots": has} | ({"held": proven} if proven else {})
+                out.append(Tell("", Chapter.BID, text, facts))
         return out
+
+    def _copying_at(self, cluster: str) -> int:
+        """So many copies it was awarded and has not answered."""
+        return sum(step.copying == cluster for step in self._copying.values())
 
     def _ask_for_deferred(self, now: float) -> None:
         if self._deferred:
@@ -417,6 +439,7 @@ class Awards:
             why = f"it is to stay away from {lease.node} of {lease.cluster}"
             return [ReleaseLeases(lease.cluster, (lease.id,)), *self._no_copy(step, why, now)]
         step.copying, step.copy, step.copies = "", lease, step.copies + 1
+        self._steps.held_slots.took(lease, self._rounds.number)
         self._placing.copied(step, lease, now)
         self.spent += step.copy_price
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
@@ -430,6 +453,7 @@ class Awards:
 
     def _began(self, step: Step, lease: Lease, now: float) -> list[Instruction]:
         step.state, step.lease, step.turned_down_by, step.started = StepState.RUNNING, lease, "", now
+        self._steps.held_slots.took(lease, self._rounds.number)
         self._placing.began(step, lease.cluster, lease.node, now)
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
         facts |= {"price": step.price} if step.price else {}

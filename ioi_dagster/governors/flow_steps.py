@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from ioi_dagster.governors.flow_held import HeldSlots
 from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.intervention import PART
@@ -163,6 +164,7 @@ class Steps:
         """Why a step must not start now; empty where it may."""
         self._fences: dict[str, int] = {}
         self._order = 0
+        self.held_slots = HeldSlots()
 
     def get(self, key: str) -> Step | None:
         return self._steps.get(key)
@@ -199,6 +201,9 @@ class Steps:
         step = self._steps[ask.step] = Step(
             ask, self._order, kind_of(ask), group_of(ask), fence=self.fence(ask.step), since=now
         )
+        if step.group.part:
+            parent = self._steps.get(ask.step.rpartition(PART)[0])
+            self.held_slots.maps(ask.step, parent.runs() if parent is not None else ())
         self._line_up(step)
         return step
 
@@ -254,6 +259,7 @@ class Steps:
         """It waits again."""
         if step.state is StepState.RUNNING:
             step.since = now
+        self._leaves(step)
         step.state, step.lease, step.waiting_for = StepState.WAITING, None, why
         step.copy, step.copying, step.copies, step.copy_number = None, "", 0, 0
         # An answer that is still under way is taken when it comes; it is not waited for.
@@ -263,6 +269,11 @@ class Steps:
         else:
             self._enter(step)
 
+    def _leaves(self, step: Step) -> None:
+        """It runs nowhere."""
+        for lease in step.runs():
+            self.held_slots.left(lease)
+
     def award(self, step: Step) -> None:
         """It is about to be awarded, under a new fence."""
         step.fence, step.state = self.raise_fence(step.ask.step), StepState.AWARDING
@@ -271,6 +282,7 @@ class Steps:
     def close(self, step: Step, state: StepState) -> None:
         """It is over, so far."""
         self._forget(step)
+        self._leaves(step)
         step.state, step.lease, step.copy, step.copying = state, None, None, ""
 
     def _forget(self, step: Step) -> None:
@@ -306,6 +318,7 @@ class Steps:
                 assert lease.fence == step.fence == self.fence(key), key
             assert not (step.copy or step.copying) or step.state is StepState.RUNNING, key
             assert step.lease is None or step.copy is None or step.lease.copy != step.copy.copy, key
+        self.held_slots.validate(lease for step in self._steps.values() for lease in step.runs())
         assert self._in_window == Counter(step.kind for step in self._waiting.values())
         for kind, behind in self._backlog.items():
             assert behind and self._in_window[kind] >= WINDOW, kind

@@ -27,6 +27,8 @@ from tests.unit.test_protocol import JSON
 
 STEPS = ("a", "b", "c", "g1", "g2", "last")
 BUDGET = 1_000.0
+SLOTS = 3
+"""What the bad cluster has, by its record."""
 Mutations = list[tuple[str, int, Any]]
 """Which place of a document is replaced, of those under that key or of all, modulo how many there are; and by what."""
 
@@ -52,6 +54,7 @@ class Run:
         self.now += later
         self.done += self.governor.handle(event, self.now)
         self.governor.validate()
+        assert sum(lease.cluster == "bad" for lease in self.governor.leases()) <= SLOTS
         assert -1e-6 <= self.governor.snapshot().spent <= BUDGET + 1e-6
         while self.heard < len(self.done):
             self._hear(self.done[self.heard])
@@ -77,7 +80,7 @@ class Run:
             match wanted:
                 case flow.FindPlaces(asks):
                     for ask in asks:
-                        found = (Place("good", "good"), Place("bad", "bad"))
+                        found = (Place("good", "good"), Place("bad", "bad", slots=SLOTS))
                         self.tell(flow.PlacesFound(ask.step, found, (), True))
                 case SendAnnounce(cluster, announce):
                     self._say(_bid(cluster, announce, mutations), flow.BidMissed(cluster, announce.round, "fuzzed"))

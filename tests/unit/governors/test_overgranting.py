@@ -9,7 +9,9 @@ import pytest
 from ioi_dagster.errors import RetryableError
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.answers import Held, checked_award
+from ioi_dagster.governors.flow_held import HeldSlots
 from ioi_dagster.governors.flow_messages import Place, ReleaseLeases, SendAnnounce, SendAward, StartStep
+from ioi_dagster.model.intervention import PART
 from ioi_dagster.model.negotiation import Ask, Award, Awarded, Lease, RejectedRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
@@ -127,3 +129,125 @@ def test_no_more_is_taken_of_a_bid_than_the_cluster_has_by_its_record():
     reputation = story.governor.snapshot().reputation
     assert reputation["a"]["trust"] == 0.6
     assert reputation.get("b", {}).get("trust", 1.0) == 1.0
+
+
+class Registered(Story):
+    """Cluster a, with four slots by its record; what it is awarded it grants."""
+
+    def asks(self, *steps: str) -> None:
+        for step in steps:
+            self.event(flow.StepReady(Ask("r", step, "ocr")), later=1.0)
+        for step in steps:
+            self.event(flow.PlacesFound(step, (Place("a", "a", slots=4),), (), False))
+
+    def bids(self, slots: int = 4) -> int:
+        """So many were awarded."""
+        before = len(self.wanted(SendAward))
+        self.bid("a", slots)
+        new = self.wanted(SendAward)[before:]
+        if new:
+            self.grant()
+        return sum(len(one.award.requests) for one in new)
+
+    @property
+    def told(self) -> list[str]:
+        return [one.text for one in self.wanted(flow.Tell) if "slots" in one.facts]
+
+    @property
+    def trust(self) -> float:
+        trust = self.governor.snapshot().reputation.get("a", {}).get("trust", 1.0)
+        assert isinstance(trust, float)
+        return trust
+
+
+def test_what_the_run_holds_in_a_cluster_is_not_taken_twice_however_often_it_is_bid():
+    story = Registered()
+    story.asks("s1", "s2", "s3", "s4")
+    assert story.bids() == 4
+    story.asks("t1", "t2", "t3", "t4")
+    assert story.bids() == 0
+    assert (story.told, story.trust) == ([], 1.0), "something may have been lost there, and not be known here"
+    for _ in range(3):
+        story.event(flow.Tick(), later=11.0)
+        assert story.bids() == 0
+    assert len(story.governor.leases()) == 4
+    assert story.told == [
+        "a bids 4 slots and has 4 by its record, of which this run holds 4: no more are taken, and it is trusted less"
+    ]
+    assert story.trust < 0.5
+    for step in ("s1", "s2"):
+        story.event(flow.StepEnded(step, 1, "first", 2.0))
+    story.event(flow.Tick(), later=11.0)
+    assert story.bids() == 2, "what has ended there is free"
+
+
+def test_what_is_being_awarded_is_held_too_and_breaks_no_bid():
+    story = Registered()
+    story.asks("s1", "s2", "s3", "s4")
+    story.bid("a", 4)
+    award = story.last(SendAward).award
+    story.asks("t1")
+    story.bid("a", 4)
+    assert story.last(SendAward).award is award
+    story.event(flow.Tick(), later=11.0)
+    story.bid("a", 4)
+    assert story.last(SendAward).award is award
+    assert (story.told, story.trust) == ([], 1.0)
+
+
+def test_a_node_that_is_back_before_its_loss_is_heard_breaks_no_bid():
+    story = Registered()
+    story.asks("s1", "s2")
+    assert story.bids() == 2
+    story.asks("t1", "t2", "t3")
+    assert story.bids(4) == 2, "its nodes have started again: it has all of them"
+    story.event(flow.StepLost("s1", 1, "n1", "the worker was killed"))
+    story.event(flow.StepLost("s2", 1, "n1", "the worker was killed"))
+    story.event(flow.Tick(), later=11.0)
+    assert story.bids(2) == 2
+    assert (story.told, story.trust) == ([], 1.0)
+
+
+def test_a_step_that_waits_for_what_it_maps_leaves_its_slot_to_that():
+    story = Registered()
+    story.asks("s1", "s2", "s3", "s4")
+    assert story.bids() == 4
+    parts = [f"s1{PART}0.{number}" for number in range(2)]
+    story.asks(*parts)
+    assert story.bids(1) == 1
+    assert story.bids(1) == 0
+    story.event(flow.Tick(), later=11.0)
+    assert story.bids(1) == 0, "its slot is its part's now"
+    story.event(flow.Tick(), later=11.0)
+    story.bids(1)
+    assert story.told == [
+        "a bids 1 slot and has 4 by its record, of which this run holds 4: no more are taken, and it is trusted less"
+    ]
+
+
+def test_a_cluster_whose_size_is_not_known_is_taken_at_its_word():
+    story = Registered()
+    for first in (0, 4):
+        steps = [f"s{first + number}" for number in range(4)]
+        for step in steps:
+            story.event(flow.StepReady(Ask("r", step, "ocr")), later=1.0)
+        for step in steps:
+            story.event(flow.PlacesFound(step, (Place("a", "a"),), (), False))
+        assert story.bids() == 4
+    assert len(story.governor.leases()) == 8
+    assert (story.told, story.trust) == ([], 1.0)
+
+
+def test_copies_of_late_steps_are_held_as_what_they_are_copies_of():
+    _, (lease,) = award_of("s")
+    copy = replace(lease, copy=1, cluster="b")
+    held = HeldSlots()
+    held.took(lease, 1)
+    held.took(copy, 2)
+    assert (held.count("a"), held.count("b"), held.before("b", 2), held.before("b", 3)) == (1, 1, 0, 1)
+    held.validate([lease, copy])
+    held.left(lease)
+    held.validate([copy])
+    held.maps(f"s{PART}0", [copy])
+    assert held.count("b") == 0
+    held.validate([copy])
