@@ -48,6 +48,7 @@ OF_NODES = frozenset({"fair.not_offered", "fair.too_large"})
 """Refusals that others than the nodes that are there could make good."""
 
 
+LOADS_NOTHING = frozenset({OWN_STEP})
 Curve = tuple[str, DataClass, Resources, int, bool, bool]
 """What tells one supply curve of a bid from the others: capability, data class, resources, gang, whether it is for copies, and
 whether for parts of maps, which may start where an owner's order keeps all else from it."""
@@ -59,7 +60,7 @@ def curve_of(one: AskGroup | SupplyPoint) -> Curve:
 
 def loads_nothing(one: AskGroup) -> bool:
     """A run's own code begins at once wherever it may: there is no replica of it that could be warm."""
-    return one.capability == OWN_STEP
+    return one.capability in LOADS_NOTHING
 
 
 class Rooms(Protocol):

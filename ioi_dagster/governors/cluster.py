@@ -15,7 +15,7 @@ from typing import Any
 
 from ioi_dagster.governors.abandoned import Abandoned
 from ioi_dagster.governors.autoscale import Autoscaler, Group, Pressure, WantNodes
-from ioi_dagster.governors.bids import Bids
+from ioi_dagster.governors.bids import LOADS_NOTHING, Bids
 from ioi_dagster.governors.cluster_messages import (
     EVERYTHING,
     AbandonedStopped,
@@ -348,7 +348,8 @@ class ClusterGovernor:
         node = self._nodes[name]
         held = [self._holder(lease) for lease in node.used if lease not in node.waiting]
         occupied = [Occupied(one.lease.run_key, one.since, one.seconds, one.resources) for one in held]
-        return NodeNow(name, node.slots, node.capabilities, occupied, node.speed, node.resources)
+        warm = node.warm | LOADS_NOTHING
+        return NodeNow(name, node.slots, node.capabilities, occupied, node.speed, node.resources, warm)
 
     # Awards and leases ------------------------------------------------------------------------------------------
 

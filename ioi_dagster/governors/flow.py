@@ -119,13 +119,13 @@ class FlowGovernor:
         placing: Placing | None = None,
     ) -> None:
         self._patience_s, self._again_s, self._due, self._overdue = patience_s, again_s, due, False
-        self._placing = placing or PlanAhead(objective_of(objective), origin)
         self._reputation, self._steps, self._candidates = Reputation(), Steps(), Candidates()
+        self._cold, nearness = ColdStarts(), Nearness(self._steps)
+        self._placing = placing or PlanAhead(objective_of(objective), origin, self._cold)
         self._gangs, self._copies = Gangs(self._steps), Copies(self._placing)
         self._steering = Steering(self._steps, self._gangs)
         self._cancelled: dict[str, Refusal] = {}
         """Steps that will be asked for again, and are not to start then."""
-        self._cold, nearness = ColdStarts(), Nearness(self._steps)
         self._rounds = Rounds(run, origin, self._reputation, deadline_s=deadline_s, again_s=again_s, park_s=park_s)
         self._awards = Awards(
             run,

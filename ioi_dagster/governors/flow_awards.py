@@ -454,6 +454,8 @@ class Awards:
     def _began(self, step: Step, lease: Lease, now: float) -> list[Instruction]:
         step.state, step.lease, step.turned_down_by, step.started = StepState.RUNNING, lease, "", now
         self._steps.held_slots.took(lease, self._rounds.number)
+        warm = self._placing.is_warm(step.ask.capability, lease.cluster, lease.node)
+        step.cold = step.cold if warm is None else not warm
         self._placing.began(step, lease.cluster, lease.node, now)
         facts = {"cluster": lease.cluster, "domain": lease.domain, "node": lease.node, "fence": lease.fence}
         facts |= {"price": step.price} if step.price else {}

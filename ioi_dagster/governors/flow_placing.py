@@ -93,6 +93,10 @@ class Placing(Protocol):
         """Seconds that a step of this capability is expected to run there."""
         ...
 
+    def is_warm(self, capability: str, cluster: str, node: str) -> bool | None:
+        """Is there a replica that has loaded, as far as was told of this node in the last round? None where nothing was."""
+        ...
+
     def began(self, step: Step, cluster: str, node: str, now: float) -> None:
         """It has a slot there, or is about to have it."""
         ...
@@ -158,6 +162,9 @@ class LeastCost:
 
     def why_waits(self, step: Step) -> str:
         return ""
+
+    def is_warm(self, capability: str, cluster: str, node: str) -> bool | None:
+        return None
 
     def began(self, step: Step, cluster: str, node: str, now: float) -> None:
         pass

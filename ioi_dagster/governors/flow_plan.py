@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
+from ioi_dagster.governors.flow_cold import ColdStarts
 from ioi_dagster.governors.flow_messages import GraphKnown
 from ioi_dagster.governors.flow_placing import LeastCost, Objective, Offer
 from ioi_dagster.governors.flow_steps import Group, Step
@@ -31,11 +32,11 @@ def kind_beside(step: str) -> str:
 class PlanAhead(LeastCost):
     """Where no graph is known, or a step is none of it, each step takes what costs it least."""
 
-    def __init__(self, objective: Objective, home: str = "") -> None:
-        """`home`: the domain in which what steps are sent lies."""
+    def __init__(self, objective: Objective, home: str = "", cold: ColdStarts | None = None) -> None:
+        """`home`: the domain in which what steps are sent lies; `cold`: what is learnt of what loading blocks takes."""
         super().__init__(objective)
         self._home = home
-        self._plan = GraphPlan()
+        self._plan = GraphPlan((cold or ColdStarts()).expect)
         self._about: dict[str, None] = {}
         self._now, self._planned = 0.0, False
         self._told_at = float("-inf")
@@ -157,6 +158,10 @@ class PlanAhead(LeastCost):
         if planned.now:
             return f"by the plan of the graph it is to run on {where}, which had no slot for it in the last round"
         return f"by the plan of the graph it begins in {begins:.1f} s on {where}, to end in {ends:.1f} s"
+
+    def is_warm(self, capability: str, cluster: str, node: str) -> bool | None:
+        # Where nothing is planned, what was told of nodes may be old.
+        return self._plan.is_warm(capability, cluster, node) if self._planned else None
 
     def began(self, step: Step, cluster: str, node: str, now: float) -> None:
         self._beside(step)

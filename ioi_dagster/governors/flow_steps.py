@@ -125,7 +125,7 @@ class Step:
     where: tuple[str, str] = ("", "")
     """(cluster, node) where it was awarded last, or ran ahead of that."""
     cold: bool = False
-    """Its block had to be loaded where it was awarded last, as far as the bid told."""
+    """Its block had to be loaded where it was awarded last, as far as the bid told, of the node or of the cluster."""
     started: float = 0.0
     copy: Lease | None = None
     """Of another start of it, since this one is late: whichever ends first counts."""

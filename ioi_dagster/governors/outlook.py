@@ -27,6 +27,8 @@ class NodeNow:
     occupied: Sequence[Occupied]
     speed: float = 1.0
     resources: Resources = ()
+    warm: Collection[str] = ()
+    """Capabilities that begin there at once."""
 
 
 def outlook(nodes: Iterable[NodeNow], run: str, about: Sequence[str], now: float) -> tuple[NodeOutlook, ...]:
@@ -36,16 +38,17 @@ def outlook(nodes: Iterable[NodeNow], run: str, about: Sequence[str], now: float
             node.node,
             node.slots,
             node.speed,
-            _able(node, about),
+            _of(node.capabilities, about),
             tuple(Busy(_rest(its, now), its.resources) for its in node.occupied if its.run != run)[:MAX_BUSY],
             node.resources,
+            _of(set(node.capabilities).intersection(node.warm), about),
         )
         for node in nodes
     )
 
 
-def _able(node: NodeNow, about: Sequence[str]) -> tuple[int, ...]:
-    return tuple(number for number, capability in enumerate(about) if capability in node.capabilities)
+def _of(capabilities: Collection[str], about: Sequence[str]) -> tuple[int, ...]:
+    return tuple(number for number, capability in enumerate(about) if capability in capabilities)
 
 
 def _rest(its: Occupied, now: float) -> float:

@@ -176,7 +176,8 @@ class Busy:
 @dataclass(frozen=True, slots=True)
 class NodeOutlook:
     """A node as who plans ahead sees it: `slots` at once and `resources` in all, `busy` those of others. A step takes 1 / `speed`
-    of its usual time there. `able`: by their places in `Announce.about`, the capabilities that it offers."""
+    of its usual time there. `able`: by their places in `Announce.about`, the capabilities that it offers; `warm`: those of them
+    that begin there at once, their block being loaded."""
 
     node: Name
     slots: Slots
@@ -184,6 +185,7 @@ class NodeOutlook:
     able: Annotated[tuple[Slots, ...], Meta(max_length=MAX_GROUPS)] = ()
     busy: Annotated[tuple[Busy, ...], Meta(max_length=MAX_BUSY)] = ()
     resources: Resources = ()
+    warm: Annotated[tuple[Slots, ...], Meta(max_length=MAX_GROUPS)] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,15 @@ when something happened. The plan is the placer's own (`replan`); what a step is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import ceil, exp, inf, log
 from random import Random
 
-from ioi_dagster.governors.placement.board import OVER, WAITING, Board
+from ioi_dagster.governors.placement.board import OVER, RUNNING, WAITING, Board
 from ioi_dagster.governors.placement.fleet import Fleet, Need, compile_graph, topological
+from ioi_dagster.governors.placement.listing import Loading
 from ioi_dagster.governors.placement.replan import copies, replan
 from ioi_dagster.governors.placement.search import Search
 from ioi_dagster.governors.placement.timeline import Timeline
@@ -72,12 +73,16 @@ class _Node:
     """When it was there last."""
     faster: float = 1.0
     """How much faster steps ran there than its cluster tells."""
+    warm: frozenset[str] | None = None
+    """Capabilities that begin there at once; None where nobody has told."""
 
 
 class GraphPlan:
     """Of one run. Steps whose `work` is 0 are those of which nobody knows how long they take: it is learnt by their `kind`."""
 
-    def __init__(self) -> None:
+    def __init__(self, loads_s: Callable[[str, str], float] = lambda capability, cluster: 0.0) -> None:
+        """`loads_s`: seconds that a block of the capability loads in the cluster; 0 where it does not, or nobody knows."""
+        self._loads_s = loads_s
         self._steps: dict[str, Step] = {}
         self._edges: list[Edge] = []
         self._before: dict[str, list[str]] = {}
@@ -90,7 +95,7 @@ class GraphPlan:
         self._over: dict[str, str] = {}
         """Step → the node where its output lies; `NOWHERE`: not known, as of what an earlier process of the run did."""
         self._running: dict[str, dict[str, float]] = {}
-        """Step → its nodes, and since when it has its inputs at each."""
+        """Step → its nodes, and since when it has its inputs and its block at each."""
         self._kinds: dict[str, float] = {}
         self._counted: dict[str, float] = {}
         """What the board counts for the kinds of `_kinds`."""
@@ -197,6 +202,7 @@ class GraphPlan:
                 self._change_speed(key, offer.speed * known.faster, now)
                 known.offer = offer
             known.up, known.seen = True, now
+            known.warm = frozenset(about[number] for number in node.warm if number < len(about))
             known.busy = tuple((now + its.seconds, _need(dict(its.resources))) for its in node.busy)
 
     def away(self, cluster: str) -> None:
@@ -223,6 +229,7 @@ class GraphPlan:
         if board is not None and not self._stale and step in board.graph.index:
             i = board.graph.index[step]
             there = board.arrival(i, board.fleet.index[key], now)
+            there += board.loading.rest(i, board.fleet.index[key], there)
             board.start(i, board.fleet.index[key], there)
         self._running.setdefault(step, {})[key] = there
 
@@ -240,7 +247,10 @@ class GraphPlan:
             return
         self._over[step] = key
         self._left.close(step)
-        self._learn(self._steps[step], self._nodes[key], seconds)
+        its, there = self._steps[step], self._nodes[key]
+        self._learn(its, there, seconds)
+        if there.warm is not None:
+            there.warm |= {its.capability}
         board = self._board
         if board is not None and not self._stale and step in board.graph.index:
             board.finish(board.graph.index[step], board.fleet.index[key], now)
@@ -348,7 +358,13 @@ class GraphPlan:
                 board.unbind(n)
             board.up[n], board.others[n] = node.up, node.busy
         weights = [bias.get(self._nodes[offer.node].cluster, 0.0) for offer in fleet.offers]
-        if fresh and self._idle() and max(weights) - min(weights) <= MATTERS * self.usual(ready):
+        board.loading = self._loading(board)
+        if (
+            fresh
+            and not board.loading.of
+            and self._idle()
+            and max(weights) - min(weights) <= MATTERS * self.usual(ready)
+        ):
             self._search(board, now)
         made, changes = replan(board, now, sent=False, bias=weights)
         for i, (n, order) in changes.items():
@@ -366,6 +382,39 @@ class GraphPlan:
             if board.status[i] == WAITING and schedule.node[i] >= 0
         }
         return True
+
+    def _loading(self, board: Board) -> Loading:
+        """What of the board's steps has to be loaded somewhere, as far as is known."""
+        nodes = [self._nodes[offer.node] for offer in board.fleet.offers]
+        numbers: dict[str, int] = {}
+        seconds: list[list[float]] = []
+        of: dict[int, int] = {}
+        for i, step in enumerate(board.graph.steps):
+            capability = self._steps[step.id].capability
+            if board.status[i] not in (WAITING, RUNNING) or not capability:
+                continue
+            if capability not in numbers:
+                each = {cluster: self._loads_s(capability, cluster) for cluster in {node.cluster for node in nodes}}
+                numbers[capability] = len(seconds) if any(each.values()) else -1
+                if any(each.values()):
+                    seconds.append([each[node.cluster] for node in nodes])
+            if numbers[capability] >= 0:
+                of[i] = numbers[capability]
+        there = [[0.0] * len(nodes) for _ in seconds]
+        for capability, number in numbers.items():
+            for n, node in enumerate(nodes) if number >= 0 else ():
+                there[number][n] = -inf if node.warm is None or capability in node.warm else inf
+        for i, runs in board.runs.items():
+            for n, run in runs.items() if i in of else ():
+                there[of[i]][n] = min(there[of[i]][n], run.began)
+        return Loading(of, seconds, there)
+
+    def is_warm(self, capability: str, cluster: str, node: str) -> bool | None:
+        """Would a step of it begin there at once? None where nobody has told."""
+        known = self._nodes.get(f"{cluster}/{node}")
+        if known is None or known.warm is None or capability not in known.offer.offers:
+            return None
+        return capability in known.warm
 
     def _idle(self) -> bool:
         """Nothing has begun, nor runs anything else."""

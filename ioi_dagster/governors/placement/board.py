@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ioi_dagster.governors.placement.fleet import Fleet, Graph, Need
 from ioi_dagster.governors.placement.lateness import left
-from ioi_dagster.governors.placement.listing import Midway, Schedule, optimistic, upward
+from ioi_dagster.governors.placement.listing import Loading, Midway, Schedule, optimistic, upward
 from ioi_dagster.governors.placement.timeline import Timeline
 
 WAITING, RUNNING, OVER, DOOMED = range(4)
@@ -63,6 +63,7 @@ class Board:
     speed: list[float] = field(default_factory=list)
     others: dict[int, Sequence[tuple[float, Need]]] = field(default_factory=dict)
     """By node, what those whose graphs are not known here hold of it, and until when."""
+    loading: Loading = field(default_factory=Loading)
     tail: dict[int, float] = field(default_factory=dict)
     """Time from a step's end to the end of its graph by what is not on the board, where that is only a part of the graph."""
 
@@ -218,7 +219,8 @@ class Board:
                     missing[i] = sum(status[u] == WAITING for u, _ in graph.preds[i])
                     if sent and self.node[i] >= 0:
                         kept[i] = self.node[i], self._kept_arrival(i)
-        return Midway(now, begun, waiting, missing, kept, [1.0 / speed for speed in self.speed]), lines
+        slowness = [1.0 / speed for speed in self.speed]
+        return Midway(now, begun, waiting, missing, kept, slowness, self.loading), lines
 
     def _kept_arrival(self, i: int) -> float:
         """When all that is made already for a bound step is there."""

@@ -6,7 +6,7 @@ Ranks: HEFT's upward rank (Topcuoglu, Hariri, Wu 2002) and PEFT's optimistic cos
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from math import inf
 
@@ -39,6 +39,27 @@ NOT_KEPT = (-1, 0.0)
 
 
 @dataclass(slots=True)
+class Loading:
+    """What has to be loaded before steps can begin. `of`: by step that loads something, the number of what that is; of each of
+    those, by node, how many `seconds` that takes, and when it is there: `inf` where nobody has begun to load it."""
+
+    of: Mapping[int, int] = field(default_factory=dict)
+    seconds: Sequence[Sequence[float]] = ()
+    there: Sequence[list[float]] = ()
+
+    def rest(self, i: int, n: int, at: float) -> float:
+        """Of the step's time on the node, if it begins `at`, what goes by until it is loaded."""
+        if i not in self.of:
+            return 0.0
+        number = self.of[i]
+        return _rest(self.seconds[number][n], self.there[number][n], at)
+
+
+def _rest(seconds: float, there: float, at: float) -> float:
+    return min(seconds, max(0.0, there - at))
+
+
+@dataclass(slots=True)
 class Midway:
     """A graph of which part has run, at time `now`.
 
@@ -54,6 +75,7 @@ class Midway:
     missing: list[int]
     kept: Mapping[int, tuple[int, float]]
     slowness: Sequence[float]
+    loading: Loading = field(default_factory=Loading)
 
 
 def upward(fleet: Fleet, graph: Graph) -> list[float]:
@@ -135,10 +157,13 @@ def fill(
     domain, latency, per_byte = fleet.domain, fleet.latency, fleet.per_byte
     if midway is None:
         made, since, kept, slowness = Schedule.empty(len(graph)), 0.0, {}, [1.0 / speed for speed in fleet.speed]
+        loads, loads_s, there = {}, (), []
         missing = [len(p) for p in preds]
         ready = [(-priority[i], i) for i, count in enumerate(missing) if not count and i not in graph.doomed]
     else:
         made, since, kept, slowness = midway.begun.copy(), midway.now, midway.kept, midway.slowness
+        loads, loads_s = midway.loading.of, midway.loading.seconds
+        there = [its.copy() for its in midway.loading.there]
         missing = midway.missing.copy()
         ready = [(-priority[i], i) for i in midway.waiting if not missing[i]]
     node, starts, finishes = made.node, made.start, made.finish
@@ -189,6 +214,7 @@ def fill(
                         kept_at = arrival
         least, best, best_start = inf, -1, 0.0
         row = ahead[i] if ahead is not None else None
+        loaded = loads.get(i, -1) if loads else -1
         made.tried += len(able)
         for n in able:
             if n == kept_node:
@@ -204,6 +230,9 @@ def fill(
                 if fetch is not None and since + fetch[n] > at:
                     at = since + fetch[n]
             length = work * slowness[n]
+            if loaded >= 0:
+                # What is loaded before it begins costs it nothing, so this is the most.
+                length += _rest(loads_s[loaded][n], there[loaded][n], at)
             value = at + length
             if row is not None:
                 value += weight * row[n]
@@ -218,6 +247,10 @@ def fill(
         if best < 0:
             continue
         length = work * slowness[best]
+        if loaded >= 0:
+            rest = _rest(loads_s[loaded][best], there[loaded][best], best_start)
+            length += rest
+            there[loaded][best] = min(there[loaded][best], best_start + rest)
         lines[best].reserve(best_start, length, need)
         node[i], starts[i], finishes[i] = best, best_start, best_start + length
         for c, _ in succs[i]:

@@ -71,6 +71,8 @@ class Fleet:
         """Those that no step may go to, whatever they offer."""
         self.untold: set[str] = set()
         """Those that do not tell of their nodes."""
+        self.cold: set[str] = set()
+        """Those where blocks have to be loaded first."""
         self.stopped: list[Lease] = []
         self.announced: list[Announce] = []
         self.refused: list[tuple[str, Refusal]] = []
@@ -95,14 +97,22 @@ class Fleet:
                         self.announced.append(announce)
                         free = self.slots - len(self.busy[cluster]) - self._held(cluster)
                         points = tuple(
-                            SupplyPoint(g.capability, g.data_class, min(free, g.count), 1.0, idle=g.idle)
+                            SupplyPoint(
+                                g.capability,
+                                g.data_class,
+                                min(free, g.count),
+                                1.0,
+                                0 if cluster in self.cold else free,
+                                idle=g.idle,
+                            )
                             for g in announce.groups
                             if free > 0 and cluster not in self.grudging and g.capability in self.offered(cluster)
                         )
                         able = tuple(n for n, name in enumerate(announce.about) if name in self.offered(cluster))
                         busy = tuple(Busy(seconds) for seconds in self.busy[cluster])
-                        nodes = (NodeOutlook("n", self.slots, self.speeds[cluster], able, busy),)
-                        nodes = () if cluster in self.untold else nodes
+                        warm = () if cluster in self.cold else able
+                        nodes = (NodeOutlook("n", self.slots, self.speeds[cluster], able, busy, warm=warm),)
+                        nodes = nodes if announce.about and cluster not in self.untold else ()
                         no = () if points else (Refusal("cluster.full", "full", cluster),)
                         todo.append(
                             flow.BidReceived(Bid(cluster, cluster, "r", announce.round, 1, points, no, 2.0, nodes))
@@ -452,9 +462,12 @@ def test_many_steps_are_planned_a_front_at_a_time_and_all_get_done(monkeypatch):
 
 def test_nodes_are_told_of_as_who_plans_ahead_sees_them():
     held = [Occupied("mine", 0.0, 9.0), Occupied("other", 2.0, 10.0, (("gpu", 1.0),)), Occupied("other", 4.0)]
-    nodes = [NodeNow("a", 1, {"x", "y"}, []), NodeNow("b", 4, {"x"}, held, speed=2.0, resources=(("gpu", 2.0),))]
+    nodes = [
+        NodeNow("a", 1, {"x", "y"}, [], warm={"y", "z"}),
+        NodeNow("b", 4, {"x"}, held, speed=2.0, resources=(("gpu", 2.0),)),
+    ]
     assert outlook(nodes, "mine", ("x", "y"), now=7.0) == (
-        NodeOutlook("a", 1, 1.0, (0, 1)),
+        NodeOutlook("a", 1, 1.0, (0, 1), warm=(1,)),
         NodeOutlook("b", 4, 2.0, (0,), (Busy(left(0.5) * 10.0, (("gpu", 1.0),)), Busy(3.0)), (("gpu", 2.0),)),
     )
 
