@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ioi_dagster.governors.failures import Cause
@@ -24,6 +25,16 @@ class Place:
     domain: str
     transfer_s: float = 0.0
     slots: int = 0
+
+
+TRANSFER_BYTES_PER_S = 50e6
+"""From the run's domain to another, as is expected where nobody measures it."""
+
+
+def from_home(places: Iterable[Place], home: str, input_bytes: float) -> tuple[Place, ...]:
+    """The places, with how long it takes until so many bytes are there that lie in the domain `home`."""
+    away_s = input_bytes / TRANSFER_BYTES_PER_S
+    return tuple(replace(place, transfer_s=0.0 if place.domain == home else away_s) for place in places)
 
 
 # Events -------------------------------------------------------------------------------------------------------------

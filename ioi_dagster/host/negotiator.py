@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 from ioi_dagster.governors import flow
@@ -26,6 +25,7 @@ from ioi_dagster.governors.flow_messages import (
     SendAward,
     StandingKnown,
     WithdrawAnnounce,
+    from_home,
 )
 from ioi_dagster.governors.flow_rounds import MAX_HOLDING
 from ioi_dagster.host.fleets import Fleet
@@ -33,8 +33,6 @@ from ioi_dagster.host.work import Found, Network
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Announce, Ask, Award, Awarded, ReleaseRequest
 from ioi_dagster.model.refusal import Refusal
-
-TRANSFER_BYTES_PER_S = 50e6
 
 Asked = FindPlaces | SendAnnounce | WithdrawAnnounce | SendAward | ReleaseLeases
 
@@ -145,12 +143,8 @@ class Negotiator:
             self._post(PlacesFound(ask.step, *alike[key], found.may_change))
 
     def _places(self, ask: Ask, found: Found) -> tuple[Place, ...]:
-        away_s = ask.input_bytes / TRANSFER_BYTES_PER_S
-        return tuple(
-            replace(place, transfer_s=0.0 if place.domain == self._network.home else away_s)
-            for place in found.places
-            if ask.cluster in ("", place.cluster)
-        )
+        places = (place for place in found.places if ask.cluster in ("", place.cluster))
+        return from_home(places, self._network.home, ask.input_bytes)
 
 
 def _waited_for(fleet: Fleet, message: Announce | Award | ReleaseRequest) -> Any:

@@ -61,12 +61,13 @@ class Call:
 
 
 class SentStart:
-    """A step that was sent to a node. How it ended is told on the connection to its cluster."""
+    """A step that was sent to a node. How it ended is told on the connection to its cluster. `moves_s`: so long of the time for
+    which it has its slot is for what it reads and makes, as its lease is held until what it made is with its run."""
 
-    __slots__ = ("domain", "lease", "process")
+    __slots__ = ("domain", "lease", "moves_s", "process")
 
-    def __init__(self, process: SimProcess, domain: str, lease: Lease) -> None:
-        self.process, self.domain, self.lease = process, domain, lease
+    def __init__(self, process: SimProcess, domain: str, lease: Lease, moves_s: float) -> None:
+        self.process, self.domain, self.lease, self.moves_s = process, domain, lease, moves_s
 
     def begun(self, lease: Lease) -> None:
         self.process.run.begun(lease)
@@ -74,8 +75,12 @@ class SentStart:
     def ended(self, attempt: str, took: float, refusal: Refusal | None) -> None:
         process, lease = self.process, self.lease
         process.run.answered(lease, attempt, took)
-        event: flow.Event = flow.StepEnded(lease.step, lease.fence, attempt, took, lease.copy)
-        if refusal is not None:
+        if refusal is None:
+            transfers = process.world.transfers
+            transfers.move([((self.domain, lease.node), process.run.makes(lease.step))], transfers.lies(process.domain))
+            worked = max(0.0, took - self.moves_s)
+            event: flow.Event = flow.StepEnded(lease.step, lease.fence, attempt, worked, lease.copy)
+        else:
             event = flow.StartRefused(lease.step, lease.fence, lease.node, refusal, lease.copy)
         process.world.wire.stream(self.domain, process.domain, "answer", process.take, event)
 

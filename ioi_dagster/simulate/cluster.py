@@ -496,7 +496,7 @@ class SimCluster:
     def start_step(
         self, lease: Lease, seconds: float, moves_s: float, start: Start, permit: Signed | None = None
     ) -> None:
-        """A start has come, of something that takes so many seconds at speed 1 once its inputs are there."""
+        """A start has come, of something that takes so many seconds at speed 1, and `moves_s` for what it reads and makes."""
         if self._stands_still(self.start_step, lease, seconds, moves_s, start, permit):
             return None
         node = self.nodes.get(lease.node)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ioi_dagster.governors import flow_messages as flow
@@ -100,28 +99,13 @@ class SimProcess:
         self.run.ended_process(self)
 
     def _graph(self) -> flow.GraphKnown:
-        """What is left of it. Its steps have run before, so it is known about how long they take."""
+        """What is left of it. Its steps have run before, so it is known about how long they take. How much one will read of
+        another is not known before that has made it, and what lies between domains nobody tells."""
         over = self.ledger.done.keys() | self.ledger.failed.keys()
         steps = {key: its for key, its in self._workflow.steps.items() if key not in over}
-        told = self.world.transfers.told
         return flow.GraphKnown(
-            tuple(
-                GraphStep(
-                    key,
-                    its.seconds,
-                    kind=key,
-                    capability=its.capability,
-                    inputs={self.domain: told(its.reads)} if told(its.reads) else {},
-                )
-                for key, its in steps.items()
-            ),
-            tuple(
-                Edge(need, key, told(its.inputs.get(need, 0.0)))
-                for key, its in steps.items()
-                for need in its.needs
-                if need in steps
-            ),
-            self.world.transfers.links,
+            tuple(GraphStep(key, its.seconds, kind=key, capability=its.capability) for key, its in steps.items()),
+            tuple(Edge(need, key) for key, its in steps.items() for need in its.needs if need in steps),
         )
 
     def _vend(self, key: str) -> None:
@@ -158,8 +142,7 @@ class SimProcess:
             near=step.near,
             apart=step.apart,
             copies=step.copies,
-            input_bytes=int(self.world.transfers.told(step.reads)),
-            sources=tuple(need for need, size in step.inputs.items() if self.world.transfers.told(size)),
+            input_bytes=int(self.world.transfers.told(step.reads + sum(step.inputs.values()))),
         )
 
     def _look_at_gang(self, name: str) -> None:
@@ -269,8 +252,10 @@ class SimProcess:
         world.record("start", self.name, step, lease.fence, lease.node)
         cluster = world.clusters[lease.cluster]
         seconds = self._workflow.steps[step].seconds * world.noise()
-        moves_s = world.transfers.move(self._inputs(step), (cluster.domain, lease.node))
-        sent = SentStart(self, cluster.domain, lease)
+        there, lies = (cluster.domain, lease.node), world.transfers.lies(self.domain)
+        makes = self.run.makes(step)
+        moves_s = world.transfers.move(self._inputs(step), there) + world.transfers.seconds([(there, makes)], lies)
+        sent = SentStart(self, cluster.domain, lease, moves_s)
         self._out[step, lease.fence, lease.copy] = lease.cluster
         permit = world.permits.issue(lease) if world.permits is not None else None
         world.wire.stream(
@@ -289,7 +274,6 @@ class SimProcess:
         self._closed += 1
         self.world.recoveries.closed(self.name, step, self.world.engine.now)
         self.ledger.done[step] = self.world.engine.now
-        self.ledger.where[step] = (self.world.clusters[lease.cluster].domain, lease.node)
         self.world.record("commit", self.name, step, fence, attempt)
         for follower in self.run.after.get(step, ()):
             self._vend(follower)
@@ -328,9 +312,7 @@ class SimProcess:
         found: list[flow.Event] = []
         for ask in asks:
             places, rejected = self._seen(*self.world.find(ask))
-            if ask.input_bytes or ask.sources:
-                inputs = self._inputs(ask.step)
-                places = tuple(replace(one, transfer_s=self._to(one.domain, inputs)) for one in places)
+            places = flow.from_home(places, self.domain, ask.input_bytes) if ask.input_bytes else places
             found.append(flow.PlacesFound(ask.step, places, rejected, may_change=bool(places) or not rejected))
         self.take(*found)
 
@@ -341,13 +323,10 @@ class SimProcess:
 
     def _inputs(self, step: str) -> list[tuple[Spot, float]]:
         """What it reads, and where that lies."""
-        its = self._workflow.steps[step]
-        found = [(self.ledger.where[need], size) for need, size in its.inputs.items()]
-        return [*found, ((self.domain, ""), its.reads)] if its.reads else found
-
-    def _to(self, domain: str, inputs: list[tuple[Spot, float]]) -> float:
-        """Seconds until they are at a node of the domain, where that is none at which one of them lies."""
-        return self.world.transfers.seconds(inputs, (domain, "*"))
+        its, home = self._workflow.steps[step], (self.domain, "")
+        found: dict[Spot, float] = {self.world.transfers.lies(self.domain): sum(its.inputs.values())}
+        found[home] = found.get(home, 0.0) + its.reads
+        return list(found.items())
 
     # Messages ---------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from ioi_dagster.model.negotiation import Effect, Lease
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.simulate.process import SimProcess
 from ioi_dagster.simulate.scenario import Workflow
-from ioi_dagster.simulate.transfers import Spot
 
 if TYPE_CHECKING:
     from ioi_dagster.simulate.world import World
@@ -18,14 +17,13 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class SimLedger:
     """`epoch` rises with each process that takes the run over; an older one writes nothing any more. `away`: how many faults keep
-    it from being written now. `where`: where the outputs of what is done lie; they outlive their nodes."""
+    it from being written now."""
 
     epoch: int = 0
     away: int = 0
     fences: dict[str, int] = field(default_factory=dict)
     done: dict[str, float] = field(default_factory=dict)
     failed: dict[str, Refusal] = field(default_factory=dict)
-    where: dict[str, Spot] = field(default_factory=dict)
 
 
 class SimRun:
@@ -67,6 +65,13 @@ class SimRun:
     @property
     def processes(self) -> tuple[SimProcess, ...]:
         return tuple(self._processes)
+
+    def makes(self, step: str) -> float:
+        """Bytes of its outputs."""
+        its = self.workflow.steps
+        if (writes := its[step].writes) is not None:
+            return writes
+        return max((its[one].inputs.get(step, 0.0) for one in self.after.get(step, ())), default=0.0)
 
     @property
     def running(self) -> int:

@@ -28,8 +28,9 @@ MAX_BYTES = 512 * 2**20
 @dataclass(frozen=True, slots=True)
 class WorkflowStep:
     """`seconds`: how long it runs on a node of speed 1; `needs`: the steps before it; `inputs`: bytes that it reads of each of
-    those (none of which are named: nothing); `reads`: bytes that it reads from outside, which lie in the workflow's domain. The
-    others mean what they mean for a real step, see `Ask`; all steps of a workflow that name one `gang` are that gang."""
+    those (none of which are named: nothing); `reads`: bytes that it reads from outside, which lie in the workflow's domain;
+    `writes`: bytes of what it makes, where nobody says it the most that one step reads of it. The others mean what they mean for
+    a real step, see `Ask`; all steps of a workflow that name one `gang` are that gang."""
 
     seconds: Seconds
     needs: tuple[str, ...] = ()
@@ -45,6 +46,7 @@ class WorkflowStep:
     copies: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
     inputs: dict[str, Amount] = field(default_factory=dict)
     reads: Amount = 0.0
+    writes: Amount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,10 @@ class Workflow:
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """`noise`: steps take their seconds times a factor that is drawn from e to the power of ±`noise`. `bandwidth`: bytes a second
-    between two domains; `inside`: between two nodes of one. Where that is 0, and `links` names none between the two, moving takes
-    no time. `capabilities`: what every domain offers where none names its blocks; else each offers those and own steps."""
+    between two domains; `inside`: between two machines of one. Where that is 0, and `links` names none between the two, moving
+    takes no time. `store`: the domain of a store that all nodes reach, as runs have it whose values an `FsspecIOManager` keeps;
+    without it values travel through the run's process, in its domain. `capabilities`: what every domain offers where none names
+    its blocks; else each offers those and own steps."""
 
     topology: Topology
     workflows: tuple[Workflow, ...]
@@ -74,6 +78,7 @@ class Scenario:
     bandwidth: Amount = 0.0
     inside: Amount = 0.0
     links: tuple[Link, ...] = ()
+    store: str = ""
     digest: str = field(default="")
     """Of the events of a simulation of it, where it was saved after one."""
 
@@ -88,6 +93,8 @@ def check(scenario: Scenario) -> None:
             wrong.append(f"{workflow.name}: no domain {workflow.domain!r}")
     ends = dict.fromkeys(end for link in scenario.links for end in (link.source, link.target))
     wrong += [f"a link names {end!r}, which is no domain" for end in ends if end not in domains]
+    if scenario.store and scenario.store not in domains:
+        wrong.append(f"the store is in {scenario.store!r}, which is no domain")
     wrong += [
         f"{n.name}: its speed is {n.speed}, not above 0"
         for d in scenario.topology.domains

@@ -1,7 +1,7 @@
 """Workflows as they ran somewhere: from files in the WfFormat of WfCommons (https://docs.wfcommons.org, schema version 1.5).
 
-Of a trace is taken how long each task ran, which tasks it follows, and the bytes that it read of those and from outside. Each
-task takes one slot, whatever cores and memory it had.
+Of a trace is taken how long each task ran, which tasks it follows, and the bytes that it read of those and from outside, and
+those that it wrote. Each task takes one slot, whatever cores and memory it had.
 """
 
 from __future__ import annotations
@@ -116,4 +116,6 @@ def _step(task: _Task, seconds: float, sizes: dict[str, float], maker: dict[str,
             inputs[maker[one]] += sizes.get(one, 0.0)
         elif one not in maker:
             outside += sizes.get(one, 0.0)
-    return WorkflowStep(seconds, needs, inputs={need: size for need, size in inputs.items() if size}, reads=outside)
+    read = {need: size for need, size in inputs.items() if size}
+    wrote = sum(sizes.get(one, 0.0) for one in dict.fromkeys(task.outputFiles))
+    return WorkflowStep(seconds, needs, inputs=read, reads=outside, writes=wrote)

@@ -1,36 +1,36 @@
-"""What steps read has to be where they run: it takes time by its size, and what lies there already takes none."""
+"""What steps read has to be where they run, and what they make goes back: it takes time by its size.
+
+Values lie with the run's process, as those of an `ExchangeIOManager` do in a federation, or in a store that all nodes reach."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ioi_dagster.model.placement import Link
 from ioi_dagster.simulate.scenario import Scenario
 
-MAX_TOLD = 32
-"""Of more domains runs are not told what lies between each two: they plan by what governors assume of links."""
 Spot = tuple[str, str]
-"""A domain, and a node of it; "" is a store of the domain that no node is beside."""
+"""A domain, and a node of it; "" is a machine of the domain that is none of its nodes."""
 
 
 class Transfers:
     """All that a step reads comes at once, and no transfer slows another. `between` and `inside`: bytes that were moved from one
-    domain to another, and from one node to another of the same."""
+    domain to another, and from one machine to another of the same."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._links = {(link.source, link.target): link for link in scenario.links}
         self._bandwidth, self._inside = scenario.bandwidth, scenario.inside
+        self._store = scenario.store
         self._timed = bool(self._links or self._bandwidth or self._inside)
         self.between = self.inside = 0.0
-        domains = [domain.name for domain in scenario.topology.domains]
-        pairs = [(one, other) for one in domains for other in domains] if len(domains) <= MAX_TOLD else []
-        rates = {pair: Link(*pair, 0.0, rate) for pair in pairs if (rate := self._rate(*pair))}
-        self.links: tuple[Link, ...] = tuple((rates | self._links).values()) if self._timed else ()
-        """As runs are told of them."""
 
     def told(self, size: float) -> float:
-        """Bytes as runs are told of them: nothing is said where moving takes no time."""
-        return size if self._timed else 0.0
+        """Bytes that travel with a step, as its run knows them: nothing is said where moving takes no time, and nobody knows how
+        much lies in a store."""
+        return size if self._timed and not self._store else 0.0
+
+    def lies(self, home: str) -> Spot:
+        """Where the values of a run of that domain lie."""
+        return self._store or home, ""
 
     def seconds(self, inputs: Iterable[tuple[Spot, float]], at: Spot) -> float:
         """Until all of them are there."""

@@ -61,7 +61,7 @@ class Report:
     Jain's index of the slots of tenants that wait, by weight; None where no two waited at once. `messages`: by kind.
     `faults`: those that struck while a run was under way and met something, by kind. `recoveries`: by row of
     the failure matrix. `trust`: by domain, the part of their bids that clusters are expected to keep, of those that kept not all.
-    `bytes_between`, `bytes_inside`: moved from one domain to another, and from node to node of the same. `violations`: what must
+    `bytes_between`, `bytes_inside`: moved from one domain to another, and inside one. `violations`: what must
     never happen and did. `utilisation`: of the slots of nodes while they were there. `node_hours`: of each group of nodes that
     come and go, by cluster and name; `node_credits`: what those cost. `digest`: of every start and commit; the same scenario has
     the same."""
@@ -199,6 +199,7 @@ class World:
         slow = min(node.speed for domain in its.topology.domains for one in domain.clusters for node in one.nodes)
         work = sum(step.seconds for step in steps) / min(1.0, slow)
         work += sum(self.transfers.longest(size) for step in steps for size in (step.reads, *step.inputs.values()))
+        work += sum(self.transfers.longest(run.makes(key)) for run in self.runs for key in run.workflow.steps)
         last = max(0.0, *(workflow.arrives for workflow in its.workflows), *(fault.until for fault in its.faults))
         slowest = max((fault.amount for fault in its.faults if fault.kind is FaultKind.NODE_SLOW), default=1.0)
         nodes = [node for domain in its.topology.domains for cluster in domain.clusters for node in cluster.groups]

@@ -17,6 +17,8 @@ from ioi_dagster.cli import app
 from ioi_dagster.cli_simulate import with_nodes
 from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.flow_messages import StepEnded
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.placement import Link
 from ioi_dagster.model.topology import Topology
@@ -105,22 +107,58 @@ def test_what_lies_in_another_domain_is_moved_at_its_bandwidth() -> None:
     assert (round(free.makespan_s), free.bytes_between) == (1, 100 * MB)
 
 
-def test_what_is_made_where_it_is_read_is_not_moved() -> None:
-    """A chain whose outputs are heavy stays on one node of four in as many domains."""
+def test_a_chain_whose_values_are_heavy_stays_in_the_domain_of_its_run() -> None:
     chain = {f"s{n}": WorkflowStep(1.0, (f"s{n - 1}",) if n else ()) for n in range(6)}
     heavy = {key: replace(step, inputs=dict.fromkeys(step.needs, 1_000 * MB)) for key, step in chain.items()}
-    report = simulate(Scenario(grid(4, 1), (Workflow("w", heavy),), bandwidth=10 * MB))
-    assert (report.bytes_between, report.bytes_inside) == (0, 0)
-    assert report.makespan_s < 10.0
+    report = simulate(Scenario(grid(4, 1), (Workflow("w", heavy, domain="d2"),), bandwidth=10 * MB))
+    # The first step reads nothing, and may run anywhere.
+    assert report.bytes_between <= 1_000 * MB <= 9_000 * MB <= report.bytes_inside
+    assert report.makespan_s < 6.0 + 100.0 + 2.0
 
 
-def test_what_another_node_of_the_domain_made_is_moved_inside() -> None:
-    """Two steps that run at the same time on two nodes, and one that reads of both."""
+def there_and_back(**more: Any) -> Report:
+    """Two steps that only the second domain may take, of a run of the first; the second reads what the first makes."""
+    first, second = grid(2, 1).domains
+    topology = Topology("net", "d0", (replace(first, handles=DataClass.PUBLIC), second))
+    made = WorkflowStep(1.0, data_class=DataClass.INTERNAL)
+    steps = {"a": made, "b": replace(made, needs=("a",), inputs={"a": 100 * MB})}
+    return simulate(Scenario(topology, (Workflow("w", steps, domain="d0"),), bandwidth=10 * MB, **more))
+
+
+def test_values_go_to_the_process_of_their_run_and_from_there_to_who_reads_them() -> None:
+    report = there_and_back()
+    assert (report.bytes_between, report.bytes_inside, report.violations) == (200 * MB, 0, ())
+    assert round(report.makespan_s) == 1 + 10 + 10 + 1
+    assert report.utilisation == pytest.approx(0.5, abs=0.01), "a slot is taken until what it made is with the run"
+
+
+def test_values_in_a_store_are_moved_from_and_to_where_that_is() -> None:
+    beside = there_and_back(store="d1", inside=100 * MB)
+    assert (beside.bytes_between, beside.bytes_inside, beside.violations) == (0, 200 * MB, ())
+    assert round(beside.makespan_s) == 1 + 1 + 1 + 1
+    assert there_and_back(store="d0").bytes_between == 200 * MB
+
+
+def test_a_process_that_begins_many_steps_sends_each_all_that_it_reads_and_takes_back_what_it_makes() -> None:
     made = {key: WorkflowStep(2.0) for key in ("a", "b")}
-    total = WorkflowStep(1.0, ("a", "b"), inputs={"a": 50 * MB, "b": 50 * MB})
+    total = WorkflowStep(1.0, ("a", "b"), inputs={"a": 50 * MB, "b": 20 * MB}, reads=10 * MB, writes=30 * MB)
     report = simulate(Scenario(grid(1, 2), (Workflow("w", {**made, "total": total}),), inside=10 * MB))
-    assert (report.bytes_between, report.bytes_inside) == (0, 50 * MB)
-    assert round(report.makespan_s) == 2 + 5 + 1
+    assert (report.bytes_between, report.bytes_inside) == (0, (50 + 20 + 80 + 30) * MB)
+    assert round(report.makespan_s) == 2 + 5 + 8 + 1 + 3
+
+
+def test_what_a_step_learns_its_run_is_how_long_it_worked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node tells how long the code took; how long its values took is between it and the run."""
+    told: list[float] = []
+    handle = FlowGovernor.handle
+
+    def listening(its: FlowGovernor, event: Any, now: float, more: bool = False) -> Any:
+        told.extend([event.seconds] if isinstance(event, StepEnded) else [])
+        return handle(its, event, now, more)
+
+    monkeypatch.setattr(FlowGovernor, "handle", listening)
+    there_and_back()
+    assert told == pytest.approx([1.0, 1.0])
 
 
 SIZES = st.lists(
@@ -159,6 +197,7 @@ def test_whatever_befalls_runs_that_move_data_no_invariant_breaks(seed: int) -> 
     ("change", "text"),
     [
         ({"links": (Link("d0", "mars", 0.0, 1.0),)}, "a link names 'mars', which is no domain"),
+        ({"store": "mars"}, "the store is in 'mars', which is no domain"),
         ({"workflows": (Workflow("w", {"a": WorkflowStep(1.0, inputs={"b": 1.0})}),)}, "step 'a' reads 'b'"),
     ],
 )
@@ -231,7 +270,10 @@ def test_a_trace_says_what_ran_how_long_and_what_it_read(tmp_path: Path) -> None
     below.parent.mkdir()
     for path in (below, tmp_path / "two.json"):
         path.write_text(json.dumps(trace()))
-    steps = {"a_1": WorkflowStep(3.5, reads=7.0), "b_1": WorkflowStep(4.0, ("a_1",), inputs={"a_1": 15.0}, reads=7.0)}
+    steps = {
+        "a_1": WorkflowStep(3.5, reads=7.0, writes=15.0),
+        "b_1": WorkflowStep(4.0, ("a_1",), inputs={"a_1": 15.0}, reads=7.0, writes=0.0),
+    }
     assert read_traces(tmp_path, 2.5, ("red", "blue")) == (
         Workflow("family/one", steps, 0.0, "red"),
         Workflow("two", steps, 2.5, "blue"),
@@ -305,6 +347,6 @@ def test_graphs_and_traces_are_not_given_both(tmp_path: Path) -> None:
 
 def test_a_scenario_of_before_there_were_speeds_is_read(tmp_path: Path) -> None:
     plain = from_json(msgspec.json.encode(Scenario(grid(1, 1), (Workflow("w", {"a": WorkflowStep(1.0)}),))))
-    for name in ("bandwidth", "inside", "links"):
+    for name in ("bandwidth", "inside", "links", "store"):
         del plain[name]
     assert from_json(json.dumps(plain), Scenario).topology == grid(1, 1)
