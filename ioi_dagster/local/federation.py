@@ -31,6 +31,7 @@ from ioi_dagster.local.identity import (
     renew_record,
 )
 from ioi_dagster.local.keeper import Keeper, start_supervisor
+from ioi_dagster.local.member_book import meet, start_anew
 from ioi_dagster.local.readiness import Missing, Readiness, Seen, clusters_of, nodes_of
 from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.capability import BlockSpec
@@ -95,8 +96,9 @@ class Federation:
         return {"IOI_HOME": str(self._home), "IOI_DOMAIN": self._topology.home}
 
     def prepare(self) -> None:
-        """Folders, keys, trust, ports. What exists is kept; a port taken by someone else is replaced. Raises `BadInputError`,
-        and changes nothing, where a domain in the home is its owner's own, or runs."""
+        """Folders, keys, trust, ports. What exists is kept; a port taken by someone else is replaced; whom an owner has put
+        out stays out. Raises `BadInputError`: where a domain in the home is its owner's own, or runs, nothing is changed; where
+        it cannot be read whom an owner has put out, nobody is taken in."""
         self._home.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         self._refuse_others()
@@ -114,7 +116,8 @@ class Federation:
         gateways = {spec.name: f"https://127.0.0.1:{ports.pop()}" for spec in self._topology.domains}
         for spec in self._topology.domains:
             home = self.domain(spec.name)
-            home.save_config(
+            start_anew(
+                home,
                 DomainConfig(
                     network=self._topology.network,
                     home=self._topology.home,
@@ -133,7 +136,7 @@ class Federation:
                     scopes=self._topology.scopes(spec.name),
                     authorities={other.name: other.authority for other in self._topology.domains},
                     limits={other.name: other.handles for other in self._topology.domains},
-                )
+                ),
             )
             (home.root / "blocks.json").write_bytes(msgspec.json.encode(offered(spec, self._blocks)))
         self._introduce(gateways)
@@ -152,7 +155,8 @@ class Federation:
         return "tcp" if spec.authority == authorities[self._topology.home] else "tls"
 
     def _introduce(self, gateways: dict[str, str]) -> None:
-        """Everybody has certificates of his authority and the record that each other one signed of himself."""
+        """Everybody has certificates of his authority and the record that each other one signed of himself, unless he has put
+        that one out."""
         now, records = time.time(), {}
         for spec in self._topology.domains:
             home = self.domain(spec.name)
@@ -164,12 +168,7 @@ class Federation:
                     home, authority, self._topology.network, spec, gateways[spec.name], now
                 )
         for spec in self._topology.domains:
-            home = self.domain(spec.name)
-            for old in home.trust.iterdir():
-                if old.stem not in records:
-                    old.unlink()
-            for signed in records.values():
-                home.put_member(signed)
+            meet(self.domain(spec.name), records)
 
     def _forget_strangers(self) -> None:
         """A domain that left the topology is no member any more; its folder stays, for its owner to remove."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -156,6 +156,49 @@ def change_config(home: DomainHome, change: Callable[[DomainConfig], DomainConfi
         changed = change(config)
         if changed != config:
             home.save_config(changed)
+
+
+def start_anew(home: DomainHome, config: DomainConfig) -> None:
+    """Save what a topology makes of the domain. What its owner has said since stands: introductions, and who is put out, whom it
+    does not name. Raises `BadInputError` where that cannot be read: whom he has put out would be a member again."""
+    with locked(home.root / "config.lock"):
+        said = _said(home)
+        for name in said.expelled:
+            config = _without(config, name)
+        home.save_config(replace(config, introductions=said.introductions, expelled=said.expelled))
+
+
+def meet(home: DomainHome, records: Mapping[str, Signed]) -> None:
+    """The domain has these records, which were checked, and no others; of whom its owner has put out none."""
+    with _changing(home) as config:
+        met = {name: signed for name, signed in records.items() if name not in config.expelled}
+        for old in home.trust.iterdir():
+            if old.stem not in met:
+                old.unlink()
+        for signed in met.values():
+            home.put_member(signed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What of a configuration no topology says."""
+
+    introductions: bool = True
+    expelled: dict[str, str] = field(default_factory=dict)
+
+
+def _said(home: DomainHome) -> _Said:
+    path = home.root / "domain.json"
+    try:
+        return from_json(path.read_bytes(), _Said)
+    except FileNotFoundError:
+        return _Said()
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BadInputError(
+            f"whom {home.name} has expelled cannot be read: {error}",
+            where=str(path),
+            todo="mend the file; or remove it, start again, and expel them anew: `ioi domain expel`",
+        ) from error
 
 
 def introduce(home: DomainHome, on: bool) -> bool:

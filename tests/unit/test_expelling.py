@@ -8,9 +8,11 @@ import pytest
 
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import DomainConfig, DomainHome
-from ioi_dagster.errors import BadInputError
+from ioi_dagster.errors import BadInputError, SignatureError
 from ioi_dagster.local import member_book
 from ioi_dagster.local.expelling import expel
+from ioi_dagster.local.federation import Federation
+from ioi_dagster.local.home import open_federation
 from ioi_dagster.local.member_book import FolderBook
 from ioi_dagster.model.intervention import Action
 from tests.realms import introduce, owned, realm
@@ -65,3 +67,54 @@ def test_own_runs_that_have_not_ended_stay_away_from_its_clusters(lab: DomainHom
     )  # fmt: skip
     assert ledger.interventions("over") == []
     ledger.close()
+
+
+NETWORK = """
+network: book
+home: lab
+domains:
+  - {name: lab, authority: ours, clusters: [{name: lab-c, nodes: [{name: lab-1}]}]}
+  - {name: cloud, authority: theirs, clusters: [{name: cloud-c, nodes: [{name: cloud-1}]}]}
+  - {name: edge, authority: edges, clusters: [{name: edge-c, nodes: [{name: edge-1}]}]}
+"""
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    (tmp_path / "topology.yaml").write_text(NETWORK)
+    return open_federation(tmp_path / "home", tmp_path / "topology.yaml", ())
+
+
+def prepared(federation: Federation) -> DomainHome:
+    federation.prepare()
+    federation.stop()
+    return federation.home_domain
+
+
+def test_a_federation_that_is_started_again_takes_nobody_in_whom_an_owner_has_put_out(federation: Federation) -> None:
+    lab = prepared(federation)
+    member_book.put_out(lab, "cloud", "it lies")
+    member_book.introduce(lab, False)
+    prepared(federation)
+    config = lab.config()
+    assert (config.expelled, config.introductions) == ({"cloud": "it lies"}, False)
+    assert [set(one) for one in (config.peers, config.limits, config.authorities)] == [
+        {"edge"}, {"lab", "edge"}, {"lab", "edge"},
+    ]  # fmt: skip
+    assert set(lab.members()) == {"lab", "edge"}
+    with pytest.raises(SignatureError):
+        lab.trusted().verify(federation.domain("cloud").signing_key().sign({"a": 1}))
+    cloud = federation.domain("cloud")
+    assert (set(cloud.members()), cloud.config().expelled, cloud.config().introductions) == (
+        {"lab", "cloud", "edge"}, {}, True,
+    )  # fmt: skip
+
+
+def test_where_it_cannot_be_told_whom_an_owner_has_put_out_nobody_is_taken_in(federation: Federation) -> None:
+    lab = prepared(federation)
+    member_book.put_out(lab, "cloud", "it lies")
+    (lab.root / "domain.json").write_text("{")
+    with pytest.raises(BadInputError, match=r"whom lab has expelled cannot be read: .*ioi domain expel"):
+        federation.prepare()
+    federation.stop()
+    assert set(lab.members()) == {"lab", "edge"}
