@@ -249,6 +249,18 @@ def test_who_is_expelled_is_no_member_whatever_is_told_and_comes_back_by_an_invi
     assert lab.config().limits == {"cloud": DataClass.PUBLIC}
 
 
+def test_what_an_owner_says_is_heard_also_where_another_member_is_kept_before_the_gateway_looks(lab):
+    members, book = guest(lab)
+    assert isinstance(members.join("invitation-a1", author("cloud").signed(), time.time()), JoinAnswer)
+    members.look()
+    put_out(lab, "cloud", "it lies")
+    introduce(lab, False)
+    members._keep(Keep(author("edge").signed(), author("edge").record()))
+    members.look()
+    assert (set(members.snapshot()), members._governor.introductions) == ({"edge"}, False)
+    assert set(book.read()) == {"lab", "edge"}
+
+
 def test_an_expulsion_that_was_cut_off_is_whole_when_the_domain_starts(lab, monkeypatch):
     members, book = guest(lab)
     members.join("invitation-a1", author("cloud").signed(), time.time())

@@ -222,7 +222,8 @@ class Members:
             await connection.http.aclose()
 
     def look(self) -> None:
-        """What the owner has changed: his own record, whom he has joined or put out, whether members introduce others."""
+        """What the owner has changed: his own record, whom he has joined or put out, whether members introduce others. After what
+        was kept here it is looked too: the owner may have said something in between."""
         changed = self._book.changed_at()
         if changed == self._seen:
             return
@@ -259,8 +260,7 @@ class Members:
         left = ", it has left" if kept.record.left else ""
         log.info("%s: record %d%s%s", kept.record.domain, kept.record.serial, told, left)
         if not self._book.keep(kept, give):
-            return self._governor.expel(self._book.expelled())  # a moment ago
-        self._seen = self._book.changed_at()
+            self._governor.expel(self._book.expelled())  # a moment ago
 
     def _begin(self, work: Any) -> None:
         task = asyncio.create_task(work)
