@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.local.member_book import change_config
 from ioi_dagster.model.quota import Quota, QuotaTree
 from ioi_dagster.model.topology import DomainSpec, Topology
 
@@ -51,7 +53,8 @@ def apply_quotas(topology: Topology, homes: Sequence[DomainHome], file: str = ""
     changes = [change for name, config in running.items() for change in _changes(config.spec, asked[name])]
     for home in homes:
         if running[home.name].spec != asked[home.name]:
-            home.save_config(replace(running[home.name], spec=asked[home.name]))
+            # Of all else, such as its members, what stands there by now.
+            change_config(home, partial(replace, spec=asked[home.name]))
     return changes
 
 

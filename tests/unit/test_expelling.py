@@ -14,6 +14,8 @@ from ioi_dagster.local.expelling import expel
 from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import open_federation
 from ioi_dagster.local.member_book import FolderBook
+from ioi_dagster.local.quota import apply_quotas
+from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.intervention import Action
 from tests.realms import introduce, owned, realm
 
@@ -118,3 +120,25 @@ def test_where_it_cannot_be_told_whom_an_owner_has_put_out_nobody_is_taken_in(fe
         federation.prepare()
     federation.stop()
     assert set(lab.members()) == {"lab", "edge"}
+
+
+class Interrupted(DomainHome):
+    """Its owner puts cloud out just after the configuration was read for the first time."""
+
+    def config(self) -> DomainConfig:
+        found = super().config()
+        if not found.expelled:
+            member_book.put_out(DomainHome(self.root), "cloud", "it lies")
+        return found
+
+
+def test_new_quotas_leave_what_an_owner_has_said_meanwhile(federation: Federation, tmp_path: Path) -> None:
+    lab = prepared(federation)
+    (tmp_path / "topology.yaml").write_text(NETWORK.replace("name: lab-c,", "name: lab-c, tenants: [{name: ann}],"))
+    asked = load_topology(tmp_path / "topology.yaml")
+    homes = [Interrupted(lab.root), federation.domain("cloud"), federation.domain("edge")]
+    (change,) = apply_quotas(asked, homes)
+    assert (change.cluster, change.tenant) == ("lab-c", "ann")
+    config = lab.config()
+    assert (config.expelled, set(config.peers)) == ({"cloud": "it lies"}, {"edge"})
+    assert config.spec == asked.domains[0]
