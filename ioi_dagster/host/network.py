@@ -8,6 +8,7 @@ import tempfile
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from dagster import MetadataValue
@@ -17,7 +18,7 @@ from ioi_dagster.adapters.dask.node_plugin import CLUSTER
 from ioi_dagster.adapters.http.registries import FederatedRegistry
 from ioi_dagster.clock import Clock, SystemClock
 from ioi_dagster.domain import DomainHome, home_domain
-from ioi_dagster.errors import FinalError, RetryableError
+from ioi_dagster.errors import BadInputError, FinalError, RetryableError
 from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.host.alone_fleets import RUNNER, AddressFleet, EmbeddedFleet
 from ioi_dagster.host.federated_fleets import DaskFleet, InvokeFleet
@@ -27,7 +28,6 @@ from ioi_dagster.host.partial import Partials
 from ioi_dagster.host.private import DagsterRun
 from ioi_dagster.host.work import Found
 from ioi_dagster.local.gate import open_gate
-from ioi_dagster.local.home import domains_in
 from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Lease
@@ -35,6 +35,7 @@ from ioi_dagster.model.permit import StepPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import MAX_STANDINGS, Experience, Experiences, Standing
 from ioi_dagster.model.story import Chapter
+from ioi_dagster.model.topology import DomainSpec
 from ioi_dagster.policy.documents import placement_document, step_document
 from ioi_dagster.policy.permits import issue
 from ioi_dagster.ras.selection import Candidate, Discovery, Query
@@ -103,9 +104,18 @@ class FederatedNetwork:
         return Found(tuple(places), tuple(rejected), may_change)
 
     def names(self) -> set[str]:
-        homes = domains_in(self._home.root.parents[1]) if self._home.root.parent.name == "domains" else [self._home]
-        clusters = [cluster for home in homes for cluster in home.config().spec.clusters]
+        clusters = [cluster for spec in (self._config.spec, *self._beside()) for cluster in spec.clusters]
         return {*self._fleets, *(name for one in clusters for name in (one.name, *one.members()))}
+
+    def _beside(self) -> list[DomainSpec]:
+        """Other domains of the same home, as far as they can be read: what is wrong with one is no matter of this one's runs."""
+        found: list[DomainSpec] = []
+        folder = self._home.root.parent
+        for root in _folders(folder) if folder.name == "domains" else ():
+            if root != self._home.root:
+                with contextlib.suppress(BadInputError):
+                    found.append(DomainHome(root).config().spec)
+        return found
 
     def standing(self) -> tuple[Standing, ...]:
         """As it was when the run began."""
@@ -258,6 +268,13 @@ class FederatedNetwork:
         if candidate.accepts == "step":
             return DaskFleet(candidate.domain, candidate.cluster, client, candidate.scheduler)
         return InvokeFleet(candidate.domain, candidate.cluster, client, self._partials)
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 class AloneNetwork:

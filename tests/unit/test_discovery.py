@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,9 +23,11 @@ from ioi_dagster.host.federated_fleets import DaskFleet
 from ioi_dagster.host.network import FOUND_FOR_S, FederatedNetwork
 from ioi_dagster.host.work import Found
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.topology import ClusterSpec, NodeSpec
 from ioi_dagster.ras.selection import Discovery, Query
 from tests.conftest import eventually
 from tests.members import author
+from tests.realms import owned
 from tests.registries import HOME, Registry, library, permitted
 
 AUTHORITIES = {HOME: "partners", "lab": "partners", "cloud": "clouds"}
@@ -198,3 +202,39 @@ def test_a_scheduler_that_does_not_answer_holds_up_nobody_who_does_not_want_it(p
         go.set()
         assert clusters(every.result(20)) == {("cloud", "cloud-c"), ("lab", "lab-c")}
     assert [fleet.cluster for fleet in network.fleets()] == ["cloud-c", "lab-c"]
+
+
+def test_a_domain_beside_it_that_cannot_be_read_ends_no_run(run, tmp_path, monkeypatch):
+    """Which nodes there are to stay away from is asked of all of the same home."""
+    network = run()
+    lab, cloud, edge = (owned(tmp_path, name).home for name in ("lab", "cloud", "edge"))
+    (tmp_path / "domains" / "notes").touch()
+    assert network.names() == {"lab-c", "lab-1", "cloud-c", "cloud-1", "edge-c", "edge-1"}
+    (cloud.root / "domain.json").write_text("{")
+    of_another_user(monkeypatch, lab.root)
+    assert network.names() == {"edge-c", "edge-1"}
+    (edge.root / "domain.json").unlink()
+    assert network.names() == set()
+
+
+def test_a_run_knows_the_nodes_of_its_own_domain_whatever_has_become_of_its_configuration(known, stack):
+    home = known()
+    spec = replace(home.config().spec, clusters=(ClusterSpec("library-c", (NodeSpec("library-1"),)),))
+    home.save_config(replace(home.config(), spec=spec))
+    network = FederatedNetwork(home, permitted(home, DataClass.INTERNAL))
+    stack.callback(network.close)
+    (home.root / "domain.json").write_text("{")
+    assert network.names() == {"library-c", "library-1"}
+
+
+def of_another_user(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """As whoever is not root finds it."""
+    for name in ("stat", "read_bytes"):
+        plain = getattr(Path, name)
+
+        def refusing(path: Path, _plain: Callable[..., Any] = plain, **options: Any) -> Any:
+            if path.parent == folder:
+                raise PermissionError(13, os.strerror(13))
+            return _plain(path, **options)
+
+        monkeypatch.setattr(Path, name, refusing)
