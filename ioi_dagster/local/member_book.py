@@ -48,8 +48,8 @@ class FolderBook:
             found = [one for name, one in self.records().items() if name == domain]
         return tuple(signed for signed in found if signed.body["serial"] > after)
 
-    def keep(self, kept: Keep, give: DataClass | None = None) -> bool:
-        return take_in(self._home, kept.signed, kept.record, give)
+    def keep(self, kept: Keep, give: DataClass | None = None, by: Invited | None = None) -> bool:
+        return take_in(self._home, kept.signed, kept.record, give, by)
 
     def expelled(self) -> Collection[str]:
         return self._home.config().expelled
@@ -63,19 +63,13 @@ class FolderBook:
     def invited(self, name: str) -> Invited | None:
         if not name.startswith(INVITED) or not name.removeprefix(INVITED).isalnum():
             return None
-        try:
-            return from_json(self._invitation(name.removeprefix(INVITED)).read_bytes(), Invited)
-        except FileNotFoundError:
-            return None
-
-    def used(self, invited: Invited) -> None:
-        write_private(self._invitation(invited.id), msgspec.json.encode(invited))
+        return _invited(_invitation(self._home, name.removeprefix(INVITED)))
 
     def put_invited(self, invited: Invited) -> None:
         """Remember whom the owner has invited."""
-        folder = self._home.root / "invitations"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        write_private(self._invitation(invited.id), msgspec.json.encode(invited))
+        path = _invitation(self._home, invited.id)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        write_private(path, msgspec.json.encode(invited))
 
     def changed_at(self) -> object:
         return self._folder.changed_at(), self._home.changed_at()
@@ -88,20 +82,30 @@ class FolderBook:
         # A command that was killed leaves the file behind, and may have told others or not.
         return said == LEFT or is_locked(self._home.root / TAKING_PART) or own_record(self._home).left
 
-    def _invitation(self, number: str) -> Path:
-        return self._home.root / "invitations" / f"{number}.json"
 
-
-def take_in(home: DomainHome, signed: Signed, record: MemberRecord, give: DataClass | None = None) -> bool:
-    """A member, by a record that was checked. `give`: as `know` says, by an invitation, which brings back who was expelled; it is
-    written first, so that who is a member is given that and nothing else wherever this process is killed, and `know_all` makes up
-    for the rest. False where the owner has expelled it."""
+def take_in(
+    home: DomainHome,
+    signed: Signed,
+    record: MemberRecord,
+    give: DataClass | None = None,
+    by: Invited | None = None,
+) -> bool:
+    """A member, by a record that was checked. `give`: as `know` says; it is written first, so that who is a member is given that
+    and nothing else wherever this process is killed, and `know_all` makes up for the rest. `by`: the guest's invitation as it was
+    read, which is used by it from now on, whatever happens then. Who is expelled comes back by one that was made for it, or by
+    the owner's own word (`give` alone). False, and nothing is done, for others who are expelled, and where the invitation has
+    changed."""
     with _changing(home) as config:
-        if give is None and record.domain in config.expelled:
+        if by is not None and _invited(_invitation(home, by.id)) != by:
             return False
+        name, meant = record.domain, by is None or by.domain == record.domain
+        if name in config.expelled and (give is None or not meant):
+            return False
+        if by is not None and not by.used_by:
+            write_private(_invitation(home, by.id), msgspec.json.encode(replace(by, used_by=name)))
         if give is not None:
-            expelled = {name: why for name, why in config.expelled.items() if name != record.domain}
-            home.save_config(replace(config, limits={**config.limits, record.domain: give}, expelled=expelled))
+            expelled = {one: why for one, why in config.expelled.items() if one != name}
+            home.save_config(replace(config, limits={**config.limits, name: give}, expelled=expelled))
         home.put_member(signed)
     know(home, record, give)
     return True
@@ -116,11 +120,24 @@ def put_out(home: DomainHome, name: str, why: str) -> bool:
             config = replace(config, expelled={**config.expelled, name: why})
         home.save_config(_without(config, name))
         (home.trust / f"{name}.json").unlink(missing_ok=True)
-    for path in (home.root / "invitations").glob("*.json"):
-        invited = from_json(path.read_bytes(), Invited)
-        if name in (invited.domain, invited.used_by):
-            path.unlink(missing_ok=True)
+        for path in (home.root / "invitations").glob("*.json"):
+            invited = _invited(path)
+            # By one that cannot be read nobody comes; whose it is nobody knows.
+            if invited is None or name in (invited.domain, invited.used_by):
+                path.unlink(missing_ok=True)
     return fresh
+
+
+def _invitation(home: DomainHome, number: str) -> Path:
+    return home.root / "invitations" / f"{number}.json"
+
+
+def _invited(path: Path) -> Invited | None:
+    """None where it is not there, or cannot be read."""
+    try:
+        return from_json(path.read_bytes(), Invited)
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
 def know_all(home: DomainHome) -> None:

@@ -249,6 +249,62 @@ def test_who_is_expelled_is_no_member_whatever_is_told_and_comes_back_by_an_invi
     assert lab.config().limits == {"cloud": DataClass.PUBLIC}
 
 
+@pytest.mark.parametrize("of", ["cloud", ""])
+def test_who_is_put_out_while_it_joins_does_not_come_back_by_the_invitation_that_it_had(lab, of):
+    class Book(FolderBook):
+        interrupted = False
+
+        def expelled(self):
+            found = super().expelled()
+            if self.interrupted:
+                put_out(lab, "cloud", "it lies")
+            return found
+
+    book = Book(lab)
+    book.put_invited(invited({"domain": of}))
+    members = Members("lab", book, None, ManualClock())
+    book.interrupted = True
+    answer = members.join("invitation-a1", author("cloud").signed(), time.time())
+    book.interrupted = False
+    assert isinstance(answer, Refusal)
+    assert answer.code == "member.expelled"
+    members.look()
+    assert (set(book.read()), members.snapshot(), lab.config().limits) == ({"lab"}, {}, {})
+    assert lab.config().expelled == {"cloud": "it lies"}
+    assert book.invited("invitation-a1") == (None if of else invited({})), "it is as it was, or gone"
+
+
+def test_an_invitation_that_is_taken_back_while_its_guest_joins_makes_no_member(lab):
+    class Book(FolderBook):
+        def keep(self, *words):
+            (lab.root / "invitations" / "a1.json").unlink()
+            return super().keep(*words)
+
+    book = Book(lab)
+    book.put_invited(invited({}))
+    members = Members("lab", book, None, ManualClock())
+    answer = members.join("invitation-a1", author("cloud").signed(), time.time())
+    assert isinstance(answer, Refusal)
+    assert answer.code == "member.not_invited"
+    members.look()
+    assert (set(book.read()), members.snapshot(), lab.config().limits) == ({"lab"}, {}, {})
+
+
+def test_an_invitation_that_cannot_be_read_is_none_and_is_in_nobodys_way(lab):
+    members, book = guest(lab)
+    members.join("invitation-a1", author("cloud").signed(), time.time())
+    for number, of in (("b2", "cloud"), ("c3", "edge")):
+        book.put_invited(Invited(number, DataClass.INTERNAL, LATER, of))
+    folder = lab.root / "invitations"
+    (folder / "00.json").write_text("{")
+    (folder / "01.json").symlink_to(folder / "removed a moment ago")
+    answer = members.join("invitation-00", author("edge").signed(), time.time())
+    assert isinstance(answer, Refusal)
+    assert answer.code == "member.not_invited"
+    assert put_out(lab, "cloud", "it lies")
+    assert [path.name for path in folder.iterdir()] == ["c3.json"]
+
+
 def test_what_an_owner_says_is_heard_also_where_another_member_is_kept_before_the_gateway_looks(lab):
     members, book = guest(lab)
     assert isinstance(members.join("invitation-a1", author("cloud").signed(), time.time()), JoinAnswer)

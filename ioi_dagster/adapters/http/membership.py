@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httpx
@@ -61,9 +61,10 @@ class MemberBook(Protocol):
         """Its records of a higher serial, oldest first; of others than this domain the newest alone."""
         ...
 
-    def keep(self, kept: Keep, give: DataClass | None = None) -> bool:
+    def keep(self, kept: Keep, give: DataClass | None = None, by: Invited | None = None) -> bool:
         """For good: it counts after a restart too. `give`: the highest class that the member may be given from now on, by an
-        invitation. False where the owner has put it out, and nothing is kept."""
+        invitation. `by`: that invitation as it was read; by whom it was used is kept first. False, and nothing is kept, where
+        the owner has put the member out, or the invitation is not as it was read any more."""
         ...
 
     def expelled(self) -> Collection[str]:
@@ -80,10 +81,6 @@ class MemberBook(Protocol):
 
     def invited(self, name: str) -> Invited | None:
         """The invitation whose certificate has that name."""
-        ...
-
-    def used(self, invited: Invited) -> None:
-        """Remember by whom, for good."""
         ...
 
     def changed_at(self) -> object:
@@ -110,7 +107,7 @@ class NoMembers:
     def chain(self, domain: str, after: int) -> tuple[Signed, ...]:
         return ()
 
-    def keep(self, kept: Keep, give: DataClass | None = None) -> bool:
+    def keep(self, kept: Keep, give: DataClass | None = None, by: Invited | None = None) -> bool:
         """It is forgotten with the process."""
         return True
 
@@ -125,9 +122,6 @@ class NoMembers:
 
     def invited(self, name: str) -> Invited | None:
         return None
-
-    def used(self, invited: Invited) -> None:
-        """Nobody is invited."""
 
     def changed_at(self) -> object:
         return 0
@@ -179,9 +173,10 @@ class Members:
         seconds."""
         invited = self._book.invited(shown)
         name = str(signed.body.get("domain", ""))[:100]
+        gone = "the invitation has expired, or is not one of ours any more"
+        not_any_more = Refusal("member.not_invited", gone, self._domain, "ask for another: `ioi domain invite`")
         if invited is None or invited.expires < now:
-            text = "the invitation has expired, or is not one of ours any more"
-            return Refusal("member.not_invited", text, self._domain, "ask for another: `ioi domain invite`")
+            return not_any_more
         if invited.domain not in ("", name) or invited.used_by not in ("", name):
             text = f"the invitation is for {invited.domain or invited.used_by}, not for {name}"
             return Refusal("member.not_invited", text, self._domain, "ask for one of your own: `ioi domain invite`")
@@ -197,10 +192,8 @@ class Members:
             if isinstance(said, NotBelieved):
                 return said.refusal
             assert isinstance(said, Keep)
-            # First, so that whatever happens in between it is used once.
-            if not used:
-                self._book.used(replace(invited, used_by=name))
-            self._keep(said, invited.give if anew or not there else None)
+            if not self._keep(said, invited.give if anew or not there else None, invited):
+                return expelled_by(self._domain, name) if name in self._book.expelled() else not_any_more
         return JoinAnswer(self._book.records()[self._domain], self._book.may_be_given(name))
 
     async def run(self) -> None:
@@ -255,12 +248,18 @@ class Members:
                     "what %s told of %s is not taken: %s [%s]", peer or "it", domain, refusal.text, refusal.code
                 )
 
-    def _keep(self, kept: Keep, give: DataClass | None = None) -> None:
+    def _keep(self, kept: Keep, give: DataClass | None = None, by: Invited | None = None) -> bool:
         told = f", as {kept.vouched} tells" if kept.vouched else ""
         left = ", it has left" if kept.record.left else ""
         log.info("%s: record %d%s%s", kept.record.domain, kept.record.serial, told, left)
-        if not self._book.keep(kept, give):
-            self._governor.expel(self._book.expelled())  # a moment ago
+        if self._book.keep(kept, give, by):
+            return True
+        # Its owner has said so a moment ago. It is forgotten first, whoever it is; what stands of it is looked at next.
+        expelled = self._book.expelled()
+        self._governor.expel({*expelled, kept.record.domain})
+        self._governor.expel(expelled)
+        self._seen = None
+        return False
 
     def _begin(self, work: Any) -> None:
         task = asyncio.create_task(work)
