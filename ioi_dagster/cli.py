@@ -362,7 +362,7 @@ def status(
 @app.command()
 def quota(
     topology: Annotated[
-        Path | None, typer.Option(help="Default: the file with which the federation was started")
+        Path | None, typer.Option(help="Default: the file with which the federation was started, or the domain made")
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -370,16 +370,16 @@ def quota(
     """Give the tenants of running clusters the quotas that stand in the topology file."""
     from dataclasses import asdict
 
-    from ioi_dagster.errors import BadInputError
-    from ioi_dagster.local.home import domains_in, find_home, topology_in
-    from ioi_dagster.local.quota import apply_quotas
+    from ioi_dagster.local.home import find_home
+    from ioi_dagster.local.quota import apply_quotas, quota_files
     from ioi_dagster.local.topology_file import load_topology
 
-    file = topology or topology_in(find_home(home))
-    asked, domains = load_topology(file), domains_in(find_home(home))
-    if not domains:
-        raise BadInputError("no federation was ever started here", where=str(find_home(home)), todo="run `ioi up`")
-    changes = apply_quotas(asked, domains, str(file))
+    files = quota_files(find_home(home), topology)
+    changes = [one for file, its in files.items() for one in apply_quotas(load_topology(file), its, str(file))]
+    for file, its in files.items():
+        for domain in its:
+            if domain.by_hand.exists() and domain.topology != file.resolve():
+                domain.made_by_hand(file)
     if as_json:
         print(json.dumps([asdict(change) for change in changes]))
         return
@@ -387,7 +387,8 @@ def quota(
     for change in changes:
         holder = (Text(name or "–") for name in (change.cohort, change.tenant, change.block_class))
         table.add_row(change.cluster, *holder, _share(change.before), _share(change.after))
-    out.print(f"quotas of {file}" + ("" if changes else ": they are as they were"), highlight=False, soft_wrap=True)
+    told = f"quotas of {', '.join(map(str, files))}" + ("" if changes else ": they are as they were")
+    out.print(told, highlight=False, soft_wrap=True)
     if changes:
         out.print(table)
 

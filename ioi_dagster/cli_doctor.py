@@ -62,15 +62,21 @@ def _tool(name: str, what_for: str, remedy: str) -> Callable[[Path], Finding]:
 
 
 def _topology(home: Path) -> Finding:
-    from ioi_dagster.local.home import topology_in
+    from ioi_dagster.local.home import domains_in, topology_in
     from ioi_dagster.local.topology_file import load_topology
 
-    file = topology_in(home)
+    file, told = home, []
     try:
-        topology = load_topology(file)
+        by_hand = [one for one in domains_in(home) if one.by_hand.exists()]
+        files = (
+            sorted({one.topology for one in by_hand if one.topology is not None}) if by_hand else [topology_in(home)]
+        )
+        for file in files:
+            topology = load_topology(file)
+            told.append(f"{file}: {counted(len(topology.domains), 'domain')}, home {topology.home}")
     except IoiError as error:
         return Finding("topology", "mend", str(error), f"edit {file}")
-    return Finding("topology", "ok", f"{file}: {counted(len(topology.domains), 'domain')}, home {topology.home}")
+    return Finding("topology", "ok", "; ".join(told) or "none: its domains were made of nodes alone")
 
 
 def _bundle(home: Path) -> Finding:

@@ -58,7 +58,7 @@ def init(
     spec = _spec(name, topology, authority, nodes)
     known = _blocks(blocks)
     domain = DomainHome(find_home(home) / "domains" / name)
-    record = init(domain, network, spec, listen, POLICIES, known, time.time())
+    record = init(domain, network, spec, listen, POLICIES, known, time.time(), topology)
     out.print(f"{name} is made in {domain.root}, gateway {record.gateway}", soft_wrap=True)
     out.print(f"authority {record.authority}: {_short(record.authorities[0].fingerprint)}", soft_wrap=True)
     out.print(

@@ -99,8 +99,22 @@ class DomainHome:
 
     @property
     def by_hand(self) -> Path:
-        """A file that is there where its owner has made the domain by his own command, and no topology knows it."""
+        """A file that is there where its owner has made the domain by his own command, and no federation knows it. It names the
+        domain's topology file, if there is one."""
         return self.root / "by-hand"
+
+    @property
+    def topology(self) -> Path | None:
+        """The file from which a domain that was made by hand has its quotas; None where it has none."""
+        try:
+            noted = self.by_hand.read_text()
+        except FileNotFoundError:
+            return None
+        return Path(noted) if noted else None
+
+    def made_by_hand(self, topology: Path | None) -> None:
+        """It is, and has its quotas from that file."""
+        self.by_hand.write_text("" if topology is None else str(topology.resolve()))
 
     @property
     def trust(self) -> Path:

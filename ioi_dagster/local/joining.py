@@ -84,15 +84,17 @@ def init(
     policies: Path,
     blocks: list[BlockSpec],
     now: float,
+    topology: Path | None = None,
 ) -> MemberRecord:
     """Folders, keys, certificates, configuration and the first record of a domain. `listen`: `host:port` of its
-    gateway, port 0 for a free one. Raises `BadInputError` where it is there already."""
+    gateway, port 0 for a free one; `topology`: the file that `spec` is from, if any. Raises `BadInputError` where the domain is
+    there already."""
     if (home.root / "domain.json").exists():
         raise BadInputError("this domain is there already", where=str(home.root), todo="see it with `ioi domain show`")
     if home.name.startswith(INVITED):
         raise BadInputError(f"a domain's name may not begin with {INVITED!r}", todo="choose another name")
     prepare_folders(home)
-    home.by_hand.touch()
+    home.made_by_hand(topology)
     forget_damaged(home)
     prepare_authority(authority_of(home, spec.authority), spec.authority, now)
     host, _, port = listen.rpartition(":")

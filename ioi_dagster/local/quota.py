@@ -1,16 +1,21 @@
-"""New quotas for tenants while the federation runs: from the topology file into each domain's configuration."""
+"""New quotas for tenants while clusters run: from the topology file into each domain's configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.local.home import domains_in, topology_in
 from ioi_dagster.local.member_book import change_config
+from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.quota import Quota, QuotaTree
 from ioi_dagster.model.topology import DomainSpec, Topology
+
+_TODO = "name the file that has them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +40,55 @@ class Change:
     after: Share | None
 
 
+def quota_files(home: Path, given: Path | None) -> dict[Path, list[DomainHome]]:
+    """The domains in `home`, by the file that has their quotas: `given`, else the one with which the federation was started, or a
+    domain was made by hand; of domains that were made by hand, those that are in `given`. Raises `BadInputError` where nothing
+    was started there, or nobody knows the file."""
+    known = {spec.name for spec in load_topology(given).domains} if given is not None else set()
+    domains = domains_in(home)
+    if not domains:
+        raise BadInputError("no federation was ever started here", where=str(home), todo="run `ioi up`")
+    if given is not None:
+        of_it = [one for one in domains if not one.by_hand.exists() or one.name in known]
+        if not of_it:
+            names = ", ".join(one.name for one in domains)
+            raise BadInputError(f"it has none of the domains in {home} ({names})", where=str(given), todo=_TODO)
+        return {given: of_it}
+    found: dict[Path, list[DomainHome]] = {}
+    for one in domains:
+        if not one.by_hand.exists():
+            found.setdefault(topology_in(home), []).append(one)
+        elif one.topology is not None:
+            found.setdefault(one.topology, []).append(one)
+        else:
+            todo = "write one, give its clusters `tenants` or `quotas`, and name it once: `ioi quota --topology topology.yaml`"
+            text = f"{one.name} was made without a topology file; this is what it would say:\n\n{as_topology(one)}\n"
+            raise BadInputError(text, where=str(one.root), todo=todo)
+    return found
+
+
+def as_topology(home: DomainHome) -> str:
+    """YAML that a domain can be read from which was made of nodes alone, as it is."""
+    config = home.config()
+    lines = [f"network: {config.network}", f"home: {home.name}", "domains:", f"  - name: {home.name}"]
+    lines += [f"    authority: {config.spec.authority}", "    clusters:"]
+    for cluster in config.spec.clusters:
+        lines += [f"      - name: {cluster.name}", "        nodes:"]
+        lines += [f"          - {{name: {node.name}}}" for node in cluster.nodes]
+    return "\n".join(lines)
+
+
 def apply_quotas(topology: Topology, homes: Sequence[DomainHome], file: str = "") -> list[Change]:
     """Save the quotas of `topology`, which stands in `file`, for each of `homes`; their cluster governors take them over within
-    about a second.
+    about a second. A domain that was made by hand was given its authority then, whatever the file says.
 
     Raises `BadInputError`, and changes nothing, where the file differs in anything else from what runs.
     """
     running = {home.name: home.config() for home in homes}
     asked = {spec.name: spec for spec in topology.domains}
+    for home in homes:
+        if home.by_hand.exists() and home.name in asked:
+            asked[home.name] = replace(asked[home.name], authority=running[home.name].spec.authority)
     for name, config in running.items():
         if name not in asked or _without_quotas(asked[name]) != _without_quotas(config.spec):
             raise BadInputError(

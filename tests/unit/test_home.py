@@ -21,6 +21,8 @@ from ioi_dagster.local.home import (
     policies_in,
     topology_in,
 )
+from ioi_dagster.model.quota import TenantQuota
+from ioi_dagster.model.topology import DomainSpec
 
 
 def test_no_federation_is_none(tmp_path):
@@ -94,3 +96,92 @@ def test_a_quota_file_that_differs_in_more_is_named(tmp_path):
 
 def test_where_nothing_was_started_it_is_the_shipped_file(tmp_path):
     assert (topology_in(tmp_path), policies_in(tmp_path)) == (TOPOLOGY, POLICIES)
+
+
+# Domains that their owners have made ----------------------------------------------------------------------------------
+
+
+def made(home: Path, *options: str, name: str = "lab.example") -> None:
+    words = ["domain", "init", name, "--home", str(home), *options]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+
+
+def quota(home: Path, *options: str) -> str:
+    """What it says; raises what it raises."""
+    result = CliRunner().invoke(app, ["quota", "--home", str(home), *options])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def guaranteed(home: Path, domain: str = "lab.example") -> dict[str, float]:
+    """Slots, by tenant of its only cluster."""
+    spec = next(one for one in domains_in(home) if one.name == domain).config().spec
+    return {tenant.name: tenant.quota.guarantee["slots"] for tenant in _tenants(spec) if tenant.quota.guarantee}
+
+
+def _tenants(spec: DomainSpec) -> list[TenantQuota]:
+    (cluster,) = spec.clusters
+    return [tenant for cohort in cluster.quotas.cohorts for tenant in cohort.tenants]
+
+
+def test_quotas_of_a_domain_made_by_hand_go_by_the_file_that_it_was_made_from(tmp_path, monkeypatch):
+    home, file = tmp_path / "home", topology(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    made(home, "--topology", file.name)
+    topology(tmp_path, "[{name: ann, guarantee: 1}]")
+    monkeypatch.chdir("/")
+    assert quota(home).splitlines()[0] == f"quotas of {file}"
+    assert guaranteed(home) == {"ann": 1.0}
+    finding = next(one for one in examine(home) if one.what == "topology")
+    assert (finding.state, finding.found) == ("ok", f"{file}: 1 domain, home lab.example")
+
+
+def test_such_a_domain_keeps_the_authority_that_it_was_given(tmp_path):
+    home, file = tmp_path / "home", topology(tmp_path)
+    made(home, "--topology", str(file), "--authority", "shared")
+    topology(tmp_path, "[{name: ann, guarantee: 1}]")
+    quota(home)
+    assert guaranteed(home) == {"ann": 1.0}
+    assert domains_in(home)[0].config().spec.authority == "shared"
+    topology(tmp_path, price=0.9)
+    with pytest.raises(BadInputError, match=r"lab\.example is not what was started"):
+        quota(home)
+
+
+def test_a_domain_without_a_file_is_told_what_to_begin_with_and_keeps_to_that(tmp_path):
+    home = tmp_path / "home"
+    made(home, "--nodes", "2", "--authority", "shared")
+    finding = next(one for one in examine(home) if one.what == "topology")
+    assert (finding.state, finding.found) == ("ok", "none: its domains were made of nodes alone")
+    with pytest.raises(BadInputError, match=r"lab\.example was made without a topology file") as told:
+        quota(home)
+    yaml = told.value.what.split("\n\n")[1].strip()
+    assert yaml == (
+        "network: book\nhome: lab.example\ndomains:\n  - name: lab.example\n    authority: shared\n    clusters:\n"
+        "      - name: lab-main\n        nodes:\n          - {name: lab-1}\n          - {name: lab-2}"
+    )
+    file = tmp_path / "begun.yaml"
+    file.write_text(f"{yaml}\n")
+    assert quota(home, "--topology", str(file)) == f"quotas of {file}: they are as they were\n"
+    file.write_text(f"{yaml}\n        tenants: [{{name: ann, guarantee: 2}}]\n")
+    assert quota(home).splitlines()[0] == f"quotas of {file}"
+    assert guaranteed(home) == {"ann": 2.0}
+
+
+def test_each_domain_of_one_home_has_its_own_file(tmp_path):
+    home = tmp_path / "home"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        file = topology(tmp_path / name)
+        file.write_text(file.read_text().replace("lab", name))
+        made(home, "--topology", str(file), name=f"{name}.example")
+        file.write_text(file.read_text().replace("[]", f"[{{name: ann-{name}, guarantee: 1}}]"))
+    files = [tmp_path / name / "ours.yaml" for name in ("one", "two")]
+    assert quota(home, "--topology", str(files[1])).splitlines()[0] == f"quotas of {files[1]}"
+    assert (guaranteed(home, "one.example"), guaranteed(home, "two.example")) == ({}, {"ann-two": 1.0})
+    assert quota(home).splitlines()[0] == f"quotas of {files[0]}, {files[1]}"
+    assert guaranteed(home, "one.example") == {"ann-one": 1.0}
+    with pytest.raises(BadInputError, match=r"it has none of the domains in .* \(one\.example, two\.example\)"):
+        quota(home, "--topology", str(topology(tmp_path)))
