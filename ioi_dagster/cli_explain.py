@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ioi_dagster.adapters.sql.ledger import Ledger, StepRow
+from ioi_dagster.governors.flow_texts import asked_to_tell
 from ioi_dagster.model.progress import of_facts
 from ioi_dagster.model.story import Chapter, Entry
 
@@ -111,15 +112,29 @@ def _with_attempts(entries: Iterable[Entry], ran: dict[str, StepRow]) -> Iterato
 
 
 def _with_waits(told: Sequence[Entry], why: str, now: float) -> list[Entry]:
-    """After the last word on a step that has no place now: since when it waits. `why`: what the run said last of those."""
+    """After the last word on a step that has no place now: since when it waits, and why by what was told of it last. `why`: what
+    the run said last of all that wait, for a step of which nothing was told."""
     last = {entry.step: number for number, entry in enumerate(told) if entry.step}
     out: list[Entry] = []
+    own: dict[str, Entry] = {}
+    """By step, the last reason of a wait that is not over."""
     for number, entry in enumerate(told):
         out.append(entry)
+        if entry.chapter is Chapter.WAIT and "waited" in entry.facts:
+            own[entry.step] = entry
+        elif entry.chapter is not Chapter.CANDIDATES:
+            own.pop(entry.step, None)
         if last.get(entry.step) == number and entry.chapter in _NO_PLACE:
-            text = f"waits for {now - entry.at:.1f} s now" + (f"; the run's waiting steps: {why}" if why else "")
+            text = _waits_now(entry, own.get(entry.step), why, now)
             out.append(Entry(entry.run, entry.step, Chapter.WAIT, text, now))
     return out
+
+
+def _waits_now(last: Entry, own: Entry | None, why: str, now: float) -> str:
+    if own is None:
+        return f"waits for {now - last.at:.1f} s now" + (f"; the run's waiting steps: {why}" if why else "")
+    waited, facts = now - own.at + own.facts["waited"], own.facts
+    return f"waits for {waited:.1f} s now: {facts['why']}{asked_to_tell(facts.get('parked', ()))}"
 
 
 def _once(entries: Iterable[Entry]) -> list[Entry]:

@@ -57,6 +57,7 @@ from ioi_dagster.governors.flow_rounds import AGAIN_S, DEADLINE_S, PARK_S, Round
 from ioi_dagster.governors.flow_steering import Steering
 from ioi_dagster.governors.flow_steps import OVER, WINDOW, Step, Steps, StepState
 from ioi_dagster.governors.flow_texts import Candidates, remedy, why_nobody
+from ioi_dagster.governors.flow_waits import facts_of
 from ioi_dagster.governors.node import CANCELLED as CANCELLED_THERE
 from ioi_dagster.governors.node import NOT_NOW
 from ioi_dagster.governors.reputation import Reputation
@@ -277,7 +278,7 @@ class FlowGovernor:
         """Close the round that is over, or open one that is due."""
         self._steering.recount()
         if self._rounds.is_open:
-            return self._awards.match(now) if self._rounds.is_over(now) else []
+            return self._match(now) if self._rounds.is_over(now) else []
         if not self._rounds.is_due(now):
             return []
         room = self._steering.room()
@@ -297,8 +298,13 @@ class FlowGovernor:
             due_s = None if self._due is None else max(0.0, self._due - now)
             out += self._rounds.open(together, now, late, about, left_s, due_s, self._copies.at_most)
         if self._rounds.is_over(now):
-            out += self._awards.match(now)
+            out += self._match(now)
+        elif not self._rounds.is_open:
+            out += self._awards.told_waits(now, over=False)
         return out
+
+    def _match(self, now: float) -> list[Instruction]:
+        return [*self._awards.match(now), *self._awards.told_waits(now, over=True)]
 
     def _look_at_clock(self, now: float) -> list[Instruction]:
         if self._due is None or self._overdue or now <= self._due:
@@ -340,7 +346,7 @@ class FlowGovernor:
         places = _without(event.places, step.away)
         before, step.places = step.places, self._shared(places)
         if event.places and not places:
-            return self._kept_away(step)
+            return self._kept_away(step, now)
         if places:
             if step.places is before:
                 return []
@@ -349,9 +355,8 @@ class FlowGovernor:
         told = self._candidates.tell(event)
         if event.may_change:
             reason = why_nobody(event.rejected)
-            first = step.waiting_for != reason
-            step.waiting_for = reason
-            return [told, Tell(event.step, Chapter.WAIT, f"waits: {reason}")] if first else []
+            first = self._waits_for(step, reason, now)
+            return [told, *first] if first else []
         refusal = Refusal(
             "flow.no_place",
             f"no place may take it: {why_nobody(event.rejected)}",
@@ -639,11 +644,17 @@ class FlowGovernor:
         text = f"it stays away from {said.away}" + (f"; {again} stopped there, to run elsewhere" if again else "")
         return text + (f"; {stay} may run once only, and go on there" if stay else ""), out
 
-    def _kept_away(self, step: Step) -> list[Instruction]:
-        reason = f"each place that may take it is one to stay away from ({', '.join(sorted(step.away))})"
-        first = step.waiting_for != reason
+    def _kept_away(self, step: Step, now: float) -> list[Instruction]:
+        places = ", ".join(sorted(step.away))
+        return self._waits_for(step, f"each place that may take it is one to stay away from ({places})", now)
+
+    def _waits_for(self, step: Step, reason: str, now: float) -> list[Instruction]:
+        """That is told, if it is new."""
+        if step.waiting_for == reason:
+            return []
         step.waiting_for = reason
-        return [Tell(step.ask.step, Chapter.WAIT, f"waits: {reason}")] if first else []
+        self._awards.waits.said(step, reason, now)
+        return [Tell(step.ask.step, Chapter.WAIT, f"waits: {reason}", facts_of(reason, now - step.since))]
 
     # ------------------------------------------------------------------------------------------------------------
 

@@ -27,8 +27,9 @@ from ioi_dagster.governors.flow_offers import Menu, Offers
 from ioi_dagster.governors.flow_placing import Offer, Placing
 from ioi_dagster.governors.flow_rounds import Round, Rounds
 from ioi_dagster.governors.flow_steering import Steering
-from ioi_dagster.governors.flow_steps import Step, Steps, StepState
-from ioi_dagster.governors.flow_texts import bids_text, never_in, why_no_slot, why_silent
+from ioi_dagster.governors.flow_steps import Group, Step, Steps, StepState
+from ioi_dagster.governors.flow_texts import LOOKED_UP, bids_text, never_in, why_no_slot, why_silent
+from ioi_dagster.governors.flow_waits import Waits, facts_of
 from ioi_dagster.governors.orders_in_force import CAPPED, PAUSED
 from ioi_dagster.governors.reputation import MANY, Reputation
 from ioi_dagster.model.amounts import counted
@@ -43,8 +44,6 @@ COPY_AGAIN_S = 5.0
 """Before a step has another copy, where one was lost or not granted."""
 TOLD_STEPS = 5
 """So many steps are named at most of those for which leases came that nobody had asked for."""
-TOLD_WAIT_S = 1.0
-"""A wait for room that was shorter is no part of a step's story."""
 
 
 class Awards:
@@ -69,7 +68,7 @@ class Awards:
         self._steps, self._gangs, self._copies, self._rounds = steps, gangs, copies, rounds
         self._nearness, self._cold, self._deferred = nearness, cold, False
         self._reputation, self._placing, self._steering = reputation, placing, steering
-        self.spent = 0.0
+        self.spent, self.waits = 0.0, Waits(steps, rounds)
         self._copying: dict[str, Step] = {}
         """Steps for which a copy was asked that was not answered for yet, and some for which that is over."""
         self.choosy = False
@@ -142,7 +141,7 @@ class Awards:
             awards.setdefault(choice.place.cluster, []).extend(self._taken(unit, choice, offers, now))
             room = room if room is None or self._steering.is_part(step) else room - len(unit)
             for one in unit:
-                out += self._told_wait(one, no_room, now)
+                out += self.waits.over(one, self._why_waits(one, no_room) or "its places were being looked up", now)
                 out.append(Tell(one.ask.step, Chapter.BID, bids_text(told), told))
         out += self._never(waiting, round_, seen, now)
         self.choosy = bool(self._steps.waiting()) and all(map(self._placing.why_waits, self._steps.waiting()))
@@ -245,7 +244,8 @@ class Awards:
         step = unit[0]
         if not offers:
             for one in unit:
-                one.waiting_for = why_no_slot(step.ask, near, bids)
+                # Why nobody may take it is known better.
+                one.waiting_for = why_no_slot(step.ask, near, bids) if near else one.waiting_for or LOOKED_UP
             return []
         better = self._placing.why_waits(step) if payable else ""
         if better:
@@ -262,8 +262,8 @@ class Awards:
         if not self._budget or self._too_dear.holds(step.ask.step, now):
             remedy = "raise the run's budget, or let it run where it is cheaper"
             return self._refused(unit, Refusal("flow.budget", text, BY, remedy))
-        told = [one.ask.step for one in unit if self._too_dear.is_news(one.ask.step)]
-        return [Tell(key, Chapter.WAIT, unless(text)) for key in told]
+        news = [one for one in unit if self._too_dear.is_news(one.ask.step)]
+        return [self._told_unless(one, text, now) for one in news]
 
     def _never(self, waiting: Sequence[Step], round_: Round, bids: dict[str, Bid], now: float) -> list[Instruction]:
         """Of steps for which each place says that it could never run there: that is told at once, and believed after a while."""
@@ -280,8 +280,12 @@ class Awards:
                 remedies = "; ".join(dict.fromkeys(refusal.remedy for refusal in nevers if refusal.remedy))
                 out += self._refused(self._gangs.unit(step), Refusal("flow.never", text, BY, remedies))
             elif self._nowhere.is_news(key):
-                out.append(Tell(key, Chapter.WAIT, unless(text)))
+                out.append(self._told_unless(step, text, now))
         return out
+
+    def _told_unless(self, step: Step, text: str, now: float) -> Tell:
+        self.waits.said(step, step.waiting_for, now)
+        return Tell(step.ask.step, Chapter.WAIT, unless(text), facts_of(step.waiting_for, now - step.since))
 
     def _refused(self, unit: Sequence[Step], refusal: Refusal) -> list[Instruction]:
         out: list[Instruction] = []
@@ -297,21 +301,22 @@ class Awards:
     def why_waits(self, step: Step) -> str:
         return self._why_waits(step, self._no_room)
 
-    def _why_waits(self, step: Step, no_room: dict[str, Bid] | None) -> str:
-        """`no_room`: the bids of a round in which offers ended before this step's turn. Of many places few were asked."""
-        asked = tuple(place for place in step.places if place.cluster in no_room) if no_room else ()
-        if not asked or no_room is None:
-            return step.waiting_for
-        return why_no_slot(step.ask, asked if len(step.places) > MANY else step.places, no_room)
+    def told_waits(self, now: float, *, over: bool) -> list[Tell]:
+        """What is new of those that wait, see `Waits.look`."""
+        alike: dict[tuple[Group, int, int], str] = {}
 
-    def _told_wait(self, step: Step, no_room: dict[str, Bid] | None, now: float) -> list[Instruction]:
-        """How long the step has waited for room, once it has it."""
-        waited = now - step.since
-        if waited < TOLD_WAIT_S:
-            return []
-        why = self._why_waits(step, no_room) or "its places were being looked up"
-        text = f"waited {waited:.1f} s for a place: {why}"
-        return [Tell(step.ask.step, Chapter.WAIT, text, {"seconds": round(waited, 3), "why": why})]
+        def why(step: Step) -> str:
+            if self._no_room is None:
+                return step.waiting_for
+            key = step.group, step.ask.gang_size, id(step.places)
+            if key not in alike:
+                alike[key] = _why_no_room(step, self._no_room)
+            return alike[key] or step.waiting_for
+
+        return self.waits.look(why, now, over=over)
+
+    def _why_waits(self, step: Step, no_room: dict[str, Bid] | None) -> str:
+        return (_why_no_room(step, no_room) if no_room else "") or step.waiting_for
 
     def _silent(
         self, step: Step, places: tuple[Place, ...], bids: dict[str, Bid], offers: Sequence[Offer]
@@ -526,3 +531,10 @@ class Awards:
     def validate(self) -> None:
         in_award = {key for keys in self._awarding.values() for key in keys}
         assert in_award == {step.ask.step for step in self._steps.all() if step.state is StepState.AWARDING}
+
+
+def _why_no_room(step: Step, bids: dict[str, Bid]) -> str:
+    """By the `bids` of a round in which offers ended before the step's turn; of many places few were asked. Empty where none
+    was."""
+    asked = tuple(place for place in step.places if place.cluster in bids)
+    return why_no_slot(step.ask, asked if len(step.places) > MANY else step.places, bids) if asked else ""

@@ -226,6 +226,10 @@ class Rounds:
         """Clusters at which an announcement waits for room, and its round."""
         return {cluster: self._asked[cluster] for cluster in self._holding}
 
+    def parked_for(self, group: Group) -> frozenset[str]:
+        """Those of them where it waits for room for such steps."""
+        return frozenset(cluster for cluster, held in self._holding.items() if group in held)
+
     def forget_places(self) -> None:
         """The identities of places that were seen mean nothing any more."""
         self._clusters_of.clear()

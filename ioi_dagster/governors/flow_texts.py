@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ioi_dagster.governors.flow_messages import Place, PlacesFound, Tell
@@ -9,6 +10,10 @@ from ioi_dagster.model.intervention import PART
 from ioi_dagster.model.negotiation import Ask, Bid
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
+
+LOOKED_UP = "its places are being looked up"
+NAMED = 5
+"""So many clusters are named at most where it is only told which."""
 
 
 class Candidates:
@@ -58,7 +63,13 @@ def _offer_text(offer: dict[str, Any]) -> str:
 
 def why_no_slot(ask: Ask, places: tuple[Place, ...], bids: dict[str, Bid]) -> str:
     reasons = [f"{place.cluster}: {why_silent(ask, place.cluster, bids)}" for place in places]
-    return "; ".join(reasons) or "its places are being looked up"
+    return "; ".join(reasons) or LOOKED_UP
+
+
+def asked_to_tell(clusters: Sequence[str]) -> str:
+    """An announcement waits there."""
+    more = f" and {len(clusters) - NAMED} more" if len(clusters) > NAMED else ""
+    return f"; asked to tell as soon as there is room: {', '.join(clusters[:NAMED])}{more}" if clusters else ""
 
 
 def why_silent(ask: Ask, cluster: str, bids: dict[str, Bid]) -> str:

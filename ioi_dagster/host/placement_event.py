@@ -66,6 +66,9 @@ def told(story: Sequence[Entry]) -> dict[str, MetadataValue]:
     texts: dict[Chapter, list[str]] = {}
     choice = False
     for entry in story:
+        if entry.chapter is Chapter.WAIT and "round" in entry.facts:
+            # Why it waited for a time stands in what is told once it has a place.
+            continue
         texts.setdefault(entry.chapter, []).append(entry.text)
         facts = entry.facts
         choice = choice or len(facts.get("places", ())) > 1 or bool(facts.get("rejected")) or bool(facts.get("silent"))

@@ -97,6 +97,27 @@ def test_a_step_that_waits_now_says_for_how_long_and_why_while_the_run_goes_on(l
     assert told(ledger, "b")[-1][1] == "candidates"
 
 
+def test_a_step_that_waits_now_says_why_it_does_itself_and_since_when_it_has(ledger):
+    epoch = ledger.take_over("run", "job", 18.0)
+    said = Progress(waiting=3, reasons=(("home: all 2 nodes are busy", 3),))
+    why = {"why": "home: no node has a GPU free", "waited": 2.0, "round": 4, "parked": ["home"]}
+    waits = [
+        entry("", C.PROGRESS, str(said), 18.5, **said.facts(), epoch=epoch),
+        entry("b", C.WAIT, "no place by round 4, after 2.0 s: home: no node has a GPU free", 18.6, **why),
+        entry("b", C.CANDIDATES, "may go to home, lab", 19.0, **PLACES),
+    ]
+    ledger.write("run", epoch, [], [], waits, [])
+    now = "waits for 3.4 s now: home: no node has a GPU free; asked to tell as soon as there is room: home"
+    assert told(ledger, "b")[-1] == ("b", "wait", now)
+    after = [
+        entry("b", C.WAIT, "waited 4.0 s for a place", 19.2, seconds=4.0, why="home: no node has a GPU free"),
+        entry("b", C.AWARD, "awarded to n1 of home", 19.2),
+        entry("b", C.LOSS, "lost on n1", 19.5),
+    ]
+    ledger.write("run", epoch, [], [], after, [])
+    assert told(ledger, "b")[-1][2] == "waits for 0.5 s now; the run's waiting steps: 3 × home: all 2 nodes are busy"
+
+
 def test_a_step_that_nobody_knows_has_no_story(ledger):
     assert collect(ledger, "run", "none", 20.0) == []
     assert collect(ledger, "other", None, 20.0) == []

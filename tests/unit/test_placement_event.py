@@ -32,6 +32,7 @@ ALONE = entry(C.CANDIDATES, "may go to dask", places=["dask"], rejected=[])
                 entry(C.CANDIDATES, "may go to nobody", places=[], rejected=[{"who": "cloud"}]),
                 CANDIDATES,
                 entry(C.WAIT, "waits: nobody"),
+                entry(C.WAIT, "no place by round 2", why="busy", waited=1.0, round=2),
                 entry(C.WAIT, "waited 3 s"),
                 entry(C.BID, "offers: a"),
                 entry(C.AWARD, "awarded to n1"),

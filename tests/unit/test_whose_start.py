@@ -130,3 +130,55 @@ def test_what_is_cancelled_is_refused_for_good_whether_it_has_begun_or_not(two: 
     assert {(one.result, one.error, one.refusal.code, one.refusal.text) for one in refused if one.refusal} == {
         (None, None, "node.cancelled", "a bad model")
     }
+
+
+def test_what_is_told_of_a_run_is_told_to_its_own_domain(two: tuple[Lease, Lease]) -> None:
+    for topic in (begun_topic, over_topic, mapping.topic, stores.topic):
+        ours, theirs = (topic(Attempt(run=lease.run, origin=lease.origin).run_key) for lease in two)
+        assert ours == topic(two[0].run_key) != theirs
+
+
+def test_what_steps_of_a_run_share_at_a_node_is_not_shared_with_another_domains(two: tuple[Lease, Lease]) -> None:
+    scope, made = RunScope(), []
+
+    def shared(lease: Lease) -> int:
+        def set_up(_stack: ExitStack) -> int:
+            made.append(lease.origin)
+            return len(made)
+
+        with scope.shared(lease.run_key, "connection", set_up) as value:
+            return value
+
+    ours, theirs = two
+    assert [shared(ours), shared(theirs), shared(ours)] == [1, 2, 1]
+    scope.end(theirs.run_key)
+    assert [shared(ours), shared(theirs)] == [1, 3]
+
+
+def test_a_lease_that_was_granted_to_another_domain_is_no_answer() -> None:
+    (ours, theirs) = awarded("library", "cloud")
+    award = Award("lab-c", "r", 1, "library", (REQUEST,))
+    assert checked_award(ours, award, "lab") == Held(ours)
+    assert checked_award(theirs, award, "lab") == Held(Awarded("lab-c"), ("s",), theirs.leases)
+
+
+def test_a_start_is_found_again_under_its_own_key(two: tuple[Lease, Lease]) -> None:
+    for lease in two:
+        assert EarlierStart(REQUEST, "n", lease.origin).key == lease.key
+
+
+def test_a_node_takes_a_lease_with_a_permit_of_whom_it_was_granted_to_only(two: tuple[Lease, Lease]) -> None:
+    ours, _ = two
+    node = NodeGovernor("n", "lab-c", frozenset({OWN_STEP}), governed=True)
+
+    def start(lease: Lease, issuer: str) -> str:
+        permit = StepPermit(
+            "r", "s", 1, 0, lease.id, OWN_STEP, DataClass.PUBLIC, "lab", "lab-c", "n", "", 0.0, 9e9, "nonce", issuer
+        )
+        (said,) = node.handle(StartAsked(StartRequest("step", lease, None, OWN_STEP, b""), permit), time.monotonic())
+        assert isinstance(said, Admit | Refuse)
+        return said.refusal.code if isinstance(said, Refuse) else "admitted"
+
+    assert start(ours, "cloud") == "node.other_origin"
+    assert start(replace(ours, origin=""), "library") == "node.other_origin"
+    assert start(ours, "library") == "admitted"

@@ -514,18 +514,18 @@ def test_a_wait_for_room_is_told_with_its_length_when_it_is_over(story):
         assert story.governor.snapshot().waiting == {"s": "a: its only node is busy"}
         story.event(flow.Tick(), later=4.0)
         story.event(flow.PlacesFound("s", (Place("a", "a"),), (), False))
-    assert told(story, Chapter.WAIT) == []
+    assert [entry for entry in told(story, Chapter.WAIT) if "seconds" in entry.facts] == []
     story.bid("a")
-    assert told(story, Chapter.WAIT) == [
+    assert told(story, Chapter.WAIT)[1:] == [
         flow.Tell(
             "s",
             Chapter.WAIT,
-            "waited 12.0 s for a place: a: its only node is busy",
-            {"seconds": 12.0, "why": "a: its only node is busy"},
+            "waited 12.0 s for a place, 3 rounds without one: a: its only node is busy",
+            {"seconds": 12.0, "why": "a: its only node is busy", "rounds": 3},
         )
     ]
     chapters = [item.chapter for item in story.wanted(flow.Tell) if item.step == "s"]
-    assert chapters == [Chapter.CANDIDATES, Chapter.WAIT, Chapter.BID]
+    assert chapters == [Chapter.CANDIDATES, Chapter.WAIT, Chapter.WAIT, Chapter.BID]
 
 
 def test_of_many_places_only_those_that_were_asked_are_said_to_have_no_room(story):
