@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count as count_from
 from pathlib import Path
@@ -29,7 +29,7 @@ from ioi_dagster.simulate.world import Report, simulate
 KEEP = "It breaks each time that it is played. As a line of tests/scenario/seeds.txt it is a test:\n"
 MAX_STEPS = 10_000_000
 MAX_NODES = 1_000_000
-LITTLE_TRUST, MAX_TRUST = 0.8, 8
+LITTLE_TRUST, MAX_TOLD = 0.8, 8
 """Who keeps less of his bids is told of; of more than so many how many there are. In good faith some are broken too."""
 
 
@@ -297,14 +297,18 @@ def _table(reports: Mapping[str, Report], slots: Mapping[str, int] | None = None
 def _distrust(report: Report) -> str:
     """Whom who expects to break his bids."""
     found = [
-        f"{cluster} by {domain}: {trust:.0%}"
+        f"{escape(cluster)} by {escape(domain)}: {trust:.0%}"
         for domain, clusters in report.trust.items()
         for cluster, trust in clusters.items()
         if trust < LITTLE_TRUST
     ]
-    return "; ".join(map(escape, found[:MAX_TRUST])) + (
-        f"; {len(found) - MAX_TRUST:,} more" if found[MAX_TRUST:] else ""
-    )
+    return _few(found)
+
+
+def _few(found: Iterable[str]) -> str:
+    """The first of them, and how many more there are."""
+    known = list(found)
+    return "; ".join(known[:MAX_TOLD]) + (f"; {len(known) - MAX_TOLD:,} more" if known[MAX_TOLD:] else "")
 
 
 def _failed(report: Report, code: str) -> str:
@@ -343,6 +347,8 @@ _ROWS: dict[str, Callable[[Report], str]] = {
         + (f", {its.node_credits[group]:.3g} credits" if its.node_credits[group] else "")
         for group, hours in its.node_hours.items()
     ),
+    "too late": lambda its: _few(f"{escape(name)} by {late:,.1f} s" for name, late in its.late.items()),
+    "spent": lambda its: _few(f"{escape(name)}: {spent:,.4g} credits" for name, spent in its.spent.items()),
     "wait for a slot": lambda its: f"mean {its.mean_wait_s:.2f} s, 99 % within {its.p99_wait_s:.2f} s",
     "fairness": lambda its: "no two tenants waited at once" if its.fairness is None else f"{its.fairness:.3f}",
     "moved": _moved,

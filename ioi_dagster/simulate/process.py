@@ -13,6 +13,7 @@ from ioi_dagster.model.negotiation import Ask, Effect, Lease, ReleaseRequest, Re
 from ioi_dagster.model.placement import Edge
 from ioi_dagster.model.placement import Step as GraphStep
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.story import Chapter
 from ioi_dagster.simulate.calls import ANSWERS, Call, SentStart
 from ioi_dagster.simulate.faults import FaultKind
 from ioi_dagster.simulate.timing import TURN_S
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 Places = tuple[flow.Place, ...]
 Rejected = tuple[tuple[str, Refusal], ...]
+SPENDING = frozenset({Chapter.AWARD, Chapter.REFUSED, Chapter.COPY})
+"""Chapters whose `price` is spent, or comes back where it is below 0."""
 RENEW_S = 8.0
 TELL_S = 30.0
 """From one telling of what was seen of clusters to the next, as a run process does it."""
@@ -41,7 +44,9 @@ class SimProcess:
         self.name, self.domain, self.ledger = run.name, run.domain, run.ledger
         self._workflow = run.workflow
         self.alive, self._fenced = True, False
-        self.governor = FlowGovernor(self.name, self.domain, self._workflow.objective)
+        its = self._workflow
+        due = None if its.deadline is None else its.arrives + its.deadline
+        self.governor = FlowGovernor(self.name, self.domain, its.objective, budget=its.budget, due=due)
         self._inbox: list[flow.Event] = []
         """What has come and was not handled."""
         self._pumps = 0
@@ -69,7 +74,7 @@ class SimProcess:
     # Its life ---------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        self.governor.resume(dict(self.ledger.fences))
+        self.governor.resume(dict(self.ledger.fences), 0.0 if self._workflow.budget is None else self.ledger.spent)
         self.world.engine.after(RENEW_S, self._renew)
         self.world.engine.after(TELL_S, self._tell_experience)
         known = self.world.standings[self.domain].all(self.world.engine.now)
@@ -345,6 +350,11 @@ class SimProcess:
         self.world.wire.stream(self.domain, there.domain, "cancel", there.cancel, lease.node, lease.key)
         self._tell(lease.cluster, "release", ReleaseRequest(self.name, (lease.id,)))
 
+    def _tell_story(self, instruction: flow.Tell) -> None:
+        """Of what a governor tells, what a start cost is kept: who goes on with the run is to know it."""
+        if instruction.chapter in SPENDING and self.ledger.epoch == self.epoch:
+            self.ledger.spent += instruction.facts.get("price", 0.0)
+
     def _discard(self, _instruction: flow.DiscardAttempt) -> None:
         self.run.discarded += 1
 
@@ -425,5 +435,6 @@ _ACTS: dict[type, Callable[[SimProcess, Any], None]] = {
     flow.StopStep: SimProcess._stop,
     flow.ReleaseLeases: SimProcess._release,
     flow.DiscardAttempt: SimProcess._discard,
+    flow.Tell: SimProcess._tell_story,
 }
-"""The same of the others. What a governor only tells is not kept."""
+"""The same of the others."""

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class SimLedger:
     """`epoch` rises with each process that takes the run over; an older one writes nothing any more. `away`: how many faults keep
-    it from being written now."""
+    it from being written now. `spent`: credits."""
 
     epoch: int = 0
     away: int = 0
     fences: dict[str, int] = field(default_factory=dict)
     done: dict[str, float] = field(default_factory=dict)
     failed: dict[str, Refusal] = field(default_factory=dict)
+    spent: float = 0.0
 
 
 class SimRun:

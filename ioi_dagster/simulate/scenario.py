@@ -51,7 +51,8 @@ class WorkflowStep:
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """A run that a domain starts `arrives` seconds after the beginning. Without a `domain` it is the network's home."""
+    """A run that a domain starts `arrives` seconds after the beginning. Without a `domain` it is the network's home.
+    `budget`: credits that its steps may cost together; `deadline`: so many seconds after its arrival it is to be over."""
 
     name: str
     steps: dict[str, WorkflowStep]
@@ -59,6 +60,8 @@ class Workflow:
     tenant: str = "default"
     domain: str = ""
     objective: str = "balanced"
+    budget: Amount | None = None
+    deadline: Seconds | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,8 @@ class Report:
     `bytes_between`, `bytes_inside`: moved from one domain to another, and inside one. `violations`: what must
     never happen and did. `utilisation`: of the slots of nodes while they were there. `node_hours`: of each group of nodes that
     come and go, by cluster and name; `node_credits`: what those cost. `digest`: of every start and commit; the same scenario has
-    the same."""
+    the same. `late`: workflows that ended after their deadline, and by how many seconds; `spent`: credits of those that have a
+    budget, whose steps that found none within it are among `failures`."""
 
     makespan_s: float
     done: int
@@ -82,6 +83,8 @@ class Report:
     fairness: float | None
     tenants: dict[str, TenantReport]
     workflows: dict[str, float]
+    late: dict[str, float]
+    spent: dict[str, float]
     messages: dict[str, int]
     messages_lost: int
     bytes_between: float
@@ -411,6 +414,14 @@ class World:
             fairness=self._fairness.index,
             tenants={name: _tenant(its) for name, its in sorted(by_tenant.items())},
             workflows={run.name: round(run.ended - run.began, 6) for run in self.runs if run.over},
+            late={
+                run.name: round(late, 6)
+                for run in self.runs
+                if (due := run.workflow.deadline) is not None
+                and run.over
+                and (late := run.ended - run.workflow.arrives - due) > 0
+            },
+            spent={run.name: round(run.ledger.spent, 4) for run in self.runs if run.workflow.budget is not None},
             messages=dict(sorted(self.wire.sent.items())),
             messages_lost=self.wire.lost,
             bytes_between=round(self.transfers.between, 3),

@@ -527,7 +527,7 @@ def test_what_cannot_be_simulated_is_named(arguments: tuple[str, ...], text: str
     ("workflow", "text"),
     [
         ({"name": "w", "steps": {"a": {"seconds": 3, "secs": 3}}}, r"nothing is called \$\[0\]\.steps\.a\.secs"),
-        ({"name": "w", "steps": {"a": {"seconds": 3}}, "deadline": 60}, r"nothing is called \$\[0\]\.deadline"),
+        ({"name": "w", "steps": {"a": {"seconds": 3}}, "dead_line": 60}, r"nothing is called \$\[0\]\.dead_line"),
     ],
 )
 def test_a_misspelt_key_of_a_workflow_is_named_and_not_left_out(workflow: Any, text: str, tmp_path: Path) -> None:

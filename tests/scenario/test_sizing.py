@@ -150,6 +150,41 @@ def test_nobody_is_unfair_to_somebody_alone() -> None:
     assert simulate(Scenario(grid(2, 6), (bag,))).fairness is None
 
 
+# Budgets and deadlines ------------------------------------------------------------------------------------------------
+
+
+def test_a_workflow_that_ends_after_its_deadline_is_named_with_how_late_it_was(tmp_path: Path) -> None:
+    """Each takes four seconds on one slot, and they come one after the other."""
+    bag = {f"s{number}": WorkflowStep(2.0) for number in range(2)}
+    runs = tuple(Workflow(f"w{n}", bag, 100.0 * n, deadline=due) for n, due in enumerate((3.0, 60.0, None)))
+    report = simulate(Scenario(grid(1, 1), runs))
+    assert (report.done, report.late.keys(), report.violations) == (6, {"w0"}, ())
+    assert report.late["w0"] == pytest.approx(1.0, abs=0.3)
+    assert report.late["w0"] == pytest.approx(report.workflows["w0"] - 3.0)
+    file = tmp_path / "w.json"
+    file.write_text(json.dumps([{"name": "monday", "deadline": 3, "steps": {"a": {"seconds": 5}}}]))
+    assert "monday by 2." in invoke("1x1", str(file), "--noise", "0").stdout
+
+
+def test_a_workflow_spends_no_more_than_its_budget_and_steps_that_find_nothing_within_it_fail() -> None:
+    chain = {f"s{number}": WorkflowStep(2.0, (f"s{number - 1}",) if number else ()) for number in range(4)}
+    poor, rich = Workflow("poor", chain, budget=4.0), Workflow("rich", chain, 100.0, budget=1_000.0)
+    report = simulate(Scenario(grid(1, 1), (poor, rich, Workflow("any", chain, 200.0))))
+    # Each start takes all that the cluster has, whose price is then half as much again as the credit that it asks when idle.
+    assert (report.done, report.failures, report.violations) == (4 + 4 + 2, {"flow.budget": 2}, ())
+    assert "the run may spend 4 credits and has spent 3; the least offer is 1.5" in report.reasons["flow.budget"]
+    assert report.spent == {"poor": 3.0, "rich": 6.0}
+
+
+def test_a_process_that_goes_on_with_a_run_knows_what_was_spent() -> None:
+    chain = {f"s{number}": WorkflowStep(2.0, (f"s{number - 1}",) if number else ()) for number in range(4)}
+    killed = Fault(3.0, FaultKind.RUN_KILLED, "poor", 1.0)
+    report = simulate(Scenario(grid(1, 1), (Workflow("poor", chain, budget=4.0),), (killed,)))
+    # The second step was under way: what it cost is gone, and what is left is not enough to begin it once more.
+    assert (report.done, report.starts, report.failures) == (1, 2, {"flow.budget": 3})
+    assert report.spent == {"poor": 3.0}
+
+
 # Steps that may run once ----------------------------------------------------------------------------------------------
 
 
