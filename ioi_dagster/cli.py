@@ -630,7 +630,13 @@ def simulate_command(
     bandwidth: Annotated[
         str, typer.Option(help="Bytes a second between domains, as 50MB; 0: moving takes no time")
     ] = "0",
-    inside: Annotated[str, typer.Option(help="Bytes a second between nodes of one domain")] = "0",
+    inside: Annotated[str, typer.Option(help="Bytes a second between machines of one domain")] = "0",
+    store: Annotated[
+        str, typer.Option(help="The domain of a store that all nodes reach; else values pass the run")
+    ] = "",
+    known: Annotated[
+        str, typer.Option(help="How long steps take is known as `declared`, or as `learnt` from earlier runs")
+    ] = "declared",
     save: Annotated[Path | None, typer.Option(help="Write the scenario here, to be played again")] = None,
     replay: Annotated[Path | None, typer.Option(help="Play a saved scenario again")] = None,
     checked: Annotated[bool, typer.Option(help="Check every governor's invariants after each event")] = True,
@@ -654,7 +660,9 @@ def simulate_command(
         scenarios = {"": cli_simulate.read_scenario(replay)}
     else:
         topologies = cli_simulate.topologies_of(topology, nodes or [], against)
-        load = cli_simulate.Load(graphs, traces, every, amount(bandwidth), amount(inside))
+        load = cli_simulate.Load(
+            graphs, traces, every, amount(bandwidth), amount(inside), store, cli_simulate.known_of(known)
+        )
         scenarios = {name: cli_simulate.scenario_of(its, load, seed, noise, faults) for name, its in topologies.items()}
         said = cli_simulate.arguments_of(topology, load, nodes or [], against, seed, noise, faults)
     reports = cli_simulate.play(scenarios, checked, err, quiet=as_json)

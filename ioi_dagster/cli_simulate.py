@@ -22,6 +22,7 @@ from ioi_dagster.model.quota import ANY
 from ioi_dagster.model.topology import MAX_SPEED, MIN_SPEED, ClusterSpec, Topology
 from ioi_dagster.simulate import families, shapes
 from ioi_dagster.simulate.faults import draw_faults
+from ioi_dagster.simulate.knowledge import Known
 from ioi_dagster.simulate.scenario import Scenario, Workflow, decode, grid, read_workflows
 from ioi_dagster.simulate.traces import read_traces
 from ioi_dagster.simulate.world import Report, simulate
@@ -47,14 +48,23 @@ def topology_of(text: str) -> Topology:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is to run: `graphs` as `ioi simulate` takes them, or the folder `traces`; one arrives every `every_s` seconds. Bytes a
-    second as in `Scenario`."""
+    """What is to run: `graphs` as `ioi simulate` takes them, or the folder `traces`; one arrives every `every_s` seconds. The
+    others as in `Scenario`."""
 
     graphs: str = ""
     traces: Path | None = None
     every_s: float = 1.0
     bandwidth: float = 0.0
     inside: float = 0.0
+    store: str = ""
+    known: Known = Known.DECLARED
+
+
+def known_of(text: str) -> Known:
+    """Raises `BadInputError`."""
+    if text not in set(Known):
+        raise BadInputError(f"--known says {text[:80]!r}", todo=f"give one of {', '.join(Known)}")
+    return Known(text)
 
 
 DRAWN: dict[str, Callable[..., Workflow]] = dict.fromkeys(shapes.SHAPES, shapes.draw)
@@ -115,6 +125,8 @@ def arguments_of(
         *(["--every", f"{load.every_s:g}"] if load.every_s != 1.0 else []),
         *(["--bandwidth", f"{load.bandwidth:f}"] if load.bandwidth else []),
         *(["--inside", f"{load.inside:f}"] if load.inside else []),
+        *(["--store", load.store] if load.store else []),
+        *(["--known", str(load.known)] if load.known is not Known.DECLARED else []),
         *(part for change in nodes for part in ("--nodes", change)),
         *(["--against", against] if against else []),
         *("--seed", str(seed), "--noise", f"{noise:g}", "--faults", f"{faults:g}"),
@@ -149,6 +161,8 @@ def scenario_of(topology: Topology, load: Load, seed: int, noise: float, faults:
         capabilities=capabilities,
         bandwidth=load.bandwidth,
         inside=load.inside,
+        store=load.store,
+        known=load.known,
     )
     if not faults:
         return scenario

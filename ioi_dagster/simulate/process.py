@@ -16,6 +16,7 @@ from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 from ioi_dagster.simulate.calls import ANSWERS, Call, SentStart
 from ioi_dagster.simulate.faults import FaultKind
+from ioi_dagster.simulate.knowledge import op_of
 from ioi_dagster.simulate.timing import TURN_S
 from ioi_dagster.simulate.transfers import Spot
 
@@ -104,13 +105,24 @@ class SimProcess:
         self.run.ended_process(self)
 
     def _graph(self) -> flow.GraphKnown:
-        """What is left of it. Its steps have run before, so it is known about how long they take. How much one will read of
-        another is not known before that has made it, and what lies between domains nobody tells."""
+        """What is left of it, as a live run knows it: how long steps take by their op alone, nothing of what one will read of
+        another before that has made it, and nothing of what lies between domains."""
         over = self.ledger.done.keys() | self.ledger.failed.keys()
         steps = {key: its for key, its in self._workflow.steps.items() if key not in over}
         return flow.GraphKnown(
-            tuple(GraphStep(key, its.seconds, kind=key, capability=its.capability) for key, its in steps.items()),
+            tuple(
+                GraphStep(
+                    key,
+                    0.0,
+                    memory=its.resources.get("memory", 0.0),
+                    gpus=its.resources.get("gpu", 0.0),
+                    kind=op_of(key),
+                    capability=its.capability,
+                )
+                for key, its in steps.items()
+            ),
             tuple(Edge(need, key) for key, its in steps.items() for need in its.needs if need in steps),
+            kinds=tuple(sorted(self.world.took(self.run).items())),
         )
 
     def _vend(self, key: str) -> None:
@@ -251,6 +263,7 @@ class SimProcess:
         lease, world = instruction.lease, self.world
         step = lease.step
         self.ledger.fences[step] = max(lease.fence, self.ledger.fences.get(step, 0))
+        self.ledger.started[step] = world.engine.now
         if step in self._ready_at and not lease.copy:
             self.run.waits.append(world.engine.now - self._ready_at[step])
         self.run.starts += 1
@@ -279,6 +292,7 @@ class SimProcess:
         self._closed += 1
         self.world.recoveries.closed(self.name, step, self.world.engine.now)
         self.ledger.done[step] = self.world.engine.now
+        self.ledger.took[step] = self.world.engine.now - self.ledger.started[step]
         self.world.record("commit", self.name, step, fence, attempt)
         for follower in self.run.after.get(step, ()):
             self._vend(follower)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class SimLedger:
     """`epoch` rises with each process that takes the run over; an older one writes nothing any more. `away`: how many faults keep
-    it from being written now. `spent`: credits."""
+    it from being written now. `spent`: credits; `took`: seconds from a step's last start to its commit."""
 
     epoch: int = 0
     away: int = 0
@@ -25,6 +25,8 @@ class SimLedger:
     done: dict[str, float] = field(default_factory=dict)
     failed: dict[str, Refusal] = field(default_factory=dict)
     spent: float = 0.0
+    started: dict[str, float] = field(default_factory=dict)
+    took: dict[str, float] = field(default_factory=dict)
 
 
 class SimRun:
@@ -106,6 +108,7 @@ class SimRun:
             return
         if not self.ledger.epoch:
             self.began = self.world.engine.now
+            self.world.begins(self)
         self.ledger.epoch += 1
         process = SimProcess(self, self.ledger.epoch)
         self._processes.append(process)

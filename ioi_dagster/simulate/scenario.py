@@ -18,6 +18,7 @@ from ioi_dagster.model.placement import Link
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 from ioi_dagster.simulate import faults
 from ioi_dagster.simulate.faults import Fault, Seconds
+from ioi_dagster.simulate.knowledge import Known
 
 T = TypeVar("T")
 WORK = "work"
@@ -52,7 +53,8 @@ class WorkflowStep:
 @dataclass(frozen=True, slots=True)
 class Workflow:
     """A run that a domain starts `arrives` seconds after the beginning. Without a `domain` it is the network's home.
-    `budget`: credits that its steps may cost together; `deadline`: so many seconds after its arrival it is to be over."""
+    `budget`: credits that its steps may cost together; `deadline`: so many seconds after its arrival it is to be over. `job`:
+    what it is a run of, for what is learnt of others in its domain; without one it is the only one."""
 
     name: str
     steps: dict[str, WorkflowStep]
@@ -62,6 +64,7 @@ class Workflow:
     objective: str = "balanced"
     budget: Amount | None = None
     deadline: Seconds | None = None
+    job: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Scenario:
     inside: Amount = 0.0
     links: tuple[Link, ...] = ()
     store: str = ""
+    known: Known = Known.DECLARED
     digest: str = field(default="")
     """Of the events of a simulation of it, where it was saved after one."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from ioi_dagster.simulate.cluster import SimCluster
 from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.fairness import SAMPLE_S, Fairness
 from ioi_dagster.simulate.faults import AIMED_AT, Aim, Fault, FaultKind
+from ioi_dagster.simulate.knowledge import Known, by_op
 from ioi_dagster.simulate.members import Members
 from ioi_dagster.simulate.permits import Permits
 from ioi_dagster.simulate.process import SimProcess
@@ -37,6 +38,8 @@ BEGAN_AT = 1_800_000_000.0
 """What clocks show at the beginning, in Unix seconds."""
 GRACE_S = 600.0
 """Of a simulation that should be over: all its work three times on one slot, after the last arrival and the last fault."""
+LAST_RUNS = 5
+"""A ledger tells what steps took in so many runs of a job."""
 LEASE_S = 40.0
 """So long after the last run nothing may be held any more."""
 
@@ -129,6 +132,8 @@ class World:
         self.runs = [SimRun(self, workflow) for workflow in scenario.workflows]
         self._by_name = {run.name: run for run in self.runs}
         self._open = len(self.runs)
+        self._last_of: dict[tuple[str, str], deque[SimRun]] = {}
+        """The newest runs of each job of a domain."""
         self._answers: dict[tuple[str, str], tuple[tuple[Place, ...], tuple[tuple[str, Refusal], ...]]] = {}
         self._found: list[str] = []
         self.clock_off_s = 0.0
@@ -242,6 +247,16 @@ class World:
             elif cluster.governor is not None:
                 places.append(Place(cluster.name, cluster.domain, slots=cluster.slots))
         return tuple(places), tuple(rejected) if len(rejected) == len(self.clusters) else ()
+
+    def begins(self, run: SimRun) -> None:
+        """Its first process is there."""
+        self._last_of.setdefault((run.domain, run.workflow.job or run.name), deque(maxlen=LAST_RUNS)).append(run)
+
+    def took(self, run: SimRun) -> dict[str, float]:
+        """Seconds that its steps take, by op, as far as is known when a process of it begins."""
+        if self.scenario.known is Known.DECLARED:
+            return by_op([{key: its.seconds for key, its in run.workflow.steps.items()}])
+        return by_op(its.ledger.took for its in self._last_of[run.domain, run.workflow.job or run.name])
 
     def _wall(self) -> float:
         """What clocks show now."""

@@ -18,12 +18,16 @@ from typer.testing import CliRunner
 from ioi_dagster.cli import app
 from ioi_dagster.cli_simulate import with_nodes
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.flow_messages import GraphKnown
 from ioi_dagster.model.negotiation import Effect
+from ioi_dagster.model.placement import Edge, Step
 from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.topology import NodeSpec, Topology
 from ioi_dagster.simulate.fairness import Fairness, jain
 from ioi_dagster.simulate.faults import Fault, FaultKind
-from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, grid
+from ioi_dagster.simulate.knowledge import Known
+from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, decode, grid
 from ioi_dagster.simulate.world import Report, simulate
 from tests.quotas import share
 from tests.scenario.guide import GUIDE, Block, answered, blocks
@@ -183,6 +187,70 @@ def test_a_process_that_goes_on_with_a_run_knows_what_was_spent() -> None:
     # The second step was under way: what it cost is gone, and what is left is not enough to begin it once more.
     assert (report.done, report.starts, report.failures) == (1, 2, {"flow.budget": 3})
     assert report.spent == {"poor": 3.0}
+
+
+# What runs know ------------------------------------------------------------------------------------------------------
+
+
+(HOME, AWAY) = with_nodes(grid(2, 2), ["all=@2"]).domains
+LARGE = tuple(replace(node, resources=(("gpu", 1.0), ("memory", 8.0))) for node in HOME.clusters[0].nodes)
+HOME = replace(HOME, clusters=(replace(HOME.clusters[0], nodes=LARGE),))
+TWICE_AS_FAST = Topology("grid", "d0", (HOME, AWAY))
+
+
+def graphs_known(monkeypatch: pytest.MonkeyPatch, *workflows: Workflow, known: Known) -> list[GraphKnown]:
+    """What each process is told at its start."""
+    told: list[GraphKnown] = []
+    handle = FlowGovernor.handle
+
+    def listening(its: FlowGovernor, event: Any, now: float, more: bool = False) -> Any:
+        told.extend([event] if isinstance(event, GraphKnown) else [])
+        return handle(its, event, now, more)
+
+    monkeypatch.setattr(FlowGovernor, "handle", listening)
+    report = simulate(Scenario(TWICE_AS_FAST, workflows, bandwidth=1e8, known=known))
+    assert (report.failed, report.violations) == (0, ())
+    return told
+
+
+MAPPED = {
+    "read": WorkflowStep(2.0, resources={"gpu": 1.0, "memory": 3.0}),
+    "scan[a]": WorkflowStep(4.0, ("read",), inputs={"read": 1e8}),
+    "scan[b]": WorkflowStep(8.0, ("read",), reads=1e8),
+}
+
+
+def test_a_run_knows_its_graph_by_op_and_no_sizes_and_no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    (told,) = graphs_known(monkeypatch, Workflow("w", MAPPED), known=Known.DECLARED)
+    assert told == GraphKnown(
+        (
+            Step("read", 0.0, memory=3.0, gpus=1.0, kind="read", capability="work"),
+            Step("scan[a]", 0.0, kind="scan", capability="work"),
+            Step("scan[b]", 0.0, kind="scan", capability="work"),
+        ),
+        (Edge("read", "scan[a]"), Edge("read", "scan[b]")),
+        kinds=(("read", 2.0), ("scan", 6.0)),
+    )
+
+
+def test_a_run_knows_what_earlier_runs_of_its_job_took_where_it_is_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = {"a": WorkflowStep(2.0), "b": WorkflowStep(6.0, ("a",))}
+    runs = tuple(Workflow(f"w{n}", one, 20.0 * n, job="nightly") for n in range(3))
+    others = Workflow("other", one, 40.0), Workflow("elsewhere", one, 40.0, domain="d1", job="nightly")
+    first, second, third, *rest = graphs_known(monkeypatch, *runs, *others, known=Known.LEARNT)
+    assert (first.kinds, [its.kinds for its in rest]) == ((), [(), ()])
+    for told in (second, third):
+        # On nodes that are twice as fast as what is declared is meant for.
+        assert dict(told.kinds) == pytest.approx({"a": 1.0, "b": 3.0}, abs=0.1)
+
+
+def test_what_is_known_of_steps_is_said_by_a_word(tmp_path: Path) -> None:
+    saved = tmp_path / "s.json"
+    told = invoke("2x2", "bag:2x4", "--known", "learnt", "--store", "d1", "--save", str(saved), "--json")
+    assert told.exit_code == 0, told.output
+    scenario = decode(saved, Scenario)
+    assert (scenario.known, scenario.store) == (Known.LEARNT, "d1")
+    assert "'guessed'" in str(invoke("2x2", "bag:2x4", "--known", "guessed").exception)
 
 
 # Steps that may run once ----------------------------------------------------------------------------------------------

@@ -1,0 +1,28 @@
+"""What a simulated run knows of how long its steps take, before they have run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+
+class Known(StrEnum):
+    """What a run knows at its start, by op: what is declared, as if earlier runs had taken that, or what those of its job took
+    that came before it in the simulation, and of the first nothing."""
+
+    DECLARED = "declared"
+    LEARNT = "learnt"
+
+
+def op_of(step: str) -> str:
+    """What a step is a step of: all that an op was mapped to are of that op."""
+    return step.partition("[")[0]
+
+
+def by_op(seconds: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """On average, of what several runs say of their steps."""
+    found: dict[str, list[float]] = {}
+    for its in seconds:
+        for step, took in its.items():
+            found.setdefault(op_of(step), []).append(took)
+    return {op: sum(its) / len(its) for op, its in found.items()}
