@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.adapters.sql.ledger import Ledger, LedgerAwayError
 from ioi_dagster.domain import DomainHome, TrustFolder
-from ioi_dagster.errors import BadInputError
+from ioi_dagster.errors import BadInputError, IoiError
 from ioi_dagster.local.joining import taking_part_locked
-from ioi_dagster.local.member_book import own_record, put_out
+from ioi_dagster.local.member_book import put_out
 from ioi_dagster.model.intervention import MAX_TEXT, Action, Intervention
 from ioi_dagster.model.member import MemberRecord
 from ioi_dagster.model.names import near
@@ -16,7 +16,8 @@ from ioi_dagster.model.names import near
 
 def expel(home: DomainHome, name: str, why: str, who: str, now: float) -> str:
     """What came of it, also where it was expelled before. `who` says it, at `now` (Unix seconds). The gateway and the clusters
-    go by it within about a second. Raises `BadInputError` for a name that nobody knows, and `LedgerAwayError`."""
+    go by it within about a second. Raises `BadInputError` for a name that nobody knows; and `IoiError`, with what is left to do,
+    where own runs cannot be told: it is expelled then."""
     if len(why) > MAX_TEXT:
         raise BadInputError(f"a reason of more than {MAX_TEXT} characters", todo="say it shorter")
     if name == home.name:
@@ -26,15 +27,27 @@ def expel(home: DomainHome, name: str, why: str, who: str, now: float) -> str:
         names = {*known, *config.peers, *config.expelled} - {home.name}
         if name not in names:
             raise BadInputError(f"{home.name} knows no domain {name!r}", todo=near(name, names))
-        record = known.get(name)
-        moved = _move_own(home, name, record.clusters if record is not None else (), why, who, now)
-        shares = record is not None and bool(_fingerprints(record) & _fingerprints(own_record(home)))
-        fresh = put_out(home, name, why)
+        record, own = known.get(name), known.get(home.name)
+        shares = record is not None and own is not None and bool(_fingerprints(record) & _fingerprints(own))
+        clusters = record.clusters if record is not None else ()
+        moved, away = 0, None
+        try:
+            moved = _move_own(home, name, clusters, why, who, now)
+        except LedgerAwayError as error:
+            away = error
+        finally:
+            # Whatever becomes of what can be said later: until then it is a member.
+            fresh = put_out(home, name, why)
     told = ["is expelled" if fresh else "was expelled already", "what its runs do here is stopped"]
     told += [f"{moved} of ours stay away from it"] if moved else []
     told += (
         ["it has our certificate authority, which opens Dask clusters: `ioi domain rotate --revoke`"] if shares else []
     )
+    if away is not None:
+        # Said again, nobody knows its clusters any more.
+        todo = " and ".join(f"`ioi reroute RUN --away-from {cluster}`" for cluster in clusters)
+        told += [f"our own runs are not told to stay away from it, since {away} — then, for each: {todo}"]
+        raise IoiError(f"{name} {'; '.join(told)}") from away
     return "; ".join(told)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 
+from ioi_dagster.adapters.sql import sqlite
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.domain import DomainConfig, DomainHome
-from ioi_dagster.errors import BadInputError, SignatureError
+from ioi_dagster.errors import BadInputError, IoiError, SignatureError
 from ioi_dagster.local import member_book
 from ioi_dagster.local.expelling import expel
 from ioi_dagster.local.federation import Federation
@@ -69,6 +71,33 @@ def test_own_runs_that_have_not_ended_stay_away_from_its_clusters(lab: DomainHom
     )  # fmt: skip
     assert ledger.interventions("over") == []
     ledger.close()
+
+
+def test_a_ledger_that_is_busy_keeps_nobody_in_and_what_is_left_to_do_is_told(
+    lab: DomainHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "WAIT_S", 0.0)
+    ledger = Ledger(lab.ledger)
+    ledger.take_over("open", "books", 1.0)
+    ledger.close()
+    other = sqlite3.connect(lab.ledger, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(IoiError) as raised:
+        expel(lab, "cloud", "it lies", "ann", 5.0)
+    other.close()
+    told = str(raised.value)
+    assert told.startswith(
+        "cloud is expelled; what its runs do here is stopped; our own runs are not told to stay away"
+    )
+    assert "database is locked" in told
+    assert "`ioi reroute RUN --away-from cloud-c`" in told
+    assert (set(lab.members()), lab.config().expelled) == ({"lab"}, {"cloud": "it lies"})
+
+
+def test_a_domain_without_a_record_of_itself_puts_others_out(lab: DomainHome) -> None:
+    (lab.trust / "lab.json").unlink()
+    assert expel(lab, "cloud", "it lies", "ann", 5.0) == "is expelled; what its runs do here is stopped"
+    assert (lab.members(), lab.config().expelled) == ({}, {"cloud": "it lies"})
 
 
 NETWORK = """
