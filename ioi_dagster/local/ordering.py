@@ -9,10 +9,13 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ioi_dagster.adapters.files.blocks import read_blocks
 from ioi_dagster.adapters.files.drains import ALL, Drain, DrainFile
 from ioi_dagster.adapters.files.orders import OrderFile
 from ioi_dagster.adapters.http.protocol import OrderAnswer, RunAnswer, RunOrder
+from ioi_dagster.adapters.link.caller import RefusedError
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError, NotAllowedError, UnreachableError
 from ioi_dagster.local.targets import find
@@ -34,7 +37,7 @@ UNSEEN = "One that is yet to come is ordered for all the same with --unseen (`un
 
 
 class Ordering:
-    """`now`: Unix seconds; `seen`: the tenants that the clusters of a domain know, which raises `UnreachableError`."""
+    """`now`: Unix seconds; `seen`: the tenants that the clusters of a domain know, which raises as `tenants_seen` does."""
 
     def __init__(
         self,
@@ -134,7 +137,7 @@ class Ordering:
             return
         try:
             known = known | self._seen(self._home)
-        except UnreachableError as error:
+        except (UnreachableError, RefusedError, msgspec.MsgspecError) as error:
             text = f"whether {self._home.name} knows a tenant {name!r} cannot be told: {error}"
             raise BadInputError(text, todo=UNSEEN) from error
         if name not in known:

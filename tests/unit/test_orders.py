@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ioi_dagster.adapters.files import written
 from ioi_dagster.adapters.files.drains import Drain, DrainFile
 from ioi_dagster.adapters.files.orders import OrderFile
 from ioi_dagster.adapters.http.protocol import RunAnswer, RunOrder
+from ioi_dagster.adapters.link.caller import RefusedError
 from ioi_dagster.adapters.opa.wasm import WasmEngine
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.clock import ManualClock
@@ -291,12 +293,22 @@ def test_a_tenant_of_whom_nobody_has_heard_is_misspelt_unless_that_is_said(
         desk.give(replace(order, verb=Verb.RESUME, value=None), "ann", "lab")
 
 
-def test_a_tenant_is_not_called_misspelt_where_a_cluster_that_may_know_it_does_not_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (UnreachableError("lab-c", "no answer within 2 s"), "lab-c is unreachable"),
+        (RefusedError("not_ready", "it begins"), r"it begins \[not_ready\]"),
+        (msgspec.ValidationError("Expected `object`, got `array`"), "Expected `object`"),
+    ],
+)
+def test_a_tenant_is_not_called_misspelt_where_a_cluster_that_may_know_it_does_not_tell(
+    tmp_path: Path, error: Exception, text: str
+) -> None:
     def silent(_home: DomainHome) -> set[str]:
-        raise UnreachableError("lab-c", "no answer within 2 s")
+        raise error
 
     desk = Ordering(owned(tmp_path, "lab").home, Gate(Lenient({"book": None}), ("book",), ManualClock()), seen=silent)
-    with pytest.raises(BadInputError, match=r"whether lab knows a tenant 't' cannot be told: lab-c is unreachable"):
+    with pytest.raises(BadInputError, match=rf"whether lab knows a tenant 't' cannot be told: {text}.*--unseen"):
         desk.give(CAP, "ann", "lab")
     assert desk.give(replace(CAP, name="default"), "ann", "lab").answer == "may run 2 at once"
 

@@ -93,16 +93,15 @@ class ClusterLine:
 
 def status_of(cluster: str, address: str, token: str, timeout_s: float) -> dict[str, Any]:
     """What a governor tells of itself, over a line for this alone. Raises as `ClusterLine.ask` does."""
-    return asyncio.run(ask_status(cluster, address, token, timeout_s))
 
+    async def asked() -> dict[str, Any]:
+        line = ClusterLine(cluster, address, token)
+        try:
+            return await line.ask("status", None, dict, timeout_s)
+        finally:
+            line.close()
 
-async def ask_status(cluster: str, address: str, token: str, timeout_s: float) -> dict[str, Any]:
-    """The same in a loop that runs."""
-    line = ClusterLine(cluster, address, token)
-    try:
-        return await line.ask("status", None, dict[str, Any], timeout_s)
-    finally:
-        line.close()
+    return asyncio.run(asked())
 
 
 class _Line(asyncio.Protocol):
