@@ -39,7 +39,7 @@ class PlanAhead(LeastCost):
         self._plan = GraphPlan((cold or ColdStarts()).expect)
         self._about: dict[str, None] = {}
         self._now, self._planned = 0.0, False
-        self._told_at = float("-inf")
+        self._told_at, self._looked_at = float("-inf"), float("-inf")
         self._until: dict[tuple[Group, str], float] = {}
         """Steps that are alike, and a cluster that offers them nothing though the plan has them there: how long they wait for it.
         By what is alike, lest each step of a chain waits anew."""
@@ -62,7 +62,7 @@ class PlanAhead(LeastCost):
         return self._plan.remaining_s
 
     def look(self, waiting: Collection[Step], bids: Iterable[Bid], trust: Callable[[str], float], now: float) -> None:
-        self._now, self._planned = now, False
+        self._now, self._looked_at, self._planned = now, now, False
         # A cluster that had none for them may have some by now.
         self._until = {key: until for key, until in self._until.items() if until > now - LOOK_AGAIN_S}
         if not self._about or self._plan.more_than(MAX_PLANNED, now):
@@ -160,8 +160,7 @@ class PlanAhead(LeastCost):
         return f"by the plan of the graph it begins in {begins:.1f} s on {where}, to end in {ends:.1f} s"
 
     def is_warm(self, capability: str, cluster: str, node: str) -> bool | None:
-        # Where nothing is planned, what was told of nodes may be old.
-        return self._plan.is_warm(capability, cluster, node) if self._planned else None
+        return self._plan.is_warm(capability, cluster, node, self._looked_at)
 
     def began(self, step: Step, cluster: str, node: str, now: float) -> None:
         self._beside(step)

@@ -38,17 +38,17 @@ def outlook(nodes: Iterable[NodeNow], run: str, about: Sequence[str], now: float
             node.node,
             node.slots,
             node.speed,
-            _of(node.capabilities, about),
+            _able(node, about),
             tuple(Busy(_rest(its, now), its.resources) for its in node.occupied if its.run != run)[:MAX_BUSY],
             node.resources,
-            _of(set(node.capabilities).intersection(node.warm), about),
+            tuple(number for number in _able(node, about) if about[number] in node.warm),
         )
         for node in nodes
     )
 
 
-def _of(capabilities: Collection[str], about: Sequence[str]) -> tuple[int, ...]:
-    return tuple(number for number, capability in enumerate(about) if capability in capabilities)
+def _able(node: NodeNow, about: Sequence[str]) -> tuple[int, ...]:
+    return tuple(number for number, capability in enumerate(about) if capability in node.capabilities)
 
 
 def _rest(its: Occupied, now: float) -> float:

@@ -409,10 +409,10 @@ class GraphPlan:
                 there[of[i]][n] = min(there[of[i]][n], run.began)
         return Loading(of, seconds, there)
 
-    def is_warm(self, capability: str, cluster: str, node: str) -> bool | None:
-        """Would a step of it begin there at once? None where nobody has told."""
+    def is_warm(self, capability: str, cluster: str, node: str, since: float) -> bool | None:
+        """Would a step of it begin there at once? None where nobody has told since then."""
         known = self._nodes.get(f"{cluster}/{node}")
-        if known is None or known.warm is None or capability not in known.offer.offers:
+        if known is None or known.warm is None or known.seen < since or capability not in known.offer.offers:
             return None
         return capability in known.warm
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import pytest
 
 from ioi_dagster.governors.bids import LOADS_NOTHING
-from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, NodeReported, Reply
+from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, NodeReported, Reply
 from ioi_dagster.governors.flow_plan import LOOK_AGAIN_S
 from ioi_dagster.governors.placement.ahead import GraphPlan
 from ioi_dagster.model.data_class import DataClass
@@ -118,15 +118,23 @@ def test_what_a_step_has_left_begins_to_count_when_its_block_has_loaded():
     assert made.late == {}
 
 
+def test_what_was_told_of_a_node_s_warmth_earlier_is_not_known_any_more():
+    made = plan({"one": 1.0, "two": 2.0}, {"one"}, ["a"])
+    assert [made.is_warm("ocr", "lab", node, 0.0) for node in ("one", "two", "three")] == [True, False, None]
+    assert made.is_warm("trim", "lab", "one", 0.0) is None
+    assert made.is_warm("ocr", "lab", "one", 0.5) is None
+
+
 def test_a_cluster_tells_which_of_its_nodes_are_warm_for_what_and_a_run_s_own_code_loads_nothing():
     cluster = ClusterGovernor("lab", "lab-c", 1, 1.0)
     (own,) = LOADS_NOTHING
     for name in ("a", "b"):
         cluster.handle(NodeJoined(name, 1, frozenset({"ocr", "trim", own})), 0.0)
+    cluster.handle(NodeJoined("c", 1, EVERYTHING), 0.0)
     cluster.handle(NodeReported("b", frozenset({"ocr", "else"}), 0.0), 0.0)
     about = ("trim", "ocr", own)
     ask = Announce("r", 1, "lab", (AskGroup("ocr", DataClass.INTERNAL, 1),), about=about)
     (reply,) = cluster.handle(ask, 0.0)
     assert isinstance(reply, Reply)
     assert isinstance(reply.answer, Bid)
-    assert {node.node: node.warm for node in reply.answer.nodes} == {"a": (2,), "b": (1, 2)}
+    assert {node.node: node.warm for node in reply.answer.nodes} == {"a": (2,), "b": (1, 2), "c": (2,)}
