@@ -101,6 +101,8 @@ class Awards:
         no_room, self._no_room = self._no_room, None
         trust = partial(self._reputation.trust, now=now)
         self._placing.look(self._steps.waiting(), round_.bids.values(), trust, now)
+        remarks = self._placing.remarks(self._steps.waiting(), self._rounds.untold(round_))
+        out += [Tell("", Chapter.CANDIDATES, text) for text in remarks]
         menu = Menu(offers, self._placing, self._nearness, self._cold, trust)
         passed: set[str] = set()
         """Those that were looked at with the first of their gang."""

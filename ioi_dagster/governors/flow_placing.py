@@ -77,6 +77,11 @@ class Placing(Protocol):
         """A round is over, with these bids, and steps are about to choose. `trust`: see `Offer`."""
         ...
 
+    def remarks(self, waiting: Collection[Step], untold: Iterable[Bid]) -> Sequence[str]:
+        """What people should know of how steps are placed, each once. `untold`: bids of who was asked how its nodes look, and
+        tells of none."""
+        ...
+
     def order(self, waiting: Iterable[Step]) -> Sequence[Step]:
         """Those that wait, in the order in which they choose."""
         ...
@@ -152,6 +157,9 @@ class LeastCost:
 
     def look(self, waiting: Collection[Step], bids: Iterable[Bid], trust: Callable[[str], float], now: float) -> None:
         pass
+
+    def remarks(self, waiting: Collection[Step], untold: Iterable[Bid]) -> Sequence[str]:
+        return ()
 
     def order(self, waiting: Iterable[Step]) -> Sequence[Step]:
         """Priority first; then who has the fewest places, lest others take their only one; then age."""

@@ -18,6 +18,14 @@ BRIEF_S = 0.5
 LOOK_AGAIN_S = 30.0
 NOT_OFFERED = "cluster.not_offered"
 """A cluster has no node, not even a busy one."""
+TOO_MANY = (
+    f"no plan of the whole graph is made: its clusters tell of more than {MAX_PLANNED} nodes together; each step takes what "
+    "costs it least, in the order of what is behind it"
+)
+TELLS_OF_NONE = (
+    f"the plan of the graph leaves out {{cluster}}, which tells of no nodes, as a cluster does that has more than {MAX_PLANNED} "
+    "for a run; a step goes there by what is offered alone"
+)
 NONE_S = 5.0
 """So long steps wait for room that the plan sees free and nobody offers them, and for room that was to be free by now at most so
 long more than it was to take; then they take what they are offered."""
@@ -43,6 +51,8 @@ class PlanAhead(LeastCost):
         self._until: dict[tuple[Group, str], float] = {}
         """Steps that are alike, and a cluster that offers them nothing though the plan has them there: how long they wait for it.
         By what is alike, lest each step of a chain waits anew."""
+        self._remarks: dict[str, bool] = {}
+        """What people should know, and whether they were told."""
         self._bids: dict[str, tuple[float, float]] = {}
         """By cluster, what it asked last, and how far its bids are kept."""
 
@@ -80,7 +90,10 @@ class PlanAhead(LeastCost):
         self._make([step.ask.step for step in waiting], now)
 
     def _make(self, ready: Collection[str] | None, now: float) -> None:
-        if self._plan.more_than(MAX_PLANNED, now) or self._plan.uniform():
+        if self._plan.more_than(MAX_PLANNED, now):
+            self._remark(TOO_MANY, ready or ())
+            return
+        if self._plan.uniform():
             return
         usual = self._plan.usual(ready or ())
         if usual < BRIEF_S:
@@ -89,6 +102,19 @@ class PlanAhead(LeastCost):
         for cluster, (price, trust) in self._bids.items():
             worse[cluster] = (usual + self._weights.credit * price / self._weights.second) / trust - usual
         self._planned = self._plan.plan(ready, worse, now)
+
+    def _remark(self, text: str, ready: Collection[str]) -> None:
+        """Of a plan that would be made else."""
+        if text not in self._remarks and self._plan.usual(ready) >= BRIEF_S:
+            self._remarks[text] = False
+
+    def remarks(self, waiting: Collection[Step], untold: Iterable[Bid]) -> list[str]:
+        for bid in untold:
+            if any(point.capability in self._about for point in bid.points):
+                self._remark(TELLS_OF_NONE.format(cluster=bid.cluster), [step.ask.step for step in waiting])
+        new = [text for text, told in self._remarks.items() if not told]
+        self._remarks |= dict.fromkeys(new, True)
+        return new
 
     def late(self, now: float) -> dict[str, tuple[str, str]] | None:
         if self._about and now > self._now:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ioi_dagster.governors.flow_messages import BidMissed, Instruction, Place, SendAnnounce, Tell, WithdrawAnnounce
@@ -71,6 +71,8 @@ class Rounds:
         """Cluster → the round of its announcement that is not answered."""
         self._overdue: dict[str, int] = {}
         """Those of `_asked` that were taken to be late when their round was over: what becomes of it is no second miss."""
+        self._asked_about: dict[str, int] = {}
+        """Cluster → the round of its last announcement that asked how its nodes look."""
         self._asked_for: dict[str, frozenset[Group]] = {}
         """Cluster → what it was asked for last."""
         self._holding: dict[str, frozenset[Group]] = {}
@@ -153,6 +155,8 @@ class Rounds:
         for cluster, counts in sorted(groups.items()):
             waits, announce = self._announce(cluster, counts, seconds, now)
             expected |= {cluster} if waits else set()
+            if about:
+                self._asked_about[cluster] = self.number
             out.append(SendAnnounce(cluster, replace(announce, about=about, remaining_s=remaining_s, due_s=due_s)))
         until = now + self._deadline_s
         self._round = Round(self.number, until, expected, late, frozenset(groups), frozenset(late), copies)
@@ -294,6 +298,12 @@ class Rounds:
     def known_bids(self, round_: Round) -> dict[str, Bid]:
         """Those of the round; where an announcement waits, what was answered before."""
         return {name: self._last_bids[name] for name in self._holding if name in self._last_bids} | round_.bids
+
+    def untold(self, round_: Round) -> Iterator[Bid]:
+        """Of who was asked how its nodes look, and tells of none."""
+        for cluster, bid in round_.bids.items():
+            if not bid.nodes and self._asked_about.get(cluster) == bid.round:
+                yield bid
 
     def settle(self, round_: Round, offers: Offers, now: float, *, by_choice: bool = False) -> None:
         """What is left of the round's offers tells whom to ask how; the next round is at once, or after a pause, a longer one

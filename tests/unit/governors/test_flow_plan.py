@@ -16,11 +16,12 @@ from benchmarks.yardstick.placement import baselines, run_online, run_static
 from benchmarks.yardstick.placement.model import make_instance
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors import flow_messages as flow
+from ioi_dagster.governors import flow_plan
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, NodeReported, Reply
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_messages import Place
-from ioi_dagster.governors.flow_plan import NONE_S
+from ioi_dagster.governors.flow_plan import LOOK_AGAIN_S, NONE_S, TELLS_OF_NONE, TOO_MANY
 from ioi_dagster.governors.outlook import NodeNow, Occupied, outlook
 from ioi_dagster.governors.placement import ahead
 from ioi_dagster.governors.placement.lateness import left
@@ -45,6 +46,7 @@ from ioi_dagster.model.negotiation import (
 from ioi_dagster.model.placement import Edge
 from ioi_dagster.model.placement import Step as GraphStep
 from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.story import Chapter
 from tests.unit.governors.test_flow import Story
 
 CHEAPER = "raise the run's budget, or let it run where it is cheaper"
@@ -77,6 +79,8 @@ class Fleet:
         self.announced: list[Announce] = []
         self.refused: list[tuple[str, Refusal]] = []
         self.copies = 0
+        self.remarks: list[str] = []
+        """What the run says of how it places."""
 
     def offered(self, cluster: str) -> tuple[str, ...]:
         return self.offers.get(cluster, ("work",))
@@ -126,6 +130,8 @@ class Fleet:
                         self.refused.append((step, refusal))
                     case flow.StopStep(lease, _):
                         self.stopped.append(lease)
+                    case flow.Tell("", Chapter.CANDIDATES, text):
+                        self.remarks.append(text)
                     case flow.ReleaseLeases(_, leases):
                         self.mine = {step: lease for step, lease in self.mine.items() if lease.id not in leases}
 
@@ -443,6 +449,43 @@ def test_nothing_is_copied_of_which_nobody_knows_how_long_it_takes():
 def test_a_graph_that_is_none_is_refused():
     with pytest.raises(BadInputError, match="circle"):
         Fleet({"one": 1.0}).know({"a": 1.0, "b": 1.0}, [("a", "b"), ("b", "a")])
+
+
+@pytest.mark.parametrize(("work", "nodes", "said"), [(10.0, 3, [TOO_MANY]), (0.1, 3, []), (10.0, 2, [])])
+def test_a_run_before_more_nodes_than_it_plans_with_says_so_once_if_it_would_plan_else(monkeypatch, work, nodes, said):
+    monkeypatch.setattr(flow_plan, "MAX_PLANNED", 2)
+    fleet = Fleet({f"n{number}": 1.0 + number for number in range(nodes)})
+    fleet.know({"a": work, "b": work, "c": work}, [("a", "b"), ("b", "c")])
+    for step in "abc":
+        fleet.ready(step)
+        fleet.look(later=LOOK_AGAIN_S)
+        fleet.end(step, work)
+    assert fleet.remarks == said
+
+
+def test_a_cluster_that_tells_of_no_nodes_is_said_once_to_be_left_out_of_the_plan():
+    fleet = Fleet({"vast": 1.0, "fast": 2.0, "slow": 1.0})
+    fleet.untold = {"vast"}
+    fleet.know({"a": 10.0, "b": 10.0, "c": 10.0}, [("a", "b"), ("b", "c")])
+    for step in "abc":
+        fleet.ready(step)
+        fleet.end(step, 5.0)
+    assert fleet.remarks == [TELLS_OF_NONE.format(cluster="vast")]
+
+
+def test_who_was_not_asked_for_nodes_has_not_kept_them_to_itself():
+    fleet = Fleet({"one": 1.0, "like it": 1.0, "new": 3.0})
+    fleet.barred = {"new"}
+    steps = [f"s{number}" for number in range(5)]
+    fleet.know(dict.fromkeys(steps, 10.0))
+    fleet.ready("s0")
+    fleet.end("s0", 1.0)
+    fleet.barred = set()
+    for step in steps[1:]:
+        fleet.ready(step)
+        fleet.end(step, 1.0)
+    assert [announce.about for announce in fleet.announced][-1] == ()
+    assert fleet.remarks == []
 
 
 def test_many_steps_are_planned_a_front_at_a_time_and_all_get_done(monkeypatch):
