@@ -1,5 +1,5 @@
-"""One graph, planned by who has no node of its own: over what bids tell of nodes, only as far as it can be seen, and again only
-when something happened. The plan is the placer's own (`replan`); what a step is given of it is whether to begin now, and where.
+"""One graph, planned by who has no node of its own: over what bids tell of nodes, only as far as it can be seen, and again
+in each round. The plan is the placer's own (`replan`); what a step is given of it is whether to begin now, and where.
 """
 
 from __future__ import annotations
