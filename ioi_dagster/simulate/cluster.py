@@ -58,7 +58,7 @@ class SimCluster:
         self, engine: Engine, rng: random.Random, domain: str, spec: ClusterSpec, offers: frozenset[str]
     ) -> None:
         self._engine, self._rng, self.domain, self.spec = engine, rng, domain, spec
-        self.name, self._offers = spec.name, offers
+        self.name, self._offers, self._quotas = spec.name, offers, spec.quotas
         self.governor: ClusterGovernor | None = None
         self.epoch = 0
         self.nodes = {name: SimNode(node, spec.name, offers) for name, node in spec.members().items()}
@@ -102,7 +102,7 @@ class SimCluster:
             self.name,
             self.epoch,
             self.spec.price,
-            quotas=self.spec.quotas,
+            quotas=self._quotas,
             expected=map(self._joined, self.spec.always),
             groups=groups,
         )
@@ -425,8 +425,13 @@ class SimCluster:
             answer(told)
 
     def change_quotas(self, tree: QuotaTree) -> None:
-        if self.governor is not None:
-            self._handle(QuotasChanged(tree))
+        """Its owner has saved others: a process that starts later has them too."""
+        self._quotas = tree
+        self._heed_quotas()
+
+    def _heed_quotas(self) -> None:
+        if not self._stands_still(self._heed_quotas) and self.governor is not None:
+            self._handle(QuotasChanged(self._quotas))
 
     def _handle(self, event: Any) -> Any:
         """Perform what the governor wants done; returns what it answers."""

@@ -15,6 +15,7 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Amount, Effect, Priority
 from ioi_dagster.model.placement import Link
+from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 from ioi_dagster.simulate import faults
 from ioi_dagster.simulate.faults import Fault, Seconds
@@ -68,12 +69,22 @@ class Workflow:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotasChange:
+    """From `at` seconds on the cluster has these quotas."""
+
+    at: Seconds
+    cluster: str
+    quotas: QuotaTree
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """`noise`: steps take their seconds times a factor that is drawn from e to the power of ±`noise`. `bandwidth`: bytes a second
     between two domains; `inside`: between two machines of one. Where that is 0, and `links` names none between the two, moving
     takes no time. `store`: the domain of a store that all nodes reach, as runs have it whose values an `FsspecIOManager` keeps;
     without it values travel through the run's process, in its domain. `capabilities`: what every domain offers where none names
-    its blocks; else each offers those and own steps."""
+    its blocks; else each offers those and own steps.
+    `changes`: of quotas, while it goes on."""
 
     topology: Topology
     workflows: tuple[Workflow, ...]
@@ -86,6 +97,7 @@ class Scenario:
     links: tuple[Link, ...] = ()
     store: str = ""
     known: Known = Known.DECLARED
+    changes: tuple[QuotasChange, ...] = ()
     digest: str = field(default="")
     """Of the events of a simulation of it, where it was saved after one."""
 
@@ -109,6 +121,13 @@ def check(scenario: Scenario) -> None:
         for n in c.nodes
         if not 0 < n.speed < math.inf
     ]
+    capacities = {c.name: c.capacity for d in scenario.topology.domains for c in d.clusters}
+    for change in scenario.changes:
+        where, capacity = f"quotas at {change.at:g} s", capacities.get(change.cluster)
+        if capacity is None:
+            wrong.append(f"{where}: no cluster {change.cluster!r}")
+        else:
+            wrong += [f"{where} of {change.cluster}: {text}" for text in change.quotas.errors(capacity)]
     wrong += faults.wrong_in(scenario)
     if wrong:
         more = f"\nand {len(wrong) - 20} more" if len(wrong) > 20 else ""

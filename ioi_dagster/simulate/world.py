@@ -152,7 +152,8 @@ class World:
         """Faults that struck while a run was under way, and how often such ones had met something by then."""
         self._met: Counter[str] = Counter()
         """Those that met something, by kind."""
-        self._limited = any(c.quotas != QuotaTree.flat() for d in scenario.topology.domains for c in d.clusters)
+        trees = [c.quotas for d in scenario.topology.domains for c in d.clusters]
+        self._limited = any(tree != QuotaTree.flat() for tree in (*trees, *(one.quotas for one in scenario.changes)))
         """Tenants may have to wait though there is room."""
         self._fairness = Fairness(_weights(scenario.topology))
         self._hash = hashlib.sha256()
@@ -172,6 +173,8 @@ class World:
             self.engine.after(workflow.arrives, run.start)
         for fault in self.scenario.faults:
             self.engine.after(fault.at, self._strike, fault)
+        for change in self.scenario.changes:
+            self.engine.after(change.at, self.clusters[change.cluster].change_quotas, change.quotas)
         self.engine.after(SAMPLE_S, self._look)
         self.engine.run(self._longest())
         makespan = self.engine.now
@@ -208,7 +211,12 @@ class World:
         work = sum(step.seconds for step in steps) / min(1.0, slow)
         work += sum(self.transfers.longest(size) for step in steps for size in (step.reads, *step.inputs.values()))
         work += sum(self.transfers.longest(run.makes(key)) for run in self.runs for key in run.workflow.steps)
-        last = max(0.0, *(workflow.arrives for workflow in its.workflows), *(fault.until for fault in its.faults))
+        last = max(
+            0.0,
+            *(workflow.arrives for workflow in its.workflows),
+            *(fault.until for fault in its.faults),
+            *(one.at for one in its.changes),
+        )
         slowest = max((fault.amount for fault in its.faults if fault.kind is FaultKind.NODE_SLOW), default=1.0)
         nodes = [node for domain in its.topology.domains for cluster in domain.clusters for node in cluster.groups]
         come = sum(max(r.boot_s, r.give_up_s) + r.after_s for node in nodes if (r := node.autoscale) is not None)

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Effect
-from ioi_dagster.model.quota import QuotaTree, TenantQuota
+from ioi_dagster.model.quota import ANY, CohortQuota, QuotaTree, TenantQuota
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 from ioi_dagster.simulate.faults import draw_faults
 from ioi_dagster.simulate.recovery import SETTLED_S
-from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep
+from ioi_dagster.simulate.scenario import QuotasChange, Scenario, Workflow, WorkflowStep
 from ioi_dagster.simulate.shapes import SHAPES, draw
 from ioi_dagster.simulate.world import Report, simulate
 from tests.quotas import share
@@ -59,7 +59,8 @@ def scenario(seed: int) -> Scenario:
     bare = Scenario(topology, workflows, seed=seed, noise=rng.choice([0.0, 0.5]))
     rate = rng.choice([2.0, 10.0, 40.0])
     # In every third what a fault costs is held against its bound: there is one at a time.
-    return replace(bare, faults=draw_faults(bare, rate, 90.0, SETTLED_S if seed % 3 == 0 else None))
+    faults = draw_faults(bare, rate, 90.0, SETTLED_S if seed % 3 == 0 else None)
+    return replace(bare, faults=faults, changes=changes_of(clusters, seed) if limited else ())
 
 
 def topology_of(rng: random.Random) -> Topology:
@@ -136,6 +137,19 @@ def with_gangs(steps: dict[str, WorkflowStep], most: int, rng: random.Random) ->
             for key in keys[:most]:
                 changed[key] = replace(changed[key], gang=f"gang-{number}", priority=first.priority, resources={})
     return changed
+
+
+def changes_of(clusters: list[ClusterSpec], seed: int) -> tuple[QuotasChange, ...]:
+    """Other trees for some clusters while steps run, of one cohort or two, often with less than there was."""
+    rng, changes = random.Random(f"quotas/{seed}"), []
+    for cluster in clusters:
+        for _ in range(rng.randint(0, 3)):
+            shares = shares_of(sum(node.slots for node in cluster.nodes), rng)
+            cut = rng.randint(0, len(shares))
+            cohorts = (CohortQuota("one", shares[:cut]), CohortQuota("two", (*shares[cut:], TenantQuota(ANY))))
+            weighed = tuple(replace(cohort, weight=rng.choice([0.5, 1.0, 4.0])) for cohort in cohorts)
+            changes.append(QuotasChange(round(rng.uniform(0.0, 60.0), 3), cluster.name, QuotaTree(weighed)))
+    return tuple(changes)
 
 
 def shares_of(slots: int, rng: random.Random) -> tuple[TenantQuota, ...]:

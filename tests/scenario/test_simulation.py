@@ -27,7 +27,7 @@ from ioi_dagster.model.topology import ClusterSpec, NodeSpec, Topology
 from ioi_dagster.simulate.cluster import SimCluster
 from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.faults import Fault, FaultKind
-from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, grid, read_workflows
+from ioi_dagster.simulate.scenario import QuotasChange, Scenario, Workflow, WorkflowStep, grid, read_workflows
 from ioi_dagster.simulate.shapes import SHAPES, draw
 from ioi_dagster.simulate.world import Report, World, simulate
 from tests.quotas import share
@@ -52,6 +52,52 @@ def test_a_bag_fills_all_slots_and_no_more() -> None:
     report = run(bag, topology=grid(3, 2))
     assert 2.0 < report.makespan_s < 2.2
     assert report.workflows == {"bag": report.makespan_s}
+
+
+def guests_limited_to(slots: int) -> QuotaTree:
+    return QuotaTree.flat((share("guest", borrows=slots),))
+
+
+@pytest.mark.parametrize("faults", [(), (Fault(30.0, FaultKind.SCHEDULER_KILLED, "c0", 2.0),)])
+def test_quotas_that_are_lowered_while_work_runs_stop_what_is_too_much_and_outlive_the_scheduler(
+    faults: tuple[Fault, ...],
+) -> None:
+    bag = Workflow("bag", {f"s{number}": WorkflowStep(20.0) for number in range(4)}, tenant="guest")
+    change = QuotasChange(5.0, "c0", guests_limited_to(1))
+    report = run(bag, topology=grid(1, 4), faults=faults, changes=(change,))
+    assert (report.done, report.failed, report.violations) == (4, 0, ())
+    assert report.starts == 7 + len(faults), "three were stopped, and with a scheduler the one that ran"
+    assert report.makespan_s > 80.0, "from then on one runs at a time"
+
+
+def test_quotas_that_are_raised_let_more_run_at_once() -> None:
+    bag = Workflow("bag", {f"s{number}": WorkflowStep(20.0) for number in range(4)}, tenant="guest")
+    (cluster,) = grid(1, 4).domains[0].clusters
+    domain = replace(grid(1, 4).domains[0], clusters=(replace(cluster, quotas=guests_limited_to(1)),))
+    its = Scenario(Topology("grid", "d0", (domain,)), (bag,), changes=(QuotasChange(5.0, "c0", guests_limited_to(4)),))
+    report = simulate(its)
+    assert (report.done, report.starts, report.violations) == (4, 4, ())
+    assert 25.0 < report.makespan_s < 27.0
+
+
+def test_quotas_heard_while_the_scheduler_stands_still_are_those_of_when_it_goes_on() -> None:
+    bag = Workflow("bag", {f"s{number}": WorkflowStep(3.0) for number in range(4)}, arrives=8.0, tenant="guest")
+    changes = (QuotasChange(4.0, "c0", guests_limited_to(4)), QuotasChange(5.0, "c0", guests_limited_to(1)))
+    frozen = (Fault(3.0, FaultKind.SCHEDULER_FROZEN, "c0", 3.0),)
+    report = run(bag, topology=grid(1, 4), faults=frozen, changes=changes)
+    assert (report.done, report.starts, report.violations) == (4, 4, ())
+    assert report.makespan_s > 20.0
+
+
+def test_quotas_that_cannot_be_meant_are_named() -> None:
+    changes = (
+        QuotasChange(1.0, "c9", QuotaTree.flat()),
+        QuotasChange(2.5, "c0", QuotaTree.flat((share("guest", guarantee=9),))),
+    )
+    with pytest.raises(BadInputError) as told:
+        run(CHAIN, changes=changes)
+    assert "quotas at 1 s: no cluster 'c9'" in str(told.value)
+    assert "quotas at 2.5 s of c0: the cohorts are guaranteed 9 slots, but the cluster has 1" in str(told.value)
 
 
 @pytest.mark.parametrize("boot_s", [30.0, 3000.0])
