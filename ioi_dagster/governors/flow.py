@@ -242,7 +242,7 @@ class FlowGovernor:
     def places(self) -> set[str]:
         """Names of the clusters where steps may have run, and of the nodes where they were."""
         seen = (name for step in self._steps.all() for name in (*step.where, *step.lost_on, *step.away))
-        return {*self._awards.slots, *filter(None, seen)}
+        return {*self._awards.overbids.slots, *filter(None, seen)}
 
     def leases(self) -> list[Lease]:
         """Leases in use, to be renewed."""
@@ -372,7 +372,7 @@ class FlowGovernor:
                 self._places_seen.clear()
                 self._rounds.forget_places()
             self._last_places = self._places_seen.setdefault(places, places)
-            self._awards.slots.update((place.cluster, place.slots) for place in places)
+            self._awards.overbids.slots.update((place.cluster, place.slots) for place in places)
         return self._last_places
 
     def _places_of_running(self, event: PlacesFound, now: float) -> list[Instruction]:

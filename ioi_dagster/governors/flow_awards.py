@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from ioi_dagster.governors.flow_messages import (
 )
 from ioi_dagster.governors.flow_nearness import Nearness
 from ioi_dagster.governors.flow_offers import Menu, Offers
+from ioi_dagster.governors.flow_overbids import Overbids
 from ioi_dagster.governors.flow_placing import Offer, Placing
 from ioi_dagster.governors.flow_rounds import Round, Rounds
 from ioi_dagster.governors.flow_steering import Steering
@@ -32,7 +33,6 @@ from ioi_dagster.governors.flow_texts import LOOKED_UP, bids_text, never_in, why
 from ioi_dagster.governors.flow_waits import Waits, facts_of
 from ioi_dagster.governors.orders_in_force import CAPPED, PAUSED
 from ioi_dagster.governors.reputation import MANY, Reputation
-from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.negotiation import MAX_LEASES, MAX_SECONDS, Award, Awarded, Bid, Effect, Lease, LeaseRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
@@ -76,12 +76,7 @@ class Awards:
         self._no_room: dict[str, Bid] | None = None
         """The bids of the last round, if they did not come to every step."""
         self._awarding: dict[str, set[str]] = {}
-        self.slots: dict[str, int] = {}
-        """What clusters have at most, by their records; 0 where that is not known."""
-        self._overbids: dict[str, tuple[int, int]] = {}
-        """Clusters that were told of for that they bid so many slots and have so many left."""
-        self._doubted: dict[str, int] = {}
-        """Clusters that bid more than seems to be left beside what the run holds there, and the round of the last such bid."""
+        self.overbids = Overbids(steps.held_slots, reputation)
         self._nowhere = Hopeless()
         """Steps that could run at none of their places as those are."""
         self._too_dear = Hopeless()
@@ -97,7 +92,7 @@ class Awards:
             self._placing.away(cluster)
         seen, offers = self._rounds.known_bids(round_), Offers(round_.bids.values())
         awards: dict[str, list[LeaseRequest]] = {}
-        out = self._overbid(offers, round_.bids, now)
+        out = self.overbids.cut(offers, round_.bids, self._awarded, now)
         no_room, self._no_room = self._no_room, None
         trust = partial(self._reputation.trust, now=now)
         self._placing.look(self._steps.waiting(), round_.bids.values(), trust, now)
@@ -397,41 +392,9 @@ class Awards:
         ours = [key for key in steps if self._steps.get(key) is not None]
         return [*out, *(Tell(key, Chapter.AWARD, text, facts) for key in ("", *ours[:TOLD_STEPS]))]
 
-    def _overbid(self, offers: Offers, bids: Mapping[str, Bid], now: float) -> list[Instruction]:
-        """Clusters that bid more than they have by their own records beside what the run holds there, or is about to: no more
-        than that is taken of them."""
-        out: list[Instruction] = []
-        held = self._steps.held_slots
-        for cluster, bid in bids.items():
-            size, has = offers.room(cluster), self.slots.get(cluster, 0)
-            if not has:
-                continue
-            ours = held.count(cluster) + len(self._awarding.get(cluster, ())) + self._copying_at(cluster)
-            if size + ours <= has:
-                self._doubted.pop(cluster, None)
-                continue
-            offers.cut(cluster, max(0, has - ours))
-            # What ran there may be lost, and the run has not heard it yet: only what the run held before the last bid of that
-            # kind too, and holds still, is held against it.
-            since = self._doubted.get(cluster, bid.round)
-            self._doubted[cluster] = max(since, bid.round)
-            proven = held.before(cluster, since) if since < bid.round else 0
-            free = max(0, has - proven)
-            if size <= free:
-                continue
-            self._reputation.observe(cluster, free, size - free, now)
-            if self._overbids.get(cluster) != (size, free):
-                self._overbids[cluster] = size, free
-                text = f"{cluster} bids {counted(size, 'slot')} and has {has} by its record"
-                text += f", of which this run holds {proven}" if proven else ""
-                text += ": no more are taken, and it is trusted less"
-                facts = {"cluster": cluster, "bid": size, "slots": has} | ({"held": proven} if proven else {})
-                out.append(Tell("", Chapter.BID, text, facts))
-        return out
-
-    def _copying_at(self, cluster: str) -> int:
-        """So many copies it was awarded and has not answered."""
-        return sum(step.copying == cluster for step in self._copying.values())
+    def _awarded(self, cluster: str) -> int:
+        """What it is asked for by awards that it has not answered."""
+        return len(self._awarding.get(cluster, ())) + sum(one.copying == cluster for one in self._copying.values())
 
     def _ask_for_deferred(self, now: float) -> None:
         if self._deferred:
