@@ -276,11 +276,11 @@ class FlowGovernor:
 
     def _advance(self, now: float) -> list[Instruction]:
         """Close the round that is over, or open one that is due."""
+        if not (self._rounds.is_over(now) if self._rounds.is_open else self._rounds.is_due(now)):
+            return []
         self._steering.recount()
         if self._rounds.is_open:
-            return self._match(now) if self._rounds.is_over(now) else []
-        if not self._rounds.is_due(now):
-            return []
+            return self._match(now)
         room = self._steering.room()
         waiting = self._steps.waiting()
         if room == 0:

@@ -3,6 +3,7 @@ which priorities count, and from where steps are to stay away. What happens at o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeVar
 
@@ -76,26 +77,34 @@ class Steering:
 
     def recount(self) -> None:
         """Who of a step with a cap may start now: the most urgent, as many as there is room for. A gang starts whole or waits. To
-        be called before anything is negotiated for or awarded."""
-        over: dict[str, str] = {}
-        for name, cap in self._caps.items():
-            its = [step for step in self._steps.all() if names_of(step.ask.step)[-1] == name]
-            left = cap - sum(step.state in AT_ONCE for step in its)
-            waiting = [step for step in its if step.state is StepState.WAITING and not self._is_paused(step)]
-            why = f"the run may have {cap} of {name} at once"
-            passed: set[str] = set()
-            for step in sorted(waiting, key=lambda one: (-one.ask.priority, one.order)):
-                if step.ask.step in passed:
-                    continue
-                unit = [one for one in self._gangs.unit(step) if names_of(one.ask.step)[-1] == name]
-                passed.update(one.ask.step for one in unit)
-                if len(unit) > left:
-                    over.update((one.ask.step, why) for one in unit)
-                else:
-                    left -= len(unit)
-        if over != self._over:
-            self._over = over
-            self._steps.hold()
+        be called right before anything is negotiated for or awarded: it goes through all steps of the run."""
+        if not self._caps and not self._over:
+            return
+        its: dict[str, list[Step]] = {name: [] for name in self._caps}
+        for step in self._steps.all():
+            if step.state not in OVER and (name := names_of(step.ask.step)[-1]) in its:
+                its[name].append(step)
+        over = {key: why for name, steps in its.items() for key, why in self._beyond(name, steps)}
+        changed = over.keys() ^ self._over.keys()
+        self._over = over
+        self._steps.hold(changed)
+
+    def _beyond(self, name: str, its: list[Step]) -> Iterator[tuple[str, str]]:
+        """Those that wait and must not start, and why. `its`: all of the step `name` that are not over."""
+        cap = self._caps[name]
+        left = cap - sum(step.state in AT_ONCE for step in its)
+        waiting = [step for step in its if step.state is StepState.WAITING and not self._is_paused(step)]
+        why = f"the run may have {cap} of {name} at once"
+        passed: set[str] = set()
+        for step in sorted(waiting, key=lambda one: (-one.ask.priority, one.order)):
+            if step.ask.step in passed:
+                continue
+            unit = [one for one in self._gangs.unit(step) if names_of(one.ask.step)[-1] == name]
+            passed.update(one.ask.step for one in unit)
+            if len(unit) > left:
+                yield from ((one.ask.step, why) for one in unit)
+            else:
+                left -= len(unit)
 
     def _is_paused(self, step: Step) -> bool:
         return self._of(self._paused, step.ask.step) is not None

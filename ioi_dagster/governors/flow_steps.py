@@ -216,14 +216,20 @@ class Steps:
         else:
             self._backlog.setdefault(step.kind, {})[step.ask.step] = step
 
-    def hold(self) -> None:
-        """What is held has changed: those that wait line up anew, in their order."""
-        waiting = [step for step in self._steps.values() if step.state is StepState.WAITING]
-        self._waiting.clear()
-        self._in_window.clear()
-        self._backlog.clear()
-        self._held.clear()
-        for step in waiting:
+    def hold(self, keys: Iterable[str] | None = None) -> None:
+        """What is held may have changed, of these or of any. Those of which it has line up anew, in their order; all others stay
+        where they are, with what is known of their places."""
+        meant = self._steps.values() if keys is None else [self._steps[key] for key in keys if key in self._steps]
+        changed = [
+            step
+            for step in meant
+            if step.state is StepState.WAITING
+            and (step.ask.step in self._held) is not bool(self.held_by(step.ask.step))
+        ]
+        changed.sort(key=lambda step: step.order)
+        for step in changed:
+            self._forget(step)
+        for step in changed:
             # An answer that is under way is taken from those that are negotiated for alone.
             step.looking, step.looked_at = False, float("-inf")
             self._line_up(step)

@@ -430,6 +430,31 @@ def test_no_more_of_a_step_run_at_once_than_its_cap_and_others_do_not_wait_for_t
     assert len(run.running) == 600
 
 
+def looked_up(run: Steered) -> list[str]:
+    """Steps whose places were asked for, as often as they were."""
+    return [ask.step for find in run.wanted(flow.FindPlaces) for ask in find.asks]
+
+
+def test_what_a_cap_or_a_pause_holds_up_has_nobody_elses_places_looked_up_again():
+    run = Steered(slots=1)
+    run.governor = flow.FlowGovernor("r", "home", park_s=0.0, patience_s=1e9)
+    run.say(Action.CAP, "m", value=1)
+    run.come("m[1]", "other[1]", "other[2]", "m[2]", "m[3]")
+    assert set(run.running) == {"m[1]", "other[1]"}
+    assert looked_up(run) == ["m[1]", "other[1]", "other[2]"]
+    run.say(Action.PAUSE, "late")
+    run.end("m[1]")
+    run.settle()
+    assert set(run.running) == {"other[1]", "other[2]"}
+    # It may start from now on, and waits for room alone.
+    assert looked_up(run) == ["m[1]", "other[1]", "other[2]", "m[2]"]
+    run.say(Action.RESUME)
+    run.end("other[1]")
+    run.settle()
+    assert set(run.running) == {"other[2]", "m[2]"}
+    assert looked_up(run) == ["m[1]", "other[1]", "other[2]", "m[2]"]
+
+
 def test_what_is_lost_of_a_capped_step_takes_its_turn():
     run = Steered()
     run.say(Action.CAP, "s", value=1)
