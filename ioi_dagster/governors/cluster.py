@@ -112,7 +112,7 @@ class ClusterSnapshot:
     asked: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By tenant, what became of what was asked since this governor started, see `Tally`."""
     ordered: tuple[str, ...] = ()
-    """The blocks and tenants for which it goes by an owner's order: what is ordered is heard within a second or two."""
+    """The blocks, tenants and nodes for which it goes by an owner's order: what is ordered is heard within a second or two."""
 
 
 class ClusterGovernor:

@@ -91,7 +91,7 @@ class QuotasChanged:
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """From now on these orders for blocks and tenants are in force."""
+    """From now on these orders for blocks, tenants and nodes are in force."""
 
     orders: Orders
 

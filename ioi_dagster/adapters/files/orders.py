@@ -1,5 +1,5 @@
-"""What is ordered in a domain for its blocks and tenants: `orders.json` in its folder says what is in force, `orders.jsonl` all
-that was ordered, who said it, why, and what came of it."""
+"""What is ordered in a domain for its blocks, tenants and nodes: `orders.json` in its folder says what is in force,
+`orders.jsonl` all that was ordered, who said it, why, and what came of it."""
 
 from __future__ import annotations
 

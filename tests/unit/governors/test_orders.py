@@ -1,4 +1,5 @@
-"""What an owner orders for blocks and tenants of a cluster: what may start, what waits, what is stopped, and for how long."""
+"""What an owner orders for blocks, tenants and nodes of a cluster: what may start, what waits, what is stopped, and
+for how long."""
 
 from __future__ import annotations
 
