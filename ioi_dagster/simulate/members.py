@@ -5,7 +5,7 @@ While nothing is cut every probe is answered, which leaves a network governor as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ioi_dagster.governors.network import (
@@ -23,12 +23,20 @@ from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.wire import Wire
 
 MAX_DOMAINS = 32
-"""Of more domains all are taken to be members that are there: each probes each."""
+"""Of more domains those that are cut off have network governors, so many at most: each probes each."""
 TICK_S, ANSWER_S = 0.2, 1.0
 """As a gateway ticks, and how long it waits for an answer."""
 MERGED_S = GONE_PROBE_S + ANSWER_S + PROBE_S + TICK_S
 """So long after the last cut everybody sees everybody: who was gone is probed so often, after the probe that is under way."""
 NOT_THERE = frozenset({PeerState.SUSPECT, PeerState.GONE})
+
+
+def watched(domains: Sequence[str], cut_off: Collection[str]) -> tuple[str, ...]:
+    """Those whose network governors are to be simulated, where lines to or from `cut_off` are to be cut. Who is named by no cut
+    reaches all, and sees all."""
+    if not cut_off or len(domains) <= MAX_DOMAINS:
+        return tuple(domains) if cut_off else ()
+    return tuple(name for name in domains if name in cut_off)[:MAX_DOMAINS]
 
 
 class Members:
@@ -44,19 +52,13 @@ class Members:
     ) -> None:
         self._engine, self._wire, self._check, self._violated = engine, wire, check, violated
         records = {name: MemberRecord("simulated", name, 1, "", "", (), ()) for name in domains}
-        self._governors: dict[str, NetworkGovernor] = {}
-        if 1 < len(domains) <= MAX_DOMAINS:
-            self._governors = {name: NetworkGovernor(name, records) for name in domains}
+        self._governors = {name: NetworkGovernor(name, records) for name in domains}
         self._waiting: dict[tuple[str, str], int] = {}
         """(who asks, whom) → the number of the probe that is under way."""
         self._probes, self._cuts, self._under_way = 0, 0, 0
         self._ticking = False
         for name in self._governors:
             self._begin(name)
-
-    def sees(self, domain: str, other: str) -> bool:
-        """Is it there, as far as the domain knows?"""
-        return domain == other or domain not in self._governors or self._state(domain, other) not in NOT_THERE
 
     def cut(self) -> None:
         self._cuts, self._under_way = self._cuts + 1, self._under_way + 1
@@ -69,13 +71,10 @@ class Members:
         if not self._under_way:
             self._engine.after(MERGED_S, self._look, self._cuts, self._wire.dropped)
 
-    def _state(self, domain: str, other: str) -> str:
-        return next(heard.state for heard in self._governors[domain].view() if heard.domain == other)
-
-    def _blind(self) -> list[str]:
-        """Who does not see whom."""
+    def blind(self) -> list[tuple[str, str, str]]:
+        """Who does not see whom, and takes it to be what."""
         return [
-            f"{name} sees {heard.domain} {heard.state}"
+            (name, heard.domain, heard.state)
             for name, governor in self._governors.items()
             for heard in governor.view()
             if heard.state in NOT_THERE
@@ -83,9 +82,10 @@ class Members:
 
     def _look(self, cuts: int, dropped: int) -> None:
         """Both sides are one again, where nothing was in their way since."""
-        blind = self._blind()
+        blind = self.blind()
         if blind and (cuts, dropped) == (self._cuts, self._wire.dropped) and not self._wire.loss:
-            self._violated(f"row 12: {MERGED_S:g} s after the last cut {blind[0]}")
+            domain, other, state = blind[0]
+            self._violated(f"row 12: {MERGED_S:g} s after the last cut {domain} sees {other} {state}")
 
     def _begin(self, name: str) -> None:
         """All are there, and have answered."""
@@ -100,7 +100,7 @@ class Members:
                 if isinstance(item, Probe):
                     self._ask(name, item.peer)
             self._check(governor)
-        self._ticking = bool(self._under_way or self._waiting or self._blind())
+        self._ticking = bool(self._under_way or self._waiting or self.blind())
         if self._ticking:
             self._engine.after(TICK_S, self._tick)
 

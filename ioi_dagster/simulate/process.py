@@ -30,7 +30,8 @@ SPENDING = frozenset({Chapter.AWARD, Chapter.REFUSED, Chapter.COPY})
 RENEW_S = 8.0
 TELL_S = 30.0
 """From one telling of what was seen of clusters to the next, as a run process does it."""
-LOOK_UP_S = 0.001
+LOOK_UP_S, DISCOVER_S, SILENT_S = 0.001, 2.0, 0.1
+"""Until all registries have answered; who does not is waited for so long the first time, and the next times so long."""
 BUSY, GATHER_S, GATHERED = 12, 0.02, 32
 """While so many starts are out, events are gathered for so long, or until there are so many, as a live driver does."""
 PATIENCE_S = 60.0
@@ -51,6 +52,10 @@ class SimProcess:
         self._inbox: list[flow.Event] = []
         """What has come and was not handled."""
         self._pumps = 0
+        self._silent: frozenset[str] = frozenset()
+        """Domains that did not answer when they were asked last."""
+        self._answers_at = 0.0
+        """When the question is over on which others wait."""
         self._closed = 0
         """Steps that this process has closed."""
         self._out: dict[tuple[str, int, int], str] = {}
@@ -323,22 +328,27 @@ class SimProcess:
     # Where to ---------------------------------------------------------------------------------------------------
 
     def _find(self, instruction: flow.FindPlaces) -> None:
-        self.world.engine.after(LOOK_UP_S, self._places, instruction.asks)
+        """All domains are asked each time, at their own gateways, whatever the network governor of its own thinks of them."""
+        unheard, now = self.world.unheard(self.domain), self.world.engine.now
+        if unheard <= self._silent:
+            wait_s = SILENT_S if unheard else LOOK_UP_S
+        else:
+            # A question that is under way is not asked again.
+            self._answers_at = self._answers_at if now < self._answers_at else now + DISCOVER_S
+            wait_s = self._answers_at - now
+        self.world.engine.after(wait_s, self._places, instruction.asks, unheard)
 
-    def _places(self, asks: tuple[Ask, ...]) -> None:
+    def _places(self, asks: tuple[Ask, ...], unheard: frozenset[str]) -> None:
         if not self.alive:
             return
+        self._silent = unheard
         found: list[flow.Event] = []
         for ask in asks:
-            places, rejected = self._seen(*self.world.find(ask))
+            places, rejected = _heard(*self.world.find(ask), unheard)
             places = flow.from_home(places, self.domain, ask.input_bytes) if ask.input_bytes else places
-            found.append(flow.PlacesFound(ask.step, places, rejected, may_change=bool(places) or not rejected))
+            may_change = bool(places or unheard) or not rejected
+            found.append(flow.PlacesFound(ask.step, places, rejected, may_change))
         self.take(*found)
-
-    def _seen(self, places: Places, rejected: Rejected) -> tuple[Places, Rejected]:
-        """Without those in domains that its own does not see now. They may come back: where that leaves none it waits."""
-        seen = tuple(place for place in places if self.world.members.sees(self.domain, place.domain))
-        return (places, rejected) if len(seen) == len(places) else (seen, () if not seen else rejected)
 
     def _inputs(self, step: str) -> list[tuple[Spot, float]]:
         """What it reads, and where that lies."""
@@ -426,6 +436,16 @@ class SimProcess:
 
         request = RenewRequest(self.name, tuple(lease.id for lease in leases))
         self.world.wire.send(self.domain, there.domain, "renew", there.asked, request, answer)
+
+
+def _heard(places: Places, rejected: Rejected, unheard: frozenset[str]) -> tuple[Places, Rejected]:
+    """Without those in domains that do not answer, which may be back later."""
+    if not unheard:
+        return places, rejected
+    away = tuple(
+        (name, Refusal("domain.unreachable", f"{name} does not answer", "registry")) for name in sorted(unheard)
+    )
+    return tuple(place for place in places if place.domain not in unheard), (*rejected, *away)
 
 
 def _unheard(_: Any) -> None:

@@ -74,6 +74,10 @@ class Wire:
     def is_cut(self, source: str, target: str) -> bool:
         return source != target and (source, target) in self._cuts
 
+    @property
+    def is_cut_somewhere(self) -> bool:
+        return bool(self._cuts)
+
     def reaches(self, one: str, other: str) -> bool:
         """A question gets there, and its answer back."""
         return not self.is_cut(one, other) and not self.is_cut(other, one)

@@ -23,7 +23,7 @@ from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.fairness import SAMPLE_S, Fairness
 from ioi_dagster.simulate.faults import AIMED_AT, Aim, Fault, FaultKind
 from ioi_dagster.simulate.knowledge import Known, by_op
-from ioi_dagster.simulate.members import Members
+from ioi_dagster.simulate.members import Members, watched
 from ioi_dagster.simulate.permits import Permits
 from ioi_dagster.simulate.process import SimProcess
 from ioi_dagster.simulate.recovery import Recovered, Recoveries
@@ -40,6 +40,7 @@ GRACE_S = 600.0
 """Of a simulation that should be over: all its work three times on one slot, after the last arrival and the last fault."""
 LAST_RUNS = 5
 """A ledger tells what steps took in so many runs of a job."""
+_NOBODY: frozenset[str] = frozenset()
 LEASE_S = 40.0
 """So long after the last run nothing may be held any more."""
 
@@ -124,9 +125,9 @@ class World:
         }
         self.transfers = Transfers(scenario)
         names = [domain.name for domain in scenario.topology.domains]
-        cuts = any(AIMED_AT[fault.kind] in (Aim.LINK, Aim.SIDES) for fault in scenario.faults)
-        self.members = Members(names if cuts else (), self.engine, self.wire, self.check, self.violated)
-        """Where nobody is ever cut off, all see all."""
+        cuts = (fault.sides() for fault in scenario.faults if AIMED_AT[fault.kind] in (Aim.LINK, Aim.SIDES))
+        cut_off = {end for sides in cuts for side in sides for end in side}
+        self.members = Members(watched(names, cut_off), self.engine, self.wire, self.check, self.violated)
         self.standings = {domain.name: Standings() for domain in scenario.topology.domains}
         """What each domain's gateway knows of clusters by what its own runs have told."""
         self.runs = [SimRun(self, workflow) for workflow in scenario.workflows]
@@ -240,6 +241,12 @@ class World:
         if key not in self._answers:
             self._answers[key] = self._find(ask)
         return self._answers[key]
+
+    def unheard(self, domain: str) -> frozenset[str]:
+        """Whose registries do not answer it now."""
+        if not self.wire.is_cut_somewhere:
+            return _NOBODY
+        return frozenset(one for one in self._handles if not self.wire.reaches(domain, one))
 
     def _find(self, ask: Ask) -> tuple[tuple[Place, ...], tuple[tuple[str, Refusal], ...]]:
         places, rejected = [], []

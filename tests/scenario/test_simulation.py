@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.flow_messages import PlacesFound
 from ioi_dagster.model.autoscale import Autoscale
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Award, Lease, LeaseRequest
@@ -27,6 +29,7 @@ from ioi_dagster.model.topology import ClusterSpec, NodeSpec, Topology
 from ioi_dagster.simulate.cluster import SimCluster
 from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.faults import Fault, FaultKind
+from ioi_dagster.simulate.members import watched
 from ioi_dagster.simulate.scenario import QuotasChange, Scenario, Workflow, WorkflowStep, grid, read_workflows
 from ioi_dagster.simulate.shapes import SHAPES, draw
 from ioi_dagster.simulate.world import Report, World, simulate
@@ -354,17 +357,13 @@ def test_each_side_of_a_split_goes_on_by_itself_and_sees_the_other_again_when_it
     runs = tuple(Workflow(f"w{number}", chain, domain=f"d{number}") for number in range(4))
     split = Fault(5.0, FaultKind.NETWORK_SPLIT, "d0,d1|d2,d3", 15.0)
     world = World(Scenario(grid(4, 2), runs, (split,)), True, lambda *_: None)
-    seen: dict[float, list[bool]] = {}
+    unseen: dict[float, set[tuple[str, str]]] = {}
     for at in (4.0, 10.0, 19.0, 28.0):
-        world.engine.after(at, lambda at=at: seen.update({at: [world.members.sees("d0", f"d{n}") for n in range(4)]}))
+        world.engine.after(at, lambda at=at: unseen.update({at: {(a, b) for a, b, _ in world.members.blind()}}))
     report = world.run()
     assert (report.done, report.failed, report.violations) == (160, 0, ())
-    assert seen == {
-        4.0: [True] * 4,
-        10.0: [True, True, False, False],
-        19.0: [True, True, False, False],
-        28.0: [True] * 4,
-    }
+    across = {(f"d{a}", f"d{b}") for a in range(4) for b in range(4) if (a < 2) != (b < 2)}
+    assert unseen == {4.0: set(), 10.0: across, 19.0: across, 28.0: set()}
     assert report.makespan_s < 50, "nobody has stood still"
 
 
@@ -373,6 +372,62 @@ def test_who_does_not_see_the_others_again_is_found_out(monkeypatch: pytest.Monk
     split = Fault(3.0, FaultKind.NETWORK_SPLIT, "d0|d1", 30.0)
     report = run(Workflow("w", {"a": WorkflowStep(60.0)}), faults=(split,))
     assert any("row 12: " in text and "sees d" in text for text in report.violations)
+
+
+def test_of_many_domains_those_that_are_cut_off_have_network_governors() -> None:
+    split = Fault(3.0, FaultKind.NETWORK_SPLIT, "d0|d5,d9", 10.0)
+    world = World(Scenario(grid(40, 1), (Workflow("w", {"a": WorkflowStep(40.0)}),), (split,)), True, lambda *_: None)
+    unseen: list[tuple[str, str]] = []
+    world.engine.after(10.0, lambda: unseen.extend((a, b) for a, b, _ in world.members.blind()))
+    report = world.run()
+    assert (report.done, report.violations) == (1, ())
+    assert sorted(unseen) == [("d0", "d5"), ("d0", "d9"), ("d5", "d0"), ("d9", "d0")]
+    names = [f"d{number}" for number in range(40)]
+    assert watched(names, {"d7", "d3"}) == ("d3", "d7")
+    assert watched(names, set(names)) == tuple(names[:32])
+    assert (watched(names[:32], {"d3"}), watched(names, ())) == (tuple(names[:32]), ())
+
+
+def test_a_run_asks_all_domains_whatever_the_network_governor_of_its_own_thinks_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[tuple[float, list[str]]] = []
+    handle = FlowGovernor.handle
+
+    def listening(its: FlowGovernor, event: Any, now: float, more: bool = False) -> Any:
+        if isinstance(event, PlacesFound):
+            found.append((now, [place.domain for place in event.places]))
+        return handle(its, event, now, more)
+
+    monkeypatch.setattr(FlowGovernor, "handle", listening)
+    chain = {f"s{number}": WorkflowStep(0.5, (f"s{number - 1}",) if number else ()) for number in range(40)}
+    split = Fault(3.0, FaultKind.NETWORK_SPLIT, "d0|d1", 12.0)
+    world = World(Scenario(grid(2, 1), (Workflow("w", chain),), (split,)), True, lambda *_: None)
+    blind: list[bool] = []
+    for at in (4.0, 12.0):
+        world.engine.after(at, lambda: blind.append(bool(world.members.blind())))
+    report = world.run()
+    assert (report.done, report.failed, report.violations, blind) == (40, 0, (), [False, True])
+    both = [(at, its == ["d0", "d1"]) for at, its in found]
+    assert {whether for at, whether in both if at < 3.0 or at > 15.2} == {True}
+    assert {whether for at, whether in both if 3.2 < at < 15.0} == {False}, (
+        "no place, also before it is not seen any more"
+    )
+    # Who was not missed before is waited for, once.
+    times = [at for at, _ in both if 2.0 < at < 15.0]
+    waits = [later - at for at, later in pairwise(times)]
+    assert sum(wait > 2.0 for wait in waits) == 1
+    assert max(waits) < 3.0
+
+
+def test_a_step_waits_for_a_domain_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = grid(2, 1).domains
+    topology = Topology("net", "d0", (replace(first, handles=DataClass.PUBLIC), second))
+    step = WorkflowStep(1.0, data_class=DataClass.INTERNAL)
+    cut = Fault(0.0, FaultKind.LINK_CUT, "d0|d1", 10.0)
+    report = run(Workflow("w", {"a": step}, 1.0), topology=topology, faults=(cut,))
+    assert (report.done, report.failed, report.violations) == (1, 0, ())
+    assert 10.0 < report.makespan_s < 16.0
 
 
 def test_leases_that_nobody_asked_for_start_nothing_are_given_back_and_cost_a_cluster_its_trust() -> None:
