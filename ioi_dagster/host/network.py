@@ -42,7 +42,6 @@ from ioi_dagster.ras.selection import Candidate, Discovery, Query
 from ioi_dagster.signing import Signed, digest_bytes
 
 FOUND_FOR_S = 1.0
-STEP_PERMIT_S = 3600.0
 
 
 def open_network(
@@ -138,23 +137,13 @@ class FederatedNetwork:
         return list(self._fleets.values())
 
     def step_permit(self, lease: Lease, data_class: DataClass, sent: bytes) -> Signed:
-        now = self._clock.wall()
-        permit = StepPermit(
-            run=lease.run,
-            step=lease.step,
-            fence=lease.fence,
-            copy=lease.copy,
-            lease=lease.id,
-            capability=lease.capability,
-            data_class=data_class,
-            audience=lease.domain,
-            cluster=lease.cluster,
-            node=lease.node,
-            payload=digest_bytes(sent),
-            not_before=float(int(now)),
-            expires=float(int(now + STEP_PERMIT_S)),
-            nonce=uuid.uuid4().hex,
+        permit = StepPermit.of(
+            lease,
             issuer=self.home,
+            data_class=data_class,
+            payload=digest_bytes(sent),
+            nonce=uuid.uuid4().hex,
+            now=self._clock.wall(),
         )
         return issue(self._key, permit)
 

@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.negotiation import Lease
+
+STEP_PERMIT_S = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,29 @@ class StepPermit:
     expires: float
     nonce: str
     issuer: str
+
+    @classmethod
+    def of(
+        cls, lease: Lease, *, issuer: str, data_class: DataClass, payload: str, nonce: str, now: float
+    ) -> StepPermit:
+        """For one start under `lease` of what has the digest `payload`; good for `STEP_PERMIT_S` from `now` (Unix seconds)."""
+        return cls(
+            run=lease.run,
+            step=lease.step,
+            fence=lease.fence,
+            copy=lease.copy,
+            lease=lease.id,
+            capability=lease.capability,
+            data_class=data_class,
+            audience=lease.domain,
+            cluster=lease.cluster,
+            node=lease.node,
+            payload=payload,
+            not_before=float(int(now)),
+            expires=float(int(now + STEP_PERMIT_S)),
+            nonce=nonce,
+            issuer=issuer,
+        )
 
     def claims(self) -> dict[str, Any]:
         return {"kind": "step-permit/1", **_plain(asdict(self))}

@@ -11,9 +11,6 @@ from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.policy.permits import check_step_permit, issue
 from ioi_dagster.signing import Signed, SigningKey, TrustedKeys
 
-VALID_S = 3_600.0
-"""As a run's process issues them."""
-
 
 class Permits:
     """`wall`: what the clocks of all domains show, in Unix seconds."""
@@ -27,23 +24,13 @@ class Permits:
     def issue(self, lease: Lease) -> Signed:
         """For what its run starts under that lease."""
         self._count += 1
-        now = self._wall()
-        permit = StepPermit(
-            run=lease.run,
-            step=lease.step,
-            fence=lease.fence,
-            copy=lease.copy,
-            lease=lease.id,
-            capability=lease.capability,
-            data_class=DataClass.PUBLIC,
-            audience=lease.domain,
-            cluster=lease.cluster,
-            node=lease.node,
-            payload="",
-            not_before=float(int(now)),
-            expires=float(int(now + VALID_S)),
-            nonce=str(self._count),
+        permit = StepPermit.of(
+            lease,
             issuer=lease.origin,
+            data_class=DataClass.PUBLIC,
+            payload="",
+            nonce=str(self._count),
+            now=self._wall(),
         )
         return issue(self._keys[lease.origin], permit)
 

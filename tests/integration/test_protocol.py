@@ -151,22 +151,13 @@ class Caller:
 
     def call(self, asked: dict[str, Any], lease: Lease | None = None, **change: Any) -> Stream:
         lease, payload = lease or self.lease(), Payload({"text": "", "size": 1, **asked})
-        permit = StepPermit(
-            run=lease.run,
-            step=lease.step,
-            fence=lease.fence,
-            copy=lease.copy,
-            lease=lease.id,
-            capability=lease.capability,
-            data_class=DataClass.PUBLIC,
-            audience=lease.domain,
-            cluster=lease.cluster,
-            node=lease.node,
-            payload=digest_bytes(encode_payload(payload)),
-            not_before=time.time() - 10,
-            expires=time.time() + 600,
-            nonce=f"call under {lease.id}",
+        permit = StepPermit.of(
+            lease,
             issuer="library.example",
+            data_class=DataClass.PUBLIC,
+            payload=digest_bytes(encode_payload(payload)),
+            nonce=f"call under {lease.id}",
+            now=time.time() - 10,
         )
         signed = issue(self._key, permit)
         given: dict[str, Any] = {"timeout": 90.0, "idle_s": 60.0} | change

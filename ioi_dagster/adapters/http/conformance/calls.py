@@ -46,23 +46,15 @@ class Call:
 
     def permit(self, **change: Any) -> dict[str, Any]:
         its, lease = self.asker.subject, self.lease
-        permit = StepPermit(
-            run=lease.run,
-            step=lease.step,
-            fence=lease.fence,
-            copy=lease.copy,
-            lease=lease.id,
-            capability=lease.capability,
-            data_class=its.data_class,
-            audience=its.domain,
-            cluster=lease.cluster,
-            node=lease.node,
-            payload=digest_bytes(encode_payload(self.payload)),
-            not_before=its.now() - VALID_S,
-            expires=its.now() + VALID_S,
-            nonce=self.nonce,
+        permit = StepPermit.of(
+            lease,
             issuer=its.key.domain,
+            data_class=its.data_class,
+            payload=digest_bytes(encode_payload(self.payload)),
+            nonce=self.nonce,
+            now=its.now(),
         )
+        permit = replace(permit, audience=its.domain, not_before=its.now() - VALID_S, expires=its.now() + VALID_S)
         return msgspec.to_builtins(issue(its.key, replace(permit, **change)))
 
     def body(self, permit: dict[str, Any] | None = None, **change: Any) -> bytes:
