@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.machinery
 import os
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ioi_dagster.adapters.dask.project_code import ProjectCode
-from ioi_dagster.adapters.dask.replacing import Outdated
+from ioi_dagster.adapters.dask.replacing import Outdated, looked_for_s
 
 
 @pytest.fixture
@@ -120,3 +120,9 @@ def test_where_nobody_starts_the_process_again_it_is_said_and_what_runs_goes_on(
         assert refusal is not None
         assert (refusal.code, refusal.remedy) == ("node.old_code", "restart the workers of the cluster")
     assert node.refusal("old", "b") is None
+
+
+@pytest.mark.parametrize(("age_s", "waits_s"), [(0.0, 16.0), (10.0, 6.0), (60.0, 0.0), (-3_600.0, 16.0)])
+def test_a_worker_is_not_away_when_its_cluster_looks_for_the_one_before(age_s, waits_s):
+    """Dask's `LocalCluster` looks 15 s after a worker left; clocks may have been set meanwhile."""
+    assert looked_for_s(age_s) == waits_s

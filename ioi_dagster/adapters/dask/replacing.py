@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+import psutil
+from dask import config as dask_config
+from dask.utils import parse_timedelta
 from distributed import Worker
 
 from ioi_dagster.adapters.dask.project_code import ProjectCode, project_code
@@ -42,6 +46,10 @@ TOLD_S = 1.2
 TURN_ANSWER_S = 2.0
 FETCHED_S = 30.0
 RETIRED_S = 30.0
+CLOSED_S = 40.0
+LOOKED_S = 1.0
+END_S = 5.0
+"""A process that has closed is ended from outside the interpreter when threads or exit handlers keep it for so long."""
 _HERE = frozenset({"executing", "long-running", "cancelled", "resumed"})
 
 
@@ -163,6 +171,8 @@ async def _replace(worker: Worker, host: NodeHost, turn: Turn | None) -> None:
     log.warning(
         "%s has changed since it was loaded: the worker is restarted when what it runs has ended", host.outdated.file
     )
+    if worker.nanny is not None:
+        await asyncio.sleep(looked_for_s(time.time() - psutil.Process().create_time()))
     while not await _may_leave(host, turn):
         await asyncio.sleep(LOOK_S if turn is None else TURN_S)
     with contextlib.suppress(OSError):
@@ -175,7 +185,22 @@ async def _replace(worker: Worker, host: NodeHost, turn: Turn | None) -> None:
         retired = worker.scheduler.retire_workers(workers=[worker.address], close_workers=False, remove=False)
         await asyncio.wait_for(retired, RETIRED_S)
     await _until(lambda: not any(task.state in _HERE for task in worker.state.tasks.values()), None)
-    await worker.close(nanny=False, reason="ioi-code")
+    try:
+        async with asyncio.timeout(CLOSED_S):
+            await worker.close(nanny=False, reason="ioi-code")
+    finally:
+        # Whoever starts it again waits for its end; the log then shows what each thread did.
+        faulthandler.dump_traceback_later(END_S, exit=True)
+
+
+def looked_for_s(age_s: float) -> float:
+    """Seconds in which a worker that is `age_s` old may not be away, lest it be given up for good.
+
+    Dask's `SpecCluster` looks once, so long after a worker left it, whether one of that name is there, and closes its nanny
+    otherwise; that another process has come and gone in between it does not ask (`SpecCluster._update_worker_status`).
+    """
+    patience = parse_timedelta(dask_config.get("distributed.deploy.lost-worker-timeout")) + LOOKED_S
+    return min(patience, max(0.0, patience - age_s))
 
 
 async def _may_leave(host: NodeHost, turn: Turn | None) -> bool:
