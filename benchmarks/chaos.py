@@ -158,7 +158,7 @@ def _middle(its: list[Recovered]) -> float:
 
 def _show(tallies: dict[int, Tally], wanted: set[int], simulated: list[str], seed: int) -> None:
     table = Table(title=f"the failure matrix for real, seed {seed}")
-    for name in ("#", "fault", "expected", "tried", "bit", "p50 s", "worst s", "wrong"):
+    for name in ("#", "fault", "expected", "tried", "bit", "p50 s", "worst s", "wrong", "what happened last"):
         table.add_column(name)
     for row in ROWS:
         tally = tallies.get(row.number)
@@ -171,7 +171,8 @@ def _show(tallies: dict[int, Tally], wanted: set[int], simulated: list[str], see
         times = tally.recovered_s
         middle, worst = (f"{median(times):.2f}", f"{max(times):.2f}") if times else ("–", "–")
         count = f"[{'red' if tally.wrong else 'green'}]{len(tally.wrong)}[/]"
-        table.add_row(str(row.number), row.fault, row.expected, str(tally.tried), str(tally.bit), middle, worst, count)
+        counts = (str(tally.tried), str(tally.bit), middle, worst, count)
+        table.add_row(str(row.number), row.fault, row.expected, *counts, tally.happened)
     console.print(table)
     for text in [*(f"{number}: {text}" for number, tally in tallies.items() for text in tally.wrong), *simulated]:
         console.print(text, markup=False, highlight=False)

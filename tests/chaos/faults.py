@@ -14,7 +14,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.chaos import judge
@@ -85,7 +85,25 @@ class Struck:
         """`recovers`: what ran there is to run again, and is looked for, unless it is known when it was whole."""
         self.run.end()
         wrong = judge.whole(self.run, STEPS)
-        return Found(wrong, self.recovered() if recovers and recovered_s is None else recovered_s)
+        return Found(wrong, self.recovered() if recovers and recovered_s is None else recovered_s, self.happened())
+
+    def happened(self) -> str:
+        began = self.run.began()
+        lost = {one.step: one.fence for one in self.there}
+        again = [one for one in began if one.fence > lost.get(one.step, one.fence)]
+        there = f"{_steps(len(lost))} ran on {self.victim.node}"
+        nodes = " and ".join(sorted({one.node for one in again}))
+        return f"{there}, {len({one.step for one in again})} again on {nodes or 'none'}; {commits(self.run)}"
+
+
+def commits(run: Run) -> str:
+    """How often its steps began and were committed."""
+    rows = run.lab.ledger.steps(run.id)
+    return f"{len(run.began())} starts, {sum(row.commits for row in rows)} commits of {_steps(len(rows))}"
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' * (count != 1)}"
 
 
 def cluster_of(node: str) -> str:
@@ -131,7 +149,10 @@ def interpreter_held(lab: Lab, rng: random.Random, seconds: float = 10.0) -> Fou
     evicted = ["evicted: a node whose step held the interpreter"] if run.lost_at(node) else []
     there = [one for one in run.began() if one.pid == pid and one.at < let_go]
     told = [at for one in there for at in [run.told_at(one.step)] if at > let_go]
-    return Found(evicted + judge.whole(run, STEPS), max(told, default=let_go) - let_go)
+    happened = (
+        f"held for {seconds:g} s on {node}, which was {'given up' if evicted else 'suspected and kept'}; {commits(run)}"
+    )
+    return Found(evicted + judge.whole(run, STEPS), max(told, default=let_go) - let_go, happened)
 
 
 @contextlib.contextmanager
@@ -195,7 +216,7 @@ def governor_out_of_reach(lab: Lab, rng: random.Random) -> Found:
         for one in began
         if one.node == FAR_NODE and cut + ON_ITS_WAY_S < one.at < healed
     ]
-    return Found(found.wrong + wrong, found.recovered_s)
+    return replace(found, wrong=found.wrong + wrong)
 
 
 # 7 to 9: schedulers, with their governors -----------------------------------------------------------------------------
@@ -231,7 +252,8 @@ def scheduler_stopped(lab: Lab, rng: random.Random) -> Found:
                 wrong.append(
                     f"leaked: {lease['id']} is of epoch {old['epoch']}, and that of epoch {new['epoch']} renews it"
                 )
-    return Found(found.wrong + wrong, found.recovered_s)
+    stood = f"stood still for {lasts_s:.1f} s, its governor is of epoch {new['epoch']} after {old['epoch']}"
+    return replace(found, wrong=found.wrong + wrong, happened=f"{stood}; {found.happened}")
 
 
 def governor_restarted(lab: Lab, rng: random.Random) -> Found:
@@ -245,7 +267,8 @@ def governor_restarted(lab: Lab, rng: random.Random) -> Found:
     again = [one.at for one in run.began() if one.step in lost and one.at > killed]
     if not any("went away" in entry.text or "scheduler was lost" in entry.text for entry in lab.ledger.story(run.id)):
         raise DidNotBite("nobody asked it meanwhile")
-    return Found(judge.whole(run, STEPS), max(again) - killed if again else None)
+    happened = f"{_steps(len(lost))} lost at near, {_steps(len(again))} begun again; {commits(run)}"
+    return Found(judge.whole(run, STEPS), max(again) - killed if again else None, happened)
 
 
 # 14: a cluster that does not keep its word ------------------------------------------------------------------------------
@@ -267,7 +290,8 @@ def cluster_lies(lab: Lab, rng: random.Random) -> Found:
         wrong.append(f"unnoticed: {LIAR} {how}, and is trusted as before")
     found_out = [entry.at for entry in run.story("bid") if f"{LIAR} at" in entry.text and "% of its bids" in entry.text]
     asked = [entry.at for entry in run.story("bid") if f"{LIAR} at" in entry.text]
-    return Found(wrong, min(found_out) - min(asked) if found_out else None)
+    happened = f"it {how}, and {lab.lies_told(run.id)} awards met that; {commits(run)}"
+    return Found(wrong, min(found_out) - min(asked) if found_out else None, happened)
 
 
 # 10, 11, 13: the run's own side ---------------------------------------------------------------------------------------
@@ -344,7 +368,8 @@ def poison(lab: Lab, rng: random.Random) -> Found:
         wrong.append(f"it ran on {len(nodes)} nodes: {nodes}")
     first = min(one.at for one in run.began() if one.step == "kills[n0]")
     named = [entry.at for entry in run.story("refused") if entry.step == "kills[n0]"]
-    return Found(wrong, max(named) - first if named else None)
+    happened = f"it took {' and '.join(sorted(nodes))} down and then failed; {commits(run)}"
+    return Found(wrong, max(named) - first if named else None, happened)
 
 
 def disk_full(lab: Lab, rng: random.Random) -> Found:

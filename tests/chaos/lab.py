@@ -56,10 +56,11 @@ class DidNotBite(Exception):
 @dataclass(frozen=True, slots=True)
 class Found:
     """`recovered_s`: from the fault until the last of what it hit ran again or was whole, see the rows; None where nothing was
-    lost."""
+    lost. `happened`: what was seen, in words."""
 
     wrong: list[str]
     recovered_s: float | None = None
+    happened: str = ""
 
 
 def until(look: Callable[[], T | None], what: str, patience_s: float = PATIENCE_S) -> T:

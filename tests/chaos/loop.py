@@ -25,6 +25,8 @@ class Tally:
     recovered_s: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
+    happened: str = ""
+    """What was seen of the last one that bit."""
 
 
 class Place(Protocol):
@@ -48,7 +50,7 @@ def strike(lab: Place, row: Row, rng: random.Random, tally: Tally) -> None:
     except TimeoutError as error:
         tally.wrong.append(f"lost: {error}")
     else:
-        tally.bit += 1
+        tally.bit, tally.happened = tally.bit + 1, found.happened
         tally.wrong += found.wrong
         tally.recovered_s += [found.recovered_s] if found.recovered_s is not None else []
     tally.wrong += judge.leases_are_back(lab)

@@ -228,4 +228,5 @@ def split(sites: Sites, rng: random.Random) -> Found:
         sites.net.heal()
     if not again:
         raise DidNotBite("what was under way across the line had been told before")
-    return Found(wrong, recovered)
+    happened = f"{len(struck)} calls were under way across the line, {len(again)} of them run again on the own side"
+    return Found(wrong, recovered, happened)
