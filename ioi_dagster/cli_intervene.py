@@ -25,9 +25,16 @@ Home = Annotated[Path | None, typer.Option("--home", help="The federation's fold
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output")]
 
 
-def pause(run: Run, step: Step = "", why: Why = "", home: Home = None, as_json: Json = False) -> None:
+def pause(
+    run: Run,
+    step: Step = "",
+    drain: Annotated[bool, typer.Option("--drain", help="Stop what runs, too; it begins again when resumed")] = False,
+    why: Why = "",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
     """Start nothing more of a run, or of one of its steps. What runs goes on to its end."""
-    _say(home, as_json, Intervention(run, Action.PAUSE, step, why=why))
+    _say(home, as_json, Intervention(run, Action.DRAIN if drain else Action.PAUSE, step, why=why))
 
 
 def resume(run: Run, step: Step = "", why: Why = "", home: Home = None, as_json: Json = False) -> None:

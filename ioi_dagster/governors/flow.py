@@ -578,8 +578,12 @@ class FlowGovernor:
             text = ""
             if said.action is Action.REROUTE:
                 self._steering.stay_away(said)
+            elif said.action is Action.DRAIN:
+                self._steering.pause(said)
         elif said.action is Action.CANCEL:
             text, out = self._cancel(said)
+        elif said.action is Action.DRAIN:
+            text, out = self._drain(said, now)
         else:
             text, out = self._reroute(said, now)
         self._rounds.soon(now)
@@ -616,33 +620,57 @@ class FlowGovernor:
         count = len(meant) + len(away)
         return (f"{count} cancelled" if count else "nothing to cancel: it is over, or has not come yet"), out
 
+    def _drain(self, said: Intervention, now: float) -> tuple[str, list[Instruction]]:
+        """A pause, and what runs is stopped, to begin again once it goes on."""
+        self._steering.pause(said)
+        running = [step for step in self._meant(said) if step.state is StepState.RUNNING]
+        why = self._steering.why_held(said.step)
+        again, stay, out = self._stopped(running, why, "paused", now)
+        for step in self._meant(said):
+            self._unawarded(step, why, now)
+        text = "paused" + (f"; {again} stopped, to begin again when it goes on" if again else "")
+        return text + (f"; {stay} may run once only, and go on to their end" if stay else ""), out
+
     def _reroute(self, said: Intervention, now: float) -> tuple[str, list[Instruction]]:
         self._steering.stay_away(said)
         why = f"it is to stay away from {said.away}"
-        out: list[Instruction] = []
-        again, stay = 0, 0
-        for step in self._meant(said):
-            there = any(said.away in (lease.cluster, lease.node) for lease in step.runs())
+        meant = self._meant(said)
+        there = [step for step in meant if any(said.away in (one.cluster, one.node) for one in step.runs())]
+        elsewhere = [step for step in meant if step not in there]
+        again, stay, out = self._stopped(there, why, "rerouted", now)
+        for step in elsewhere:
+            self._unawarded(step, why, now)
+            # Its places are looked up anew, those for copies of it too.
+            step.places, step.looked_at = (), float("-inf")
+            step.copying = "" if step.copying == said.away else step.copying
+        text = f"it stays away from {said.away}" + (f"; {again} stopped there, to run elsewhere" if again else "")
+        return text + (f"; {stay} may run once only, and go on there" if stay else ""), out
+
+    def _stopped(self, running: list[Step], why: str, was: str, now: float) -> tuple[int, int, list[Instruction]]:
+        """They are to begin again, each with its gang: how many, and how many go on, which may run once only."""
+        again, stay, out = 0, 0, list[Instruction]()
+        for step in running:
             together = (step, *self._gangs.others(step, StepState.RUNNING))
-            if there and any(one.ask.effect is Effect.AT_MOST_ONCE for one in together):
+            if step.state is not StepState.RUNNING:
+                again += 1  # it was stopped with its gang
+            elif any(one.ask.effect is Effect.AT_MOST_ONCE for one in together):
                 stay += 1
-            elif there:
+            else:
                 again += 1
                 out += self._stop(step, why)
                 self._placing.again(step)
                 self._steps.wait(step, why, now)
-                out += self._gang_falls(step, "rerouted", now)
-            else:
-                mates = self._gangs.others(step, StepState.AWARDING) if step.state is StepState.AWARDING else []
-                for one in (step, *mates) if step.state is StepState.AWARDING else ():
-                    self._awards.let_go(one)
-                    self._placing.again(one)
-                    self._steps.wait(one, why, now)
-                # Its places are looked up anew, those for copies of it too.
-                step.places, step.looked_at = (), float("-inf")
-                step.copying = "" if step.copying == said.away else step.copying
-        text = f"it stays away from {said.away}" + (f"; {again} stopped there, to run elsewhere" if again else "")
-        return text + (f"; {stay} may run once only, and go on there" if stay else ""), out
+                out += self._gang_falls(step, was, now)
+        return again, stay, out
+
+    def _unawarded(self, step: Step, why: str, now: float) -> None:
+        """A step that was on its way to a lease waits again, and so does its gang."""
+        if step.state is not StepState.AWARDING:
+            return
+        for one in (step, *self._gangs.others(step, StepState.AWARDING)):
+            self._awards.let_go(one)
+            self._placing.again(one)
+            self._steps.wait(one, why, now)
 
     def _kept_away(self, step: Step, now: float) -> list[Instruction]:
         places = ", ".join(sorted(step.away))

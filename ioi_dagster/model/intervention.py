@@ -25,9 +25,9 @@ class Action(StrEnum):
     CAP = "cap"
 
 
-ONCE = frozenset({Action.CANCEL, Action.REROUTE})
-"""Those that happen to what runs at the time. The others hold until something else is said, also in a process that goes on
-with the run."""
+ONCE = frozenset({Action.CANCEL, Action.REROUTE, Action.DRAIN})
+"""Those that happen to what runs at the time. What the others say, a drain's pause and a reroute's way round hold until something
+else is said, also in a process that goes on with the run."""
 
 
 PART = "#"
@@ -67,10 +67,6 @@ class Intervention:
         if max(map(len, (self.why, self.step, self.away, self.who))) > MAX_TEXT:
             raise BadInputError(f"a text of more than {MAX_TEXT} characters", todo="say it shorter")
         match self.action:
-            case Action.DRAIN:
-                what = "step" if self.step else "run"
-                text = f"a {what} has no drain: a pause lets what runs go on to its end, a cancel ends it"
-                raise BadInputError(text, todo="pause or cancel it; nodes, blocks and tenants are drained")
             case Action.PRIORITISE if self.value is None or abs(self.value) > MAX_PRIORITY:
                 raise BadInputError(
                     f"{self.value} is no priority", todo=f"take a number from -{MAX_PRIORITY} to {MAX_PRIORITY}"

@@ -22,7 +22,7 @@ found contains {
 	"code": "intervene.no_reason", "policy": "book/intervene", "domain": "book",
 	"params": {"action": input.action, "whose": whose}, "remedy": "say why, with --why",
 } if {
-	input.action in {"cancel", "reroute"}
+	ends_or_moves
 	input.target.subject != object.get(input, ["subject", "id"], "")
 	trim_space(input.reason) == ""
 }
@@ -49,6 +49,13 @@ found contains {
 	"remedy": "ask the owner of the domain",
 } if {
 	object.get(input, ["subject", "domain"], "") != concat("/", input.domain_path)
+}
+
+ends_or_moves if input.action in {"cancel", "reroute"}
+
+ends_or_moves if {
+	input.action == "drain"
+	object.get(input, ["target", "kind"], "run") == "run"
 }
 
 whose := input.target.subject if input.target.subject != ""

@@ -17,6 +17,7 @@ test_nobody_may_not if codes(object.union(good, {"subject": {"id": ""}})) == {"i
 
 test_the_work_of_others_is_not_ended_without_a_reason if {
 	codes(object.union(good, {"reason": " "})) == {"intervene.no_reason"}
+	codes(object.union(good, {"reason": "", "action": "drain"})) == {"intervene.no_reason"}
 	codes(object.union(good, {"reason": "", "action": "pause"})) == set()
 	codes(object.union(good, {"reason": "", "subject": {"id": "bob"}})) == set()
 }

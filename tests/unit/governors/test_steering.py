@@ -237,15 +237,39 @@ def test_a_process_that_goes_on_with_the_run_keeps_what_holds_and_does_nothing_t
     run = Steered()
     for action, step, more in [
         (Action.PAUSE, "p", {}), (Action.CAP, "", {"value": 3}), (Action.CANCEL, "c", {}), (Action.REROUTE, "d", {"away": "a"}),
+        (Action.DRAIN, "q", {}),
     ]:  # fmt: skip
         run.event(flow.Intervened(Intervention("r", action, step, who="ann", why="a reason", **more), again=True))
-    run.come("p", "c", "d")
+    run.come("p", "q", "c", "d")
     run.come("e", "f")
     assert run.wanted(Answer) == []
     assert len(run.running) == 3
     assert {"c", "d"} < run.running.keys()
     assert run.running["d"].cluster == "b"
-    assert run.waiting()["p"] == PAUSED
+    assert (run.waiting()["p"], run.waiting()["q"]) == (PAUSED, PAUSED)
+
+
+def test_a_drain_stops_what_runs_and_all_of_it_begins_again_when_it_goes_on():
+    run = Steered()
+    run.come("m[1]", "m[2]", "other")
+    run.come("x", "y", gang="g", gang_size=2)
+    assert run.say(Action.DRAIN) == "paused; 5 stopped, to begin again when it goes on"
+    assert (run.running, {why for why in run.waiting().values()}) == ({}, {PAUSED})
+    assert run.say(Action.DRAIN) == "paused"
+    assert run.say(Action.RESUME) == "goes on"
+    assert {step: lease.fence for step, lease in run.running.items()} == dict.fromkeys(
+        ("m[1]", "m[2]", "other", "x", "y"), 2
+    )
+    assert run.wanted(FailStep) == []
+
+
+def test_a_drain_of_one_step_leaves_others_and_what_may_run_once_only_alone():
+    run = Steered()
+    run.come("m[1]", "m[2]", "other")
+    run.come("m[3]", effect=Effect.AT_MOST_ONCE)
+    told = "paused; 2 stopped, to begin again when it goes on; 1 may run once only, and go on to their end"
+    assert run.say(Action.DRAIN, "m") == told
+    assert set(run.running) == {"other", "m[3]"}
 
 
 @pytest.mark.parametrize(
@@ -258,8 +282,6 @@ def test_a_process_that_goes_on_with_the_run_keeps_what_holds_and_does_nothing_t
         (Action.REROUTE, {"step": "s"}, "it is not said where to go away from"),
         (Action.RETURN, {"step": "s"}, "it is not said where to go back to"),
         (Action.CANCEL, {}, "cancel is for steps here"),
-        (Action.DRAIN, {}, "a run has no drain: a pause lets what runs go on"),
-        (Action.DRAIN, {"step": "s"}, "a step has no drain: a pause lets what runs go on"),
         (Action.PAUSE, {"why": "x" * 501}, "a text of more than 500 characters"),
     ],
 )
@@ -512,7 +534,9 @@ def test_what_the_owner_of_its_node_has_cancelled_fails_for_good_and_what_runs_e
 
 
 SAID = some.one_of(
-    some.tuples(some.sampled_from([Action.PAUSE, Action.RESUME]), some.sampled_from(["", "m", "m[1]", "other"])),
+    some.tuples(
+        some.sampled_from([Action.PAUSE, Action.DRAIN, Action.RESUME]), some.sampled_from(["", "m", "m[1]", "other"])
+    ),
     some.tuples(some.just(Action.CAP), some.sampled_from(["", "m", "other"]), some.none() | some.integers(0, 3)),
     some.tuples(
         some.sampled_from([Action.REROUTE, Action.RETURN]),
