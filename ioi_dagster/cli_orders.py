@@ -42,7 +42,7 @@ VERBS = {
     Verb.DRAIN: "Start nothing more of {}, and have what runs end by itself or after so many seconds.",
     Verb.RESUME: "Let what was paused or drained go on: {}.",
     Verb.CANCEL: "End for good what runs now of {}. What waits may start.",
-    Verb.REROUTE: "Makes no sense for {}: says what does.",
+    Verb.REROUTE: "Take {} away from a cluster of the domain: what runs there is placed elsewhere. Or take that back.",
 }
 NUMBERS = {
     (Target.BLOCK, Verb.CAP): "Let no more than so many calls run at once in each cluster of the domain: {}.",
@@ -56,12 +56,11 @@ NUMBERS = {
 
 def _app(target: Target) -> typer.Typer:
     """Each verb for it, also those that make no sense, which say why."""
-    text = f"Pause, drain, resume, cap, prioritise or cancel {WHAT[target]}."
+    text = f"Pause, drain, resume, cap, prioritise, reroute or cancel {WHAT[target]}."
     app = typer.Typer(no_args_is_help=True, help=text)
     for verb, words in VERBS.items():
-        app.command(str(verb), help=words.format(WHAT[target]))(
-            _draining(target) if verb is Verb.DRAIN else _plain(target, verb)
-        )
+        made = OTHERS[verb](target) if verb in OTHERS else _plain(target, verb)
+        app.command(str(verb), help=words.format(WHAT[target]))(made)
     for verb in (Verb.CAP, Verb.PRIORITISE):
         app.command(str(verb), help=NUMBERS[target, verb].format(WHAT[target]))(_numbered(target, verb))
     return app
@@ -89,6 +88,28 @@ def _draining(target: Target) -> Callable[..., None]:
         _order(home, domain, as_json, Order(target, name, Verb.DRAIN, within_s=within, why=why), unseen)
 
     return command
+
+
+def _rerouting(target: Target) -> Callable[..., None]:
+    def command(
+        name: Name,
+        away_from: Annotated[str, typer.Option(help="A cluster of the domain")] = "",
+        back_to: Annotated[str, typer.Option(help="One that it was taken away from: it may go there again")] = "",
+        unseen: Unseen = False,
+        why: Why = "",
+        domain: In = "",
+        home: Home = None,
+        as_json: Json = False,
+    ) -> None:
+        if away_from and back_to:
+            raise typer.BadParameter("say one of --away-from and --back-to")
+        verb = Verb.RETURN if back_to else Verb.REROUTE
+        _order(home, domain, as_json, Order(target, name, verb, away=away_from or back_to, why=why), unseen)
+
+    return command
+
+
+OTHERS = {Verb.DRAIN: _draining, Verb.REROUTE: _rerouting}
 
 
 def _numbered(target: Target, verb: Verb) -> Callable[..., None]:

@@ -192,8 +192,15 @@ def _orders_table(status: dict[str, Any]) -> Fitted:
         for order in facts.get("orders", ()):
             number = "" if order["value"] is None else f" {order['value']}"
             within = "" if order["within_s"] is None else f" within {order['within_s']:g} s"
+            away = f" away from {order['away']}" if order["away"] else ""
             since = time.strftime("%Y-%m-%d %H:%M", time.localtime(order["at"]))
-            cells = (order["name"], f"{order['verb']}{number}{within}", order["who"] or "–", since, order["why"] or "–")
+            cells = (
+                order["name"],
+                f"{order['verb']}{number}{within}{away}",
+                order["who"] or "–",
+                since,
+                order["why"] or "–",
+            )
             table.add_row(domain, order["target"], *map(Text, cells))
     return table
 

@@ -58,6 +58,7 @@ class OrdersInForce:
 
     def given(self, orders: Orders, now: float) -> frozenset[Name]:
         """From now on these are in force. For what something else is ordered than before."""
+        orders = orders.at(self._cluster)
         before, self._orders = self._orders, orders
         every = {(target, name): its for target, table in orders.tables() for name, its in table.items()}
         drained = {name: one.stopped for name, one in every.items() if one.stopped is not None}
@@ -68,7 +69,7 @@ class OrdersInForce:
         self._drained_at = {
             name: since[name] if name in since and since[name][0] == order else (order, now)
             for name, order in drained.items()
-            if order.verb is Verb.DRAIN and order.within_s is not None
+            if order.verb is Verb.REROUTE or (order.verb is Verb.DRAIN and order.within_s is not None)
         }
         return frozenset(
             (target, name)
@@ -148,7 +149,8 @@ class OrdersInForce:
             its = self._orders.of(target, name)
             if its.stopped is not None:
                 text = f"{target} {name} is {said_by(its.stopped)}"
-                return Refusal(PAUSED, text, self._cluster, f"it goes on after `ioi {target} resume {name}`")
+                back = f"reroute {name} --back-to {its.stopped.away}" if its.stopped.away else f"resume {name}"
+                return Refusal(PAUSED, text, self._cluster, f"it goes on after `ioi {target} {back}`")
             if its.capped is not None and its.capped.value is not None:
                 rooms.append(max(0, its.capped.value - count.of(target, name)))
         return min(rooms, default=None)
@@ -171,7 +173,7 @@ class OrdersInForce:
         return {
             name: f"{name[1]} is {said_by(order)}"
             for name, (order, since) in self._drained_at.items()
-            if order.within_s is not None and now - since >= order.within_s
+            if now - since >= (order.within_s or 0.0)
         }
 
     def cancelled(self, held: Iterable[Held]) -> list[tuple[Held, str]]:

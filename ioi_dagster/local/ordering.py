@@ -67,6 +67,7 @@ class Ordering:
         elif order.target is Target.NODE:
             answer = self._file.give(replace(order, name=find([self._home], order.name).key), decision)
         else:
+            self._check_away(order)
             self._check_known(order, unseen)
             answer = self._file.give(order, decision)
         return OrderAnswer(order, answer, decision)
@@ -117,6 +118,11 @@ class Ordering:
                 its = Order(Target.NODE, name, verb, None, drain.within_s, drain.why, drain.who, drain.since)
                 found.append(asdict(its))
         return found
+
+    def _check_away(self, order: Order) -> None:
+        clusters = {cluster.name for cluster in self._home.config().clusters}
+        if order.away and order.away not in clusters:
+            raise BadInputError(f"{self._home.name} has no cluster {order.away!r}", todo=near(order.away, clusters))
 
     def _check_known(self, order: Order, unseen: bool) -> None:
         """What is ordered already may be taken back whatever has become of it."""

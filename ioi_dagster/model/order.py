@@ -35,13 +35,13 @@ class Verb(StrEnum):
     PRIORITISE = "prioritise"
     CANCEL = "cancel"
     REROUTE = "reroute"
+    RETURN = "return"
 
 
 MOVED = "drain it with `--within 0`, which has what runs placed elsewhere, or `ioi reroute` a run"
 SENSELESS: dict[tuple[Target, Verb], tuple[str, str]] = {
-    (Target.BLOCK, Verb.REROUTE): ("where a block's calls go its callers' runs decide", MOVED),
-    (Target.TENANT, Verb.REROUTE): ("where a tenant's steps go its runs decide", MOVED),
     (Target.NODE, Verb.REROUTE): ("a node cannot be elsewhere, and where its steps go their runs decide", MOVED),
+    (Target.NODE, Verb.RETURN): ("a node cannot be elsewhere", "let it go on by `ioi node resume`"),
     (Target.NODE, Verb.PRIORITISE): (
         "a node gets what there is room for, and nobody waits for one",
         "prioritise a tenant, a block or a run, or cap the node",
@@ -55,14 +55,16 @@ class Order:
     """`name` is a block's capability, a tenant, or a node or cluster. A pause has nothing more of it start; a drain ends what
     runs too, but for what may run once only, after `within_s` seconds (None: it goes on to its end); a cancel ends for good what
     runs of it when it is heard. `value`: how many of it may run at once in each cluster (on a node: its slots), a tenant's weight
-    there, or by how much calls of a block come before others of their tenant; None takes that back. `who` and `at` (Unix seconds)
-    are not said by who orders, but found out."""
+    there, or by how much calls of a block come before others of their tenant; None takes that back. `away`: the cluster of the
+    domain that a block or a tenant is taken away from, where what runs is placed elsewhere at once, or may return to. `who` and
+    `at` (Unix seconds) are not said by who orders, but found out."""
 
     target: Target
     name: Name
     verb: Verb
     value: Value | None = None
     within_s: Seconds | None = None
+    away: Text = ""
     why: Text = ""
     who: Text = ""
     at: float = 0.0
@@ -85,21 +87,30 @@ class Order:
             raise BadInputError(f"a {self.verb} has no number", todo="leave it out")
         if self.within_s is not None and self.verb is not Verb.DRAIN:
             raise BadInputError(f"a {self.verb} ends nothing", todo="leave the time out, or drain")
+        if bool(self.away) != (self.verb in (Verb.REROUTE, Verb.RETURN)):
+            where = "of no cluster" if self.away else "away from where, or back to where"
+            raise BadInputError(f"a {self.verb} is {where}", todo="name a cluster of the domain for a reroute alone")
 
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """What holds for one block, tenant or node: the order that stopped it, that which caps it, that which weighs it; and the last
-    that cancelled what ran of it, which holds no more."""
+    """What holds for one block, tenant or node: the order that stopped it, that which caps it, that which weighs it, those that
+    took it away from a cluster, one for each; and the last that cancelled what ran of it, which holds no more."""
 
     stopped: Order | None = None
     capped: Order | None = None
     weighed: Order | None = None
     cancelled: Order | None = None
+    rerouted: tuple[Order, ...] = ()
 
     @property
     def orders(self) -> tuple[Order, ...]:
-        return tuple(one for one in (self.stopped, self.capped, self.weighed) if one is not None)
+        return (*(one for one in (self.stopped, self.capped, self.weighed) if one is not None), *self.rerouted)
+
+    def at(self, cluster: str) -> InForce:
+        """What holds in that cluster: what is taken away from there is stopped."""
+        there = next((one for one in self.rerouted if one.away == cluster), None)
+        return replace(self, stopped=there or self.stopped, rerouted=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +134,14 @@ class Orders:
         if now != InForce():
             tables[order.target][order.name] = now
         return Orders(tables[Target.BLOCK], tables[Target.TENANT], tables[Target.NODE]), answer
+
+    def at(self, cluster: str) -> Orders:
+        """What holds in that cluster."""
+        tables = (
+            {name: there for name, its in table.items() if (there := its.at(cluster)) != InForce()}
+            for _, table in self.tables()
+        )
+        return Orders(*tables)
 
     def listed(self) -> Iterable[Order]:
         for _, table in self.tables():
@@ -161,8 +180,18 @@ def _given(was: InForce, order: Order) -> tuple[InForce, str]:
             return replace(was, weighed=_kept(order)), f"has {text}{_already(was.weighed, order)}"
         case Verb.CANCEL:
             return replace(was, cancelled=order), "what runs of it is cancelled; what waits may start"
-        case _:
-            raise AssertionError(order.verb)
+        case Verb.REROUTE:
+            same = any(one.away == order.away for one in was.rerouted)
+            told = " already" if same else "; what runs there is placed elsewhere, but for what may run once only"
+            return replace(was, rerouted=(*_elsewhere(was, order), order)), f"stays away from {order.away}{told}"
+        case Verb.RETURN:
+            left = _elsewhere(was, order)
+            told = f"may go to {order.away} again" if left != was.rerouted else f"did not stay away from {order.away}"
+            return replace(was, rerouted=left), told
+
+
+def _elsewhere(was: InForce, order: Order) -> tuple[Order, ...]:
+    return tuple(one for one in was.rerouted if one.away != order.away)
 
 
 def _kept(order: Order) -> Order | None:
@@ -175,5 +204,6 @@ def _already(was: Order | None, order: Order) -> str:
 
 def said_by(order: Order) -> str:
     """As a refusal tells it."""
-    word = {Verb.PAUSE: "paused", Verb.DRAIN: "drained", Verb.CAP: "capped", Verb.CANCEL: "cancelled"}.get(order.verb)
-    return f"{word or order.verb} by {order.who or 'somebody'}" + (f": {order.why}" if order.why else "")
+    words = {Verb.PAUSE: "paused", Verb.DRAIN: "drained", Verb.CAP: "capped", Verb.CANCEL: "cancelled"}
+    word = words.get(order.verb) or (f"taken away from {order.away}" if order.away else order.verb)
+    return f"{word} by {order.who or 'somebody'}" + (f": {order.why}" if order.why else "")

@@ -176,7 +176,7 @@ def order_document(*, now: float, domain: str, subject: str, of: str, order: Ord
             "name": order.name,
             **dict.fromkeys(("run", "job", "step", "subject"), ""),
         },
-        "params": {"value": order.value, "within_s": order.within_s},
+        "params": {"value": order.value, "within_s": order.within_s, "away": order.away},
         "reason": order.why,
     }
 

@@ -77,8 +77,13 @@ def test_a_list_that_is_damaged_is_named(tmp_path: Path) -> None:
     [
         (Order(Target.NODE, "n", Verb.PRIORITISE, 2), "a node has no prioritise: .* — prioritise a tenant"),
         (Order(Target.NODE, "n", Verb.REROUTE), "a node has no reroute: .* — drain it with `--within 0`"),
-        (Order(Target.BLOCK, "b", Verb.REROUTE), "a block has no reroute: .* — drain it with `--within 0`"),
-        (Order(Target.TENANT, "t", Verb.REROUTE), "a tenant has no reroute: .* — drain it with `--within 0`"),
+        (
+            Order(Target.NODE, "n", Verb.RETURN, away="c"),
+            "a node has no return: .* — let it go on by `ioi node resume`",
+        ),
+        (Order(Target.BLOCK, "b", Verb.REROUTE), "a reroute is away from where, .* — name a cluster"),
+        (Order(Target.TENANT, "t", Verb.RETURN), "a return is away from where, or back to where — name a cluster"),
+        (Order(Target.TENANT, "t", Verb.PAUSE, away="c"), "a pause is of no cluster"),
         (Order(Target.NODE, "n", Verb.CAP, 0), "a node of no slots takes nothing — pause it"),
         (Order(Target.BLOCK, "b", Verb.CANCEL, 3), "a cancel has no number"),
         (Order(Target.TENANT, "t", Verb.PRIORITISE, 0), "0 is no weight"),

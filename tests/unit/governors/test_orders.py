@@ -46,8 +46,8 @@ BLOCK, TENANT = Target.BLOCK, Target.TENANT
 
 
 class Cluster:
-    def __init__(self, slots: int = 8) -> None:
-        self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0)
+    def __init__(self, slots: int = 8, name: str = "lab-c") -> None:
+        self.name, self.governor = name, ClusterGovernor("lab", name, 1, 1.0)
         self.orders, self.now, self._round, self._steps = Orders(), 0.0, 0, 0
         self.tell(NodeJoined("n", slots, frozenset({"ocr", "llm", OWN_STEP})))
 
@@ -78,7 +78,9 @@ class Cluster:
             self._steps += 1
             requests.append(LeaseRequest("r", f"s{self._steps}", 1, capability, DataClass.PUBLIC, tenant=tenant))
         (reply,) = [
-            one for one in self.tell(Award("lab-c", "r", self._round, "lab", tuple(requests))) if isinstance(one, Reply)
+            one
+            for one in self.tell(Award(self.name, "r", self._round, "lab", tuple(requests)))
+            if isinstance(one, Reply)
         ]
         assert isinstance(reply.answer, Awarded)
         return reply.answer
@@ -185,6 +187,30 @@ def test_what_runs_of_a_drained_block_is_stopped_when_its_time_is_over_and_once(
     assert cluster.tell(Tick(), after=2.0) == [StopStep(lease, "ocr is drained by ann: a bad model")]
     assert cluster.tell(Tick(), after=1.0) == []
     assert other.id in {one["id"] for one in cluster.governor.snapshot().leases}
+
+
+def test_what_is_taken_away_from_a_cluster_is_stopped_there_alone_and_may_return() -> None:
+    here, elsewhere = Cluster(), Cluster(name="other-c")
+    (lease,) = here.award().leases
+    assert elsewhere.award().leases
+    text = "block ocr is taken away from lab-c by ann: a bad model"
+    for cluster in (elsewhere, here):
+        out = cluster.order(BLOCK, "ocr", Verb.REROUTE, away="lab-c")
+        assert out == ([StopStep(lease, text.removeprefix("block "))] if cluster is here else [])
+    here.tell(Tick(), after=STOP_S)
+    bid, other = here.ask(), elsewhere.ask()
+    assert bid is not None
+    assert other is not None
+    todo = "it goes on after `ioi block reroute ocr --back-to lab-c`"
+    assert (bid.points, bid.refusals) == ((), (Refusal("cluster.paused", text, "lab-c", todo),))
+    assert other.points
+    assert here.governor.snapshot().ordered == ("block ocr",)
+    assert elsewhere.governor.snapshot().ordered == ()
+    here.order(BLOCK, "ocr", Verb.PAUSE)
+    here.order(BLOCK, "ocr", Verb.RETURN, away="lab-c")
+    assert [no.remedy for bid in [here.ask()] if bid for no in bid.refusals] == [
+        "it goes on after `ioi block resume ocr`"
+    ]
 
 
 def test_a_drain_stops_who_waits_too_gives_time_for_a_checkpoint_and_leaves_what_may_run_once_only() -> None:
@@ -322,10 +348,13 @@ def test_a_newer_announcement_of_what_is_paused_takes_the_place_of_one_that_wait
 
 
 ORDERS = some.builds(
-    lambda target, name, verb, value: Order(target, name, verb, value if verb in (Verb.CAP, Verb.PRIORITISE) else None),
+    lambda target, name, verb, value: Order(
+        target, name, verb, value if verb in (Verb.CAP, Verb.PRIORITISE) else None,
+        away="lab-c" if verb in (Verb.REROUTE, Verb.RETURN) else "",
+    ),
     some.sampled_from([BLOCK, TENANT]), some.sampled_from(["ocr", "t"]), some.sampled_from(list(Verb)),
     some.none() | some.integers(1, 4),
-).filter(lambda order: order.verb is not Verb.REROUTE)  # fmt: skip
+)  # fmt: skip
 
 
 @given(some.lists(ORDERS | some.sampled_from(["ask", "wait", "award", "release", "tick"]), max_size=40))

@@ -254,7 +254,7 @@ def test_a_drain_stops_what_runs_and_all_of_it_begins_again_when_it_goes_on():
     run.come("m[1]", "m[2]", "other")
     run.come("x", "y", gang="g", gang_size=2)
     assert run.say(Action.DRAIN) == "paused; 5 stopped, to begin again when it goes on"
-    assert (run.running, {why for why in run.waiting().values()}) == ({}, {PAUSED})
+    assert (run.running, set(run.waiting().values())) == ({}, {PAUSED})
     assert run.say(Action.DRAIN) == "paused"
     assert run.say(Action.RESUME) == "goes on"
     assert {step: lease.fence for step, lease in run.running.items()} == dict.fromkeys(
