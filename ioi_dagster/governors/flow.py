@@ -294,7 +294,7 @@ class FlowGovernor:
         late = tuple(step for step in late if step.places and not step.looking)
         if waiting or late:
             together = self._gangs.together(waiting)
-            about, left_s = self._placing.about(now), self._placing.remaining_s()
+            about, left_s = self._placing.about(waiting, now), self._placing.remaining_s()
             due_s = None if self._due is None else max(0.0, self._due - now)
             out += self._rounds.open(together, now, late, about, left_s, due_s, self._copies.at_most)
         if self._rounds.is_over(now):

@@ -65,8 +65,8 @@ class Placing(Protocol):
         """What is to come. Raises `BadInputError` for what is no graph."""
         ...
 
-    def about(self, now: float) -> tuple[str, ...]:
-        """Capabilities for whose sake bids should tell of nodes."""
+    def about(self, waiting: Collection[Step], now: float) -> tuple[str, ...]:
+        """Capabilities for whose sake bids should tell of nodes, in a round for those that wait."""
         ...
 
     def remaining_s(self) -> float:
@@ -149,7 +149,7 @@ class LeastCost:
     def know(self, graph: GraphKnown, now: float) -> None:
         pass
 
-    def about(self, now: float) -> tuple[str, ...]:
+    def about(self, waiting: Collection[Step], now: float) -> tuple[str, ...]:
         return ()
 
     def remaining_s(self) -> float:

@@ -63,9 +63,9 @@ class PlanAhead(LeastCost):
             if step.capability and len(self._about) < MAX_GROUPS:
                 self._about[step.capability] = None
 
-    def about(self, now: float) -> tuple[str, ...]:
+    def about(self, waiting: Collection[Step], now: float) -> tuple[str, ...]:
         """Where there is nothing to plan, only from time to time."""
-        known = not self._planned and now < self._told_at + LOOK_AGAIN_S
+        known = now < self._told_at + LOOK_AGAIN_S and not self._pays([step.ask.step for step in waiting])
         return () if known or self._plan.more_than(MAX_PLANNED, now) else tuple(self._about)
 
     def remaining_s(self) -> float:
@@ -77,14 +77,19 @@ class PlanAhead(LeastCost):
         self._until = {key: until for key, until in self._until.items() if until > now - LOOK_AGAIN_S}
         if not self._about or self._plan.more_than(MAX_PLANNED, now):
             return
-        about = tuple(self._about)
+        about, newcomer = tuple(self._about), False
         for bid in bids:
             if not bid.points and any(refusal.code == NOT_OFFERED for refusal in bid.refusals):
                 self._plan.away(bid.cluster)
             elif bid.nodes:
                 self._told_at = now
                 self._plan.see(bid, about, now)
+            else:
+                newcomer |= bool(bid.points) and bid.cluster not in self._bids
             self._bids[bid.cluster] = min((point.price for point in bid.points), default=0.0), trust(bid.cluster)
+        if newcomer:
+            # It was not asked how its nodes look, and is to be, in the next round.
+            self._told_at = float("-inf")
         for step in waiting if self._home else ():
             self._plan.reads(step.ask.step, self._home, float(step.ask.input_bytes))
         self._make([step.ask.step for step in waiting], now)
@@ -93,15 +98,17 @@ class PlanAhead(LeastCost):
         if self._plan.more_than(MAX_PLANNED, now):
             self._remark(TOO_MANY, ready or ())
             return
-        if self._plan.uniform():
+        if not self._pays(ready or ()):
             return
         usual = self._plan.usual(ready or ())
-        if usual < BRIEF_S:
-            return
         worse: dict[str, float] = {}
         for cluster, (price, trust) in self._bids.items():
             worse[cluster] = (usual + self._weights.credit * price / self._weights.second) / trust - usual
         self._planned = self._plan.plan(ready, worse, now)
+
+    def _pays(self, ready: Collection[str]) -> bool:
+        """A plan is better than that each of them takes what costs it least."""
+        return not self._plan.uniform() and self._plan.usual(ready) >= BRIEF_S
 
     def _remark(self, text: str, ready: Collection[str]) -> None:
         """Of a plan that would be made else."""
@@ -217,4 +224,5 @@ class PlanAhead(LeastCost):
         self._plan.gone(step.ask.step)
 
     def away(self, cluster: str) -> None:
+        self._bids.pop(cluster, None)
         self._plan.away(cluster)

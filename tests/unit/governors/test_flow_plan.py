@@ -399,6 +399,32 @@ def test_a_cluster_that_answers_again_is_planned_with_again():
     assert fleet.starts[1:] == [("t", "fast")]
 
 
+def test_a_long_step_of_a_chain_is_planned_by_what_nodes_are_doing_then_also_behind_a_brief_one():
+    fleet = Fleet({"fast": 4.0, "slow": 1.0})
+    fleet.busy["fast"] = [100.0]
+    fleet.know({"brief": 0.1, "long": 100.0}, [("brief", "long")])
+    fleet.ready("brief")
+    assert fleet.starts == [("brief", "slow")]
+    fleet.busy["fast"] = []
+    fleet.end("brief", LOOK_AGAIN_S / 3)
+    fleet.ready("long")
+    assert fleet.starts[1:] == [("long", "fast")]
+
+
+def test_the_next_step_of_a_chain_is_planned_with_a_cluster_that_was_silent_when_the_last_one_began():
+    fleet = Fleet({"as ever": 1.0, "fast": 4.0})
+    chain = {f"s{number}": 20.0 for number in range(4)}
+    fleet.know(chain, list(pairwise(chain)))
+    fleet.mute.add("fast")
+    fleet.ready("s0")
+    fleet.mute.clear()
+    # What it is not asked it does not tell, so the next step is placed without a plan still.
+    for done, step in pairwise(chain):
+        fleet.end(done, LOOK_AGAIN_S / 10)
+        fleet.ready(step)
+    assert fleet.starts == [("s0", "as ever"), ("s1", "as ever"), ("s2", "fast"), ("s3", "fast")]
+
+
 def test_what_is_not_in_the_graph_and_what_an_earlier_process_has_done_hold_nothing_up():
     fleet = Fleet({"one": 1.0}, slots=2)
     fleet.know({"done": 1.0, "next": 1.0}, [("done", "next")])
@@ -476,14 +502,11 @@ def test_a_cluster_that_tells_of_no_nodes_is_said_once_to_be_left_out_of_the_pla
 def test_who_was_not_asked_for_nodes_has_not_kept_them_to_itself():
     fleet = Fleet({"one": 1.0, "like it": 1.0, "new": 3.0})
     fleet.barred = {"new"}
-    steps = [f"s{number}" for number in range(5)]
-    fleet.know(dict.fromkeys(steps, 10.0))
+    fleet.know({"s0": 10.0, "s1": 10.0})
     fleet.ready("s0")
     fleet.end("s0", 1.0)
     fleet.barred = set()
-    for step in steps[1:]:
-        fleet.ready(step)
-        fleet.end(step, 1.0)
+    fleet.ready("s1")
     assert [announce.about for announce in fleet.announced][-1] == ()
     assert fleet.remarks == []
 
