@@ -48,8 +48,8 @@ class Checkpoint:
     def wanted(self) -> bool:
         return self._wanted.is_set()
 
-    def leave(self, data: bytes) -> NoReturn:
-        """Its next attempt finds `data`."""
+    def leave(self, data: bytes | None) -> NoReturn:
+        """Its next attempt finds `data`; None: what this one found."""
         self.left = data
         self._end()
 

@@ -16,8 +16,8 @@ Invoker = Callable[[BlockSpec, Payload], Payload | Refusal]
 """(block, payload) → result, or the refusal that a person will read. The block is what the graph's author has of it: where
 somebody else offers its capability, that one's is called."""
 
-Streamer = Callable[[BlockSpec, Payload], Iterator[Payload] | Refusal]
-"""As `Invoker`, for a result that comes in pieces; the iterator may raise what a call may raise."""
+Streamer = Callable[[BlockSpec, Payload, bool], Iterator[Payload] | Refusal]
+"""As `Invoker`, for a result that comes in pieces, which are to be kept or not; the iterator may raise what a call may raise."""
 
 _invoker: ContextVar[tuple[Invoker, Streamer] | None] = ContextVar("ioi_invoker", default=None)
 _unable: ContextVar[list[NodeUnableError]] = ContextVar("ioi_unable")
@@ -57,11 +57,13 @@ def invoke(block: BlockSpec, payload: Payload) -> Payload | Refusal:
         raise
 
 
-def stream(block: BlockSpec, payload: Payload) -> Generator[Payload, None, None] | Refusal:
+def stream(block: BlockSpec, payload: Payload, *, keeps: bool = False) -> Generator[Payload, None, None] | Refusal:
     """As `invoke`, with the result in pieces as they come: one where the block that answers does not stream. Closed before its
-    end, the block is stopped. The iterator raises what `invoke` does."""
+    end, the block is stopped. The iterator raises what `invoke` does. `keeps`: where the step is stopped for somebody else,
+    what came is its checkpoint, and its next attempt gets it first and has the block go on after it, if its contract says that it
+    `resumes`; for a step that leaves no other."""
     _, streamer = _answering(block)
-    pieces = streamer(block, payload)
+    pieces = streamer(block, payload, keeps)
     return pieces if isinstance(pieces, Refusal) else _noted(pieces)
 
 

@@ -46,7 +46,7 @@ def block_op(
         tags={
             tag_names.CAPABILITY: block.capability,
             tag_names.EFFECT: Effect(block.contract.effect).value,
-            **({tag_names.STREAMS: _streaming(block).value} if block.contract.streams else {}),
+            **_tags_of_streams(block),
             **(tags or {}),
         },
     )
@@ -55,7 +55,7 @@ def block_op(
             return value
         payload = value.to_payload()
         if block.contract.streams:
-            pieces = stream(block, payload) if has_invoker() else stream_here(block, payload)
+            pieces = stream(block, payload, keeps=True) if has_invoker() else stream_here(block, payload)
             return on_refusal(value, pieces) if isinstance(pieces, Refusal) else value_type.from_pieces(pieces)
         answer = invoke(block, payload) if has_invoker() else invoke_here(block, payload)
         if isinstance(answer, Refusal):
@@ -65,8 +65,15 @@ def block_op(
     return _call
 
 
-def _streaming(block: BlockSpec) -> Streaming:
-    return Streaming.RESUMES if block.contract.resumes else Streaming.YES
+def _tags_of_streams(block: BlockSpec) -> dict[str, str]:
+    contract = block.contract
+    if not contract.streams:
+        return {}
+    if not contract.resumes:
+        return {tag_names.STREAMS: Streaming.YES.value}
+    goes_on = {tag_names.STREAMS: Streaming.RESUMES.value}
+    # What may run once only is stopped for nobody.
+    return goes_on if contract.effect == Effect.AT_MOST_ONCE else goes_on | {tag_names.CHECKPOINTABLE: "true"}
 
 
 _here: list[ReplicaHost] = []

@@ -279,7 +279,7 @@ def _nobody(_told: Any) -> None:
 def run_shell(work: bytes, answer: Payload | Pieces | Refusal | FinalError) -> bytes:
     """Run a Dagster step here whose block call is already answered, or raises the error that it ended with."""
 
-    def streamer(_block: BlockSpec, _payload: Payload) -> Iterator[Payload] | Refusal:
+    def streamer(_block: BlockSpec, _payload: Payload, _keeps: bool = False) -> Iterator[Payload] | Refusal:
         if isinstance(answer, FinalError):
             raise answer
         if isinstance(answer, Refusal):

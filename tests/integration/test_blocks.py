@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -10,7 +11,8 @@ import pytest
 from dagster import DagsterInstance, JobExecutionResult, execute_job, reconstructable
 from distributed import Client, LocalCluster
 
-from tests.conftest import dagster_home
+from ioi_dagster.adapters.dask import node
+from tests.conftest import dagster_home, eventually
 from tests.integration import block_project
 from tests.integration.block_project import Story, Word, notes
 
@@ -131,6 +133,30 @@ def test_a_streamed_result_is_made_of_its_pieces_or_it_is_none(place, instance, 
     (broke,) = [event for event in result.all_events if "which are no result" in (event.message or "")]
     facts = {name: value.value for name, value in broke.engine_event_data.metadata.items()}
     assert (facts["ioi/step"], facts["ioi/pieces"], facts["ioi/broke"]) == ("tell", 3, True)
+
+
+def test_a_call_that_is_stopped_for_somebody_else_goes_on_after_the_pieces_that_came(place, instance, folder):
+    """As its cluster's governor tells the node to."""
+
+    def stops() -> dict[str, list[str]]:
+        eventually(lambda: notes("waiting"), 60, "a call at work")
+        with Client(place[1], set_as_default=False) as client:
+            stopped = client.run(node.revoke_all)
+        (folder / "go").touch()
+        return stopped
+
+    config = {
+        "ops": {"asked": {"config": {"text": "wait", "pieces": 5, "at": 3}}},
+        "execution": {"config": {"address": place[1]}},
+    }
+    with ThreadPoolExecutor(1) as beside:
+        stopped = beside.submit(stops)
+        with execute_job(reconstructable(block_project.streamed), instance, run_config=config) as result:
+            assert result.output_for_node("heard") == Story("told", 5, numbers=(0, 1, 2, 3, 4))
+    ((key,),) = stopped.result(60).values()
+    assert "tell" in key
+    assert len(notes("stream 0")) == 1
+    assert not [kind for _, kind in kinds(result) if kind in ("STEP_UP_FOR_RETRY", "STEP_FAILURE")]
 
 
 def test_a_block_that_holds_its_interpreter_lock_stalls_no_other_step(place, instance, folder):

@@ -452,7 +452,7 @@ def counted(number: int) -> int:
 
 @op
 def unable_at_first(number: int) -> int:
-    def unable(block, payload):
+    def unable(*_):
         raise NodeUnableError(RetryableError("no replica"))
 
     if runs_here("follower") == 1:

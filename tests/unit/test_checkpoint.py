@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import msgspec
 import pytest
 
-from ioi_dagster import checkpoint
+from ioi_dagster import block_op, checkpoint
 from ioi_dagster.adapters.dask.node import NodeHost
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
+from ioi_dagster.adapters.dask.running import end_revoked
 from ioi_dagster.clock import SystemClock
+from ioi_dagster.compound.checkpoint import Checkpoint, current_checkpoint
+from ioi_dagster.compound.kept_pieces import KeptPieces
 from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.errors import FinalError
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.node import NodeGovernor
+from ioi_dagster.model.block import MAX_PIECE, NOBODY, Payload
+from ioi_dagster.model.capability import BlockSpec, Contract
 from ioi_dagster.model.negotiation import OWN_STEP, Lease
 from ioi_dagster.model.start import MAX_CHECKPOINT, StartAnswer, StartRequest
 
@@ -39,22 +46,27 @@ def revoked(host: NodeHost) -> list[str]:
     return host.revoke({LEASE.key: "a needs the room"})
 
 
+def a_node() -> NodeHost:
+    clock = SystemClock()
+    governor = NodeGovernor("n", "c", frozenset({OWN_STEP}), governed=False)
+    return NodeHost("n", governor, ReplicaHost([], "n", clock), lambda _: None, clock, f"{__name__}:runner")
+
+
+REQUEST = msgspec.msgpack.encode(StartRequest("step", LEASE, None, OWN_STEP, b""))
+
+
+def answered(step: Callable[[], bytes]) -> StartAnswer:
+    steps[:] = [step]
+    return from_msgpack(a_node().start(REQUEST), StartAnswer)
+
+
 def stopped(step: Callable[[], bytes], stop: Callable[[NodeHost], list[str]] = revoked) -> StartAnswer:
     """What a node answers of a step that it is told to stop while it is at work."""
-    clock = SystemClock()
-    host = NodeHost(
-        "n",
-        NodeGovernor("n", "c", frozenset({OWN_STEP}), governed=False),
-        ReplicaHost([], "n", clock),
-        lambda _: None,
-        clock,
-        f"{__name__}:runner",
-    )
+    host = a_node()
     steps[:] = [step]
     at_work.clear()
     answers: list[bytes] = []
-    request = msgspec.msgpack.encode(StartRequest("step", LEASE, None, OWN_STEP, b""))
-    thread = threading.Thread(target=lambda: answers.append(host.start(request)))
+    thread = threading.Thread(target=lambda: answers.append(host.start(REQUEST)))
     thread.start()
     assert at_work.wait(10)
     assert stop(host) == [LEASE.key]
@@ -138,3 +150,164 @@ def test_outside_of_a_node_there_is_nothing_and_nobody_asks():
         checkpoint.leave(b"x")
     with pytest.raises(FinalError, match="from 0 to 15"):
         checkpoint.ready(16)
+
+
+# Calls of blocks ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tale:
+    words: tuple[str, ...] = ()
+
+    def to_payload(self) -> Payload:
+        return Payload({})
+
+    @classmethod
+    def from_pieces(cls, pieces: Iterator[Payload]) -> Tale:
+        return cls(tuple(piece.document["word"] for piece in pieces))
+
+    @classmethod
+    def from_payload(cls, payload: Payload) -> Tale:
+        return cls((payload.document["word"],))
+
+
+class Teller:
+    """Tells five words, and stands still before the one of `stands`."""
+
+    stands: int | None = None
+    began: ClassVar[list[int]] = []
+    size = 0
+
+    def load(self) -> None:
+        pass
+
+    def unload(self) -> None:
+        pass
+
+    def stream(self, payload: Payload, after: int) -> Iterator[Payload]:
+        self.began.append(after)
+        for number in range(after, 5):
+            if number == self.stands:
+                waits_until(lambda: False)
+            yield Payload({"word": f"w{number}"}, {"raw": bytes(self.size)})
+
+    def invoke(self, batch: Sequence[Payload]) -> Sequence[Payload]:
+        self.began.append(0)
+        if self.stands is not None:
+            waits_until(lambda: False)
+        return [Payload({"word": "whole"}) for _ in batch]
+
+
+TELLER = BlockSpec(
+    "teller", "1", "tell", f"{__name__}:Teller", Contract("tell", "tells it", streams=True, resumes=True)
+)
+
+
+@pytest.fixture
+def teller() -> Iterator[type[Teller]]:
+    Teller.stands, Teller.size = None, 0
+    Teller.began.clear()
+    yield Teller
+    Teller.stands, Teller.size = None, 0
+
+
+def calls(block: BlockSpec, last: bytes | None = None) -> Callable[[], bytes]:
+    """A step that is a call of `block`; the attempt before it left `last`."""
+    its_op = block_op(block, Tale, name="tell", on_refusal=lambda *_: Tale())
+
+    def step() -> bytes:
+        its = current_checkpoint()
+        assert its is not None
+        its.last = last  # as the step runner does
+        return " ".join(its_op(Tale()).words).encode()
+
+    return step
+
+
+ALL = b"w0 w1 w2 w3 w4"
+
+
+def test_a_call_of_a_block_that_resumes_goes_on_after_the_pieces_that_came(teller):
+    teller.stands = 3
+    first = stopped(calls(TELLER))
+    assert (first.result, first.cause, first.error) == (None, Cause.LEASE_LOST, "a needs the room")
+    assert first.checkpoint is not None
+    teller.stands = 4
+    second = stopped(calls(TELLER, first.checkpoint))
+    assert second.checkpoint is not None
+    teller.stands = None
+    assert answered(calls(TELLER, second.checkpoint)).result == ALL
+    assert teller.began == [0, 3, 4]
+
+
+def test_a_call_that_is_stopped_before_anything_new_came_leaves_its_run_what_it_has(teller):
+    teller.stands = 3
+    left = stopped(calls(TELLER)).checkpoint
+    assert left is not None
+    again = stopped(calls(TELLER, left))
+    assert (again.cause, again.checkpoint) == (Cause.LEASE_LOST, None)
+    teller.stands = 0
+    nothing = stopped(calls(TELLER))
+    assert (nothing.cause, nothing.checkpoint) == (Cause.LEASE_LOST, None)
+
+
+@pytest.mark.parametrize("other", [{"version": "2"}, {"name": "other"}])
+def test_pieces_of_another_block_or_version_are_no_beginning_of_a_call(teller, other):
+    teller.stands = 3
+    left = stopped(calls(TELLER)).checkpoint
+    teller.stands = None
+    assert answered(calls(replace(TELLER, **other), left)).result == ALL
+    assert teller.began == [0, 0]
+
+
+@pytest.mark.parametrize("last", [b"", b"what a step of the same name left before its code was changed", bytes(100)])
+def test_what_no_call_left_is_no_beginning_of_one(teller, last):
+    assert answered(calls(TELLER, last)).result == ALL
+    assert teller.began == [0]
+
+
+def test_pieces_of_a_call_that_was_given_something_else_are_no_beginning_of_one(teller):
+    teller.stands = 3
+    left = stopped(calls(TELLER)).checkpoint
+    assert left is not None
+    teller.stands = None
+    kept = KeptPieces(Checkpoint(end_revoked, left), Payload({"text": "other"}))
+    assert (kept.made, kept.after) == (NOBODY, 0)
+
+
+def test_of_pieces_that_are_too_much_for_a_checkpoint_those_are_left_that_fit(teller):
+    teller.stands, teller.size = 4, MAX_PIECE - 100
+    left = stopped(calls(TELLER)).checkpoint
+    assert left is not None
+    assert len(left) <= MAX_CHECKPOINT
+    teller.stands = None
+    assert answered(calls(TELLER, left)).result == ALL
+    assert teller.began == [0, 3]
+
+
+def test_a_call_that_goes_on_nowhere_is_stopped_at_once_and_begins_anew(teller):
+    teller.stands = 3
+    yes = replace(TELLER, contract=replace(TELLER.contract, resumes=False))
+    whole = replace(TELLER, contract=replace(TELLER.contract, resumes=False, streams=False))
+    for block, result in ((yes, ALL), (whole, b"whole")):
+        teller.stands = 3
+        answer = stopped(calls(block))
+        assert ended(answer) == (None, "a needs the room", Cause.LEASE_LOST, None)
+        teller.stands = None
+        assert answered(calls(block)).result == result
+    assert teller.began == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("streams", "resumes", "effect", "tag"),
+    [
+        (True, True, "pure", "true"),
+        (True, False, "pure", None),
+        (False, False, "pure", None),
+        (True, True, "at_most_once", None),
+    ],
+)
+def test_who_can_go_on_is_stopped_before_others(streams, resumes, effect, tag):
+    contract = replace(TELLER.contract, streams=streams, resumes=resumes, effect=effect)
+    its_op = block_op(replace(TELLER, contract=contract), Tale, name="tell", on_refusal=lambda *_: Tale())
+    assert its_op.tags.get("ioi/checkpointable") == tag

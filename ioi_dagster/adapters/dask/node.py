@@ -30,8 +30,9 @@ from ioi_dagster.adapters.dask.run_scope import scope
 from ioi_dagster.adapters.dask.running import Running, end_revoked
 from ioi_dagster.clock import Clock
 from ioi_dagster.compound.attempt import Attempt, attempting, current_attempt
-from ioi_dagster.compound.checkpoint import Checkpoint, checkpointing
+from ioi_dagster.compound.checkpoint import Checkpoint, checkpointing, current_checkpoint
 from ioi_dagster.compound.invocation import answering
+from ioi_dagster.compound.kept_pieces import KeptPieces
 from ioi_dagster.compound.pieces import Tally, topic
 from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.errors import (
@@ -298,14 +299,21 @@ class NodeHost:
             # What the node cannot do is no failure of the step's.
             raise NodeUnableError(error) from error
 
-    def _stream(self, block: BlockSpec, payload: Payload) -> Iterator[Payload]:
+    def _stream(self, block: BlockSpec, payload: Payload, keeps: bool) -> Iterator[Payload]:
         """As `_answer`; the run is told how far it has come."""
         its = current_attempt() or Attempt()
+        checkpoint = current_checkpoint() if keeps and block.contract.resumes else None
+        kept = KeptPieces(checkpoint, payload) if checkpoint is not None else None
         tally = Tally(its.key, _teller(topic(its.run_key)))
+
+        def came(size: int) -> None:
+            tally.first = kept.first if kept is not None else 0
+            tally.came(size)
+
         stream = self.replicas.stream if self.governor.governed else self.replicas.stream_own
         name: Any = block.capability if self.governor.governed else block
         try:
-            with closing(stream(name, payload, tally.came)) as pieces:
+            with closing(stream(name, payload, came, kept)) as pieces:
                 yield from pieces
         except Exception as error:
             tally.broke()

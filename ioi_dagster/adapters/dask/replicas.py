@@ -19,6 +19,7 @@ import msgspec
 
 from ioi_dagster.adapters.dask.replica_thread import Ran, ReplicaThread, Stream
 from ioi_dagster.clock import Clock
+from ioi_dagster.compound.kept_pieces import KeptPieces
 from ioi_dagster.compound.pieces import Pieces
 from ioi_dagster.errors import RetryableError
 from ioi_dagster.framing import decode_payload
@@ -119,21 +120,30 @@ class ReplicaHost:
         return self._invoke(self._own_name(spec), payload)
 
     def stream(
-        self, capability: str, payload: Payload, came: Callable[[int], object] = lambda _: None
+        self,
+        capability: str,
+        payload: Payload,
+        came: Callable[[int], object] = lambda _: None,
+        kept: KeptPieces | None = None,
     ) -> Generator[Payload, None, None]:
         """As `invoke`, in pieces as they come: one where the block does not stream. Closed before its end, the block is
-        stopped. `came` hears of each how many bytes it had."""
+        stopped. `came` hears of each how many bytes it had. `kept`: pieces that are there already, after which the block goes
+        on if it can, and which keeps those that come."""
         pieces = Pieces()
-        with self.streaming(capability, payload, Stream(pieces)):
-            for frame in pieces:
-                came(len(frame))
+        stream = Stream(pieces, kept.after, kept.made) if kept is not None else Stream(pieces)
+        with self.streaming(capability, payload, stream):
+            for frame in kept.read(pieces, came) if kept is not None else _told(pieces, came):
                 yield decode_payload(frame)
 
     def stream_own(
-        self, spec: BlockSpec, payload: Payload, came: Callable[[int], object] = lambda _: None
+        self,
+        spec: BlockSpec,
+        payload: Payload,
+        came: Callable[[int], object] = lambda _: None,
+        kept: KeptPieces | None = None,
     ) -> Generator[Payload, None, None]:
         """As `stream`, of exactly this version of a block."""
-        return self.stream(self._own_name(spec), payload, came)
+        return self.stream(self._own_name(spec), payload, came, kept)
 
     @contextmanager
     def streaming(self, capability: str, payload: Payload, stream: Stream) -> Iterator[None]:
@@ -295,6 +305,12 @@ class ReplicaHost:
 
 def _defect() -> RetryableError:
     return RetryableError("the node's block governor failed; see its log")
+
+
+def _told(pieces: Pieces, came: Callable[[int], object]) -> Iterator[bytes]:
+    for frame in pieces:
+        came(len(frame))
+        yield frame
 
 
 def _wait(answer: queue.SimpleQueue[Any]) -> Any:
