@@ -26,14 +26,16 @@ NETWORK, HOME = "book", "library"
 
 
 class Registry:
-    """The gateway of `domain`, of whose doors only that of discovery is open. `frozen`: it takes questions and answers them when
-    it is thawed. `asked`: how many have come. `meanwhile` is called before each answer."""
+    """The gateway of `domain`, of whose doors those of discovery and of members are open. `frozen`: it takes questions of
+    discovery and answers them when it is thawed. `asked`: how many of them have come. `meanwhile` is called before each
+    answer. `view`: which members it sees."""
 
     def __init__(self, domain: str, *clusters: str, scheduler: str = "") -> None:
         self.domain, self.asked = domain, 0
         self.answer = Discovery(
             tuple(Candidate(domain, name, "", "block", DataClass.RESTRICTED, scheduler=scheduler) for name in clusters)
         )
+        self.view: dict[str, dict[str, Any]] = {}
         self.meanwhile: Callable[[], Any] = lambda: None
         self._thawed, self._counting = threading.Event(), threading.Lock()
         self._thawed.set()
@@ -45,7 +47,12 @@ class Registry:
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["content-length"]))
                 open_ = self.path == "/v1/registry/discover"
-                body = its._answered() if open_ else b"{}"
+                self.answer(open_, its._answered() if open_ else b"{}")
+
+            def do_GET(self) -> None:
+                self.answer(self.path == "/v1/members", msgspec.json.encode(its.view))
+
+            def answer(self, open_: bool, body: bytes) -> None:
                 self.send_response(200 if open_ else 404)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()

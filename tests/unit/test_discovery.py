@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 
 from ioi_dagster.adapters.dask import client as dask_client
 from ioi_dagster.adapters.http import client as client_module
-from ioi_dagster.adapters.http.registries import FederatedRegistry
+from ioi_dagster.adapters.http.registries import SILENT_S, FederatedRegistry
 from ioi_dagster.clock import Clock, ManualClock
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.host import network as network_module
@@ -23,6 +23,7 @@ from ioi_dagster.host.federated_fleets import DaskFleet
 from ioi_dagster.host.network import FOUND_FOR_S, FederatedNetwork
 from ioi_dagster.host.work import Found
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import ClusterSpec, NodeSpec
 from ioi_dagster.ras.selection import Discovery, Query
 from tests.conftest import eventually
@@ -155,6 +156,58 @@ def test_a_member_that_is_frozen_is_waited_for_once_and_counts_again_when_it_ans
     assert frozen.asked == asked + 1, "what is under way is not asked again"
     frozen.thaw()
     eventually(lambda: offered(registry.discover(query)) == {"lab-c", "cloud-c"}, 20, "the cluster of who is back")
+    registry.close()
+
+
+def test_a_member_that_the_own_gateway_does_not_hear_holds_up_no_run_and_counts_as_soon_as_it_answers(
+    peer, known, monkeypatch
+):
+    """Its word is a hint: who answers is there, and what the run itself has heard is worth more."""
+    own, away, there = peer(HOME), peer("cloud", "cloud-c"), peer("lab", "lab-c", scheduler=NOBODYS)
+    home = known(own, away, there)
+    monkeypatch.setattr(client_module, "DISCOVER_S", 600.0)
+    own.view = {
+        "cloud": {"state": "gone", "why": "no answer within 1 s"},
+        "lab": {"state": "suspect"},
+        "nobody": {"state": "gone"},
+    }
+    query = Query("echo", DataClass.PUBLIC, HOME, AUTHORITIES[HOME])
+    away.freeze()
+    registry = FederatedRegistry(home, home.config(), home.signing_key(), None)
+    found = within(registry.discover, query)
+    assert offered(found) <= {"lab-c"}
+    (why,) = (item.refusal for item in found.rejected if item.who == "cloud")
+    assert why == Refusal(
+        "domain.unreachable",
+        f"gateway of cloud is unreachable: the gateway of {HOME} says it is gone: no answer within 1 s, "
+        "nor within 0.1 s now: it has stopped, or is cut off",
+        "registry",
+    )
+    eventually(lambda: offered(within(registry.discover, query)) == {"lab-c"}, 20, "the other one that is doubted")
+    away.thaw()
+    eventually(lambda: offered(registry.discover(query)) == {"lab-c", "cloud-c"}, 20, "the cluster of who is there")
+    away.freeze()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(registry.discover, query)
+        assert wait([asked], 1.0).not_done, "who has answered a moment ago is waited for"
+        away.thaw()
+        assert offered(asked.result(20)) == {"lab-c", "cloud-c"}
+    registry.close()
+
+
+@pytest.mark.parametrize("view", [{}, {"cloud": {}}, {"cloud": {"state": "unknown"}}, {"cloud": {"state": "alive"}}])
+def test_a_member_that_nobody_doubts_is_waited_for(view, peer, known, monkeypatch):
+    own, slow = peer(HOME), peer("cloud", "cloud-c")
+    home, own.view = known(own, slow), view
+    monkeypatch.setattr(client_module, "DISCOVER_S", 600.0)
+    registry = FederatedRegistry(home, home.config(), home.signing_key(), None)
+    slow.freeze()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(registry.discover, Query("echo", DataClass.PUBLIC, HOME, AUTHORITIES[HOME]))
+        eventually(lambda: slow.asked, 20, "the question")
+        assert wait([asked], 5 * SILENT_S).not_done
+        slow.thaw()
+        assert offered(asked.result(20)) == {"cloud-c"}
     registry.close()
 
 

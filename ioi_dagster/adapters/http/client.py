@@ -52,7 +52,7 @@ T = TypeVar("T")
 DISCOVER_S = 2.0
 """A registry that answers later than this counts as unreachable for now; it is asked again."""
 JOIN_S = 10.0
-STANDING_S = 1.0
+STANDING_S = MEMBERS_S = 1.0
 
 MAX_WAITING = 64
 """Announcements of one run process at one gateway that wait for room."""
@@ -122,7 +122,11 @@ class GatewayClient:
         return self._asked("join", JoinRequest(record), JoinAnswer, JOIN_S).result()
 
     def members(self) -> dict[str, dict[str, Any]]:
-        return self._get("members", dict, 1.0)
+        return self.seeing().result()
+
+    def seeing(self) -> Asked[dict[str, dict[str, Any]]]:
+        """Which members there are and whether they are there, as that domain sees them."""
+        return self._getting("members", dict[str, dict[str, Any]], MEMBERS_S)
 
     def status(self) -> dict[str, Any]:
         return self._get("status", dict, 3.0)
@@ -283,7 +287,11 @@ class GatewayClient:
         future.add_done_callback(lambda _: self._waiting.pop(key, None))
 
     def _get(self, path: str, kind: type[T], timeout: float) -> T:
-        return self._decode(self._send("GET", path, b"", timeout).result(), kind)
+        return self._getting(path, kind, timeout).result()
+
+    def _getting(self, path: str, kind: type[T], timeout: float) -> Asked[T]:
+        sent = self._send("GET", path, b"", timeout)
+        return Asked(sent.future, lambda: self._decode(sent.result(), kind))
 
     def _asked(self, path: str, message: Any, kind: type[T], timeout: float) -> Asked[T]:
         sent = self._send("POST", path, msgspec.json.encode(message), timeout)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, wait
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,14 +14,26 @@ from ioi_dagster.adapters.http.client import Asked, GatewayClient
 from ioi_dagster.adapters.http.tls import TlsTo
 from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder, hidden
 from ioi_dagster.errors import FinalError, RetryableError, UnreachableError
+from ioi_dagster.governors.network import PROBE_S, PeerState
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.ras.selection import Candidate, Discovery, Query, Rejected
 from ioi_dagster.signing import Signed, SigningKey
 
 SILENT_S = 0.1
-"""So long is waited for one that did not answer in time when it was asked last. The question goes on, and its answer tells
-that it is back."""
+"""So long is waited for one that did not answer in time when it was asked last, or that the own gateway does not hear. The
+question goes on, and its answer tells that it is back."""
+HEARD_S = 5.0
+"""So long after its answer to the run itself the own gateway's doubt of a domain counts nothing."""
+NOT_IN_TIME = "it did not answer the last time"
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What the own gateway sees, or is asked for, and until when (monotonic) that will do."""
+
+    until: float
+    asked: Asked[dict[str, dict[str, Any]]] | None = None
 
 
 class FederatedRegistry:
@@ -41,19 +53,25 @@ class FederatedRegistry:
         self._lock = threading.Lock()
         self._under_way: dict[tuple[str, Query], Asked[Discovery]] = {}
         self._silent: set[str] = set()
+        self._heard: dict[str, float] = {}
+        """Domain → when it last answered."""
+        self._own, self._view = config.spec.name, _View(float("-inf"))
 
     def client(self, domain: str) -> GatewayClient:
         return self._clients[domain]
 
     def discover(self, query: Query) -> Discovery:
         """Everybody's answer; a domain that does not answer is a rejection with that reason. Who did not in time when it was
-        asked last is not waited for as long as the others. Equal questions at the same time are one."""
+        asked last is not waited for as long as the others, nor is whom the own gateway does not hear. Equal questions at the same
+        time are one."""
         candidates, rejected = [], []
         asked = {name: self._ask(name, query) for name in sorted(self._clients)}
-        until, silent = time.monotonic() + SILENT_S, self._silent & set(asked)
+        until = time.monotonic() + SILENT_S
+        doubted = self._doubted()
+        silent = dict.fromkeys(self._silent & set(asked), NOT_IN_TIME) | doubted
         wait([its.future for name, its in asked.items() if name not in silent])
         wait([asked[name].future for name in silent], max(0.0, until - time.monotonic()))
-        for answer in [self._answer(name, its, query) for name, its in asked.items()]:
+        for answer in [self._answer(name, its, query, silent.get(name, "")) for name, its in asked.items()]:
             candidates += answer.candidates
             rejected += answer.rejected
         return Discovery(tuple(candidates), tuple(rejected))
@@ -72,17 +90,44 @@ class FederatedRegistry:
             asked.future.add_done_callback(partial(self._over, name, query))
         return asked
 
+    def _doubted(self) -> dict[str, str]:
+        """Whom the own gateway does not hear, and how it says so. Its word is a hint, and second to what the run has heard."""
+        if len(self._clients) < 2:
+            return {}
+        with self._lock:
+            now, silent = time.monotonic(), self._own in self._silent
+            if now >= self._view.until:
+                self._view = _View(now + PROBE_S, self._clients[self._own].seeing())
+            seeing = self._view.asked
+        assert seeing is not None
+        # No longer than for its other answers, which are under way.
+        wait([seeing.future], SILENT_S if silent else None)
+        try:
+            view = seeing.result() if seeing.future.done() else {}
+        except (RetryableError, FinalError):
+            return {}
+        return {
+            name: f"the gateway of {self._own} says it is {told['state']}: {str(told.get('why', ''))[:300]}"
+            for name, told in view.items()
+            if name in self._clients
+            and told.get("state") in (PeerState.SUSPECT, PeerState.GONE)
+            and now >= self._heard.get(name, float("-inf")) + HEARD_S
+        }
+
     def _over(self, name: str, query: Query, future: Future[Any]) -> None:
         with self._lock:
             del self._under_way[name, query]
             if not future.cancelled():
                 late = isinstance(future.exception(), TimeoutError)
                 self._silent = self._silent | {name} if late else self._silent - {name}
+                if future.exception() is None:
+                    self._heard[name] = time.monotonic()
 
-    def _answer(self, name: str, asked: Asked[Discovery], query: Query) -> Discovery:
+    def _answer(self, name: str, asked: Asked[Discovery], query: Query, silent: str) -> Discovery:
+        """`silent`: why it was not waited for as long as others; empty where it was."""
         try:
             if not asked.future.done():
-                why = f"it did not answer the last time, nor within {SILENT_S:g} s now: it has stopped, or is cut off"
+                why = f"{silent}, nor within {SILENT_S:g} s now: it has stopped, or is cut off"
                 raise UnreachableError(f"gateway of {name}", why)
             answer = asked.result()
         except (RetryableError, FinalError) as error:
