@@ -309,7 +309,9 @@ def specs_of(folder: Path) -> list[ProcessSpec]:
             wanted = (f"wanted-{name}.json", group) if rules else ("", "")
             for one in [f"{group}-{number}" for number in range(1, rules["max"] + 1)] if rules else [group]:
                 command = _worker(folder, address, one, node)
-                environment = {**common, **tls, **MALLOC, **MEMORY, "IOI_CLUSTER": name, "IOI_NODE": one}
+                limit = str(node["memory"] if node["limited"] else 0)
+                its = {"IOI_CLUSTER": name, "IOI_NODE": one, "IOI_MEMORY_LIMIT": limit}
+                environment = {**common, **tls, **MALLOC, **MEMORY, **its}
                 found.append(ProcessSpec(one, "worker", command, environment, f"scheduler-{name}", *wanted, reads))
     return found
 

@@ -115,6 +115,7 @@ class _Reader(YamlReader):
             self.resources(values.get("resources")),
             self.number(values, "speed", float, 1.0),
             read_autoscale(self, values.get("autoscale")),
+            limited="memory" in values,
         )
         if found.autoscale is not None and len(found.members[-1]) > MAX_NAME:
             self.error(

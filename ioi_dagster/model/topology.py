@@ -16,7 +16,8 @@ MIN_SPEED, MAX_SPEED = 0.001, 1_000.0
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
     """One Dask worker: `slots` steps at once, `memory` in bytes, and other `resources` by name, in their own units. A step takes
-    1 / `speed` of its usual time there. With `autoscale` it is a group of such, which come and go: `members` are their names."""
+    1 / `speed` of its usual time there. With `autoscale` it is a group of such, which come and go: `members` are their names.
+    `limited`: its owner has said what memory it has, so a step that takes more is stopped."""
 
     name: str
     slots: int = 1
@@ -24,6 +25,7 @@ class NodeSpec:
     resources: tuple[tuple[str, float], ...] = ()
     speed: float = 1.0
     autoscale: Autoscale | None = None
+    limited: bool = False
 
     @property
     def members(self) -> tuple[str, ...]:

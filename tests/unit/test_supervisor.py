@@ -148,18 +148,24 @@ def test_a_supervisor_waits_for_the_one_before_it(tmp_path):
     second.wait(30)
 
 
-def test_every_dask_process_of_a_domain_is_started_without_the_profiler_and_its_other_beats(tmp_path):
-    cluster = {"name": "main", "nodes": [{"name": f"n{number}", "slots": 1, "memory": "2GB"} for number in (1, 2)]}
+def dask_processes(folder: Path) -> dict[str, ProcessSpec]:
+    """Of a domain with two nodes, of which the owner has said what memory the second has."""
+    nodes = [{"name": f"n{one}", "slots": 1, "memory": 2 * 10**9, "limited": one == 2} for one in (1, 2)]
     config = {
-        "spec": {"authority": "a", "clusters": [cluster]},
+        "spec": {"authority": "a", "clusters": [{"name": "main", "nodes": nodes}]},
         "home": "us",
         "authorities": {"us": "a"},
         "clusters": [{"name": "main", "scheduler": "tcp://127.0.0.1:1"}],
     }
-    (tmp_path / "domain.json").write_text(json.dumps(config))
-    started = {spec.name: spec.environment for spec in specs_of(tmp_path) if spec.role in ("scheduler", "worker")}
-    assert {name for name, environment in started.items() if QUIET.items() <= environment.items()} == {
-        "scheduler-main",
-        "n1",
-        "n2",
-    }
+    (folder / "domain.json").write_text(json.dumps(config))
+    return {spec.name: spec for spec in specs_of(folder) if spec.role in ("scheduler", "worker")}
+
+
+def test_every_dask_process_of_a_domain_is_started_without_the_profiler_and_its_other_beats(tmp_path):
+    quiet = {name for name, its in dask_processes(tmp_path).items() if QUIET.items() <= its.environment.items()}
+    assert quiet == {"scheduler-main", "n1", "n2"}
+
+
+def test_a_worker_is_told_its_limit_where_its_memory_is_stated(tmp_path):
+    told = {name: its.environment.get("IOI_MEMORY_LIMIT") for name, its in dask_processes(tmp_path).items()}
+    assert told == {"scheduler-main": None, "n1": "0", "n2": "2000000000"}

@@ -135,7 +135,14 @@ def test_sizes_of_memory_may_have_units(tmp_path):
     path = tmp_path / "topology.yaml"
     path.write_text(GOOD.replace("{name: n1}", "{name: n1, memory: 4GiB}"))
     (cluster,) = load_topology(path).domain("a").clusters
-    assert cluster.nodes == (NodeSpec("n1", memory=4 * 2**30),)
+    assert cluster.nodes == (NodeSpec("n1", memory=4 * 2**30, limited=True),)
+
+
+def test_a_node_of_which_no_memory_is_stated_limits_no_step(tmp_path):
+    path = tmp_path / "topology.yaml"
+    path.write_text(GOOD.replace("{name: n1}", "{name: n1, memory: 2GiB}, {name: n3}"))
+    one, other = load_topology(path).domain("a").clusters[0].nodes
+    assert (one.memory, one.limited, other.memory, other.limited) == (2 * 2**30, True, 2 * 2**30, False)
 
 
 def test_nodes_may_be_faster_than_others(tmp_path):

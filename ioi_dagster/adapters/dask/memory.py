@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import gc
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -35,12 +35,13 @@ def bytes_of(text: str) -> int:
         raise BadInputError(f"{text!r} is no size of memory", todo="write it as '4 GiB'") from error
 
 
-def watch_memory(running: Running, limit: int) -> None:
-    """In a worker: from now on the one step that runs when the process holds more than `limit` bytes is stopped."""
-    threading.Thread(target=_watch, args=(running, limit), name="ioi-memory", daemon=True).start()
+def watch_memory(running: Running, limit: int, unload: Callable[[], bool] = lambda: False) -> None:
+    """In a worker: from now on the one step that runs when the process holds more than `limit` bytes is stopped, once there is
+    nothing more to `unload`: that lets go of something which nobody uses, and says whether there was any."""
+    threading.Thread(target=_watch, args=(running, limit, unload), name="ioi-memory", daemon=True).start()
 
 
-def _watch(running: Running, limit: int) -> None:
+def _watch(running: Running, limit: int, unload: Callable[[], bool]) -> None:
     process, stopped, seen, before = psutil.Process(), "", "", 0
     pause = threading.Event()
     while not pause.wait(LOOK_S):
@@ -51,6 +52,9 @@ def _watch(running: Running, limit: int) -> None:
                 trim()
                 held = process.memory_info().rss
             seen, before = key, held
+        while held > limit and unload():
+            trim()
+            held = process.memory_info().rss
         # What an earlier step left behind is not laid to this one.
         if key and key != stopped and held > max(limit, before + limit // 4):
             stopped = key

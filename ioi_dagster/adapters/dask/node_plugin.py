@@ -65,7 +65,7 @@ class NodePlugin(WorkerPlugin):
             limit = worker.memory_manager.memory_limit
             if limit:
                 # Before its nanny ends it (at 95 %), which would tell nobody which step it was.
-                watch_memory(host.running, int(MEMORY * limit))
+                watch_memory(host.running, int(MEMORY * limit), replicas.free_memory)
         else:
             # Another run made it a node: its replicas stay warm, and the steps that run here stay known.
             before.step_runner = self._step_runner

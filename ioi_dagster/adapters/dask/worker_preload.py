@@ -81,7 +81,7 @@ def dask_setup(worker: Worker) -> None:
         stop_profile(worker)
     limit = int(os.environ.get("IOI_MEMORY_LIMIT", "0"))
     if limit:
-        watch_memory(host.running, limit)
+        watch_memory(host.running, limit, host.replicas.free_memory)
     look_after(
         worker,
         host,
