@@ -34,9 +34,13 @@ def pile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def dagster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home") / ".ioi"
+
+
+@pytest.fixture(scope="module")
+def dagster_url(home: Path) -> Iterator[str]:
     """`ioi up` in a process of its own; when it ends, nothing that it started is left."""
-    home = tmp_path_factory.mktemp("home") / ".ioi"
     log = home.parent / "up.log"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("IOI_", "DAGSTER_"))}
     with log.open("wb") as output:
@@ -140,8 +144,17 @@ def test_an_asset_is_materialised_by_click(dagster_url: str, page: Page) -> None
     expect(page.get_by_role("row", name="ioi/bids").first).to_contain_text("offers: library")
 
 
-def test_a_whole_run_shows_checks_and_results(dagster_url: str, pile: Path, tmp_path: Path, page: Page) -> None:
+def test_a_whole_run_shows_checks_results_and_who_stepped_in(
+    dagster_url: str, home: Path, pile: Path, tmp_path: Path, page: Page
+) -> None:
     run = launch(dagster_url, folders(pile, tmp_path / "out"), {})
+
+    def said(verb: str) -> bool:
+        command = [sys.executable, "-m", "ioi_dagster.cli", verb, run, "--why", "a torn page", "--home", str(home)]
+        return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+    eventually(lambda: said("pause"), 60, "the run being paused")
+    assert said("resume")
     eventually(lambda: status_of(dagster_url, run) in ("SUCCESS", "FAILURE"), 240, "the run's end")
     assert status_of(dagster_url, run) == "SUCCESS"
     results = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -150,6 +163,10 @@ def test_a_whole_run_shows_checks_and_results(dagster_url: str, pile: Path, tmp_
     assert pages["phototest.tif"]["domain"] == "library.example"
     page.goto(f"{dagster_url}/assets/judged_pages?view=checks")
     expect(page.get_by_text("accepted_set").first).to_be_visible()
+    page.goto(f"{dagster_url}/runs/{run}")
+    page.get_by_placeholder("Filter…").fill("said: ")
+    expect(page.get_by_text(re.compile(r"said: pause \(a torn page\) — paused")).first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile(r"said: resume \(a torn page\) — goes on")).first).to_be_visible()
 
 
 def test_assets_schedule_and_sensor_say_what_they_are(dagster_url: str, page: Page) -> None:
