@@ -115,7 +115,9 @@ class Ordering:
             for node, drain in sorted(nodes.items()):
                 name = cluster if node == ALL else node
                 verb = Verb.PAUSE if drain.paused else Verb.DRAIN
-                its = Order(Target.NODE, name, verb, None, drain.within_s, drain.why, drain.who, drain.since)
+                its = Order(
+                    Target.NODE, name, verb, within_s=drain.within_s, why=drain.why, who=drain.who, at=drain.since
+                )
                 found.append(asdict(its))
         return found
 
