@@ -55,10 +55,10 @@ def init(
     from ioi_dagster.local.joining import init, listening
 
     listening(listen)
-    spec = _spec(name, topology, authority, nodes)
+    spec, links = _spec(name, topology, authority, nodes)
     known = _blocks(blocks)
     domain = DomainHome(find_home(home) / "domains" / name)
-    record = init(domain, network, spec, listen, POLICIES, known, time.time(), topology)
+    record = init(domain, network, spec, listen, POLICIES, known, time.time(), topology, links)
     out.print(f"{name} is made in {domain.root}, gateway {record.gateway}", soft_wrap=True)
     out.print(f"authority {record.authority}: {_short(record.authorities[0].fingerprint)}", soft_wrap=True)
     out.print(
@@ -88,7 +88,8 @@ def _blocks(where: str) -> list[Any]:
     return found
 
 
-def _spec(name: str, topology: Path | None, authority: str, nodes: int) -> Any:
+def _spec(name: str, topology: Path | None, authority: str, nodes: int) -> tuple[Any, Any]:
+    """The domain, and what is told of its links."""
     from ioi_dagster.errors import BadInputError
     from ioi_dagster.local.topology_file import load_topology
     from ioi_dagster.model.member import NAME
@@ -100,10 +101,11 @@ def _spec(name: str, topology: Path | None, authority: str, nodes: int) -> Any:
         known = load_topology(topology)
         if name not in {domain.name for domain in known.domains}:
             raise BadInputError(f"it has no domain {name!r}", where=str(topology), todo="name one of its domains")
-        return replace(known.domain(name), authority=authority or known.domain(name).authority)
+        its = known.domain(name)
+        return replace(its, authority=authority or its.authority), known.links_of(name)
     scope = name.partition(".")[0]
     cluster = ClusterSpec(f"{scope}-main", tuple(NodeSpec(f"{scope}-{number}") for number in range(1, nodes + 1)))
-    return DomainSpec(name, authority or f"{scope}-authority", (cluster,))
+    return DomainSpec(name, authority or f"{scope}-authority", (cluster,)), ()
 
 
 @domain_app.command("up")

@@ -19,6 +19,7 @@ from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import MAX_CHAIN, MemberRecord, read_record
+from ioi_dagster.model.placement import Link
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import DomainSpec
 from ioi_dagster.private_file import write_private
@@ -53,7 +54,8 @@ class DomainConfig:
     `authorities` and `limits` say of every member which certificate authority it has and the highest class it may be
     given. `introductions`: whether a domain of which a member tells becomes one too, with what is public; else only who is
     invited or invites. `expelled`: those that the owner has put out, and why; they are members again by a new invitation
-    alone. Its gateway goes by all but these two as it was at its start."""
+    alone. Its gateway goes by all but these two as it was at its start. `links`: what is told of what lies between this
+    domain and others; a run goes by them as they were at its start."""
 
     network: str
     home: str
@@ -67,6 +69,7 @@ class DomainConfig:
     limits: dict[str, DataClass]
     introductions: bool = True
     expelled: dict[str, str] = field(default_factory=dict)
+    links: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.model.intervention import Intervention
 from ioi_dagster.model.negotiation import Announce, Ask, Award, Awarded, Bid, Lease
-from ioi_dagster.model.placement import Edge, Link
+from ioi_dagster.model.placement import UNTOLD_BETWEEN, Edge, Link
 from ioi_dagster.model.placement import Step as GraphStep
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import Standing
@@ -27,14 +27,20 @@ class Place:
     slots: int = 0
 
 
-TRANSFER_BYTES_PER_S = 50e6
-"""From the run's domain to another, as is expected where nobody measures it."""
+def from_home(places: Iterable[Place], home: str, input_bytes: float, links: Iterable[Link] = ()) -> tuple[Place, ...]:
+    """The places, with how long it takes until so many bytes are there that lie in the domain `home`. Where no link is told,
+    it takes no time at home, and elsewhere as long as is expected of a link of which nobody tells."""
+    told = {link.target: link for link in links if link.source == home}
+    _, usual = UNTOLD_BETWEEN
 
+    def moves_s(domain: str) -> float:
+        if not input_bytes:
+            return 0.0
+        if domain in told:
+            return told[domain].latency + input_bytes / told[domain].bandwidth
+        return 0.0 if domain == home else input_bytes / usual
 
-def from_home(places: Iterable[Place], home: str, input_bytes: float) -> tuple[Place, ...]:
-    """The places, with how long it takes until so many bytes are there that lie in the domain `home`."""
-    away_s = input_bytes / TRANSFER_BYTES_PER_S
-    return tuple(replace(place, transfer_s=0.0 if place.domain == home else away_s) for place in places)
+    return tuple(replace(place, transfer_s=moves_s(place.domain)) for place in places)
 
 
 # Events -------------------------------------------------------------------------------------------------------------

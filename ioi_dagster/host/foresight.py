@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.flow_messages import GraphKnown
+from ioi_dagster.governors.flow_to_come import ToCome, graph_to_come
 from ioi_dagster.host import tags
 from ioi_dagster.host.demand import demand_of
 from ioi_dagster.host.private import ExecutionPlan, ExecutionStep
 from ioi_dagster.model.negotiation import OWN_STEP
-from ioi_dagster.model.placement import Edge, Step
+from ioi_dagster.model.placement import Link
 
 
 def graph_of(
@@ -19,35 +20,31 @@ def graph_of(
     over: Collection[str],
     run: Mapping[str, str],
     places_in: Callable[[str], Collection[str]],
+    links: Iterable[Link] = (),
 ) -> GraphKnown:
     """The steps of the plan that are known before it runs, without those that are `over`; those that an op is mapped to are not.
-    `took`: see `Ledger.took`; `run`: its tags; `places_in`: the domains that a tag `ioi/place_in` means."""
+    `took`: see `Ledger.took`; `run`: its tags; `places_in`: the domains that a tag `ioi/place_in` means; `links`: see
+    `Network`."""
+    return graph_to_come(tuple(_steps(plan, run, places_in)), over, took, links)
+
+
+def _steps(
+    plan: ExecutionPlan, run: Mapping[str, str], places_in: Callable[[str], Collection[str]]
+) -> Iterator[ToCome]:
     needs = plan.get_executable_step_deps()
-    steps, edges = [], []
     for key, before in needs.items():
         step = plan.get_step_by_key(key)
-        if not isinstance(step, ExecutionStep) or key in over:
+        if not isinstance(step, ExecutionStep):
             continue
-        capability = step.tags.get(tags.CAPABILITY, OWN_STEP)
         takes = _takes(step.tags, run)
-        steps.append(
-            Step(
-                key,
-                0.0,
-                memory=takes.get("memory", 0.0),
-                gpus=takes.get("gpu", 0.0),
-                domains=frozenset(places_in(step.tags.get(tags.PLACE_IN, ""))) or None,
-                kind=key.partition("[")[0],
-                capability=capability,
-            )
+        yield ToCome(
+            key,
+            tuple(sorted(before)),
+            step.tags.get(tags.CAPABILITY, OWN_STEP),
+            takes.get("memory", 0.0),
+            takes.get("gpu", 0.0),
+            frozenset(places_in(step.tags.get(tags.PLACE_IN, ""))) or None,
         )
-        edges += [Edge(one, key) for one in sorted(before) if one in needs]
-    known = {step.id for step in steps}
-    return GraphKnown(
-        tuple(steps),
-        tuple(edge for edge in edges if edge.producer in known),
-        kinds=tuple(sorted(took.items())),
-    )
 
 
 def _takes(step: Mapping[str, str], run: Mapping[str, str]) -> dict[str, float]:

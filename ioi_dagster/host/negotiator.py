@@ -144,7 +144,7 @@ class Negotiator:
 
     def _places(self, ask: Ask, found: Found) -> tuple[Place, ...]:
         places = (place for place in found.places if ask.cluster in ("", place.cluster))
-        return from_home(places, self._network.home, ask.input_bytes)
+        return from_home(places, self._network.home, ask.input_bytes, self._network.links)
 
 
 def _waited_for(fleet: Fleet, message: Announce | Award | ReleaseRequest) -> Any:

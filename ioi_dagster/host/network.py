@@ -32,6 +32,7 @@ from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP, Lease
 from ioi_dagster.model.permit import StepPermit
+from ioi_dagster.model.placement import Link
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import MAX_STANDINGS, Experience, Experiences, Standing
 from ioi_dagster.model.story import Chapter
@@ -73,6 +74,7 @@ class FederatedNetwork:
         self.home = home.name
         self._home, self._checked = home, checked
         self._config = home.config()
+        self.links = self._config.links
         self._authority = self._config.spec.authority
         self._key = home.signing_key()
         self._gate = open_gate(home)
@@ -270,6 +272,7 @@ class AloneNetwork:
     """Alone on the Dask cluster at `address`: no policy root, no permits. The same governors decide."""
 
     home = CLUSTER
+    links: tuple[Link, ...] = ()
     immediate = True
     shares_storage = True
     outlives_run_process = True

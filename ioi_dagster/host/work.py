@@ -11,6 +11,7 @@ from ioi_dagster.host.fleets import Fleet
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Ask, Lease
+from ioi_dagster.model.placement import Link
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import Experience, Standing
 from ioi_dagster.model.start import Streaming
@@ -31,6 +32,9 @@ class Network(Protocol):
     """What the driver needs from the federation (or from the one embedded cluster)."""
 
     home: str
+    links: tuple[Link, ...]
+    """What is told of what lies between the run's domain and others."""
+
     immediate: bool
     """Registries and clusters answer in this process at once, so that asking needs no thread."""
 

@@ -136,6 +136,7 @@ class Federation:
                     scopes=self._topology.scopes(spec.name),
                     authorities={other.name: other.authority for other in self._topology.domains},
                     limits={other.name: other.handles for other in self._topology.domains},
+                    links=self._topology.links_of(spec.name),
                 ),
             )
             (home.root / "blocks.json").write_bytes(msgspec.json.encode(offered(spec, self._blocks)))

@@ -61,6 +61,7 @@ from ioi_dagster.model.member import (
     first_record,
     sign_record,
 )
+from ioi_dagster.model.placement import Link
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import DomainSpec
 from ioi_dagster.ports import free_ports
@@ -85,10 +86,11 @@ def init(
     blocks: list[BlockSpec],
     now: float,
     topology: Path | None = None,
+    links: tuple[Link, ...] = (),
 ) -> MemberRecord:
     """Folders, keys, certificates, configuration and the first record of a domain. `listen`: `host:port` of its
-    gateway, port 0 for a free one; `topology`: the file that `spec` is from, if any. Raises `BadInputError` where the domain is
-    there already."""
+    gateway, port 0 for a free one; `topology`: the file that `spec` is from, if any; `links`: see `DomainConfig`. Raises
+    `BadInputError` where the domain is there already."""
     if (home.root / "domain.json").exists():
         raise BadInputError("this domain is there already", where=str(home.root), todo="see it with `ioi domain show`")
     if home.name.startswith(INVITED):
@@ -118,6 +120,7 @@ def init(
         scopes=(network, f"{network}/{spec.scope}"),
         authorities={home.name: spec.authority},
         limits={home.name: spec.handles},
+        links=links,
     )
     home.save_config(config)
     write_private(home.root / "blocks.json", msgspec.json.encode(offered(spec, blocks)))

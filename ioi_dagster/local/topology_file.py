@@ -10,6 +10,7 @@ import yaml
 
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.local.autoscale_reader import read_autoscale
+from ioi_dagster.local.links_reader import read_links
 from ioi_dagster.local.quota_reader import read_amounts, read_quotas
 from ioi_dagster.local.yaml_reader import YamlReader
 from ioi_dagster.model.amounts import MEMORY
@@ -71,7 +72,8 @@ class _Reader(YamlReader):
         if root is None:
             self.errors.append(f"{self.path}:1: the file is empty")
             return None
-        values = self.mapping(root, {"network", "home", "domains"}, {"network", "home", "domains"}, "the topology")
+        required = {"network", "home", "domains"}
+        values = self.mapping(root, required | {"links"}, required, "the topology")
         domains = [self.domain(node) for node in self.sequence(values.get("domains"), "domains")]
         found = [domain for domain in domains if domain is not None]
         self.unique(values.get("domains"), "domain")
@@ -81,7 +83,8 @@ class _Reader(YamlReader):
         home = self.text(values.get("home"), "home")
         if home and found and home not in {domain.name for domain in found}:
             self.error(values["home"], f"home {home!r} is not one of the domains")
-        return Topology(self.name(values.get("network"), "network"), home, tuple(found))
+        links = read_links(self, values.get("links"), found)
+        return Topology(self.name(values.get("network"), "network"), home, tuple(found), links)
 
     def domain(self, node: Any) -> DomainSpec | None:
         allowed = {"name", "authority", "handles", "retains", "region", "blocks", "clusters", "parent"}

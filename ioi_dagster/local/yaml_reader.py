@@ -22,6 +22,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "memory": (64 * 2**20, 2**50),
     "price": (0, 1e9),
     "speed": (MIN_SPEED, MAX_SPEED),
+    "bandwidth": (1_000, 1e15),
+    "latency": (0, 3_600),
     "weight": (0.01, 1_000),
     "min": (0, 1_000),
     "max": (1, 1_000),

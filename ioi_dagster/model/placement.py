@@ -94,6 +94,15 @@ class Link:
             raise BadInputError(f"its bandwidth is {self.bandwidth}", where=where, todo="give a number above 0")
 
 
+UNTOLD_BETWEEN, UNTOLD_INSIDE = (0.02, 50e6), (0.0005, 1e9)
+"""Latency and bandwidth between two domains and inside one, where nobody tells them."""
+
+
+def untold(source: str, target: str) -> Link:
+    """What is expected of a link of which nobody tells anything."""
+    return Link(source, target, *(UNTOLD_INSIDE if source == target else UNTOLD_BETWEEN))
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """`step` is to wait on `node`, where the ready one with the least `order` starts first; no node: it is bound nowhere.

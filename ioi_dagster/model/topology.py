@@ -8,6 +8,7 @@ from ioi_dagster.model.amounts import MEMORY
 from ioi_dagster.model.autoscale import Autoscale
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import SLOTS
+from ioi_dagster.model.placement import Link
 from ioi_dagster.model.quota import QuotaTree, total
 
 MIN_SPEED, MAX_SPEED = 0.001, 1_000.0
@@ -97,14 +98,20 @@ class DomainSpec:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The network; `home` is the domain that owns the runs started on this machine."""
+    """The network; `home` is the domain that owns the runs started on this machine. `links`: what is told of what lies between
+    domains (bytes a second, seconds); of others nobody knows it."""
 
     network: str
     home: str
     domains: tuple[DomainSpec, ...]
+    links: tuple[Link, ...] = ()
 
     def domain(self, name: str) -> DomainSpec:
         return next(domain for domain in self.domains if domain.name == name)
+
+    def links_of(self, name: str) -> tuple[Link, ...]:
+        """Those of which a domain is an end: all that matter to its runs, since what steps read and make passes through it."""
+        return tuple(link for link in self.links if name in (link.source, link.target))
 
     def scopes(self, name: str) -> tuple[str, ...]:
         """Policy scopes that bind a domain, from the network down: each parent's, then its own."""

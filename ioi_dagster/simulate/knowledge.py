@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
+from ioi_dagster.governors.flow_to_come import op_of
+
 
 class Known(StrEnum):
     """What a run knows at its start, by op: what is declared, as if earlier runs had taken that, or what those of its job took
@@ -12,11 +14,6 @@ class Known(StrEnum):
 
     DECLARED = "declared"
     LEARNT = "learnt"
-
-
-def op_of(step: str) -> str:
-    """What a step is a step of: all that an op was mapped to are of that op."""
-    return step.partition("[")[0]
 
 
 def by_op(seconds: Iterable[Mapping[str, float]]) -> dict[str, float]:

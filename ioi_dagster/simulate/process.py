@@ -9,14 +9,12 @@ from ioi_dagster.governors import flow_messages as flow
 from ioi_dagster.governors.cluster import Withdrawn
 from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, Cause
 from ioi_dagster.governors.flow import FlowGovernor
+from ioi_dagster.governors.flow_to_come import ToCome, graph_to_come
 from ioi_dagster.model.negotiation import Ask, Effect, Lease, ReleaseRequest, RenewRequest
-from ioi_dagster.model.placement import Edge
-from ioi_dagster.model.placement import Step as GraphStep
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 from ioi_dagster.simulate.calls import ANSWERS, Call, SentStart
 from ioi_dagster.simulate.faults import FaultKind
-from ioi_dagster.simulate.knowledge import op_of
 from ioi_dagster.simulate.timing import TURN_S
 from ioi_dagster.simulate.transfers import Spot
 
@@ -45,6 +43,7 @@ class SimProcess:
         self.run, self.world, self.epoch = run, run.world, epoch
         self.name, self.domain, self.ledger = run.name, run.domain, run.ledger
         self._workflow = run.workflow
+        self._links = self.world.scenario.topology.links_of(self.domain)
         self.alive, self._fenced = True, False
         its = self._workflow
         due = None if its.deadline is None else its.arrives + its.deadline
@@ -111,24 +110,13 @@ class SimProcess:
 
     def _graph(self) -> flow.GraphKnown:
         """What is left of it, as a live run knows it: how long steps take by their op alone, nothing of what one will read of
-        another before that has made it, and nothing of what lies between domains."""
+        another before that has made it, and of what lies between domains what the topology tells."""
         over = self.ledger.done.keys() | self.ledger.failed.keys()
-        steps = {key: its for key, its in self._workflow.steps.items() if key not in over}
-        return flow.GraphKnown(
-            tuple(
-                GraphStep(
-                    key,
-                    0.0,
-                    memory=its.resources.get("memory", 0.0),
-                    gpus=its.resources.get("gpu", 0.0),
-                    kind=op_of(key),
-                    capability=its.capability,
-                )
-                for key, its in steps.items()
-            ),
-            tuple(Edge(need, key) for key, its in steps.items() for need in its.needs if need in steps),
-            kinds=tuple(sorted(self.world.took(self.run).items())),
-        )
+        steps = [
+            ToCome(key, its.needs, its.capability, its.resources.get("memory", 0.0), its.resources.get("gpu", 0.0))
+            for key, its in self._workflow.steps.items()
+        ]
+        return graph_to_come(steps, over, self.world.took(self.run), self._links)
 
     def _vend(self, key: str) -> None:
         """Hand a step to the governor once all before it is done."""
@@ -345,7 +333,8 @@ class SimProcess:
         found: list[flow.Event] = []
         for ask in asks:
             places, rejected = _heard(*self.world.find(ask), unheard)
-            places = flow.from_home(places, self.domain, ask.input_bytes) if ask.input_bytes else places
+            if ask.input_bytes:
+                places = flow.from_home(places, self.domain, ask.input_bytes, self._links)
             may_change = bool(places or unheard) or not rejected
             found.append(flow.PlacesFound(ask.step, places, rejected, may_change))
         self.take(*found)

@@ -80,10 +80,10 @@ class QuotasChange:
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """`noise`: steps take their seconds times a factor that is drawn from e to the power of ±`noise`. `bandwidth`: bytes a second
-    between two domains; `inside`: between two machines of one. Where that is 0, and `links` names none between the two, moving
-    takes no time. `store`: the domain of a store that all nodes reach, as runs have it whose values an `FsspecIOManager` keeps;
-    without it values travel through the run's process, in its domain. `capabilities`: what every domain offers where none names
-    its blocks; else each offers those and own steps.
+    between two domains; `inside`: between two machines of one. Where that is 0, and neither `links` nor the topology name one
+    between the two, moving takes no time; runs know of the topology's links alone. `store`: the domain of a store that all nodes
+    reach, as runs have it whose values an `FsspecIOManager` keeps; without it values travel through the run's process, in its
+    domain. `capabilities`: what every domain offers where none names its blocks; else each offers those and own steps.
     `changes`: of quotas, while it goes on."""
 
     topology: Topology

@@ -17,7 +17,7 @@ class Transfers:
     domain to another, and from one machine to another of the same."""
 
     def __init__(self, scenario: Scenario) -> None:
-        self._links = {(link.source, link.target): link for link in scenario.links}
+        self._links = {(link.source, link.target): link for link in (*scenario.topology.links, *scenario.links)}
         self._bandwidth, self._inside = scenario.bandwidth, scenario.inside
         self._store = scenario.store
         self._timed = bool(self._links or self._bandwidth or self._inside)

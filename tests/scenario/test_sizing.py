@@ -21,7 +21,7 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_messages import GraphKnown
 from ioi_dagster.model.negotiation import Effect
-from ioi_dagster.model.placement import Edge, Step
+from ioi_dagster.model.placement import Edge, Link, Step
 from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.topology import NodeSpec, Topology
 from ioi_dagster.simulate.fairness import Fairness, jain
@@ -198,7 +198,9 @@ HOME = replace(HOME, clusters=(replace(HOME.clusters[0], nodes=LARGE),))
 TWICE_AS_FAST = Topology("grid", "d0", (HOME, AWAY))
 
 
-def graphs_known(monkeypatch: pytest.MonkeyPatch, *workflows: Workflow, known: Known) -> list[GraphKnown]:
+def graphs_known(
+    monkeypatch: pytest.MonkeyPatch, *workflows: Workflow, known: Known, topology: Topology = TWICE_AS_FAST
+) -> list[GraphKnown]:
     """What each process is told at its start."""
     told: list[GraphKnown] = []
     handle = FlowGovernor.handle
@@ -208,7 +210,7 @@ def graphs_known(monkeypatch: pytest.MonkeyPatch, *workflows: Workflow, known: K
         return handle(its, event, now, more)
 
     monkeypatch.setattr(FlowGovernor, "handle", listening)
-    report = simulate(Scenario(TWICE_AS_FAST, workflows, bandwidth=1e8, known=known))
+    report = simulate(Scenario(topology, workflows, bandwidth=1e8, known=known))
     assert (report.failed, report.violations) == (0, ())
     return told
 
@@ -231,6 +233,25 @@ def test_a_run_knows_its_graph_by_op_and_no_sizes_and_no_links(monkeypatch: pyte
         (Edge("read", "scan[a]"), Edge("read", "scan[b]")),
         kinds=(("read", 2.0), ("scan", 6.0)),
     )
+
+
+def test_a_run_knows_the_links_that_the_topology_tells_of_its_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    its, others = (Link("d0", "d1", 0.1, 1e8), Link("d1", "d0", 0.1, 1e8)), (Link("d1", "d1", 0.0, 1e9),)
+    topology = replace(TWICE_AS_FAST, links=(*its, *others))
+    (told,) = graphs_known(monkeypatch, Workflow("w", MAPPED), known=Known.DECLARED, topology=topology)
+    assert told.links == its
+
+
+@pytest.mark.parametrize(("bandwidth", "moved"), [(1e9, 2e9), (5e6, 0.0)])
+def test_steps_go_where_machines_are_faster_unless_the_topology_tells_of_a_slow_link(
+    bandwidth: float, moved: float
+) -> None:
+    links = tuple(Link(one, other, 0.01, bandwidth) for one, other in (("d0", "d1"), ("d1", "d0")))
+    topology = replace(with_nodes(grid(2, 1), ["c1=@4"]), links=links)
+    read = {"s": WorkflowStep(60.0, reads=2e9)}
+    report = simulate(Scenario(topology, (Workflow("w", read),)))
+    assert (report.done, report.bytes_between, report.violations) == (1, moved, ())
+    assert report.makespan_s == pytest.approx(60.0 if not moved else 15.0 + 2.0, abs=0.3)
 
 
 def test_a_run_knows_what_earlier_runs_of_its_job_took_where_it_is_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,7 @@ class OneNode:
     """A network and a fleet at once: one node with eight places, which runs one start after the other."""
 
     home = cluster = domain = "alone"
+    links = ()
     accepts, immediate, shares_storage = "step", True, True
 
     def __init__(self, price: float = 0.0) -> None:

@@ -9,6 +9,7 @@ from ioi_dagster.local.home import TOPOLOGY
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.autoscale import Autoscale
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.placement import Link
 from ioi_dagster.model.topology import NodeSpec
 
 GOOD = """\
@@ -107,6 +108,59 @@ def test_parents_that_form_a_cycle_are_an_error(tmp_path):
         "  - name: b\n", "  - name: b\n    parent: a\n"
     )
     assert "the domains' parents form a cycle: a → b → a" in errors_of(tmp_path, text)
+
+
+def test_what_is_told_of_links_is_known_to_the_domains_at_their_ends(tmp_path: Path) -> None:
+    path = tmp_path / "topology.yaml"
+    path.write_text(
+        GOOD
+        + """\
+  - name: c
+    authority: x
+    clusters: [{name: c3, nodes: [{name: n3}]}]
+links:
+  - {between: [a, b], bandwidth: 20MB, latency: 0.05}
+  - {between: [a, a], bandwidth: 2GB}
+  - {source: c, target: b, bandwidth: 1000000}
+"""
+    )
+    there, back = Link("a", "b", 0.05, 20e6), Link("b", "a", 0.05, 20e6)
+    inside, one_way = Link("a", "a", 0.0005, 2e9), Link("c", "b", 0.02, 1e6)
+    topology = load_topology(path)
+    assert topology.links == (there, back, inside, one_way)
+    assert {name: topology.links_of(name) for name in "abc"} == {
+        "a": (there, back, inside),
+        "b": (there, back, one_way),
+        "c": (one_way,),
+    }
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("{between: [a, b]}", "FILE:11: a link lacks 'bandwidth'"),
+        ("{between: [a, bb], bandwidth: 1MB}", "FILE:11: a link names 'bb', which is no domain; did you mean b?"),
+        ("{between: [a, z], bandwidth: 1MB}", "FILE:11: a link names 'z', which is no domain; known: a, b"),
+        ("{between: [a, c2], bandwidth: 1MB}", "FILE:11: a link is between domains, and 'c2' is a cluster of 'b'"),
+        ("{between: [a], bandwidth: 1MB}", "FILE:11: between must name two domains, or one twice"),
+        ("{between: a, bandwidth: 1MB}", "FILE:11: between must be a list"),
+        ("{source: a, bandwidth: 1MB}", "FILE:11: a link is between two domains (between: [one, other]), or has"),
+        ("{between: [a, b], source: a, bandwidth: 1MB}", "FILE:11: a link is between two domains"),
+        ("{source: a, target: [b], bandwidth: 1MB}", "FILE:11: an end of a link must be of type str"),
+        ("{between: [a, b], bandwidth: 0}", "FILE:11: bandwidth must be from 1000 to 1e+15"),
+        ("{between: [a, b], bandwidth: fast}", "FILE:11: bandwidth says 'fast' is no amount"),
+        ("{between: [a, b], bandwidth: 1MB, latency: -1}", "FILE:11: latency must be from 0 to 3600"),
+        ("{between: [a, b], bandwidth: 1MB, latency: soon}", "FILE:11: latency must be of type float"),
+        ("{between: [a, b], bandwidth: 1MB, colour: red}", "FILE:11: unknown key 'colour' in a link"),
+        ("[a, b]", "FILE:11: a link must be a mapping"),
+        (
+            "{source: b, target: a, bandwidth: 1MB}\n  - {between: [a, b], bandwidth: 1MB}",
+            "FILE:12: a link from 'b' to 'a' was named before",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_link_is_told_with_its_line(tmp_path: Path, link: str, expected: str) -> None:
+    assert expected in errors_of(tmp_path, f"{GOOD}links:\n  - {link}\n")
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "a: *b", "a: [", "- - -", "\t"])

@@ -18,7 +18,7 @@ from ioi_dagster.governors.placement.search import Search
 from ioi_dagster.governors.placement.timeline import Timeline
 from ioi_dagster.governors.placement.work_left import UNKNOWN_S, WorkLeft
 from ioi_dagster.model.negotiation import Bid, NodeOutlook
-from ioi_dagster.model.placement import Edge, Link, Offer, Step
+from ioi_dagster.model.placement import Edge, Link, Offer, Step, untold
 
 FRONT = 400
 """Steps that are planned at once: the front of what is not over. A plan's cost must not grow with the graph."""
@@ -43,8 +43,6 @@ WORTH_MOVING = 5e6
 """Bytes below which it does not matter where inputs lie: they are elsewhere in a tenth of a second."""
 ENDLESS = 2**60
 NOWHERE = ""
-SLOW_LINK, FAST_LINK = (0.02, 50e6), (0.0005, 1e9)
-"""Latency (s) and bandwidth (bytes/s) between two domains and inside one, where nobody tells them."""
 LEARNT, SPEED_LEARNT = 0.3, 0.1
 """The part of a new observation in what is known of a kind's work, and of a node's speed."""
 MOVED = 0.25
@@ -560,9 +558,7 @@ class GraphPlan:
         offers = [replace(node.offer, speed=node.offer.speed * node.faster) for node in self._nodes.values()]
         homes = {offer.domain for offer in offers} | {name for step in self._steps.values() for name in step.inputs}
         homes |= {name for pair in self._links for name in pair}
-        links = {
-            (a, b): Link(a, b, *(FAST_LINK if a == b else SLOW_LINK)) for a in sorted(homes) for b in sorted(homes)
-        }
+        links = {(a, b): untold(a, b) for a in sorted(homes) for b in sorted(homes)}
         return Fleet(offers, (links | self._links).values())
 
 

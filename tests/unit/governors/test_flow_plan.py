@@ -43,7 +43,7 @@ from ioi_dagster.model.negotiation import (
     RejectedRequest,
     SupplyPoint,
 )
-from ioi_dagster.model.placement import Edge
+from ioi_dagster.model.placement import Edge, Link
 from ioi_dagster.model.placement import Step as GraphStep
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
@@ -79,6 +79,8 @@ class Fleet:
         self.announced: list[Announce] = []
         self.refused: list[tuple[str, Refusal]] = []
         self.copies = 0
+        self.links: tuple[Link, ...] = ()
+        """What is told of those of the run's home."""
         self.remarks: list[str] = []
         """What the run says of how it places."""
 
@@ -94,7 +96,7 @@ class Fleet:
             for instruction in said:
                 match instruction:
                     case flow.FindPlaces(asks):
-                        todo += [flow.PlacesFound(a.step, self._places(a.capability), (), True) for a in asks]
+                        todo += [flow.PlacesFound(a.step, self._places(a), (), True) for a in asks]
                     case flow.SendAnnounce(cluster, announce) if cluster in self.mute:
                         todo.append(flow.BidMissed(cluster, announce.round, "no answer"))
                     case flow.SendAnnounce(cluster, announce):
@@ -135,9 +137,10 @@ class Fleet:
                     case flow.ReleaseLeases(_, leases):
                         self.mine = {step: lease for step, lease in self.mine.items() if lease.id not in leases}
 
-    def _places(self, capability: str) -> tuple[Place, ...]:
+    def _places(self, ask: Ask) -> tuple[Place, ...]:
         may = self.speeds.keys() - self.barred
-        return tuple(Place(name, name) for name in self.speeds if name in may and capability in self.offered(name))
+        places = (Place(name, name) for name in self.speeds if name in may and ask.capability in self.offered(name))
+        return flow.from_home(places, "home", ask.input_bytes, self.links)
 
     def _held(self, cluster: str) -> int:
         return sum(lease.cluster == cluster for lease in self.mine.values())
@@ -168,7 +171,7 @@ class Fleet:
 
     def know(self, steps: dict[str, float], edges: Sequence[tuple[str, str]] = (), **capability: str) -> None:
         made = tuple(GraphStep(s, w, kind=s, capability=capability.get(s, "work")) for s, w in steps.items())
-        self.tell(flow.GraphKnown(made, tuple(Edge(*edge) for edge in edges)))
+        self.tell(flow.GraphKnown(made, tuple(Edge(*edge) for edge in edges), self.links))
 
     def ready(self, *steps: str, capability: str = "work", **more: Any) -> None:
         for step in steps:
@@ -365,6 +368,36 @@ def test_a_step_goes_to_a_faster_node_elsewhere_unless_its_inputs_take_longer_to
     fleet.know({"s": 100.0})
     fleet.ready("s", input_bytes=size)
     assert fleet.starts == [("s", where)]
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "latency", "where"),
+    [(1e9, 0.0, "fast"), (1e7, 0.0, "home"), (1e9, 100.0, "home"), (None, 0.0, "fast")],
+)
+def test_a_step_goes_to_a_faster_node_elsewhere_by_what_is_told_of_the_link(bandwidth, latency, where):
+    fleet = Fleet({"fast": 4.0, "home": 1.0})
+    fleet.links = (Link("home", "fast", latency, bandwidth),) if bandwidth else ()
+    fleet.know({"s": 100.0})
+    fleet.ready("s", input_bytes=1_000_000_000)
+    assert fleet.starts == [("s", where)]
+
+
+@pytest.mark.parametrize(
+    ("links", "where"),
+    [
+        ((), "home"),
+        (
+            (Link("home", "away", 0.0, 1e7), Link("home", "near by", 0.0, 1e10), Link("home", "home", 0.0, 1e9)),
+            "near by",
+        ),
+        ((Link("home", "away", 0.0, 1e12), Link("home", "near by", 0.0, 1e8), Link("home", "home", 0.0, 1e9)), "away"),
+    ],
+)
+def test_of_like_bids_a_step_that_no_graph_knows_takes_the_one_to_which_its_inputs_come_soonest(links, where):
+    fleet = Fleet({"away": 1.0, "home": 1.0, "near by": 1.0})
+    fleet.links = links
+    fleet.ready("stranger", input_bytes=10_000_000_000)
+    assert fleet.starts == [("stranger", where)]
 
 
 def test_the_node_that_is_planned_is_not_asked_for_where_the_step_is_to_avoid_it():

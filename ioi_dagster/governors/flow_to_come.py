@@ -1,0 +1,52 @@
+"""What a flow governor is told of its run's graph before the steps are ready: the same of live runs and of simulated ones."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from ioi_dagster.governors.flow_messages import GraphKnown
+from ioi_dagster.model.placement import Edge, Link, Step
+
+
+@dataclass(frozen=True, slots=True)
+class ToCome:
+    """A step as its run's plan has it: it begins when all that it `needs` are over. `memory` in bytes; `domains`: the only ones
+    allowed (None: any)."""
+
+    key: str
+    needs: tuple[str, ...]
+    capability: str
+    memory: float = 0.0
+    gpus: float = 0.0
+    domains: frozenset[str] | None = None
+
+
+def op_of(step: str) -> str:
+    """What a step is a step of: all that an op was mapped to are of that op."""
+    return step.partition("[")[0]
+
+
+def graph_to_come(
+    steps: Collection[ToCome], over: Collection[str], took: Mapping[str, float], links: Iterable[Link]
+) -> GraphKnown:
+    """The graph without the steps that are `over`. `took`: seconds of work by op, as earlier runs had it; `links`: what is told
+    of what lies between the run's domain and others."""
+    left = {step.key: step for step in steps if step.key not in over}
+    return GraphKnown(
+        tuple(
+            Step(
+                step.key,
+                0.0,
+                memory=step.memory,
+                gpus=step.gpus,
+                domains=step.domains,
+                kind=op_of(step.key),
+                capability=step.capability,
+            )
+            for step in left.values()
+        ),
+        tuple(Edge(need, step.key) for step in left.values() for need in step.needs if need in left),
+        tuple(links),
+        tuple(sorted(took.items())),
+    )
