@@ -1,6 +1,7 @@
 """Decisions a second of the fair arbiter: 10,000 nodes, 1,000 tenants, 100,000 requests that wait.
 
-The nodes are filled, and then a request ends and one is decided on, over and over, so that each decision is made under scarcity.
+The nodes are filled, and then requests end and others come, over and over, so that each decision is made under scarcity: who gets
+which node counts as one, in the time of all that is told to the arbiter.
 One thread; no peer runs here: kube-scheduler places 300 to 900 pods a second (its own published density tests).
 
 `leased_per_s@TENANTSxNODES`: leases a second of a cluster governor that is full, while a run of each tenant waits there: a step
@@ -102,7 +103,7 @@ def main() -> int:
         granted = arbiter.arbitrate(float(decided))
         rounds.append(time.process_time() - round_began)
         running += [request for request, _ in granted]
-        decided += BATCH
+        decided += len(granted)
     seconds = time.process_time() - began
     size = sizes["nodes"]
     report = Report("arbitration")

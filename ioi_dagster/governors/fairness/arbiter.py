@@ -85,7 +85,7 @@ class Arbiter:
         if not (request.seconds >= 0 and math.isfinite(request.seconds)):
             raise BadInputError(f"request {request.id!r} runs {request.seconds:g} s", todo="give 0 or more seconds")
         for resource, amount in request.amounts.items():
-            if not (amount >= 0 and math.isfinite(amount)):
+            if not 0 <= amount < math.inf:  # nor NaN
                 raise BadInputError(
                     f"request {request.id!r} asks for {told(resource, amount)}", todo="ask for 0 or more"
                 )
