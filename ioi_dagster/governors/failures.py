@@ -17,6 +17,7 @@ class Cause(StrEnum):
     NEIGHBOUR = "neighbour"
     SCHEDULER_LOST = "scheduler_lost"
     LEASE_LOST = "lease_lost"
+    SHED = "shed"
     NODE_ERROR = "node_error"
     OWN_PROCESS = "own_process"
     TIMEOUT = "timeout"
@@ -48,6 +49,7 @@ RULES = {
         Rule(Cause.NEIGHBOUR, False, True, False, "it waited on a node that died of what ran there"),
         Rule(Cause.SCHEDULER_LOST, False, True, False, "a scheduler's death says nothing about a step"),
         Rule(Cause.LEASE_LOST, False, True, False, "its slot went to somebody else; its task was cancelled"),
+        Rule(Cause.SHED, False, True, False, "its node gave it up, since others had left no memory on the machine"),
         Rule(Cause.NODE_ERROR, True, True, False, "the node's own machinery failed; another node may do better"),
         Rule(
             Cause.OWN_PROCESS, True, False, False,

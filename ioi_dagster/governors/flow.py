@@ -462,6 +462,8 @@ class FlowGovernor:
         if event.node and rule.blames:
             step.losses += 1
             step.lost_on = tuple(dict.fromkeys((*step.lost_on, event.node)))
+        if event.cause is Cause.SHED:
+            step.not_now = (event.node, step.not_now[1], now + NOT_NOW_S)
         if event.cause in OF_CLUSTERS and step.losses <= 1:
             # What a step takes down again and again is its own doing.
             self._reputation.lost(lease.cluster, f"a step was lost on {lease.node}: {event.why}")

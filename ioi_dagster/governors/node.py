@@ -1,4 +1,6 @@
-"""The node governor: admits or refuses the start of a step on one worker. The last gate (G4) before code runs."""
+"""The node governor: admits or refuses the start of a step on one worker. The last gate (G4) before code runs. And it
+gives up what runs there, when its leases have run out or others have left no memory for it.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +60,22 @@ class InContact:
 
 
 @dataclass(frozen=True, slots=True)
+class RunningStart:
+    """`preemptible`: it may be stopped and placed again; `checkpointable`: it has said that it can leave something before."""
+
+    key: str
+    preemptible: bool = True
+    checkpointable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunningSeen:
+    """What runs here, in the order in which it began. Told after `MachineSeen`."""
+
+    starts: tuple[RunningStart, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed."""
 
@@ -79,7 +97,21 @@ class StopAll:
     why: str
 
 
-Event = StartAsked | DrainAsked | RejoinAsked | InContact | MachineSeen | Tick
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """Let go of replicas that nobody uses: there is no memory left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shed:
+    """Stop that start, since there is no memory left: it may leave a checkpoint, and is to begin elsewhere."""
+
+    key: str
+    why: str
+
+
+Event = StartAsked | DrainAsked | RejoinAsked | InContact | MachineSeen | RunningSeen | Tick
+Instruction = Admit | Refuse | StopAll | Unload | Shed
 
 
 @dataclass(slots=True)
@@ -103,10 +135,15 @@ class NodeGovernor:
     _nonces: dict[str, float] = field(default_factory=dict)
     _draining: str = ""
     _epoch: int = 0
-    load: Load = field(default_factory=Load)
+    load: Load = field(init=False)
     """What others do on its machine, and how much it therefore takes."""
+    _shedding: str = ""
+    """The key of the start that was given up last."""
 
-    def handle(self, event: Event, now: float) -> list[Admit | Refuse | StopAll]:
+    def __post_init__(self) -> None:
+        self.load = Load(self.node)
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take one event at monotonic time `now` (seconds)."""
         match event:
             case StartAsked():
@@ -120,6 +157,8 @@ class NodeGovernor:
                 self._stopped = self._stopped and self._silent_s(now) >= (self.contact_ttl_s or 0.0)
             case MachineSeen():
                 self.load.seen(event, now)
+            case RunningSeen(starts):
+                return self._shed(starts, now)
             case Tick():
                 return self._fence_off(now)
         return []
@@ -142,7 +181,21 @@ class NodeGovernor:
     def _silent_s(self, now: float) -> float:
         return 0.0 if self._contact is None else max(0.0, now - self._contact)
 
-    def _fence_off(self, now: float) -> list[Admit | Refuse | StopAll]:
+    def _shed(self, starts: tuple[RunningStart, ...], now: float) -> list[Instruction]:
+        """Replicas first, and then one start after the other: that which loses least by it, and of those the youngest."""
+        if not self.load.full:
+            return []
+        out: list[Instruction] = [Unload()]
+        ending = any(start.key == self._shedding for start in starts)
+        may_go = [start for start in starts if start.preemptible]
+        if may_go and not ending and self.load.sheds(now):
+            goes = next((start for start in reversed(may_go) if start.checkpointable), may_go[-1])
+            self._shedding = goes.key
+            self.load.shed(now)
+            out.append(Shed(goes.key, f"its node gave it up, since its machine has no memory left: {self.load.why}"))
+        return out
+
+    def _fence_off(self, now: float) -> list[Instruction]:
         if self.contact_ttl_s is None or self._stopped or self._silent_s(now) < self.contact_ttl_s + FENCE_GRACE_S:
             return []
         self._stopped = True

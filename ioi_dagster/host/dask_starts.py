@@ -82,4 +82,5 @@ def _request(start: Start) -> StartRequest:
         timeout_s=start.timeout_s,
         own_process=start.own_process,
         versions=own_versions(),
+        preemptible=start.preemptible,
     )

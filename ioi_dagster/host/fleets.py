@@ -40,6 +40,8 @@ class Start:
     brief_s: float = 0.0
     """Seconds that it is known to take where those are few, so that it may share a task with others; 0: not known."""
     own_process: bool = False
+    preemptible: bool = True
+    """Its node may give it up, and it is placed again."""
     streams: Streaming = Streaming.NO
 
     def without_work(self) -> Start:

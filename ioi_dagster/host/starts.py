@@ -148,6 +148,7 @@ class Starts:
                 work.timeout_s,
                 self._brief(work, lease),
                 _own_process(ask),
+                ask.effect is not Effect.AT_MOST_ONCE,
                 work.streams,
             )
         )

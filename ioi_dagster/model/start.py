@@ -31,7 +31,7 @@ class StartRequest:
     `own_process`: the step is run in a process that nobody shares. `versions`: of who sends a step, see `model.versions`;
     where they are not said nothing is compared. `stream`: the name under which the result of a block is fetched in pieces, of
     which `after` are there already, given by `made`: others begin anew. The answer's result is then an empty payload, once all
-    were fetched."""
+    were fetched. `preemptible`: its node may give it up, and it is placed again."""
 
     kind: str
     lease: Lease
@@ -44,6 +44,7 @@ class StartRequest:
     stream: str = ""
     after: int = 0
     made: Made = NOBODY
+    preemptible: bool = True
 
 
 @dataclass(frozen=True, slots=True)

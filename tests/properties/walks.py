@@ -103,7 +103,8 @@ def walk_node(seed: int, events: int = 100) -> None:
             governor.handle(node.InContact(number - rng.random()), number)
         governor.handle(node.Tick(), number)
         others = 100.0 if 0.4 * events < number < 0.5 * events else 0.0
-        governor.handle(node.MachineSeen(others, 0.1), number)
+        governor.handle(node.MachineSeen(others, rng.choice([0.1, 0.98]) if number < 0.4 * events else 0.1), number)
+        governor.handle(node.RunningSeen((node.RunningStart("a"), node.RunningStart("b"))[: rng.randint(0, 2)]), number)
         governor.validate()
         lease = Lease(
             id=f"l{number}",

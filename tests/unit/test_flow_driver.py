@@ -24,7 +24,7 @@ from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoine
 from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import MAX_LOSSES, MAX_NODES_LOST, FlowGovernor
 from ioi_dagster.governors.flow_messages import Place
-from ioi_dagster.host import results
+from ioi_dagster.host import dask_starts, results
 from ioi_dagster.host.exchange import StepResult
 from ioi_dagster.host.fleet_watch import RENEW_EVERY_S
 from ioi_dagster.host.flow_driver import EXPERIENCE_S, FlowDriver
@@ -683,6 +683,14 @@ def test_a_chunk_that_was_placed_elsewhere_is_not_blamed_for_where_it_was(tmp_pa
         run.settle()
         ask_for_a_map(run, 2)
         assert run.sent == ["s", "s#2.1/0"]
+
+
+@pytest.mark.parametrize("effect", list(Effect))
+def test_a_node_hears_of_a_start_whether_it_may_give_it_up(tmp_path: Path, effect: Effect) -> None:
+    with a_run(tmp_path) as run:
+        run.submit("s", effect=effect)
+        ((start, _),) = run.node.queue
+        assert dask_starts._request(start).preemptible is (effect is not Effect.AT_MOST_ONCE)
 
 
 @pytest.mark.parametrize("effect", [Effect.PURE, Effect.AT_MOST_ONCE])

@@ -21,11 +21,17 @@ class Machine:
     """`look` is called once a second. Where the system has no such files nothing is in the way."""
 
     def __init__(
-        self, proc: Path = PROC, processors: int | None = None, memory: Callable[[], tuple[int, int]] | None = None
+        self,
+        proc: Path = PROC,
+        processors: int | None = None,
+        memory: Callable[[], tuple[int, int]] | None = None,
+        allotted: int = 0,
     ) -> None:
-        """`memory`: bytes of the machine's memory that are in use, and that there are."""
+        """`memory`: bytes of the machine's memory that are in use, and that there are; `allotted`: those that the node may have,
+        0 where nobody has said so."""
         self._proc, self._processors = proc, processors or os.cpu_count() or 1
         self._memory = memory or _memory
+        self._allotted = allotted
         self._crowd = 0.0
 
     def look(self) -> MachineSeen:
@@ -34,7 +40,12 @@ class Machine:
         others = max(0, self._runnable() - running)
         self._crowd += SMOOTH * (others / self._processors - self._crowd)
         used, there = self._memory()
-        return MachineSeen(round(self._crowd, 3), round(max(0, used - held) / there, 3))
+        return MachineSeen(
+            round(self._crowd, 3),
+            round(max(0, used - held) / there, 3),
+            round(held / there, 3),
+            round(self._allotted / there, 3),
+        )
 
     def _runnable(self) -> int:
         try:

@@ -22,6 +22,7 @@ from distributed import get_worker
 from ioi_dagster.adapters.dask.apart import run_apart
 from ioi_dagster.adapters.dask.flights import flights
 from ioi_dagster.adapters.dask.forks import end_if_forked
+from ioi_dagster.adapters.dask.memory import trim
 from ioi_dagster.adapters.dask.outgoing import offered
 from ioi_dagster.adapters.dask.replacing import Outdated
 from ioi_dagster.adapters.dask.replica_thread import ReplicaLostError, Stream
@@ -50,15 +51,21 @@ from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.load import MachineSeen
 from ioi_dagster.governors.node import (
     CANCELLED,
+    OVERLOADED,
     Admit,
     DrainAsked,
     InContact,
+    Instruction,
     NodeGovernor,
     Refuse,
     RejoinAsked,
+    RunningSeen,
+    RunningStart,
+    Shed,
     StartAsked,
     StopAll,
     Tick,
+    Unload,
 )
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.capability import BlockSpec
@@ -89,27 +96,31 @@ class NodeHost:
     running: Running = field(default_factory=Running)
     outdated: Outdated = field(default_factory=lambda: Outdated(""))
     _deciding: threading.Lock = field(default_factory=threading.Lock)
-    _running: int = 0
+    _admitted: dict[str, StartRequest] = field(default_factory=dict)
+    """What runs, by attempt, in the order in which it began."""
     _fenced: bool = False
     _why: dict[str, str] = field(default_factory=dict)
     """Why what was to be stopped was, by key."""
     _cancelled: set[str] = field(default_factory=set)
     """Those of them that are to end for good."""
+    _shed: set[str] = field(default_factory=set)
+    """Those that the node has given up for want of memory."""
     _checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     """Of the steps that run, by key."""
 
     def start(self, data: bytes) -> bytes:
         """`StartRequest` in, `StartAnswer` out. Only a defect of this code raises."""
         attempt, started = uuid.uuid4().hex, self.clock.wall()
-        result, refusal, error, cause, key = None, None, None, "", ""
+        result, refusal, error, cause, key, calls = None, None, None, "", "", False
         its, left = Checkpoint(end_revoked), None
         try:
             request = from_msgpack(data, StartRequest)
-            key = request.lease.key
+            key, calls = request.lease.key, request.kind == "block"
             permit, memory = self.check_permit(request), self._make_room()
             with self._deciding:
                 decision = self._decide(request, permit, memory, started)
-                self._running += isinstance(decision, Admit)
+                if isinstance(decision, Admit):
+                    self._admitted[attempt] = request
             if isinstance(decision, Refuse):
                 refusal = decision.refusal
             else:
@@ -118,7 +129,7 @@ class NodeHost:
                 finally:
                     end_if_forked()
                     with self._deciding:
-                        self._running -= 1
+                        del self._admitted[attempt]
                         self.outdated.ends(request.lease.run_key, request.lease.step)
         except msgspec.MsgspecError as problem:
             refusal = Refusal("node.malformed", f"the start request cannot be read: {problem}", f"node {self.node}")
@@ -127,7 +138,7 @@ class NodeHost:
             if isinstance(lacked, BlockRefusedError):
                 refusal = lacked.refusal
             elif isinstance(lacked, TakenBackError):
-                refusal = self._refused(CANCELLED if key in self._cancelled else "node.taken_back", key, str(lacked))
+                refusal = self._refused(self._taken_back(key), key, str(lacked))
             elif isinstance(lacked, ReplicaLostError):
                 # The call may have had its effect, so it counts as a loss.
                 error, cause = str(lacked), Cause.NODE_ERROR
@@ -136,8 +147,12 @@ class NodeHost:
         except StepRevokedError:
             if key in self._cancelled:
                 refusal = self._refused(CANCELLED, key, "")
+            elif key in self._shed and calls:
+                # To who called it from another domain it is as if it had not begun.
+                refusal = self._refused(OVERLOADED, key, "")
             else:
-                error, cause, left = self._why_revoked(key), Cause.LEASE_LOST, its.left
+                cause = Cause.SHED if key in self._shed else Cause.LEASE_LOST
+                error, left = self._why_revoked(key), its.left
         except StepStoppedError:
             error = "the run stopped it"
         except (StepTimeoutError, StepMemoryError, StepCrashedError) as problem:
@@ -146,6 +161,7 @@ class NodeHost:
             last = traceback.extract_tb(problem.__traceback__)[-1]
             where = f"{os.path.basename(last.filename)}:{last.lineno}"
             error = f"{type(problem).__name__} at {where}: {problem}"
+        self._shed.discard(key)
         return msgspec.msgpack.encode(
             StartAnswer(attempt, self.node, started, self.clock.wall(), result, refusal, error, cause, left)
         )
@@ -156,7 +172,7 @@ class NodeHost:
         lease = request.lease
         asked = StartAsked(request, permit, memory, wall, self.outdated.awaits(lease.run_key, lease.step))
         (decision,) = self.governor.handle(asked, self.clock.monotonic())
-        assert not isinstance(decision, StopAll)
+        assert isinstance(decision, Admit | Refuse)
         if isinstance(decision, Admit):
             outdated = self.outdated.refusal(lease.run_key, lease.step)
             if outdated is not None:
@@ -210,6 +226,10 @@ class NodeHost:
         late.start()
         return True
 
+    def _taken_back(self, key: str) -> str:
+        """The code of what was to be stopped before it had begun."""
+        return CANCELLED if key in self._cancelled else OVERLOADED if key in self._shed else "node.taken_back"
+
     def _refused(self, code: str, key: str, otherwise: str) -> Refusal:
         self._cancelled.discard(key)
         return Refusal(code, self._why.pop(key, otherwise), f"node {self.node}")
@@ -233,9 +253,32 @@ class NodeHost:
             self.governor.handle(DrainAsked(why) if why else RejoinAsked(), self.clock.monotonic())
 
     def seen(self, machine: MachineSeen) -> None:
-        """What others do on its machine now."""
+        """What others do on its machine now. Blocks where replicas are to be unloaded for that."""
         with self._deciding:
-            self.governor.handle(machine, self.clock.monotonic())
+            now = self.clock.monotonic()
+            self.governor.handle(machine, now)
+            out = self.governor.handle(RunningSeen(tuple(map(self._running_start, self._admitted.values()))), now)
+        for instruction in out:
+            self._relieve(instruction)
+
+    def _running_start(self, request: StartRequest) -> RunningStart:
+        once = request.kind == "block" and self.replicas.once(request.capability)
+        its = self._checkpoints.get(request.lease.key)
+        return RunningStart(request.lease.key, request.preemptible and not once, its is not None and its.grace_s > 0)
+
+    def _relieve(self, instruction: Instruction) -> None:
+        match instruction:
+            case Unload():
+                unloaded = 0
+                while self.replicas.free_memory():
+                    unloaded += 1
+                if unloaded:
+                    log.warning("%d idle replicas are unloaded: the machine has no memory left", unloaded)
+                    trim()
+            case Shed(key, why):
+                log.warning("%s is stopped: %s", key, why)
+                self._shed.add(key)
+                self.revoke({key: why})
 
     def fence(self) -> None:
         """Stop what runs here where the cluster governor has been away for too long. Called again and again."""
@@ -250,7 +293,7 @@ class NodeHost:
     @property
     def idle(self) -> bool:
         with self._deciding:
-            return self._running == 0
+            return not self._admitted
 
     def _make_room(self) -> float:
         """Unload idle replicas until a start fits, or none is left; returns how full the memory is then."""

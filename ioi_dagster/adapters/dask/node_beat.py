@@ -49,7 +49,7 @@ def look_after(
         for block in newer():
             host.replicas.offer(block)
         if machine is not None:
-            host.seen(machine())
+            await asyncio.to_thread(host.seen, machine())
         if scope.idle():
             await asyncio.to_thread(scope.end_idle)
         await _relieve(worker, host)

@@ -45,6 +45,7 @@ from ioi_dagster.governors.block_messages import (
 )
 from ioi_dagster.model.block import Payload
 from ioi_dagster.model.capability import BlockSpec
+from ioi_dagster.model.negotiation import Effect
 from ioi_dagster.model.refusal import Refusal
 
 log = logging.getLogger("ioi.blocks")
@@ -96,6 +97,8 @@ class ReplicaHost:
         self._replicas: dict[str, ReplicaThread] = {}
         self._freeing: dict[str, _Freeing] = {}
         self._own: set[str] = set()
+        self._once: set[str] = set()
+        """Capabilities of which a call may have its effect once only."""
         self._report: tuple[BlockReport, ...] = ()
         self._warm: frozenset[str] = frozenset()
         self._thread: threading.Thread | None = None
@@ -105,7 +108,13 @@ class ReplicaHost:
 
     def offer(self, spec: BlockSpec) -> None:
         """From now on calls of its capability go to this version; those in flight end on the one before."""
+        once = spec.contract.effect == Effect.AT_MOST_ONCE
+        (self._once.add if once else self._once.discard)(spec.capability)
         self._inbox.put(Offered(spec.capability, spec))
+
+    def once(self, capability: str) -> bool:
+        """May a call of it have its effect once only, by the contract of what is offered here now?"""
+        return capability in self._once
 
     def invoke(self, capability: str, payload: Payload) -> Payload:
         """Call the block that this node offers for `capability`.

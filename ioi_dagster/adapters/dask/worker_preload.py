@@ -86,7 +86,7 @@ def dask_setup(worker: Worker) -> None:
         worker,
         host,
         newer=NewerBlocks(home, blocks) if home is not None else list,
-        machine=Machine().look if home is not None else None,
+        machine=Machine(allotted=limit).look if home is not None else None,
     )
     if home is not None:
         stay_in_contact(worker, host)

@@ -168,6 +168,20 @@ def test_a_step_that_takes_three_nodes_with_it_fails_and_is_named_as_the_cause(s
     assert "n0, n1, n2" in failed.refusal.text
 
 
+def test_a_step_that_nodes_give_up_for_want_of_memory_goes_on_elsewhere_and_is_not_blamed(story):
+    story.ready(ask(effect=Effect.PURE))
+    story.bid("a")
+    story.grant("n0")
+    for fence in range(1, 2 * flow.MAX_LOSSES):
+        why = "its node gave it up, since its machine has no memory left"
+        story.event(flow.StepLost("s", fence, f"n{fence - 1}", why, flow.Cause.SHED))
+        story.run_once(f"n{fence}")
+        assert story.last(SendAward).award.requests[0].avoid == (f"n{fence - 1}",)
+    assert not story.wanted(flow.FailStep)
+    told = [one.text for one in story.wanted(flow.Tell) if one.chapter is Chapter.LOSS]
+    assert told[0] == "lost on n0 of a: its node gave it up, since its machine has no memory left"
+
+
 def test_where_there_is_one_node_a_poison_step_is_stopped_too(story):
     story.ready(ask())
     story.bid("a")

@@ -127,6 +127,7 @@ def test_what_is_smoothed_follows_what_lasts(tmp_path):
     assert crowds[-1] == pytest.approx(10.0, abs=0.05)
     proc(tmp_path, 0)
     assert [machine.look() for _ in range(30)][-1] == MachineSeen(pytest.approx(0.0, abs=0.05), 0.5)
+    assert Machine(tmp_path, memory=lambda: (50, 100), allotted=25).look().allotted == 0.25
 
 
 def test_own_threads_and_those_of_processes_below_are_not_others(tmp_path):
@@ -146,7 +147,7 @@ def test_own_threads_and_those_of_processes_below_are_not_others(tmp_path):
     (tmp_path / str(own) / "statm").write_text("900 300 10 1 0 1 0")
     (tmp_path / "901" / "statm").write_text("900 100 10 1 0 1 0")
     machine = Machine(proc(tmp_path, 6), processors=1, memory=lambda: (700 * PAGE, 1000 * PAGE))
-    assert machine.look() == MachineSeen(pytest.approx((6 - 2) * 0.2), 0.3)  # 400 pages of the 700 are its own
+    assert machine.look() == MachineSeen(pytest.approx((6 - 2) * 0.2), 0.3, 0.4)  # 400 pages of the 700 are its own
 
 
 @pytest.mark.parametrize("text", ["", "1.0", "a b c d", "1 2 3 x/y"])
