@@ -559,6 +559,10 @@ def protocol_check(
         Path | None,
         typer.Option(help="A file with the JSON that its block may be called with, a few times; else none is called"),
     ] = None,
+    invitation: Annotated[
+        Path | None,
+        typer.Option(help="One of the domain's, for anybody: whom it lets join is found out too; it is not used up"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a domain's gateway whether it keeps to the protocol. Takes what is free in one of its clusters for a moment, and
@@ -567,7 +571,7 @@ def protocol_check(
     from ioi_dagster.cli_protocol import subject
     from ioi_dagster.local.home import find_home
 
-    with subject(find_home(home), domain, call=call) as its:
+    with subject(find_home(home), domain, call=call, invitation=invitation) as its:
         outcomes = list(check(its))
     broken = [outcome for outcome in outcomes if not outcome.holds]
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import ssl
 import tempfile
 import time
 from collections.abc import Callable
@@ -194,11 +195,7 @@ def _join(home: DomainHome, invitation: Invitation, give: DataClass, now: float,
         scopes = (host.network, f"{host.network}/{config.spec.scope}")
         change_config(home, lambda config: replace(config, network=host.network, scopes=scopes))
     sign_again(home, now)
-    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
-        file.write(invitation.certificate)
-        file.flush()
-        tls = client_context(Path(file.name), host.authorities)
-    client = GatewayClient(host.gateway, host.domain, tls=tls)
+    client = GatewayClient(host.gateway, host.domain, tls=invited_context(invitation, host))
     try:
         answer = client.join(FolderBook(home).records()[home.name])
     finally:
@@ -209,6 +206,14 @@ def _join(home: DomainHome, invitation: Invitation, give: DataClass, now: float,
         raise BadInputError(f"{host.domain} answered with a record that is not its own", todo="ask its owner")
     take_in(home, answer.record, newest, give)
     return newest
+
+
+def invited_context(invitation: Invitation, host: MemberRecord) -> ssl.SSLContext:
+    """For connections to the gateway of `host` that the invitation opens."""
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(invitation.certificate)
+        file.flush()
+        return client_context(Path(file.name), host.authorities)
 
 
 def _check_known(home: DomainHome, known: MemberRecord, signed: Signed) -> None:

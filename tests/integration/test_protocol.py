@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from distributed import Client
 from distributed.security import Security
@@ -28,6 +29,7 @@ from ioi_dagster.errors import RetryableError
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import TOPOLOGY, open_federation
+from ioi_dagster.local.joining import invite
 from ioi_dagster.model.block import Made, Payload
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Award, Lease, LeaseRequest
@@ -73,12 +75,19 @@ def test_every_domain_keeps_every_rule_and_has_all_its_capacity_afterwards(
     runner, home = CliRunner(), str(folder / "home")
     for name in DOMAINS:
         eventually(lambda name=name: not leases(federation, name))  # of the tests before this one
-        result = runner.invoke(app, ["protocol", "check", name, "--home", home, "--json"])
+        (folder / "invitation").write_bytes(
+            msgspec.json.encode(invite(federation.domain(name), "", DataClass.PUBLIC, 1.0, time.time()))
+        )
+        invited = ["--invitation", str(folder / "invitation")]
+        result = runner.invoke(app, ["protocol", "check", name, "--home", home, "--json", *invited])
         outcomes = json.loads(result.stdout)
         assert [outcome for outcome in outcomes if not outcome["holds"]] == []
-        assert len(outcomes) == 77
+        assert len(outcomes) == 113
         assert result.exit_code == 0
         assert leases(federation, name) == []
+        assert set(federation.domain(name).members()) == {*DOMAINS}, "no guest was let in"
+    another = runner.invoke(app, ["protocol", "check", DOMAINS[0], "--home", home, *invited])
+    assert "it is one of cloud.example" in str(another.exception)
     unknown = runner.invoke(app, ["protocol", "check", "nobody.example", "--home", home])
     assert "knows no domain 'nobody.example'" in str(unknown.exception)
 

@@ -8,7 +8,10 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from shutil import copytree
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -22,23 +25,29 @@ from hypothesis import strategies as st
 from ioi_dagster.adapters.http.conformance import Ask, Outcome, Subject, check
 from ioi_dagster.adapters.http.conformance.asker import Asker, found
 from ioi_dagster.adapters.http.conformance.calls import REFUSED, RUN
+from ioi_dagster.adapters.http.conformance.members import GUESTS, MEMBERS
 from ioi_dagster.adapters.http.conformance.messages import RULES
 from ioi_dagster.adapters.http.conformance.room import WITH_ROOM, WITHOUT_ROOM, Room
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
-from ioi_dagster.adapters.http.protocol import BY_PATH, DOORS, Invoked, Streamed, Word, schema
+from ioi_dagster.adapters.http.protocol import BY_PATH, DOORS, Invoked, JoinAnswer, Streamed, Word, schema
 from ioi_dagster.adapters.http.refusals import Refused
 from ioi_dagster.adapters.http.streaming import FrameReader, written
+from ioi_dagster.adapters.http.tls import STAMPS, tls_of
 from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.link.door import Waiting, open_door
+from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.clock import Clock, SystemClock
 from ioi_dagster.decoding import from_json
-from ioi_dagster.domain import ClusterAddress, DomainConfig
+from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.governors.autoscale import Group, WantNodes
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, Reply, Tick, Withdrawn
 from ioi_dagster.local.home import PROJECT
+from ioi_dagster.local.joining import invite
+from ioi_dagster.local.member_book import FolderBook
 from ioi_dagster.model.autoscale import Autoscale
 from ioi_dagster.model.block import Begun, Made, Payload
+from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision, Verdict
 from ioi_dagster.model.negotiation import (
     Announce,
@@ -52,7 +61,10 @@ from ioi_dagster.model.negotiation import (
 )
 from ioi_dagster.model.start import StartAnswer
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
-from ioi_dagster.signing import SigningKey, TrustedKeys
+from ioi_dagster.ras.record import Kind, make_record
+from ioi_dagster.signing import SigningKey
+from tests.members import author
+from tests.realms import introduce, realm
 
 KEY = SigningKey.generate("library")
 T = TypeVar("T")
@@ -86,11 +98,38 @@ class _Node:
         yield msgspec.msgpack.encode(StartAnswer(uuid4().hex, node, 1.0, 2.0, result=encode_payload(Payload({}))))
 
 
+def _shown(app: Any, certificate: str) -> Any:
+    """As a listener has it of a connection that was opened with that certificate."""
+
+    async def stamped(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope | {STAMPS: certificate}, receive, send)
+
+    return stamped
+
+
+@cache
+def _made() -> TemporaryDirectory[str]:
+    """The folders of three domains that know each other, and a second record of the lab."""
+    made = TemporaryDirectory()
+    key = Path(made.name) / "library" / "keys" / "domain.key"
+    key.parent.mkdir(parents=True)
+    KEY.save(key)
+    realms = [realm(Path(made.name), name) for name in ("lab", "library", "cloud")]
+    introduce(*realms)
+    introduce(*realms, gateways={"lab": "https://127.0.0.1:2"})
+    return made
+
+
 class Peer:
-    """A gateway in this process before a real cluster governor of two nodes."""
+    """The gateway of the lab in this process, before a real cluster governor of two nodes. The library and the cloud are
+    members too; the library asks, and has been given an invitation."""
 
     def __init__(self, folder: Path, clock: Clock | None = None) -> None:
         self.clock, self.node = clock or SystemClock(), _Node()
+        copytree(_made().name, folder / "domains")
+        self.home, library = (DomainHome(folder / "domains" / name) for name in ("lab", "library"))
+        store = SqlRecordStore(folder / "registry.db", self.home.trusted())
+        store.put(make_record(self.home.signing_key(), Kind.BLOCK, "echo", "1", {"capability": "echo"}).signed)
         self.wanted: list[WantNodes] = []
         self.governor = ClusterGovernor("lab", "lab-c", 1, 1.0)
         for node in ("one", "two"):
@@ -107,11 +146,14 @@ class Peer:
             authorities={"library": "books", "lab": "books"},
             limits={},
         )
+        self.home.save_config(config)
         context = GatewayContext(
             config=config,
             token="own",
-            trusted=TrustedKeys({KEY.key_id: KEY.public_bytes}),
-            store=None,  # pyright: ignore[reportArgumentType]
+            trusted=self.home.trusted(),
+            store=store,
+            book=FolderBook(self.home),
+            peers=tls_of(self.home)[1],
             decide=lambda *_: Decision("d", Verdict.ALLOW),
             runners={"lab-c": self.node},  # pyright: ignore[reportArgumentType]
             clock=self.clock,
@@ -119,7 +161,12 @@ class Peer:
         )
         app = create_app(context)
         self.refused: Callable[[], list[Refused]] = app.state.refused
-        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://lab")
+        self.invitation = invite(self.home, "", DataClass.PUBLIC, 1.0, self.clock.wall())
+        self.invited = FolderBook(self.home).invited(self.invitation.name)
+        self._clients = [
+            httpx.AsyncClient(transport=httpx.ASGITransport(_shown(app, certificate)), base_url="http://lab")
+            for certificate in (library.client_certificate.read_text(), self.invitation.certificate)
+        ]
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -138,8 +185,19 @@ class Peer:
     def ask(
         self, method: str, path: str, body: bytes, headers: dict[str, str], seconds: float
     ) -> tuple[int, bytes] | None:
+        return self._asked(self._clients[0], method, path, body, headers, seconds)
+
+    def guest(
+        self, method: str, path: str, body: bytes, headers: dict[str, str], seconds: float
+    ) -> tuple[int, bytes] | None:
+        """As `ask`, by the invitation."""
+        return self._asked(self._clients[1], method, path, body, headers, seconds)
+
+    def _asked(
+        self, client: httpx.AsyncClient, method: str, path: str, body: bytes, headers: dict[str, str], seconds: float
+    ) -> tuple[int, bytes] | None:
         async def asked() -> tuple[int, bytes] | None:
-            its = self._client.request(method, path, content=body, headers=headers)
+            its = client.request(method, path, content=body, headers=headers)
             try:
                 answer = await asyncio.wait_for(its, seconds)
             except TimeoutError:
@@ -151,7 +209,8 @@ class Peer:
     def close(self) -> None:
         async def closed() -> None:
             self._ticks.cancel()
-            await self._client.aclose()
+            for client in self._clients:
+                await client.aclose()
             self._door.close()
             await asyncio.sleep(0)
 
@@ -174,11 +233,12 @@ class Peer:
                 self.wanted.append(told)
         return answer
 
-    def outcomes(self, ask: Ask | None = None) -> list[Outcome]:
-        return list(check(self.subject(ask or self.ask)))
+    def outcomes(self, ask: Ask | None = None, guest: Ask | None = None) -> list[Outcome]:
+        return list(check(replace(self.subject(ask or self.ask), guest=guest or self.guest)))
 
     def subject(self, ask: Ask) -> Subject:
-        return Subject(ask, KEY, "lab", "lab-c", "echo", self.clock.wall, wait_s=WAIT_S, settle_s=SETTLE_S, call=CALL)
+        its = Subject(ask, KEY, "lab", "lab-c", "echo", self.clock.wall, wait_s=WAIT_S, settle_s=SETTLE_S)
+        return replace(its, call=CALL)
 
 
 @pytest.fixture
@@ -191,8 +251,10 @@ def peer(tmp_path_factory: pytest.TempPathFactory):
 def test_our_gateway_keeps_every_rule_and_gets_its_capacity_back(peer: Peer) -> None:
     outcomes = peer.outcomes()
     assert [outcome for outcome in outcomes if not outcome.holds] == []
-    assert len(outcomes) == len({outcome.rule for outcome in outcomes}) == 81
+    assert len(outcomes) == len({outcome.rule for outcome in outcomes}) == 117
     assert peer.governor.snapshot().leases == ()
+    assert set(peer.home.members()) == {"lab", "library", "cloud"}, "nobody has joined"
+    assert FolderBook(peer.home).invited(peer.invitation.name) == peer.invited, "and the invitation may be used still"
 
 
 def _answer(door: str, change: Callable[[Any], Any]) -> Callable[[str, int, Any], tuple[int, Any]]:
@@ -246,13 +308,131 @@ def test_who_refuses_nothing_is_told_each_rule_that_asks_for_it(peer: Peer) -> N
         told = peer.ask(method, path, body, headers, seconds)
         return told if told is None or told[0] == 200 else (200, b"{}")
 
+    def guest(*_: object) -> tuple[int, bytes]:
+        return 200, msgspec.json.encode(JoinAnswer(author("lab").signed(), DataClass.PUBLIC))
+
     answered = {
         "health tells the domain, its epoch and the versions it speaks",
         "fields of a later version are ignored",
         "what nobody there can do is refused in the bid",
     }
-    broken = {outcome.rule for outcome in peer.outcomes(ask) if not outcome.holds}
-    assert broken == RULES.keys() - answered | {"what is no streamed call is refused"}
+    broken = {outcome.rule for outcome in peer.outcomes(ask, guest) if not outcome.holds}
+    assert (
+        broken == RULES.keys() - answered | {"what is no streamed call is refused"} | REFUSED_OF_MEMBERS | GUESTS.keys()
+    )
+
+
+REFUSED_OF_MEMBERS = {
+    "a serial that is no number is refused",
+    "a kind of record that is not there is refused by name",
+    "who has no invitation does not join",
+}
+Records = Callable[[list[Any]], list[Any]]
+
+
+def _records(door: str, change: Records) -> Callable[[str, Any], Any]:
+    """What is given at that door, changed."""
+    return lambda path, told: change(told) if path.startswith(door) and isinstance(told, list) else told
+
+
+def _of(domain: str, change: Records) -> Callable[[str, Any], Any]:
+    return _records(f"/v1/member?domain={domain}&", change)
+
+
+def _forged(told: list[Any]) -> list[Any]:
+    """The newest says something else than was signed."""
+    return [*told[:-1], told[-1] | {"body": told[-1]["body"] | {"gateway": "https://127.0.0.1:9"}}]
+
+
+def _by_itself(told: list[Any]) -> list[Any]:
+    """The newest is signed well, by a key of which no record before it tells."""
+    stranger = author(told[-1]["body"]["domain"])
+    return [*told[:-1], msgspec.to_builtins(stranger.signed(told[-1]["body"]["serial"]))]
+
+
+def _deaf(told: Any) -> Any:
+    """Health that tells of nobody."""
+    return told | {"heard": []}
+
+
+BROKEN_OF_MEMBERS: dict[str, list[Callable[[str, Any], Any]]] = {
+    "its own record is signed by a key that it names, and names its cluster": [
+        _of("lab", _forged),
+        _of("lab", lambda told: []),
+        _of("lab", lambda told: told[:-1]),
+        _of("lab", lambda told: [msgspec.to_builtins(author("lab").signed(2, clusters=("other-c",)))]),
+        _of("lab", lambda told: [msgspec.to_builtins(author("cloud").signed(2))]),
+        _of("lab", lambda told: told + [told[-1] | {"key_id": "x" * 2**20}]),
+    ],
+    "each of its records is signed by a key of the one before it": [
+        _of("lab", _by_itself),
+        _of("lab", lambda told: told[::-1]),
+        _of("lab", lambda told: told * 10),
+    ],
+    "records of members are given as they signed them, the asking domain's too": [
+        _of("cloud", _forged),
+        _of("library", lambda told: []),
+        _of("library", _by_itself),
+        _of("cloud", lambda told: [msgspec.to_builtins(author("cloud").signed(network="other"))]),
+        lambda path, told: _deaf(told) if path == "/v1/health" else told,
+    ],
+    "records up to the serial that is asked for are left out": [
+        lambda path, told: [msgspec.to_builtins(author("lab").signed())] if path.endswith("after=2") else told,
+    ],
+    "of whom it does not know it gives no record": [
+        _of("nobody.example", lambda told: [msgspec.to_builtins(author("lab").signed())])
+    ],
+    "its members are those of whom it tells its peers": [
+        lambda path, told: told | {"edge": {}} if path == "/v1/members" else told,
+        lambda path, told: told | {"lab": {}} if path == "/v1/members" else told,
+        lambda path, told: {} if path == "/v1/members" else told,
+    ],
+    "what it has registered is signed by a key of its record": [
+        _records("/v1/registry/records", lambda told: [told[0] | {"body": told[0]["body"] | {"version": "2"}}]),
+        _records("/v1/registry/records", lambda told: []),
+        _records(
+            "/v1/registry/records",
+            lambda told: [msgspec.to_builtins(make_record(author("cloud").key, Kind.BLOCK, "b", "1", {}).signed)],
+        ),
+    ],
+}
+
+
+def test_each_rule_of_members_is_broken_by_somebody_here() -> None:
+    assert BROKEN_OF_MEMBERS.keys() | REFUSED_OF_MEMBERS == MEMBERS.keys()
+
+
+def test_a_rule_of_members_that_is_not_kept_is_named(peer: Peer) -> None:
+    def changing(change: Callable[[str, Any], Any]) -> Ask:
+        def ask(*asked: Any) -> tuple[int, bytes] | None:
+            status, answer = peer.ask(*asked) or (0, b"{}")
+            return status, json.dumps(change(asked[1], json.loads(answer))).encode()
+
+        return ask
+
+    for rule, changes in BROKEN_OF_MEMBERS.items():
+        assert found(lambda rule=rule: MEMBERS[rule](Asker(peer.subject(peer.ask)))) == ""
+        asks = [changing(change) for change in changes]
+        broken = [found(lambda rule=rule, ask=ask: MEMBERS[rule](Asker(peer.subject(ask)))) for ask in asks]
+        assert all(broken), (rule, broken)
+
+
+def test_who_lets_a_guest_in_or_refuses_it_for_something_else_is_named(peer: Peer) -> None:
+    asker = Asker(peer.subject(peer.ask))
+
+    def takes_all(*_: object) -> tuple[int, bytes]:
+        return 200, msgspec.json.encode(JoinAnswer(author("lab").signed(), DataClass.PUBLIC))
+
+    def says_something_else(*asked: Any) -> tuple[int, bytes]:
+        status, answer = peer.guest(*asked) or (0, b"")
+        return status, answer.replace(b'"code":"', b'"code":"x')
+
+    for rule, probe in GUESTS.items():
+        told = [found(lambda probe=probe, ask=ask: probe(asker, ask)) for ask in (takes_all, says_something_else)]
+        assert [text[:10] for text in told] == ["status 200", told[1][:10]], rule
+        assert ".x" not in told[1]
+        assert "with x" in told[1], rule
+        assert found(lambda probe=probe: probe(asker, peer.guest)) == ""
 
 
 def _out_of_order(frames: list[Streamed]) -> list[Streamed]:

@@ -80,6 +80,8 @@ class Subject:
     """So long after a message was sent, or a connection closed, whoever is asked has heard of it."""
     call: Payload | None = None
     """What its block may be called with; None: it is not called."""
+    guest: Ask | None = None
+    """Asks it over a connection that an invitation for anybody has opened; None: whom it lets join is not found out."""
 
 
 class BrokenError(Exception):
