@@ -17,6 +17,7 @@ from ioi_dagster.adapters.dask.profiling import can_freeze
 from ioi_dagster.errors import IoiError
 from ioi_dagster.local.home import DAGSTER_YAML
 from ioi_dagster.model.amounts import counted
+from ioi_dagster.policy.proof import CLOCK_REMEDY
 
 
 @dataclass
@@ -175,6 +176,33 @@ def _certificates(home: Path) -> Finding:
     return Finding("certificates", "ok", f"good for {min(left.values()):.0f} days" if left else "none yet")
 
 
+def _clocks(home: Path) -> Finding:
+    """By the gateways that answer."""
+    from ioi_dagster.adapters.http.client import own_gateway
+    from ioi_dagster.cli_status import clocks_differ
+    from ioi_dagster.local.home import domains_in
+
+    told, asked = [], 0
+    for domain in domains_in(home):
+        try:
+            client = own_gateway(domain)
+        except (IoiError, OSError):
+            continue
+        try:
+            seen = client.members()
+        except IoiError:
+            continue
+        finally:
+            client.close()
+        asked += 1
+        told += [f"of {name}, {domain.name} sees: {how}" for name, row in seen.items() if (how := clocks_differ(row))]
+    if told:
+        return Finding("clocks", "mend", "; ".join(told), CLOCK_REMEDY)
+    return Finding(
+        "clocks", "ok", f"none differs, by the word of {counted(asked, 'gateway')}" if asked else "nobody to ask"
+    )
+
+
 _CHECKS: tuple[Callable[[Path], Finding], ...] = (
     _python,
     _package("dagster_webserver", "ui"),
@@ -189,4 +217,5 @@ _CHECKS: tuple[Callable[[Path], Finding], ...] = (
     _dagster_yaml,
     _supervisors,
     _certificates,
+    _clocks,
 )

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from ioi_dagster.cli_tenants import asked_table, tenants_table
 from ioi_dagster.errors import BadInputError, IoiError
 from ioi_dagster.local.federation import read_supervisor
 from ioi_dagster.local.home import domains_in
-from ioi_dagster.model.amounts import counted
+from ioi_dagster.model.amounts import apart, counted
+from ioi_dagster.policy.proof import CLOCKS_S
 
 EVERY_S = 1.0
 DOUBTFUL = 0.8
@@ -206,17 +207,30 @@ def _orders_table(status: dict[str, Any]) -> Fitted:
 
 
 def _members_table(status: dict[str, Any]) -> Fitted:
-    """Whom a domain does not see as alive, since when and why. Each has eyes of its own: in a split both sides have
-    rows."""
+    """Whom a domain does not see as alive, since when and why, and whose clock differs. Each has eyes of its own: in a split
+    both sides have rows."""
     columns = (Column("seen by"), Column("member"), Column("state"), Column("seen last", 1), Column("why", 2, wraps=16))
-    table = Fitted(*columns, title="members that do not see each other")
+    table = Fitted(*columns, title="members that do not see each other, or whose clocks differ")
     for domain, facts in status.items():
         for name, row in facts.get("peers", {}).items():
-            if row["state"] != "alive":
+            clock = clocks_differ(row)
+            if row["state"] != "alive" or clock:
                 ago = row["seen_s_ago"]
                 seen = "never" if ago is None else f"{ago:.0f} s ago"
-                table.add_row(domain, Text(name), Text(row["state"]), seen, Text(row["why"]))
+                table.add_row(domain, Text(name), Text(row["state"]), seen, Text(row["why"] or clock))
     return table
+
+
+CLOCK_TOLD_S = 5.0
+"""A clock that differs by less is no matter to tell of."""
+
+
+def clocks_differ(seen: Mapping[str, Any]) -> str:
+    """Of a member as a domain sees it, which is alive: `its clock is 12 min ahead`. Empty where it is not so, or not known."""
+    ahead_s = seen.get("clock_ahead_s") if seen.get("state") == "alive" else None
+    if not isinstance(ahead_s, int | float) or abs(ahead_s) < CLOCK_TOLD_S:
+        return ""
+    return f"its clock is {apart(ahead_s)}{'' if abs(ahead_s) <= CLOCKS_S else ': nothing can be asked of it'}"
 
 
 def _blocks_table(status: dict[str, Any]) -> Fitted:

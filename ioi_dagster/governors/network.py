@@ -58,11 +58,13 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswered:
-    """`epoch` rises with each start of the peer's gateway; `heard` is its view of the members, itself among them."""
+    """`epoch` rises with each start of the peer's gateway; `heard` is its view of the members, itself among them. `ahead_s`: by
+    how much its clock is ahead of this domain's; None where it does not tell."""
 
     peer: str
     epoch: int
     heard: tuple[Heard, ...] = ()
+    ahead_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ class _Peer:
     missed: int = 0
     epoch: int = 0
     seen_at: float | None = None
+    ahead_s: float | None = None
     why: str = ""
     probing: bool = False
     due: float = float("-inf")
@@ -226,6 +229,7 @@ class NetworkGovernor:
                 "gateway": peer.record.gateway,
                 "state": str(peer.state),
                 "why": peer.why,
+                "clock_ahead_s": None if peer.ahead_s is None else round(peer.ahead_s, 1),
                 "seen_s_ago": None if peer.seen_at is None else round(now - peer.seen_at, 1),
                 "authority": peer.record.authority,
                 "serial": peer.record.serial,
@@ -275,7 +279,7 @@ class NetworkGovernor:
             )
             return []
         peer.missed, peer.epoch = 0, event.epoch
-        peer.state, peer.seen_at, peer.why = PeerState.ALIVE, now, ""
+        peer.state, peer.seen_at, peer.why, peer.ahead_s = PeerState.ALIVE, now, "", event.ahead_s
         return [pull for heard in event.heard[:MAX_HEARD] for pull in self._heard(event.peer, heard, now)]
 
     def _missed(self, peer: _Peer, why: str, now: float) -> None:

@@ -79,7 +79,7 @@ class FederatedNetwork:
         self._key = home.signing_key()
         self._gate = open_gate(home)
         self._clock = clock or SystemClock()
-        self._registry = FederatedRegistry(home, self._config, self._key, checked.signed)
+        self._registry = FederatedRegistry(home, self._config, self._key, checked.signed, self._clock)
         self._fleets: dict[str, Fleet] = {}
         self._partials = Partials()
         self._lock = threading.Lock()
@@ -145,7 +145,8 @@ class FederatedNetwork:
             data_class=data_class,
             payload=digest_bytes(sent),
             nonce=uuid.uuid4().hex,
-            now=self._clock.wall(),
+            # By the clock of who is to take it.
+            now=self._clock.wall() + self._registry.client(lease.domain).ahead_s,
         )
         return issue(self._key, permit)
 

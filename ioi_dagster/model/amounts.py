@@ -49,3 +49,11 @@ def told(resource: str, value: float) -> str:
 def counted(count: int, what: str) -> str:
     """`1 node`, `2 nodes`."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def apart(ahead_s: float) -> str:
+    """`12 min ahead`, `1 h behind`: how one clock is to another."""
+    size = abs(ahead_s)
+    units = ((172_800.0, 86_400.0, "days"), (5_400.0, 3_600.0, "h"), (90.0, 60.0, "min"))
+    amount = next((f"{size / unit:.3g} {name}" for least, unit, name in units if size >= least), f"{size:.0f} s")
+    return f"{amount} {'ahead' if ahead_s >= 0 else 'behind'}"

@@ -19,7 +19,8 @@ from ioi_dagster.signing import Signed, SigningKey, TrustedKeys
 MAX_ENCODED = 16 * 1024
 MAX_KNOWN = 1_000
 """Run permits that are kept as read; the oldest goes."""
-_CLOCK_SKEW_S = 5.0
+EARLY_S = 86_400.0
+"""A permit is good for so long before its time: its issuer's clock is ahead, or was when it was issued."""
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
@@ -74,14 +75,14 @@ def read_run_permit(signed: Signed, trusted: TrustedKeys, *, now: float) -> RunP
 class ReadPermits:
     """Run permits as they come with requests. A run shows the same text each time, so what was read well stays known, by the
     whole of that text. From then on the rest of its life counts by a monotonic clock: what was good is not early, nor over
-    before its time, since somebody has set the clock of this machine."""
+    before its time, since somebody has set the clock of a machine."""
 
     def __init__(self, trusted: TrustedKeys) -> None:
         self._trusted = trusted
         self._known: dict[str, tuple[RunPermit, float]] = {}
 
     def read(self, text: str, now: float, monotonic: float) -> RunPermit | Refusal:
-        """As `decode` and `read_run_permit` say; `now` in Unix seconds."""
+        """As `decode` and `read_run_permit` say; `now` in Unix seconds, by the clock of who shows it, which has issued it."""
         known = self._known.get(text)
         if known is not None:
             permit, until = known
@@ -173,7 +174,7 @@ def _read(
 
 
 def _out_of_time(permit: RunPermit | StepPermit, now: float) -> Refusal | None:
-    if now + _CLOCK_SKEW_S < float(permit.not_before):
+    if now + EARLY_S < float(permit.not_before):
         return _no("not_yet_valid", "the permit is not valid yet")
     return _expired() if now >= float(permit.expires) else None
 

@@ -7,29 +7,41 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from ioi_dagster.errors import SignatureError
+from ioi_dagster.model.amounts import apart
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.policy.permits import decode, encode
 from ioi_dagster.signing import SigningKey, TrustedKeys
 
 VALID_S = 300.0
-"""Clocks of owners differ; what a proof allows is idempotent or fenced."""
+"""Before and after it was signed; what a proof allows is idempotent or fenced."""
+CLOCKS_S = 86_400.0
+"""By so much may clocks of owners differ, if who asks dates his requests by the clock of who is asked. What is signed and issued
+is good for as long before its time."""
+CLOCK_REMEDY = "set the clock of whichever is wrong, and have it kept right (NTP)"
 _KIND = "request/1"
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A domain that proved itself; `body` is the digest of the body that it meant."""
+    """A domain that proved itself; `body` is the digest of the body that it meant, `clock` the time of day by its own clock (Unix
+    seconds), by which its permits are dated."""
 
     domain: str
     body: str
+    clock: float
 
 
-def prove(key: SigningKey, *, audience: str, method: str, path: str, body: str, now: float) -> str:
-    """Header text for one request to `audience`; `body` is the digest of its bytes."""
+def prove(
+    key: SigningKey, *, audience: str, method: str, path: str, body: str, now: float, ahead_s: float = 0.0
+) -> str:
+    """Header text for one request to `audience`, whose clock is `ahead_s` ahead of the own one, which says `now`; `body` is the
+    digest of its bytes."""
     claims = {"kind": _KIND, "audience": audience, "method": method, "path": path, "body": body}
-    return encode(key.sign({**claims, "at": float(int(now)), "nonce": uuid.uuid4().hex}))
+    dated = {"at": float(int(now + ahead_s)), "clock": float(int(now))}
+    return encode(key.sign({**claims, **dated, "nonce": uuid.uuid4().hex}))
 
 
 def check_proof(
@@ -50,12 +62,28 @@ def check_proof(
         if claims.get(name) != value:
             return _no(f"{name}_mismatch", f"the request was signed for another {name}", audience)
     at, body = claims.get("at"), claims.get("body")
-    if not isinstance(at, int | float) or not isinstance(body, str):
+    clock = claims.get("clock", at)
+    if not isinstance(at, int | float) or not isinstance(clock, int | float) or not isinstance(body, str):
         return _no("malformed", "the proof's fields have the wrong types", audience)
-    if abs(now - at) > VALID_S:
-        return _no("stale", f"the request was signed more than {VALID_S:g} s ago or ahead", audience)
-    return Caller(domain, body)
+    # Written so that what is no number at all is not within it either.
+    if not (abs(now - at) <= VALID_S and abs(now - clock) <= CLOCKS_S + VALID_S):
+        return _no(
+            "stale",
+            _differ(domain, max(clock, at, key=lambda its: abs(its - now)), audience, now),
+            audience,
+            CLOCK_REMEDY,
+        )
+    return Caller(domain, body, clock)
 
 
-def _no(code: str, text: str, by: str) -> Refusal:
-    return Refusal(f"proof.{code}", text, by)
+def _differ(domain: str, its: float, audience: str, now: float) -> str:
+    whose = f"the clock of {domain} is {apart(its - now)} of that of {audience}"
+    return f"{whose}, which says {_time_of_day(now)}, or the request was signed so long before it came"
+
+
+def _time_of_day(now: float) -> str:
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _no(code: str, text: str, by: str, remedy: str = "") -> Refusal:
+    return Refusal(f"proof.{code}", text, by, remedy)

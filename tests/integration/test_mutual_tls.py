@@ -42,8 +42,8 @@ pytestmark = pytest.mark.integration
 
 
 @contextmanager
-def gateway(of: Realm, loop: str = "auto", book: MemberBook | None = None) -> Iterator[str]:
-    """The real gateway of a domain, without clusters, in a thread; yields its address."""
+def gateway(of: Realm, loop: str = "auto", book: MemberBook | None = None, **its: Any) -> Iterator[str]:
+    """The real gateway of a domain, without clusters, in a thread; yields its address. `its`: what else it stands on."""
     tls, peers = tls_of(of.home)
     config = DomainConfig("n", "", of.spec, "", (), {}, "", (), {}, {})
     context = GatewayContext(
@@ -58,6 +58,7 @@ def gateway(of: Realm, loop: str = "auto", book: MemberBook | None = None) -> It
         peers=peers,
         book=book or NoMembers(),
     )
+    context = replace(context, **its)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = listening.TlsServer(
             uvicorn.Config(

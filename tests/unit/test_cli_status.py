@@ -102,6 +102,27 @@ def test_what_was_refused_is_shown_by_door_and_code():
     assert told == ["lab /v1/award proof.stale 12", "lab elsewhere of many kinds 1"]
 
 
+def test_a_member_whose_clock_differs_is_shown_though_it_is_there():
+    seen = {"state": "alive", "why": "", "seen_s_ago": 0.4}
+    peers = {
+        "cloud": seen | {"clock_ahead_s": 720.0},
+        "edge": seen | {"clock_ahead_s": -90_000.0},
+        "office": seen | {"clock_ahead_s": 2.0},
+        "other": seen | {"clock_ahead_s": None},
+        "gone": seen | {"clock_ahead_s": 720.0, "state": "gone", "why": "no answer"},
+    }
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(render({"lab": {**domain("lab", "internal"), "peers": peers}}))
+    lines = [" ".join(line.replace("│", " ").split()) for line in captured.get().splitlines()]
+    begin = lines.index("members that do not see each other, or whose clocks differ")
+    assert lines[begin + 3 : begin + 6] == [
+        "lab cloud alive 0 s ago its clock is 12 min ahead",
+        "lab edge alive 0 s ago its clock is 25 h behind: nothing can be asked of it",
+        "lab gone gone 0 s ago no answer",
+    ]
+
+
 def test_how_clusters_stand_is_shown_with_why_and_whom_it_trusts_least_first():
     good = {"cluster": "lab-c", "trust": 1.0, "kept": 8.0, "broken": 0.0, "late": 0.0, "lost": 0.0}
     bad = {"cluster": "cloud-c", "trust": 0.5, "kept": 1.0, "broken": 1.0, "late": 1.0, "lost": 1.04}

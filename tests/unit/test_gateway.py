@@ -266,8 +266,11 @@ class Lab:
         key: SigningKey = HOME,
         permit: str | None = None,
         audience: str = "lab",
+        ahead_s: float = 0.0,
     ):
-        proof = prove(key, audience=audience, method=method, path=path, body=digest_bytes(body), now=self.clock.wall())
+        """`ahead_s`: by how much the gateway's clock is ahead of who signs, who knows that."""
+        asked = {"audience": audience, "method": method, "path": path, "body": digest_bytes(body)}
+        proof = prove(key, **asked, now=self.clock.wall() - ahead_s, ahead_s=ahead_s)
         return self.ask(method, path, body, **{PROOF_HEADER: proof, PERMIT_HEADER: permit or run_permit()})
 
     def _decide(self, *_: Any) -> Decision:
@@ -322,6 +325,50 @@ def test_a_request_cannot_be_passed_on_or_changed():
     assert code(proof(now=now - 301)) == "proof.stale"
     assert code(proof(), RELEASE + b" ") == "proof.body_mismatch"
     assert lab.forwarded == []
+
+
+@pytest.mark.parametrize("ahead_s", [-86_400.0, -720.0, 0.0, 720.0, 86_400.0])
+def test_a_permit_ends_by_the_clock_of_who_has_issued_it(ahead_s):
+    lab = Lab()
+    now = lab.clock.wall() - ahead_s
+    good, over = (run_permit(not_before=now - 60.0, expires=now + left_s) for left_s in (60.0, -1.0))
+    assert code_of(lab.signed("POST", "/v1/release", RELEASE, permit=good, ahead_s=ahead_s)) == ""
+    assert code_of(lab.signed("POST", "/v1/release", RELEASE, permit=over, ahead_s=ahead_s)) == "permit.expired"
+    assert lab.forwarded == ["release"]
+
+
+def test_a_permit_that_was_issued_while_the_clock_was_ahead_holds_when_it_is_right_again():
+    lab, hour = Lab(), 3_600.0
+    permit = run_permit(not_before=lab.clock.wall() + hour, expires=lab.clock.wall() + 25 * hour)
+    assert code_of(lab.signed("POST", "/v1/release", RELEASE, permit=permit)) == ""
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "told"),
+    [
+        (-90_000.0, "the clock of library is 25 h ahead of that of lab, which says 2023-11-14 22:13:20 UTC"),
+        (90_000.0, "the clock of library is 25 h behind of that of lab, which says 2023-11-14 22:13:20 UTC"),
+    ],
+)
+def test_a_clock_that_is_too_far_off_is_refused_however_well_the_request_is_dated(ahead_s, told):
+    lab = Lab()
+    answer = lab.signed("POST", "/v1/release", RELEASE, ahead_s=ahead_s)
+    assert answer.json()["error"] == {
+        "code": "proof.stale",
+        "text": f"{told}, or the request was signed so long before it came",
+        "remedy": "set the clock of whichever is wrong, and have it kept right (NTP)",
+    }
+    assert lab.forwarded == []
+
+
+def test_each_answer_tells_the_gateways_clock():
+    lab = Lab()
+    asked = [lab.ask("GET", "/v1/health"), lab.ask("POST", "/v1/award"), lab.ask("GET", "/elsewhere")]
+    assert [(one.status_code, one.headers["ioi-clock"]) for one in asked] == [
+        (200, "1700000000.000"),
+        (401, "1700000000.000"),
+        (404, "1700000000.000"),
+    ]
 
 
 def test_what_is_refused_is_logged_by_door_and_code_and_a_flood_is_counted(caplog):
@@ -626,6 +673,22 @@ def test_a_peer_of_another_version_is_told_apart_from_one_that_is_away(monkeypat
     monkeypatch.setattr(membership, "TICK_S", 0.01)
     member = Lab(elsewhere=lambda _request: httpx.Response(200, json=body)).member("cloud", state)
     assert member["why"] == why
+
+
+@pytest.mark.parametrize(
+    ("headers", "ahead_s"),
+    [
+        ({}, None),
+        ({"ioi-clock": "soon"}, None),
+        ({"ioi-clock": "1700000000.4"}, 0.0),
+        ({"ioi-clock": "1700000720.0"}, 720.0),
+    ],
+)
+def test_a_peers_clock_is_seen_by_its_answers(monkeypatch, headers, ahead_s):
+    body = {"domain": "cloud", "epoch": 3, "ready": True}
+    monkeypatch.setattr(membership, "TICK_S", 0.01)
+    member = Lab(elsewhere=lambda _request: httpx.Response(200, json=body, headers=headers)).member("cloud", "alive")
+    assert member["clock_ahead_s"] == ahead_s
 
 
 @pytest.mark.parametrize(("introductions", "members"), [(True, {"cloud", "edge"}), (False, {"cloud"})])

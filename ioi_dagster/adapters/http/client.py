@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,9 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import uvloop
 
+from ioi_dagster.adapters.http.clocks import PeerClock
 from ioi_dagster.adapters.http.protocol import (
+    CLOCK_HEADER,
     DOORS,
     MAX_INVOKE,
     PERMIT_HEADER,
@@ -34,6 +36,7 @@ from ioi_dagster.adapters.http.protocol import (
 from ioi_dagster.adapters.http.streams import Opened, Stream
 from ioi_dagster.adapters.http.tls import TlsTo, explain
 from ioi_dagster.adapters.http.transport import MAX_ANSWER, Answer, Pool
+from ioi_dagster.clock import Clock, SystemClock
 from ioi_dagster.decoding import converted, from_json
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import FinalError, GatewayRefusedError, RetryableError, UnreachableError
@@ -89,13 +92,20 @@ class GatewayClient:
         key: SigningKey | None = None,
         permit: Signed | None = None,
         tls: ssl.SSLContext | TlsTo | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = PeerClock(domain, clock or SystemClock())
         self.url, self.domain, self._key = url, domain, key
         self._permit = encode(permit) if permit else ""
         self._waiting: dict[tuple[str, str, int], Future[Any]] = {}
         self._tls = tls
         self._shown = tls() if isinstance(tls, TlsTo) else tls
         self._pool = self._opened(self._shown)
+
+    @property
+    def ahead_s(self) -> float:
+        """By how much the gateway's clock is ahead of ours; what is sent to it is dated by its clock."""
+        return self._clock.ahead_s
 
     def close(self) -> None:
         for future in list(self._waiting.values()):
@@ -244,11 +254,19 @@ class GatewayClient:
 
         opened: list[Answer] = []
 
-        async def begun() -> bytes | None:
-            """What the gateway says instead."""
+        async def asked() -> Answer:
             pool = await self._current()
             answer = await pool.open("POST", PREFIX + path, content, self._headers("POST", path, body))
             opened.append(answer)
+            return answer
+
+        async def begun() -> bytes | None:
+            """What the gateway says instead."""
+            dated, since = self.ahead_s, time.monotonic()
+            answer = await asked()
+            if self._misdated(answer.status, answer.headers, dated, since):
+                await opened.pop().close()
+                answer = await asked()
             return None if answer.status == 200 else await _all_of(answer)
 
         async def closed() -> None:
@@ -312,8 +330,25 @@ class GatewayClient:
         return Asked(future, lambda: self._answered(future, timeout))
 
     async def _exchange(self, method: str, path: str, content: bytes, body: str, max_bytes: int) -> tuple[int, bytes]:
+        asked = partial(self._exchanged, method, path, content, body, max_bytes)
+        dated, since = self.ahead_s, time.monotonic()
+        status, headers, data = await asked()
+        if self._misdated(status, headers, dated, since):
+            status, _, data = await asked()
+        return status, data
+
+    async def _exchanged(
+        self, method: str, path: str, content: bytes, body: str, max_bytes: int
+    ) -> tuple[int, Mapping[str, str], bytes]:
         headers = self._headers(method, path, body)
         return await (await self._current()).exchange(method, PREFIX + path, content, headers, most=max_bytes)
+
+    def _misdated(self, status: int, headers: Mapping[str, str], dated: float, since: float) -> bool:
+        """Is what was refused to be signed once more, by a better date? The clock that an answer tells counts where a
+        certificate says whose it is."""
+        if self._shown is not None:
+            self._clock.heard(headers.get(CLOCK_HEADER), since)
+        return status == 401 and self.ahead_s != dated
 
     def _headers(self, method: str, path: str, body: str) -> dict[str, str]:
         headers = {PERMIT_HEADER: self._permit} if self._permit and path in _PERMITTED else {}
@@ -324,7 +359,8 @@ class GatewayClient:
                 method=method,
                 path=PREFIX + path.partition("?")[0],
                 body=body,
-                now=time.time(),
+                now=self._clock.wall(),
+                ahead_s=self.ahead_s,
             )
         return headers
 

@@ -18,12 +18,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ioi_dagster.adapters.http.clocks import told_as
 from ioi_dagster.adapters.http.clusters import Clusters
 from ioi_dagster.adapters.http.context import GatewayContext, OrderDesk
 from ioi_dagster.adapters.http.invoking import Invoking
 from ioi_dagster.adapters.http.membership import Members
 from ioi_dagster.adapters.http.protocol import (
     BY_PATH,
+    CLOCK_HEADER,
     DOORS,
     PREFIX,
     VERSION,
@@ -105,10 +107,10 @@ class _Gateway:
             except ProblemError as problem:
                 return self._problem(request, problem)
             if isinstance(value, StreamedAnswer):
-                return value
+                return replace(value, headers=self._clock_told())
             if isinstance(value, bytes):
-                return Response(value, media_type="application/octet-stream")
-            return Response(msgspec.json.encode(value), media_type="application/json")
+                return Response(value, 200, self._clock_told(), media_type="application/octet-stream")
+            return Response(msgspec.json.encode(value), 200, self._clock_told(), media_type="application/json")
 
         return answer
 
@@ -130,8 +132,11 @@ class _Gateway:
         known = where.startswith(PREFIX) and where.removeprefix(PREFIX) in BY_PATH
         self._refusals.refused(where if known else "no door", problem.code, self._c.clock.monotonic())
         body = ProblemAnswer(Problem(problem.code, problem.text, problem.remedy))
-        headers = {"connection": "close"} if problem.hang_up else None
+        headers = self._clock_told() | ({"connection": "close"} if problem.hang_up else {})
         return Response(msgspec.json.encode(body), problem.status, headers, media_type="application/json")
+
+    def _clock_told(self) -> dict[str, str]:
+        return {CLOCK_HEADER: told_as(self._c.clock.wall())}
 
     def refused(self) -> list[Refused]:
         """Since the start."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httpx
 
-from ioi_dagster.adapters.http.protocol import PREFIX, VERSION, Health, JoinAnswer
+from ioi_dagster.adapters.http.clocks import ahead_of
+from ioi_dagster.adapters.http.protocol import CLOCK_HEADER, PREFIX, VERSION, Health, JoinAnswer
 from ioi_dagster.adapters.http.tls import explain
 from ioi_dagster.clock import Clock
 from ioi_dagster.decoding import from_json
@@ -40,6 +41,8 @@ TICK_S = 0.2
 ANSWER_S = 1.0
 MAX_ANSWER = 2**20
 """Bytes of an answer about members; of more the rest is not read."""
+_Answer = tuple[bytes, Mapping[str, str]]
+"""With its headers."""
 
 
 class MemberBook(Protocol):
@@ -269,10 +272,13 @@ class Members:
     async def _probe(self, peer: str) -> None:
         event: Event
         try:
-            health = from_json(await self._get(peer, "health"), Health)
+            since = self._clock.monotonic()
+            data, headers = await self._get(peer, "health")
+            ahead_s = ahead_of(headers.get(CLOCK_HEADER), self._clock.wall(), self._clock.monotonic() - since)
+            health = from_json(data, Health)
             if health.protocols and VERSION not in health.protocols:
                 raise _OtherVersionError(health.protocols)
-            event = ProbeAnswered(peer, health.epoch, health.heard)
+            event = ProbeAnswered(peer, health.epoch, health.heard, ahead_s)
         except Exception as error:  # whatever a peer sends, the answer to the governor is owed
             told = str(error) if isinstance(error, _OtherVersionError) else explain(error)
             event = ProbeMissed(peer, told or type(error).__name__)
@@ -281,13 +287,13 @@ class Members:
     async def _pull(self, peer: str, domain: str, after: int) -> None:
         chain: tuple[Signed, ...] = ()
         try:
-            answer = await self._get(peer, "member", {"domain": domain, "after": str(after)})
+            answer, _ = await self._get(peer, "member", {"domain": domain, "after": str(after)})
             chain = from_json(answer, tuple[Signed, ...])
         except Exception as error:  # the governor waits for an end of this
             log.info("%s did not tell its records of %s: %s", peer, domain, explain(error) or type(error).__name__)
         self._handle(RecordsPulled(peer, domain, chain))
 
-    async def _get(self, peer: str, door: str, query: dict[str, str] | None = None) -> bytes:
+    async def _get(self, peer: str, door: str, query: dict[str, str] | None = None) -> _Answer:
         record = self._book.read().get(peer)
         if self._http_to is None or record is None:
             raise httpx.ConnectError("nobody is asked")
@@ -295,7 +301,7 @@ class Members:
 
     async def _bounded(
         self, http: httpx.AsyncClient, record: MemberRecord, door: str, query: dict[str, str] | None
-    ) -> bytes:
+    ) -> _Answer:
         parts, size = [], 0
         url = f"{record.gateway}{PREFIX}{door}"
         async with http.stream("GET", url, params=query, timeout=ANSWER_S) as answer:
@@ -304,7 +310,7 @@ class Members:
                 if answer.status_code != 200 or size > MAX_ANSWER:
                     raise httpx.ReadError(f"status {answer.status_code}, {size} bytes")
                 parts.append(part)
-        return b"".join(parts)
+        return b"".join(parts), answer.headers
 
     def _connection(self, peer: str, record: MemberRecord) -> httpx.AsyncClient:
         """Kept as long as the member's record is the same, since a newer one may name another authority, and the own

@@ -27,6 +27,8 @@ from ioi_dagster.signing import Signed
 VERSION = 1
 PREFIX = f"/v{VERSION}/"
 PERMIT_HEADER, PROOF_HEADER = "ioi-permit", "ioi-proof"
+CLOCK_HEADER = "ioi-clock"
+"""Of each answer: Unix seconds by the gateway's clock."""
 MAX_JSON = 2**20
 MAX_INVOKE = 64 * 2**20
 MAX_FRAME = MAX_PIECE + 64 * 2**10
@@ -319,7 +321,7 @@ def schema() -> dict[str, Any]:
     return {
         "protocol": VERSION,
         "stream": {"max_frame": MAX_FRAME, "max_pieces": MAX_PIECES, "max_bytes": MAX_STREAM},
-        "headers": {"proof": PROOF_HEADER, "permit": PERMIT_HEADER},
+        "headers": {"proof": PROOF_HEADER, "permit": PERMIT_HEADER, "clock": CLOCK_HEADER},
         "doors": doors,
         "problem": next(its),
         "$defs": {name: components[name] for name in sorted(components)},

@@ -12,6 +12,7 @@ from typing import Any
 
 from ioi_dagster.adapters.http.client import Asked, GatewayClient
 from ioi_dagster.adapters.http.tls import TlsTo
+from ioi_dagster.clock import Clock
 from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder, hidden
 from ioi_dagster.errors import FinalError, RetryableError, UnreachableError
 from ioi_dagster.governors.network import PROBE_S, PeerState
@@ -42,12 +43,14 @@ class FederatedRegistry:
     `config` is the home's: who the others are, by which authority, and what they may be given is its own knowledge.
     """
 
-    def __init__(self, home: DomainHome, config: DomainConfig, key: SigningKey, permit: Signed | None) -> None:
+    def __init__(
+        self, home: DomainHome, config: DomainConfig, key: SigningKey, permit: Signed | None, clock: Clock | None = None
+    ) -> None:
         self._config = config
         gateways = {config.spec.name: config.gateway, **config.peers}
         self._trust = TrustFolder(home.trust)
         self._clients = {
-            name: GatewayClient(url, name, key, permit, TlsTo(home, name, self._trust))
+            name: GatewayClient(url, name, key, permit, TlsTo(home, name, self._trust), clock)
             for name, url in gateways.items()
         }
         self._lock = threading.Lock()

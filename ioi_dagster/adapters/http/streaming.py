@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -62,11 +62,13 @@ class StreamedAnswer:
     """An ASGI answer of what `chunks` gives, which is closed when it is not read any more."""
 
     chunks: AsyncGenerator[bytes, None]
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             with hearing(receive) as gone, contextlib.suppress(HungUpError):
-                headers = [(b"content-type", b"application/octet-stream")]
+                told = {"content-type": "application/octet-stream", **self.headers}
+                headers = [(name.encode(), value.encode()) for name, value in told.items()]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 while (chunk := await while_wanted(gone, anext(self.chunks, None))) is not None:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})

@@ -38,9 +38,9 @@ class Pool:
 
     async def exchange(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], most: int = MAX_ANSWER
-    ) -> tuple[int, bytes]:
-        """(status, body) of the answer. The caller limits the time: when this is cancelled, the connection is closed. Raises
-        `OSError` where no answer comes, and `RetryableError` on one of more than `most` bytes."""
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """(status, headers, body) of the answer. The caller limits the time: when this is cancelled, the connection is closed.
+        Raises `OSError` where no answer comes, and `RetryableError` on one of more than `most` bytes."""
         self._under_way += 1
         try:
             return await self._exchange(method, path, body, headers, most)
@@ -83,7 +83,7 @@ class Pool:
 
     async def _exchange(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], most: int
-    ) -> tuple[int, bytes]:
+    ) -> tuple[int, Mapping[str, str], bytes]:
         import aiohttp
 
         parts, size = [], 0
@@ -94,7 +94,7 @@ class Pool:
                     if size > most:
                         raise RetryableError(f"{self._url} answered with more than {most} bytes")
                     parts.append(part)
-                return answer.status, b"".join(parts)
+                return answer.status, answer.headers, b"".join(parts)
         except aiohttp.ClientError as error:
             cut_off = self._tls is not None and not isinstance(
                 error, aiohttp.ClientConnectorError | aiohttp.ServerDisconnectedError
@@ -141,6 +141,7 @@ class Answer:
     def __init__(self, answer: aiohttp.ClientResponse, over: Callable[[], Awaitable[None]]) -> None:
         self._answer, self._over = answer, over
         self.status = answer.status
+        self.headers: Mapping[str, str] = answer.headers
 
     async def read(self) -> bytes:
         """What has come; empty at its end. Raises `OSError` where the connection breaks."""

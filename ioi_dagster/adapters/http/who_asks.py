@@ -88,9 +88,10 @@ class WhoAsks:
             raise ProblemError(
                 403, "permit.missing", "the request shows no run permit", f"send it as {PERMIT_HEADER!r}"
             )
-        permit = self._permits.read(text, self._c.clock.wall(), self._c.clock.monotonic())
+        permit = self._permits.read(text, caller.clock, self._c.clock.monotonic())
         if isinstance(permit, Refusal):
             raise ProblemError(403, permit.code, permit.text, permit.remedy)
+        # By whose clock its times were held against.
         if permit.issuer != caller.domain:
             raise ProblemError(403, "permit.not_yours", f"{caller.domain} shows a permit of {permit.issuer}")
         name = self._c.config.spec.name

@@ -112,11 +112,19 @@ def test_a_step_permit_is_good_for_its_own_lease_only(change, code):
     assert found.code == code
 
 
-@pytest.mark.parametrize(("now", "code"), [(90.0, "permit.not_yet_valid"), (200.0, "permit.expired")])
+DAY = 86_400.0
+
+
+@pytest.mark.parametrize(("now", "code"), [(99.0 - DAY, "permit.not_yet_valid"), (200.0, "permit.expired")])
 def test_a_permit_has_its_time(now, code):
-    found = read_run_permit(issue(LIBRARY, RUN), TRUSTED, now=now)
-    assert isinstance(found, Refusal)
-    assert found.code == code
+    for found in (read_run_permit(issue(LIBRARY, RUN), TRUSTED, now=now), check_step(issue(LIBRARY, STEP), now=now)):
+        assert isinstance(found, Refusal)
+        assert found.code == code
+
+
+def test_a_permit_of_a_clock_that_is_a_day_ahead_is_good():
+    assert read_run_permit(issue(LIBRARY, RUN), TRUSTED, now=101.0 - DAY) == RUN
+    assert check_step(issue(LIBRARY, STEP), now=101.0 - DAY) == STEP
 
 
 def test_a_sibling_domain_cannot_sign_for_the_owner():
@@ -194,7 +202,7 @@ def test_a_permit_that_was_good_lasts_as_long_as_it_had_left_whatever_the_clock_
 
 def test_what_was_refused_is_read_anew_and_a_changed_text_is_another_permit():
     permits, signed = ReadPermits(TRUSTED), issue(LIBRARY, RUN)
-    early = permits.read(encode(signed), 0.0, 0.0)
+    early = permits.read(encode(signed), -DAY, 0.0)
     assert isinstance(early, Refusal) and early.code == "permit.not_yet_valid"
     assert permits.read(encode(signed), 150.0, 0.0) == RUN
     forged = encode(replace(signed, body={**signed.body, "highest": "public"}))

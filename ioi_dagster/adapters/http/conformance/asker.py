@@ -121,7 +121,7 @@ class Asker:
     def proof(self, method: str, path: str, body: bytes, *, audience: str = "", at: float = 0.0) -> str:
         its = self.subject
         asked = {"audience": audience or its.domain, "method": method, "path": path, "body": digest_bytes(body)}
-        return prove(its.key, **asked, now=its.now() + at)
+        return prove(its.key, **asked, now=its.now() + at, ahead_s=0.0)
 
     def permit(self, **change: Any) -> str:
         its = self.subject
