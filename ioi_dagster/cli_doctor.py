@@ -19,6 +19,9 @@ from ioi_dagster.local.home import DAGSTER_YAML
 from ioi_dagster.model.amounts import counted
 from ioi_dagster.policy.proof import CLOCK_REMEDY
 
+MAX_TOLD = 12
+"""So many differences are told one by one."""
+
 
 @dataclass
 class Finding:
@@ -78,6 +81,23 @@ def _topology(home: Path) -> Finding:
     except IoiError as error:
         return Finding("topology", "mend", str(error), f"edit {file}")
     return Finding("topology", "ok", "; ".join(told) or "none: its domains were made of nodes alone")
+
+
+def _what_runs(home: Path) -> Finding:
+    from ioi_dagster.local.drift import BY_QUOTA, BY_START, drift
+
+    try:
+        compared = drift(home)
+    except IoiError as error:
+        return Finding("what runs", "note", f"not compared with its file: {error}", "mend the file first")
+    found = [one for its in compared for one in its.differences]
+    if not found:
+        files = ", ".join(str(its.file) for its in compared)
+        return Finding("what runs", "ok", f"what {files} says" if files else "nothing that was started with a file")
+    told = [one.what for one in found[:MAX_TOLD]] + ([f"and {len(found) - MAX_TOLD} more"] if found[MAX_TOLD:] else [])
+    files = ", ".join(str(its.file) for its in compared if its.differences)
+    remedy = BY_QUOTA if all(one.by_quota for one in found) else BY_START
+    return Finding("what runs", "mend", f"not what {files} says: {'; '.join(told)}", remedy)
 
 
 def _bundle(home: Path) -> Finding:
@@ -212,6 +232,7 @@ _CHECKS: tuple[Callable[[Path], Finding], ...] = (
     _tool("opa", "editing policies", "go install github.com/open-policy-agent/opa@v1.22.2"),
     _tool("chromium", "the browser test", "apt-get install -y chromium"),
     _topology,
+    _what_runs,
     _bundle,
     _home_folder,
     _dagster_yaml,

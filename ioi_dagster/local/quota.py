@@ -110,14 +110,14 @@ def _without_quotas(spec: DomainSpec) -> DomainSpec:
 
 def _changes(before: DomainSpec, after: DomainSpec) -> Iterator[Change]:
     for old, new in zip(before.clusters, after.clusters, strict=True):
-        had, has = _shares(old.quotas), _shares(new.quotas)
+        had, has = shares(old.quotas), shares(new.quotas)
         for key in dict.fromkeys((*had, *has)):
             if had.get(key) != has.get(key):
                 yield Change(old.name, *key, had.get(key), has.get(key))
 
 
-def _shares(tree: QuotaTree) -> dict[tuple[str, str, str], Share]:
-    """By cohort, tenant and class."""
+def shares(tree: QuotaTree) -> dict[tuple[str, str, str], Share]:
+    """What each holder has, by cohort, tenant and class."""
     found: dict[tuple[str, str, str], Share] = {}
     for cohort in tree.cohorts:
         found[cohort.name, "", ""] = Share(cohort.weight, cohort.quota, cohort.parent)
