@@ -498,16 +498,25 @@ def up(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the web UI; 0 takes a free one")] = 3000,
     home: HomeOption = None,
     topology: Annotated[Path | None, typer.Option(help="Another topology than the shipped one")] = None,
+    workspace: Annotated[
+        list[Path] | None,
+        typer.Option("--workspace", "-w", help="Dagster's workspace file, instead of the shipped one"),
+    ] = None,
+    module: Annotated[
+        list[str] | None,
+        typer.Option("--module-name", "-m", help="Or a module with definitions, found from this folder"),
+    ] = None,
 ) -> None:
     """The Dagster web UI, its daemon and the federation together, until Ctrl-C."""
     from importlib import import_module
 
-    from ioi_dagster.cli_up import serve
+    from ioi_dagster.cli_up import code_locations, serve
     from ioi_dagster.local.home import TOPOLOGY, find_home, open_federation
 
+    code = code_locations(workspace or [], module or [], Path.cwd())
     blocks = import_module("definitions.documents.catalogue").BLOCKS
     federation = open_federation(find_home(home), topology or TOPOLOGY, blocks)
-    serve(federation, find_home(home), port, out.print)
+    serve(federation, find_home(home), port, out.print, code)
 
 
 @policy_app.command("build")

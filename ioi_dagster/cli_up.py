@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
@@ -25,8 +25,22 @@ READY_S = 60.0
 RUN_GRACE_S = 15.0
 
 
-def serve(federation: Federation, home: Path, port: int, say: Callable[[str], None]) -> None:
-    """Start everything, say the address, and wait until told to stop. Nothing is left running."""
+def code_locations(workspaces: Sequence[Path], modules: Sequence[str], folder: Path) -> list[str]:
+    """Dagster's options for the code locations that are meant, of the shipped workspace where none is. Modules are found from
+    `folder`. Raises `BadInputError` for both at once, which Dagster does not take, and for a file that is not there."""
+    if workspaces and modules:
+        todo = "give one of them; a workspace file may name modules"
+        raise BadInputError("--workspace and --module-name at once", todo=todo)
+    missing = next((file for file in workspaces if not file.is_file()), None)
+    if missing is not None:
+        raise BadInputError("there is no such workspace file", where=str(missing), todo="give Dagster's workspace.yaml")
+    if modules:
+        return [*(part for module in modules for part in ("-m", module)), "-d", str(folder.resolve())]
+    return [part for file in workspaces or [PROJECT / "workspace.yaml"] for part in ("-w", str(file.resolve()))]
+
+
+def serve(federation: Federation, home: Path, port: int, say: Callable[[str], None], code: Sequence[str]) -> None:
+    """Start everything, say the address, and wait until told to stop. Nothing is left running. `code`: see `code_locations`."""
     if port and not _free(port):
         raise BadInputError(f"port {port} is taken", todo="give another --port, or 0 for a free one")
     told: list[int] = []
@@ -45,9 +59,8 @@ def serve(federation: Federation, home: Path, port: int, say: Callable[[str], No
         environment = {**os.environ, **federation.environment(), "DAGSTER_HOME": str(prepare_dagster(home))}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))
         logs = home / "dagster"
-        workspace = ["-w", str(PROJECT / "workspace.yaml")]
-        server = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), *workspace]
-        daemon = [sys.executable, "-m", "dagster._daemon", "run", *workspace]
+        server = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), *code]
+        daemon = [sys.executable, "-m", "dagster._daemon", "run", *code]
         _make_storage(environment, logs)
         try:
             children.append(_start(server, environment, logs / "webserver.log"))
