@@ -245,8 +245,9 @@ class GovernedExecutor(Executor):
                 # Also where two processes were started for one run: what the first has done is not done again.
                 yield from resume(plan_context, active, driver, opened, ledger, flow.fail)
             over = set().union(*steps_that_ended(active))
+            took, made = ledger.took(run.job_name), ledger.made(run.job_name)
             driver.post(
-                graph_of(execution_plan, ledger.took(run.job_name), over, run.tags, driver.places_in, opened.links)
+                graph_of(execution_plan, took, made, over, run.tags, driver.places_in, opened.home, opened.links)
             )
             interrupted, goes_on, running = False, False, []
             try:

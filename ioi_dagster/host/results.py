@@ -111,7 +111,8 @@ class Results:
         stored = self._outputs.store(attempt, decoded, work.ask.data_class, work.assigns_class)
         self._starts.learn(step, ended - started)
         owed = msgspec.msgpack.encode(Owed(decoded.events, stored.links, None if work.chunk else decoded.failure))
-        commit = Commit(step, fence, attempt, node, started, ended, stored.references, owed, stored.classes)
+        its = stored.references, owed, stored.classes
+        commit = Commit(step, fence, attempt, node, started, ended, *its, sizes=stored.sizes)
         if lease is not None and lease.copy:
             commit = replace(commit, cluster=lease.cluster, domain=lease.domain)
         outcome = Outcome(

@@ -26,12 +26,13 @@ CHECKPOINT = "\x00checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Outputs of one attempt: for its commit, references by handle and the classes that differ from its step's; for later, under
-    which names others find them."""
+    """Outputs of one attempt: for its commit, references by handle, the classes that differ from its step's and, by output, how
+    many values and bytes; for later, under which names others find them."""
 
     references: dict[str, str] = field(default_factory=dict)
     links: list[tuple[str, str]] = field(default_factory=list)
     classes: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class RunOutputs:
@@ -54,6 +55,10 @@ class RunOutputs:
         not be written for `PATIENCE_S`."""
         stored = Stored()
         for output in result.outputs:
+            _, its_name, _ = output.handle
+            values, size = stored.sizes.get(its_name, (0, 0))
+            size += len(output.data) + sum(map(len, output.partitions.values()))
+            stored.sizes[its_name] = values + 1, size
             name = self._put(run_name(self._run, output.handle, attempt), output.data)
             self._note(stored, output.handle, name, output.data_class if assigns_class else None, data_class)
             # Re-executions and readers of a run's results find an output without knowing which attempt made it.

@@ -20,9 +20,10 @@ _NOTHING: Mapping[str, float] = MappingProxyType({})
 class Step:
     """One step's demand. Raises `BadInputError` for what cannot be.
 
-    `kind` groups steps whose estimates err alike. `inputs` is what it reads from outside the graph: domain → bytes.
-    `domains` are the only ones allowed (None: any); `capability` is what its node must offer ("": nothing). `tenant` names whose
-    it is; graphs of one tenant are ordered among themselves.
+    `kind` groups steps whose estimates err alike. `inputs` is what it reads from outside the graph: domain → bytes. `brings`
+    bytes come to it from the domain `through`, and `makes` go back there, while it has its room: so values travel that pass
+    through a run's process. `domains` are the only ones allowed (None: any); `capability` is what its node must offer ("":
+    nothing). `tenant` names whose it is; graphs of one tenant are ordered among themselves.
     """
 
     id: str
@@ -36,9 +37,13 @@ class Step:
     kind: str = ""
     tenant: str = "default"
     capability: str = ""
+    through: str = ""
+    brings: float = 0.0
+    makes: float = 0.0
 
     def __post_init__(self) -> None:
         amounts = {"work": self.work, "memory": self.memory, "gpus": self.gpus}
+        amounts |= {"what it brings": self.brings, "what it makes": self.makes}
         amounts |= {f"input from {domain}": size for domain, size in self.inputs.items()}
         _sound(f"step {self.id!r}", amounts)
         if self.cores < 1:
@@ -55,6 +60,15 @@ class Edge:
 
     def __post_init__(self) -> None:
         _sound(f"edge {self.producer!r} → {self.consumer!r}", {"size": self.size})
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What steps of an op make as one of their outputs, in bytes: `each` value, of which a step may make several, and `whole`,
+    all of them of one step."""
+
+    each: float
+    whole: float
 
 
 @dataclass(frozen=True, slots=True)

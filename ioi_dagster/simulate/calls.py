@@ -79,6 +79,7 @@ class SentStart:
             transfers = process.world.transfers
             transfers.move([((self.domain, lease.node), process.run.makes(lease.step))], transfers.lies(process.domain))
             worked = max(0.0, took - self.moves_s)
+            process.run.worked[attempt] = worked
             event: flow.Event = flow.StepEnded(lease.step, lease.fence, attempt, worked, lease.copy)
         else:
             event = flow.StartRefused(lease.step, lease.fence, lease.node, refusal, lease.copy)

@@ -1,4 +1,4 @@
-"""What a simulated run knows of how long its steps take, before they have run."""
+"""What a simulated run knows of how long its steps take and how much they make, before they have run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from ioi_dagster.governors.flow_to_come import op_of
 
 
 class Known(StrEnum):
-    """What a run knows at its start, by op: what is declared, as if earlier runs had taken that, or what those of its job took
-    that came before it in the simulation, and of the first nothing."""
+    """What a run knows at its start, by op: what is declared, as if earlier runs had taken and made that, or what those of its
+    job took and made that came before it in the simulation, and of the first nothing."""
 
     DECLARED = "declared"
     LEARNT = "learnt"
+
+
+OUTPUT = "result"
+"""What the one output of a simulated step is called."""
 
 
 def by_op(seconds: Iterable[Mapping[str, float]]) -> dict[str, float]:

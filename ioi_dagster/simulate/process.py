@@ -9,12 +9,13 @@ from ioi_dagster.governors import flow_messages as flow
 from ioi_dagster.governors.cluster import Withdrawn
 from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, Cause
 from ioi_dagster.governors.flow import FlowGovernor
-from ioi_dagster.governors.flow_to_come import ToCome, graph_to_come
+from ioi_dagster.governors.flow_to_come import ToCome, graph_to_come, op_of
 from ioi_dagster.model.negotiation import Ask, Effect, Lease, ReleaseRequest, RenewRequest
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 from ioi_dagster.simulate.calls import ANSWERS, Call, SentStart
 from ioi_dagster.simulate.faults import FaultKind
+from ioi_dagster.simulate.knowledge import OUTPUT
 from ioi_dagster.simulate.timing import TURN_S
 from ioi_dagster.simulate.transfers import Spot
 
@@ -109,14 +110,22 @@ class SimProcess:
         self.run.ended_process(self)
 
     def _graph(self) -> flow.GraphKnown:
-        """What is left of it, as a live run knows it: how long steps take by their op alone, nothing of what one will read of
-        another before that has made it, and of what lies between domains what the topology tells."""
+        """What is left of it, as a live run knows it: how long steps take and how much they make by their op alone, and of what
+        lies between domains what the topology tells."""
         over = self.ledger.done.keys() | self.ledger.failed.keys()
         steps = [
-            ToCome(key, its.needs, its.capability, its.resources.get("memory", 0.0), its.resources.get("gpu", 0.0))
+            ToCome(
+                key,
+                its.needs,
+                its.capability,
+                its.resources.get("memory", 0.0),
+                its.resources.get("gpu", 0.0),
+                reads=tuple((op_of(one), OUTPUT) for one in its.inputs),
+            )
             for key, its in self._workflow.steps.items()
         ]
-        return graph_to_come(steps, over, self.world.took(self.run), self._links)
+        took, made = self.world.took(self.run), self.world.made(self.run)
+        return graph_to_come(steps, over, took, made, self.domain, self._links)
 
     def _vend(self, key: str) -> None:
         """Hand a step to the governor once all before it is done."""
@@ -256,7 +265,6 @@ class SimProcess:
         lease, world = instruction.lease, self.world
         step = lease.step
         self.ledger.fences[step] = max(lease.fence, self.ledger.fences.get(step, 0))
-        self.ledger.started[step] = world.engine.now
         if step in self._ready_at and not lease.copy:
             self.run.waits.append(world.engine.now - self._ready_at[step])
         self.run.starts += 1
@@ -285,7 +293,8 @@ class SimProcess:
         self._closed += 1
         self.world.recoveries.closed(self.name, step, self.world.engine.now)
         self.ledger.done[step] = self.world.engine.now
-        self.ledger.took[step] = self.world.engine.now - self.ledger.started[step]
+        self.ledger.took[step] = self.run.worked[attempt]
+        self.ledger.made[step] = self.world.transfers.told(self.run.makes(step))
         self.world.record("commit", self.name, step, fence, attempt)
         for follower in self.run.after.get(step, ()):
             self._vend(follower)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class SimLedger:
     """`epoch` rises with each process that takes the run over; an older one writes nothing any more. `away`: how many faults keep
-    it from being written now. `spent`: credits; `took`: seconds from a step's last start to its commit."""
+    it from being written now. `spent`: credits; `took`: seconds of a step's work, without what it moved, as its node tells them;
+    `made`: bytes of its output."""
 
     epoch: int = 0
     away: int = 0
@@ -25,8 +26,8 @@ class SimLedger:
     done: dict[str, float] = field(default_factory=dict)
     failed: dict[str, Refusal] = field(default_factory=dict)
     spent: float = 0.0
-    started: dict[str, float] = field(default_factory=dict)
     took: dict[str, float] = field(default_factory=dict)
+    made: dict[str, float] = field(default_factory=dict)
 
 
 class SimRun:
@@ -43,6 +44,8 @@ class SimRun:
         self.slot_s = 0.0
         self.lease_of: dict[str, Lease] = {}
         """By attempt."""
+        self.worked: dict[str, float] = {}
+        """By attempt that has ended, seconds."""
         self.after: dict[str, list[str]] = {}
         self.gangs: dict[str, list[str]] = {}
         for key, step in workflow.steps.items():

@@ -15,6 +15,7 @@ from ioi_dagster.governors.flow import MAX_LOSSES
 from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.governors.standing import Standings
 from ioi_dagster.model.negotiation import Ask, Lease, LeaseRequest
+from ioi_dagster.model.placement import Made
 from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import DomainSpec, Topology
@@ -22,7 +23,7 @@ from ioi_dagster.simulate.cluster import SimCluster
 from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.fairness import SAMPLE_S, Fairness
 from ioi_dagster.simulate.faults import AIMED_AT, Aim, Fault, FaultKind
-from ioi_dagster.simulate.knowledge import Known, by_op
+from ioi_dagster.simulate.knowledge import OUTPUT, Known, by_op
 from ioi_dagster.simulate.members import Members, watched
 from ioi_dagster.simulate.permits import Permits
 from ioi_dagster.simulate.process import SimProcess
@@ -272,6 +273,14 @@ class World:
         if self.scenario.known is Known.DECLARED:
             return by_op([{key: its.seconds for key, its in run.workflow.steps.items()}])
         return by_op(its.ledger.took for its in self._last_of[run.domain, run.workflow.job or run.name])
+
+    def made(self, run: SimRun) -> dict[tuple[str, str], Made]:
+        """Bytes that its steps make, by op, as far as is known when a process of it begins."""
+        if self.scenario.known is Known.DECLARED:
+            found = by_op([{key: self.transfers.told(run.makes(key)) for key in run.workflow.steps}])
+        else:
+            found = by_op(its.ledger.made for its in self._last_of[run.domain, run.workflow.job or run.name])
+        return {(op, OUTPUT): Made(size, size) for op, size in found.items() if size}
 
     def _wall(self) -> float:
         """What clocks show now."""

@@ -212,11 +212,20 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         yield instance
 
 
-def test_dynamic_steps_are_mapped_and_collected(instance):
+def test_dynamic_steps_are_mapped_and_collected_and_how_much_they_made_is_kept(instance):
     with execute_job(reconstructable(squares), instance) as result:
         assert result.success
         assert result.output_for_node("total") == sum(number * number for number in range(12))
     assert len([event for event in result.all_events if event.is_step_success]) == 14
+    from ioi_dagster.adapters.sql.ledger import Ledger
+
+    ledger = Ledger(default_folder() / "ledger.sqlite")
+    made = ledger.made("squares")
+    ledger.close()
+    # A later run plans by it.
+    assert made.keys() == {("numbers", "result"), ("square", "result"), ("total", "result")}
+    assert made["numbers", "result"].whole == pytest.approx(12 * made["numbers", "result"].each)
+    assert made["square", "result"].whole == made["square", "result"].each > 0
 
 
 def test_retries_are_the_users_and_failures_stop_what_depends_on_them(instance):

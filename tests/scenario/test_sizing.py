@@ -222,12 +222,13 @@ MAPPED = {
 }
 
 
-def test_a_run_knows_its_graph_by_op_and_no_sizes_and_no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_knows_its_graph_by_op_and_no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor what a step reads from outside."""
     (told,) = graphs_known(monkeypatch, Workflow("w", MAPPED), known=Known.DECLARED)
     assert told == GraphKnown(
         (
-            Step("read", 0.0, memory=3.0, gpus=1.0, kind="read", capability="work"),
-            Step("scan[a]", 0.0, kind="scan", capability="work"),
+            Step("read", 0.0, memory=3.0, gpus=1.0, kind="read", capability="work", through="d0", makes=1e8),
+            Step("scan[a]", 0.0, kind="scan", capability="work", through="d0", brings=1e8),
             Step("scan[b]", 0.0, kind="scan", capability="work"),
         ),
         (Edge("read", "scan[a]"), Edge("read", "scan[b]")),
@@ -255,14 +256,43 @@ def test_steps_go_where_machines_are_faster_unless_the_topology_tells_of_a_slow_
 
 
 def test_a_run_knows_what_earlier_runs_of_its_job_took_where_it_is_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = {"a": WorkflowStep(2.0), "b": WorkflowStep(6.0, ("a",))}
-    runs = tuple(Workflow(f"w{n}", one, 20.0 * n, job="nightly") for n in range(3))
-    others = Workflow("other", one, 40.0), Workflow("elsewhere", one, 40.0, domain="d1", job="nightly")
+    one = {"a": WorkflowStep(2.0, writes=2e9), "b": WorkflowStep(6.0, ("a",), inputs={"a": 1e9})}
+    runs = tuple(Workflow(f"w{n}", one, 90.0 * n, job="nightly") for n in range(3))
+    others = Workflow("other", one, 180.0), Workflow("elsewhere", one, 180.0, domain="d1", job="nightly")
     first, second, third, *rest = graphs_known(monkeypatch, *runs, *others, known=Known.LEARNT)
     assert (first.kinds, [its.kinds for its in rest]) == ((), [(), ()])
     for told in (second, third):
-        # On nodes that are twice as fast as what is declared is meant for.
+        # On nodes that are twice as fast as what is declared is meant for; the time in which values move is no work.
         assert dict(told.kinds) == pytest.approx({"a": 1.0, "b": 3.0}, abs=0.1)
+        assert {step.id: (step.through, step.brings, step.makes) for step in told.steps} == {
+            "a": ("d0", 0.0, 2e9),
+            "b": ("d0", 2e9, 0.0),
+        }
+    assert {(step.through, step.brings, step.makes) for its in (first, *rest) for step in its.steps} == {("", 0, 0)}
+
+
+@pytest.mark.parametrize(("bandwidth", "moved", "ends"), [(5e7, 0.0, 20.0), (1e9, 2e9, 5.0 + 2.0)])
+def test_what_earlier_runs_made_keeps_a_step_from_where_that_would_take_too_long_to_come_from(
+    bandwidth: float, moved: float, ends: float
+) -> None:
+    links = tuple(Link(one, other, 0.01, bandwidth) for one, other in (("d0", "d1"), ("d1", "d0")))
+    topology = replace(with_nodes(grid(2, 1), ["c1=@4"]), links=links)
+    report = simulate(Scenario(topology, (Workflow("w", {"s": WorkflowStep(20.0, writes=2e9)}),)))
+    assert (report.done, report.bytes_between, report.violations) == (1, moved, ())
+    assert report.makespan_s == pytest.approx(ends, abs=0.3)
+
+
+def test_a_store_hides_how_much_steps_make_from_their_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[GraphKnown] = []
+    handle = FlowGovernor.handle
+
+    def listening(its: FlowGovernor, event: Any, now: float, more: bool = False) -> Any:
+        told.extend([event] if isinstance(event, GraphKnown) else [])
+        return handle(its, event, now, more)
+
+    monkeypatch.setattr(FlowGovernor, "handle", listening)
+    simulate(Scenario(TWICE_AS_FAST, (Workflow("w", MAPPED),), bandwidth=1e8, store="d1"))
+    assert {(step.through, step.brings, step.makes) for its in told for step in its.steps} == {("", 0, 0)}
 
 
 def test_what_is_known_of_steps_is_said_by_a_word(tmp_path: Path) -> None:

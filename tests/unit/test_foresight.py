@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from dagster import JobDefinition, in_process_executor, job, op
+from dagster import JobDefinition, Out, Output, in_process_executor, job, op
 
 from ioi_dagster.governors.placement.ahead import GraphPlan
 from ioi_dagster.host import tags
 from ioi_dagster.host.foresight import graph_of
 from ioi_dagster.host.private import create_execution_plan
 from ioi_dagster.model.negotiation import OWN_STEP, Bid, NodeOutlook
-from ioi_dagster.model.placement import Edge, Step
+from ioi_dagster.model.placement import Edge, Made, Step
 
 
 @op
@@ -38,7 +38,7 @@ TOOK = {"first": 5.0, "second": 5.0, "third": 1.0}
 
 def test_the_steps_of_a_plan_are_told_of() -> None:
     assert isinstance(chain, JobDefinition)
-    graph = graph_of(create_execution_plan(chain), TOOK, (), {}, tuple)
+    graph = graph_of(create_execution_plan(chain), TOOK, {}, (), {}, tuple, "home")
     assert {step.id: step.capability for step in graph.steps} == {"first": OWN_STEP, "second": OWN_STEP, "third": "ocr"}
     assert set(graph.edges) == {Edge("first", "second"), Edge("second", "third")}
     assert dict(graph.kinds) == TOOK
@@ -46,7 +46,7 @@ def test_the_steps_of_a_plan_are_told_of() -> None:
 
 def test_no_room_is_kept_for_what_an_earlier_process_of_the_run_has_done() -> None:
     """Nobody asks for it any more: in the plan it would begin at once for ever, and what comes later would never do so."""
-    graph = graph_of(create_execution_plan(chain), TOOK, ("first", "second"), {}, tuple)
+    graph = graph_of(create_execution_plan(chain), TOOK, {}, ("first", "second"), {}, tuple, "home")
     assert [step.id for step in graph.steps] == ["third"]
     assert graph.edges == ()
     plan = GraphPlan()
@@ -59,6 +59,45 @@ def test_no_room_is_kept_for_what_an_earlier_process_of_the_run_has_done() -> No
     assert planned is not None
     assert planned.now
     assert plan.remaining_s == 1.0
+
+
+@op(out={"large": Out(), "small": Out()})
+def several():
+    yield Output(1, "large")
+    yield Output(2, "small")
+
+
+@op
+def reader(one: int, again: int, other: int) -> int:
+    return one
+
+
+@op
+def collector(all_of_them: list[int]) -> None: ...
+
+
+@job(executor_def=in_process_executor)
+def sized():
+    large, small = several()
+    collector([reader(large, large, small), small])
+
+
+def test_what_steps_bring_and_make_is_what_earlier_runs_made() -> None:
+    """Each value counts once for a step that reads it, as it is sent once."""
+    made = {
+        ("several", "large"): Made(1e9, 1e9),
+        ("several", "small"): Made(1e7, 1e7),
+        ("several", "not any more"): Made(5e6, 1e7),
+        ("reader", "result"): Made(3e8, 3e8),
+    }
+    graph = graph_of(create_execution_plan(sized), {}, made, (), {}, tuple, "lab")
+    assert {step.id: (step.through, step.brings, step.makes) for step in graph.steps} == {
+        "several": ("lab", 0.0, 1.02e9),
+        "reader": ("lab", 1.01e9, 3e8),
+        "collector": ("lab", 3.1e8, 0.0),
+    }
+    graph = graph_of(create_execution_plan(sized), {}, {}, (), {}, tuple, "lab")
+    assert {(step.through, step.brings, step.makes) for step in graph.steps} == {("", 0, 0)}
 
 
 @op(tags={tags.RESOURCES: "gpu=0.5, memory=4GiB, licence=1", tags.PLACE_IN: "home, other"})
@@ -78,7 +117,13 @@ def apart():
 def test_what_steps_take_and_where_they_may_run_is_told_as_far_as_a_plan_can_tell() -> None:
     """What cannot be read is told of its step when it is ready."""
     graph = graph_of(
-        create_execution_plan(apart), {}, (), {}, lambda text: tuple(text.replace(" ", "").split(",")) if text else ()
+        create_execution_plan(apart),
+        {},
+        {},
+        (),
+        {},
+        lambda text: tuple(text.replace(" ", "").split(",")) if text else (),
+        "home",
     )
     assert {step.id: (step.gpus, step.memory, step.domains) for step in graph.steps} == {
         "large": (0.5, 4 * 2.0**30, frozenset({"home", "other"})),

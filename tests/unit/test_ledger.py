@@ -13,6 +13,7 @@ import pytest
 from ioi_dagster.adapters.sql.ledger import Commit, FencedError, Ledger, Started
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.intervention import Action, Intervention
+from ioi_dagster.model.placement import Made
 from ioi_dagster.model.story import Chapter, Entry
 
 
@@ -194,6 +195,25 @@ def test_how_long_steps_took_is_told_by_job_and_mapped_steps_count_as_one(ledger
             ledger.write(run, epoch, [begun], [Commit(step, 1, "a", "n1", 10.0, 10.0 + its, {}, b"[]")], [])
     assert ledger.took("job") == {"load": 3.0, "page": 2.0}
     assert ledger.took("new") == {}
+
+
+def test_how_much_steps_made_is_told_by_job_and_output_and_of_mapped_steps_on_average(ledger):
+    for run, job, factor in (("r1", "job", 1), ("r2", "job", 3), ("r3", "other", 50)):
+        epoch = ledger.take_over(run, job, 1.0)
+        its = {
+            "list": {"pages": (10, 100 * factor), "total": (1, 8)},
+            "page[1]": {"text": (1, 20)},
+            "page[2]": {"text": (1, 40)},
+        }
+        begun = [Started(step, 1, "d", "c", "n1", "ocr", "public") for step in (*its, "none", "late")]
+        commits = [Commit(step, 1, "a", "n1", 1.0, 2.0, {}, b"[]", sizes=sizes) for step, sizes in its.items()]
+        ledger.write(run, epoch, begun, [*commits, Commit("none", 1, "a", "n1", 1.0, 2.0, {}, b"[]")], [])
+    assert ledger.made("job") == {
+        ("list", "pages"): Made(20.0, 200.0),
+        ("list", "total"): Made(8.0, 8.0),
+        ("page", "text"): Made(30.0, 30.0),
+    }
+    assert ledger.made("new") == {}
 
 
 def test_a_file_that_an_older_version_has_made_gets_the_columns_that_are_new(tmp_path: Path) -> None:

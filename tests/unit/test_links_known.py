@@ -23,7 +23,7 @@ from ioi_dagster.local.home import POLICIES
 from ioi_dagster.local.joining import init
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.negotiation import OWN_STEP
-from ioi_dagster.model.placement import Link
+from ioi_dagster.model.placement import Link, Made
 from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, grid
 from ioi_dagster.simulate.world import simulate
 
@@ -93,7 +93,9 @@ def pages():
 def test_a_simulated_run_sees_its_graph_as_a_live_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(pages, JobDefinition)
     links = (Link("d0", "d1", 0.1, 1e8), Link("d1", "d0", 0.2, 2e8))
-    live = graph_of(create_execution_plan(pages), {"read": 2.0, "scan": 4.0, "tell": 1.0}, (), {}, lambda _: (), links)
+    took = {"read": 2.0, "scan": 4.0, "tell": 1.0}
+    made = {("read", "result"): Made(1e9, 1e9), ("scan", "result"): Made(2e8, 2e8)}
+    live = graph_of(create_execution_plan(pages), took, made, (), {}, lambda _: (), "d0", links)
     told: list[GraphKnown] = []
     handle = FlowGovernor.handle
 
@@ -104,8 +106,10 @@ def test_a_simulated_run_sees_its_graph_as_a_live_one_does(monkeypatch: pytest.M
     monkeypatch.setattr(FlowGovernor, "handle", listening)
     steps = {
         "read": WorkflowStep(2.0, capability=OWN_STEP),
-        "scan": WorkflowStep(4.0, ("read",), capability=OWN_STEP, resources={"gpu": 0.5, "memory": 4.0 * 2**30}),
-        "tell": WorkflowStep(1.0, ("read", "scan"), capability=OWN_STEP),
+        "scan": WorkflowStep(
+            4.0, ("read",), inputs={"read": 1e9}, capability=OWN_STEP, resources={"gpu": 0.5, "memory": 4.0 * 2**30}
+        ),
+        "tell": WorkflowStep(1.0, ("read", "scan"), inputs={"read": 1e9, "scan": 2e8}, capability=OWN_STEP),
     }
     topology = replace(grid(2, 1), links=links)
     simulate(Scenario(topology, (Workflow("w", steps),), capabilities=(OWN_STEP,)))

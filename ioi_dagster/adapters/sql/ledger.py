@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 from ioi_dagster.adapters.sql.sqlite import open_sqlite
 from ioi_dagster.errors import RetryableError
 from ioi_dagster.model.intervention import Action, Intervention
+from ioi_dagster.model.placement import Made
 from ioi_dagster.model.story import Chapter, Entry
 
 _meta = sa.MetaData()
@@ -43,6 +44,7 @@ _step = sa.Table(
     sa.Column("started", sa.Float),
     sa.Column("ended", sa.Float),
     sa.Column("outputs", sa.Text),
+    sa.Column("sizes", sa.Text),
     sa.Column("events", sa.LargeBinary),
     sa.Column("published", sa.Boolean, nullable=False, server_default=sa.false()),
 )
@@ -118,7 +120,8 @@ class Started:
 @dataclass(frozen=True, slots=True)
 class Commit:
     """An attempt's outcome: `outputs` maps output handles to object references, `events` are owed to Dagster. `classes` are
-    the data classes of outputs that have another one than `Started.data_class`, by handle."""
+    the data classes of outputs that have another one than `Started.data_class`, by handle. `sizes`: of outputs that passed
+    through the run's process, by name, how many values and bytes."""
 
     step: str
     fence: int
@@ -132,6 +135,7 @@ class Commit:
     cluster: str = ""
     domain: str = ""
     """Where it ran, if that is not where the start that the ledger knows of was sent."""
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +289,7 @@ class Ledger:
                         started=commit.started,
                         ended=commit.ended,
                         outputs=json.dumps(commit.outputs),
+                        sizes=json.dumps(commit.sizes) if commit.sizes else None,
                         events=commit.events,
                         published=False,
                         commits=_step.c.commits + 1,
@@ -352,15 +357,32 @@ class Ledger:
 
     def took(self, job: str) -> dict[str, float]:
         """Seconds that steps of the job took in its last runs, on average; steps that an op was mapped to count as one."""
-        last = sa.select(_run.c.run).where(_run.c.job == job).order_by(_run.c.started.desc()).limit(LAST_RUNS)
         query = sa.select(_step.c.step, _step.c.ended - _step.c.started).where(
-            _step.c.run.in_(last), _step.c.state == "DONE", _step.c.ended > _step.c.started
+            _step.c.run.in_(_last_runs(job)), _step.c.state == "DONE", _step.c.ended > _step.c.started
         )
         found: dict[str, list[float]] = {}
         with self._engine.connect() as connection:
             for step, seconds in connection.execute(query.limit(MOST_STEPS)):
                 found.setdefault(step.partition("[")[0], []).append(seconds)
         return {kind: sum(its) / len(its) for kind, its in found.items()}
+
+    def made(self, job: str) -> dict[tuple[str, str], Made]:
+        """By op and output, what steps of the job made in its last runs, on average, where it passed through their processes."""
+        query = sa.select(_step.c.step, _step.c.sizes).where(
+            _step.c.run.in_(_last_runs(job)), _step.c.state == "DONE", _step.c.sizes.is_not(None)
+        )
+        found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        with self._engine.connect() as connection:
+            for step, sizes in connection.execute(query.limit(MOST_STEPS)):
+                for output, its in json.loads(sizes).items():
+                    found.setdefault((step.partition("[")[0], output), []).append(its)
+        return {
+            key: Made(
+                sum(size for _, size in its) / max(1, sum(count for count, _ in its)),
+                sum(size for _, size in its) / len(its),
+            )
+            for key, its in found.items()
+        }
 
     def outputs(self, run: str) -> dict[str, str]:
         """Object references of every committed output of a run, by output handle."""
@@ -527,6 +549,10 @@ class Ledger:
                 (row.seq, Entry(row.run, row.step, Chapter(row.chapter), row.text, row.at, json.loads(row.facts)))
                 for row in connection.execute(query)
             ]
+
+
+def _last_runs(job: str) -> sa.Select[tuple[str]]:
+    return sa.select(_run.c.run).where(_run.c.job == job).order_by(_run.c.started.desc()).limit(LAST_RUNS)
 
 
 def _state_classes(connection: sa.Connection, run: str, commit: Commit) -> None:

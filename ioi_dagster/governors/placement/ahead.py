@@ -40,13 +40,13 @@ AWAY_S = 300.0
 KEPT_NODES = 256
 """Of more nodes those that do not count any more are forgotten."""
 WORTH_MOVING = 5e6
-"""Bytes below which it does not matter where inputs lie: they are elsewhere in a tenth of a second."""
+"""Bytes below which it does not matter where they lie: they are elsewhere in a tenth of a second."""
 ENDLESS = 2**60
 NOWHERE = ""
 LEARNT, SPEED_LEARNT = 0.3, 0.1
 """The part of a new observation in what is known of a kind's work, and of a node's speed."""
 MOVED = 0.25
-"""What is known of a kind's work counts anew in the plan once it has changed by this part."""
+"""What is known of a kind's work, or of what a step reads, counts anew in the plan once it has changed by this part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class GraphPlan:
 
     def know(self, steps: Collection[Step], edges: Iterable[Edge], links: Iterable[Link], now: float) -> None:
         """The graph, or more of it. Raises `BadInputError` for what is no graph."""
-        made = self._steps | {step.id: step for step in steps}
+        made = self._steps | {step.id: _worth_moving(step) for step in steps}
         whole = [*self._edges, *edges]
         order = topological(list(made.values()), whole)
         names = list(made)
@@ -132,17 +132,19 @@ class GraphPlan:
         for step in steps:
             if step.id not in self._over:
                 self._left.open(step.id, step.kind, step.work)
-        self._moves = any(edge.size for edge in whole) or any(step.inputs for step in made.values())
+        self._moves = any(edge.size for edge in whole)
+        self._moves = self._moves or any(step.inputs or step.through for step in made.values())
         self._began = min(self._began, now)
         self._stale = True
         self._weigh()
 
     def reads(self, step: str, domain: str, size: float) -> None:
-        """It reads so many bytes that lie in `domain`, from outside the graph or already made."""
+        """It is ready, and reads so many bytes that come to it from `domain`. What is about as expected changes nothing."""
         its = self._steps.get(step)
-        if its is None or size < WORTH_MOVING or its.inputs.get(domain) == size:
+        size = size if size >= WORTH_MOVING else 0.0
+        if its is None or abs(size - its.brings) <= MOVED * its.brings:
             return
-        self._steps[step] = replace(its, inputs={domain: size})
+        self._steps[step] = replace(its, through=domain, brings=size)
         self._moves = self._stale = True
 
     def _weigh(self) -> None:
@@ -226,9 +228,10 @@ class GraphPlan:
         board, there = self._board, now
         if board is not None and not self._stale and step in board.graph.index:
             i = board.graph.index[step]
-            there = board.arrival(i, board.fleet.index[key], now)
-            there += board.loading.rest(i, board.fleet.index[key], there)
-            board.start(i, board.fleet.index[key], there)
+            n = board.fleet.index[key]
+            there = board.arrival(i, n, now) + board.moves_s(i, n)
+            there += board.loading.rest(i, n, there)
+            board.start(i, n, there)
         self._running.setdefault(step, {})[key] = there
 
     def stopped(self, step: str, cluster: str, node: str) -> None:
@@ -557,6 +560,7 @@ class GraphPlan:
     def _fleet(self) -> Fleet:
         offers = [replace(node.offer, speed=node.offer.speed * node.faster) for node in self._nodes.values()]
         homes = {offer.domain for offer in offers} | {name for step in self._steps.values() for name in step.inputs}
+        homes |= {step.through for step in self._steps.values() if step.through}
         homes |= {name for pair in self._links for name in pair}
         links = {(a, b): untold(a, b) for a in sorted(homes) for b in sorted(homes)}
         return Fleet(offers, (links | self._links).values())
@@ -568,6 +572,12 @@ def _offer(key: str, domain: str, node: NodeOutlook, about: Sequence[str]) -> Of
     # A node that names anything that it has names all of it.
     memory, gpus = its.get("memory", 0.0 if its else inf), its.get("gpu", 0.0 if its else 10**6)
     return Offer(key, domain, max(1, node.slots), memory, gpus, 10**6, node.speed, offers)
+
+
+def _worth_moving(step: Step) -> Step:
+    """Without what it brings and makes, where that is so little that it does not matter where it runs."""
+    matters = step.brings + step.makes >= WORTH_MOVING
+    return step if matters or not step.through else replace(step, through="", brings=0.0, makes=0.0)
 
 
 def _step_need(step: Step) -> Need:

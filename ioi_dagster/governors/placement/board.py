@@ -83,6 +83,7 @@ class Board:
         graph.work += made.work
         graph.fetch += made.fetch
         graph.mean_run += made.mean_run
+        graph.moves += made.moves
         graph.doomed |= {i + base: why for i, why in made.doomed.items()}
         graph.index |= {name: i + base for name, i in made.index.items()}
         self.rank += upward(self.fleet, made)
@@ -171,6 +172,11 @@ class Board:
                 at = max(at, now + fleet.latency[a][b] + size * fleet.per_byte[a][b])
         return at
 
+    def moves_s(self, i: int, n: int) -> float:
+        """Of the step's time on the node, what goes by with moving what it brings and makes."""
+        its = self.graph.moves[i]
+        return its[n] if its is not None else 0.0
+
     def end(self, i: int, node: int, now: float) -> float:
         """When what runs there is expected to end: the middle of what is likely, given how long it has run."""
         work, speed = self.graph.work[i], self.speed[node]
@@ -256,6 +262,7 @@ class Board:
             mean_run=[graph.mean_run[i] for i in kept],
             doomed={new[i]: why for i, why in graph.doomed.items() if i in new},
             index={graph.steps[i].id: new[i] for i in kept},
+            moves=[graph.moves[i] for i in kept],
         )
         self.runs = {new[i]: runs for i, runs in self.runs.items() if i in new}
         self.tail = {new[i]: its for i, its in self.tail.items() if i in new}

@@ -122,6 +122,8 @@ class Graph:
     mean_run: list[float]
     doomed: dict[int, Refusal | None]
     index: dict[str, int] = field(default_factory=dict)
+    moves: list[list[float] | None] = field(default_factory=list)
+    """Seconds of its time on each node in which a step moves what it brings and makes; None where that is nothing."""
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -149,6 +151,7 @@ def compile_graph(fleet: Fleet, steps: Sequence[Step], edges: Sequence[Edge]) ->
     for i in range(len(ordered)):
         preds[i] = [] if i in doomed else preds[i]
         succs[i] = [] if i in doomed else [(c, size) for c, size in succs[i] if c not in doomed]
+    moves = [_moves(fleet, step) for step in ordered]
     return Graph(
         steps=ordered,
         preds=preds,
@@ -157,9 +160,13 @@ def compile_graph(fleet: Fleet, steps: Sequence[Step], edges: Sequence[Edge]) ->
         need=[(step.cores, step.memory, step.gpus) for step in ordered],
         work=[max(step.work, LEAST_WORK) for step in ordered],
         fetch=[_fetch(fleet, step) for step in ordered],
-        mean_run=[max(s.work, LEAST_WORK) * _mean_slowness(fleet, able[i]) for i, s in enumerate(ordered)],
+        mean_run=[
+            max(s.work, LEAST_WORK) * _mean_slowness(fleet, able[i]) + _mean(moves[i], able[i])
+            for i, s in enumerate(ordered)
+        ],
         doomed=doomed,
         index=index,
+        moves=moves,
     )
 
 
@@ -167,19 +174,39 @@ def _mean_slowness(fleet: Fleet, able: tuple[int, ...]) -> float:
     return sum(1.0 / fleet.speed[n] for n in able) / len(able) if able else 0.0
 
 
+def _mean(seconds: list[float] | None, able: tuple[int, ...]) -> float:
+    return sum(seconds[n] for n in able) / len(able) if seconds is not None and able else 0.0
+
+
 def _fetch(fleet: Fleet, step: Step) -> list[float] | None:
     if not step.inputs:
         return None
-    unknown = sorted(set(step.inputs) - set(fleet.domain_index))
-    if unknown:
-        raise BadInputError(
-            f"it reads from {unknown[0]!r}, which no link names", where=f"step {step.id!r}", todo="add the links"
-        )
+    _must_know(fleet, step, step.inputs)
     sources = [(fleet.domain_index[name], size) for name, size in step.inputs.items()]
     row = [
         max(fleet.latency[s][d] + size * fleet.per_byte[s][d] for s, size in sources) for d in range(len(fleet.domains))
     ]
     return [row[d] for d in fleet.domain]
+
+
+def _moves(fleet: Fleet, step: Step) -> list[float] | None:
+    if not step.brings and not step.makes:
+        return None
+    _must_know(fleet, step, (step.through,))
+    home, row = fleet.domain_index[step.through], [0.0] * len(fleet.domains)
+    for d in range(len(row)):
+        for size, source, target in ((step.brings, home, d), (step.makes, d, home)):
+            if size:
+                row[d] += fleet.latency[source][target] + size * fleet.per_byte[source][target]
+    return [row[d] for d in fleet.domain]
+
+
+def _must_know(fleet: Fleet, step: Step, domains: Iterable[str]) -> None:
+    unknown = sorted(set(domains) - set(fleet.domain_index))
+    if unknown:
+        raise BadInputError(
+            f"it reads from {unknown[0]!r}, which no link names", where=f"step {step.id!r}", todo="add the links"
+        )
 
 
 def topological(steps: Sequence[Step], edges: Sequence[Edge]) -> list[int]:

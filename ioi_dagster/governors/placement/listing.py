@@ -115,6 +115,9 @@ def optimistic(fleet: Fleet, graph: Graph, *, mirrored: bool = False) -> list[li
                 continue
             if c not in seen:
                 total = [(n, graph.work[c] * slowness[n] + table[c][n]) for n in graph.able[c]]
+                carried = graph.moves[c]
+                if carried is not None:
+                    total = [(n, value + carried[n]) for n, value in total]
                 best = [inf] * len(fleet.domains)
                 for n, value in total:
                     if value < best[fleet.domain[n]]:
@@ -214,7 +217,7 @@ def fill(
                         kept_at = arrival
         least, best, best_start = inf, -1, 0.0
         row = ahead[i] if ahead is not None else None
-        loaded = loads.get(i, -1) if loads else -1
+        loaded, moves = loads.get(i, -1) if loads else -1, graph.moves[i]
         made.tried += len(able)
         for n in able:
             if n == kept_node:
@@ -230,6 +233,8 @@ def fill(
                 if fetch is not None and since + fetch[n] > at:
                     at = since + fetch[n]
             length = work * slowness[n]
+            if moves is not None:
+                length += moves[n]
             if loaded >= 0:
                 # What is loaded before it begins costs it nothing, so this is the most.
                 length += _rest(loads_s[loaded][n], there[loaded][n], at)
@@ -247,6 +252,8 @@ def fill(
         if best < 0:
             continue
         length = work * slowness[best]
+        if moves is not None:
+            length += moves[best]
         if loaded >= 0:
             rest = _rest(loads_s[loaded][best], there[loaded][best], best_start)
             length += rest

@@ -197,7 +197,7 @@ def copies(board: Board, plan: Plan, now: float, asked: dict[int, int]) -> list[
             if n in runs or not board.up[n]:
                 continue
             at = board.arrival(i, n, now)
-            run = graph.work[i] / board.speed[n] + board.loading.rest(i, n, at)
+            run = graph.work[i] / board.speed[n] + board.moves_s(i, n) + board.loading.rest(i, n, at)
             start = lines[n].earliest(at, run, graph.need[i])
             if start > at + 0.02 * run or (strict and done < LATE and rest < LATE * (start + run - now)):
                 continue

@@ -160,7 +160,11 @@ def shortest(fleet: Fleet, graph: Graph) -> float:
         begin = max((ends[u] for u, _ in before), default=0.0)
         fetch = graph.fetch[i]
         able = () if i in graph.doomed else graph.able[i]
-        runs = (max(begin, fetch[n] if fetch else 0.0) + graph.work[i] / fleet.speed[n] for n in able)
+        moves = graph.moves[i]
+        runs = (
+            max(begin, fetch[n] if fetch else 0.0) + graph.work[i] / fleet.speed[n] + (moves[n] if moves else 0.0)
+            for n in able
+        )
         ends.append(min(runs, default=begin))
     return max(ends, default=0.0)
 

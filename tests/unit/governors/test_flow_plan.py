@@ -400,6 +400,60 @@ def test_of_like_bids_a_step_that_no_graph_knows_takes_the_one_to_which_its_inpu
     assert fleet.starts == [("stranger", where)]
 
 
+def moving(**sizes: tuple[float, float]) -> flow.GraphKnown:
+    """Steps of 100 s one after the other, by what each brings from home and makes."""
+    steps = (
+        GraphStep(name, 100.0, kind=name, capability="work", through="home", brings=brings, makes=makes)
+        for name, (brings, makes) in sizes.items()
+    )
+    return flow.GraphKnown(tuple(steps), tuple(Edge(*pair) for pair in pairwise(sizes)))
+
+
+@pytest.mark.parametrize(
+    ("makes", "where"), [(1e6, "fast"), (1e9, "fast"), (5e9, "home")], ids=["little", "less than it gains", "more"]
+)
+def test_a_step_runs_where_what_it_is_expected_to_make_does_not_have_to_come_from_afar(makes, where):
+    """It gains 75 s elsewhere, and 50 MB pass in a second."""
+    fleet = Fleet({"fast": 4.0, "home": 1.0})
+    fleet.tell(moving(s=(0.0, makes)))
+    fleet.ready("s")
+    assert fleet.starts == [("s", where)]
+
+
+def test_each_step_of_a_chain_counts_what_it_brings_though_it_runs_where_the_one_before_it_did():
+    """Values go back to the run, and come from there again."""
+    fleet = Fleet({"fast": 4.0, "home": 1.0})
+    fleet.tell(moving(a=(0.0, 2e9), b=(2e9, 2e9), c=(2e9, 0.0)))
+    where = {}
+    for step, its_bytes in (("a", 0), ("b", 2_000_000_000), ("c", 2_000_000_000)):
+        fleet.ready(step, input_bytes=its_bytes)
+        where[step] = fleet.mine[step].cluster
+        fleet.end(step, 100.0 / fleet.speeds[where[step]])
+    # b gains 75 s, and would move for 80 s.
+    assert where == {"a": "fast", "b": "home", "c": "fast"}
+
+
+@pytest.mark.parametrize(("brings", "first"), [(0.0, "home"), (20e9, "fast")])
+def test_a_node_at_home_is_left_to_a_step_that_is_to_come_with_large_inputs(brings, first):
+    """Both are planned when one is ready: the other one's inputs are known by what earlier runs made."""
+    fleet = Fleet({"fast": 1.05, "home": 1.3})
+    soon = GraphStep("soon", 1.0, kind="soon", capability="work")
+    large = GraphStep("large", 100.0, kind="l", capability="work", through="home", brings=brings)
+    small = GraphStep("small", 150.0, kind="s", capability="work")
+    fleet.tell(flow.GraphKnown((soon, large, small), (Edge("soon", "large"),)))
+    fleet.ready("small")
+    assert fleet.starts == [("small", first)]
+
+
+def test_what_a_step_is_sent_counts_as_it_is_when_it_is_ready_and_not_as_it_was_expected():
+    fleet = Fleet({"fast": 4.0, "home": 1.0})
+    fleet.tell(moving(a=(0.0, 0.0), b=(10e9, 0.0)))
+    fleet.ready("a")
+    fleet.end("a", 25.0)
+    fleet.ready("b", input_bytes=1_000)
+    assert fleet.starts == [("a", "fast"), ("b", "fast")]
+
+
 def test_the_node_that_is_planned_is_not_asked_for_where_the_step_is_to_avoid_it():
     fleet = Fleet({"fast": 4.0, "slow": 1.0}, slots=2)
     fleet.know({"s": 100.0})
