@@ -150,10 +150,10 @@ class Federation:
             noted.write_text(str(self._file.resolve()))
 
     def _dask_protocol(self, spec: DomainSpec) -> str:
-        """Whose code goes to a cluster anyway reaches it as it is. Into that of another authority none goes, so nobody without a
-        certificate of that one gets in, be it from this machine."""
+        """Whose code goes to a cluster anyway reaches it as it is, unless its owner wants it otherwise. Into that of another
+        authority none goes, so nobody without a certificate of that one gets in, be it from this machine."""
         authorities = {one.name: one.authority for one in self._topology.domains}
-        return "tcp" if spec.authority == authorities[self._topology.home] else "tls"
+        return "tls" if spec.dask_tls or spec.authority != authorities[self._topology.home] else "tcp"
 
     def _introduce(self, gateways: dict[str, str]) -> None:
         """Everybody has certificates of his authority and the record that each other one signed of himself, unless he has put

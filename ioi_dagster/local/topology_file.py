@@ -87,7 +87,7 @@ class _Reader(YamlReader):
         return Topology(self.name(values.get("network"), "network"), home, tuple(found), links)
 
     def domain(self, node: Any) -> DomainSpec | None:
-        allowed = {"name", "authority", "handles", "retains", "region", "blocks", "clusters", "parent"}
+        allowed = {"name", "authority", "handles", "retains", "region", "blocks", "clusters", "parent", "dask_tls"}
         values = self.mapping(node, allowed, {"name", "authority", "clusters"}, "a domain")
         clusters = [self.cluster(item) for item in self.sequence(values.get("clusters"), "clusters")]
         return DomainSpec(
@@ -99,6 +99,7 @@ class _Reader(YamlReader):
             blocks=tuple(self.text(item, "a block") for item in self.sequence(values.get("blocks"), "blocks", True)),
             region=self.scalar(values.get("region"), "region", str, ""),
             parent=self.scalar(values.get("parent"), "parent", str, ""),
+            dask_tls=self.scalar(values.get("dask_tls"), "dask_tls", bool, False),
         )
 
     def cluster(self, node: Any) -> ClusterSpec:

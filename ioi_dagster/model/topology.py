@@ -79,7 +79,8 @@ class ClusterSpec:
 class DomainSpec:
     """An owner's realm. `authority` names its certificate authority: domains that share one take each other's
     steps over Dask; others only `invoke` blocks. `handles` is the highest data class it may see, `retains` whether
-    it may keep anything after a run, `blocks` the block names that it offers, `parent` the domain whose policies bind it too."""
+    it may keep anything after a run, `blocks` the block names that it offers, `parent` the domain whose policies bind it too.
+    `dask_tls`: the Dask connections of its clusters use TLS on loopback, too."""
 
     name: str
     authority: str
@@ -89,6 +90,7 @@ class DomainSpec:
     blocks: tuple[str, ...] = ()
     region: str = ""
     parent: str = ""
+    dask_tls: bool = False
 
     @property
     def scope(self) -> str:

@@ -50,8 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def federation(folder: Path) -> Iterator[Federation]:
-    """The shipped one, whose cloud offers a block that streams besides."""
+    """The shipped one, whose cloud offers a block that streams besides, and whose lab wants TLS."""
     before, between, cloud = TOPOLOGY.read_text().partition("- name: cloud.example")
+    before = before.replace("- name: lab.example", "- name: lab.example\n    dask_tls: true", 1)
     topology = folder / "topology.yaml"
     topology.write_text(before + between + cloud.replace("blocks: [", "blocks: [telling, ", 1))
     with pytest.MonkeyPatch.context() as patch:
@@ -107,6 +108,19 @@ def test_a_cluster_of_another_authority_takes_code_from_nobody_on_this_machine(f
     assert takes(cluster.scheduler, cloud, cloud)
     assert not takes(cluster.scheduler, cloud, library)
     assert not takes(cluster.scheduler.replace("tls", "tcp"))
+
+
+def test_a_cluster_whose_owner_wants_tls_takes_nobody_without_a_certificate_of_its_authority(
+    federation: Federation,
+) -> None:
+    lab, library, cloud = (federation.domain(name) for name in ("lab.example", "library.example", "cloud.example"))
+    (cluster,) = lab.config().clusters
+    assert cluster.scheduler.startswith("tls://")
+    assert takes(cluster.scheduler, lab, library)
+    assert not takes(cluster.scheduler, lab, cloud)
+    assert not takes(cluster.scheduler.replace("tls", "tcp"))
+    (plain,) = library.config().clusters
+    assert takes(plain.scheduler), "nobody has asked for it there"
 
 
 def takes(scheduler: str, asked: DomainHome | None = None, asking: DomainHome | None = None) -> bool:

@@ -199,6 +199,17 @@ def test_a_node_of_which_no_memory_is_stated_limits_no_step(tmp_path):
     assert (one.memory, one.limited, other.memory, other.limited) == (2 * 2**30, True, 2 * 2**30, False)
 
 
+@pytest.mark.parametrize(("text", "wanted"), [("", False), ("dask_tls: true", True), ("dask_tls: false", False)])
+def test_an_owner_may_want_tls_between_his_own_processes(tmp_path, text, wanted):
+    path = tmp_path / "topology.yaml"
+    path.write_text(GOOD.replace("name: b\n", f"name: b\n    {text}\n"))
+    topology = load_topology(path)
+    assert (topology.domain("a").dask_tls, topology.domain("b").dask_tls) == (False, wanted)
+    path.write_text(GOOD.replace("name: b\n", "name: b\n    dask_tls: 1\n"))
+    with pytest.raises(BadInputError, match="dask_tls must be of type bool"):
+        load_topology(path)
+
+
 def test_nodes_may_be_faster_than_others(tmp_path):
     path = tmp_path / "topology.yaml"
     path.write_text(GOOD.replace("{name: n1}", "{name: n1, speed: 1.5}, {name: n3}"))
