@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ioi_dagster.governors import node as of_node
 from ioi_dagster.governors.autoscale_messages import groups_of
+from ioi_dagster.governors.block_messages import BatchEnd
 from ioi_dagster.governors.cluster import (
     AbandonedStopped,
     ClusterGovernor,
@@ -45,6 +47,7 @@ from ioi_dagster.simulate import lies
 from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.faults import Fault, FaultKind
 from ioi_dagster.simulate.node import CONTACT_TTL_S, STILL, WAITED_FOR, Running, SimNode, Start
+from ioi_dagster.simulate.replicas import Call, Replicas, SimReplicas
 from ioi_dagster.simulate.timing import RESTART_S, STOPPED_S, TOLD_S
 from ioi_dagster.simulate.watch import SimWatch
 
@@ -55,10 +58,18 @@ class SimCluster:
     """Times are seconds of the simulation."""
 
     def __init__(
-        self, engine: Engine, rng: random.Random, domain: str, spec: ClusterSpec, offers: frozenset[str]
+        self,
+        engine: Engine,
+        rng: random.Random,
+        domain: str,
+        spec: ClusterSpec,
+        offers: frozenset[str],
+        blocks: Mapping[str, Replicas],
     ) -> None:
+        """`blocks`: those of `offers` that have replicas."""
         self._engine, self._rng, self.domain, self.spec = engine, rng, domain, spec
         self.name, self._offers, self._quotas = spec.name, offers, spec.quotas
+        self._blocks = blocks
         self.governor: ClusterGovernor | None = None
         self.epoch = 0
         self.nodes = {name: SimNode(node, spec.name, offers) for name, node in spec.members().items()}
@@ -239,6 +250,9 @@ class SimCluster:
         if node.counted:
             self._left(node, "its node was replaced")
         node.begin(self._engine.now)
+        if self._blocks:
+            told = partial(self._warm_changed, node, node.life)
+            node.replicas = SimReplicas(self._engine, name, self._blocks, lambda: node.moves, told, self._checked)
         self._handle(self._joined(node.spec))
         self._report_node(node)
 
@@ -307,7 +321,10 @@ class SimCluster:
         node.mended_at = self._engine.now
         if node.there and node.moves:
             self._fence_off(node, node.life)
-            for key, its in list(node.running.items()) if fault.kind in STILL else ():
+            if node.replicas is not None:
+                node.replicas.go_on()
+            own = [(key, its) for key, its in node.running.items() if not its.call]
+            for key, its in own if fault.kind in STILL else ():
                 # What it had left when it stood still cannot be less than nothing.
                 left = max(0.0, its.since + its.seconds - self._engine.now)
                 self._engine.after(left, self._end, node, node.life, key, its)
@@ -336,6 +353,7 @@ class SimCluster:
             if isinstance(item, StopAll):
                 stopped, node.running = node.running, {}
                 for key, its in stopped.items():
+                    node.give_up(its)
                     self._say(node, key, its.start.lost, item.why, Cause.LEASE_LOST)
 
     def _say(self, node: SimNode, key: str, tell: Callable[..., None], *arguments: Any) -> None:
@@ -368,8 +386,19 @@ class SimCluster:
 
     def _report_node(self, node: SimNode) -> None:
         if node.counted and self.governor is not None:
-            name, closed = node.spec.name, node.suspect
-            self._handle(NodeReported(name, self._offers, node.memory, closed=closed, speed=node.spec.speed))
+            name, closed, warm = node.spec.name, node.suspect, self._offers
+            if node.replicas is not None:
+                warm = warm - self._blocks.keys() | node.replicas.warm
+            self._handle(NodeReported(name, warm, node.memory, closed=closed, speed=node.spec.speed))
+
+    def _warm_changed(self, node: SimNode, life: int) -> None:
+        """Its scheduler hears of it when it hears of the node."""
+        if node.life != life or not node.counted:
+            return
+        if node.heard and not self.still:
+            self._report_node(node)
+        else:
+            self._engine.after(REPORT_S, self._warm_changed, node, life)
 
     def _report(self, epoch: int) -> None:
         if self.governor is None or epoch != self.epoch:
@@ -488,6 +517,7 @@ class SimCluster:
     def _stopped(self, lease: Lease, why: str) -> None:
         node = self.nodes[lease.node]
         if (its := node.running.pop(lease.key, None)) is not None:
+            node.give_up(its)
             self._say(node, lease.key, its.start.lost, why, Cause.LEASE_LOST)
 
     def _stop_abandoned(self, lease: Lease, why: str) -> None:
@@ -539,11 +569,50 @@ class SimCluster:
         node.attempts += 1
         if node.slow:
             self.met(FaultKind.NODE_SLOW, node.spec.name)
-        seconds = moves_s + seconds * max(node.slow, default=1.0) / node.spec.speed
-        its = Running(lease, f"{lease.node}.{node.life}.{node.attempts}", seconds, now, start)
+        works_s = seconds * max(node.slow, default=1.0) / node.spec.speed
+        its = Running(lease, f"{lease.node}.{node.life}.{node.attempts}", moves_s + works_s, now, start)
         node.running[lease.key] = its
+        if node.replicas is not None and node.replicas.offers(lease.capability):
+            self._call(node, node.replicas, its, moves_s, works_s)
+            return
         start.begun(lease)
-        self._engine.after(seconds, self._end, node, node.life, lease.key, its)
+        self._engine.after(its.seconds, self._end, node, node.life, lease.key, its)
+
+    def _call(self, node: SimNode, replicas: SimReplicas, its: Running, moves_s: float, works_s: float) -> None:
+        """A step of a block: it has its slot while it waits for a replica too."""
+        now, key = self._engine.now, its.lease.key
+        its.seconds = float("inf")
+
+        def begun() -> None:
+            its.seconds = self._engine.now - now + works_s
+            its.start.begun(its.lease)
+
+        def over() -> float:
+            del node.running[key]
+            took = self._engine.now - now
+            node.busy_s += took
+            return took
+
+        def ended(end: BatchEnd) -> None:
+            took = over()
+            if end is BatchEnd.DONE:
+                self._say(node, key, its.start.ended, its.attempt, took, None)
+            else:
+                why = f"the replica of {its.lease.capability} was lost during the call"
+                self._say(node, key, its.start.lost, why, Cause.NODE_ERROR)
+
+        def refused(refusal: Refusal) -> None:
+            over()
+            self._say(node, key, its.start.ended, "", 0.0, refusal)
+
+        its.call = replicas.call(Call(its.lease.capability, works_s, begun, ended, refused), moves_s)
+
+    def crash_replica(self, lease: Lease) -> None:
+        """That which runs what was started under the lease, if one does."""
+        node = self.nodes[lease.node]
+        its = node.running.get(lease.key)
+        if its is not None and node.replicas is not None:
+            node.replicas.crash(its.call)
 
     def cancel(self, node: str, key: str) -> None:
         """What was sent there under that key is not wanted any more."""
@@ -551,7 +620,11 @@ class SimCluster:
             return
         its = self.nodes.get(node)
         if its is not None and its.sent.pop(key, None) is not None:
-            self._at_node(node, lambda: its.running.pop(key, None) and None)
+            self._at_node(node, lambda: self._cancelled(its, key))
+
+    def _cancelled(self, node: SimNode, key: str) -> None:
+        if (its := node.running.pop(key, None)) is not None:
+            node.give_up(its)
 
     def _end(self, node: SimNode, life: int, key: str, its: Running) -> None:
         if node.life != life or not node.moves or node.running.get(key) is not its:

@@ -55,7 +55,8 @@ class FaultKind(StrEnum):
     CLOCK_SET = "clock_set"
     """All clocks of the network: they are `amount` seconds ahead (less than 0: behind) for `lasts`."""
     POISON = "poison"
-    """`workflow|step`: each node on which the step begins within `lasts` dies of it."""
+    """`workflow|step`: each node on which the step begins within `lasts` dies of it; where it calls a block that has a process of
+    its own, the replica does."""
     LINK_CUT = "link_cut"
     """`one|other`: no message passes between two domains for `lasts`."""
     LINK_ONE_WAY = "link_one_way"

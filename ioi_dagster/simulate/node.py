@@ -13,6 +13,7 @@ from ioi_dagster.model.negotiation import Lease
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.topology import NodeSpec
 from ioi_dagster.simulate.faults import Fault, FaultKind
+from ioi_dagster.simulate.replicas import SimReplicas
 
 CONTACT_TTL_S = LEASE_TTL_S
 """As the node of a domain has it."""
@@ -44,11 +45,15 @@ class Start(Protocol):
 
 @dataclass(slots=True)
 class Running:
+    """`seconds`: so long it has its slot in all; of a call that has not begun nobody knows it."""
+
     lease: Lease
     attempt: str
     seconds: float
     since: float
     start: Start
+    call: int = 0
+    """The number of its block's call, if it is one."""
 
 
 @dataclass(slots=True)
@@ -74,6 +79,8 @@ class SimNode:
     outbox: dict[str, Callable[[], None]] = field(default_factory=dict)
     """What it has said of its starts and nobody has heard yet, by the lease's key."""
     governor: NodeGovernor = field(init=False)
+    replicas: SimReplicas | None = None
+    """Of its process, where it offers blocks that have some."""
     contact: float = 0.0
     """When the last beat was sent that was answered, before it lost contact."""
     mended_at: float = float("-inf")
@@ -137,6 +144,13 @@ class SimNode:
         self.impaired = [fault for fault in self.impaired if fault.kind not in STILL]
         self.running, self.inbox, self.outbox = {}, [], {}
         self.life += 1
+        if self.replicas is not None:
+            self.replicas.over, self.replicas = True, None
+
+    def give_up(self, its: Running) -> None:
+        """What it ran is not wanted any more."""
+        if its.call and self.replicas is not None:
+            self.replicas.give_up(its.call)
 
     def begin(self, now: float) -> None:
         self.was_there_s, self.since, self.contact = self.there_s(now), now, now

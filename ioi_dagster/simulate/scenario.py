@@ -20,6 +20,7 @@ from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topolo
 from ioi_dagster.simulate import faults
 from ioi_dagster.simulate.faults import Fault, Seconds
 from ioi_dagster.simulate.knowledge import Known
+from ioi_dagster.simulate.replicas import Replicas
 
 T = TypeVar("T")
 WORK = "work"
@@ -84,6 +85,7 @@ class Scenario:
     between the two, moving takes no time; runs know of the topology's links alone. `store`: the domain of a store that all nodes
     reach, as runs have it whose values an `FsspecIOManager` keeps; without it values travel through the run's process, in its
     domain. `capabilities`: what every domain offers where none names its blocks; else each offers those and own steps.
+    `blocks`: by capability, how those live at nodes that have replicas; others are always warm, and take any number of calls.
     `changes`: of quotas, while it goes on."""
 
     topology: Topology
@@ -98,6 +100,7 @@ class Scenario:
     store: str = ""
     known: Known = Known.DECLARED
     changes: tuple[QuotasChange, ...] = ()
+    blocks: dict[str, Replicas] = field(default_factory=dict)
     digest: str = field(default="")
     """Of the events of a simulation of it, where it was saved after one."""
 
@@ -121,6 +124,9 @@ def check(scenario: Scenario) -> None:
         for n in c.nodes
         if not 0 < n.speed < math.inf
     ]
+    offered = {name for domain in scenario.topology.domains for name in domain.blocks} or {*scenario.capabilities}
+    wrong += [f"block {name!r}: nobody offers it" for name in scenario.blocks if name not in offered - {WORK}]
+    wrong += [text for capability, its in scenario.blocks.items() for text in _wrong_block(capability, its)]
     capacities = {c.name: c.capacity for d in scenario.topology.domains for c in d.clusters}
     for change in scenario.changes:
         where, capacity = f"quotas at {change.at:g} s", capacities.get(change.cluster)
@@ -132,6 +138,13 @@ def check(scenario: Scenario) -> None:
     if wrong:
         more = f"\nand {len(wrong) - 20} more" if len(wrong) > 20 else ""
         raise BadInputError("\n".join(wrong[:20]) + more, where="the scenario", todo="mend what is named")
+
+
+def _wrong_block(capability: str, its: Replicas) -> Iterator[str]:
+    try:
+        its.spec(capability)
+    except BadInputError as error:
+        yield str(error)
 
 
 def read_workflows(path: Path) -> tuple[Workflow, ...]:

@@ -14,6 +14,7 @@ from ioi_dagster.governors import flow_messages as flow
 from ioi_dagster.governors.flow import MAX_LOSSES
 from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.governors.standing import Standings
+from ioi_dagster.model.capability import Isolate
 from ioi_dagster.model.negotiation import Ask, Lease, LeaseRequest
 from ioi_dagster.model.placement import Made
 from ioi_dagster.model.quota import QuotaTree
@@ -28,6 +29,7 @@ from ioi_dagster.simulate.members import Members, watched
 from ioi_dagster.simulate.permits import Permits
 from ioi_dagster.simulate.process import SimProcess
 from ioi_dagster.simulate.recovery import Recovered, Recoveries
+from ioi_dagster.simulate.replicas import Replicas
 from ioi_dagster.simulate.run import SimRun
 from ioi_dagster.simulate.scenario import WORK, Scenario, check
 from ioi_dagster.simulate.striking import DEEDS
@@ -120,7 +122,9 @@ class World:
         self._offers = {domain.name: _offers(scenario, domain) for domain in scenario.topology.domains}
         self._handles = {domain.name: domain.handles for domain in scenario.topology.domains}
         self.clusters = {
-            spec.name: SimCluster(self.engine, self._rng, domain.name, spec, self._offers[domain.name])
+            spec.name: SimCluster(
+                self.engine, self._rng, domain.name, spec, self._offers[domain.name], self._blocks_of(domain.name)
+            )
             for domain in scenario.topology.domains
             for spec in domain.clusters
         }
@@ -162,6 +166,10 @@ class World:
         self._there_s: dict[tuple[str, str], float] = {}
         """How long each node was there, by cluster and name."""
         self._commits, self._steps = 0, sum(len(workflow.steps) for workflow in scenario.workflows)
+
+    def _blocks_of(self, domain: str) -> dict[str, Replicas]:
+        """Those that it offers and that have replicas."""
+        return {name: its for name, its in self.scenario.blocks.items() if name in self._offers[domain]}
 
     def run(self) -> Report:
         for cluster in self.clusters.values():
@@ -211,6 +219,7 @@ class World:
         steps = [step for workflow in its.workflows for step in workflow.steps.values()]
         slow = min(node.speed for domain in its.topology.domains for one in domain.clusters for node in one.nodes)
         work = sum(step.seconds for step in steps) / min(1.0, slow)
+        work += sum(its.blocks[step.capability].loads_s for step in steps if step.capability in its.blocks)
         work += sum(self.transfers.longest(size) for step in steps for size in (step.reads, *step.inputs.values()))
         work += sum(self.transfers.longest(run.makes(key)) for run in self.runs for key in run.workflow.steps)
         last = max(
@@ -367,7 +376,12 @@ class World:
         if self._victims[run.ledger.epoch, target] > MAX_LOSSES + 1:  # one may be of a copy
             self.violated(f"{run.name}/{lease.step} took down {self._victims[run.ledger.epoch, target]} nodes")
         cluster = self.clusters[lease.cluster]
-        self.engine.after(self._rng.uniform(*TOLD_S), self._dies_of_it, cluster, lease.node)
+        its_block = self.scenario.blocks.get(lease.capability)
+        dies_s = self._rng.uniform(*TOLD_S)
+        if its_block is not None and its_block.isolate is Isolate.PROCESS:
+            self.engine.after(dies_s, cluster.crash_replica, lease)
+        else:
+            self.engine.after(dies_s, self._dies_of_it, cluster, lease.node)
 
     def _judges(self, run: str, step: str) -> bool:
         """Is it a step that goes wherever its data may go, and has some cluster that is reached room for it now?"""
@@ -375,6 +389,8 @@ class World:
         asks = its.workflow.steps[step]
         if asks.gang or asks.resources or asks.near or asks.apart or self._limited:
             return False
+        if asks.capability in self.scenario.blocks:
+            return False  # it begins when a replica has loaded, and room there
         return any(
             cluster.room > 0
             and asks.capability in self._offers[cluster.domain]

@@ -6,17 +6,21 @@ import random
 import shlex
 from dataclasses import replace
 
+from ioi_dagster.model.capability import Isolate
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Effect
 from ioi_dagster.model.quota import ANY, CohortQuota, QuotaTree, TenantQuota
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 from ioi_dagster.simulate.faults import draw_faults
 from ioi_dagster.simulate.recovery import SETTLED_S
-from ioi_dagster.simulate.scenario import QuotasChange, Scenario, Workflow, WorkflowStep
+from ioi_dagster.simulate.replicas import Replicas
+from ioi_dagster.simulate.scenario import WORK, QuotasChange, Scenario, Workflow, WorkflowStep
 from ioi_dagster.simulate.shapes import SHAPES, draw
 from ioi_dagster.simulate.world import Report, simulate
 from tests.quotas import share
 
+WITH_BLOCKS = 10_000
+"""From this seed on steps call blocks that have replicas."""
 MAY_FAIL = {"flow.poison_step", "flow.at_most_once", "flow.no_place", "flow.gang_broken", "flow.gang_lost"}
 """Where many faults hit one step, it looks like a cause of them. What may run once only is not tried again after a loss.
 Data that no domain may see goes nowhere. A gang does not go on without one of its steps."""
@@ -60,7 +64,40 @@ def scenario(seed: int) -> Scenario:
     rate = rng.choice([2.0, 10.0, 40.0])
     # In every third what a fault costs is held against its bound: there is one at a time.
     faults = draw_faults(bare, rate, 90.0, SETTLED_S if seed % 3 == 0 else None)
-    return replace(bare, faults=faults, changes=changes_of(clusters, seed) if limited else ())
+    its = replace(bare, faults=faults, changes=changes_of(clusters, seed) if limited else ())
+    return its if seed < WITH_BLOCKS else with_blocks(its)
+
+
+def with_blocks(its: Scenario) -> Scenario:
+    """Many of its steps call one of two blocks, which have few replicas, load for seconds and refuse what is too much."""
+    rng = random.Random(f"blocks/{its.seed}")
+    blocks = {name: replicas_of(rng) for name in ("scan", "tell")}
+    part = rng.choice([0.3, 0.9])
+
+    def calls(step: WorkflowStep) -> WorkflowStep:
+        # All steps of a gang ask for the same.
+        if step.gang or rng.random() > part:
+            return step
+        return replace(step, capability=rng.choice(sorted(blocks)))
+
+    workflows = tuple(
+        replace(one, steps={key: calls(step) for key, step in one.steps.items()}) for one in its.workflows
+    )
+    return replace(its, workflows=workflows, blocks=blocks, capabilities=(WORK, *blocks))
+
+
+def replicas_of(rng: random.Random) -> Replicas:
+    isolate = rng.choice(list(Isolate))
+    return Replicas(
+        loads_s=rng.choice([0.0, 1.0, 10.0]),
+        replicas=rng.randint(1, 3),
+        concurrency=rng.randint(1, 2) if isolate is Isolate.THREAD else 1,
+        max_queue=rng.choice([1, 64]),
+        idle_s=rng.choice([0.0, 2.0, 900.0]),
+        isolate=isolate,
+        max_failures=rng.randint(1, 5),
+        rest_s=rng.choice([0.5, 5.0]),
+    )
 
 
 def topology_of(rng: random.Random) -> Topology:

@@ -21,6 +21,7 @@ from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_messages import PlacesFound
 from ioi_dagster.model.autoscale import Autoscale
+from ioi_dagster.model.capability import Isolate
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Award, Lease, LeaseRequest
 from ioi_dagster.model.quota import QuotaTree, TenantQuota
@@ -30,6 +31,7 @@ from ioi_dagster.simulate.cluster import SimCluster
 from ioi_dagster.simulate.engine import Engine
 from ioi_dagster.simulate.faults import Fault, FaultKind
 from ioi_dagster.simulate.members import watched
+from ioi_dagster.simulate.replicas import Replicas
 from ioi_dagster.simulate.scenario import QuotasChange, Scenario, Workflow, WorkflowStep, grid, read_workflows
 from ioi_dagster.simulate.shapes import SHAPES, draw
 from ioi_dagster.simulate.world import Report, World, simulate
@@ -300,7 +302,7 @@ class Told:
 def test_what_a_scheduler_grants_that_another_has_replaced_starts_nothing_at_nodes_that_know_of_the_other() -> None:
     engine, granted = Engine(), list[Lease]()
     spec = ClusterSpec("c", (NodeSpec("n", 2),))
-    cluster = SimCluster(engine, random.Random(1), "d", spec, frozenset({"work"}))
+    cluster = SimCluster(engine, random.Random(1), "d", spec, frozenset({"work"}), {})
     cluster.start()
 
     def ask(step: str) -> None:
@@ -571,6 +573,17 @@ def test_a_shape_has_the_size_that_was_asked_for_and_is_a_graph(shape: str, size
         (Scenario(grid(1, 1), (replace(CHAIN, domain="nowhere"),)), "chain: no domain 'nowhere'"),
         (Scenario(grid(1, 1), (CHAIN,), (Fault(1.0, FaultKind.MUTE, "c9"),)), "mute at 1 s: nothing named 'c9'"),
         (Scenario(grid(1, 1), (CHAIN,), (Fault(1.0, FaultKind.LINK_CUT, "d0"),)), "its target is two domains"),
+        (Scenario(grid(1, 1), (CHAIN,), blocks={"scan": Replicas()}), "block 'scan': nobody offers it"),
+        (Scenario(grid(1, 1), (CHAIN,), blocks={"work": Replicas()}), "block 'work': nobody offers it"),
+        (
+            Scenario(
+                grid(1, 1),
+                (CHAIN,),
+                capabilities=("scan",),
+                blocks={"scan": Replicas(concurrency=2, isolate=Isolate.PROCESS)},
+            ),
+            "block 'scan': a replica in a process of its own takes one batch at a time",
+        ),
     ],
 )
 def test_a_scenario_that_is_none_is_named(scenario_: Scenario, text: str) -> None:

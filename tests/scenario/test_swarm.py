@@ -12,7 +12,7 @@ from ioi_dagster.cli import app
 from ioi_dagster.governors.cluster import ClusterGovernor
 from tests.scenario import seeds
 from tests.scenario.seeds import Recorded
-from tests.scenario.swarm import wrong_with
+from tests.scenario.swarm import WITH_BLOCKS, wrong_with
 
 SEEDS = 60
 """So many are tried each time; the rest of ten thousand by name (`make swarm`)."""
@@ -28,6 +28,10 @@ def test_no_invariant_breaks_in_random_federations_under_random_faults(first: in
     try_seeds(range(first, first + 20))
 
 
+def test_none_breaks_where_steps_call_blocks_that_load_and_are_full() -> None:
+    try_seeds(range(WITH_BLOCKS, WITH_BLOCKS + SEEDS // 6))
+
+
 @pytest.mark.parametrize("its", seeds.recorded(), ids=lambda its: its.command)
 def test_what_broke_once_does_not_break_again(its: Recorded) -> None:
     assert seeds.wrong_again(its) == "", its.why
@@ -38,6 +42,12 @@ def test_what_broke_once_does_not_break_again(its: Recorded) -> None:
 @pytest.mark.parametrize("first", range(SEEDS, 10_000, 1_400))
 def test_nor_in_ten_thousand_of_them(first: int) -> None:
     try_seeds(range(first, first + 1_400))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+def test_nor_in_a_thousand_of_those_with_blocks() -> None:
+    try_seeds(range(WITH_BLOCKS + SEEDS // 6, WITH_BLOCKS + 1_000))
 
 
 def test_a_seed_that_fails_says_how_it_is_kept_and_is_tried_from_then_on(
