@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ioi_dagster.adapters.http.conformance.asker import Asker
@@ -59,6 +59,10 @@ SENT = st.builds(
 )
 
 
+OF_EACH = [Sent(STREAM, 0, permit, (), "", 0, False, False) for permit in dict.fromkeys(PERMITS)]
+"""What chance may leave out."""
+
+
 def body(call: Call, sent: Sent) -> bytes:
     permit: Any = "rubbish" if sent.permit == "rubbish" else call.permit(**CHANGES.get(sent.permit, {}))
     asked = Invocation(
@@ -104,6 +108,7 @@ def test_what_is_sent_to_the_doors_of_calls_is_answered_or_refused_and_nothing_r
 
     @settings(max_examples=40, deadline=None)
     @given(st.lists(SENT, min_size=5, max_size=25))
+    @example([*OF_EACH, replace(OF_EACH[0], cut="half")])
     def all_of(messages: list[Sent]) -> None:
         for sent in messages:
             call.nonce = f"call {sent.call}"
