@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
-FAULTS ?= $(if $(SECONDS),0,17)
+FAULTS ?= $(if $(SECONDS),0,19)
 SIMULATED ?= 10000
 STAMP := $(VENV)/.synced
 

@@ -7,9 +7,10 @@ checked after each event. `wrong` is the sum for both. Of the real ones: `double
 that it hit ran again or was committed; in rows 3, 6, 13 and 17, where nothing can be done before its end, from that; in row 14
 until the cluster was found out, in row 16 until the step was named. `simulated_p50_s@ROW`, `simulated_worst_s@ROW`: the same on
 virtual time, where what takes longer than the row's bound is wrong (`ioi_dagster/simulate/matrix.py`); `simulated_judged@ROW`: so
-often it was held against that. What a machine does not allow is left out: rows 4 to 6, 12 and 17 need root, row 15 a C compiler.
+often it was held against that. What a machine does not allow is left out: rows 4 to 6, 12, 17 and 19 need root, row 15 a C
+compiler.
 
-`python -m benchmarks.chaos [--quick] [--rows 1,2,7] [--faults 102] [--seconds 600] [--simulated 10000] [--seed 1]`; the exit
+`python -m benchmarks.chaos [--quick] [--rows 1,2,7] [--faults 114] [--seconds 600] [--simulated 10000] [--seed 1]`; the exit
 status is 1 where anything was wrong, or a row never bit.
 """
 

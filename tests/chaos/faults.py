@@ -20,7 +20,7 @@ from typing import Any
 from tests.chaos import judge
 from tests.chaos.lab import FAR_NODE, LIAR, STEPS, Began, DidNotBite, Found, Lab, Run, send, until
 from tests.chaos.lies import LIES
-from tests.chaos.sites import Sites, split
+from tests.chaos.sites import Sites, others_gateway_killed, split
 
 NEAR = ("near-1", "near-2", "other-1")
 HOUR = 3_600
@@ -352,6 +352,22 @@ def clock_jumps(lab: Lab, rng: random.Random) -> Found:
         lab.move_clock(0)
 
 
+def gateway_killed(lab: Lab, rng: random.Random) -> Found:
+    """That of the run's own domain, through which it asks for nodes and renews leases. What runs goes on."""
+    struck = Struck.at_work(lab, NEAR)
+    begun = {one.step for one in struck.run.began()}
+    send(lab.pid("gateway"), signal.SIGKILL)
+    struck.whole()
+    recovered_s = time.time() - struck.at
+    struck.run.end()
+    began = struck.run.began()
+    if {one.step for one in began} <= begun | {"total"}:
+        raise DidNotBite("everything had begun")
+    twice = {one.step for one in began if one.fence > 1 and one.step in begun}
+    wrong = [f"double: {step} began again, though only the gateway had gone" for step in sorted(twice)]
+    return Found(judge.whole(struck.run, STEPS) + wrong, recovered_s)
+
+
 def poison(lab: Lab, rng: random.Random) -> Found:
     run = lab.run("poisoned", steps=4)
     run.end()
@@ -412,4 +428,6 @@ ROWS = (
     Row(15, "clock jumps an hour", "no effect", clock_jumps, "moves_clocks"),
     Row(16, "poison step", "stopped after 3 nodes, named", poison),
     Row(17, "disk full", "waits, nothing half-written", disk_full, "mounted"),
+    Row(18, "own gateway SIGKILL", "what runs goes on", gateway_killed),
+    Row(19, "others' gateway SIGKILL", "calls are made again", others_gateway_killed, "split", Sites),
 )

@@ -1,6 +1,6 @@
-"""What runs between two sites: words that are said aloud, each by a call of a block in whatever domain offers it.
+"""What runs between two sites: words that are said aloud or spelt, each by a call of a block in whatever domain offers it.
 
-`python -m tests.chaos.site_jobs JSON` is a run's process: `{"words": …}`.
+`python -m tests.chaos.site_jobs JSON` is a run's process: `{"job": …, "words": …}`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,31 @@ class Loud:
         return [Payload({"text": payload.document["text"].upper()}, payload.parts) for payload in batch]
 
 
+class Spelling:
+    """Gives a word letter by letter."""
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def unload(self) -> None:
+        """Nothing to unload."""
+
+    def stream(self, payload: Payload, after: int) -> Iterator[Payload]:
+        text = payload.document["text"]
+        for letter in text[after:]:
+            time.sleep(SECONDS / len(text))  # its work
+            yield Payload({"letter": letter.upper()})
+
+
 LOUD = BlockSpec("loud", "1", "text.loud", f"{MODULE}:Loud", Contract("text.loud", "makes it loud"))
-BLOCKS = (LOUD,)
+SPELLING = BlockSpec(
+    "spelling",
+    "1",
+    "text.spelling",
+    f"{MODULE}:Spelling",
+    Contract("text.spelling", "spells it", streams=True, resumes=True),
+)
+BLOCKS = (LOUD, SPELLING)
 
 
 @dataclass(frozen=True)
@@ -51,6 +74,10 @@ class Word:
     def from_payload(cls, payload: Payload) -> Word:
         return cls(**payload.document)
 
+    @classmethod
+    def from_pieces(cls, pieces: Iterator[Payload]) -> Word:
+        return cls("".join(piece.document["letter"] for piece in pieces))
+
 
 @op(out=DynamicOut(Word), config_schema=int, tags=PUBLIC)
 def words(context) -> Iterator[DynamicOutput[Word]]:
@@ -60,7 +87,10 @@ def words(context) -> Iterator[DynamicOutput[Word]]:
 
 @op(tags=PUBLIC)
 def heard(said: list[Word]) -> str:
-    return "; ".join(word.text for word in said)
+    told = sorted(word.text for word in said)
+    if told != sorted(f"WORD {number}" for number in range(len(said))):
+        raise RuntimeError(f"heard {told}")
+    return "; ".join(told)
 
 
 def refused(word: Word, refusal: Refusal) -> Word:
@@ -68,6 +98,7 @@ def refused(word: Word, refusal: Refusal) -> Word:
 
 
 shout = block_op(LOUD, Word, name="shout", on_refusal=refused, tags=PUBLIC)
+spell = block_op(SPELLING, Word, name="spell", on_refusal=refused, tags=PUBLIC)
 
 
 @job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()}, tags={tags.HIGHEST: "public"})
@@ -75,7 +106,12 @@ def shouting() -> None:
     heard(words().map(shout).collect())
 
 
-defs = Definitions(jobs=[shouting])
+@job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()}, tags={tags.HIGHEST: "public"})
+def spelling() -> None:
+    heard(words().map(spell).collect())
+
+
+defs = Definitions(jobs=[shouting, spelling])
 
 
 def main() -> int:
@@ -83,7 +119,7 @@ def main() -> int:
     from ioi_dagster.local.home import PROJECT
 
     asked = json.loads(sys.argv[1])
-    job_there = job_of(MODULE, "shouting", PROJECT)
+    job_there = job_of(MODULE, asked["job"], PROJECT)
     config = {"ops": {"words": {"config": asked["words"]}}}
     with DagsterInstance.get() as instance:
         run_id, _ = create_governed_run(instance, job_there, config, {})

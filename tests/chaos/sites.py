@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import time
 from contextlib import ExitStack
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from dagster import DagsterInstance
 
 from benchmarks.netns import TwoSites, possible
@@ -31,20 +34,24 @@ TOPOLOGY = "network: book\nhome: ash.example\ndomains:\n" + "".join(
   - name: {name}.example
     authority: {name}
     handles: public
-    blocks: [{"loud" if name in OFFERS else ""}]
+    blocks: [{"loud, spelling" if name in OFFERS else ""}]
     clusters: [{{name: {name}-main, nodes: [{{name: {name}-1, slots: 2}}]}}]
 """
     for name in NAMES
 )
+GATEWAY = "ioi_dagster.local.gateway_main"
 WORDS = 16
+JOBS = {"shouting": "shout", "spelling": "spell"}
+"""Job → the step that calls a block."""
 SEEN_S = 60.0
 
 
 @dataclass(slots=True)
-class Shouting:
-    """A run of `owner`, in a process of its own."""
+class Saying:
+    """A run of `job` by `owner`, in a process of its own."""
 
     owner: Owner
+    job: str
     process: subprocess.Popen[bytes]
     instance: DagsterInstance
     ledger: Ledger
@@ -83,7 +90,7 @@ class Shouting:
         found = []
         if self.process.wait(150) != 0:
             found.append(f"lost: the run of {self.owner.name} failed: {self.owner.told_run()[-2_000:]}")
-        expected = {"words", "heard", *(f"shout[n{number}]" for number in range(WORDS))}
+        expected = {"words", "heard", *(f"{JOBS[self.job]}[n{number}]" for number in range(WORDS))}
         rows = {row.step: row for row in self.steps()}
         found += [f"lost: {step} of {self.owner.name}" for step in expected if rows[step].state != "DONE"]
         found += [f"double: {step} was committed {rows[step].commits} times" for step in rows if rows[step].commits > 1]
@@ -109,6 +116,8 @@ class Sites:
     split: bool = field(default_factory=possible)
     """May this process make network namespaces?"""
     _stack: ExitStack = field(default_factory=ExitStack)
+    _up: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    """Who keeps each domain's processes."""
     _kept: dict[str, tuple[DagsterInstance, Ledger]] = field(default_factory=dict)
     """Of owners who had a run."""
 
@@ -131,8 +140,8 @@ class Sites:
             owner = Owner(self.folder, name, TOPOLOGY, machine.command, f"{machine.address}:{PORT}", blocks)
             owner.init()
             self.owners[name] = owner
-        for owner in self.owners.values():
-            self._stack.enter_context(owner.up())
+        for name, owner in self.owners.items():
+            self._up[name] = self._stack.enter_context(owner.up())
         for owner in self.owners.values():
             until(lambda owner=owner: "is up" in owner.said(), f"domain {owner.name}", 180)
         host, *guests = self.owners.values()
@@ -163,6 +172,15 @@ class Sites:
             return [f"members: {name} sees {states}, and should see {sorted(alive - {name})}"]
         return []
 
+    def gateway(self, name: str) -> int:
+        """Its process."""
+
+        def found() -> int | None:
+            under = psutil.Process(self._up[name].pid).children(recursive=True)
+            return next((one.pid for one in under if GATEWAY in one.cmdline()), None)
+
+        return until(found, f"the gateway of {name}", 30.0)
+
     def leases(self) -> list[dict[str, Any]]:
         found = []
         for name, owner in self.owners.items():
@@ -173,7 +191,7 @@ class Sites:
                 found.append({"cluster": name, "why": str(error)})
         return found
 
-    def run(self, name: str) -> Shouting:
+    def run(self, name: str, job: str = "shouting") -> Saying:
         owner = self.owners[name]
         environment = owner.run_environment()
         if name not in self._kept:
@@ -186,7 +204,7 @@ class Sites:
         before = {run for run, *_ in ledger.runs()}
         with (owner.folder / "run.log").open("ab") as log:
             process = subprocess.Popen(
-                owner.command("tests.chaos.site_jobs", json.dumps({"words": WORDS})),
+                owner.command("tests.chaos.site_jobs", json.dumps({"job": job, "words": WORDS})),
                 cwd=PROJECT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -195,7 +213,7 @@ class Sites:
                 preexec_fn=die_with_parent,
             )
         self._stack.callback(_end, process)
-        return Shouting(owner, process, instance, ledger, before)
+        return Saying(owner, job, process, instance, ledger, before)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -229,4 +247,23 @@ def split(sites: Sites, rng: random.Random) -> Found:
     if not again:
         raise DidNotBite("what was under way across the line had been told before")
     happened = f"{len(struck)} calls were under way across the line, {len(again)} of them run again on the own side"
+    return Found(wrong, recovered, happened)
+
+
+# A gateway -------------------------------------------------------------------------------------------------------------
+
+
+def others_gateway_killed(sites: Sites, rng: random.Random) -> Found:
+    """While calls of a run are under way in its domain, whole ones or streamed."""
+    run, other = sites.run("ash", rng.choice(sorted(JOBS))), rng.choice(sorted(OFFERS))
+    run.began()
+    struck = until(lambda: run.calls_at(f"{other}-main"), f"a call at {other}", 60.0)
+    os.kill(sites.gateway(other), signal.SIGKILL)
+    at = time.time()
+    until(lambda: run.done(struck), "the end of calls that were under way")
+    recovered = time.time() - at
+    wrong = run.wrong()
+    if not any(entry.chapter == "loss" and entry.step in struck for entry in run.ledger.story(run.id)):
+        raise DidNotBite("what was under way there had been told before")
+    happened = f"{len(struck)} calls were under way at {other}, all of them came to their end; {len(run.steps())} steps"
     return Found(wrong, recovered, happened)

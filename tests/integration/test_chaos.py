@@ -14,9 +14,10 @@ from tests.chaos.loop import Tally
 
 pytestmark = [pytest.mark.usefixtures("clean_environment"), pytest.mark.integration, pytest.mark.timeout(900)]
 
-SHORT = (1, 2, 4, 7, 8, 10, 14, 15)
+SHORT = (1, 2, 4, 7, 8, 10, 14, 15, 18)
 """A node that is killed, one that is stopped, one that is cut off (where this process may make network namespaces), a scheduler
-that is killed and one that is stopped, a run's process that is killed, a cluster that lies and a clock that is set."""
+that is killed and one that is stopped, a run's process that is killed, a cluster that lies, a clock that is set and a gateway
+that is killed."""
 
 
 def test_each_fault_bites_and_costs_nothing_that_was_done(tmp_path: Path) -> None:

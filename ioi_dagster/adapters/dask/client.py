@@ -17,6 +17,7 @@ from distributed.client import Future
 from ioi_dagster.adapters.dask.adopted import CLAIM_S, Adopted
 from ioi_dagster.adapters.dask.batch import Answers, Batch, answered, start_batch
 from ioi_dagster.adapters.dask.node import start, start_here, stop, take_back
+from ioi_dagster.adapters.dask.orphans import key_of_call
 from ioi_dagster.adapters.dask.outgoing import fetch, still_read
 from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.dask.security import security_of
@@ -77,7 +78,7 @@ class DaskRunner:
         Cancelled, it has what runs at the node stopped. `key`: that of the lease; `call`: under a key in flight Dask starts
         nothing and hands out the first result, so each call has one of its own."""
         client = await self._connected()
-        dask_key, where = f"{key}/{call}", {f"node:{node}": 1}
+        dask_key, where = key_of_call(key, call), {f"node:{node}": 1}
         future = client.submit(start_here, request, key=dask_key, resources=where, pure=False, retries=0)
         waiting = asyncio.ensure_future(_result(future))
         deadline = time.monotonic() + timeout_s

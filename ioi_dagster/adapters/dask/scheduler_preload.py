@@ -24,7 +24,8 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from ioi_dagster.adapters.dask.cluster_watch import ClusterWatch
 from ioi_dagster.adapters.dask.draining import Draining
-from ioi_dagster.adapters.dask.node import cancel, drain, end_abandoned, revoke, revoke_all
+from ioi_dagster.adapters.dask.node import cancel, drain, end_abandoned, revoke, revoke_all, stop
+from ioi_dagster.adapters.dask.orphans import OrphanedCalls
 from ioi_dagster.adapters.dask.periodic import Periodic
 from ioi_dagster.adapters.dask.replacing import TURN_OP
 from ioi_dagster.adapters.dask.scaling import Scaling, source_of
@@ -217,6 +218,10 @@ class ClusterPlugin(SchedulerPlugin):
         """Have the node of `lease` stop its step. A node that does not answer keeps the lease until that runs out."""
         await self._run_at([lease.node], cancel if ends else revoke, lease.node, {lease.key: why})
 
+    def stop_orphan(self, node: str, key: str) -> None:
+        """Have the node stop what runs there under that key, whose gateway has gone."""
+        self._scheduler.loop.add_callback(self._run_at, [node], stop, node, [key])
+
     async def _stop_abandoned(self, lease: Lease, why: str) -> None:
         """Have the node of `lease`, which has run out, stop its step, and wait until it has. Where a node does not say so its
         governor waits a while; one that leaves has stopped it too."""
@@ -375,4 +380,5 @@ def dask_setup(scheduler: Scheduler) -> None:
     """Called by Dask when the scheduler starts; Dask then calls the plugin's `start`."""
     plugin = ClusterPlugin(scheduler, DomainHome(Path(os.environ["IOI_DOMAIN_HOME"])), os.environ["IOI_CLUSTER"])
     scheduler.add_plugin(plugin)
+    scheduler.add_plugin(OrphanedCalls(scheduler, plugin.stop_orphan))
     scheduler.loop.add_callback(plugin.start, scheduler)
