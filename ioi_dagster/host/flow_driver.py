@@ -33,7 +33,7 @@ from ioi_dagster.host.negotiator import Negotiator
 from ioi_dagster.host.pools import PoolSlots
 from ioi_dagster.host.results import Follower, Results, Shell
 from ioi_dagster.host.run_outputs import RunOutputs
-from ioi_dagster.host.starts import Begun, Came, Done, Starts, TimeUp, Told
+from ioi_dagster.host.starts import Begun, Came, Done, GivenUp, Starts, TimeUp, Told
 from ioi_dagster.host.work import Network, Outcome, Work
 from ioi_dagster.model.intervention import Intervention
 from ioi_dagster.model.negotiation import Ask, Effect, Lease, ReleaseRequest, run_key
@@ -356,6 +356,8 @@ class FlowDriver:
             return self._stored_at(event.url)
         if isinstance(event, Begun):
             return self._starts.begun(event)
+        if isinstance(event, GivenUp):
+            return self._starts.given_up(event)
         if isinstance(event, TimeUp):
             return self._starts.time_up(event)
         if isinstance(event, Told):
@@ -528,6 +530,7 @@ class FlowDriver:
         self._maps.listen(fleet)
         if fleet.cluster not in self._listening:
             self._listening.add(fleet.cluster)
+            self._starts.hear_shed(fleet)
             fleet.listen(stores.topic(self._run_key), lambda url: self.post(_Stores(url)))
 
     def _told(self, outcome: Outcome) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from ioi_dagster.adapters.dask import client
 from ioi_dagster.adapters.dask.client import NEVER_THERE, TAKEN_BACK
-from ioi_dagster.adapters.dask.node import begun_topic, over_topic
+from ioi_dagster.adapters.dask.node import begun_topic, over_topic, shed_topic
 from ioi_dagster.clock import Clock
 from ioi_dagster.compound.pieces import topic
 from ioi_dagster.decoding import converted
@@ -46,6 +46,17 @@ class Begun:
     cluster: str
     key: Any
     at: float
+
+
+SHED_WHY = "its node gave it up, since its machine had no memory left, and it did not stop"
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A node of `cluster` has said so of the start under `key`."""
+
+    cluster: str
+    key: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +122,8 @@ class Starts:
         self._code_since: dict[str, float | None] = {}
         """Of starts with a limit of time: since when their code runs, None where it is not known to."""
         self._time_up: set[str] = set()
+        self._shed: set[str] = set()
+        """Starts that their nodes have said that they give up."""
         self._heard: set[str] = set()
         """Clusters whose nodes are listened to."""
         self._heard_pieces: set[str] = set()
@@ -227,6 +240,10 @@ class Starts:
         fleet.listen(begun_topic(self._run_key), begun)
         fleet.listen(over_topic(self._run_key), lambda key: self._post(TimeUp(fleet.cluster, key)))
 
+    def hear_shed(self, fleet: Fleet) -> None:
+        """What nodes of `fleet` give up; once, before the first step is sent there."""
+        fleet.listen(shed_topic(self._run_key), lambda key: self._post(GivenUp(fleet.cluster, key)))
+
     def _hear_pieces(self, fleet: Fleet) -> None:
         if fleet.cluster not in self._heard_pieces:
             self._heard_pieces.add(fleet.cluster)
@@ -254,6 +271,11 @@ class Starts:
         if self._has_limit(event.cluster, event.key):
             self._time_up.add(event.key)
 
+    def given_up(self, event: GivenUp) -> None:
+        """Told as `begun` is."""
+        if self._is_out(event.cluster, event.key):
+            self._shed.add(event.key)
+
     def came(self, told: Told) -> tuple[Lease, Came] | None:
         """Of which start, and what; None of what is no start of ours there."""
         try:
@@ -266,8 +288,12 @@ class Starts:
 
     def _has_limit(self, cluster: str, key: Any) -> bool:
         """It is out at `cluster`, with a limit of time."""
-        sent = (start.key for node in self._sent.values() for start in node.values() if start.lease.cluster == cluster)
-        return key in sent and key in self._code_since
+        return self._is_out(cluster, key) and key in self._code_since
+
+    def _is_out(self, cluster: str, key: Any) -> bool:
+        return key in [
+            start.key for its in self._sent.values() for start in its.values() if start.lease.cluster == cluster
+        ]
 
     def replaced(self) -> list[str]:
         """What is to be told of nodes whose processes are being replaced, since the last call."""
@@ -287,9 +313,11 @@ class Starts:
         """What its end is to the flow governor."""
         lease, answer = done.start.lease, done.answer
         since, up = self._code_since.pop(done.start.key, None), done.start.key in self._time_up
+        shed = done.start.key in self._shed
         self._time_up.discard(done.start.key)
+        self._shed.discard(done.start.key)
         if answer is None:
-            return self._without_answer(done, 0.0 if since is None else done.at - since, up)
+            return self._without_answer(done, 0.0 if since is None else done.at - since, up, shed)
         self._sent.get(lease.node, {}).pop(done.start.key, None)
         self._deaths.pop(lease.node, None)
         if answer.refusal is not None:
@@ -302,7 +330,7 @@ class Starts:
         seconds = max(0.0, answer.ended - answer.started)
         return StepEnded(lease.step, lease.fence, answer.attempt, seconds, lease.copy)
 
-    def _without_answer(self, done: Done, ran_s: float, up: bool) -> Event:
+    def _without_answer(self, done: Done, ran_s: float, up: bool, shed: bool) -> Event:
         lease, why = done.start.lease, done.why or "no answer"
         if why in (TAKEN_BACK, client.REPLACED):
             self._sent.get(lease.node, {}).pop(done.start.key, None)
@@ -312,6 +340,8 @@ class Starts:
         death = self._deaths.get(lease.node)
         alone = death is not None and len(death.there) == 1
         cause = cause_of_loss(why, ran, alone, done.start.timeout_s, ran_s, up)
+        if shed and cause is not Cause.SCHEDULER_LOST:
+            cause, why = Cause.SHED, f"{SHED_WHY}: {why}"
         self._sent.get(lease.node, {}).pop(done.start.key, None)
         for start in self._order.drop(node=lease.node):
             its = start.lease

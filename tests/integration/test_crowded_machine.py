@@ -1,20 +1,33 @@
-"""A node whose machine is crowded offers fewer slots in its cluster, and all of them again later: a real scheduler and worker."""
+"""A node whose machine is crowded offers fewer slots in its cluster, and all of them again later; a run hears of what it gives
+up. A real scheduler and worker."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from distributed import Scheduler, Worker
+from distributed import Client, Scheduler, Worker
 
+from ioi_dagster.adapters.dask import node as node_module
 from ioi_dagster.adapters.dask.cluster_watch import BEAT_OP
+from ioi_dagster.adapters.dask.node import NodeHost, shed_topic
+from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.adapters.dask.scheduler_preload import ClusterPlugin
+from ioi_dagster.clock import ManualClock
+from ioi_dagster.decoding import from_msgpack
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
+from ioi_dagster.governors.failures import Cause
 from ioi_dagster.governors.liveness import BEAT_S
+from ioi_dagster.governors.load import MachineSeen
+from ioi_dagster.governors.node import NodeGovernor
+from ioi_dagster.model.negotiation import OWN_STEP, Lease
+from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
 from tests.realms import owned
 
@@ -77,3 +90,48 @@ def test_slots_and_admission_follow_what_a_node_says_of_its_machine(tmp_path: Pa
                 beats.cancel()
 
     asyncio.run(played())
+
+
+at_work, heard = threading.Event(), list[str]()
+
+
+def goes_on_until_it_is_heard(_: bytes) -> bytes:
+    """Code that does not stop before its run has heard that it is given up."""
+    at_work.set()
+    try:
+        while True:
+            threading.Event().wait(0.01)
+    finally:
+        for _ in range(3_000):
+            if heard:
+                break
+            threading.Event().wait(0.001)
+
+
+def test_a_run_hears_that_its_step_is_given_up_before_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work.clear()
+    heard.clear()
+    clock = ManualClock()
+    governor = NodeGovernor("n", "c", frozenset({OWN_STEP}), governed=False)
+    runner = f"{__name__}:{goes_on_until_it_is_heard.__name__}"
+    host = NodeHost("n", governor, ReplicaHost([], "n", clock), lambda _: None, clock, runner)
+    monkeypatch.setattr(node_module, "_host", host)
+    lease = Lease("l", "r", "s", 1, 0, OWN_STEP, "c", "d", "n", 1)
+
+    async def played() -> StartAnswer:
+        async with (
+            Scheduler(dashboard=False, dashboard_address=None, port=0) as scheduler,
+            Worker(scheduler.address, nthreads=1, dashboard=False),
+            Client(scheduler.address, asynchronous=True, set_as_default=False) as client,
+        ):
+            client.subscribe_topic(shed_topic(lease.run_key), lambda event: heard.append(event[1]))
+            request = msgspec.msgpack.encode(StartRequest("step", lease, None, OWN_STEP, b""))
+            answer = client.submit(node_module.start, request, key=lease.key)
+            await until(at_work.is_set)
+            for _ in range(20):
+                clock.advance(1.0)
+                await asyncio.to_thread(host.seen, MachineSeen(0.0, 0.99))
+            return from_msgpack(await answer, StartAnswer)
+
+    answer = asyncio.run(played())
+    assert (answer.cause, heard) == (Cause.SHED, [lease.key])

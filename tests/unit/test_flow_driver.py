@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from ioi_dagster.adapters.dask.client import SCHEDULER_LOST, WORKER_DIED
-from ioi_dagster.adapters.dask.node import begun_topic, over_topic
+from ioi_dagster.adapters.dask.node import begun_topic, over_topic, shed_topic
 from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.sql.ledger import Ledger, LedgerAwayError
 from ioi_dagster.clock import ManualClock
@@ -521,12 +521,28 @@ def test_a_node_that_said_a_steps_time_is_up_was_ended_by_that_step_however_late
         assert run.codes == {"slow": "flow.timeout"}
 
 
+def test_a_step_that_is_given_up_and_ends_with_its_node_is_not_blamed_for_that(tmp_path: Path) -> None:
+    with a_run(tmp_path) as run:
+        run.submit("s")
+        for _ in range(2 * MAX_LOSSES):
+            ((start, _),) = run.node.queue
+            run.node.listening[shed_topic("alone/r")](start.key)
+            run.answer("s", None, WORKER_DIED)
+            run.settle(10.0)
+        assert (run.sent, run.codes) == (["s"], {})
+        for _ in range(MAX_LOSSES):
+            run.dies()
+            run.settle(10.0)
+        assert run.codes == {"s": "flow.poison_step"}, "what nobody gave up counts as ever"
+
+
 @pytest.mark.parametrize("message", [None, 7, ["s"], {"key": "s"}, "alone/r/other/1/0"])
 def test_what_a_node_says_of_no_step_of_its_own_is_not_heard(tmp_path: Path, message: object) -> None:
     with a_run(tmp_path) as run:
         run.submit("s", timeout_s=1.0)
         run.node.listening[begun_topic("alone/r")](message)
         run.node.listening[over_topic("alone/r")](message)
+        run.node.listening[shed_topic("alone/r")](message)
         run.clock.advance(60.0)
         run.dies()
         assert (run.sent, run.codes) == (["s"], {})

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from ioi_dagster.adapters.dask import mapping, stores
-from ioi_dagster.adapters.dask.node import NodeHost, begun_topic, over_topic
+from ioi_dagster.adapters.dask.node import NodeHost, begun_topic, over_topic, shed_topic
 from ioi_dagster.adapters.dask.replicas import ReplicaHost
 from ioi_dagster.adapters.dask.run_scope import RunScope
 from ioi_dagster.clock import ManualClock
@@ -133,7 +133,7 @@ def test_what_is_cancelled_is_refused_for_good_whether_it_has_begun_or_not(two: 
 
 
 def test_what_is_told_of_a_run_is_told_to_its_own_domain(two: tuple[Lease, Lease]) -> None:
-    for topic in (begun_topic, over_topic, mapping.topic, stores.topic):
+    for topic in (begun_topic, over_topic, shed_topic, mapping.topic, stores.topic):
         ours, theirs = (topic(Attempt(run=lease.run, origin=lease.origin).run_key) for lease in two)
         assert ours == topic(two[0].run_key) != theirs
 

@@ -81,6 +81,14 @@ MAX_REVOKED = 1_000
 LOOK_S = 0.05
 
 
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """`give_up` tells its run that it is given up."""
+
+    request: StartRequest
+    give_up: Callable[[], object]
+
+
 @dataclass(slots=True)
 class NodeHost:
     """One per worker process: its governor, its replicas and what checks permits."""
@@ -96,7 +104,7 @@ class NodeHost:
     running: Running = field(default_factory=Running)
     outdated: Outdated = field(default_factory=lambda: Outdated(""))
     _deciding: threading.Lock = field(default_factory=threading.Lock)
-    _admitted: dict[str, StartRequest] = field(default_factory=dict)
+    _admitted: dict[str, _Admitted] = field(default_factory=dict)
     """What runs, by attempt, in the order in which it began."""
     _fenced: bool = False
     _why: dict[str, str] = field(default_factory=dict)
@@ -120,7 +128,8 @@ class NodeHost:
             with self._deciding:
                 decision = self._decide(request, permit, memory, started)
                 if isinstance(decision, Admit):
-                    self._admitted[attempt] = request
+                    tell = _teller(shed_topic(request.lease.run_key))
+                    self._admitted[attempt] = _Admitted(request, partial(tell, key))
             if isinstance(decision, Refuse):
                 refusal = decision.refusal
             else:
@@ -257,7 +266,8 @@ class NodeHost:
         with self._deciding:
             now = self.clock.monotonic()
             self.governor.handle(machine, now)
-            out = self.governor.handle(RunningSeen(tuple(map(self._running_start, self._admitted.values()))), now)
+            starts = tuple(self._running_start(one.request) for one in self._admitted.values())
+            out = self.governor.handle(RunningSeen(starts), now)
         for instruction in out:
             self._relieve(instruction)
 
@@ -278,6 +288,10 @@ class NodeHost:
             case Shed(key, why):
                 log.warning("%s is stopped: %s", key, why)
                 self._shed.add(key)
+                # Before it is stopped: one that does not stop ends with this process, and its run hears of that alone.
+                for one in list(self._admitted.values()):
+                    if one.request.lease.key == key:
+                        one.give_up()
                 self.revoke({key: why})
 
     def fence(self) -> None:
@@ -383,6 +397,11 @@ def begun_topic(its_run: str) -> str:
 def over_topic(its_run: str) -> str:
     """`its_run`: the run's key. Under it a node tells the key of each start whose time is up, when it asks it to stop."""
     return f"ioi-over-{its_run}"
+
+
+def shed_topic(its_run: str) -> str:
+    """`its_run`: the run's key. Under it a node tells the key of each start that it gives up for want of memory."""
+    return f"ioi-shed-{its_run}"
 
 
 def _teller(topic: str) -> Callable[[Any], object]:
