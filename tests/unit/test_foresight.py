@@ -10,7 +10,7 @@ from ioi_dagster.host import tags
 from ioi_dagster.host.foresight import graph_of
 from ioi_dagster.host.private import create_execution_plan
 from ioi_dagster.model.negotiation import OWN_STEP, Bid, NodeOutlook
-from ioi_dagster.model.placement import Edge, Made, Step
+from ioi_dagster.model.placement import Edge, Link, Made, Step
 
 
 @op
@@ -158,3 +158,27 @@ def test_a_plan_has_a_step_on_a_node_that_could_take_it(step: Step, where: str) 
     planned = plan.planned("s", 0.0)
     assert planned is not None
     assert planned.cluster == where
+
+
+@pytest.mark.parametrize("known", [0.0, 1e9], ids=["nothing was expected", "less was expected"])
+def test_a_plan_counts_what_a_step_brings_as_soon_as_that_is_known(known: float) -> None:
+    plan = GraphPlan()
+    other = Step("other", 1.0, through="home", makes=1e9)
+    its = Step("s", 100.0, through="home" if known else "", brings=known)
+    plan.know((other, its), (), (Link("home", "far", 1.0, 1e8),), 0.0)
+    nodes = (NodeOutlook("one", 1, 1.0, (), ()), NodeOutlook("two", 1, 2.0, (), ()))
+    plan.see(Bid("c", "far", "r", 1, 1, (), (), nodes=nodes), (), 0.0)
+
+    def ends() -> float:
+        assert plan.plan(["s"], {}, 0.0)
+        planned = plan.planned("s", 0.0)
+        assert planned is not None
+        return planned.finish
+
+    assert ends() == 50.0 + (1.0 + known / 1e8 if known else 0.0)
+    plan.reads("s", "home", 6e9)
+    assert ends() == 50.0 + 1.0 + 60.0
+    plan.reads("s", "home", 6.1e9)
+    assert ends() == 50.0 + 1.0 + 60.0
+    plan.reads("s", "home", 1_000.0)
+    assert ends() == 50.0

@@ -144,8 +144,14 @@ class GraphPlan:
         size = size if size >= WORTH_MOVING else 0.0
         if its is None or abs(size - its.brings) <= MOVED * its.brings:
             return
-        self._steps[step] = replace(its, through=domain, brings=size)
-        self._moves = self._stale = True
+        self._steps[step] = its = replace(its, through=domain, brings=size)
+        self._moves = True
+        board = self._board
+        if board is None or step not in board.graph.index or domain not in board.fleet.domain_index:
+            self._stale = True
+        elif not self._stale:
+            i = board.graph.index[step]
+            board.carries(i, replace(board.graph.steps[i], through=its.through, brings=its.brings))
 
     def _weigh(self) -> None:
         """Ranks, by what is known of the steps' work now."""

@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ioi_dagster.governors.placement.fleet import Fleet, Graph, Need
+from ioi_dagster.governors.placement.fleet import Fleet, Graph, Need, moves_of
 from ioi_dagster.governors.placement.lateness import left
 from ioi_dagster.governors.placement.listing import Loading, Midway, Schedule, optimistic, upward
 from ioi_dagster.governors.placement.timeline import Timeline
+from ioi_dagster.model.placement import Step
 
 WAITING, RUNNING, OVER, DOOMED = range(4)
 GONE = -2
@@ -171,6 +172,10 @@ class Board:
                 a, b = fleet.domain[there], fleet.domain[n]
                 at = max(at, now + fleet.latency[a][b] + size * fleet.per_byte[a][b])
         return at
+
+    def carries(self, i: int, step: Step) -> None:
+        """It brings or makes something else than was thought. Ranks stay as they are."""
+        self.graph.steps[i], self.graph.moves[i] = step, moves_of(self.fleet, step)
 
     def moves_s(self, i: int, n: int) -> float:
         """Of the step's time on the node, what goes by with moving what it brings and makes."""

@@ -151,7 +151,7 @@ def compile_graph(fleet: Fleet, steps: Sequence[Step], edges: Sequence[Edge]) ->
     for i in range(len(ordered)):
         preds[i] = [] if i in doomed else preds[i]
         succs[i] = [] if i in doomed else [(c, size) for c, size in succs[i] if c not in doomed]
-    moves = [_moves(fleet, step) for step in ordered]
+    moves = [moves_of(fleet, step) for step in ordered]
     return Graph(
         steps=ordered,
         preds=preds,
@@ -189,7 +189,8 @@ def _fetch(fleet: Fleet, step: Step) -> list[float] | None:
     return [row[d] for d in fleet.domain]
 
 
-def _moves(fleet: Fleet, step: Step) -> list[float] | None:
+def moves_of(fleet: Fleet, step: Step) -> list[float] | None:
+    """See `Graph.moves`. Raises `BadInputError` where the fleet does not know the domain that it moves through."""
     if not step.brings and not step.makes:
         return None
     _must_know(fleet, step, (step.through,))
