@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ioi_dagster.local.identity import is_locked
 from ioi_dagster.local.quota import Share, shares
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.amounts import MEMORY, shown
+from ioi_dagster.model.placement import Link
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
 
 BY_QUOTA = "ioi quota"
@@ -66,6 +67,20 @@ def _of_file(file: Path, homes: list[DomainHome]) -> Iterator[Difference]:
         yield from _changed("the topology", "network", network, topology.network)
         yield from _changed("the topology", "home", owner, topology.home)
     yield from differences({name: config.spec for name, config in running.items()}, stated)
+    told = dict.fromkeys(link for config in running.values() for link in config.links)
+    yield from _links(told, dict.fromkeys(link for name in running for link in topology.links_of(name)))
+
+
+def _links(running: Iterable[Link], stated: Iterable[Link]) -> Iterator[Difference]:
+    old, new = ({f"{link.source} to {link.target}": link for link in links} for links in (running, stated))
+    for name in dict.fromkeys((*old, *new)):
+        if name not in old or name not in new:
+            how = (
+                "is in the file and counts for no run yet" if name in new else "counts for runs and is not in the file"
+            )
+            yield Difference(f"link from {name} {how}")
+        else:
+            yield from _fields(f"link from {name}", old[name], new[name], {"source", "target"})
 
 
 def differences(running: Mapping[str, DomainSpec], stated: Mapping[str, DomainSpec]) -> Iterator[Difference]:

@@ -15,6 +15,7 @@ from ioi_dagster.local.home import domains_in, open_federation
 from ioi_dagster.local.identity import locked
 from ioi_dagster.model.autoscale import Autoscale
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.placement import Link
 from ioi_dagster.model.quota import Quota, QuotaTree, TenantQuota
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
 
@@ -101,11 +102,12 @@ def test_domains_that_are_more_or_less_do_not_hide_what_else_differs():
 # With files ------------------------------------------------------------------------------------------------------------
 
 
-def write(file: Path, price: float = 0.8, tenants: str = "[]", nodes: int = 1) -> None:
+def write(file: Path, price: float = 0.8, tenants: str = "[]", nodes: int = 1, links: str = "") -> None:
     its = ", ".join(f"{{name: lab-{number}}}" for number in range(1, nodes + 1))
     cluster = f"{{name: lab-main, price: {price}, nodes: [{its}], tenants: {tenants}}}"
     file.write_text(
-        f"network: book\nhome: lab.example\ndomains:\n  - {{name: lab.example, authority: ours, clusters: [{cluster}]}}\n"
+        f"network: book\nhome: lab.example\n{links and f'links: {links}'}\n"
+        f"domains:\n  - {{name: lab.example, authority: ours, clusters: [{cluster}]}}\n"
     )
 
 
@@ -138,6 +140,16 @@ def test_the_doctor_says_what_was_edited_while_it_runs_and_what_to_do(tmp_path):
         )
         write(file, tenants="[{name: ann, guarantee: 1}]")
         assert (found(home).state, found(home).remedy) == ("mend", BY_QUOTA)
+        write(file, links="[{between: [lab.example, lab.example], bandwidth: 1MB}]")
+        link = "link from lab.example to lab.example"
+        assert found(home).found == f"not what {file} says: {link} is in the file and counts for no run yet"
+        (domain,) = domains_in(home)
+        domain.save_config(replace(domain.config(), links=(Link("lab.example", "lab.example", 0.5, 1e6),)))
+        write(file, links="[{source: lab.example, target: lab.example, latency: 0.5, bandwidth: 2MB}]")
+        said = f"{link} runs with bandwidth 1000000.0, the file says 2000000.0"
+        assert (found(home).found, found(home).remedy) == (f"not what {file} says: {said}", BY_START)
+        write(file)
+        assert found(home).found == f"not what {file} says: {link} counts for runs and is not in the file"
         file.write_text("network: ours")
         assert found(home).state == "note"
     write(file, price=0.9)
