@@ -569,6 +569,8 @@ def test_what_a_node_lost_is_told_from_an_error_of_the_block(cause, infrastructu
         ({"lease": replace(LEASE, id="made-up")}, "gateway.no_lease"),
         ({"lease": replace(LEASE, fence=9)}, "gateway.no_lease"),
         ({"lease": replace(LEASE, origin="cloud")}, "gateway.no_lease"),
+        ({"lease": replace(LEASE, node="lab-2")}, "gateway.no_lease"),
+        ({"node": "lab-2"}, "permit.node_mismatch"),
     ],
 )
 def test_an_invocation_without_a_permit_and_a_granted_lease_reaches_no_node(change, code):

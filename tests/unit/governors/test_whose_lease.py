@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -65,6 +66,17 @@ def test_another_domain_neither_renews_nor_confirms_nor_releases_a_lease():
         assert cluster.renewed(VerifyRequest(lease, origin)) == Renewed(ids, ())
     assert [one["origin"] for one in cluster.governor.snapshot().leases] == ["library"]
     assert cluster.tell(ReleaseRequest("r", ids, "library")) == [LeaseEnded(lease, "released")]
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Lease)])
+def test_a_lease_is_confirmed_as_it_was_granted_and_not_with_any_field_changed(name):
+    """Who holds one makes the permits for it, so he could make them out for another node or more than was granted."""
+    cluster = Cluster(1)
+    (lease,) = cluster.award("library").leases
+    value = getattr(lease, name)
+    changed = replace(lease, **{name: value + 1 if isinstance(value, int | float) else f"{value}x"})
+    assert cluster.renewed(VerifyRequest(changed, "library")) == Renewed((), (changed.id,))
+    assert cluster.renewed(VerifyRequest(lease, "library")) == Renewed((lease.id,), ())
 
 
 def test_another_domains_award_neither_gets_a_lease_nor_ends_it():
