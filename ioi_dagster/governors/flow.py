@@ -56,7 +56,7 @@ from ioi_dagster.governors.flow_plan import PlanAhead
 from ioi_dagster.governors.flow_rounds import AGAIN_S, DEADLINE_S, PARK_S, Rounds
 from ioi_dagster.governors.flow_steering import Steering
 from ioi_dagster.governors.flow_steps import OVER, WINDOW, Step, Steps, StepState
-from ioi_dagster.governors.flow_texts import Candidates, remedy, why_nobody
+from ioi_dagster.governors.flow_texts import Candidates, remedy, why_few, why_nobody
 from ioi_dagster.governors.flow_waits import facts_of
 from ioi_dagster.governors.node import CANCELLED as CANCELLED_THERE
 from ioi_dagster.governors.node import NOT_NOW
@@ -296,7 +296,8 @@ class FlowGovernor:
             together = self._gangs.together(waiting)
             about, left_s = self._placing.about(waiting, now), self._placing.remaining_s()
             due_s = None if self._due is None else max(0.0, self._due - now)
-            out += self._rounds.open(together, now, late, about, left_s, due_s, self._copies.at_most)
+            passed = self._awards.asked_in_vain
+            out += self._rounds.open(together, now, late, about, left_s, due_s, self._copies.at_most, passed)
         if self._rounds.is_over(now):
             out += self._match(now)
         elif not self._rounds.is_open:
@@ -345,6 +346,7 @@ class FlowGovernor:
         step.looking, step.looked_at = False, now
         places = _without(event.places, step.away)
         before, step.places = step.places, self._shared(places)
+        step.unheard = why_few(event.rejected) if event.may_change and event.rejected else ""
         if event.places and not places:
             return self._kept_away(step, now)
         if places:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from ioi_dagster.governors.flow_cold import ColdStarts
 from ioi_dagster.governors.flow_copies import Copies
 from ioi_dagster.governors.flow_gangs import Gangs
-from ioi_dagster.governors.flow_hopeless import Hopeless, unless
+from ioi_dagster.governors.flow_hopeless import Everywhere, Hopeless, unless
 from ioi_dagster.governors.flow_messages import (
     AwardAnswered,
     AwardMissed,
@@ -81,6 +81,8 @@ class Awards:
         """Steps that could run at none of their places as those are."""
         self._too_dear = Hopeless()
         """Those that every place offers to take, and none for what is left of the budget."""
+        self._nevers, self._prices = Everywhere(), Everywhere()
+        """Of the two, which places have said so by now."""
 
     # Matching ---------------------------------------------------------------------------------------------------
 
@@ -104,6 +106,8 @@ class Awards:
         waiting = self._placing.order(list(self._gangs.together(self._steps.waiting())))
         self._nowhere.look(waiting)
         self._too_dear.look(waiting)
+        self._nevers.look(waiting)
+        self._prices.look(waiting)
         room = self._steering.room()
         for step in waiting:
             if offers.exhausted:
@@ -129,6 +133,7 @@ class Awards:
             if choice is None:
                 out += self._not_chosen(unit, near, offered, payable, seen, now)
                 continue
+            self._prices.hears(step, (), [offer.place.cluster for offer in payable])
             told = {
                 "round": round_.number,
                 "offers": [offer.facts for offer in offered],
@@ -252,8 +257,9 @@ class Awards:
         text = f"the run may spend {self._budget:g} credits and has spent {self.spent:g}; the least offer is {least:g}"
         for one in unit:
             one.waiting_for = text
-        if len(offers) < len(near):
-            # A cheaper one of those that were asked may have room later.
+        everywhere = self._prices.hears(step, {offer.place.cluster for offer in offers})
+        if len(offers) < len(near) or not everywhere or step.unheard:
+            # A cheaper one may have room later, or be one that was not asked yet or is away.
             return []
         # Prices fall again, with what their clusters have to do, but none falls to nothing.
         if not self._budget or self._too_dear.holds(step.ask.step, now):
@@ -265,20 +271,40 @@ class Awards:
     def _never(self, waiting: Sequence[Step], round_: Round, bids: dict[str, Bid], now: float) -> list[Instruction]:
         """Of steps for which each place says that it could never run there: that is told at once, and believed after a while."""
         out: list[Instruction] = []
+        alike: dict[tuple[Group, int], dict[str, Refusal]] = {}
         for step in waiting if any(bid.never for bid in bids.values()) else ():
             places = round_.near(step.places)
-            known = [bids[place.cluster] for place in places if place.cluster in bids]
-            nevers = [refusal for bid in known if (refusal := never_in(step.ask, step.group.gang, bid)) is not None]
-            if step.state is not StepState.WAITING or not nevers or len(nevers) < len(places):
+            if (step.group, id(step.places)) not in alike:
+                alike[step.group, id(step.places)] = self._nevers_of(step, places, bids)
+            nevers = alike[step.group, id(step.places)]
+            if step.state is not StepState.WAITING or not nevers:
                 continue
             step.waiting_for, key = why_no_slot(step.ask, places, bids), step.ask.step
             text = f"could run nowhere: {step.waiting_for}"
+            if step.unheard:
+                step.waiting_for = f"could run nowhere that answers: {step.waiting_for}; {step.unheard}"
+                if self._nowhere.is_news(key):
+                    self.waits.said(step, step.waiting_for, now)
+                    facts = facts_of(step.waiting_for, now - step.since)
+                    out.append(Tell(key, Chapter.WAIT, f"waits: {step.waiting_for}", facts))
+                continue
             if self._nowhere.holds(key, now):
-                remedies = "; ".join(dict.fromkeys(refusal.remedy for refusal in nevers if refusal.remedy))
+                remedies = "; ".join(dict.fromkeys(refusal.remedy for refusal in nevers.values() if refusal.remedy))
                 out += self._refused(self._gangs.unit(step), Refusal("flow.never", text, BY, remedies))
             elif self._nowhere.is_news(key):
                 out.append(self._told_unless(step, text, now))
         return out
+
+    def _nevers_of(self, step: Step, near: tuple[Place, ...], bids: dict[str, Bid]) -> dict[str, Refusal]:
+        """By cluster, why it could never run there; nothing as long as a place has not said so."""
+        known = [bids[place.cluster] for place in near if place.cluster in bids]
+        found = {bid.cluster: refusal for bid in known if (refusal := never_in(step.ask, step.group.gang, bid))}
+        everywhere = self._nevers.hears(step, found.keys(), [bid.cluster for bid in known if bid.cluster not in found])
+        return found if everywhere and len(found) == len(near) else {}
+
+    def asked_in_vain(self, step: Step) -> Collection[str]:
+        """Of many places those that need not be asked again before the others: they could not take it, or for too much."""
+        return {*self._nevers.of(step), *self._prices.of(step)}
 
     def _told_unless(self, step: Step, text: str, now: float) -> Tell:
         self.waits.said(step, step.waiting_for, now)
@@ -313,7 +339,8 @@ class Awards:
         return self.waits.look(why, now, over=over)
 
     def _why_waits(self, step: Step, no_room: dict[str, Bid] | None) -> str:
-        return (_why_no_room(step, no_room) if no_room else "") or step.waiting_for
+        why = (_why_no_room(step, no_room) if no_room else "") or step.waiting_for
+        return why if step.unheard in why else f"{why}; {step.unheard}"
 
     def _silent(
         self, step: Step, places: tuple[Place, ...], bids: dict[str, Bid], offers: Sequence[Offer]

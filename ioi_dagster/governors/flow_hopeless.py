@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from ioi_dagster.governors.flow_steps import Step
+from ioi_dagster.governors.flow_messages import Place
+from ioi_dagster.governors.flow_steps import Group, Step
 
 NEVER_S = 30.0
 """So long it must hold in each round. A node that is started anew is away for less, and a price that rose with a queue falls."""
@@ -34,6 +35,37 @@ class Hopeless:
         known = step in self._told
         self._told.add(step)
         return not known
+
+
+class Everywhere:
+    """Which places have said so to steps that ask for the same, over rounds: where places are many, a round asks a few."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[Group, int], tuple[tuple[Place, ...], set[str]]] = {}
+        """With the places, whose identity is theirs as long as they are kept here."""
+
+    def look(self, waiting: Iterable[Step]) -> None:
+        """A round begins, with those that wait."""
+        if self._said:
+            wait = {_alike(step) for step in waiting}
+            self._said = {key: said for key, said in self._said.items() if key in wait}
+
+    def hears(self, step: Step, yes: Collection[str], no: Collection[str] = ()) -> bool:
+        """Those clusters say so in this round and those others do not; have all of the step's places said so by now?"""
+        if not yes and _alike(step) not in self._said:
+            return False
+        _, said = self._said.setdefault(_alike(step), (step.places, set()))
+        said.update(yes)
+        said.difference_update(no)
+        return all(place.cluster in said for place in step.places)
+
+    def of(self, step: Step) -> Collection[str]:
+        """Those that have said so."""
+        return self._said[_alike(step)][1] if _alike(step) in self._said else ()
+
+
+def _alike(step: Step) -> tuple[Group, int]:
+    return step.group, id(step.places)
 
 
 def unless(text: str) -> str:

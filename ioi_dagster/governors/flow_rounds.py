@@ -120,9 +120,11 @@ class Rounds:
         remaining_s: float = 0.0,
         due_s: float | None = None,
         at_most: Callable[[Ask], float] = lambda ask: 0.0,
+        passed: Callable[[Step], Collection[str]] = lambda step: (),
     ) -> list[Instruction]:
         """Ask for all that wait, or for `copies` of what runs; no round is open afterwards where there is nobody to ask. For
-        `about`, `remaining_s` and `due_s` see `Announce`; `at_most`: seconds that a step takes, 0 where nobody knows."""
+        `about`, `remaining_s` and `due_s` see `Announce`; `at_most`: seconds that a step takes, 0 where nobody knows; `passed`:
+        of many clusters those that are asked for it after the others."""
         late, self._late = {name: bid for name, (bid, until) in self._late.items() if until > now}, {}
         alike: dict[tuple[Group, int], list[Step]] = {}
         for step in waiting:
@@ -133,7 +135,7 @@ class Rounds:
         wanted: dict[str, dict[Group, int]] = {}
         for (group, _), steps in alike.items():
             reason = ""
-            for cluster in self._whom_to_ask(steps[0].places, now):
+            for cluster in self._whom_to_ask(steps[0], now, passed):
                 if cluster in self.away:
                     reason = f"{cluster} is away: {self.away[cluster]}"
                 elif cluster not in late:
@@ -216,11 +218,14 @@ class Rounds:
         nothing, until = self._nothing.get(cluster, (frozenset(), now))
         return self._park_s if now < until and counts.keys() <= nothing and len(self._holding) < MAX_HOLDING else 0.0
 
-    def _whom_to_ask(self, places: tuple[Place, ...], now: float) -> Collection[str]:
+    def _whom_to_ask(self, step: Step, now: float, passed: Callable[[Step], Collection[str]]) -> Collection[str]:
+        places = step.places
         if id(places) not in self._clusters_of:
             self._clusters_of[id(places)] = (list(dict.fromkeys(place.cluster for place in places)), places)
         clusters, _ = self._clusters_of[id(places)]
-        return self._reputation.ask_whom(clusters, now, f"{self._run}/{self.number + 1}")
+        if len(clusters) <= MANY:
+            return clusters
+        return self._reputation.ask_whom(clusters, now, f"{self._run}/{self.number + 1}", passed(step))
 
     def _silent_now(self, cluster: str, now: float) -> bool:
         """It is not asked: it rests after having been silent, or what it was asked last is open still."""

@@ -103,6 +103,8 @@ class Step:
     state: StepState = StepState.WAITING
     fence: int = 0
     places: tuple[Place, ...] = ()
+    unheard: str = ""
+    """Who may be a place of it besides, and cannot be told now, being away or starting."""
     looked_at: float = float("-inf")
     looking: bool = False
     lease: Lease | None = None

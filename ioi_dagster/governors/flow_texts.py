@@ -44,6 +44,12 @@ def why_nobody(rejected: tuple[tuple[str, Refusal], ...]) -> str:
     return "; ".join(f"{who}: {refusal.text}" for who, refusal in rejected) or "no registry knows this capability"
 
 
+def why_few(rejected: tuple[tuple[str, Refusal], ...]) -> str:
+    """The same in few words."""
+    more = f" and {len(rejected) - NAMED} more" if len(rejected) > NAMED else ""
+    return why_nobody(rejected[:NAMED]) + more
+
+
 def remedy(rejected: tuple[tuple[str, Refusal], ...]) -> str:
     remedies = dict.fromkeys(refusal.remedy for _, refusal in rejected if refusal.remedy)
     return "; ".join(remedies)

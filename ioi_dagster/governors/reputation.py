@@ -114,10 +114,14 @@ class Reputation:
         """It is not asked now."""
         return cluster in self._seen and now < self._seen[cluster].rests_until
 
-    def ask_whom(self, clusters: Sequence[str], now: float, seed: str) -> Collection[str]:
-        """Of many clusters the best and a sample, drawn by `seed`; of few all."""
+    def ask_whom(self, clusters: Sequence[str], now: float, seed: str, passed: Collection[str] = ()) -> Collection[str]:
+        """Of many clusters the best and a sample, drawn by `seed`; of few all. Those that are `passed` only after all others,
+        which have a sample of their own."""
         if len(clusters) <= MANY:
             return clusters
+        others = [name for name in clusters if name not in passed] if passed else []
+        if others:
+            return random.Random(seed).sample(others, min(BEST + SAMPLED, len(others)))
         if clusters is not self._asked_of[0]:
             # They seldom change, and a look through them costs as much as all else here.
             self._asked_of = clusters, frozenset(clusters)

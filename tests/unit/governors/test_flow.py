@@ -413,20 +413,45 @@ def test_while_one_of_its_places_has_no_room_nobody_knows_what_it_would_cost(sto
     assert story.last(flow.RefuseStep).refusal.code == "flow.budget"
 
 
-def test_of_many_places_those_that_are_asked_tell_what_it_would_cost(story):
-    story.governor = FlowGovernor("r", "home", budget=0.5)
-    story.ready(ask("s0"), places=tuple(f"c{number}" for number in range(MANY + 10)))
-    answered, asked = 0, set()
-    for _ in range(40):
-        announced = story.wanted(SendAnnounce)
-        for one in announced[answered:]:
-            asked.add(one.cluster)
-            story.bid(one.cluster, price=0.9)
-        answered = len(announced)
-        story.event(flow.Tick(), later=1.0)
-    assert BEST + SAMPLED < len(asked) <= MANY + 10
+class ManyPlaces:
+    """Of a run with a budget of 0.5; each cluster that is asked bids 0.9, or what is said of it."""
+
+    def __init__(self, story: Story, count: int, **prices: float) -> None:
+        self.story, self.prices, self._answered = story, prices, 0
+        self.names = sorted(f"c{number}" for number in range(count))
+        story.governor = FlowGovernor("r", "home", budget=0.5)
+        story.ready(ask("s0"), places=tuple(self.names))
+
+    def asked(self, rounds: int) -> list[set[str]]:
+        """Whom each of so many rounds asks."""
+        found = []
+        for _ in range(rounds):
+            announced = self.story.wanted(SendAnnounce)[self._answered :]
+            self._answered += len(announced)
+            found.append({one.cluster for one in announced})
+            for one in announced:
+                self.story.bid(one.cluster, price=self.prices.get(one.cluster, 0.9))
+            self.story.event(flow.Tick(), later=1.0)
+        return found
+
+
+def test_of_many_places_all_are_asked_in_turn_before_it_is_said_to_cost_too_much(story):
+    many = ManyPlaces(story, MANY + 10)
+    asked = many.asked(len(many.names) // (BEST + SAMPLED))
+    assert set().union(*asked) == set(many.names)
+    assert [len(names) for names in asked] == [BEST + SAMPLED] * len(asked)
+    many.asked(25)
+    assert story.wanted(flow.RefuseStep) == []
+    many.asked(10)
     assert story.wanted(SendAward) == []
     assert story.last(flow.RefuseStep).refusal.code == "flow.budget"
+
+
+def test_of_many_places_the_only_one_that_is_cheap_enough_is_found(story):
+    many = ManyPlaces(story, 4 * MANY, c7=0.1)
+    many.asked(4 * MANY // (BEST + SAMPLED) + 1)
+    assert [award.award.cluster for award in story.wanted(SendAward)] == ["c7"]
+    assert story.wanted(flow.RefuseStep) == []
 
 
 def told_prices(story: Story) -> float:

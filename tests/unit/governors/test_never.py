@@ -8,9 +8,11 @@ from ioi_dagster.governors import flow
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, NodeLeft, Reply
 from ioi_dagster.governors.flow_hopeless import NEVER_S
 from ioi_dagster.governors.flow_messages import RefuseStep, SendAnnounce, SendAward, StartStep, Tell
+from ioi_dagster.governors.reputation import MANY
 from ioi_dagster.model.amounts import MEMORY
 from ioi_dagster.model.negotiation import Ask, Awarded, Bid
 from ioi_dagster.model.quota import CohortQuota, Quota, QuotaTree, TenantQuota
+from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.story import Chapter
 from tests.unit.governors.test_flow import Story
 
@@ -28,6 +30,7 @@ class Wired(Story):
             self.joins(name, "n1")
             self.joins(name, "n2")
         self._answered = 0
+        self.unheard: tuple[tuple[str, Refusal], ...] = ()
 
     def joins(self, cluster: str, node: str, *resources: tuple[str, float]) -> None:
         having = tuple(sorted(((MEMORY, 4 * GIB), *resources)))
@@ -42,7 +45,7 @@ class Wired(Story):
             waiting = list(self.governor.snapshot().waiting)
             places = tuple(flow.Place(name, "d") for name in self.clusters)
             for step in waiting:
-                self.event(flow.PlacesFound(step, places, (), False))
+                self.event(flow.PlacesFound(step, places, self.unheard, bool(self.unheard)))
 
     def _answer(self) -> None:
         while self._answered < len(self.done):
@@ -153,3 +156,37 @@ def test_so_is_one_that_has_not_come_yet() -> None:
     story.passes(2 * NEVER_S)
     assert story.wanted(RefuseStep) == []
     assert "n3 could take it, and is away" in story.governor.snapshot().waiting["s"]
+
+
+def test_while_a_domain_is_away_that_might_take_it_it_waits_and_says_for_whom() -> None:
+    story, unheard = Wired("a"), (("b", Refusal("domain.unreachable", "b does not answer", "registry")),)
+    story.unheard = unheard
+    story.event(flow.StepReady(asks(resources=(("tpu", 1.0),))))
+    story.passes(3 * NEVER_S)
+    assert story.wanted(RefuseStep) == []
+    told = [one.text for one in story.wanted(Tell) if "could run nowhere" in one.text]
+    assert told[:1] == [
+        "waits: could run nowhere that answers: a: no node has tpu; nodes have memory, slots; b: b does not answer"
+    ]
+    assert "b does not answer" in story.governor.snapshot().waiting["s"]
+    story.unheard = ()
+    story.passes(2 * NEVER_S)
+    assert [one.refusal.code for one in story.wanted(RefuseStep)] == ["flow.never"]
+
+
+def test_of_many_clusters_the_only_one_that_can_take_it_is_found() -> None:
+    story = Wired(*(f"c{number}" for number in range(2 * MANY)))
+    story.joins("c77", "n3", ("tpu", 1.0))
+    story.event(flow.StepReady(asks(resources=(("tpu", 1.0),))))
+    story.passes(2 * NEVER_S)
+    assert [one.lease.node for one in story.wanted(StartStep)] == ["n3"]
+    assert story.wanted(RefuseStep) == []
+
+
+def test_where_none_of_many_clusters_can_take_it_it_is_refused() -> None:
+    story = Wired(*(f"c{number}" for number in range(2 * MANY)))
+    story.event(flow.StepReady(asks(resources=(("tpu", 1.0),))))
+    story.passes(5.0)
+    assert story.wanted(RefuseStep) == []
+    story.passes(2 * NEVER_S)
+    assert [one.refusal.code for one in story.wanted(RefuseStep)] == ["flow.never"]
