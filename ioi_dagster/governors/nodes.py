@@ -216,11 +216,13 @@ class Nodes:
         return self._scaler.waits(capability, amounts, self._cluster) if self._scaler else None
 
     def full(self, capability: str) -> Refusal:
-        able = self.offering(capability)
-        free = [self.by_name[name] for name in self._open if name in able]
-        if any(node.memory < self._max_memory for node in free):
-            text = "what is free was offered to others a moment ago"
-            return Refusal("cluster.full", text, self._cluster, "it is asked again")
+        able, free = self.offering(capability), False
+        for name in self._open:
+            if name in able:
+                free = True
+                if self.by_name[name].memory < self._max_memory:
+                    text = "what is free was offered to others a moment ago"
+                    return Refusal("cluster.full", text, self._cluster, "it is asked again")
         if free:
             text = f"what is free of {counted(len(able), 'node')} has no memory left"
             return Refusal("cluster.no_memory", text, self._cluster, "it is asked again")
