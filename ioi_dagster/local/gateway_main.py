@@ -111,7 +111,7 @@ def serve(home: DomainHome) -> None:
         log_level="warning",
         access_log=False,
         limit_concurrency=MAX_CONNECTIONS,
-        http=serving_protocol(),
+        http=serving_protocol(peers),
     )
     family = socket.AF_INET6 if ":" in address.hostname else socket.AF_INET
     with socket.create_server((address.hostname, address.port), family=family, backlog=BACKLOG) as listener:

@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 from cryptography import x509
 
-from ioi_dagster.adapters.http import listening
+from ioi_dagster.adapters.http import listening, serving
 from ioi_dagster.adapters.http.client import GatewayClient
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.membership import MemberBook, NoMembers
@@ -28,7 +28,7 @@ from ioi_dagster.certificates import DAY_S, Authority, Role, Trusted, read_certi
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import DomainConfig
-from ioi_dagster.errors import FinalError, IoiError, UnreachableError
+from ioi_dagster.errors import FinalError, UnreachableError
 from ioi_dagster.local.identity import renew_record
 from ioi_dagster.model.member import sign_record
 from ioi_dagster.private_file import write_private
@@ -63,7 +63,7 @@ def gateway(of: Realm, loop: str = "auto", book: MemberBook | None = None, **its
         server = listening.TlsServer(
             uvicorn.Config(
                 create_app(context),
-                http=serving_protocol(),
+                http=serving_protocol(peers),
                 log_level="warning",
                 loop=loop,  # pyright: ignore[reportArgumentType]
             ),
@@ -340,8 +340,7 @@ def test_a_certificate_that_was_renewed_is_shown_though_its_file_looks_as_old_as
 
 
 def test_an_authority_speaks_for_its_own_domains_only(tmp_path, lab, library):
-    """The cloud is a member too; a certificate of its authority in the library's name passes the handshake, and no
-    further."""
+    """The cloud is a member too; a certificate of its authority in the library's name passes the handshake, and no further."""
     cloud = realm(tmp_path, "cloud")
     introduce(lab, library, cloud)
     issue(library, cloud.authority)
@@ -371,9 +370,65 @@ def test_who_has_left_is_a_stranger_though_another_of_its_authority_stays(tmp_pa
     with gateway(lab) as url:
         assert ask(url, lab, one) == {}
         (lab.home.trust / "one.json").unlink()
-        with pytest.raises(IoiError) as error:
+        with pytest.raises(FinalError, match=r"one is no member here \(any more\) \[tls.stranger\]"):
             ask(url, lab, one)
-    assert "proof.signature" in str(error.value)
+
+
+@contextmanager
+def posing(url: str, asked: Realm, by: Authority, *names: str) -> Iterator[list[bytes]]:
+    """Connections that are kept, with certificates in those names that `by` has issued; yields what is answered on each."""
+    port, known = int(url.rpartition(":")[2]), asked.home.members()[asked.home.name].authorities
+    with ExitStack() as stack:
+        answered = []
+        for name in names:
+            shown = asked.home.root.parent / f"posing-{name}.pem"
+            shown.write_bytes(by.issue(name, Role.CLIENT, time.time()))
+            raw = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10.0))
+            connection = stack.enter_context(
+                client_context(shown, known).wrap_socket(raw, server_hostname=asked.home.name)
+            )
+            try:
+                connection.sendall(b"GET /v1/health HTTP/1.1\r\nhost: lab\r\n\r\n")
+                answered.append(connection.recv(65_536))
+            except OSError:
+                answered.append(b"")
+        yield answered
+
+
+@pytest.mark.parametrize(
+    "names", [("library",) * 20, tuple(f"invented-{n}" for n in range(40))], ids=["a member's", "invented ones"]
+)
+def test_a_members_authority_takes_no_connections_in_other_names(tmp_path, lab, library, names, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_CONNECTIONS", 20)
+    monkeypatch.setattr(serving, "MAX_TOLD", 4)
+    cloud = realm(tmp_path, "cloud")
+    introduce(lab, library, cloud)
+    with gateway(lab) as url, posing(url, lab, cloud.authority, *names) as answered:
+        assert not any(b" 200 " in one or b"gateway.too_many" in one for one in answered)
+        assert any(b" 401 " in one for one in answered)
+        assert ask(url, lab, library) == ask(url, lab, cloud) == {}
+
+
+def test_who_says_nothing_in_other_names_leaves_room_for_the_one_whose_they_are(tmp_path, lab, library, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_CONNECTIONS", 20)
+    monkeypatch.setattr(serving, "MAX_TOLD", 4)
+    cloud = realm(tmp_path, "cloud")
+    introduce(lab, library, cloud)
+    issue(library, cloud.authority)
+    with gateway(lab) as url, ExitStack() as stack:
+        for _ in range(20):
+            raw = stack.enter_context(stranger(url))
+            tls = client_context(library.home.client_certificate, lab.home.members()["lab"].authorities)
+            stack.enter_context(tls.wrap_socket(raw, server_hostname="lab"))
+        issue(library, library.authority)
+        assert ask(url, lab, library) == {}
+
+
+def test_domains_that_share_an_authority_are_each_answered(tmp_path, lab):
+    one, other = (realm(tmp_path, name, lab.authority) for name in ("one", "other"))
+    introduce(lab, one, other)
+    with gateway(lab) as url:
+        assert ask(url, lab, one) == ask(url, lab, other) == {}
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ class Lab:
             clusters={"lab-c": ClusterLine("lab-c", address, "own")},
         )
         settings = uvicorn.Config(
-            create_app(context), log_level="warning", http=serving_protocol(), limit_concurrency=MAX_CONNECTIONS
+            create_app(context), log_level="warning", http=serving_protocol(None), limit_concurrency=MAX_CONNECTIONS
         )
         self._server = uvicorn.Server(settings)
         await self._server.serve([self._socket])

@@ -1,7 +1,8 @@
 """uvicorn's side of a gateway: whose certificate a connection was opened with, and how long anybody is waited for.
 
 A gateway has room for so many connections. None is kept for who sends a byte a second or reads no answer, and no domain has more
-than are left for others: of however many that take all they get, as many are left as each has.
+than are left for others: of however many that take all they get, as many are left as each has. Whose a connection is, is what its
+certificate proves, not what it says: any member's authority can make certificates with any name in them.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ from typing import Any, cast
 import msgspec
 
 from ioi_dagster.adapters.http.protocol import Problem, ProblemAnswer
-from ioi_dagster.adapters.http.tls import STAMPS, named
+from ioi_dagster.adapters.http.tls import STAMPS, Peers
 
 MAX_CONNECTIONS = 768
 """A run opens up to 96: alone a domain has three or four of those that wait for all their places at once."""
 MAX_TOLD = 16
-"""Connections, of those, that are there to tell who has too many that it has; what comes beyond that is hung up on."""
+"""Connections, of those, that are there to tell who has too many that it has, and who is nobody here that it is; what comes
+beyond that is hung up on."""
 HEAD_S = 10.0
 """So long after a connection was opened, or its first byte came, a request's head must be there."""
 UNREAD_S = 30.0
 """So long an answer may lie that is not read."""
 
 
-def serving_protocol() -> type:
-    """For one server: uvicorn's protocol, with that."""
+def serving_protocol(peers: Peers | None) -> type:
+    """For one server: uvicorn's protocol, with that. `peers`: whose certificates are whose; None where the listener is not one of
+    TLS, and connections are counted by address."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     open_, told = Counter[str](), set[Any]()
@@ -47,13 +50,15 @@ def serving_protocol() -> type:
             connection = transport.get_extra_info("ssl_object")
             shown = connection.getpeercert(binary_form=True) if connection is not None else None
             stamp, app = ssl.DER_cert_to_PEM_cert(shown) if shown else "", self.app
-            self._whose = named(stamp) or _address(transport)
-            if open_[self._whose] >= MAX_CONNECTIONS - MAX_TOLD - open_.total() - 1:
+            self._whose = _address(transport) if peers is None else peers.proven(stamp)
+            many = open_[self._whose] >= MAX_CONNECTIONS - MAX_TOLD - open_.total() - 1
+            if many or not self._whose:
                 if len(told) >= MAX_TOLD:
                     transport.abort()
                     return
                 told.add(self)
-                app = _too_many
+                # Who is nobody is refused by the gateway, which says why.
+                app = _too_many if self._whose else app
             else:
                 open_[self._whose] += 1
                 self._counted = True

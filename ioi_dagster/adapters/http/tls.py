@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 
 from cryptography import x509
@@ -271,16 +270,16 @@ class Peers:
         return name
 
     def refused(self, pem: str, by: str, now: float) -> Refusal | None:
-        """Why a connection that was opened with that certificate would not be opened now (Unix seconds); None where it would.
-        Members go, change their authorities and take certificates back while connections are kept."""
+        """Why nobody is answered on a connection that was opened with that certificate (`now`: Unix seconds); None where its
+        owner is. The handshake takes any name under the authority of any member; and members go, change their authorities and
+        take certificates back while connections are kept."""
         certificate, name, known = _read(pem), _named(pem), self.authorities()
         inviting = self.inviting() if name.startswith(INVITED) else None
         its = (*known.get(name, ()), *([inviting] if inviting is not None else []))
-        others = (one for authorities in known.values() for one in authorities)
-        issuer = next((one for one in chain(its, others) if _issued(pem, one)), None)
+        issuer = next((one for one in its if _issued(pem, one)), None)
         if certificate is None or issuer is None:
             if its:
-                text = f"the certificate names {name[:100]}, and is not of its authority (any more)"
+                text = f"the certificate names {name[:100]}, and is not of its authority"
                 return Refusal("tls.foreign", text, by, "show one that the domain's own authority has issued")
             text = f"{name[:100] or 'whoever connects'} is no member here (any more)"
             return Refusal("tls.stranger", text, by, "join first: `ioi domain join`")
@@ -291,6 +290,16 @@ class Peers:
             text = f"the certificate of {name[:100]} has expired"
             return Refusal("tls.expired", text, by, "`ioi domain rotate` makes new ones")
         return None
+
+    def proven(self, pem: str) -> str:
+        """The domain whose own authority has issued it, or the invitation; empty where it is neither's, or cannot be told."""
+        try:
+            shown = self.domain(pem, "")
+            whose = self.invited(pem, "") if isinstance(shown, Refusal) else shown
+        except (OSError, ValueError, BadInputError) as error:
+            log.warning("whose a connection is cannot be told: %s", error)
+            return ""
+        return "" if isinstance(whose, Refusal) else whose
 
     def invited(self, pem: str, own: str) -> str | Refusal:
         """The name in an invitation's certificate, which the domain `own` has issued for that alone."""
@@ -310,13 +319,9 @@ def _read(pem: str) -> x509.Certificate | None:
         return None
 
 
-def named(pem: str) -> str:
-    """The domain that a certificate names, believed or not; empty where it names none."""
-    return _named(pem)
-
-
 @lru_cache(1024)
 def _named(pem: str) -> str:
+    """The domain that a certificate names, believed or not; empty where it names none."""
     certificate = _read(pem)
     return domain_of(certificate) if certificate is not None else ""
 
