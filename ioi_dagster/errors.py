@@ -47,6 +47,14 @@ class GatewayRefusedError(FinalError):
     """A domain's gateway does not take a request as it is; nothing was done about it."""
 
 
+class GatewayFullError(RetryableError):
+    """A domain's gateway takes no request now; nothing was done about this one. `code` is that of its refusal."""
+
+    def __init__(self, text: str, code: str) -> None:
+        self.code = code
+        super().__init__(text)
+
+
 class StepTimeoutError(FinalError):
     """A step ran longer than its op's `ioi/timeout_s` allows. To Dagster it is an error of user code."""
 

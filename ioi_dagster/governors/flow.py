@@ -59,12 +59,12 @@ from ioi_dagster.governors.flow_steps import OVER, WINDOW, Step, Steps, StepStat
 from ioi_dagster.governors.flow_texts import Candidates, remedy, why_few, why_nobody
 from ioi_dagster.governors.flow_waits import facts_of
 from ioi_dagster.governors.node import CANCELLED as CANCELLED_THERE
-from ioi_dagster.governors.node import NOT_NOW
+from ioi_dagster.governors.node import NOT_NOW as NODE_NOT_NOW
 from ioi_dagster.governors.reputation import Reputation
 from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.intervention import CANCELLED, ONCE, PART, Action, Intervention
 from ioi_dagster.model.negotiation import Ask, Effect, Lease
-from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.refusal import GATEWAY_FULL, Refusal
 from ioi_dagster.model.standing import Experience
 from ioi_dagster.model.story import Chapter
 
@@ -82,6 +82,8 @@ PASSING = frozenset({"block.circuit_open", "block.queue_full"})
 """Refusals of a start that pass by themselves: the step waits longer from time to time, and is refused after `MAX_PASSING`."""
 MAX_PASSING = 20
 MAX_PAUSE_S = 3.0
+NOT_NOW = NODE_NOT_NOW | GATEWAY_FULL
+"""Refusals of a start in which its step has no part: it waits as long as they take."""
 NOT_NOW_S = 5.0
 """A node that refused a start for what passes there is avoided for so long, if there is another."""
 

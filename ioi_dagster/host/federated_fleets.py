@@ -15,7 +15,14 @@ from ioi_dagster.adapters.http.protocol import Invoked
 from ioi_dagster.clock import SystemClock
 from ioi_dagster.compound.invocation import answering
 from ioi_dagster.compound.pieces import Tally, topic
-from ioi_dagster.errors import BadInputError, FinalError, GatewayRefusedError, IoiError, RetryableError
+from ioi_dagster.errors import (
+    BadInputError,
+    FinalError,
+    GatewayFullError,
+    GatewayRefusedError,
+    IoiError,
+    RetryableError,
+)
 from ioi_dagster.framing import encode_payload
 from ioi_dagster.host import step_runner, tags
 from ioi_dagster.host.dask_starts import adopt, found, submit
@@ -174,6 +181,8 @@ class InvokeFleet(_Negotiating):
                 )
         except GatewayRefusedError as error:
             answer = Refusal("gateway.refused", str(error), self.domain)
+        except GatewayFullError as error:
+            answer = Refusal(error.code, str(error), self.domain)
         except BadInputError as error:
             return on_done(start, None, f"{self.domain} answered a call with something else: {error}")
         except FinalError as error:

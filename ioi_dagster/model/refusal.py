@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+GATEWAY_FULL = frozenset({"gateway.too_many", "gateway.too_much"})
+"""A gateway has more connections, or bytes of messages, than it may: nothing was done about the request, which is made again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

@@ -158,10 +158,18 @@ def test_an_error_of_a_foreign_block_is_an_error_of_its_step(monkeypatch):
 @pytest.mark.parametrize(
     ("status", "body", "refused", "lost"),
     [
-        (403, b'{"error": {"code": "permit.expired", "text": "the permit expired"}}', True, ""),
-        (413, b"too large", True, ""),
-        (500, b"", False, "cloud answered 500"),
-        (200, b"rubbish", False, "cloud"),
+        (403, b'{"error": {"code": "permit.expired", "text": "the permit expired"}}', "gateway.refused", ""),
+        (413, b"too large", "gateway.refused", ""),
+        (500, b"", "", "cloud answered 500"),
+        (503, b'{"error": {"code": "gateway.too_much", "text": "too much"}}', "gateway.too_much", ""),
+        (503, b'{"error": {"code": "gateway.too_many", "text": "too many"}}', "gateway.too_many", ""),
+        (
+            503,
+            b'{"error": {"code": "order.none", "text": "it cannot be written"}}',
+            "",
+            "cloud: it cannot be written",
+        ),
+        (200, b"rubbish", "", "cloud"),
     ],
 )
 def test_what_a_foreign_gateway_makes_of_a_call_is_no_error_of_its_step(monkeypatch, status, body, refused, lost):
@@ -183,7 +191,7 @@ def test_what_a_foreign_gateway_makes_of_a_call_is_no_error_of_its_step(monkeypa
         server.shutdown()
     if refused:
         assert answer is not None and answer.refusal is not None
-        assert (answer.refusal.code, answer.refusal.by) == ("gateway.refused", "cloud")
+        assert (answer.refusal.code, answer.refusal.by) == (refused, "cloud")
     else:
         assert answer is None and why is not None and why.startswith(lost)
 

@@ -39,12 +39,12 @@ from ioi_dagster.adapters.http.transport import MAX_ANSWER, Answer, Pool
 from ioi_dagster.clock import Clock, SystemClock
 from ioi_dagster.decoding import converted, from_json
 from ioi_dagster.domain import DomainHome
-from ioi_dagster.errors import FinalError, GatewayRefusedError, RetryableError, UnreachableError
+from ioi_dagster.errors import FinalError, GatewayFullError, GatewayRefusedError, RetryableError, UnreachableError
 from ioi_dagster.framing import decode_payload, encode_payload
 from ioi_dagster.model.block import NOBODY, Made, Payload
 from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, ReleaseRequest, Renewed, RenewRequest
 from ioi_dagster.model.order import Order
-from ioi_dagster.model.refusal import Refusal
+from ioi_dagster.model.refusal import GATEWAY_FULL, Refusal
 from ioi_dagster.model.standing import Experiences, Standing
 from ioi_dagster.policy.permits import encode
 from ioi_dagster.policy.proof import prove
@@ -203,7 +203,8 @@ class GatewayClient:
         self, lease: Lease, permit: Signed, capability: str, payload: Payload, *, timeout: float
     ) -> tuple[Payload, Invoked] | Refusal:
         """Run a block there. Loss of its node or cluster is a `RetryableError`, an error of the block a `FinalError`, and
-        `GatewayRefusedError` a call that was not taken. Raises `BadInputError` for an answer that cannot be read."""
+        `GatewayRefusedError` a call that was not taken, `GatewayFullError` one that is not taken for now. Raises `BadInputError`
+        for an answer that cannot be read."""
         invocation = Invocation(lease, msgspec.to_builtins(permit), capability, payload.document, timeout)
         request = encode_payload(Payload(msgspec.to_builtins(invocation), payload.parts))
         sent = self._send("POST", "invoke", request, timeout + 5.0, MAX_INVOKE)
@@ -379,12 +380,16 @@ class GatewayClient:
         raise self._problem(status, data)
 
     def _problem(self, status: int, data: bytes) -> RetryableError | GatewayRefusedError:
+        code = ""
         try:
             problem = from_json(data)["error"]
+            code = problem["code"]
             todo = f" — {problem['remedy']}" if problem.get("remedy") else ""
             text = f"{self.domain}: {problem['text']} [{problem['code']}]{todo}"
         except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
             text = f"{self.domain} answered {status}"
+        if status == 503 and code in GATEWAY_FULL:
+            return GatewayFullError(text, code)
         return RetryableError(text) if status >= 500 or status == 429 else GatewayRefusedError(text)
 
 

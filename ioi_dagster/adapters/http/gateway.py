@@ -63,7 +63,7 @@ answered at once."""
 
 def create_app(context: GatewayContext) -> Starlette:
     """The gateway as an ASGI application; probing of peers runs with its lifespan. `state.refused()` is what it
-    has refused."""
+    has refused, `state.kept()` how many bytes of messages it has that it is still looking at."""
     gateway = _Gateway(context)
 
     @asynccontextmanager
@@ -76,7 +76,7 @@ def create_app(context: GatewayContext) -> Starlette:
 
     routes = [Route(PREFIX + door.path, gateway.answer_at(door), methods=[door.method]) for door in DOORS]
     app = Starlette(routes=[*routes, Route("/{path:path}", gateway.nowhere, methods=_METHODS)], lifespan=lifespan)
-    app.state.refused = gateway.refused
+    app.state.refused, app.state.kept = gateway.refused, gateway.kept
     return app
 
 
@@ -141,6 +141,9 @@ class _Gateway:
     def refused(self) -> list[Refused]:
         """Since the start."""
         return [*self._refusals.counts(), *HANDSHAKES.counts()]
+
+    def kept(self) -> int:
+        return self._who.bodies.total()
 
     # Reading ----------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from ioi_dagster.model.permit import RunPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.policy.permits import check_step_permit, from_plain
+from ioi_dagster.policy.proof import Caller
 from ioi_dagster.signing import digest_bytes
 
 MAX_INVOKE_S = 3_600.0
@@ -166,17 +167,19 @@ class Invoking:
     async def _checked(self, request: Request, door: str) -> Asked | Refusal:
         """A call that may be run here under the lease that it names, which it holds."""
         run_permit, caller = self._who.permitted(request)
-        try:
-            frame = decode_payload(await self._who.body(request, BY_PATH[door].limit, caller))
-            body = converted(frame.document, Invocation)
-        except (BadInputError, msgspec.MsgspecError) as error:
-            raise ProblemError(400, "gateway.malformed", str(error)) from error
+        async with self._who.body(request, BY_PATH[door].limit, caller) as data:
+            body, payload = _taken_apart(data)
+            del data
+            return await self._may_run(door, run_permit, caller, body, payload)
+
+    async def _may_run(
+        self, door: str, run_permit: RunPermit, caller: Caller, body: Invocation, payload: bytes
+    ) -> Asked | Refusal:
         lease, name = body.lease, self._c.config.spec.name
         self._who.for_run(run_permit, lease.run)
         runner = self._c.runners.get(lease.cluster)
         if lease.domain != name or runner is None:
             return Refusal("gateway.not_ours", f"the lease is not one of {name}'s", name)
-        payload = encode_payload(Payload(body.payload, frame.parts))
         signed = from_plain(body.permit)
         permit = (
             signed
@@ -212,6 +215,16 @@ class Invoking:
     def _refused_call(self, door: str, refusal: Refusal) -> Refusal:
         self._refusals.refused(PREFIX + door, refusal.code, self._c.clock.monotonic())
         return refusal
+
+
+def _taken_apart(data: bytes) -> tuple[Invocation, bytes]:
+    """With what the block is sent, framed."""
+    try:
+        frame = decode_payload(data)
+        body = converted(frame.document, Invocation)
+    except (BadInputError, msgspec.MsgspecError) as error:
+        raise ProblemError(400, "gateway.malformed", str(error)) from error
+    return body, encode_payload(Payload(body.payload, frame.parts))
 
 
 def _answer(answer: StartAnswer) -> bytes:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
 
+from ioi_dagster.adapters.http.bodies import Bodies, Body
 from ioi_dagster.adapters.http.context import GatewayContext
 from ioi_dagster.adapters.http.hanging_up import HungUpError, hearing, while_wanted
 from ioi_dagster.adapters.http.protocol import MAX_JSON, PERMIT_HEADER, PROOF_HEADER
@@ -36,6 +38,7 @@ class WhoAsks:
     def __init__(self, context: GatewayContext) -> None:
         self._c = context
         self._permits = ReadPermits(context.trusted)
+        self.bodies = Bodies()
 
     def authority(self, domain: str) -> str:
         """The name of its certificate authority; empty where it is not known."""
@@ -131,12 +134,22 @@ class WhoAsks:
 
     async def read(self, request: Request, kind: Any, caller: Caller | None) -> Any:
         try:
-            return from_json(await self.body(request, MAX_JSON, caller), kind)
+            async with self.body(request, MAX_JSON, caller) as data:
+                return from_json(data, kind)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise ProblemError(400, "gateway.malformed", str(error)) from error
 
-    async def body(self, request: Request, limit: int, caller: Caller | None) -> bytes:
-        """The bytes that the caller signed; None for the domain's own processes, which show their token instead."""
+    @asynccontextmanager
+    async def body(self, request: Request, limit: int, caller: Caller | None) -> AsyncIterator[bytes]:
+        """The bytes that the caller signed; None for the domain's own processes, which show their token instead, and for guests
+        with an invitation. They count against what the gateway keeps of his domain's as long as this is open."""
+        # Names that no domain can have.
+        whose = caller.domain if caller is not None else "(own)" if self.is_own(request) else "(guests)"
+        with self.bodies.of(whose) as held:
+            # Kept by who asked for it alone, who lets go of it when it is taken apart.
+            yield await self._body(request, limit, caller, held)
+
+    async def _body(self, request: Request, limit: int, caller: Caller | None, held: Body) -> bytes:
         parts, size, clock = [], 0, asyncio.get_running_loop().time
         began = clock()
         try:
@@ -145,6 +158,9 @@ class WhoAsks:
                     size += len(part)
                     if size > limit:
                         raise ProblemError(413, "gateway.too_large", f"a message here may have {limit} bytes at most")
+                    if not held.grows(len(part)):
+                        text = "more bytes of one domain's messages at a time than are left for others"
+                        raise ProblemError(503, "gateway.too_much", text, "send fewer at a time, or wait")
                     parts.append(part)
                     patience.reschedule(began + BODY_S + size / LEAST_RATE)
         except TimeoutError:

@@ -740,7 +740,16 @@ def test_what_happened_together_is_one_round():
 
 
 @pytest.mark.parametrize(
-    "code", ["node.replaced", "node.overloaded", "node.memory", "node.draining", "node.out_of_contact"]
+    "code",
+    [
+        "node.replaced",
+        "node.overloaded",
+        "node.memory",
+        "node.draining",
+        "node.out_of_contact",
+        "gateway.too_much",
+        "gateway.too_many",
+    ],
 )
 def test_a_start_at_a_node_that_takes_none_for_now_waits_as_long_as_that_takes_and_is_not_blamed(story, code):
     refusal = Refusal(code, "not now", "node n1")
