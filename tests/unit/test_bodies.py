@@ -106,3 +106,28 @@ def test_nothing_is_kept_of_a_message_that_is_refused(content):
     lab = Lab()
     assert lab.ask("POST", "/v1/release", content, **signed(HOME, lab)).status_code == 401
     assert lab.app.state.kept() == 0
+
+
+def test_who_hangs_up_in_the_middle_of_a_message_is_counted_and_told_once(caplog):
+    lab = Lab()
+    headers = [(name.encode(), value.encode()) for name, value in signed(HOME, lab).items()]
+    scope = {"type": "http", "method": "POST", "path": "/v1/release", "query_string": b"", "headers": headers}
+
+    async def hang_up() -> None:
+        comes = iter([{"type": "http.request", "body": BODY[:5], "more_body": True}, {"type": "http.disconnect"}])
+
+        async def receive() -> dict[str, object]:
+            return next(comes)
+
+        async def send(_: object) -> None:
+            """Nobody hears it."""
+
+        await lab.app(scope, receive, send)
+
+    for _ in range(3):
+        asyncio.run(hang_up())
+    assert [(row.door, row.code, row.count) for row in lab.app.state.refused()] == [
+        ("/v1/release", "gateway.hung_up", 3)
+    ]
+    assert [record.getMessage() for record in caplog.records] == ["refused at /v1/release: gateway.hung_up"]
+    assert lab.app.state.kept() == 0

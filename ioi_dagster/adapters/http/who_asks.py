@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from ioi_dagster.adapters.http.bodies import Bodies, Body
 from ioi_dagster.adapters.http.context import GatewayContext
@@ -166,6 +166,8 @@ class WhoAsks:
         except TimeoutError:
             text = f"{size} bytes came in {clock() - began:.0f} s"
             raise ProblemError(408, "gateway.too_slow", text, "send it faster", hang_up=True) from None
+        except ClientDisconnect:
+            raise ProblemError(408, "gateway.hung_up", "the rest of the message never came", hang_up=True) from None
         data = b"".join(parts)
         if caller is not None and not hmac.compare_digest(caller.body, digest_bytes(data)):
             raise ProblemError(401, "proof.body_mismatch", "the request was signed for another body")
