@@ -196,6 +196,10 @@ class DomainHome:
     def signing_key(self) -> SigningKey:
         return SigningKey.load(self.name, self.root / "keys" / "domain.key")
 
+    def own_key(self) -> OwnKey:
+        """For processes that outlive a change of keys."""
+        return OwnKey(self.name, self.root / "keys" / "domain.key")
+
     def token(self) -> str:
         """The bearer token that this domain's own processes use among themselves."""
         return (self.root / "keys" / "token").read_text().strip()
@@ -225,6 +229,26 @@ class DomainHome:
             return from_json((self.root / "records.json").read_bytes(), list[Signed])
         except FileNotFoundError:
             return []
+
+
+class OwnKey:
+    """The key that a domain signs by, as it is now: a call returns the same one until its file was replaced, which a look at the
+    file tells."""
+
+    def __init__(self, domain: str, path: Path) -> None:
+        self._domain, self._path = domain, path
+        self._known = self._stamp(), SigningKey.load(domain, path)
+
+    def __call__(self) -> SigningKey:
+        stamp = self._stamp()
+        if stamp != self._known[0]:
+            # Read after the look: one that is replaced in between is read again the next time.
+            self._known = stamp, SigningKey.load(self._domain, self._path)
+        return self._known[1]
+
+    def _stamp(self) -> tuple[int, int]:
+        told = self._path.stat()
+        return told.st_mtime_ns, told.st_ino
 
 
 class TrustFolder:

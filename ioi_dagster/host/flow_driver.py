@@ -155,6 +155,8 @@ class FlowDriver:
             while (left := until - self._clock.monotonic()) > 0 and len(events) < GATHERED:
                 events += self._drain(left)
         self._watch_fleets()
+        for text in self._network.issued_anew():
+            self.tell(Chapter.POLICY, text)
         self._tell_experience()
         self._pool_slots()
         events += self._interventions.look()

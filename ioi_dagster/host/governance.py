@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from ioi_dagster.model.story import Chapter, Entry
 from ioi_dagster.policy.documents import launch_document
 from ioi_dagster.policy.gate import Gate
 from ioi_dagster.policy.permits import check_run_permit, decode, encode, issue
-from ioi_dagster.signing import Signed, digest
+from ioi_dagster.signing import Signed, SigningKey, digest
 
 log = logging.getLogger("ioi.gate")
 PERMIT_S = 24 * 3600.0
@@ -114,10 +115,51 @@ class Checked:
 
     permit: RunPermit
     signed: Signed
+    anew: str = ""
+    """In words, that it was issued anew; empty where it was found as it is."""
+
+
+class Credentials:
+    """What the process of a run shows for it: the domain's key as it is now, and under that the permit that gate 3 found good.
+    When the domain has another key, the permit is issued anew, word for word: nothing is decided again, and it ends when it
+    would have. Thread-safe."""
+
+    def __init__(self, key: Callable[[], SigningKey], checked: Checked) -> None:
+        self._key, self._permit, self._signed = key, checked.permit, checked.signed
+        self._lock = threading.Lock()
+        self._told: list[str] = []
+
+    def key(self) -> SigningKey:
+        with self._lock:
+            return self._key()
+
+    def permit(self) -> Signed:
+        with self._lock:
+            key = self._key()
+            if key.key_id != self._signed.key_id:
+                self._told.append(_anew(self._permit, self._signed.key_id, key.key_id))
+                self._signed = issue(key, self._permit)
+            return self._signed
+
+    def issued_anew(self) -> list[str]:
+        """What is to be told of it, since the last call."""
+        if not self._told:
+            return []
+        with self._lock:
+            told, self._told = self._told, []
+        return told
+
+
+def _anew(permit: RunPermit, before: str, now: str) -> str:
+    decisions = ", ".join(permit.decision_ids)
+    return f"the permit of decision {decisions} is issued anew under {now}: the domain has another key than {before}"
 
 
 def check_permit(home: DomainHome, run: DagsterRun) -> Checked | Refusal:
-    """Gates 2 and 3: the permit in the run's tags, against the run as it is now."""
+    """Gates 2 and 3: the permit in the run's tags, against the run as it is now.
+
+    One that was signed by a key which counts no more says nothing by itself: whoever has that key could have made it. It is
+    issued anew where the ledger, which is the domain's own as its keys are, says that gate 1 gave just this to this run."""
     text = run.tags.get(tags.PERMIT)
     if not text:
         return Refusal(
@@ -132,8 +174,29 @@ def check_permit(home: DomainHome, run: DagsterRun) -> Checked | Refusal:
     expected = binding(run)
     # The code pointer is known by different names on the two sides of the code server; the snapshots bind it.
     expected.pop("code")
-    permit = check_run_permit(signed, home.trusted(), issuer=home.name, expected=expected, now=SystemClock().wall())
-    return permit if isinstance(permit, Refusal) else Checked(permit, signed)
+    trusted, now, anew = home.trusted(), SystemClock().wall(), ""
+    before = signed.key_id
+    if before not in trusted.keys and before.startswith(f"{home.name}#") and _given(home, run.run_id, signed):
+        signed = home.signing_key().sign(signed.body)
+    permit = check_run_permit(signed, trusted, issuer=home.name, expected=expected, now=now)
+    if isinstance(permit, Refusal):
+        return permit
+    if signed.key_id != before:
+        anew = _anew(permit, before, signed.key_id)
+    return Checked(permit, signed, anew)
+
+
+def _given(home: DomainHome, run: str, signed: Signed) -> bool:
+    """Did gate 1 give this permit to the run, word for word?"""
+    ledger = Ledger(home.ledger)
+    try:
+        given = {entry.facts.get("permit") for entry in ledger.story(run, "") if entry.chapter is Chapter.POLICY}
+    finally:
+        ledger.close()
+    try:
+        return digest(signed.body) in given
+    except Exception:  # what cannot be signed was never given
+        return False
 
 
 def gate_one(home: DomainHome, gate: Gate, run: DagsterRun, steps: int) -> tuple[Decision, str]:
@@ -148,6 +211,10 @@ def gate_one(home: DomainHome, gate: Gate, run: DagsterRun, steps: int) -> tuple
         "revision": decision.revision,
         "job": run.job_name,
     }
+    signed = permit_for(home, run, decision) if decision.verdict is Verdict.ALLOW else None
+    if signed is not None:
+        # By this its own is known once the key that has signed it counts no more.
+        facts["permit"] = digest(signed.body)
     ledger = Ledger(home.ledger)
     try:
         now = SystemClock().wall()
@@ -155,8 +222,7 @@ def gate_one(home: DomainHome, gate: Gate, run: DagsterRun, steps: int) -> tuple
         ledger.tell([trigger, Entry(run.run_id, "", Chapter.POLICY, text, now, facts)])
     finally:
         ledger.close()
-    permit = encode(permit_for(home, run, decision)) if decision.verdict is Verdict.ALLOW else ""
-    return decision, permit
+    return decision, encode(signed) if signed is not None else ""
 
 
 def started_by(run: DagsterRun) -> str:

@@ -23,7 +23,7 @@ from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.host.alone_fleets import RUNNER, AddressFleet, EmbeddedFleet
 from ioi_dagster.host.federated_fleets import DaskFleet, InvokeFleet
 from ioi_dagster.host.fleets import Fleet
-from ioi_dagster.host.governance import Checked, check_permit, started_by, trigger_of
+from ioi_dagster.host.governance import Checked, Credentials, check_permit, started_by, trigger_of
 from ioi_dagster.host.partial import Partials
 from ioi_dagster.host.private import DagsterRun
 from ioi_dagster.host.work import Found
@@ -73,13 +73,15 @@ class FederatedNetwork:
     def __init__(self, home: DomainHome, checked: Checked, clock: Clock | None = None) -> None:
         self.home = home.name
         self._home, self._checked = home, checked
+        self._credentials = Credentials(home.own_key(), checked)
         self._config = home.config()
         self.links = self._config.links
         self._authority = self._config.spec.authority
-        self._key = home.signing_key()
         self._gate = open_gate(home)
         self._clock = clock or SystemClock()
-        self._registry = FederatedRegistry(home, self._config, self._key, checked.signed, self._clock)
+        self._registry = FederatedRegistry(
+            home, self._config, self._credentials.key, self._credentials.permit, self._clock
+        )
         self._fleets: dict[str, Fleet] = {}
         self._partials = Partials()
         self._lock = threading.Lock()
@@ -148,12 +150,16 @@ class FederatedNetwork:
             # By the clock of who is to take it.
             now=self._clock.wall() + self._registry.client(lease.domain).ahead_s,
         )
-        return issue(self._key, permit)
+        return issue(self._credentials.key(), permit)
+
+    def issued_anew(self) -> list[str]:
+        return self._credentials.issued_anew()
 
     def opening(self, run: DagsterRun) -> tuple[Chapter, str]:
         """The run process's first word in the story. Who started the run was told at gate 1."""
         decisions = ", ".join(self._checked.permit.decision_ids)
-        return Chapter.POLICY, f"gate 3: the permit of decision {decisions} is for this run and still good"
+        text = f"gate 3: the permit of decision {decisions} is for this run and still good"
+        return Chapter.POLICY, f"{text}; {self._checked.anew}" if self._checked.anew else text
 
     def banner(self) -> str:
         return f"Governed by {self.home}: {counted(len(self._config.authorities), 'domain')}, gate 3 passed"
@@ -302,6 +308,9 @@ class AloneNetwork:
 
     def step_permit(self, lease: Lease, data_class: DataClass, sent: bytes) -> Signed | None:
         return None
+
+    def issued_anew(self) -> list[str]:
+        return []
 
     def opening(self, run: DagsterRun) -> tuple[Chapter, str]:
         """The run process's first word in the story."""

@@ -68,6 +68,10 @@ class Network(Protocol):
         """`sent`: what the step's node gets, which the permit is for."""
         ...
 
+    def issued_anew(self) -> list[str]:
+        """What is to be told of the run's permit, since the last call."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Work:

@@ -17,6 +17,11 @@ from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.signing import Signed, SigningKey, TrustedKeys
 
 MAX_ENCODED = 16 * 1024
+KEY_REMEDY = (
+    "its domain has taken the key back, or its newest record is still to come, which it does by itself: sign it anew by the "
+    "present key, as a domain's own runs do by themselves"
+)
+"""Of whatever is signed by a key that is not known (any more)."""
 MAX_KNOWN = 1_000
 """Run permits that are kept as read; the oldest goes."""
 EARLY_S = 86_400.0
@@ -74,25 +79,29 @@ def read_run_permit(signed: Signed, trusted: TrustedKeys, *, now: float) -> RunP
 
 class ReadPermits:
     """Run permits as they come with requests. A run shows the same text each time, so what was read well stays known, by the
-    whole of that text. From then on the rest of its life counts by a monotonic clock: what was good is not early, nor over
-    before its time, since somebody has set the clock of a machine."""
+    whole of that text, as long as the key counts that has signed it. From then on the rest of its life goes by a monotonic clock:
+    what was good is not early, nor over before its time, since somebody has set the clock of a machine."""
 
     def __init__(self, trusted: TrustedKeys) -> None:
         self._trusted = trusted
-        self._known: dict[str, tuple[RunPermit, float]] = {}
+        self._known: dict[str, tuple[RunPermit, float, str]] = {}
 
     def read(self, text: str, now: float, monotonic: float) -> RunPermit | Refusal:
         """As `decode` and `read_run_permit` say; `now` in Unix seconds, by the clock of who shows it, which has issued it."""
         known = self._known.get(text)
         if known is not None:
-            permit, until = known
-            return permit if monotonic < until else _expired()
+            permit, until, key_id = known
+            if key_id in self._trusted.keys:
+                return permit if monotonic < until else _expired()
+            del self._known[text]
         signed = decode(text)
-        permit = signed if isinstance(signed, Refusal) else read_run_permit(signed, self._trusted, now=now)
+        if isinstance(signed, Refusal):
+            return signed
+        permit = read_run_permit(signed, self._trusted, now=now)
         if isinstance(permit, RunPermit):
             while len(self._known) >= MAX_KNOWN:
                 del self._known[next(iter(self._known))]
-            self._known[text] = permit, monotonic + permit.expires - now
+            self._known[text] = permit, monotonic + permit.expires - now, signed.key_id
         return permit
 
 
@@ -144,7 +153,7 @@ def _read(
     try:
         signer = trusted.verify(signed)
     except SignatureError as error:
-        return _no("signature", str(error))
+        return _no("signature", str(error), KEY_REMEDY if signed.key_id not in trusted.keys else "")
     except Exception as error:  # canonicalisation of hostile content
         return _no("malformed", f"the permit cannot be read: {type(error).__name__}")
     body = dict(signed.body)

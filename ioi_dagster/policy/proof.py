@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from ioi_dagster.errors import SignatureError
 from ioi_dagster.model.amounts import apart
 from ioi_dagster.model.refusal import Refusal
-from ioi_dagster.policy.permits import decode, encode
+from ioi_dagster.policy.permits import KEY_REMEDY, decode, encode
 from ioi_dagster.signing import SigningKey, TrustedKeys
 
 VALID_S = 300.0
@@ -54,7 +54,7 @@ def check_proof(
     try:
         domain = trusted.verify(signed)
     except SignatureError as error:
-        return _no("signature", str(error), audience)
+        return _no("signature", str(error), audience, KEY_REMEDY if signed.key_id not in trusted.keys else "")
     except Exception as error:  # canonicalisation of hostile content
         return _no("malformed", f"the proof cannot be read: {type(error).__name__}", audience)
     claims = signed.body

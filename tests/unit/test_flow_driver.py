@@ -74,6 +74,9 @@ class OneNode:
     def step_permit(self, *_):
         return None
 
+    def issued_anew(self):
+        return []
+
     def at_once(self, _node):
         return 1
 

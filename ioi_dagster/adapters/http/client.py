@@ -81,22 +81,25 @@ class Asked(Generic[T]):
 class GatewayClient:
     """One gateway. Raises `UnreachableError` when it does not answer, `RetryableError` and `FinalError` on its errors.
 
-    `key` signs each request in the name of the caller's domain; `tls` is what `tls_to` makes for the asked one, or the
-    `TlsTo` that follows its changes. Thread-safe; connections are kept; proxies and redirects are not followed; every call
-    has a wall-clock deadline and a limit of bytes."""
+    `key` signs each request in the name of the caller's domain, and `permit` is the run's that is shown; each may be a call that
+    gives the one of now. `tls` is what `tls_to` makes for the asked one, or the `TlsTo` that follows its changes. What is refused
+    as the caller's keys change is asked once more, by the new ones. Thread-safe; connections are kept; proxies and redirects are
+    not followed; every call has a wall-clock deadline and a limit of bytes."""
 
     def __init__(
         self,
         url: str,
         domain: str,
-        key: SigningKey | None = None,
-        permit: Signed | None = None,
+        key: SigningKey | Callable[[], SigningKey] | None = None,
+        permit: Signed | Callable[[], Signed] | None = None,
         tls: ssl.SSLContext | TlsTo | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._clock = PeerClock(domain, clock or SystemClock())
-        self.url, self.domain, self._key = url, domain, key
-        self._permit = encode(permit) if permit else ""
+        self.url, self.domain = url, domain
+        self._key = (lambda: key) if isinstance(key, SigningKey) else key
+        self._permit = (lambda: permit) if isinstance(permit, Signed) else permit
+        self._encoded: tuple[Signed | None, str] = None, ""
         self._waiting: dict[tuple[str, str, int], Future[Any]] = {}
         self._tls = tls
         self._shown = tls() if isinstance(tls, TlsTo) else tls
@@ -187,7 +190,7 @@ class GatewayClient:
 
     def awarding(self, award: Award) -> Asked[Awarded]:
         if self._key is not None:
-            award = replace(award, origin=self._key.domain)  # who asks is who signs
+            award = replace(award, origin=self._key().domain)  # who asks is who signs
         return self._asked("award", award, Awarded, 3.0)
 
     def renew(self, cluster: str, renew: RenewRequest) -> Renewed:
@@ -263,9 +266,10 @@ class GatewayClient:
 
         async def begun() -> bytes | None:
             """What the gateway says instead."""
-            dated, since = self.ahead_s, time.monotonic()
+            dated, since, shown = self.ahead_s, time.monotonic(), (self._key_now(), self._shown)
             answer = await asked()
-            if self._misdated(answer.status, answer.headers, dated, since):
+            misdated = self._misdated(answer.status, answer.headers, dated, since)
+            if misdated or self._outdated(answer.status, shown):
                 await opened.pop().close()
                 answer = await asked()
             return None if answer.status == 200 else await _all_of(answer)
@@ -332,9 +336,9 @@ class GatewayClient:
 
     async def _exchange(self, method: str, path: str, content: bytes, body: str, max_bytes: int) -> tuple[int, bytes]:
         asked = partial(self._exchanged, method, path, content, body, max_bytes)
-        dated, since = self.ahead_s, time.monotonic()
+        dated, since, shown = self.ahead_s, time.monotonic(), (self._key_now(), self._shown)
         status, headers, data = await asked()
-        if self._misdated(status, headers, dated, since):
+        if self._misdated(status, headers, dated, since) or self._outdated(status, shown):
             status, _, data = await asked()
         return status, data
 
@@ -351,11 +355,30 @@ class GatewayClient:
             self._clock.heard(headers.get(CLOCK_HEADER), since)
         return status == 401 and self.ahead_s != dated
 
+    def _outdated(self, status: int, shown: tuple[SigningKey | None, ssl.SSLContext | None]) -> bool:
+        """Is what was refused to be sent once more, since the domain changed its keys while it was on its way? Nothing was done
+        of it yet. `shown`: by what it was signed and sent; the permit goes with the key."""
+        if status not in (401, 403):
+            return False
+        return shown != (self._key_now(), self._tls() if isinstance(self._tls, TlsTo) else self._tls)
+
+    def _key_now(self) -> SigningKey | None:
+        return self._key() if self._key is not None else None
+
+    def _permit_text(self) -> str:
+        if self._permit is None:
+            return ""
+        permit = self._permit()
+        if permit is not self._encoded[0]:
+            self._encoded = permit, encode(permit)
+        return self._encoded[1]
+
     def _headers(self, method: str, path: str, body: str) -> dict[str, str]:
-        headers = {PERMIT_HEADER: self._permit} if self._permit and path in _PERMITTED else {}
+        permit = self._permit_text() if path in _PERMITTED else ""
+        headers = {PERMIT_HEADER: permit} if permit else {}
         if self._key is not None:
             headers[PROOF_HEADER] = prove(
-                self._key,
+                self._key(),
                 audience=self.domain,
                 method=method,
                 path=PREFIX + path.partition("?")[0],
@@ -433,4 +456,4 @@ def _on_loop(work: Coroutine[Any, Any, T], timeout: float) -> T:
 
 def own_gateway(home: DomainHome) -> GatewayClient:
     """A client of the domain's own gateway, as the domain itself."""
-    return GatewayClient(home.config().gateway, home.name, home.signing_key(), tls=TlsTo(home, home.name))
+    return GatewayClient(home.config().gateway, home.name, home.own_key(), tls=TlsTo(home, home.name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,11 +40,17 @@ class _View:
 class FederatedRegistry:
     """The registries of all domains, each asked at its own gateway; there is no central one.
 
-    `config` is the home's: who the others are, by which authority, and what they may be given is its own knowledge.
+    `config` is the home's: who the others are, by which authority, and what they may be given is its own knowledge. `key` and
+    `permit`: see `GatewayClient`.
     """
 
     def __init__(
-        self, home: DomainHome, config: DomainConfig, key: SigningKey, permit: Signed | None, clock: Clock | None = None
+        self,
+        home: DomainHome,
+        config: DomainConfig,
+        key: SigningKey | Callable[[], SigningKey],
+        permit: Signed | Callable[[], Signed] | None,
+        clock: Clock | None = None,
     ) -> None:
         self._config = config
         gateways = {config.spec.name: config.gateway, **config.peers}

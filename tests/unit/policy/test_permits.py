@@ -14,6 +14,7 @@ from ioi_dagster.model.negotiation import Lease
 from ioi_dagster.model.permit import RunPermit, StepPermit
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.policy.permits import (
+    KEY_REMEDY,
     MAX_KNOWN,
     ReadPermits,
     check_run_permit,
@@ -216,6 +217,17 @@ def test_what_a_domain_has_signed_itself_is_not_early_to_it_when_its_clock_was_s
     assert check_run_permit(signed, TRUSTED, issuer=LIBRARY.domain, expected={}, now=-3_000.0) == RUN
     late = check_run_permit(signed, TRUSTED, issuer=LIBRARY.domain, expected={}, now=200.0)
     assert isinstance(late, Refusal) and late.code == "permit.expired"
+
+
+def test_a_permit_that_was_read_well_is_refused_once_its_key_counts_no_more():
+    keys = dict(TRUSTED.keys)
+    permits, text = ReadPermits(TrustedKeys(keys)), encode(issue(LIBRARY, RUN))
+    assert [permits.read(text, 150.0, at) for at in (0.0, 1.0)] == [RUN, RUN]
+    del keys[LIBRARY.key_id]
+    why = f"no trusted key {LIBRARY.key_id!r}"
+    assert permits.read(text, 150.0, 2.0) == Refusal("permit.signature", why, "permit check", KEY_REMEDY)
+    keys[LIBRARY.key_id] = LIBRARY.public_bytes
+    assert permits.read(text, 150.0, 3.0) == RUN
 
 
 def test_so_many_read_permits_are_kept_and_no_more():
