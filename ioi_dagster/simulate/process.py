@@ -267,10 +267,10 @@ class SimProcess:
         self.ledger.fences[step] = max(lease.fence, self.ledger.fences.get(step, 0))
         if step in self._ready_at and not lease.copy:
             self.run.waits.append(world.engine.now - self._ready_at[step])
-        self.run.starts += 1
+        self.run.starts[step] += 1
         world.record("start", self.name, step, lease.fence, lease.node)
         cluster = world.clusters[lease.cluster]
-        seconds = self._workflow.steps[step].seconds * world.noise()
+        seconds = self._workflow.steps[step].seconds * world.noise(self.name, step, self.run.starts[step])
         there, lies = (cluster.domain, lease.node), world.transfers.lies(self.domain)
         makes = self.run.makes(step)
         moves_s = world.transfers.move(self._inputs(step), there) + world.transfers.seconds([(there, makes)], lies)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,9 @@ class SimRun:
         self.ledger = SimLedger()
         self.began = self.ended = float("nan")
         self.waits: list[float] = []
-        self.starts = self.discarded = self.given_back = 0
+        self.starts = Counter[str]()
+        """By step."""
+        self.discarded = self.given_back = 0
         self.slot_s = 0.0
         self.lease_of: dict[str, Lease] = {}
         """By attempt."""

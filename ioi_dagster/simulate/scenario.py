@@ -80,13 +80,13 @@ class QuotasChange:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`noise`: steps take their seconds times a factor that is drawn from e to the power of ±`noise`. `bandwidth`: bytes a second
-    between two domains; `inside`: between two machines of one. Where that is 0, and neither `links` nor the topology name one
-    between the two, moving takes no time; runs know of the topology's links alone. `store`: the domain of a store that all nodes
-    reach, as runs have it whose values an `FsspecIOManager` keeps; without it values travel through the run's process, in its
-    domain. `capabilities`: what every domain offers where none names its blocks; else each offers those and own steps.
-    `blocks`: by capability, how those live at nodes that have replicas; others are always warm, and take any number of calls.
-    `changes`: of quotas, while it goes on."""
+    """`noise`: steps take their seconds times a factor that is drawn from e to the power of ±`noise`, by the seed, for each start
+    of a step, whatever machines there are. `bandwidth`: bytes a second between two domains; `inside`: between two machines of
+    one. Where that is 0, and neither `links` nor the topology name one between the two, moving takes no time; runs know of the
+    topology's links alone. `store`: the domain of a store that all nodes reach, as runs have it whose values an
+    `FsspecIOManager` keeps; without it values travel through the run's process, in its domain. `capabilities`: what every
+    domain offers where none names its blocks; else each offers those and own steps. `blocks`: by capability, how those live at
+    nodes that have replicas; others are always warm, and take any number of calls. `changes`: of quotas, while it goes on."""
 
     topology: Topology
     workflows: tuple[Workflow, ...]

@@ -301,9 +301,14 @@ class World:
     def _offered(self) -> str:
         return ", ".join(sorted(frozenset[str]().union(*self._offers.values())))
 
-    def noise(self) -> float:
+    def noise(self, run: str, step: str, start: int) -> float:
+        """By what the step's seconds differ at its start of that number. Nothing else decides it, so the same workflows take
+        the same on any machines."""
         spread = self.scenario.noise
-        return math.exp(self._rng.uniform(-spread, spread)) if spread else 1.0
+        if not spread:
+            return 1.0
+        drawn = hashlib.blake2b(f"{self.scenario.seed}\n{run}\n{step}\n{start}".encode(), digest_size=8).digest()
+        return math.exp(spread * (int.from_bytes(drawn) / 2**63 - 1.0))
 
     def check(self, governor: Any) -> None:
         """Its invariants, where they are to be checked at all."""
@@ -458,7 +463,7 @@ class World:
             failed=sum(len(run.ledger.failed) for run in self.runs),
             failures=dict(Counter(refusal.code for run in self.runs for refusal in run.ledger.failed.values())),
             reasons=_reasons(self.runs),
-            starts=sum(run.starts for run in self.runs),
+            starts=sum(run.starts.total() for run in self.runs),
             discarded=sum(run.discarded for run in self.runs),
             given_back=sum(run.given_back for run in self.runs),
             utilisation=round(busy / slot_s, 4) if slot_s else 0.0,

@@ -28,7 +28,7 @@ from ioi_dagster.simulate.fairness import Fairness, jain
 from ioi_dagster.simulate.faults import Fault, FaultKind
 from ioi_dagster.simulate.knowledge import Known
 from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, decode, grid
-from ioi_dagster.simulate.world import Report, simulate
+from ioi_dagster.simulate.world import Report, World, simulate
 from tests.quotas import share
 from tests.scenario.guide import GUIDE, Block, answered, blocks
 
@@ -96,6 +96,23 @@ def test_two_federations_run_the_same_workflows_and_stand_side_by_side() -> None
     assert table.exit_code == 0
     assert table.stdout.split()[:4] == ["┃", "2x2", "┃", "4x2"]
     assert {f"{its['makespan_s']:,.1f}" for its in told.values()} & set(table.stdout.split())
+
+
+@pytest.mark.parametrize("changes", [("--nodes", "all=+4"), ("--against", "2x3")])
+def test_two_federations_run_the_same_workflows_with_the_same_durations(changes: tuple[str, str]) -> None:
+    told = json.loads(invoke("3x2", "layers:3x20", *changes, "--json").stdout)
+    (one, other) = ({name: its["slot_s"] for name, its in told[key]["tenants"].items()} for key in told)
+    assert one == pytest.approx(other, abs=0.01)
+    other_seed = json.loads(invoke("3x2", "layers:3x20", "--seed", "1", "--json").stdout)
+    assert other_seed["tenants"]["default"]["slot_s"] != pytest.approx(one["default"], rel=0.001)
+
+
+def test_a_step_takes_another_time_at_each_of_its_starts_within_the_noise() -> None:
+    bag = Workflow("w", {"s": WorkflowStep(2.0)})
+    world = World(Scenario(grid(1, 1), (bag,), noise=0.5), checked=True, tell=lambda *_: None)
+    drawn = sorted(world.noise(run, "s", start) for run in ("w", "v") for start in range(1, 101))
+    assert len(set(drawn)) == 200
+    assert (drawn[0], drawn[-1]) == (pytest.approx(0.61, abs=0.03), pytest.approx(1.65, abs=0.1))
 
 
 def test_a_comparison_is_not_saved(tmp_path: Path) -> None:
