@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ioi_dagster.model.refusal import Refusal
+
 
 class Cause(StrEnum):
     """Why a start ended without a result. Part of the wire: a node says it in its answer."""
@@ -71,10 +73,22 @@ RULES = {
 
 POISON = "flow.poison_step"
 AT_MOST_ONCE = "flow.at_most_once"
+GANG_BROKEN = "flow.gang_broken"
+"""It did not run, since its gang cannot start whole."""
 GANG_LOST = "flow.gang_lost"
 """It ran, and was stopped since its gang cannot go on."""
 POISON_TODO = "look for os._exit, a crash in native code or memory that runs out; then re-execute the run from failure"
 AT_MOST_ONCE_TODO = "find out whether it took effect; then re-execute the run from failure, or clear it by hand"
+GANG_TODO = "see why that one did not end well, and mend it; then re-execute the run from failure"
+CHUNK_TODO = (
+    "look among its items for one that ends the process or fills the memory; then re-execute the run from failure"
+)
 
 USERS_RETRY = frozenset(f"flow.{rule.cause}" for rule in RULES.values() if rule.retries)
 """Failures that are a try of the user's retry policy. A poison step is none: it has had its three nodes."""
+
+
+def in_doubt(by: str) -> Refusal:
+    """Of a step that may run once only and was under way when its run was taken over."""
+    text = "it may run once only, and was in flight when an earlier process of the run ended"
+    return Refusal(AT_MOST_ONCE, text, by, AT_MOST_ONCE_TODO)

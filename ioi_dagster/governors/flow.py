@@ -11,7 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, GANG_LOST, POISON, POISON_TODO, RULES, Cause
+from ioi_dagster.governors.failures import (
+    AT_MOST_ONCE,
+    AT_MOST_ONCE_TODO,
+    GANG_BROKEN,
+    GANG_LOST,
+    GANG_TODO,
+    POISON,
+    POISON_TODO,
+    RULES,
+    Cause,
+)
 from ioi_dagster.governors.flow_awards import BY, COPY_AGAIN_S, Awards
 from ioi_dagster.governors.flow_cold import ColdStarts
 from ioi_dagster.governors.flow_copies import Copies
@@ -740,7 +750,7 @@ class FlowGovernor:
             self._placing.gone(one)
         self._steps.close(step, state)
         why = f"{step.ask.step} of its gang {step.ask.gang!r} was {state}"
-        refusal = Refusal("flow.gang_broken", f"it starts with all of its gang or not at all: {why}", BY)
+        refusal = Refusal(GANG_BROKEN, f"it starts with all of its gang or not at all: {why}", BY, GANG_TODO)
         out: list[Instruction] = []
         for other in waiting:
             if other.state is StepState.AWARDING:
@@ -749,7 +759,7 @@ class FlowGovernor:
             self._gangs.over(other)
             self._steps.close(other, StepState.REFUSED)
             out += [Tell(other.ask.step, Chapter.REFUSED, str(refusal)), RefuseStep(other.ask.step, refusal)]
-        refusal = Refusal(GANG_LOST, f"it was stopped with the rest of its gang: {why}", BY)
+        refusal = Refusal(GANG_LOST, f"it was stopped with the rest of its gang: {why}", BY, GANG_TODO)
         for other in running:
             out += self._stop(other, why)
             self._gangs.over(other)

@@ -387,7 +387,7 @@ class Awards:
             # A gang of which only a part was leased does not start: all of it is asked for again.
             out.append(ReleaseLeases(awarded.cluster, (lease.id,)))
             text = f"{awarded.cluster} leased only a part of gang {step.ask.gang!r}"
-            refusal = Refusal("flow.gang_torn", text, BY)
+            refusal = Refusal("flow.gang_torn", text, BY, "nothing: all of it is asked for again")
             out += self._not_awarded(step, awarded.cluster, open_keys, refusal, now)
         for key, lease in granted.items():
             if key in open_keys:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from ioi_dagster.governors.failures import CHUNK_TODO
 from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.refusal import Refusal
 
@@ -210,7 +211,7 @@ class MapGovernor:
                 continue
             # The node that it took down was its step's own each time or some times, so the step began again and again.
             text = f"nodes were lost {counted(losses, 'time')} while it ran there"
-            out += self._refused(step, Refusal("flow.poison_chunk", text, "flow governor"))
+            out += self._refused(step, Refusal("flow.poison_chunk", text, "flow governor", CHUNK_TODO))
         return out
 
     def _committed(self, event: ChunkCommitted) -> list[Instruction]:

@@ -19,7 +19,7 @@ from ioi_dagster.adapters.sql.ledger import Ledger, LedgerAwayError, Started
 from ioi_dagster.clock import Clock
 from ioi_dagster.errors import FinalError, RetryableError
 from ioi_dagster.governors import flow
-from ioi_dagster.governors.failures import RULES
+from ioi_dagster.governors.failures import RULES, in_doubt
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_messages import Idle, StartStep
 from ioi_dagster.governors.mapping import Report
@@ -49,6 +49,7 @@ EXPERIENCE_S = 30.0
 """What the run sees of clusters is told to its domain so often, for runs that begin while it goes on."""
 LONGEST_URL = 4_096
 SCHEDULER_WENT = "its Dask scheduler went away"
+UNFIT_TODO = "see that what it is sent is there and can be read: run the steps that make it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,7 @@ class FlowDriver:
         if step in self.in_doubt:
             self.in_doubt.discard(step)
             if work.ask.effect is Effect.AT_MOST_ONCE:
-                text = "it may run once only, and was in flight when an earlier process of the run ended"
-                self._owe(self._results.refused(step, Refusal("flow.at_most_once", text, flow.BY)))
+                self._owe(self._results.refused(step, in_doubt(flow.BY)))
                 return
         self._inbox.put(flow.StepReady(work.ask))
 
@@ -469,7 +469,7 @@ class FlowDriver:
         """What the step is to be sent is not there any more."""
         for instruction in self._governor.handle(flow.StepDropped(step, why), self._clock.monotonic()):
             self._perform(instruction)
-        self._owe(self._results.refused(step, Refusal("flow.unfit_step", why, flow.BY)))
+        self._owe(self._results.refused(step, Refusal("flow.unfit_step", why, flow.BY, UNFIT_TODO)))
 
     def _stop_all(self) -> None:
         """It may take seconds until what runs has stopped, so those of one cluster are stopped together, in a thread."""

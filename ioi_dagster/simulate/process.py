@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ioi_dagster.governors import flow_messages as flow
 from ioi_dagster.governors.cluster import Withdrawn
-from ioi_dagster.governors.failures import AT_MOST_ONCE, AT_MOST_ONCE_TODO, Cause
+from ioi_dagster.governors.failures import GANG_BROKEN, GANG_TODO, Cause, in_doubt
 from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_to_come import ToCome, graph_to_come, op_of
 from ioi_dagster.model.negotiation import Ask, Effect, Lease, ReleaseRequest, RenewRequest
@@ -136,8 +136,7 @@ class SimProcess:
             return
         self._ready_at[key] = self.world.engine.now
         if step.effect is Effect.AT_MOST_ONCE and key in self.ledger.fences:
-            text = "it may run once only, and was in flight when an earlier process of the run ended"
-            self._fail_step(key, Refusal(AT_MOST_ONCE, text, self.name, AT_MOST_ONCE_TODO))
+            self._fail_step(key, in_doubt(self.name))
         elif step.gang:
             self._together[step.gang].append(key)
             self._look_at_gang(step.gang)
@@ -171,7 +170,7 @@ class SimProcess:
         if failed:
             self._together[name] = []
             for key in ready:
-                self._fail_step(key, Refusal("flow.gang_broken", f"{failed} of its gang will not run", self.name))
+                self._fail_step(key, Refusal(GANG_BROKEN, f"{failed} of its gang will not run", self.name, GANG_TODO))
         elif all(key in self.ledger.done or key in ready for key in members):
             self._together[name] = []
             size = len(ready) if len(ready) > 1 else 0

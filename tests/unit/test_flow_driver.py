@@ -21,13 +21,13 @@ from ioi_dagster.clock import ManualClock
 from ioi_dagster.errors import FinalError
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.cluster import EVERYTHING, ClusterGovernor, NodeJoined, Reply
-from ioi_dagster.governors.failures import Cause
+from ioi_dagster.governors.failures import Cause, in_doubt
 from ioi_dagster.governors.flow import MAX_LOSSES, MAX_NODES_LOST, FlowGovernor
 from ioi_dagster.governors.flow_messages import Place
 from ioi_dagster.host import dask_starts, results
 from ioi_dagster.host.exchange import StepResult
 from ioi_dagster.host.fleet_watch import RENEW_EVERY_S
-from ioi_dagster.host.flow_driver import EXPERIENCE_S, FlowDriver
+from ioi_dagster.host.flow_driver import EXPERIENCE_S, UNFIT_TODO, FlowDriver
 from ioi_dagster.host.io_manager import ObjectStore
 from ioi_dagster.host.map_desk import MAX_CHUNKS, Heard
 from ioi_dagster.host.work import Found, Outcome, Work
@@ -199,15 +199,35 @@ def test_a_step_whose_input_is_gone_when_it_is_sent_fails_and_gives_its_place_ba
     for number in range(10):
         driver.submit(Work(Ask("r", f"gone{number}", "dagster.step"), gone, None, 0, False))
     driver.submit(Work(Ask("r", "good", "dagster.step"), b"", None, 0, False))
-    ended: dict[str, str | None] = {}
+    ended: dict[str, Refusal | None] = {}
     for _ in range(8):
         clock.advance(1.0)
-        ended |= {outcome.step: outcome.refusal and outcome.refusal.code for outcome in driver.pump(0.0)}
+        ended |= {outcome.step: outcome.refusal for outcome in driver.pump(0.0)}
         while node.queue:
             node.run()
     driver.close(False)
     ledger.close()
-    assert ended == {"good": None} | {f"gone{number}": "flow.unfit_step" for number in range(10)}
+    refusal = Refusal("flow.unfit_step", "the stored value x of this run is gone", flow.BY, UNFIT_TODO)
+    assert ended == {"good": None} | {f"gone{number}": refusal for number in range(10)}
+
+
+def test_of_what_was_in_flight_only_what_may_run_once_is_refused_with_what_is_to_be_done(tmp_path: Path) -> None:
+    clock, node, ledger = ManualClock(), OneNode(), Ledger(tmp_path / "ledger.sqlite")
+    epoch = ledger.take_over("r", "j", 1.0)
+    driver = FlowDriver("r", epoch, node, FlowGovernor("r", "alone"), ledger, ObjectStore(tmp_path), clock)  # pyright: ignore[reportArgumentType]
+    driver.in_doubt = {"pays", "reads"}
+    driver.submit(Work(Ask("r", "pays", "dagster.step", effect=Effect.AT_MOST_ONCE), b"", None, 0, False))
+    driver.submit(Work(Ask("r", "reads", "dagster.step"), b"", None, 0, False))
+    ended: dict[str, Refusal | None] = {}
+    for _ in range(4):
+        clock.advance(1.0)
+        ended |= {outcome.step: outcome.refusal for outcome in driver.pump(0.0)}
+        while node.queue:
+            node.run()
+    driver.close(False)
+    ledger.close()
+    assert ended == {"pays": in_doubt(flow.BY), "reads": None}
+    assert in_doubt(flow.BY).remedy
 
 
 @pytest.mark.parametrize(("accepts", "ran"), [("step", (8.0, 8.5)), ("block", (1.0, 2.0))])

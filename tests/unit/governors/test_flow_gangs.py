@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ioi_dagster.governors import flow
-from ioi_dagster.governors.failures import AT_MOST_ONCE, GANG_LOST
+from ioi_dagster.governors.failures import AT_MOST_ONCE, GANG_LOST, GANG_TODO
 from ioi_dagster.governors.flow_cold import ColdStarts
 from ioi_dagster.governors.flow_messages import Place, SendAnnounce, SendAward, StartStep
 from ioi_dagster.governors.flow_nearness import Nearness
@@ -174,6 +174,8 @@ def test_where_one_may_run_once_only_the_whole_gang_ends_with_the_one_that_was_l
     story.event(flow.StepLost("a0", 1, "n1", "the worker died"))
     assert story.codes(flow.FailStep) == {"a2": AT_MOST_ONCE, "a1": GANG_LOST}
     assert story.codes(flow.RefuseStep) == {"a0": "flow.gang_broken"}
+    refused = [one.refusal for one in (*story.wanted(flow.RefuseStep), *story.wanted(flow.FailStep))]
+    assert [one.remedy for one in refused if one.code != AT_MOST_ONCE] == [GANG_TODO, GANG_TODO]
     assert [one.lease.step for one in story.wanted(flow.StopStep)] == ["a2", "a1"]
 
 

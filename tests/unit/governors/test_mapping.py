@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ioi_dagster.governors import mapping
+from ioi_dagster.governors.failures import CHUNK_TODO
 from ioi_dagster.governors.mapping import (
     ChunkCommitted,
     ChunkRefused,
@@ -76,7 +77,7 @@ def test_a_chunk_that_takes_its_steps_node_down_each_time_is_refused_in_the_end(
         governor.handle(mapping.ChunkLost(f"fan#{fence}.1/1"))
     asked = governor.handle(MapAsked("m6", "fan", 6, "fan", 1, "w", (1, 1)))
     assert [one.index for one in asked if isinstance(one, PlaceChunk)] == [0]
-    refusal = Refusal("flow.poison_chunk", "nodes were lost 5 times while it ran there", "flow governor")
+    refusal = Refusal("flow.poison_chunk", "nodes were lost 5 times while it ran there", "flow governor", CHUNK_TODO)
     assert asked[-1] == Deliver("m6", "w", ((1, "", refusal),))
 
 
