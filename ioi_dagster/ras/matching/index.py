@@ -19,20 +19,27 @@ from ioi_dagster.ras.matching.entry import Entry, word_weights
 from ioi_dagster.ras.matching.postings import UNIT, Postings
 from ioi_dagster.ras.matching.query import Request, read_request
 
-BUDGET = 8_000
+BUDGET = 6_000
 """Postings that one query walks through; the list that it is in is walked to its end where it is the first."""
 MAX_CANDIDATES = 200
 """Of which common words decide."""
+FITS = 0.25
+"""The least `fit` of a capability that may be meant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """`score` orders the matches of one request and means nothing beside that; `fit` in 0..1 is how much of the request the
-    capability covers, and can be compared between requests and catalogues."""
+    """`score` orders the matches of one request and means nothing beside that; `fit` in 0..1 is how much of it the capability
+    covers, so that it can be compared between requests and catalogues: half where the score is as long as the request."""
 
     id: str
     score: float
     fit: float
+
+    @property
+    def fits(self) -> bool:
+        """Not, where the capability is found by chance more likely than not. Of a list whose first does not fit, none does."""
+        return self.fit >= FITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +115,8 @@ class CapabilityIndex:
         request = read_request(query)
         scores = self._scores(request, k, among)
         best = heapq.nsmallest(k, scores, key=lambda place: (-scores[place], self._ids[place]))
-        return [Match(self._ids[place], scores[place], self._fit(request, place)) for place in best]
+        length = self._length(request)
+        return [Match(self._ids[place], scores[place], scores[place] / (scores[place] + length)) for place in best]
 
     def _scores(self, request: Request, k: int, among: Collection[str] | None) -> dict[int, float]:
         terms = sorted(self._known(request), key=lambda term: (len(term.postings), term.word))
@@ -155,32 +163,20 @@ class CapabilityIndex:
         return scores
 
     def _known(self, request: Request) -> Iterable[_Term]:
-        for weights in (request.own, request.others):
-            for word, weight in weights.items():
-                number = self._numbers.get(word)
-                if number is not None:
-                    its = self._lists[number]
-                    yield _Term(word, weight * self._rarity(len(its)) * UNIT, its)
+        for word, weight in {**request.own, **request.others}.items():
+            if (number := self._numbers.get(word)) is not None:
+                its = self._lists[number]
+                yield _Term(word, weight * self._rarity(len(its.places)) * UNIT, its)
 
     def _rarity(self, count: int) -> float:
         """Of a word that `count` entries have: BM25's inverse document frequency."""
         return math.log(1 + (len(self) - count + 0.5) / (count + 0.5))
 
-    def _fit(self, request: Request, place: int) -> float:
-        whole = covered = 0.0
-        for word, weight in request.own.items():
-            number = self._numbers.get(word)
-            worth = weight * self._rarity(0 if number is None else len(self._lists[number]))
-            whole += worth
-            if self._has(place, word):
-                covered += worth
-            elif any(self._has(place, other) for other in request.for_own.get(word, ())):
-                covered += _STANDS_FOR * worth
-        return covered / whole if whole else 0.0
-
-    def _has(self, place: int, word: str) -> bool:
-        number = self._numbers.get(word)
-        return number is not None and self._lists[number].at(place) > 0
+    def _length(self, request: Request) -> float:
+        """Of the request as a vector of what its words are worth; those that no entry has are worth most."""
+        counts = ((weight, self._numbers.get(word)) for word, weight in request.own.items())
+        worth = (weight * self._rarity(0 if number is None else len(self._lists[number])) for weight, number in counts)
+        return math.hypot(*worth)
 
     def _number(self, word: str) -> int:
         number = self._numbers.get(word)
@@ -197,5 +193,3 @@ class CapabilityIndex:
 
 
 _ROUNDING = 1e-9
-_STANDS_FOR = 0.5
-"""How far a word is covered by one that stands for it."""

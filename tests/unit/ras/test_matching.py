@@ -83,11 +83,13 @@ def test_only_those_that_filters_have_left_are_given() -> None:
     assert index.rank("rain", 9, set()) == []
 
 
-def test_fit_is_how_much_of_the_request_is_covered() -> None:
+def test_fit_is_how_much_of_the_request_is_covered_and_what_covers_little_does_not_fit() -> None:
     index = CapabilityIndex(ALL)
-    whole, part, other = (index.rank(query, 1)[0].fit for query in ("rain wind", "rain zebra", "flat"))
-    assert (whole, other) == (1.0, 0.5)
-    assert 0 < part < 1
+    whole, part, stray = (
+        index.rank(query, 1)[0] for query in ("rain and wind", "rain zebra", "zebra quilt violin harp moss town")
+    )
+    assert 1 > whole.fit > part.fit > stray.fit > 0
+    assert [match.fits for match in (whole, part, stray)] == [True, True, False]
 
 
 def test_the_budget_leaves_common_words_to_order_what_rare_ones_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,10 +125,18 @@ def test_many_examples_weigh_no_more_than_few() -> None:
 
 def test_examples_are_found_and_take_nothing_from_those_that_have_none() -> None:
     plain = Entry("plain", "rain radar", "Rain of the next hour.")
-    shown = Entry("shown", "sky", "Tells of the sky.", examples=("do I need an umbrella", "is a storm near"))
-    index = CapabilityIndex([plain, shown, *ALL])
-    assert ids(index, "shall I take an umbrella") == ["shown"]
-    assert ids(index, "rain radar of the next hour")[0] == "plain"
+    asked = (
+        "do I need an umbrella",
+        "is a storm near",
+        "will the rain stop",
+        "is the rain radar right",
+        "one hour of rain",
+    )
+    without, shown = (Entry("shown", "sky", "Tells of the sky.", examples=examples) for examples in ((), asked))
+    question = "shall I take an umbrella for the storm"
+    assert ids(CapabilityIndex([plain, without, *ALL]), question) == []
+    assert ids(CapabilityIndex([plain, shown, *ALL]), question) == ["shown"]
+    assert ids(CapabilityIndex([plain, shown, *ALL]), "rain radar of the next hour")[0] == "plain"
 
 
 def test_no_word_counts_more_than_a_posting_can_hold() -> None:
