@@ -13,7 +13,7 @@ _FAINT = 0.4
 """What a word of `FAINT` counts."""
 _STANDS_FOR = 0.2
 """What a word counts that stands for one of the request's."""
-_AT_MOST = 3.0
+_AT_MOST = 2.0
 """How many words of the request one can stand for: a multiple of that."""
 
 
