@@ -3,7 +3,8 @@
 `--data DIR` has a folder for each set, as `benchmarks/yardstick/matching/sample` has, which is taken where no other is given;
 floors are of whole sets. Halves: of the requests, by what answers them, so that what was fitted to one shows. `said_nothing` is
 the share of requests which nothing fits, as it says: where what answers them is there, where it is gone with its whole group,
-and of requests of the other sets. `cpu`: without the time in which the machine did other things.
+and of requests of the other sets. `shown` are the requests for capabilities that have example requests, every second one of those
+with enough; `unshown` are those for the others. `cpu`: without the time in which the machine did other things.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -37,6 +39,8 @@ FULL = {"requests": 2_000, "without": 300, "records": (10_000, 100_000), "querie
 QUICK = {"requests": 100, "without": 50, "records": (10_000,), "queries": 40, "times": 2}
 SYSTEMS: dict[str, Rank] = {"ours": rank, "fts5": fts5}
 SEED = 7
+EXAMPLES = 3
+"""Of a capability that is shown by any."""
 
 
 def main() -> int:
@@ -51,6 +55,7 @@ def main() -> int:
         _quality(report, f"{name}_ndcg5", of, capabilities, requests)
         foreign = [request["text"] for other in sets if other != name for request in sets[other][1]]
         _nothing(report, name, of, capabilities, requests[: sizes["without"]], foreign[: sizes["without"]])
+    _examples(report, "metatool", of, *sets["metatool"])
     for count in sizes["records"]:
         _speed(report, count, sizes["queries"], sizes["times"])
     report.floors = {f"{name}_ndcg5@{split}": (floor, "min") for name, floor in FLOORS.items() if given}
@@ -107,6 +112,30 @@ def _nothing(
 
 def _says_nothing(index: CapabilityIndex, text: str, among: frozenset[str]) -> bool:
     return not any(match.fits for match in index.rank(text, 1, among))
+
+
+def _examples(report: Report, name: str, of: str, capabilities: list[Row], requests: Sequence[Row]) -> None:
+    """With examples and without any: the others must not lose what these gain."""
+    by_answer = defaultdict(list)
+    for row in requests:
+        if len(row["relevant"]) == 1:
+            by_answer[row["relevant"][0]].append(row)
+    enough = sorted(id for id, rows in by_answer.items() if len(rows) >= 2 * EXAMPLES)
+    given = {id: tuple(row["text"] for row in by_answer[id][:EXAMPLES]) for id in enough[::2]}
+    entries = [entry(its) for its in capabilities]
+    for label, examples in (("none", {}), (str(EXAMPLES), given)):
+        index = CapabilityIndex(replace(its, examples=examples.get(its.id, its.examples)) for its in entries)
+        found = {
+            id: [
+                measures([match.id for match in index.rank(row["text"], 10)], {id})["ndcg@5"]
+                for row in by_answer[id][EXAMPLES:]
+            ]
+            for id in enough
+        }
+        for group, ids in (("shown", enough[::2]), ("unshown", enough[1::2])):
+            values = [value for id in ids for value in found[id]]
+            if values:
+                report.figures[f"{name}_ndcg5_{group}_examples_{label}@{of}"] = fmean(values)
 
 
 def _speed(report: Report, count: int, queries: int, times: int) -> None:
