@@ -68,7 +68,7 @@ _LENGTH = 0.6
 _SATURATION = 2.0
 _SPREAD = 0.3
 """How far an entry of many words counts less for each: a power of the length of its vector."""
-_EXAMPLES = 1.0
+_EXAMPLES = 0.7
 """What a word counts that is in all examples of an entry. More helps those with examples, and pushes those without under them."""
 
 MOST = _SATURATION + 1.0
