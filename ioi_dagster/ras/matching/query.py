@@ -19,11 +19,10 @@ _AT_MOST = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`own`: its terms; `others`: terms that stand for them; `for_own`: by term of the request, which stand for it alone."""
+    """`own`: its terms; `others`: terms that stand for them."""
 
     own: dict[str, float]
     others: dict[str, float]
-    for_own: dict[str, tuple[str, ...]]
 
 
 def read_request(text: str) -> Request:
@@ -36,11 +35,8 @@ def read_request(text: str) -> Request:
                 break
             own[word] = _FAINT if word in FAINT else 1.0
     others: dict[str, float] = {}
-    for_own: dict[str, list[str]] = {}
     for phrase, term, share in related(words):
         if term not in own:
             others[term] = others.get(term, 0.0) + _STANDS_FOR * share * min(own[word] for word in phrase)
-            for word in phrase:
-                for_own.setdefault(word, []).append(term)
     others = {term: min(weight, _AT_MOST * _STANDS_FOR) for term, weight in others.items()}
-    return Request(own, others, {word: tuple(dict.fromkeys(its)) for word, its in for_own.items()})
+    return Request(own, others)
