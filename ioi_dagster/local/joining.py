@@ -18,6 +18,7 @@ import msgspec
 from ioi_dagster.adapters.http.client import GatewayClient, own_gateway
 from ioi_dagster.adapters.http.tls import client_context
 from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.certificates import Authority, Role
 from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
@@ -250,6 +251,7 @@ def _rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: 
     _wait_until_known(home, both.serial, patience_s, say)
     old.save(keys / "old.key")
     new.save(keys / "domain.key")
+    _register_again(home, new, say)
     if others:
         say(what_dask_takes(home, record.authority, others))
     if next_ is not authority:
@@ -270,6 +272,21 @@ def _rotate(home: DomainHome, revoke: bool, now: float, patience_s: float, say: 
         # Dask's processes are started anew by it, and then all that they need is there.
         write_private(home.authority_certificate, told.authorities[0].certificate.encode())
     return told
+
+
+def _register_again(home: DomainHome, key: SigningKey, say: Callable[[str], None]) -> None:
+    """What is registered is signed by the new key while the old one still counts: its gateway would find nothing any more that it
+    has to offer, until it starts anew."""
+    if not home.registry.exists():
+        return
+    try:
+        store = SqlRecordStore(home.registry, home.trusted())
+        for record in store.records():
+            store.put(key.sign(record.signed.body))
+    except Exception as error:  # whatever the file has: keys that are to be taken back are not kept for it
+        say(
+            f"its registry could not be signed anew: {error} — start its gateway anew, or nothing that it offers is found"
+        )
 
 
 def leave(

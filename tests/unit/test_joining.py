@@ -15,6 +15,7 @@ import pytest
 from cryptography import x509
 
 from ioi_dagster.adapters.sql.ledger import Ledger
+from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.certificates import DAY_S, Authority, read_certificate
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import DomainHome
@@ -24,6 +25,7 @@ from ioi_dagster.local.identity import OVERLAP_S, certificates, end_overlap, end
 from ioi_dagster.local.member_book import FolderBook, own_record
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import newer_record, sign_record
+from ioi_dagster.ras.record import Kind, make_record
 from tests.conftest import Child
 from tests.realms import into_dask, owned, realm
 
@@ -102,6 +104,30 @@ def test_what_is_revoked_opens_no_dask_cluster_where_nobody_else_has_the_authori
     joining.sign_again(lab, time.time())
     into_dask(lab, lab.client_certificate)
     assert [text for text in said if "Dask" in text] == []
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+def test_what_a_domain_has_registered_is_signed_by_its_new_key(lab, read_before):
+    """Its gateway, which goes on, has read it or not by then."""
+    store = SqlRecordStore(lab.registry, lab.trusted())
+    specs = {name: {"price": price} for name, price in (("lab-c", 1.0), ("lab-d", 2.0))}
+    for name, spec in specs.items():
+        store.put(make_record(lab.signing_key(), Kind.CLUSTER, name, "1", spec).signed)
+    if read_before:
+        assert len(store.records()) == 2
+    for revoke in (False, True):
+        joining.rotate(lab, revoke, time.time(), 0.0, lambda text: None if "its own gateway" in text else never(text))
+        key = lab.signing_key()
+        assert store.records() == [make_record(key, Kind.CLUSTER, name, "1", spec) for name, spec in specs.items()]
+
+
+def test_keys_are_taken_back_where_the_registry_cannot_be_read(lab):
+    lab.registry.write_text("no database")
+    before, said = lab.signing_key().key_id, []
+    joining.rotate(lab, True, time.time(), 0.0, said.append)
+    assert before not in own_record(lab).trusted.keys
+    (told,) = [text for text in said if "registry" in text]
+    assert "start its gateway anew" in told
 
 
 @pytest.mark.parametrize("killed_at", ["_wait_until_known", "put_authority", "replace_certificate", "sign_record"])
