@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dagster import DagsterRun
 
 from ioi_dagster.adapters.http import invoking
 from ioi_dagster.adapters.http.client import GatewayClient
@@ -117,6 +118,11 @@ def test_a_run_goes_on_under_the_new_key_of_its_domain_and_tells_it(under_way: U
         told = f"the permit of decision d is issued anew under {now}: the domain has another key than {before}"
         assert (under_way.network.issued_anew(), under_way.network.issued_anew()) == ([told], [])
         before = now
+    checked = replace(under_way.network._checked, anew="it is issued anew")
+    resumed = FederatedNetwork(under_way.library.home, checked)
+    _, said = resumed.opening(DagsterRun("job"))
+    resumed.close()
+    assert said == "gate 3: the permit of decision d is for this run and still good; it is issued anew"
 
 
 def test_what_is_on_its_way_while_the_key_is_taken_back_is_signed_anew(under_way: UnderWay) -> None:

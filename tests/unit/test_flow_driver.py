@@ -55,6 +55,7 @@ class OneNode:
         self.seen: list[tuple[Experience, ...]] = []
         self.listening: dict = {}
         self.deaths = 0
+        self.anew: list[str] = []
 
     def find(self, *_):
         return Found((Place("alone", "alone"),), (), True)
@@ -75,7 +76,8 @@ class OneNode:
         return None
 
     def issued_anew(self):
-        return []
+        told, self.anew = self.anew, []
+        return told
 
     def at_once(self, _node):
         return 1
@@ -158,6 +160,20 @@ def test_what_waited_behind_a_step_that_kills_its_node_is_not_blamed(tmp_path: P
     assert set(ended) == set(names)
     assert node.deaths == MAX_LOSSES, "each was laid to the one that caused it"
     assert node.deaths == 5
+
+
+def test_that_the_permit_of_a_run_was_issued_anew_is_in_its_story_once(tmp_path: Path) -> None:
+    clock, node, ledger = ManualClock(), OneNode(), Ledger(tmp_path / "ledger.sqlite")
+    epoch = ledger.take_over("r", "j", 1.0)
+    driver = FlowDriver("r", epoch, node, FlowGovernor("r", "alone"), ledger, ObjectStore(tmp_path), clock)  # pyright: ignore[reportArgumentType]
+    driver.pump(0.0)
+    node.anew.append("under another key")
+    for _ in range(3):
+        driver.pump(0.0)
+    told = [(entry.step, entry.text) for entry in ledger.story("r") if entry.chapter is Chapter.POLICY]
+    driver.close(False)
+    ledger.close()
+    assert told == [("", "under another key")]
 
 
 def test_what_a_step_is_sent_is_made_when_there_is_a_place_for_it(tmp_path: Path) -> None:
