@@ -159,7 +159,7 @@ def _middle(its: list[Recovered]) -> float:
 
 def _show(tallies: dict[int, Tally], wanted: set[int], simulated: list[str], seed: int) -> None:
     table = Table(title=f"the failure matrix for real, seed {seed}")
-    for name in ("#", "fault", "expected", "tried", "bit", "p50 s", "worst s", "wrong", "what happened last"):
+    for name in ("#", "fault", "expected", "tried", "bit", "p50 s", "worst s", "wrong"):
         table.add_column(name)
     for row in ROWS:
         tally = tallies.get(row.number)
@@ -173,8 +173,11 @@ def _show(tallies: dict[int, Tally], wanted: set[int], simulated: list[str], see
         middle, worst = (f"{median(times):.2f}", f"{max(times):.2f}") if times else ("–", "–")
         count = f"[{'red' if tally.wrong else 'green'}]{len(tally.wrong)}[/]"
         counts = (str(tally.tried), str(tally.bit), middle, worst, count)
-        table.add_row(str(row.number), row.fault, row.expected, *counts, tally.happened)
+        table.add_row(str(row.number), row.fault, row.expected, *counts)
     console.print(table)
+    for number, tally in tallies.items():
+        if tally.happened:
+            console.print(f"{number}, last time: {tally.happened}", markup=False, highlight=False, soft_wrap=True)
     for text in [*(f"{number}: {text}" for number, tally in tallies.items() for text in tally.wrong), *simulated]:
         console.print(text, markup=False, highlight=False)
 

@@ -1,4 +1,4 @@
-"""Tells, once each, that the ledger cannot be written and that it can be again."""
+"""Tells, once each, that the ledger cannot be written and that it can be again, and that outputs had to wait for their disk."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class OutageTeller:
         self._told = False
 
     def tell(self, plan_context: PlanOrchestrationContext) -> Iterator[DagsterEvent]:
+        for text in self._driver.outputs.waited():
+            yield from _told(plan_context, text)
         why = self._driver.ledger_away
         if bool(why) == self._told:
             return
@@ -30,7 +32,11 @@ class OutageTeller:
             if why
             else "The ledger can be written again: what had to wait is committed"
         )
-        try:
-            yield DagsterEvent.engine_event(plan_context, text, EngineEventData())
-        except EventLogWriteError as error:  # on the same full disk
-            log.warning("%s (%s)", text, error)
+        yield from _told(plan_context, text)
+
+
+def _told(plan_context: PlanOrchestrationContext, text: str) -> Iterator[DagsterEvent]:
+    try:
+        yield DagsterEvent.engine_event(plan_context, text, EngineEventData())
+    except EventLogWriteError as error:  # on the same full disk
+        log.warning("%s (%s)", text, error)

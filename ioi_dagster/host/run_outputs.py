@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from ioi_dagster.host.staged import from_reference, publish, reference, tidy
 from ioi_dagster.model.data_class import DataClass
 
 T = TypeVar("T")
+log = logging.getLogger("ioi.outputs")
 
 PATIENCE_S = 60.0
 """So long commits are held back when the ledger or outputs cannot be written; then the run ends with the reason."""
@@ -49,6 +51,12 @@ class RunOutputs:
         """Step → the fence of the attempt that left the one that is kept."""
         self.stores: set[str] = set()
         """URLs of the stores that steps of this run write to, whatever became of their attempts."""
+        self._waited: list[str] = []
+
+    def waited(self) -> list[str]:
+        """What is to be told of writes that had to wait, since the last call."""
+        waited, self._waited = self._waited, []
+        return waited
 
     def store(self, attempt: str, result: StepResult, data_class: DataClass, assigns_class: bool) -> Stored:
         """`data_class` is the step's; where `assigns_class`, its outputs may state another. Raises `FinalError` when they could
@@ -135,12 +143,19 @@ class RunOutputs:
             self._objects.link(source, name)
 
     def _patiently(self, write: Callable[[], T]) -> T:
-        until = self._clock.monotonic() + PATIENCE_S
+        began, why = self._clock.monotonic(), ""
         while True:
             try:
-                return write()
+                written = write()
+                if why:
+                    waited_s = self._clock.monotonic() - began
+                    self._waited.append(f"Waited {waited_s:.1f} s until what steps made could be stored: {why}")
+                return written
             except (OSError, RetryableError) as error:
-                if self._clock.monotonic() > until:
+                if not why:
+                    why = str(error)
+                    log.warning("what a step made cannot be stored: %s; it is tried for %g s", why, PATIENCE_S)
+                if self._clock.monotonic() > began + PATIENCE_S:
                     raise FinalError(
                         f"for {PATIENCE_S:g} s the outputs of this run could not be stored: {error} — free the disk, then "
                         "re-execute the run from failure"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import random
 import signal
@@ -389,25 +390,52 @@ def poison(lab: Lab, rng: random.Random) -> Found:
 
 
 def disk_full(lab: Lab, rng: random.Random) -> Found:
-    struck = Struck.at_work(lab, (*NEAR, FAR_NODE))
+    struck, before = Struck.at_work(lab, (*NEAR, FAR_NODE)), _unwritten(lab)
     filling = lab.home / "filling"
     try:
         with filling.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(1 << 16) if os.statvfs(lab.home).f_bavail > 32 else bytes(4_096))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-    try:
-        waiting = {one.attempt for one in struck.run.began() if not one.ended}
-        time.sleep(rng.uniform(2.0, 6.0))  # how long the fault lasts
+            _fill(file, lab)
+            waiting = {one.attempt for one in struck.run.began() if not one.ended}
+            ends = time.monotonic() + rng.uniform(2.0, 6.0)  # how long the fault lasts
+            while time.monotonic() < ends:
+                _fill(file, lab)  # what others give back meanwhile
+                time.sleep(0.02)
     finally:
         filling.unlink()
     back = time.time()
     if struck.run.over or not waiting:
         raise DidNotBite("nothing was to be written meanwhile")
     struck.whole()
-    return struck.end(recovered_s=time.time() - back)
+    found = struck.end(recovered_s=time.time() - back)
+    told = [entry for entry in lab.instance.all_logs(struck.run.id) if any(text in entry.message for text in WAITED)]
+    journal = _unwritten(lab) - before
+    if not told and not journal and UNWRITTEN not in struck.run.log.read_text():
+        raise DidNotBite("all could be written all the same")
+    halves = [
+        f"half-written: {path.name} is left" for path in lab.home.rglob("*") if path.name.endswith((".new", ".part"))
+    ]
+    happened = f"commits waited {len(told)} times, {journal} grants were not written down; {found.happened}"
+    return replace(found, wrong=found.wrong + halves, happened=happened)
+
+
+def _fill(file: io.FileIO, lab: Lab) -> None:
+    """Nothing is left of the disk."""
+    try:
+        while True:
+            file.write(bytes(1 << 16) if os.statvfs(lab.home).f_bavail > 32 else bytes(4_096))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+
+
+UNWRITTEN = "cannot be written"
+WAITED = ("The ledger can be written again", "could be stored: ")
+"""What a run tells afterwards of a disk that had no room."""
+
+
+def _unwritten(lab: Lab) -> int:
+    """How often governors said so of their lease journals."""
+    return sum(lab.log(f"scheduler-{cluster}").count(UNWRITTEN) for cluster in ("near", "other", "far"))
 
 
 ROWS = (
