@@ -54,7 +54,8 @@ class DomainConfig:
     `authorities` and `limits` say of every member which certificate authority it has and the highest class it may be
     given. `introductions`: whether a domain of which a member tells becomes one too, with what is public; else only who is
     invited or invites. `expelled`: those that the owner has put out, and why; they are members again by a new invitation
-    alone. Its gateway goes by all but these two as it was at its start. `links`: what is told of what lies between this
+    alone. `vouched`: whom a member has introduced, and that member. Its gateway goes by all but these three as it was at its
+    start. `links`: what is told of what lies between this
     domain and others; a run goes by them as they were at its start."""
 
     network: str
@@ -70,6 +71,7 @@ class DomainConfig:
     introductions: bool = True
     expelled: dict[str, str] = field(default_factory=dict)
     links: tuple[Link, ...] = ()
+    vouched: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ et al., DSN 2002, without its verdicts)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ioi_dagster.governors.vouching import makes_room, room
 from ioi_dagster.model.member import MemberRecord, claims_others, first_record, newer_record
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.signing import Signed
@@ -117,6 +118,15 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class Displaced:
+    """`domain`, which a member had introduced, is none any more: there is no room left beside `by`, whom the owner has invited.
+    It may be introduced again where there is."""
+
+    domain: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class NotBelieved:
     """What `peer` told of `domain` is not taken."""
 
@@ -126,7 +136,7 @@ class NotBelieved:
 
 
 Event = Tick | ProbeAnswered | ProbeMissed | RecordsPulled | Joined
-Instruction = Probe | Pull | Keep | NotBelieved
+Instruction = Probe | Pull | Keep | Displaced | NotBelieved
 
 
 @dataclass(slots=True)
@@ -163,7 +173,7 @@ class _Peer:
 class NetworkGovernor:
     """`records` are those that are known at the start: this domain's own, its members', and of those that have left.
     `introductions`: whether a domain that is told of by a member becomes one here; those that are `expelled` become one by a new
-    invitation alone."""
+    invitation alone. `vouched`: who was introduced → by whom."""
 
     def __init__(
         self,
@@ -171,6 +181,7 @@ class NetworkGovernor:
         records: dict[str, MemberRecord],
         introductions: bool = True,
         expelled: Collection[str] = (),
+        vouched: Mapping[str, str] | None = None,
     ) -> None:
         self._domain, self.introductions = domain, introductions
         self._expelled = frozenset(expelled)
@@ -178,11 +189,11 @@ class NetworkGovernor:
         self._peers: dict[str, _Peer] = {}
         for name, record in sorted(records.items()):
             if name != domain and name not in self._expelled:
-                self._peers[name] = _Peer(record)
+                self._peers[name] = _Peer(record, (vouched or {}).get(name, ""))
                 self._take(self._peers[name], record)
         self._forget_left()
-        self._unknown: dict[str, float] = {}
-        """Domain that was told of and is being asked for → since when."""
+        self._unknown: dict[str, tuple[float, str]] = {}
+        """Domain that was told of and is being asked for → since when, and who."""
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take one event at monotonic time `now` (seconds)."""
@@ -212,6 +223,11 @@ class NetworkGovernor:
         for name in self._expelled:
             self._peers.pop(name, None)
             self._unknown.pop(name, None)
+
+    def vouched_by(self, vouched: Mapping[str, str]) -> None:
+        """As the owner has it now: whom he has invited since counts as introduced no more."""
+        for name, peer in self._peers.items():
+            peer.vouched = vouched.get(name, "")
 
     def view(self) -> tuple[Heard, ...]:
         """What this domain tells its peers: serials of all records, its own among them, and who is there."""
@@ -263,7 +279,7 @@ class NetworkGovernor:
         for name in due:
             peer = self._peers[name]
             peer.probing, peer.asked_at = True, now
-        self._unknown = {name: at for name, at in self._unknown.items() if now - at < GONE_PROBE_S}
+        self._unknown = {name: (at, by) for name, (at, by) in self._unknown.items() if now - at < GONE_PROBE_S}
         return [Probe(name) for name in due]
 
     def _answered(self, event: ProbeAnswered, peer: _Peer, now: float) -> list[Instruction]:
@@ -280,7 +296,7 @@ class NetworkGovernor:
             return []
         peer.missed, peer.epoch = 0, event.epoch
         peer.state, peer.seen_at, peer.why, peer.ahead_s = PeerState.ALIVE, now, "", event.ahead_s
-        return [pull for heard in event.heard[:MAX_HEARD] for pull in self._heard(event.peer, heard, now)]
+        return self._all_heard(event.peer, event.heard[:MAX_HEARD], now)
 
     def _missed(self, peer: _Peer, why: str, now: float) -> None:
         peer.probing, peer.why = False, why
@@ -293,6 +309,20 @@ class NetworkGovernor:
             peer.state = PeerState.SUSPECT
         peer.due = now + (GONE_PROBE_S if peer.state is PeerState.GONE else PROBE_S)
 
+    def _all_heard(self, by: str, told: Collection[Heard], now: float) -> list[Instruction]:
+        out: list[Instruction] = []
+        left: int | None = None
+        for heard in told:
+            if heard.domain == self._domain or heard.domain in self._peers:
+                out += self._heard(by, heard, now)
+            elif self._is_news(heard):
+                left = self._room(by) if left is None else left
+                if left > 0 and self._asks(by, heard, now):
+                    left -= 1
+                    self._unknown[heard.domain] = (now, by)
+                    out.append(Pull(by, heard.domain, 0))
+        return out
+
     def _heard(self, by: str, heard: Heard, now: float) -> list[Instruction]:
         """A newer record is asked for where it is told of; a doubt has the member asked again sooner, and changes
         nothing else."""
@@ -300,9 +330,7 @@ class NetworkGovernor:
         if name == self._domain:
             self._peers[by].has_ours = heard.serial
             return []
-        peer = self._peers.get(name)
-        if peer is None:
-            return self._told_of_new(by, heard, now)
+        peer = self._peers[name]
         doubted = heard.state in (PeerState.SUSPECT, PeerState.GONE)
         if doubted and name != by:
             if by not in peer.hints and peer.state is PeerState.ALIVE and now - peer.asked_at >= HINT_S:
@@ -315,20 +343,11 @@ class NetworkGovernor:
             return [Pull(by, name, peer.record.serial)]
         return []
 
-    def _told_of_new(self, by: str, heard: Heard, now: float) -> list[Instruction]:
+    def _is_news(self, heard: Heard) -> bool:
+        """Is a domain that is not known to be asked for, if there is room?"""
         name = heard.domain
-        if (
-            name in self._expelled
-            or not self.introductions
-            or heard.state == PeerState.LEFT
-            or name in self._unknown
-            or len(name) > 100
-        ):
-            return []
-        if self._taking_part() + len(self._unknown) >= MAX_MEMBERS or not self._asks(by, heard, now):
-            return []
-        self._unknown[name] = now
-        return [Pull(by, name, 0)]
+        known = name in self._expelled or name in self._unknown
+        return self.introductions and heard.state != PeerState.LEFT and not known and len(name) <= 100
 
     def _asks(self, by: str, heard: Heard, now: float) -> bool:
         """Is it time to ask for that record? It is remembered by whom it is told: a liar holds up nobody else's word."""
@@ -362,7 +381,7 @@ class NetworkGovernor:
         if isinstance(newer, Refusal):
             return [NotBelieved(event.peer, event.domain, newer)]
         record, signed = newer
-        claim = claims_others(record, self._others(record.domain)) or self._too_many(peer, record)
+        claim = claims_others(record, self._others(record.domain)) or self._too_many(peer, record, peer.vouched)
         if claim is not None:
             return [NotBelieved(event.peer, event.domain, claim)]
         self._take(peer, record)
@@ -372,12 +391,12 @@ class NetworkGovernor:
 
     def _introduced(self, event: RecordsPulled) -> list[Instruction]:
         """A domain that is not known, by the word of a member. One that has left by now is none."""
-        if self._unknown.pop(event.domain, None) is None or not event.chain:
+        if self._unknown.pop(event.domain, None) is None or not event.chain or event.peer not in self._peers:
             return []
         signed = event.chain[-1]
         record = self._fit(first_record(signed), event.domain)
         if isinstance(record, MemberRecord):
-            record = self._too_many(None, record) or record
+            record = self._too_many(None, record, event.peer) or record
         if isinstance(record, Refusal):
             return [NotBelieved(event.peer, event.domain, record)]
         self._peers[record.domain] = _Peer(record, event.peer)
@@ -387,8 +406,10 @@ class NetworkGovernor:
     def _joined(self, signed: Signed, anew: bool) -> list[Instruction]:
         name = str(signed.body.get("domain", ""))[:100]
         record, peer = self._fit(first_record(signed), name), self._peers.get(name)
-        if isinstance(record, MemberRecord):
-            record = self._too_many(peer, record) or record
+        away = ""
+        full = self._too_many(peer, record) if isinstance(record, MemberRecord) else None
+        if full is not None and not (away := makes_room(self._vouched())):
+            record = full
         if isinstance(record, MemberRecord) and peer is not None and not anew:
             record = self._follows(peer.record, signed, record)
         if isinstance(record, MemberRecord) and name in self._expelled and not anew:
@@ -396,11 +417,14 @@ class NetworkGovernor:
         if isinstance(record, Refusal):
             return [NotBelieved("", name, record)]
         self._expelled -= {name}
+        if away:
+            del self._peers[away]
         if peer is not None and not anew:
             self._take(peer, record)
+            peer.vouched = ""
         else:
             self._peers[name] = _Peer(record)
-        return [Keep(signed, record)]
+        return [*([Displaced(away, name)] if away else []), Keep(signed, record)]
 
     def _follows(self, known: MemberRecord, signed: Signed, record: MemberRecord) -> MemberRecord | Refusal:
         """Or why `record` does not come after the one that is known. The same once more is as good: an answer may be
@@ -432,11 +456,26 @@ class NetworkGovernor:
     def _taking_part(self) -> int:
         return sum(peer.state is not PeerState.LEFT for peer in self._peers.values())
 
-    def _too_many(self, peer: _Peer | None, record: MemberRecord) -> Refusal | None:
-        """Why `record` makes no member of whom is none now."""
+    def _vouched(self) -> dict[str, str]:
+        """Of those that take part."""
+        return {n: one.vouched for n, one in self._peers.items() if one.vouched and one.state is not PeerState.LEFT}
+
+    def _room(self, by: str) -> int:
+        """How many more may come by the word of `by`, beside those that are asked for already."""
+        asked = {name: by for name, (_, by) in self._unknown.items()}
+        members = self._taking_part() + len(self._unknown)
+        return room({**self._vouched(), **asked}, members, MAX_MEMBERS, by)
+
+    def _too_many(self, peer: _Peer | None, record: MemberRecord, by: str = "") -> Refusal | None:
+        """Why `record` makes no member of whom is none now. `by`: who introduces it, or has; empty for the owner."""
         one_more = (peer is None or peer.state is PeerState.LEFT) and not record.left
-        if not one_more or self._taking_part() < MAX_MEMBERS:
+        if not one_more:
             return None
+        if self._taking_part() < MAX_MEMBERS:
+            if not by or self._room(by) > 0:
+                return None
+            text = f"{self._domain} takes no more by the word of {by}, or others would have no room"
+            return Refusal("member.too_many", text, self._domain, "it is invited: `ioi domain invite`")
         text = f"{self._domain} knows {MAX_MEMBERS} members, and takes no more"
         return Refusal("member.too_many", text, self._domain, "one of them leaves first")
 

@@ -49,10 +49,17 @@ class FolderBook:
         return tuple(signed for signed in found if signed.body["serial"] > after)
 
     def keep(self, kept: Keep, give: DataClass | None = None, by: Invited | None = None) -> bool:
-        return take_in(self._home, kept.signed, kept.record, give, by)
+        return take_in(self._home, kept.signed, kept.record, give, by, kept.vouched)
+
+    def forget(self, name: str) -> None:
+        with _changing(self._home) as config:
+            _forget(self._home, config, name)
 
     def expelled(self) -> Collection[str]:
         return self._home.config().expelled
+
+    def vouched(self) -> Mapping[str, str]:
+        return self._home.config().vouched
 
     def introductions(self) -> bool:
         return self._home.config().introductions
@@ -89,12 +96,13 @@ def take_in(
     record: MemberRecord,
     give: DataClass | None = None,
     by: Invited | None = None,
+    vouched: str = "",
 ) -> bool:
     """A member, by a record that was checked. `give`: as `know` says; it is written first, so that who is a member is given that
     and nothing else wherever this process is killed, and `know_all` makes up for the rest. `by`: the guest's invitation as it was
     read, which is used by it from now on, whatever happens then. Who is expelled comes back by one that was made for it, or by
-    the owner's own word (`give` alone). False, and nothing is done, for others who are expelled, and where the invitation has
-    changed."""
+    the owner's own word (`give` alone). `vouched`: the member that introduces it. False, and nothing is done,
+    for others who are expelled, and where the invitation has changed."""
     with _changing(home) as config:
         if by is not None and _invited(_invitation(home, by.id)) != by:
             return False
@@ -105,7 +113,11 @@ def take_in(
             write_private(_invitation(home, by.id), msgspec.json.encode(replace(by, used_by=name)))
         if give is not None:
             expelled = {one: why for one, why in config.expelled.items() if one != name}
-            home.save_config(replace(config, limits={**config.limits, name: give}, expelled=expelled))
+            config = replace(config, limits={**config.limits, name: give}, expelled=expelled)
+            home.save_config(replace(config, vouched=_but(config.vouched, name)))
+        elif vouched or (by is not None and name in config.vouched):
+            told = {name: vouched} if vouched else {}
+            home.save_config(replace(config, vouched=_but(config.vouched, name) | told))
         home.put_member(signed)
     know(home, record, give)
     return True
@@ -118,14 +130,22 @@ def put_out(home: DomainHome, name: str, why: str) -> bool:
         fresh = name not in config.expelled
         if fresh:
             config = replace(config, expelled={**config.expelled, name: why})
-        home.save_config(_without(config, name))
-        (home.trust / f"{name}.json").unlink(missing_ok=True)
+        _forget(home, config, name)
         for path in (home.root / "invitations").glob("*.json"):
             invited = _invited(path)
             # By one that cannot be read nobody comes; whose it is nobody knows.
             if invited is None or name in (invited.domain, invited.used_by):
                 path.unlink(missing_ok=True)
     return fresh
+
+
+def _forget(home: DomainHome, config: DomainConfig, name: str) -> None:
+    home.save_config(replace(_without(config, name), vouched=_but(config.vouched, name)))
+    (home.trust / f"{name}.json").unlink(missing_ok=True)
+
+
+def _but(names: Mapping[str, str], name: str) -> dict[str, str]:
+    return {one: its for one, its in names.items() if one != name}
 
 
 def _invitation(home: DomainHome, number: str) -> Path:

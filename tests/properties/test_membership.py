@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -15,6 +15,7 @@ from ioi_dagster.governors import network
 from ioi_dagster.governors.network import (
     GONE_AFTER,
     GONE_PROBE_S,
+    Displaced,
     Heard,
     Joined,
     Keep,
@@ -28,6 +29,7 @@ from ioi_dagster.governors.network import (
     RecordsPulled,
     Tick,
 )
+from ioi_dagster.governors.vouching import brought, line, makes_room, room
 from ioi_dagster.model.member import MAX_CHAIN, MemberRecord, read_record, sign_record
 from ioi_dagster.signing import Signed, SigningKey
 from tests.members import Author, author
@@ -433,3 +435,76 @@ def test_of_those_that_have_left_the_last_are_remembered():
     governor.handle(RecordsPulled("g", "g", (author("g").signed(2, left=True, issued=9.0),)), 0.0)
     assert set(states(governor)) == {"f", "b", "g"}
     governor.validate()
+
+
+def introducing(by: str, *names: str, into: NetworkGovernor, now: float) -> set[str]:
+    """Whom `by` has told of and made members of; the domain knows `by`."""
+    out = into.handle(ProbeAnswered(by, 1, tuple(Heard(name, 1, "alive") for name in names)), now)
+    came: set[str] = set()
+    for pull in out:
+        assert isinstance(pull, Pull)
+        kept = into.handle(RecordsPulled(by, pull.domain, (author(pull.domain).signed(),)), now)
+        came |= {one.record.domain for one in kept if isinstance(one, Keep)}
+    into.validate()
+    return came
+
+
+def test_who_introduces_all_that_it_may_leaves_as_many_for_others(monkeypatch):
+    monkeypatch.setattr(network, "MAX_MEMBERS", 12)
+    governor = known("b", "c")
+    first = [f"b{n}" for n in range(12)]
+    assert len(introducing("b", *first, into=governor, now=0.0)) == 5
+    assert len(introducing("b", *first, into=governor, now=1_000.0)) == 0
+    # Nor do those that it brought, who take of its own share.
+    assert introducing("b0", "z0", "z1", into=governor, now=2_000.0) == set()
+    assert len(introducing("c", *(f"c{n}" for n in range(12)), into=governor, now=3_000.0)) == 3
+    assert len(governor.records()) == 10
+
+
+def test_who_is_invited_takes_the_place_of_whom_the_busiest_member_introduced_last(monkeypatch):
+    monkeypatch.setattr(network, "MAX_MEMBERS", 6)
+    governor = known("b", "c")
+    assert introducing("b", "e0", "e1", into=governor, now=0.0) == {"e0", "e1"}
+    assert introducing("c", "f0", into=governor, now=0.0) == {"f0"}
+    governor.handle(Joined(author("d").signed()), 1.0)
+    names = iter("ghij")
+    displaced = []
+    for _ in range(3):
+        name = next(names)
+        away, kept = governor.handle(Joined(author(name).signed()), 1.0)
+        assert kept == Keep(author(name).signed(), author(name).record())
+        assert isinstance(away, Displaced) and away.by == name
+        displaced.append(away.domain)
+        governor.validate()
+    assert displaced == ["e1", "f0", "e0"]
+    (refused,) = governor.handle(Joined(author("j").signed()), 1.0)
+    assert isinstance(refused, NotBelieved) and refused.refusal.code == "member.too_many"
+    assert set(states(governor)) == set("bcdghi")
+
+
+def test_who_was_introduced_and_is_invited_since_gives_way_to_nobody(monkeypatch):
+    monkeypatch.setattr(network, "MAX_MEMBERS", 3)
+    governor = known("b")
+    assert introducing("b", "e", into=governor, now=0.0) == {"e"}
+    governor.handle(Joined(author("e").signed()), 1.0)
+    governor.handle(Joined(author("f").signed()), 1.0)
+    (refused,) = governor.handle(Joined(author("g").signed()), 1.0)
+    assert isinstance(refused, NotBelieved)
+    assert {row["vouched"] for row in governor.snapshot(1.0).values()} == {""}
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), max_size=60), st.integers(4, 64))
+def test_whoever_introduces_as_much_as_it_may_leaves_as_many_as_it_brought(told, most):
+    """Who speaks is one that is a member by then, the invited m0 to m3 or any that was introduced."""
+    members, vouched = [f"m{n}" for n in range(4)], dict[str, str]()
+    for at, (who, count) in enumerate(told):
+        by = members[who % len(members)]
+        may = room(vouched, len(members), most, by)
+        for n in range(min(count, may)):
+            members.append(f"s{at}.{n}")
+            vouched[members[-1]] = by
+        left = most - len(members)
+        assert left >= 0
+        if may:
+            assert all(brought(vouched)[one] <= left + 1 for one in line(vouched, by))
+    assert makes_room(vouched) in (vouched or {""})

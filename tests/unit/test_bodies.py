@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any
 
 import httpx
 import msgspec
@@ -114,9 +115,11 @@ def test_who_hangs_up_in_the_middle_of_a_message_is_counted_and_told_once(caplog
     scope = {"type": "http", "method": "POST", "path": "/v1/release", "query_string": b"", "headers": headers}
 
     async def hang_up() -> None:
-        comes = iter([{"type": "http.request", "body": BODY[:5], "more_body": True}, {"type": "http.disconnect"}])
+        comes = iter(
+            [dict[str, Any](type="http.request", body=BODY[:5], more_body=True), dict[str, Any](type="http.disconnect")]
+        )
 
-        async def receive() -> dict[str, object]:
+        async def receive() -> MutableMapping[str, Any]:
             return next(comes)
 
         async def send(_: object) -> None:

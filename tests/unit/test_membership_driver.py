@@ -19,6 +19,7 @@ from ioi_dagster.cli import app
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import DomainConfig, DomainHome
 from ioi_dagster.errors import SignatureError
+from ioi_dagster.governors import network
 from ioi_dagster.governors.network import Heard, Keep, PeerState, ProbeAnswered, Pull
 from ioi_dagster.local.member_book import FolderBook, introduce, know_all, put_out
 from ioi_dagster.model.data_class import DataClass
@@ -373,3 +374,31 @@ def test_the_setting_is_shown_and_changed_by_its_command(tmp_path):
     assert not home.config().introductions
     said("perhaps", code=2)
     assert said("on") == on
+
+
+def test_who_introduced_a_member_is_remembered_until_that_one_is_invited(lab):
+    members, book = guest(lab)
+    edge = author("edge")
+    members._keep(Keep(edge.signed(), edge.record(), "cloud"))
+    members._keep(Keep(edge.signed(2), edge.record(2)))
+    assert book.vouched() == {"edge": "cloud"}
+    members = Members("lab", book, None, ManualClock())
+    assert members.snapshot()["edge"]["vouched"] == "cloud"
+    assert isinstance(members.join("invitation-a1", edge.signed(3), time.time()), JoinAnswer)
+    members.look()
+    assert (book.vouched(), members.snapshot()["edge"]["vouched"]) == ({}, "")
+
+
+def test_a_guest_is_let_in_for_whom_there_was_no_room_beside_those_that_were_introduced(lab, monkeypatch):
+    monkeypatch.setattr(network, "MAX_MEMBERS", 2)
+    members, book = guest(lab)
+    for name, by in (("cloud", ""), ("edge", "cloud")):
+        book.keep(Keep(author(name).signed(), author(name).record(), by))
+    members = Members("lab", book, None, ManualClock())
+    assert isinstance(members.join("invitation-a1", author("shop").signed(), time.time()), JoinAnswer)
+    members.look()
+    assert set(members.snapshot()) == {"cloud", "shop"}
+    config = lab.config()
+    assert (set(book.read()), set(config.peers), config.vouched, config.expelled) == (
+        {"lab", "cloud", "shop"}, {"cloud", "shop"}, {}, {},
+    )  # fmt: skip

@@ -16,6 +16,7 @@ from ioi_dagster.adapters.http.tls import explain
 from ioi_dagster.clock import Clock
 from ioi_dagster.decoding import from_json
 from ioi_dagster.governors.network import (
+    Displaced,
     Event,
     Heard,
     Instruction,
@@ -70,8 +71,16 @@ class MemberBook(Protocol):
         the owner has put the member out, or the invitation is not as it was read any more."""
         ...
 
+    def forget(self, name: str) -> None:
+        """It is no member any more; nobody has put it out."""
+        ...
+
     def expelled(self) -> Collection[str]:
         """Whom the owner has put out."""
+        ...
+
+    def vouched(self) -> Mapping[str, str]:
+        """Whom a member has introduced → that member."""
         ...
 
     def introductions(self) -> bool:
@@ -114,8 +123,14 @@ class NoMembers:
         """It is forgotten with the process."""
         return True
 
+    def forget(self, name: str) -> None:
+        """It knows nobody."""
+
     def expelled(self) -> Collection[str]:
         return ()
+
+    def vouched(self) -> Mapping[str, str]:
+        return {}
 
     def introductions(self) -> bool:
         return True
@@ -159,7 +174,7 @@ class Members:
     ) -> None:
         self._shown = shown
         self._domain, self._book, self._http_to, self._clock = domain, book, http_to, clock
-        self._governor = NetworkGovernor(domain, book.read(), book.introductions(), book.expelled())
+        self._governor = NetworkGovernor(domain, book.read(), book.introductions(), book.expelled(), book.vouched())
         self._seen = book.changed_at()
         self._connections: dict[str, _Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -194,6 +209,9 @@ class Members:
         for said in self._governor.handle(Joined(signed, anew), self._clock.monotonic()):
             if isinstance(said, NotBelieved):
                 return said.refusal
+            if isinstance(said, Displaced):
+                self._perform(said)  # whatever becomes of the guest: it may be introduced again
+                continue
             assert isinstance(said, Keep)
             if not self._keep(said, invited.give if anew or not there else None, invited):
                 return expelled_by(self._domain, name) if name in self._book.expelled() else not_any_more
@@ -226,6 +244,7 @@ class Members:
         expelled = self._book.expelled()
         self._governor.expel(expelled)
         self._governor.introductions = self._book.introductions()
+        self._governor.vouched_by(self._book.vouched())
         known, signed = self._governor.records(), self._book.records()
         for name, record in self._book.read().items():
             if name == self._domain:
@@ -246,6 +265,9 @@ class Members:
                 self._begin(self._pull(peer, domain, after))
             case Keep():
                 self._keep(instruction)
+            case Displaced(domain, by):
+                log.warning("%s is no member any more: there is no room beside %s, who was invited", domain, by)
+                self._book.forget(domain)
             case NotBelieved(peer, domain, refusal):
                 log.warning(
                     "what %s told of %s is not taken: %s [%s]", peer or "it", domain, refusal.text, refusal.code
