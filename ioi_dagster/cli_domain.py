@@ -206,6 +206,9 @@ def leave(
 def expel(
     name: Annotated[str, typer.Argument(help="A member, or one that was")],
     why: Annotated[str, typer.Option(help="For those who ask later")] = "",
+    introduced: Annotated[
+        bool, typer.Option("--with-introduced", help="And those that are members by its word alone")
+    ] = False,
     home: Home = None,
     domain: Name = "",
 ) -> None:
@@ -216,7 +219,7 @@ def expel(
     from ioi_dagster.local.home import find_home
 
     one = _domain(find_home(home), domain)
-    out.print(f"{name} {expel(one, name, why, me(), time.time())}", soft_wrap=True)
+    out.print(f"{name} {expel(one, name, why, me(), time.time(), introduced)}", soft_wrap=True)
 
 
 @domain_app.command("introductions")

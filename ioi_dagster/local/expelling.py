@@ -7,17 +7,51 @@ from collections.abc import Collection
 from ioi_dagster.adapters.sql.ledger import Ledger, LedgerAwayError
 from ioi_dagster.domain import DomainHome, TrustFolder
 from ioi_dagster.errors import BadInputError, IoiError
+from ioi_dagster.governors.vouching import came_by
 from ioi_dagster.local.joining import taking_part_locked
 from ioi_dagster.local.member_book import put_out
 from ioi_dagster.model.intervention import MAX_TEXT, Action, Intervention
 from ioi_dagster.model.member import MemberRecord
 from ioi_dagster.model.names import near
 
+MAX_NAMED = 10
+"""Of those that came by its word; of more it is told how many."""
 
-def expel(home: DomainHome, name: str, why: str, who: str, now: float) -> str:
+
+def expel(home: DomainHome, name: str, why: str, who: str, now: float, introduced: bool = False) -> str:
     """What came of it, also where it was expelled before. `who` says it, at `now` (Unix seconds). The gateway and the clusters
-    go by it within about a second. Raises `BadInputError` for a name that nobody knows; and `IoiError`, with what is left to do,
-    where own runs cannot be told: it is expelled then."""
+    go by it within about a second. `introduced`: those that are members by its word alone, or by that of whom it brought, are
+    expelled too; else they are named. Raises `BadInputError` for a name that nobody knows; and `IoiError`, with what is left to
+    do, where own runs cannot be told: it is expelled then."""
+    told, away = "", None
+    try:
+        told = _expel_one(home, name, why, who, now)
+    except BadInputError:
+        raise
+    except IoiError as error:
+        away = error
+    members = home.members()
+    brought = [one for one in came_by(home.config().vouched, name) if one in members]
+    for one in brought if introduced else ():
+        try:
+            _expel_one(home, one, f"it came by the word of {name}", who, now)
+        except IoiError as error:
+            away = away or error
+    if away is not None:
+        raise away
+    return "; ".join([told, *([_brought(name, brought, introduced)] if brought else [])])
+
+
+def _brought(name: str, brought: list[str], introduced: bool) -> str:
+    names = ", ".join(brought[:MAX_NAMED]) + (
+        f" and {len(brought) - MAX_NAMED} more" if len(brought) > MAX_NAMED else ""
+    )
+    if introduced:
+        return f"expelled too, since they came by its word: {names}"
+    return f"members by its word alone, and still: {names} (`ioi domain expel {name} --with-introduced`)"
+
+
+def _expel_one(home: DomainHome, name: str, why: str, who: str, now: float) -> str:
     if len(why) > MAX_TEXT:
         raise BadInputError(f"a reason of more than {MAX_TEXT} characters", todo="say it shorter")
     if name == home.name:

@@ -19,6 +19,7 @@ from ioi_dagster.local.member_book import FolderBook
 from ioi_dagster.local.quota import apply_quotas
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.intervention import Action
+from tests.members import author
 from tests.realms import introduce, owned, realm
 
 
@@ -171,3 +172,40 @@ def test_new_quotas_leave_what_an_owner_has_said_meanwhile(federation: Federatio
     config = lab.config()
     assert (config.expelled, set(config.peers)) == ({"cloud": "it lies"}, {"edge"})
     assert config.spec == asked.domains[0]
+
+
+@pytest.fixture
+def crowded(lab: DomainHome) -> DomainHome:
+    """Cloud has told of edge, which has told of far; shop was invited."""
+    for name, by in (("edge", "cloud"), ("far", "edge"), ("shop", "")):
+        member_book.take_in(lab, author(name).signed(), author(name).record(), vouched=by)
+    return lab
+
+
+def test_those_that_came_by_the_word_of_who_is_put_out_are_named_and_put_out_on_demand_also_later(crowded):
+    told = expel(crowded, "cloud", "it lies", "ann", 5.0)
+    assert told.endswith(
+        "; members by its word alone, and still: edge, far (`ioi domain expel cloud --with-introduced`)"
+    )
+    assert set(crowded.members()) == {"lab", "edge", "far", "shop"}
+    told = expel(crowded, "cloud", "it lies", "ann", 6.0, introduced=True)
+    assert told.endswith("; expelled too, since they came by its word: edge, far")
+    why = "it came by the word of cloud"
+    assert (set(crowded.members()), crowded.config().expelled) == (
+        {"lab", "shop"}, {"cloud": "it lies", "edge": why, "far": why},
+    )  # fmt: skip
+    assert crowded.config().vouched == {}
+    assert expel(crowded, "cloud", "", "ann", 7.0, introduced=True).endswith("is stopped")
+
+
+def test_a_ledger_that_is_busy_keeps_nobody_in_who_was_introduced_either(crowded, monkeypatch):
+    monkeypatch.setattr(sqlite, "WAIT_S", 0.0)
+    ledger = Ledger(crowded.ledger)
+    ledger.take_over("open", "books", 1.0)
+    ledger.close()
+    other = sqlite3.connect(crowded.ledger, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(IoiError, match=r"^cloud is expelled; .* are not told to stay away"):
+        expel(crowded, "cloud", "it lies", "ann", 5.0, introduced=True)
+    other.close()
+    assert set(crowded.members()) == {"lab", "shop"}
