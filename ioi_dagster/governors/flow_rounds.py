@@ -257,7 +257,9 @@ class Rounds:
         if self._round is None or bid.round != self._round.number:
             if self.number - bid.round < OLD_ROUNDS:
                 self._late[bid.cluster] = (bid, now + bid.expires_s)
-                self.soon(now)
+                # Who never could answers an announcement at once that was to wait there, and would answer the next one likewise.
+                if bid.points or not bid.never:
+                    self.soon(now)
             return
         self._round.expected.discard(bid.cluster)
         self._round.bids[bid.cluster] = bid

@@ -21,7 +21,7 @@ from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_messages import StepEnded
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.placement import Link
-from ioi_dagster.model.topology import Topology
+from ioi_dagster.model.topology import NodeSpec, Topology
 from ioi_dagster.simulate import families, traces
 from ioi_dagster.simulate.faults import Fault, FaultKind
 from ioi_dagster.simulate.scenario import Scenario, Workflow, WorkflowStep, grid
@@ -350,3 +350,16 @@ def test_a_scenario_of_before_there_were_speeds_is_read(tmp_path: Path) -> None:
     for name in ("bandwidth", "inside", "links", "store"):
         del plain[name]
     assert from_json(json.dumps(plain), Scenario).topology == grid(1, 1)
+
+
+def test_clusters_that_never_could_are_not_asked_without_end_while_the_only_one_that_can_is_full() -> None:
+    """What they answer at once was taken for news, and the next round began with it: 250 a second, and the step never ran."""
+    *others, last = grid(3, 1).domains
+    fit = replace(last.clusters[0], nodes=(NodeSpec("large", resources=(("gpu", 1.0),)),))
+    topology = Topology("grid", "d0", (*others, replace(last, clusters=(fit,))))
+    bag = {f"s{number}": WorkflowStep(20.0, resources={"gpu": 1.0}) for number in range(2)}
+    report = simulate(Scenario(topology, (Workflow("w", bag),)))
+    assert (report.done, report.starts, report.violations) == (2, 2, ())
+    assert report.makespan_s == pytest.approx(40.0, abs=0.5)
+    # Five rounds in a second, of which the wait is twenty, ask each of two that answer at once at most.
+    assert report.messages["announce"] < 20 * 5 * 2 * 1.2
