@@ -9,9 +9,10 @@ all core seconds there. All are geometric means, over families first. `benchmark
 governor for each domain, bids between them. `bidding_price` is what that costs: how long the same graphs take that way, over how
 long they take from one desk; `bidding_price_stream` in streams. Those governors are told what the placer at one desk is told, so
 that the price is that of bidding alone. A live run knows less at its start (`host/foresight.py`): how long steps of an op took in
-its last runs instead of what is expected of each, nothing of how much a step will read of others (`bids`: the bytes of every edge
-and of every file from outside, and in which domain that lies), and nothing of links (`bids`: all of them). Its values lie with
-its own process instead of at the node that made them, and its messages take time. What all that costs is not measured here.
+its last runs instead of what is expected of each, how much they made instead of the bytes of every edge, nothing of files from
+outside (`bids`: their bytes, and in which domain they lie), and of links those of its own domain that the topology tells (`bids`:
+all of them). Its values lie with its own process instead of at the node that made them, and its messages take time. What all that
+costs is not measured here.
 
 The graphs are drawn (`benchmarks/workflows.py`, figures end in `@drawn`), or read from a folder of traces in the WfFormat of
 WfCommons (`--traces DIR`, figures end in `@traces`): `python -m benchmarks.placement [--quick] [--static] [--online] [--stream]

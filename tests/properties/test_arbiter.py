@@ -99,7 +99,7 @@ class Machine(RuleBasedStateMachine):
     def is_cancelled(self, pick) -> None:
         if self.asked:
             name = pick.choice(sorted(self.asked))
-            self.arbiter.on_cancel(name)
+            self.arbiter.on_finished(name)
             self.runs.pop(name, None)
             del self.asked[name]
 

@@ -129,7 +129,7 @@ class Arbiter:
             entry.left -= by
 
     def on_finished(self, request_id: str) -> None:
-        """It runs no longer, however that came. An id that is not known is no error."""
+        """It runs no longer, or is wanted no longer, however that came. An id that is not known is no error."""
         entry = self._books.entries.get(request_id)
         if entry is None:
             return
@@ -146,10 +146,6 @@ class Arbiter:
         entry = self._books.entries[request_id]
         if request_id not in self._evictions.leaving:
             self._evictions.order([entry], None, [], 0.0)
-
-    def on_cancel(self, request_id: str) -> None:
-        """It is wanted no longer: out of its queue, or, when it runs, as if it had finished."""
-        self.on_finished(request_id)
 
     # Nodes and quotas -------------------------------------------------------------------------------------------
 

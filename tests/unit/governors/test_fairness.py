@@ -328,7 +328,7 @@ def test_a_tenant_that_new_quotas_do_not_name_goes_on_behind_all_others_until_wh
     arbiter.on_finished("a0")
     assert [request for request, _ in arbiter.arbitrate(1.0)] == ["b0"]
     arbiter.on_finished("a1")
-    arbiter.on_cancel("a2")
+    arbiter.on_finished("a2")
     ((gone, refusal),) = arbiter.on_quota(only_b)
     assert (gone, refusal.code) == ("a3", "fair.unknown_tenant")
     with pytest.raises(BadInputError):
