@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from ioi_dagster.adapters.http.transport import Pool
+import pytest
+
+from ioi_dagster.adapters.http.transport import MAX_ANSWER, Pool
+from ioi_dagster.errors import RetryableError
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -58,3 +61,31 @@ def test_connections_under_way_are_closed_after_the_last_answer() -> None:
 
 def test_connections_under_way_are_closed_when_nobody_waits_for_the_answer() -> None:
     asyncio.run(_retired(under_way=True, cancelled=True))
+
+
+async def _oversized() -> None:
+    """A peer that never stops answering."""
+    gone = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")
+        try:
+            while True:
+                writer.write(bytes(2**16))
+                await writer.drain()
+        except ConnectionError:
+            gone.set()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    pool = Pool(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", 1)
+    with pytest.raises(RetryableError, match=f"answered with more than {MAX_ANSWER} bytes"):
+        await asyncio.wait_for(pool.exchange("GET", "/", b"", {}), 20)
+    await asyncio.wait_for(gone.wait(), 10)
+    await pool.close()
+    server.close()
+
+
+def test_an_answer_that_is_too_large_is_given_up_and_its_connection_closed() -> None:
+    asyncio.run(_oversized())
