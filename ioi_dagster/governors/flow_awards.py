@@ -257,8 +257,14 @@ class Awards:
         text = f"the run may spend {self._budget:g} credits and has spent {self.spent:g}; the least offer is {least:g}"
         for one in unit:
             one.waiting_for = text
-        everywhere = self._prices.hears(step, {offer.place.cluster for offer in offers})
-        if len(offers) < len(near) or not everywhere or step.unheard:
+        settled = {offer.place.cluster for offer in offers}
+        settled |= {
+            one.cluster
+            for one in near
+            if one.cluster in bids and never_in(step.ask, step.group.gang, bids[one.cluster])
+        }
+        everywhere = self._prices.hears(step, settled)
+        if len(settled) < len(near) or not everywhere or step.unheard:
             # A cheaper one may have room later, or be one that was not asked yet or is away.
             return []
         # Prices fall again, with what their clusters have to do, but none falls to nothing.

@@ -110,7 +110,9 @@ def _score(board: Board, made: Schedule, now: float) -> float:
     finish, tail = made.finish, board.tail
     if tail:
         finish = [end + tail.get(i, 0.0) for i, end in enumerate(finish)]
-    return sum(log(max(finish[job.first : job.last], default=now) - job.arrived + 1e-9) for job in board.jobs)
+    # A graph of which nothing can be placed, as nodes are now, ends nowhere.
+    ends = (max(job.arrived, max(finish[job.first : job.last], default=now)) for job in board.jobs)
+    return sum(log(end - job.arrived + 1e-9) for end, job in zip(ends, board.jobs, strict=True))
 
 
 def _changes(board: Board, waiting: Sequence[int], made: Schedule) -> dict[int, tuple[int, int]]:

@@ -6,6 +6,7 @@ import pytest
 
 from ioi_dagster.governors import flow
 from ioi_dagster.governors.cluster import ClusterGovernor, NodeJoined, NodeLeft, Reply
+from ioi_dagster.governors.flow import FlowGovernor
 from ioi_dagster.governors.flow_hopeless import NEVER_S
 from ioi_dagster.governors.flow_messages import RefuseStep, SendAnnounce, SendAward, StartStep, Tell
 from ioi_dagster.governors.reputation import MANY
@@ -190,3 +191,14 @@ def test_where_none_of_many_clusters_can_take_it_it_is_refused() -> None:
     assert story.wanted(RefuseStep) == []
     story.passes(2 * NEVER_S)
     assert [one.refusal.code for one in story.wanted(RefuseStep)] == ["flow.never"]
+
+
+def test_what_costs_too_much_where_it_could_run_at_all_is_refused() -> None:
+    story = Wired("a", "b")
+    story.governor = FlowGovernor("r", "home", budget=0.5)
+    story.joins("b", "n3", ("tpu", 1.0))
+    story.event(flow.StepReady(asks(resources=(("tpu", 1.0),))))
+    story.passes(2 * NEVER_S)
+    (refused,) = [one.refusal for one in story.wanted(RefuseStep)]
+    assert refused.code == "flow.budget"
+    assert "the least offer is 1" in refused.text
