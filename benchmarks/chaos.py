@@ -21,6 +21,7 @@ import random
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -30,6 +31,8 @@ from rich.table import Table
 
 from benchmarks.frame import Report
 from benchmarks.netns import possible
+from ioi_dagster.simulate.faults import FaultKind
+from ioi_dagster.simulate.matrix import ROW_OF
 from ioi_dagster.simulate.recovery import Recovered
 from tests.chaos import loop
 from tests.chaos.faults import ROWS, Row
@@ -45,8 +48,10 @@ KINDS = ("double", "lost", "leaked", "evicted")
 FLOORS = {
     "real": (100.0, "min"),
     "simulated": (1_000.0, "min"),
+    "simulated_rows": (float(len({row.number for row in ROW_OF.values()})), "min"),
     **dict.fromkeys((*KINDS, "wrong", "toothless"), (0.0, "max")),
 }
+WHOLE = ("real", "simulated", "simulated_rows")
 AIMS = {"real": (1_000.0, "min"), "simulated": (10_000.0, "min")}
 
 
@@ -54,10 +59,11 @@ def main() -> int:
     given = _options()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     whole = (given.faults, given.rows) == (FULL["faults"], FULL["rows"]) and not given.seconds
-    floors = {name: limit for name, limit in FLOORS.items() if whole or name not in ("real", "simulated")}
+    floors = {name: limit for name, limit in FLOORS.items() if whole or name not in WHOLE}
     report = Report("chaos", floors=floors, aims=AIMS if whole else {})
     tallies = _real(given)
-    report.figures["simulated"], simulated, recovered = _simulated(given.simulated, given.seed)
+    struck, simulated, recovered = _simulated(given.simulated, given.seed)
+    report.figures["simulated"] = sum(struck.values())
     _show(tallies, _rows(given), simulated, given.seed)
     wrong = [text for tally in tallies.values() for text in tally.wrong]
     report.figures |= {
@@ -65,6 +71,7 @@ def main() -> int:
         "tried": sum(tally.tried for tally in tallies.values()),
         "wrong": len(wrong) + len(simulated),
         "toothless": sum(bool(tally.tried) and not tally.bit for tally in tallies.values()),
+        "simulated_rows": len(struck),
     }
     report.figures |= {kind: sum(text.startswith(kind) for text in wrong) for kind in KINDS}
     for number, tally in tallies.items():
@@ -134,12 +141,15 @@ def _real(given: argparse.Namespace) -> dict[int, Tally]:
     return tallies
 
 
-def _simulated(faults: int, seed: int) -> tuple[int, list[str], dict[str, list[Recovered]]]:
-    """So many or a few more, in random federations; what was wrong; and by row how long it took until what was hit ran again."""
-    made, wrong, recovered = 0, [], dict[str, list[Recovered]]()
-    while made < faults:
+def _simulated(faults: int, seed: int) -> tuple[Counter[str], list[str], dict[str, list[Recovered]]]:
+    """So many faults of the matrix or a few more, in random federations: how many by row, what was wrong, and by row how long it
+    took until what was hit ran again. Faults of no row happen there besides, and do not count."""
+    made, wrong, recovered = Counter[str](), [], dict[str, list[Recovered]]()
+    while made.total() < faults:
         report, told = swarm.tried(seed)
-        made += sum(report.faults.values())
+        for kind, count in report.faults.items():
+            if kind in ROW_OF:
+                made[str(ROW_OF[FaultKind(kind)].number)] += count
         wrong += [told] if told else []
         for number, its in report.recoveries.items():
             recovered.setdefault(number, []).append(its)
