@@ -6,7 +6,6 @@ import pytest
 
 from tests.scenario.mixed import mixed, wrong_with
 
-
 FOUND = (17, 44, 68, 143)
 """That something was wrong with."""
 MORE = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 17)]
