@@ -246,7 +246,7 @@ def test_where_nobody_restarts_the_worker_the_run_says_what_to_do(project, insta
             project.edit("words.py", "'one'", "'another'")
             assert project.run(config) == 1
         finally:
-            worker.terminate()
+            worker.kill()  # what its step has left keeps it from ending by itself
             worker.wait()
     assert instance.get_run_by_id(newest(instance)).status is DagsterRunStatus.FAILURE
     (failed,) = [

@@ -92,7 +92,7 @@ def test_no_certificate_of_the_domains_own_authority_is_an_invitation(lab, tmp_p
                 client.join(author("cloud").signed())
         finally:
             client.close()
-    assert "tls.not_invited" in str(error.value)
+    assert "tls.foreign" in str(error.value)
 
 
 def test_an_invitation_that_has_expired_opens_nothing(lab, tmp_path):
