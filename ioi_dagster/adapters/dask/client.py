@@ -19,6 +19,7 @@ from ioi_dagster.adapters.dask.batch import Answers, Batch, answered, start_batc
 from ioi_dagster.adapters.dask.node import start, start_here, stop, take_back
 from ioi_dagster.adapters.dask.orphans import key_of_call
 from ioi_dagster.adapters.dask.outgoing import fetch, still_read
+from ioi_dagster.adapters.dask.periodic import Periodic, TimeOfDay
 from ioi_dagster.adapters.dask.running import GRACE_S
 from ioi_dagster.adapters.dask.security import security_of
 from ioi_dagster.adapters.dask.versions import check_versions, plain_versions
@@ -30,6 +31,8 @@ from ioi_dagster.model.versions import EXACT
 CONNECT_S = 3.0
 PROBE_S = 0.1
 ANSWER_S = 0.5
+CLOCK_S = 0.5
+"""So often is looked whether the clock has been set."""
 SILENT_AFTER = 3
 TRIES = 6
 FETCH_S, FETCHED = 0.5, 512 * 2**10
@@ -71,6 +74,7 @@ class DaskRunner:
     def __init__(self, scheduler: str) -> None:
         self._scheduler = scheduler
         self._client: Client | None = None
+        self._clock: Periodic | None = None
         self._connecting = asyncio.Lock()
 
     async def run(self, request: bytes, key: str, call: str, node: str, timeout_s: float) -> bytes:
@@ -150,15 +154,18 @@ class DaskRunner:
             await client.cancel([future], force=True)  # pyright: ignore[reportGeneralTypeIssues]
 
     async def close(self) -> None:
+        if self._clock is not None:
+            self._clock.stop()
         if self._client is not None:
             await _close(self._client)
 
     async def _connected(self) -> Client:
         async with self._connecting:
             if self._client is None or not connected(self._client):
-                if self._client is not None:
-                    await _close(self._client)
+                await self.close()
                 self._client = await connect(self._scheduler)
+                self._clock = Periodic(TimeOfDay(self._client).look, CLOCK_S)
+                self._clock.start()
             return self._client
 
 
@@ -352,9 +359,10 @@ class DaskFleetClient:
         return True
 
     async def _watch_connection(self, client: Client) -> None:
-        watch = asyncio.ensure_future(_until_silent(client, self._lose_gone))
+        watch, clock = asyncio.ensure_future(_until_silent(client, self._lose_gone)), TimeOfDay(client)
         while self._client is client and connected(client) and not watch.done():
             await asyncio.wait({watch}, timeout=PROBE_S)
+            clock.look()
         watch.cancel()
         if self._client is client:
             self._alive = False

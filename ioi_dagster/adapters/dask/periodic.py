@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from distributed import Client
+from distributed.batched import BatchedSend
 from distributed.core import Server
 
 log = logging.getLogger("ioi.dask")
@@ -49,9 +51,11 @@ class Periodic:
 
 
 class TimeOfDay:
-    """Looks whether the clock of `server`'s machine has been set, and has Dask's own periodic work begin anew then."""
+    """Looks whether the clock of the machine of `server` has been set. Then it has Dask's own periodic work begin anew, and sends
+    what waits until a time of day that may be hours away now: Dask sends messages in batches some milliseconds apart by the time
+    of day (`distributed.batched.BatchedSend`), so that one which was sent right before never left."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server | Client) -> None:
         self._server, self._offset = server, time.time() - time.monotonic()
 
     def look(self) -> None:
@@ -59,8 +63,19 @@ class TimeOfDay:
         offset = time.time() - time.monotonic()
         if abs(offset - self._offset) > SET_S:
             log.warning("the clock was set by %.0f s", offset - self._offset)
-            for callback in self._server.periodic_callbacks.values():
+            for callback in getattr(self._server, "periodic_callbacks", {}).values():
                 if callback.is_running():
                     callback.stop()
                     callback.start()
+            for stream in _streams(self._server):
+                if stream.next_deadline is not None:
+                    stream.next_deadline = None
+                    stream.waker.set()
         self._offset = offset
+
+
+def _streams(server: Server | Client) -> list[BatchedSend]:
+    """Those of a scheduler to its workers and clients, of a worker and of a client to their scheduler."""
+    found = [getattr(server, name, None) for name in ("batched_stream", "scheduler_comm")]
+    found += [one for name in ("stream_comms", "client_comms") for one in getattr(server, name, {}).values()]
+    return [one for one in found if isinstance(one, BatchedSend)]
