@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dask import config as dask_config
 
 from ioi_dagster.adapters.dask.project_code import ProjectCode
 from ioi_dagster.adapters.dask.replacing import Outdated, looked_for_s
@@ -122,7 +123,15 @@ def test_where_nobody_starts_the_process_again_it_is_said_and_what_runs_goes_on(
     assert node.refusal("old", "b") is None
 
 
-@pytest.mark.parametrize(("age_s", "waits_s"), [(0.0, 16.0), (10.0, 6.0), (60.0, 0.0), (-3_600.0, 16.0)])
-def test_a_worker_is_not_away_when_its_cluster_looks_for_the_one_before(age_s, waits_s):
-    """Dask's `LocalCluster` looks 15 s after a worker left; clocks may have been set meanwhile."""
-    assert looked_for_s(age_s) == waits_s
+HOUR = 3_600.0
+WAITS = [
+    ("15s", 0.0, 16.0), ("15s", 10.0, 6.0), ("15s", 60.0, 0.0), ("15s", -HOUR, 16.0),
+    ("1h", 0.0, 0.0), ("1h", HOUR - 61, 0.0), ("1h", HOUR - 59, 60.0), ("1h", HOUR + 2, 0.0), ("1h", -HOUR, 0.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("patience", "age_s", "waits_s"), WAITS)
+def test_a_worker_is_not_away_when_its_cluster_looks_for_the_one_before(patience, age_s, waits_s):
+    """Dask's `LocalCluster` looks so long after a worker left; clocks may have been set meanwhile."""
+    with dask_config.set({"distributed.deploy.lost-worker-timeout": patience}):
+        assert looked_for_s(age_s) == waits_s

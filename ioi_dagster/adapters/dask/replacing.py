@@ -48,6 +48,8 @@ FETCHED_S = 30.0
 RETIRED_S = 30.0
 CLOSED_S = 40.0
 LOOKED_S = 1.0
+AWAY_S = 60.0
+"""No worker is away for so long, from its leaving until its successor is there."""
 END_S = 5.0
 """A process that has closed is ended from outside the interpreter when threads or exit handlers keep it for so long."""
 _HERE = frozenset({"executing", "long-running", "cancelled", "resumed"})
@@ -199,8 +201,9 @@ def looked_for_s(age_s: float) -> float:
     Dask's `SpecCluster` looks once, so long after a worker left it, whether one of that name is there, and closes its nanny
     otherwise; that another process has come and gone in between it does not ask (`SpecCluster._update_worker_status`).
     """
-    patience = parse_timedelta(dask_config.get("distributed.deploy.lost-worker-timeout")) + LOOKED_S
-    return min(patience, max(0.0, patience - age_s))
+    patience, age_s = parse_timedelta(dask_config.get("distributed.deploy.lost-worker-timeout")), max(0.0, age_s)
+    # Where it is long, another is there again before that.
+    return max(0.0, patience + LOOKED_S - age_s) if age_s > patience - AWAY_S else 0.0
 
 
 async def _may_leave(host: NodeHost, turn: Turn | None) -> bool:
