@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import cache
+from itertools import count
 from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
@@ -77,6 +78,9 @@ MESSAGES = {
     "release": ReleaseRequest,
     "verify": VerifyRequest,
 }
+
+ANEW = count()
+"""Numbers, no two alike: where something lies in memory something else may lie soon."""
 
 
 class _Node:
@@ -285,7 +289,7 @@ def _answer(door: str, change: Callable[[Any], Any]) -> Callable[[str, int, Any]
         ("each request of an award is leased or rejected", _answer("award", lambda a: a | {"rejected": []})),
         (
             "an award that is sent again gives the same lease",
-            _answer("award", lambda a: a | {"leases": [i | {"id": str(id(a))} for i in a["leases"]]}),
+            _answer("award", lambda a: a | {"leases": [i | {"id": str(next(ANEW))} for i in a["leases"]]}),
         ),
         ("renewing tells what is held and what is not", _answer("renew", lambda a: {"held": [], "lost": []})),
         ("every message of a negotiation is answered", _answer("release", lambda a: [])),
@@ -576,7 +580,7 @@ SABOTAGED: dict[str, Callable[[Peer], Ask]] = {
     ),
     "a gang is leased whole or not at all": _of_gang(lambda sent, told: {"leases": told["leases"][1:]}),
     "a gang that is awarded again gets the same leases": _of_gang(
-        lambda sent, told: {"leases": [one | {"id": one["id"] + str(id(told))} for one in told["leases"]]}
+        lambda sent, told: {"leases": [one | {"id": f"{one['id']}-{next(ANEW)}"} for one in told["leases"]]}
     ),
     "a gang for which there is not room enough gets none": _a_part(5),
     "a gang of which one fence is old gets none": _a_part(2),
