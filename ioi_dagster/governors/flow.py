@@ -651,8 +651,10 @@ class FlowGovernor:
         self._steering.stay_away(said)
         why = f"it is to stay away from {said.away}"
         meant = self._meant(said)
-        there = [step for step in meant if any(said.away in (one.cluster, one.node) for one in step.runs())]
-        elsewhere = [step for step in meant if step not in there]
+        there, elsewhere = list[Step](), list[Step]()
+        for step in meant:
+            runs_there = any(said.away in (one.cluster, one.node) for one in step.runs())
+            (there if runs_there else elsewhere).append(step)
         again, stay, out = self._stopped(there, why, "rerouted", now)
         for step in elsewhere:
             self._unawarded(step, why, now)

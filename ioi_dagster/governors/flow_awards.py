@@ -258,11 +258,9 @@ class Awards:
         for one in unit:
             one.waiting_for = text
         settled = {offer.place.cluster for offer in offers}
-        settled |= {
-            one.cluster
-            for one in near
-            if one.cluster in bids and never_in(step.ask, step.group.gang, bids[one.cluster])
-        }
+        if len(settled) < len(near):
+            able = (bids[one.cluster] for one in near if one.cluster in bids)
+            settled |= {bid.cluster for bid in able if never_in(step.ask, step.group.gang, bid)}
         everywhere = self._prices.hears(step, settled)
         if len(settled) < len(near) or not everywhere or step.unheard:
             # A cheaper one may have room later, or be one that was not asked yet or is away.
@@ -346,7 +344,7 @@ class Awards:
 
     def _why_waits(self, step: Step, no_room: dict[str, Bid] | None) -> str:
         why = (_why_no_room(step, no_room) if no_room else "") or step.waiting_for
-        return why if step.unheard in why else f"{why}; {step.unheard}"
+        return why if step.unheard in why else "; ".join(filter(None, (why, step.unheard)))
 
     def _silent(
         self, step: Step, places: tuple[Place, ...], bids: dict[str, Bid], offers: Sequence[Offer]

@@ -41,8 +41,8 @@ class Everywhere:
     """Which places have said so to steps that ask for the same, over rounds: where places are many, a round asks a few."""
 
     def __init__(self) -> None:
-        self._said: dict[tuple[Group, int], tuple[tuple[Place, ...], set[str]]] = {}
-        """With the places, whose identity is theirs as long as they are kept here."""
+        self._said: dict[tuple[Group, int], tuple[tuple[Place, ...], int, set[str]]] = {}
+        """With the places, whose identity is theirs as long as they are kept here, and how many clusters they are."""
 
     def look(self, waiting: Iterable[Step]) -> None:
         """A round begins, with those that wait."""
@@ -51,17 +51,20 @@ class Everywhere:
             self._said = {key: said for key, said in self._said.items() if key in wait}
 
     def hears(self, step: Step, yes: Collection[str], no: Collection[str] = ()) -> bool:
-        """Those clusters say so in this round and those others do not; have all of the step's places said so by now?"""
-        if not yes and _alike(step) not in self._said:
-            return False
-        _, said = self._said.setdefault(_alike(step), (step.places, set()))
+        """Those clusters of its places say so in this round and those others do not; have all of them said so by now?"""
+        key = _alike(step)
+        if key not in self._said:
+            if not yes:
+                return False
+            self._said[key] = step.places, len({place.cluster for place in step.places}), set()
+        _, count, said = self._said[key]
         said.update(yes)
         said.difference_update(no)
-        return all(place.cluster in said for place in step.places)
+        return len(said) == count
 
     def of(self, step: Step) -> Collection[str]:
         """Those that have said so."""
-        return self._said[_alike(step)][1] if _alike(step) in self._said else ()
+        return self._said[_alike(step)][2] if _alike(step) in self._said else ()
 
 
 def _alike(step: Step) -> tuple[Group, int]:
