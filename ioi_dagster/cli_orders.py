@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ioi_dagster.model.names import near
-from ioi_dagster.model.order import Order, Target, Verb
+from ioi_dagster.model.order import SENSELESS, Order, Target, Verb
 
 if TYPE_CHECKING:
     from ioi_dagster.domain import DomainHome
@@ -37,6 +37,7 @@ WHAT = {
     Target.TENANT: "a tenant, as runs name it by the tag ioi/tenant",
     Target.NODE: "a node, or a cluster for all of its nodes",
 }
+NO_SENSE = "Makes no sense for {}: says what does."
 VERBS = {
     Verb.PAUSE: "Start nothing more of {}, for any run. What runs goes on to its end.",
     Verb.DRAIN: "Start nothing more of {}, and have what runs end by itself or after so many seconds.",
@@ -50,7 +51,7 @@ NUMBERS = {
     (Target.NODE, Verb.CAP): "Offer no more than so many slots: {}.",
     (Target.BLOCK, Verb.PRIORITISE): "Have calls come before others of their tenant by so much: {}.",
     (Target.TENANT, Verb.PRIORITISE): "Give so many times as much as to one of weight 1, whatever the quota says: {}.",
-    (Target.NODE, Verb.PRIORITISE): "Makes no sense for {}: says what does.",
+    (Target.NODE, Verb.PRIORITISE): NO_SENSE,
 }
 
 
@@ -60,7 +61,8 @@ def _app(target: Target) -> typer.Typer:
     app = typer.Typer(no_args_is_help=True, help=text)
     for verb, words in VERBS.items():
         made = OTHERS[verb](target) if verb in OTHERS else _plain(target, verb)
-        app.command(str(verb), help=words.format(WHAT[target]))(made)
+        told = NO_SENSE if (target, verb) in SENSELESS else words
+        app.command(str(verb), help=told.format(WHAT[target]))(made)
     for verb in (Verb.CAP, Verb.PRIORITISE):
         app.command(str(verb), help=NUMBERS[target, verb].format(WHAT[target]))(_numbered(target, verb))
     return app

@@ -55,8 +55,7 @@ class DomainConfig:
     given. `introductions`: whether a domain of which a member tells becomes one too, with what is public; else only who is
     invited or invites. `expelled`: those that the owner has put out, and why; they are members again by a new invitation
     alone. `vouched`: whom a member has introduced, and that member. Its gateway goes by all but these three as it was at its
-    start. `links`: what is told of what lies between this
-    domain and others; a run goes by them as they were at its start."""
+    start. `links`: what is told of what lies between this domain and others; a run goes by them as they were at its start."""
 
     network: str
     home: str

@@ -31,5 +31,4 @@ def entry(capability: Mapping[str, Any]) -> Entry:
         inputs=inputs if isinstance(inputs, Mapping) else {},
         outputs=outputs if isinstance(outputs, Mapping) else {},
         examples=tuple(capability["examples"]),
-        group=capability["group"] or "",
     )

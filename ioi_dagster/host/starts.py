@@ -291,9 +291,8 @@ class Starts:
         return self._is_out(cluster, key) and key in self._code_since
 
     def _is_out(self, cluster: str, key: Any) -> bool:
-        return key in [
-            start.key for its in self._sent.values() for start in its.values() if start.lease.cluster == cluster
-        ]
+        its = (start for node in self._sent.values() for start in node.values())
+        return any(start.key == key and start.lease.cluster == cluster for start in its)
 
     def replaced(self) -> list[str]:
         """What is to be told of nodes whose processes are being replaced, since the last call."""

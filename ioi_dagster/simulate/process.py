@@ -343,7 +343,7 @@ class SimProcess:
             places, rejected = _heard(*self.world.find(ask), unheard)
             if ask.input_bytes:
                 places = flow.from_home(places, self.domain, ask.input_bytes, self._links)
-            may_change = bool(places or unheard) or not rejected
+            may_change = bool(unheard) or not (places or rejected)
             found.append(flow.PlacesFound(ask.step, places, rejected, may_change))
         self.take(*found)
 

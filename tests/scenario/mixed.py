@@ -8,7 +8,6 @@ import random
 from dataclasses import replace
 
 from ioi_dagster.model.autoscale import Autoscale
-from ioi_dagster.model.capability import Isolate
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import SLOTS, Effect
 from ioi_dagster.model.placement import Link
@@ -19,10 +18,10 @@ from ioi_dagster.simulate import families, shapes
 from ioi_dagster.simulate.faults import draw_faults
 from ioi_dagster.simulate.knowledge import Known
 from ioi_dagster.simulate.recovery import SETTLED_S
-from ioi_dagster.simulate.replicas import Replicas
 from ioi_dagster.simulate.scenario import WORK, QuotasChange, Scenario, Workflow, WorkflowStep
 from ioi_dagster.simulate.world import World
 from tests.quotas import share
+from tests.scenario.swarm import replicas_of, with_gangs
 
 BLOCKS = ("scan", "tell")
 GIB = 2.0**30
@@ -158,20 +157,6 @@ def links_of(rng: random.Random, domains: list[str], part: float) -> tuple[Link,
     )
 
 
-def replicas_of(rng: random.Random) -> Replicas:
-    isolate = rng.choice(list(Isolate))
-    return Replicas(
-        loads_s=rng.choice([0.0, 1.0, 10.0]),
-        replicas=rng.randint(1, 3),
-        concurrency=rng.randint(1, 2) if isolate is Isolate.THREAD else 1,
-        max_queue=rng.choice([1, 64]),
-        idle_s=rng.choice([0.0, 2.0, 900.0]),
-        isolate=isolate,
-        max_failures=rng.randint(1, 5),
-        rest_s=rng.choice([0.5, 5.0]),
-    )
-
-
 # Workflows ----------------------------------------------------------------------------------------------------------
 
 
@@ -221,22 +206,6 @@ def workflow_of(
         budget=rng.choice([None, None, 10.0, 100.0]),
         deadline=rng.choice([None, 10.0, 100.0]),
     )
-
-
-def with_gangs(steps: dict[str, WorkflowStep], most: int, rng: random.Random) -> dict[str, WorkflowStep]:
-    """Some of those that are ready at the same time and are of one class start together."""
-    alike: dict[tuple[tuple[str, ...], DataClass], list[str]] = {}
-    for key, step in steps.items():
-        alike.setdefault((step.needs, step.data_class), []).append(key)
-    changed = dict(steps)
-    for number, keys in enumerate(alike.values()):
-        if most > 1 and len(keys) > 1 and rng.random() < 0.3:
-            first = changed[keys[0]]
-            for key in keys[:most]:
-                changed[key] = replace(
-                    changed[key], gang=f"gang-{number}", capability=WORK, priority=first.priority, resources={}
-                )
-    return changed
 
 
 # What may fail ------------------------------------------------------------------------------------------------------

@@ -172,7 +172,9 @@ def with_gangs(steps: dict[str, WorkflowStep], most: int, rng: random.Random) ->
         if most > 1 and len(keys) > 1 and rng.random() < 0.3:
             first = changed[keys[0]]
             for key in keys[:most]:
-                changed[key] = replace(changed[key], gang=f"gang-{number}", priority=first.priority, resources={})
+                changed[key] = replace(
+                    changed[key], gang=f"gang-{number}", capability=WORK, priority=first.priority, resources={}
+                )
     return changed
 
 

@@ -59,6 +59,17 @@ def test_fast_nodes_get_the_long_steps_of_a_graph() -> None:
     assert report.makespan_s < 15.0
 
 
+def test_who_may_not_take_a_step_is_not_waited_for_where_no_other_could() -> None:
+    """One domain has no such machine, the other may not see the data: neither is away, so nothing will change."""
+    topology = grid(2, 1)
+    public = replace(topology.domains[1], handles=DataClass.PUBLIC)
+    step = WorkflowStep(1.0, resources={"tpu": 1.0}, data_class=DataClass.INTERNAL)
+    its = Scenario(replace(topology, domains=(topology.domains[0], public)), (Workflow("w", {"s": step}),))
+    report = simulate(its)
+    assert [str(code) for code in report.reasons] == ["flow.never"]
+    assert report.makespan_s < 60.0
+
+
 def test_a_simulation_on_slow_nodes_is_given_its_time() -> None:
     bag = Workflow("bag", {f"s{number}": WorkflowStep(100.0) for number in range(4)})
     report = simulate(Scenario(faster(grid(1, 1), c0=0.1), (bag,)), checked=False)

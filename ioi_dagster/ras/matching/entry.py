@@ -22,8 +22,8 @@ MAX_EXAMPLES = 50
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`inputs` and `outputs`: JSON Schemas of objects, or a mapping of names to what is said of them. `group`: what kind of
-    capability it is, in its catalogue's words. `examples`: requests that it answers."""
+    """`inputs` and `outputs`: JSON Schemas of objects, or a mapping of names to what is said of them. `examples`: requests that
+    it answers."""
 
     id: str
     name: str
@@ -32,7 +32,6 @@ class Entry:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Any] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
-    group: str = ""
 
 
 def entry_of(contract: Contract) -> Entry:
