@@ -12,11 +12,49 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import Effect
 
 
+class Evidence(StrEnum):
+    """On whose word a figure stands: its owner's, an attestor's, or what callers measured."""
+
+    DECLARED = "declared"
+    ATTESTED = "attested"
+    OBSERVED = "observed"
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """`amount` of `currency` (ISO 4217, or a unit that domains have agreed on) for each `unit` (`call`, `second`, `token`, …)."""
+
+    unit: str
+    amount: float
+    currency: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """`value` of `metric` on the data set with `dataset`, its digest."""
+
+    metric: str
+    value: float
+    dataset: str = ""
+    evidence: Evidence = Evidence.DECLARED
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """What its owner promises of a call: milliseconds and shares in 0..1; 0 where nothing is promised."""
+
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    availability: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Contract:
     """Match at capability level, return the record. `inputs` and `outputs` are JSON Schemas.
 
-    `effect` says what a second call with the same input would do to the world (`pure`, `idempotent`, `at_most_once`).
+    `effect` says what a second call with the same input would do to the world (`pure`, `idempotent`, `at_most_once`), `external`
+    that it changes something outside of its domain, `irreversible` that nobody can undo it. `takes` and `gives` are media types
+    (RFC 6838), `skills` ids of the Open Agentic Schema Framework. `examples` are requests that it answers, two to five.
     """
 
     id: str
@@ -27,6 +65,14 @@ class Contract:
     inputs: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
     effect: str = Effect.PURE.value
+    external: bool = False
+    irreversible: bool = False
+    takes: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()
+    skills: tuple[str, ...] = ()
+    charges: tuple[Charge, ...] = ()
+    quality: tuple[Quality, ...] = ()
+    slo: Slo = Slo()
     cost: float = 1.0
     limits: dict[str, Any] = field(default_factory=dict)
     streams: bool = False

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from ioi_dagster.errors import FinalError
-from ioi_dagster.signing import Signed, SigningKey, TrustedKeys, digest
+from ioi_dagster.errors import BadInputError, FinalError
+from ioi_dagster.ras.urn import Kind, Scheme, Urn, checked_version, read_urn
+from ioi_dagster.signing import Signed, SigningKey, TrustedKeys, canonical, digest
 
-
-class Kind(StrEnum):
-    DOMAIN = "domain"
-    CLUSTER = "cluster"
-    NODE = "node"
-    BLOCK = "block"
-    POLICY = "policy"
-    ASSET = "asset"
+SCHEMA = "ioi.record/1"
+MAX_RECORD = 256 * 1024
+"""Bytes of one record's canonical body."""
+MAX_DEPTH = 64
+MAX_PROVENANCE = 32
+PUBLIC, LOCAL, PARTNER = "public", "local", "partner:"
+"""Audiences: everyone, the domain itself, and `partner:<domain>`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`urn` is `urn:ioi:<domain>:<kind>:<name>`; `spec` is plain JSON of the kind."""
+    """`urn` is `urn:ioi:<domain>:<kind>:<name>`; `spec` is plain JSON of the kind; `scheme` orders its versions; `audience` may
+    see it; `valid_until` (seconds of the epoch; 0: no end) and `supersedes` (digest of the record in whose place it comes) are
+    its owner's word; `provenance` says what it was made of."""
 
     urn: str
     kind: Kind
     version: str
     spec: dict[str, Any]
     signed: Signed
+    scheme: Scheme = Scheme.PEP440
+    audience: str = PUBLIC
+    valid_until: float = 0.0
+    supersedes: str = ""
+    provenance: tuple[dict[str, Any], ...] = ()
 
     @property
     def domain(self) -> str:
@@ -39,32 +48,138 @@ class Record:
 
     @property
     def digest(self) -> str:
+        """Of its content, whoever of its owner's keys signed it."""
         return digest(self.signed.body)
 
 
-def make_record(key: SigningKey, kind: Kind, name: str, version: str, spec: Any) -> Record:
-    """Sign a record under the key's own prefix. `spec` may be a frozen value or plain JSON."""
+def make_record(
+    key: SigningKey,
+    kind: Kind,
+    name: str,
+    version: str,
+    spec: Any,
+    *,
+    scheme: Scheme = Scheme.PEP440,
+    audience: str = PUBLIC,
+    valid_until: float = 0.0,
+    supersedes: str = "",
+    provenance: Sequence[Mapping[str, Any]] = (),
+) -> Record:
+    """Sign a record under the key's own prefix. `spec` may be a frozen value or plain JSON. Raises `BadInputError` for what no
+    registry would take."""
     plain = _plain(asdict(spec) if hasattr(spec, "__dataclass_fields__") else spec)
-    urn = f"urn:ioi:{key.domain}:{kind}:{name}"
-    signed = key.sign({"urn": urn, "kind": str(kind), "version": version, "spec": plain})
-    return Record(urn, kind, version, plain, signed)
+    body = {
+        "schema": SCHEMA,
+        "urn": str(Urn(key.domain, kind, name)),
+        "kind": str(kind),
+        "version": version,
+        "scheme": str(scheme),
+        "spec": plain,
+        "audience": audience,
+        "valid_until": valid_until,
+        "supersedes": supersedes,
+        "provenance": [_plain(dict(source)) for source in provenance],
+    }
+    return _read(key.sign(_bounded(body)))
 
 
 def read_record(signed: Signed, trusted: TrustedKeys) -> Record:
-    """Verify and read. Raises `SignatureError` for a bad signature and `FinalError` when the signer does not own the
-    URN's prefix or the body is not a record."""
+    """Verify and read. Raises `SignatureError` for a bad signature, `BadInputError` for what is no record, and `FinalError` when
+    the signer does not own the URN's prefix."""
+    _bounded(signed.body)
     signer = trusted.verify(signed)
+    record = _read(signed)
+    if record.domain != signer:
+        raise FinalError(f"{signer} may not write under the prefix of {record.domain}")
+    return record
+
+
+def _read(signed: Signed) -> Record:
     body = signed.body
-    try:
-        urn, kind, version, spec = str(body["urn"]), Kind(body["kind"]), str(body["version"]), dict(body["spec"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise FinalError(f"not a record: {error}") from error
-    parts = urn.split(":", 4)
-    if len(parts) != 5 or parts[:2] != ["urn", "ioi"] or parts[3] != kind or not parts[4]:
-        raise FinalError(f"{urn!r} is not a URN of kind {kind}")
-    if parts[2] != signer:
-        raise FinalError(f"{signer} may not write under the prefix of {parts[2]}")
-    return Record(urn, kind, version, spec, signed)
+    schema = body.get("schema")
+    if schema != SCHEMA:
+        raise BadInputError(
+            f"a record of schema {str(schema)[:60]!r}; this registry reads {SCHEMA}", where="registry", todo="update it"
+        )
+    if body.keys() != _TYPES.keys():
+        odd = sorted(map(str, body.keys() ^ _TYPES.keys()))[:5]
+        raise BadInputError(f"not a record: {', '.join(odd)} missing or too many", where="registry", todo=_TODO)
+    for name, types in _TYPES.items():
+        if not isinstance(body[name], types) or isinstance(body[name], bool):
+            raise BadInputError(f"not a record: {name} is of the wrong type", where="registry", todo=_TODO)
+    urn = read_urn(body["urn"])
+    checked_version(body["version"])
+    for wrong, what in _wrong(body, urn):
+        if wrong:
+            raise BadInputError(f"not a record: {what}", where=str(urn), todo=_TODO)
+    return Record(
+        str(urn),
+        urn.kind,
+        body["version"],
+        body["spec"],
+        signed,
+        Scheme(body["scheme"]),
+        body["audience"],
+        float(body["valid_until"]),
+        body["supersedes"],
+        tuple(body["provenance"]),
+    )
+
+
+def _wrong(body: Mapping[str, Any], urn: Urn) -> tuple[tuple[bool, str], ...]:
+    """(is it wrong, what is)."""
+    provenance = body["provenance"]
+    return (
+        (body["kind"] != urn.kind, "its kind is not that of its URN"),
+        (body["scheme"] not in tuple(Scheme), f"scheme is {body['scheme'][:30]!r}"),
+        (not _AUDIENCE.fullmatch(body["audience"]), f"audience is {body['audience'][:60]!r}"),
+        (not 0 <= body["valid_until"] < 1e11, "valid_until is no time"),
+        (not _DIGEST.fullmatch(body["supersedes"]), "supersedes is no digest"),
+        (
+            len(provenance) > MAX_PROVENANCE or not all(isinstance(source, dict) for source in provenance),
+            "provenance is no short list of objects",
+        ),
+    )
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "schema": str,
+    "urn": str,
+    "kind": str,
+    "version": str,
+    "scheme": str,
+    "spec": dict,
+    "audience": str,
+    "valid_until": (int, float),
+    "supersedes": str,
+    "provenance": list,
+}
+_TODO = "its owner corrects it and signs it anew"
+_AUDIENCE = re.compile(r"public|local|partner:[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_DIGEST = re.compile(r"|sha256:[0-9a-f]{64}")
+
+
+def _bounded(body: dict[str, Any]) -> dict[str, Any]:
+    """Depth first: what is nested too deep cannot even be written down."""
+    level: list[Any] = [body]
+    for _ in range(MAX_DEPTH):
+        level = [item for value in level for item in _inside(value)]
+        if not level:
+            break
+    else:
+        raise BadInputError(f"nested deeper than {MAX_DEPTH}", where="registry", todo="flatten it")
+    size = len(canonical(body))
+    if size > MAX_RECORD:
+        raise BadInputError(
+            f"{size} bytes; a record has {MAX_RECORD} at most", where="registry", todo="keep large parts elsewhere"
+        )
+    return body
+
+
+def _inside(value: Any) -> Sequence[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _plain(value: Any) -> Any:

@@ -219,6 +219,11 @@ class Lab:
         self.given: list[tuple[Order, str, str]] = []
         self.app = create_app(context)
 
+    def refused(self) -> list[tuple[str, str, int]]:
+        """(door, code, count). Those of handshakes are counted for the whole process, and other tests have some."""
+        rows = self.app.state.refused()
+        return [(row.door, row.code, row.count) for row in rows if row.door != "the handshake"]
+
     def give(self, order: Order, subject: str, of: str, unseen: bool) -> OrderAnswer:
         self.given.append((order, subject, of))
         if of != "library":
