@@ -3,7 +3,9 @@
 `p50_s@FAULT` and `worst_s@FAULT`: from the fault to the first line of the step's code on another node, as the step itself says.
 The domain runs as `ioi up` runs it, with a cluster of two nodes and one of one, which have loaded the job's code; the run is one
 process of Dagster's, whose steps wait one at a time on whichever node they were given. `link`: the node is a Dask worker with a
-nanny in a network namespace of its own, and the link to it is cut (root only; without it the row is not measured).
+nanny in a network namespace of its own, and the link to it is cut (root only; without it the row is not measured). Nodes that
+a fault has ended come anew and load the job's code with the next step that they get: that time is in the rows of nodes, whose
+steps go to them, and not in those of schedulers, where the other cluster has run steps before and is not struck.
 `evictions@gil`: nodes that were given up while a step held the interpreter for ten seconds, which must be none. The peer is plain
 Dask, whose worker is stopped, with `worker-ttl: 5s`.
 """
@@ -27,14 +29,12 @@ from typing import TypeVar
 import psutil
 from distributed import Client, LocalCluster
 
-from benchmarks.failover_defs import MODULE
 from benchmarks.far_cluster import FarNode
 from benchmarks.frame import Report, quick
 from benchmarks.netns import FarMachine, possible
 from ioi_dagster.adapters.link.caller import status_of
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import UnreachableError
-from ioi_dagster.host.runs import job_of
 from ioi_dagster.local.federation import Federation
 from ioi_dagster.local.home import POLICIES, PROJECT, prepare_dagster
 from ioi_dagster.model.data_class import DataClass
@@ -156,15 +156,6 @@ class Domain:
         )
 
 
-def load() -> None:
-    """On a node: have the job's code loaded, and what of Dagster a first step needs."""
-    from dagster import DagsterInstance
-
-    job_of(MODULE, "lost_nodes", PROJECT).get_definition()
-    with DagsterInstance.ephemeral():
-        pass
-
-
 def measure(report: Report, name: str, seconds: list[float]) -> None:
     report.figures[f"p50_s@{name}"], report.figures[f"worst_s@{name}"] = median(seconds), max(seconds)
 
@@ -230,6 +221,8 @@ def measure_faults(report: Report, sizes: dict[str, float], folder: Path) -> Non
             seconds = []
             for number in range(repeats):
                 domain.whole(steps.now().node)
+                if name.startswith("scheduler"):
+                    step_on(steps, lambda node: node.startswith(f"{NEAR}-"))
                 seconds.append(fault(steps, strike))
                 say(f"{name} {number + 1} of {repeats}: {seconds[-1]:.2f} s")
             measure(report, name, seconds)
@@ -250,20 +243,26 @@ def measure_faults(report: Report, sizes: dict[str, float], folder: Path) -> Non
             raise SystemExit(f"the run did not succeed: {(folder / 'run.log').read_text()[-2_000:]}")
 
 
-def cut_off(domain: Domain, steps: Steps, far: FarMachine) -> float:
-    """Seconds from the loss of the link to the far node, while a step runs there, until that runs elsewhere."""
+def step_on(steps: Steps, wanted: Callable[[str], bool]) -> Begun:
+    """The step that waits once it is on such a node: others are ended until then."""
 
     def there() -> Begun | None:
         now = steps.now()
-        if now.node == FAR_NODE:
+        if wanted(now.node):
             return now
         steps.end(now.number)
         time.sleep(0.2)  # between two steps, not in the place of an event: the node is found when it is there
         return None
 
+    return until(there, "a step on such a node")
+
+
+def cut_off(domain: Domain, steps: Steps, far: FarMachine) -> float:
+    """Seconds from the loss of the link to the far node, while a step runs there, until that runs elsewhere."""
+
     # A step ends only for a node that is there: those to come are few, and a busy machine starts a node slowly.
     until(lambda: FAR_NODE in domain.nodes(FAR) or steps.now().node == FAR_NODE, "the far node")
-    lost = until(there, "a step on the far node")
+    lost = step_on(steps, lambda node: node == FAR_NODE)
     struck = time.time()
     far.cut()
     try:
