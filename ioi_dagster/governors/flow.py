@@ -260,6 +260,11 @@ class FlowGovernor:
         """Leases in use, to be renewed."""
         return [lease for step in self._steps.all() for lease in step.runs()]
 
+    def chooses_to_wait(self, step: str) -> bool:
+        """It was offered a place in the last round, and waits for a better one."""
+        known = self._steps.get(step)
+        return known is not None and known.state is StepState.WAITING and bool(self._placing.why_waits(known))
+
     def snapshot(self) -> FlowSnapshot:
         counts: dict[str, int] = {}
         for step in self._steps.all():

@@ -10,7 +10,7 @@ from typing import Any
 from ioi_dagster.governors.flow_cold import ColdStarts
 from ioi_dagster.governors.flow_copies import Copies
 from ioi_dagster.governors.flow_gangs import Gangs
-from ioi_dagster.governors.flow_hopeless import Everywhere, Hopeless, unless
+from ioi_dagster.governors.flow_hopeless import OFTEN_S, Everywhere, Hopeless, unless
 from ioi_dagster.governors.flow_messages import (
     AwardAnswered,
     AwardMissed,
@@ -79,7 +79,7 @@ class Awards:
         self.overbids = Overbids(steps.held_slots, reputation)
         self._nowhere = Hopeless()
         """Steps that could run at none of their places as those are."""
-        self._too_dear = Hopeless()
+        self._too_dear = Hopeless(OFTEN_S)
         """Those that every place offers to take, and none for what is left of the budget."""
         self._nevers, self._prices = Everywhere(), Everywhere()
         """Of the two, which places have said so by now."""
@@ -251,6 +251,7 @@ class Awards:
             return []
         better = self._placing.why_waits(step) if payable else ""
         if better:
+            self._too_dear.is_over(step.ask.step)
             step.waiting_for = better
             return []
         least = min(offer.price for offer in offers)

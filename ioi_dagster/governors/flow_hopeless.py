@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 
 from ioi_dagster.governors.flow_messages import Place
@@ -9,26 +10,37 @@ from ioi_dagster.governors.flow_steps import Group, Step
 
 NEVER_S = 30.0
 """So long it must hold in each round. A node that is started anew is away for less, and a price that rose with a queue falls."""
+OFTEN_S = 300.0
+"""So long it may take where rounds come between that say nothing of it, as those of a cluster whose nodes come and go."""
 
 
 class Hopeless:
-    """Of one cause. A round that says otherwise of a step, or nothing, makes it begin anew."""
+    """Of one cause. A round that says otherwise of a step, or nothing, makes `NEVER_S` begin anew; `often_s` goes on through
+    those that say nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, often_s: float = math.inf) -> None:
+        self._often_s = often_s
         self._since: dict[str, float] = {}
         self._before: dict[str, float] = {}
+        self._first: dict[str, float] = {}
         self._told: set[str] = set()
 
     def look(self, waiting: Iterable[Step]) -> None:
         """A round begins, with those that wait."""
         self._before, self._since = self._since, {}
-        if self._told:
-            self._told.intersection_update(step.ask.step for step in waiting)
+        if self._told or self._first:
+            names = {step.ask.step for step in waiting}
+            self._told &= names
+            self._first = {step: at for step, at in self._first.items() if step in names}
+
+    def is_over(self, step: str) -> None:
+        """A round says otherwise."""
+        self._first.pop(step, None)
 
     def holds(self, step: str, now: float) -> bool:
         """It does in this round; has it for long enough?"""
         since = self._since[step] = self._before.get(step, now)
-        return now - since >= NEVER_S
+        return now - since >= NEVER_S or now - self._first.setdefault(step, now) >= self._often_s
 
     def is_news(self, step: str) -> bool:
         """Was it not told yet, since the step began to wait?"""

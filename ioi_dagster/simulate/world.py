@@ -389,13 +389,16 @@ class World:
             self.engine.after(dies_s, self._dies_of_it, cluster, lease.node)
 
     def _judges(self, run: str, step: str) -> bool:
-        """Is it a step that goes wherever its data may go, and has some cluster that is reached room for it now?"""
+        """Is it a step that goes wherever its data may go, which does not wait by choice, and has some reachable cluster room
+        for it now?"""
         its = self._by_name[run]
         asks = its.workflow.steps[step]
         if asks.gang or asks.resources or asks.near or asks.apart or self._limited:
             return False
         if asks.capability in self.scenario.blocks:
             return False  # it begins when a replica has loaded, and room there
+        if its.process is not None and its.process.governor.chooses_to_wait(step):
+            return False
         return any(
             cluster.room > 0
             and asks.capability in self._offers[cluster.domain]

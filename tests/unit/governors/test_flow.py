@@ -413,6 +413,19 @@ def test_while_one_of_its_places_has_no_room_nobody_knows_what_it_would_cost(sto
     assert story.last(flow.RefuseStep).refusal.code == "flow.budget"
 
 
+def test_where_nodes_come_and_go_it_is_believed_in_the_end_that_they_cost_too_much(story):
+    story.governor = FlowGovernor("r", "home", budget=0.5)
+    story.ready(ask("s0"), places=("a",))
+    for _ in range(24):
+        offered(story, 5, 0.9)
+        offered(story, 5, FULL)
+    assert story.wanted(flow.RefuseStep) == []
+    for _ in range(7):
+        offered(story, 5, 0.9)
+        offered(story, 5, FULL)
+    assert story.last(flow.RefuseStep).refusal.code == "flow.budget"
+
+
 class ManyPlaces:
     """Of a run with a budget of 0.5; each cluster that is asked bids 0.9, or what is said of it."""
 
