@@ -9,7 +9,7 @@ from ioi_dagster.governors.flow_messages import BidMissed, Instruction, Place, S
 from ioi_dagster.governors.flow_offers import Offers
 from ioi_dagster.governors.flow_steps import Group, Step
 from ioi_dagster.governors.reputation import MANY, Reputation
-from ioi_dagster.model.negotiation import MAX_GROUPS, MAX_SECONDS, Announce, Ask, Bid, Effect
+from ioi_dagster.model.negotiation import MAX_GROUPS, MAX_SECONDS, Announce, Ask, AskGroup, Bid, Effect
 from ioi_dagster.model.story import Chapter
 
 OLD_ROUNDS = 100
@@ -153,9 +153,9 @@ class Rounds:
             return out
         self.number += 1
         expected: set[str] = set()
-        seconds = _seconds(alike, at_most)
+        asked = _Asked(_seconds(alike, at_most))
         for cluster, counts in sorted(groups.items()):
-            waits, announce = self._announce(cluster, counts, seconds, now)
+            waits, announce = self._announce(cluster, counts, asked, now)
             expected |= {cluster} if waits else set()
             if about:
                 self._asked_about[cluster] = self.number
@@ -179,9 +179,7 @@ class Rounds:
             chosen += [*groups[begin:], *groups[:begin]]
         return {group: counts[group] for group in chosen[:MAX_GROUPS]}
 
-    def _announce(
-        self, cluster: str, counts: dict[Group, int], seconds: dict[Group, float], now: float
-    ) -> tuple[bool, Announce]:
+    def _announce(self, cluster: str, counts: dict[Group, int], asked: _Asked, now: float) -> tuple[bool, Announce]:
         """What it is asked, and whether the round waits for its bid."""
         suspect, wait_s = bool(self._reputation.suspect(cluster)), self._wait_s(cluster, counts, now)
         self._holding.pop(cluster, None)
@@ -192,7 +190,7 @@ class Rounds:
             run=self._run,
             round=self.number,
             origin=self._origin,
-            groups=tuple(group.asked(count, seconds[group]) for group, count in counts.items()),
+            groups=tuple(map(asked.of, counts, counts.values())),
             # Nobody waits for a suspect, so it may take its time.
             deadline_s=self._deadline_s * (SUSPECT_PATIENCE if suspect else 1),
             wait_s=wait_s,
@@ -326,6 +324,20 @@ class Rounds:
     def validate(self) -> None:
         assert self._overdue.keys() <= self._asked.keys()
         assert self._holding.keys() <= self._asked.keys()
+
+
+class _Asked:
+    """What of a group each cluster is asked in one round: clusters are many, and most are asked the same."""
+
+    def __init__(self, seconds: dict[Group, float]) -> None:
+        self._seconds = seconds
+        self._made: dict[tuple[Group, int], AskGroup] = {}
+
+    def of(self, group: Group, count: int) -> AskGroup:
+        made = self._made.get((group, count))
+        if made is None:
+            made = self._made[group, count] = group.asked(count, self._seconds[group])
+        return made
 
 
 def _seconds(alike: dict[tuple[Group, int], list[Step]], at_most: Callable[[Ask], float]) -> dict[Group, float]:

@@ -44,7 +44,7 @@ class Leases:
         self._by_start: dict[_Start, str] = {}
         self._fences: dict[_Start, int] = {}
         self._ends: list[tuple[float, str]] = []
-        """A heap of (until, lease). One that was renewed or released meanwhile stands here still."""
+        """A heap of (until, lease), one entry a lease: it was renewed or released meanwhile, or is over by then."""
         self.capabilities: Counter[str] = Counter()
         self.tenants: Counter[str] = Counter()
         """How many run of each: one that waits for others does not."""
@@ -97,8 +97,10 @@ class Leases:
             del self._fences[next(iter(self._fences))]
 
     def renew(self, name: str, until: float) -> None:
-        self.held[name].until = until
-        heappush(self._ends, (until, name))
+        held = self.held[name]
+        if until < held.until:
+            heappush(self._ends, (until, name))
+        held.until = until
 
     def waits(self, name: str, waits: bool) -> None:
         """Its step waits for others from now on, or goes on."""
@@ -131,8 +133,11 @@ class Leases:
         found: dict[str, None] = {}
         while self._ends and self._ends[0][0] <= now:
             _, name = heappop(self._ends)
-            if name in self.held and self.held[name].until <= now:
-                found[name] = None
+            if name in self.held:
+                if self.held[name].until > now:
+                    heappush(self._ends, (self.held[name].until, name))
+                else:
+                    found[name] = None
         return list(found)
 
     def validate(self) -> None:
