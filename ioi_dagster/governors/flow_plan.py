@@ -51,6 +51,10 @@ class PlanAhead(LeastCost):
         self._until: dict[tuple[Group, str], float] = {}
         """Steps that are alike, and a cluster that offers them nothing though the plan has them there: how long they wait for it.
         By what is alike, lest each step of a chain waits anew."""
+        self._not_had: set[tuple[str, str]] = set()
+        self._not_had_before: set[tuple[str, str]] = set()
+        """Nodes, with their clusters, that the plan has for steps which waited long enough for an offer of them: in this round
+        and in the last."""
         self._remarks: dict[str, bool] = {}
         """What people should know, and whether they were told."""
         self._bids: dict[str, tuple[float, float]] = {}
@@ -73,6 +77,7 @@ class PlanAhead(LeastCost):
 
     def look(self, waiting: Collection[Step], bids: Iterable[Bid], trust: Callable[[str], float], now: float) -> None:
         self._now, self._looked_at, self._planned = now, now, False
+        self._not_had_before, self._not_had = self._not_had, set()
         # A cluster that had none for them may have some by now.
         self._until = {key: until for key, until in self._until.items() if until > now - LOOK_AGAIN_S}
         if not self._about or self._plan.more_than(MAX_PLANNED, now):
@@ -156,7 +161,9 @@ class PlanAhead(LeastCost):
         if planned.cluster == step.turned_down_by or all(place.cluster != planned.cluster for place in step.places):
             return super().choose(step, offers)
         offer = next((one for one in offers if one.place.cluster == planned.cluster), None)
+        where = planned.cluster, planned.node
         if offer is None and not self._waits_for(step, planned.cluster, planned.start):
+            self._not_had.add(where)
             return super().choose(step, offers)
         beside = super().choose(step, self._beside_plan(offers))
         if beside is not None and beside.seconds / beside.trust < planned.finish - self._now:
@@ -164,6 +171,9 @@ class PlanAhead(LeastCost):
         if offer is None:
             return None
         self._until.pop((step.group, planned.cluster), None)
+        if not planned.now and where in self._not_had | self._not_had_before:
+            # Behind who gets nothing there it would wait for ever.
+            return super().choose(step, offers)
         if not planned.now or not self._plan.take(key, planned):
             return None
         return replace(offer, seconds=planned.finish - self._now, prefer=(planned.node,))

@@ -88,7 +88,6 @@ class Ask:
     effect: Effect = Effect.PURE
     tenant: str = DEFAULT_TENANT
     priority: int = 0
-    memory: int = 0
     input_bytes: int = 0
     domains: tuple[str, ...] = ()
     cluster: str = ""

@@ -69,6 +69,8 @@ class Fleet:
         """Those that do not answer."""
         self.grudging: set[str] = set()
         """Those that have nothing for this run, whatever is free."""
+        self.unwanted: set[str] = set()
+        """Capabilities for which no cluster has anything, whatever is free: it is not their turn."""
         self.barred: set[str] = set()
         """Those that no step may go to, whatever they offer."""
         self.untold: set[str] = set()
@@ -112,7 +114,10 @@ class Fleet:
                                 idle=g.idle,
                             )
                             for g in announce.groups
-                            if free > 0 and cluster not in self.grudging and g.capability in self.offered(cluster)
+                            if free > 0
+                            and cluster not in self.grudging
+                            and g.capability in self.offered(cluster)
+                            and g.capability not in self.unwanted
                         )
                         able = tuple(n for n, name in enumerate(announce.about) if name in self.offered(cluster))
                         busy = tuple(Busy(seconds) for seconds in self.busy[cluster])
@@ -289,6 +294,20 @@ def test_each_step_of_a_chain_does_not_wait_anew_for_free_nodes_of_which_none_ge
         fleet.end(done, 1.0)
         fleet.ready(step)
     assert fleet.starts == [(step, "slow") for step in steps]
+
+
+def test_a_step_does_not_wait_behind_one_that_gets_no_place_there():
+    fleet = Fleet({"only": 1.0, "slow": 0.01}, offers={"only": ("work", "see"), "slow": ("work",)})
+    fleet.unwanted.add("see")
+    fleet.know({"any": 10.0, "seer": 10.0, "after": 100.0}, [("seer", "after")], seer="see")
+    fleet.tell(flow.StepReady(Ask("r", "any", "work")))
+    fleet.tell(flow.StepReady(Ask("r", "seer", "see")))
+    for _ in range(10):
+        fleet.look(later=1.0)
+    assert fleet.starts == [("any", "only")]
+    fleet.unwanted.clear()
+    fleet.end("any", 10.0)
+    assert fleet.starts == [("any", "only"), ("seer", "only")]
 
 
 def test_a_step_does_not_wait_for_a_cluster_to_which_it_may_not_go():
