@@ -23,6 +23,7 @@ MAX_RANGE = 200
 Test = Callable[[str], bool]
 
 
+@lru_cache(maxsize=4096)
 def in_range(version: str, scheme: Scheme, wanted: str) -> bool:
     """`wanted` empty or `*`: every version is. Raises `BadInputError` where `wanted` is none of the scheme."""
     return _test(scheme, wanted)(version)

@@ -109,11 +109,6 @@ def pairs(draw: st.DrawFn) -> tuple[Any, Any]:
     return (both[0], both[1]) if draw(st.booleans()) else (both[1], both[0])
 
 
-def _unbounded(schema: Any) -> bool:
-    """Recursion of the validator has no end where a schema refers to itself in place."""
-    return "refers to itself" in compatible(schema, True).reason
-
-
 @settings(max_examples=120, deadline=None)
 @given(pair=pairs(), tried=st.lists(values, min_size=8, max_size=20))
 def test_a_yes_holds_for_every_value_and_a_no_has_one(pair: tuple[Any, Any], tried: list[Any]) -> None:
