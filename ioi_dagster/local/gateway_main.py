@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 import uvicorn
 
 from ioi_dagster.adapters.dask.client import DaskRunner
@@ -27,6 +28,7 @@ from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.opa.bundle_file import BundleFile
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.clock import SystemClock
+from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import DomainConfig, DomainHome
 from ioi_dagster.local.identity import end_overlaps
 from ioi_dagster.local.member_book import FolderBook
@@ -38,7 +40,7 @@ from ioi_dagster.policy.decision_log import DecisionLog
 from ioi_dagster.policy.documents import placement_document
 from ioi_dagster.policy.gate import Gate
 from ioi_dagster.private_file import write_private
-from ioi_dagster.ras.record import Kind, make_record
+from ioi_dagster.ras.record import Kind, Record, make_record
 
 BACKLOG = 2048
 SPARE_FILES = 1_024
@@ -155,8 +157,6 @@ def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revi
     def put(kind: Kind, name: str, spec: dict, version: str | None = None) -> None:
         current.append(store.put(make_record(key, kind, name, version or f"0+{digest(spec)[7:19]}", spec).signed))
 
-    import msgspec
-
     put(Kind.DOMAIN, home.name, msgspec.to_builtins(config.spec))
     put(Kind.POLICY, "bundle", {"revision": revision, "scopes": list(config.scopes)})
     for cluster in config.spec.clusters:
@@ -166,8 +166,24 @@ def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revi
     for block in read_blocks(home):
         spec = msgspec.to_builtins(block)
         put(Kind.BLOCK, block.name, spec, record_version(block.version, digest(spec)))
-    # What the owner no longer offers, or offers otherwise, is not found any more.
-    store.keep_only(current)
+    withdraw_others(home.root / "stated.json", store, current)
+
+
+def withdraw_others(path: Path, store: SqlRecordStore, current: list[Record]) -> None:
+    """What the owner no longer offers, or offers otherwise, is not found any more. Only what a gateway itself has stated, as
+    noted at `path`, is withdrawn by one: what he has registered by a command is his to withdraw."""
+    try:
+        stated = set(from_json(path.read_bytes(), list[tuple[str, str]]))
+    except msgspec.MsgspecError:
+        stated = set()
+    except FileNotFoundError:
+        # A gateway says of no record what it was made of.
+        stated = {(record.urn, record.version) for record in store.records() if not record.provenance}
+    now = [(record.urn, record.version) for record in current]
+    # Until it is done both are its own: it may be ended in between.
+    write_private(path, msgspec.json.encode(sorted({*stated, *now})))
+    store.keep_only(current, stated)
+    write_private(path, msgspec.json.encode(sorted(now)))
 
 
 def record_version(version: str, digest: str) -> str:

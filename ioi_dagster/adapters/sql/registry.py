@@ -51,12 +51,13 @@ class SqlRecordStore:
             raise FinalError(f"{record.urn} {record.version} exists with other content — give it a new version")
         return record
 
-    def keep_only(self, records: Collection[Record]) -> int:
-        """Withdraw every record that is not one of `records`: what its owner no longer states. Returns how many."""
+    def keep_only(self, records: Collection[Record], among: Collection[tuple[str, str]] | None = None) -> int:
+        """Withdraw every record that is not one of `records`: what its owner no longer states. `among`: (URN, version) of those
+        that may go; None: all. Returns how many."""
         kept = {(record.urn, record.version) for record in records}
         with self._engine.begin() as connection:
             known = [(row.urn, row.version) for row in connection.execute(sa.select(_record.c.urn, _record.c.version))]
-            gone = [pair for pair in known if pair not in kept]
+            gone = [pair for pair in known if pair not in kept and (among is None or pair in among)]
             for urn, version in gone:
                 connection.execute(sa.delete(_record).where(_record.c.urn == urn, _record.c.version == version))
         return len(gone)

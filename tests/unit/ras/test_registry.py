@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from definitions.documents.catalogue import READ
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.errors import FinalError, SignatureError
+from ioi_dagster.local.gateway_main import withdraw_others
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
@@ -164,3 +165,23 @@ def test_a_row_that_is_no_json_hides_nobody_else(store, tmp_path):
     with sqlite3.connect(tmp_path / "registry.sqlite") as connection:
         connection.execute("update record set signed = 'rubbish' where kind = 'block'")
     assert store.records() == [other]
+
+
+def test_a_gateway_withdraws_what_gateways_stated_and_nothing_that_was_registered_otherwise(store, tmp_path):
+    note = tmp_path / "stated.json"
+    older = make_record(LAB, Kind.BLOCK, "page-ocr", "0.9.0", BLOCK.spec)
+    imported = make_record(LAB, Kind.AGENT, "reader", "1.0", {"title": "Reader"}, provenance=[{"format": "x"}])
+    by_hand = make_record(LAB, Kind.TOOL, "shelf", "1.0", {"title": "Shelf"})
+    node = make_record(LAB, Kind.NODE, "lab-main:lab-1", "0", {"slots": 1})
+    for record in (older, imported, node):
+        store.put(record.signed)
+    # Of a registry that is older than such notes all counts that says nothing of where it comes from.
+    withdraw_others(note, store, [node])
+    assert store.records() == [imported, node]
+    store.put(by_hand.signed)
+    store.put(BLOCK.signed)
+    withdraw_others(note, store, [BLOCK])
+    assert sorted(record.urn for record in store.records()) == sorted(r.urn for r in (BLOCK, imported, by_hand))
+    note.write_bytes(b"rubbish")
+    withdraw_others(note, store, [])
+    assert len(store.records()) == 3
