@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ioi_dagster.cli_domain import domain_app
+from ioi_dagster.cli_import import import_files, ras_app
 from ioi_dagster.cli_intervene import COMMANDS
 from ioi_dagster.cli_orders import block_app, node_app, tenant_app
 from ioi_dagster.errors import IoiError
@@ -49,6 +50,8 @@ app.add_typer(domain_app, name="domain")
 app.add_typer(block_app, name="block")
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(node_app, name="node")
+app.add_typer(ras_app, name="ras")
+app.command("import")(import_files)
 
 _WIDE = None if sys.stdout.isatty() else 160
 """A log or a pipe has no width of its own; tables need one."""
