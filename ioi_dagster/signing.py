@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import rfc8785
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -23,7 +24,39 @@ from ioi_dagster.private_file import write_private
 
 def canonical(document: Any) -> bytes:
     """RFC 8785 bytes of a JSON-like value; raises `rfc8785.CanonicalizationError` on what JSON cannot say."""
-    return rfc8785.dumps(document)
+    try:
+        return msgspec.json.encode(_alike(document), order="sorted")
+    except (_DifferentError, UnicodeEncodeError, RecursionError):
+        return rfc8785.dumps(document)
+
+
+class _DifferentError(Exception):
+    """msgspec might write it otherwise than RFC 8785 has it."""
+
+
+def _alike(value: Any) -> Any:
+    """`value` where msgspec writes the same bytes, which takes it a twentieth of the time: keys in ASCII, which have the same
+    order by code point as by UTF-16; whole numbers that a double can say; other numbers written the same by ECMAScript."""
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return value
+    if kind is dict:
+        for key in value:
+            if type(key) is not str or not key.isascii():
+                raise _DifferentError
+        return {key: _alike(item) for key, item in value.items()}
+    if kind is list or kind is tuple:
+        return [_alike(item) for item in value]
+    if (kind is int or (kind is float and value.is_integer())) and -_EXACT < value < _EXACT:
+        return int(value)
+    if kind is float and _DECIMAL[0] < abs(value) < _DECIMAL[1]:
+        return value
+    raise _DifferentError
+
+
+_EXACT = 2**53
+_DECIMAL = 1e-4, 1e15
+"""Between these both write the shortest digits that give the number back, without an exponent."""
 
 
 def digest(document: Any) -> str:
@@ -97,14 +130,15 @@ class TrustedKeys:
 
     keys: Mapping[str, bytes]
 
-    def verify(self, signed: Signed) -> str:
-        """Return the signing domain; raise `SignatureError` when the key is unknown or the signature is wrong."""
+    def verify(self, signed: Signed, written: bytes = b"") -> str:
+        """Return the signing domain; raise `SignatureError` when the key is unknown or the signature is wrong. `written`: the
+        canonical bytes of the body, where they are known."""
         public = self.keys.get(signed.key_id)
         if public is None:
             raise SignatureError(f"no trusted key {signed.key_id!r}")
         try:
             raw = base64.b64decode(signed.signature, validate=True)
-            Ed25519PublicKey.from_public_bytes(public).verify(raw, canonical(signed.body))
+            Ed25519PublicKey.from_public_bytes(public).verify(raw, written or canonical(signed.body))
         except (InvalidSignature, ValueError) as error:
             raise SignatureError(f"signature by {signed.key_id!r} does not verify") from error
         return signed.key_id.partition("#")[0]
