@@ -25,7 +25,8 @@ from ioi_dagster.private_file import write_private
 def canonical(document: Any) -> bytes:
     """RFC 8785 bytes of a JSON-like value; raises `rfc8785.CanonicalizationError` on what JSON cannot say."""
     try:
-        return msgspec.json.encode(_alike(document), order="sorted")
+        _check_alike(document)
+        return msgspec.json.encode(document, order="sorted")
     except (_DifferentError, UnicodeEncodeError, RecursionError):
         return rfc8785.dumps(document)
 
@@ -34,26 +35,31 @@ class _DifferentError(Exception):
     """msgspec might write it otherwise than RFC 8785 has it."""
 
 
-def _alike(value: Any) -> Any:
-    """`value` where msgspec writes the same bytes, which takes it a twentieth of the time: keys in ASCII, which have the same
-    order by code point as by UTF-16; whole numbers that a double can say; other numbers written the same by ECMAScript."""
+def _check_alike(value: Any) -> None:
+    """That msgspec writes the same bytes, which takes it a tenth of the time: keys in ASCII, which have the same order by code
+    point as by UTF-16; integers that a double can say; other numbers that are written the same by ECMAScript."""
     kind = type(value)
-    if kind is str or kind is bool or value is None:
-        return value
     if kind is dict:
-        for key in value:
+        for key, item in value.items():
             if type(key) is not str or not key.isascii():
                 raise _DifferentError
-        return {key: _alike(item) for key, item in value.items()}
-    if kind is list or kind is tuple:
-        return [_alike(item) for item in value]
-    if (kind is int or (kind is float and value.is_integer())) and -_EXACT < value < _EXACT:
-        return int(value)
-    if kind is float and _DECIMAL[0] < abs(value) < _DECIMAL[1]:
-        return value
-    raise _DifferentError
+            if type(item) not in _ALIKE:
+                _check_alike(item)
+    elif kind is list or kind is tuple:
+        for item in value:
+            if type(item) not in _ALIKE:
+                _check_alike(item)
+    elif kind is int:
+        if not -_EXACT < value < _EXACT:
+            raise _DifferentError
+    elif kind is float:
+        if value.is_integer() or not _DECIMAL[0] < abs(value) < _DECIMAL[1]:
+            raise _DifferentError
+    elif kind not in _ALIKE:
+        raise _DifferentError
 
 
+_ALIKE = frozenset((str, bool, type(None)))
 _EXACT = 2**53
 _DECIMAL = 1e-4, 1e15
 """Between these both write the shortest digits that give the number back, without an exponent."""
