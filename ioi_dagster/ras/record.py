@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -76,35 +76,44 @@ def make_record(
         "scheme": str(scheme),
         "spec": plain,
         "audience": audience,
-        "valid_until": valid_until,
+        # Whole numbers are written alike, and as such quicker.
+        "valid_until": int(valid_until) if valid_until == valid_until // 1 else valid_until,
         "supersedes": supersedes,
         "provenance": [_plain(dict(source)) for source in provenance],
     }
-    return _read(key.sign(_bounded(body)))
+    bounded(body)
+    return record_of(key.sign(body))
 
 
-def read_record(signed: Signed, trusted: TrustedKeys) -> Record:
-    """Verify and read. Raises `SignatureError` for a bad signature, `BadInputError` for what is no record, and `FinalError` when
-    the signer does not own the URN's prefix."""
-    _bounded(signed.body)
-    signer = trusted.verify(signed)
-    record = _read(signed)
-    if record.domain != signer:
+def read_record(signed: Signed, trusted: TrustedKeys, owners: Collection[str] = ()) -> Record:
+    """Verify and read. `owners`: domains that the name was handed over to (`pointers`), beside the one in it. Raises
+    `SignatureError` for a bad signature, `BadInputError` for what is no record, and `FinalError` when the signer does not own the
+    URN's prefix."""
+    return read_written(signed, trusted, owners)[0]
+
+
+def read_written(signed: Signed, trusted: TrustedKeys, owners: Collection[str] = ()) -> tuple[Record, bytes]:
+    """As `read_record`, with the canonical bytes of its body."""
+    written = bounded(signed.body)
+    signer = trusted.verify(signed, written)
+    record = record_of(signed)
+    if record.domain != signer and signer not in owners:
         raise FinalError(f"{signer} may not write under the prefix of {record.domain}")
-    return record
+    return record, written
 
 
-def _read(signed: Signed) -> Record:
+def record_of(signed: Signed) -> Record:
+    """Read what is known to be signed. Raises `BadInputError` for what is no record."""
     body = signed.body
     schema = body.get("schema")
     if schema != SCHEMA:
         raise BadInputError(
             f"a record of schema {str(schema)[:60]!r}; this registry reads {SCHEMA}", where="registry", todo="update it"
         )
-    if body.keys() != _TYPES.keys():
-        odd = sorted(map(str, body.keys() ^ _TYPES.keys()))[:5]
+    if body.keys() != TYPES.keys():
+        odd = sorted(map(str, body.keys() ^ TYPES.keys()))[:5]
         raise BadInputError(f"not a record: {', '.join(odd)} missing or too many", where="registry", todo=_TODO)
-    for name, types in _TYPES.items():
+    for name, types in TYPES.items():
         if not isinstance(body[name], types) or isinstance(body[name], bool):
             raise BadInputError(f"not a record: {name} is of the wrong type", where="registry", todo=_TODO)
     urn = read_urn(body["urn"])
@@ -131,7 +140,7 @@ def _wrong(body: Mapping[str, Any], urn: Urn) -> tuple[tuple[bool, str], ...]:
     provenance = body["provenance"]
     return (
         (body["kind"] != urn.kind, "its kind is not that of its URN"),
-        (body["scheme"] not in tuple(Scheme), f"scheme is {body['scheme'][:30]!r}"),
+        (body["scheme"] not in _SCHEMES, f"scheme is {body['scheme'][:30]!r}"),
         (not _AUDIENCE.fullmatch(body["audience"]), f"audience is {body['audience'][:60]!r}"),
         (not 0 <= body["valid_until"] < 1e11, "valid_until is no time"),
         (not _DIGEST.fullmatch(body["supersedes"]), "supersedes is no digest"),
@@ -142,7 +151,7 @@ def _wrong(body: Mapping[str, Any], urn: Urn) -> tuple[tuple[bool, str], ...]:
     )
 
 
-_TYPES: dict[str, type | tuple[type, ...]] = {
+TYPES: dict[str, type | tuple[type, ...]] = {
     "schema": str,
     "urn": str,
     "kind": str,
@@ -154,32 +163,34 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "supersedes": str,
     "provenance": list,
 }
+_SCHEMES = frozenset(Scheme)
+_NESTED = (dict, list, tuple)
 _TODO = "its owner corrects it and signs it anew"
 _AUDIENCE = re.compile(r"public|local|partner:[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _DIGEST = re.compile(r"|sha256:[0-9a-f]{64}")
 
 
-def _bounded(body: dict[str, Any]) -> dict[str, Any]:
-    """Depth first: what is nested too deep cannot even be written down."""
+def bounded(body: dict[str, Any]) -> bytes:
+    """Its canonical bytes. Depth first: what is nested too deep cannot even be written down. Raises `BadInputError`."""
     level: list[Any] = [body]
     for _ in range(MAX_DEPTH):
-        level = [item for value in level for item in _inside(value)]
+        inside = (value.values() if isinstance(value, dict) else value for value in level)
+        level = [item for items in inside for item in items if isinstance(item, _NESTED)]
         if not level:
             break
     else:
         raise BadInputError(f"nested deeper than {MAX_DEPTH}", where="registry", todo="flatten it")
-    size = len(canonical(body))
-    if size > MAX_RECORD:
+    try:
+        written = canonical(body)
+    except ValueError as error:  # rfc8785's errors are
+        raise BadInputError(f"no JSON: {error}", where="registry", todo=_TODO) from error
+    if len(written) > MAX_RECORD:
         raise BadInputError(
-            f"{size} bytes; a record has {MAX_RECORD} at most", where="registry", todo="keep large parts elsewhere"
+            f"{len(written)} bytes; a record has {MAX_RECORD} at most",
+            where="registry",
+            todo="keep large parts elsewhere",
         )
-    return body
-
-
-def _inside(value: Any) -> Sequence[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list | tuple) else ()
+    return written
 
 
 def _plain(value: Any) -> Any:
