@@ -66,7 +66,7 @@ def test_nobody_writes_under_anothers_prefix(store):
 def test_a_record_altered_in_the_file_is_no_record(store, tmp_path):
     store.put(BLOCK.signed)
     with sqlite3.connect(tmp_path / "registry.sqlite") as connection:
-        connection.execute("UPDATE record SET signed = replace(signed, 'page.ocr', 'page.all')")
+        connection.execute("UPDATE record SET body = replace(body, 'page.ocr', 'page.all')")
     assert store.records() == []
 
 
@@ -163,7 +163,7 @@ def test_a_row_that_is_no_json_hides_nobody_else(store, tmp_path):
     store.put(BLOCK.signed)
     store.put(other.signed)
     with sqlite3.connect(tmp_path / "registry.sqlite") as connection:
-        connection.execute("update record set signed = 'rubbish' where kind = 'block'")
+        connection.execute("update record set body = 'rubbish' where kind = 'block'")
     assert store.records() == [other]
 
 

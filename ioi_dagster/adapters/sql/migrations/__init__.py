@@ -1,0 +1,1 @@
+"""Alembic's scripts: how the registry's tables are made and changed, and changed back."""
