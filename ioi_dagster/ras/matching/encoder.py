@@ -16,7 +16,8 @@ from typing import Protocol
 
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.ras.matching.entry import Entry, text_of
-from ioi_dagster.ras.matching.index import MAX_CANDIDATES, CapabilityIndex, Match
+from ioi_dagster.ras.matching.index import CapabilityIndex
+from ioi_dagster.ras.matching.ranking import MAX_CANDIDATES, Match
 
 WHOLE = 2_000
 """Up to so many entries all are compared by meaning, else those that words have found: 2,000 products of vectors of 384 numbers

@@ -6,10 +6,10 @@ import pytest
 
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.capability import Contract
-from ioi_dagster.ras.matching import index as its
+from ioi_dagster.ras.matching import ranking as its
 from ioi_dagster.ras.matching.entry import MAX_EXAMPLES, MOST, Entry, entry_of, word_weights
 from ioi_dagster.ras.matching.index import CapabilityIndex
-from ioi_dagster.ras.matching.postings import UNIT, Postings
+from ioi_dagster.ras.matching.postings import UNIT, kept_words, term_key, units_at
 from ioi_dagster.ras.matching.query import MAX_OWN, read_request
 from ioi_dagster.ras.matching.words import split_names, terms
 
@@ -58,7 +58,7 @@ def test_what_is_removed_is_found_no_more_and_its_words_are_gone() -> None:
     index = CapabilityIndex(ALL)
     without = CapabilityIndex(entry for entry in ALL if entry is not OCR)
     index.remove("ocr")
-    assert ("ocr" in index, len(index), index.words) == (False, 3, without.words)
+    assert ("ocr" in index, len(index), index.different_words) == (False, 3, without.different_words)
     assert index.rank("scanned page", 5) == without.rank("scanned page", 5)
     with pytest.raises(BadInputError, match="'ocr' is not in the index"):
         index.remove("ocr")
@@ -142,9 +142,8 @@ def test_examples_are_found_and_take_nothing_from_those_that_have_none() -> None
 def test_no_word_counts_more_than_a_posting_can_hold() -> None:
     weights = word_weights(Entry("rain", "rain " * 500, "rain " * 500, ("rain",) * 50))
     assert all(0 < weight <= MOST for weight in weights.values())
-    postings = Postings()
-    postings.put(3, MOST)
-    assert postings.at(3) * UNIT == pytest.approx(MOST)
+    most = kept_words({"rain": MOST, "least": 1e-9})
+    assert (units_at(most, term_key("rain")) * UNIT, units_at(most, term_key("least"))) == (pytest.approx(MOST), 1)
 
 
 def test_names_are_split_where_their_parts_meet() -> None:
