@@ -96,7 +96,7 @@ class TextIndex:
 
     def faults(self, connection: sa.Connection, items: Iterable[tuple[int, tuple[Entry, ...]]]) -> list[str]:
         """What is otherwise than if it were made anew of all entries: the ids of those that are missing, are too many or have
-        other words, and a line where postings do not agree with entries. Reads all of the index; keeps an id and a hash of each."""
+        other words, and a line where postings do not agree with entries. Reads all of the index, and keeps a hash of each."""
         there = {
             row.id: (row.number, hash(row.words))
             for row in connection.execute(sa.select(entry.c.id, entry.c.number, entry.c.words))
