@@ -105,6 +105,7 @@ def _nothing(
     report.figures[f"{name}_said_nothing_gone@{of}"] = fmean(gone)
     report.figures[f"{name}_said_nothing_foreign@{of}"] = fmean(others)
     rightly = fmean(gone) + fmean(others)
+    report.figures[f"{name}_said_nothing_recall@{of}"] = rightly / 2
     if rightly or any(there):
         # As if what answers were there for one request out of two.
         report.figures[f"{name}_said_nothing_precision@{of}"] = rightly / (rightly + 2 * fmean(there))

@@ -59,7 +59,7 @@ def main() -> int:
         sizes = sizes | {"records": (int(sys.argv[sys.argv.index("--records") + 1]),)}
     report = Report("ras")
     for count in sizes["records"]:
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        with tempfile.TemporaryDirectory() as folder:
             _discovery(report, Path(folder), count, sizes["requests"], sizes["times"])
     # Rows of registrations, renewals and expiry go here: figures `registrations_per_s`, `renewals_per_s`, `expiry_late_s`.
     report.floors = {f"p99_ms@{count}": (floor, "max") for count, floor in FLOORS.items()}

@@ -1,4 +1,4 @@
-"""Entries of a registry as a seeded generator draws them: words as frequent as those of a language (Zipf), texts of usual lengths."""
+"""Entries of a registry as a seeded generator draws them: words as frequent as those of a language (Zipf)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Encoders of meanings for matching, from weights in a folder of this machine."""
