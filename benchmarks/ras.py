@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from benchmarks.frame import Report, quick
 from benchmarks.ras_entries import KINDS, Drawn
 from benchmarks.yardstick.matching.baselines import STOP
-from ioi_dagster.adapters.sql.search import TextIndex
+from ioi_dagster.adapters.sql.search import SqlTextIndex
 from ioi_dagster.adapters.sql.search_tables import tables
 from ioi_dagster.ras.matching.entry import Entry
 from ioi_dagster.ras.matching.words import split_names
@@ -92,7 +92,7 @@ def _filled(folder: Path, count: int, drawn: Drawn) -> dict[str, float]:
     for engine in (ours, fts5):
         record.create(engine)
     tables.create_all(ours)
-    index, took = TextIndex(), {"ours": 0.0, "fts5": 0.0}
+    index, took = SqlTextIndex(), {"ours": 0.0, "fts5": 0.0}
     with fts5.begin() as connection:
         # The peer's own place for texts is left out, as ours keeps none.
         connection.exec_driver_sql(
@@ -124,7 +124,7 @@ def _serve(folder: Path, asked: dict[str, Any]) -> int:
     requests: list[tuple[str, Filter]] = [(text, tuple(its)) for text, its in asked["requests"]]
     started = time.perf_counter()
     ours = _engine(folder / "ours.db").connect()
-    index = TextIndex()
+    index = SqlTextIndex()
     index.rank(ours, requests[0][0], 10, _selected(requests[0][1]))
     figures = {"start_s": time.perf_counter() - started}
 

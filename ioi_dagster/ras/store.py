@@ -69,11 +69,11 @@ class TextIndex(Protocol):
     """Which records words lead to. It lies in the store's own database and changes in the transactions of `connection`, the
     store's. `number` is the record's key there. A record is in it while it is neither yanked nor deleted."""
 
-    def put(self, connection: Any, number: int, entries: tuple[Entry, ...]) -> None:
-        """`number` was not in it."""
+    def put_all(self, connection: Any, items: Sequence[tuple[int, tuple[Entry, ...]]]) -> None:
+        """Entries of records by their numbers, in place of those that they had. Many at once cost far less than each alone."""
         ...
 
-    def drop(self, connection: Any, number: int) -> None:
+    def drop(self, connection: Any, number: int) -> object:
         """`number` may not be in it: nothing happens."""
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,12 @@ class Words:
 
     table = sa.Table("words", sa.MetaData(), sa.Column("number", sa.BigInteger), sa.Column("ids", sa.Text))
 
-    def put(self, connection: Any, number: int, entries: tuple[Any, ...]) -> None:
-        if any(entry.id == "breaks" for entry in entries):
-            raise OSError("the disk is full")
-        connection.execute(sa.insert(self.table).values(number=number, ids=" ".join(entry.id for entry in entries)))
+    def put_all(self, connection: Any, items: Sequence[tuple[int, tuple[Any, ...]]]) -> None:
+        for number, entries in items:
+            if any(entry.name == "breaks" for entry in entries):
+                raise OSError("the disk is full")
+            names = " ".join(entry.name for entry in entries)
+            connection.execute(sa.insert(self.table).values(number=number, ids=names))
 
     def drop(self, connection: Any, number: int) -> None:
         connection.execute(sa.delete(self.table).where(self.table.c.number == number))
@@ -46,7 +48,7 @@ class Words:
         connection.execute(sa.delete(self.table))
 
     def differences(self, connection: Any, records: Iterable[tuple[int, tuple[Any, ...]]]) -> Iterator[str]:
-        wanted = {number: " ".join(entry.id for entry in entries) for number, entries in records}
+        wanted = {number: " ".join(entry.name for entry in entries) for number, entries in records}
         there = {row.number: row.ids for row in connection.execute(sa.select(self.table))}
         yield from (
             f"number {number}" for number in sorted(wanted.keys() | there) if wanted.get(number) != there.get(number)
@@ -87,7 +89,7 @@ def store(new_place: Callable[[], Path | str]) -> Iterator[SqlRecordStore]:
 
 
 def reader(version: str = "1.0", capability: str = "page.read", key: SigningKey = LAB, **fields: Any) -> Record:
-    contract = {"id": capability, "name": "Reader", "tags": ["ocr", "page"], "skills": ["7/701"]}
+    contract = {"id": capability, "name": capability, "tags": ["ocr", "page"], "skills": ["7/701"]}
     spec = {"capability": capability, "contract": contract, "handles": "internal", "note": fields.pop("note", "")}
     return make_record(key, Kind.BLOCK, fields.pop("name", "reader"), version, spec, **fields)
 
@@ -244,7 +246,8 @@ def test_what_was_altered_is_told_and_what_follows_is_made_anew(store):
         connection.execute(sa.text("UPDATE pointer_event SET body = replace(body, 'active', 'deprecated')"))
 
 
-def test_what_is_restored_is_the_same_and_signs_nothing_until_somebody_says_how(store, new_place, tmp_path):
+def test_what_is_restored_is_the_same_and_signs_nothing_until_somebody_says_how(new_place, tmp_path):
+    store = SqlRecordStore(new_place(), TRUSTED, wall=lambda: NOW)
     store.put_many([reader().signed, reader("2.0").signed])
     store.point(status(1, Status.YANKED, "2.0"))
     backup(store.engine, tmp_path / "backup")
@@ -269,6 +272,7 @@ def test_what_is_restored_is_the_same_and_signs_nothing_until_somebody_says_how(
     (tmp_path / "odd").write_bytes(b"no database" * 100)
     with pytest.raises(BadInputError, match="no backup"):
         restore(tmp_path / "odd", new_place())
+    store.close()
 
 
 def test_migrations_make_the_tables_and_take_them_away(new_place):

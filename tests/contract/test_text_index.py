@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from ioi_dagster.adapters.sql import search
-from ioi_dagster.adapters.sql.search import TextIndex
+from ioi_dagster.adapters.sql.search import SqlTextIndex
 from ioi_dagster.adapters.sql.search_tables import entry, latest, run, tables
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.ras.matching.entry import Entry
@@ -48,7 +48,7 @@ def test_it_answers_as_one_in_memory_after_runs_were_merged_and_entries_went(
     monkeypatch.setattr("ioi_dagster.adapters.sql.search_tables.RUN", 4)
     monkeypatch.setattr(search, "FRESH_RUNS", 2)
     monkeypatch.setattr("ioi_dagster.adapters.sql.search_tables.FRESH_RUNS", 2)
-    index = TextIndex()
+    index = SqlTextIndex()
     index.put_all(connection, list(CATALOGUE.items()))
     gone = {0, 9, 39}
     assert [index.drop(connection, number) for number in sorted(gone)] == [1, 1, 1]
@@ -58,52 +58,56 @@ def test_it_answers_as_one_in_memory_after_runs_were_merged_and_entries_went(
     for query in ("model 3 reads 5 pages", "pages", "nothing of it"):
         assert index.rank(connection, query, 40) == memory.rank(query, 40)
         assert index.rank(connection, query, 3, few) == memory.rank(query, 3, {f"of-{number}" for number in range(12)})
-    assert index.faults(connection, left.items()) == []
+    assert list(index.differences(connection, left.items())) == []
 
 
 def test_what_is_rolled_back_was_never_there(connection: sa.Connection) -> None:
-    index = TextIndex()
-    index.put(connection, 1, (RAIN,))
+    index = SqlTextIndex()
+    index.put_all(connection, [(1, (RAIN,))])
     connection.commit()
-    index.put(connection, 1, (OCR,))
+    index.put_all(connection, [(1, (OCR,))])
     assert [match.id for match in index.rank(connection, "rain on scanned pages", 5)] == ["ocr"]
     connection.rollback()
     assert [match.id for match in index.rank(connection, "rain on scanned pages", 5)] == ["rain"]
 
 
 def test_ids_that_are_anothers_or_given_twice_are_refused_and_nothing_is_written(connection: sa.Connection) -> None:
-    index = TextIndex()
-    index.put(connection, 1, (RAIN,))
+    index = SqlTextIndex()
+    index.put_all(connection, [(1, (RAIN,))])
     with pytest.raises(BadInputError, match="'rain' is another record's"):
         index.put_all(connection, [(2, (OCR, RAIN))])
     with pytest.raises(BadInputError, match="'ocr' is given twice"):
         index.put_all(connection, [(2, (OCR,)), (3, (OCR,))])
-    assert index.faults(connection, [(1, (RAIN,))]) == []
+    assert list(index.differences(connection, [(1, (RAIN,))])) == []
 
 
-def test_faults_are_told(connection: sa.Connection) -> None:
-    index = TextIndex()
+def test_differences_are_told(connection: sa.Connection) -> None:
+    index = SqlTextIndex()
     index.put_all(connection, [(1, (RAIN,)), (2, (OCR,)), (3, ())])
     changed = Entry("rain", "rain")
-    assert index.faults(connection, [(1, (changed,)), (4, (Entry("new", "new"),))]) == ["new", "ocr", "rain"]
+    assert sorted(index.differences(connection, [(1, (changed,)), (4, (Entry("new", "new"),))])) == [
+        "new is missing",
+        "ocr is too many",
+        "rain has other words",
+    ]
     connection.execute(
         sa.delete(latest).where(latest.c.word == sa.select(sa.func.min(latest.c.word)).scalar_subquery())
     )
-    assert index.faults(connection, [(1, (RAIN,)), (2, (OCR,))]) == ["postings are not those of the entries"]
+    assert list(index.differences(connection, [(1, (RAIN,)), (2, (OCR,))])) == ["postings are not those of the entries"]
 
 
 def test_syntax_of_databases_is_words(connection: sa.Connection) -> None:
-    index = TextIndex()
-    index.put(connection, 1, (RAIN,))
+    index = SqlTextIndex()
+    index.put_all(connection, [(1, (RAIN,))])
     for query in ("' OR 1=1 --", 'rain" NEAR *', "%", "\x00", "a:b AND (", "rain " * 200_000):
         assert {match.id for match in index.rank(connection, query, 5)} <= {"rain"}
 
 
 def test_an_index_that_is_empty_or_was_emptied_finds_nothing(connection: sa.Connection) -> None:
-    index = TextIndex()
+    index = SqlTextIndex()
     assert (index.rank(connection, "rain", 5), index.drop(connection, 7)) == ([], 0)
-    index.put(connection, 1, (RAIN,))
-    index.put(connection, 1, ())
+    index.put_all(connection, [(1, (RAIN,))])
+    index.put_all(connection, [(1, ())])
     assert index.rank(connection, "rain", 5) == []
     assert [
         connection.execute(sa.select(sa.func.count()).select_from(its)).scalar() for its in (entry, latest, run)

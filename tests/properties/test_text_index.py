@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ioi_dagster.adapters.sql import search, search_tables
-from ioi_dagster.adapters.sql.search import TextIndex
+from ioi_dagster.adapters.sql.search import SqlTextIndex
 from ioi_dagster.ras.matching import ranking
 from ioi_dagster.ras.matching.entry import Entry
 from ioi_dagster.ras.matching.index import CapabilityIndex
@@ -52,7 +52,7 @@ def engine() -> Iterator[sa.Engine]:
     numbers=st.sets(st.integers(0, 9)),
 )
 def test_it_answers_as_one_in_memory(engine: sa.Engine, changes, query, k, ids, numbers) -> None:
-    index, entries = TextIndex(), {}
+    index, entries = SqlTextIndex(), {}
     with engine.connect() as connection:
         for change in changes:
             if isinstance(change, int):
@@ -70,5 +70,5 @@ def test_it_answers_as_one_in_memory(engine: sa.Engine, changes, query, k, ids, 
         of_numbers = [its.id for number in numbers for its in entries.get(number, ())]
         found = index.rank(connection, query, k, sa.select(record.c.number))
         assert found == memory.rank(query, k, of_numbers)
-        assert index.faults(connection, entries.items()) == []
+        assert list(index.differences(connection, entries.items())) == []
         connection.rollback()

@@ -27,6 +27,7 @@ from ioi_dagster.adapters.sql.registry_writing import (
     set_mark,
     writing,
 )
+from ioi_dagster.adapters.sql.search import SqlTextIndex
 from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError, FinalError
 from ioi_dagster.ras.pointers import PointerEvent, PointerState, Status, read_pointer, state_of
@@ -43,9 +44,9 @@ MAX_KEPT = 10_000
 
 
 class SqlRecordStore:
-    """Implements `ras.store.RecordStore` on the SQLite file `where`, or on the database of that URL. `text` is kept in step with
-    the records; `wall` gives seconds of the epoch. Threads and processes may share one database. Raises `BadInputError` where the
-    database is of a newer version."""
+    """Implements `ras.store.RecordStore` on the SQLite file `where`, or on the database of that URL. `text` (None: the index in
+    that database) is kept in step with the records; `wall` gives seconds of the epoch. Threads and processes may share one
+    database. Raises `BadInputError` where the database is of a newer version."""
 
     def __init__(
         self,
@@ -56,7 +57,8 @@ class SqlRecordStore:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.engine = open_migrated(where)
-        self.trusted, self.text, self.wall = trusted, text, wall
+        self.trusted, self.wall = trusted, wall
+        self.text: TextIndex = text or SqlTextIndex()
         self._kept: dict[tuple[str, str], Record] = {}
         self._queue: deque[_Waiting] = deque()
         self._turn = threading.Lock()

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError
 
 from ioi_dagster.adapters.sql.migrating import migrate, open_migrated, path_of, revision_of
-from ioi_dagster.adapters.sql.registry_tables import meta
 from ioi_dagster.adapters.sql.registry_writing import note, set_mark
+from ioi_dagster.adapters.sql.search_tables import tables as meta
 from ioi_dagster.errors import BadInputError
 
 AT_ONCE = 1000

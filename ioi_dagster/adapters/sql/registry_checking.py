@@ -14,6 +14,7 @@ from ioi_dagster.adapters.sql.registry_writing import (
     LIVE,
     Row,
     capability_rows,
+    entries_of,
     label_rows,
     note,
     read_events,
@@ -52,9 +53,8 @@ def verify(store: SqlRecordStore) -> Iterator[Difference]:
     with _snapshot(store.engine) as connection:
         yield from _pointers(store, connection)
         yield from _records(store, connection)
-        if store.text is not None:
-            for line in store.text.differences(connection, _entries(store, connection)):
-                yield Difference("text", "", line)
+        for line in store.text.differences(connection, _entries(store, connection)):
+            yield Difference("text", "", line)
 
 
 def rebuild(store: SqlRecordStore) -> int:
@@ -64,8 +64,7 @@ def rebuild(store: SqlRecordStore) -> int:
     with writing(store.engine) as connection:
         connection.execute(sa.delete(capability))
         connection.execute(sa.delete(label))
-        if store.text is not None:
-            store.text.clear(connection)
+        store.text.clear(connection)
         for row, found, state, offered in _walk(store, connection):
             if isinstance(found, str):
                 continue
@@ -83,8 +82,7 @@ def rebuild(store: SqlRecordStore) -> int:
             labels = label_rows(row.number, offers)
             if labels:
                 connection.execute(sa.insert(label), labels)
-            if store.text is not None:
-                store.text.put(connection, row.number, tuple(offer.entry for offer in offers))
+            store.text.put_all(connection, [entries_of(row.number, offers)])
         note(connection, store.wall(), "rebuilt", "", f"{count} records")
     return count
 
@@ -164,7 +162,7 @@ def _entries(store: SqlRecordStore, connection: sa.Connection) -> Iterator[tuple
         if isinstance(found, Record) and state.stand(found.version).status in LIVE:
             offers = _offers(found)
             if offers and not isinstance(offers, str):
-                yield row.number, tuple(offer.entry for offer in offers)
+                yield entries_of(row.number, offers)
 
 
 def _walk(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +14,7 @@ from ioi_dagster.adapters.sql.registry_tables import audit, capability, label, m
 from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import FinalError
 from ioi_dagster.ras.contracts import Offer, offers_of
+from ioi_dagster.ras.matching.entry import Entry
 from ioi_dagster.ras.pointers import (
     MAX_EVENT,
     Op,
@@ -75,7 +76,7 @@ class New:
 class Writer:
     """One transaction's work on the names `urns`. `now`: seconds of the epoch."""
 
-    def __init__(self, connection: sa.Connection, urns: Iterable[str], text: TextIndex | None, now: float) -> None:
+    def __init__(self, connection: sa.Connection, urns: Iterable[str], text: TextIndex, now: float) -> None:
         self._connection, self._text, self._now = connection, text, now
         wanted = sorted(set(urns))
         self.rows: dict[str, dict[str, Row]] = {urn: {} for urn in wanted}
@@ -206,10 +207,9 @@ class Writer:
             self._connection.execute(sa.insert(capability), shown)
         if labels:
             self._connection.execute(sa.insert(label), labels)
-        if self._text is not None:
-            for number, _, offers in live:
-                if offers:
-                    self._text.put(self._connection, number, tuple(offer.entry for offer in offers))
+        entries = [entries_of(number, offers) for number, _, offers in live if offers]
+        if entries:
+            self._text.put_all(self._connection, entries)
 
     def _follow(self, urn: str, state: PointerState) -> None:
         rows = self.rows[urn]
@@ -287,14 +287,18 @@ def label_rows(number: int, offers: Sequence[Offer]) -> list[dict[str, Any]]:
     ]
 
 
-def hide(connection: sa.Connection, text: TextIndex | None, numbers: Sequence[int]) -> None:
+def entries_of(number: int, offers: Sequence[Offer]) -> tuple[int, tuple[Entry, ...]]:
+    """For the index of words, in which ids are of the record: others may offer a capability of the same name."""
+    return number, tuple(replace(offer.entry, id=f"{number}/{place}") for place, offer in enumerate(offers))
+
+
+def hide(connection: sa.Connection, text: TextIndex, numbers: Sequence[int]) -> None:
     """None of them is found any more."""
     for some in chunks(numbers):
         connection.execute(sa.delete(capability).where(capability.c.number.in_(some)))
         connection.execute(sa.delete(label).where(label.c.number.in_(some)))
-    if text is not None:
-        for number in numbers:
-            text.drop(connection, number)
+    for number in numbers:
+        text.drop(connection, number)
 
 
 def read_events(connection: sa.Connection, where: sa.ColumnElement[bool]) -> Iterator[tuple[str, PointerEvent]]:

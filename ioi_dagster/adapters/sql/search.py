@@ -41,12 +41,8 @@ from ioi_dagster.ras.matching.ranking import Match, ranked
 Items = Sequence[tuple[int, tuple[Entry, ...]]]
 
 
-class TextIndex:
+class SqlTextIndex:
     """Holds nothing itself: all is in the database, in `search_tables.tables`, which must be there. Thread-safe."""
-
-    def put(self, connection: sa.Connection, number: int, entries: tuple[Entry, ...]) -> None:
-        """See `put_all`."""
-        self.put_all(connection, [(number, entries)])
 
     def put_all(self, connection: sa.Connection, items: Items) -> None:
         """The entries of records, by the records' numbers, in place of those that they had. Many at once cost far less than each
@@ -94,24 +90,26 @@ class TextIndex:
         (None: all)."""
         return ranked(SqlPostings(connection), query, k, None if among is None else SqlAmong(connection, among))
 
-    def faults(self, connection: sa.Connection, items: Iterable[tuple[int, tuple[Entry, ...]]]) -> list[str]:
-        """What is otherwise than if it were made anew of all entries: the ids of those that are missing, are too many or have
-        other words, and a line where postings do not agree with entries. Reads all of the index, and keeps a hash of each."""
+    def clear(self, connection: sa.Connection) -> None:
+        for table in (entry, latest, run, state):
+            connection.execute(sa.delete(table))
+
+    def differences(self, connection: sa.Connection, records: Iterable[tuple[int, tuple[Entry, ...]]]) -> Iterator[str]:
+        """A line on each difference from an index made anew of `records`: entries that are missing, are too many or have other
+        words, and where postings do not agree with entries. Reads all of the index, and keeps a hash of each entry."""
         there = {
             row.id: (row.number, hash(row.words))
             for row in connection.execute(sa.select(entry.c.id, entry.c.number, entry.c.words))
         }
-        wrong: list[str] = []
-        for number, its in ((number, its) for number, entries in items for its in entries):
-            if there.pop(its.id, None) != (number, hash(packed(kept_words(word_weights(its))))):
-                wrong.append(its.id)
-        wrong += there
-        said = (
-            ["postings are not those of the entries"]
-            if _sum_of_entries(connection) != _sum_of_postings(connection)
-            else []
-        )
-        return sorted(wrong) + said
+        for number, its in ((number, its) for number, entries in records for its in entries):
+            found = there.pop(its.id, None)
+            if found is None:
+                yield f"{its.id} is missing"
+            elif found != (number, hash(packed(kept_words(word_weights(its))))):
+                yield f"{its.id} has other words"
+        yield from (f"{id} is too many" for id in sorted(there))
+        if _sum_of_entries(connection) != _sum_of_postings(connection):
+            yield "postings are not those of the entries"
 
     def _there(self, connection: sa.Connection, numbers: Collection[int], ids: Sequence[str]) -> dict[str, int]:
         found: dict[str, int] = {}

@@ -6,6 +6,8 @@ from enum import IntEnum
 
 import sqlalchemy as sa
 
+from ioi_dagster.adapters.sql.registry_tables import meta as tables
+
 RUN = 512
 """Places of a fresh run."""
 FRESH_RUNS = 32
@@ -23,7 +25,6 @@ class Stage(IntEnum):
     REST = 2
 
 
-tables = sa.MetaData()
 state = sa.Table(
     "search_state",
     tables,
