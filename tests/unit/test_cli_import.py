@@ -18,9 +18,9 @@ FOREIGN = Path(__file__).parents[1] / "fixtures" / "foreign"
 CARD = FOREIGN / "others" / "a2a__weather_agent_card.json"
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("home")
+@pytest.fixture
+def home(tmp_path) -> Path:
+    root = tmp_path / "home"
     owned(root, "lab.example")
     return root
 
