@@ -8,16 +8,19 @@ import resource
 import socket
 import threading
 from pathlib import Path
+from random import Random
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
+import sqlalchemy as sa
 import uvicorn
 
 from ioi_dagster.adapters.dask.client import DaskRunner
 from ioi_dagster.adapters.files.blocks import read_blocks
 from ioi_dagster.adapters.files.only_one import only_one
 from ioi_dagster.adapters.files.standing import StandingFile
+from ioi_dagster.adapters.http.feeds import FeedDesk
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
 from ioi_dagster.adapters.http.listening import TlsServer
 from ioi_dagster.adapters.http.serving import MAX_CONNECTIONS, serving_protocol
@@ -26,10 +29,12 @@ from ioi_dagster.adapters.http.tls import client_context, tls_of
 from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.opa.bundle_file import BundleFile
+from ioi_dagster.adapters.sql.feeds import SqlFeeds, define
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
-from ioi_dagster.clock import SystemClock
+from ioi_dagster.adapters.sql.sqlite import open_sqlite
+from ioi_dagster.clock import Clock, SystemClock
 from ioi_dagster.decoding import from_json
-from ioi_dagster.domain import DomainConfig, DomainHome
+from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder
 from ioi_dagster.local.identity import end_overlaps
 from ioi_dagster.local.member_book import FolderBook
 from ioi_dagster.local.ordering import Ordering
@@ -40,7 +45,9 @@ from ioi_dagster.policy.decision_log import DecisionLog
 from ioi_dagster.policy.documents import placement_document
 from ioi_dagster.policy.gate import Gate
 from ioi_dagster.private_file import write_private
+from ioi_dagster.ras.feeds.replica import Replica
 from ioi_dagster.ras.record import Kind, Record, make_record
+from ioi_dagster.signing import SigningKey
 
 BACKLOG = 2048
 SPARE_FILES = 1_024
@@ -103,6 +110,7 @@ def serve(home: DomainHome) -> None:
         book=FolderBook(home),
         standing=StandingDesk(clock, StandingFile(home.standing)),
         orders=Ordering(home, gate),
+        feeds=_feeds(home, store, clock),
         epoch=_next_epoch(home.root / "gateway.epoch", clock.wall()),
     )
     _allow_files(MAX_CONNECTIONS + SPARE_FILES)
@@ -118,6 +126,35 @@ def serve(home: DomainHome) -> None:
     family = socket.AF_INET6 if ":" in address.hostname else socket.AF_INET
     with socket.create_server((address.hostname, address.port), family=family, backlog=BACKLOG) as listener:
         TlsServer(settings, tls).run([listener])
+
+
+def _feeds(home: DomainHome, store: SqlRecordStore, clock: Clock) -> FeedDesk:
+    """What the domain tells to other registries, and takes of them."""
+    meta = sa.MetaData()
+    tables = define(meta)
+    feeds = SqlFeeds(open_sqlite(home.root / "feeds.sqlite", meta, synchronous="FULL"), tables)
+    replica = Replica(home.name, feeds.kept(), home.trusted(), feeds, Random())
+    folder = TrustFolder(home.trust)
+    root = home.root / "keys" / "feeds.root"
+    if not root.exists() and not any(kept.at.feed.origin == home.name for kept in feeds.kept()):
+        SigningKey.generate(home.name).save(root)
+
+    def the_root() -> SigningKey | None:
+        return SigningKey.load(home.name, root) if root.exists() else None
+
+    desk = FeedDesk(
+        home.name,
+        feeds,
+        replica,
+        home.own_key(),
+        the_root,
+        folder.records,
+        lambda record: _asking(home, record),
+        clock,
+        home.client_certificate.read_bytes,
+    )
+    desk.first = [record.signed for record in store.records()]
+    return desk
 
 
 def _allow_files(count: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import httpx
 
+from ioi_dagster.adapters.http.feeds import FeedDesk
 from ioi_dagster.adapters.http.membership import MemberBook, NoMembers
 from ioi_dagster.adapters.http.protocol import OrderAnswer, RunAnswer, RunOrder
 from ioi_dagster.adapters.http.standing import StandingDesk
@@ -96,4 +97,6 @@ class GatewayContext:
     state: LeasedState = field(default_factory=LeasedState)
     standing: StandingDesk | None = None
     """How clusters stand with the domain; None: that is forgotten with the gateway."""
+    feeds: FeedDesk | None = None
+    """None: nothing is told to other registries, and nothing taken of them."""
     epoch: int = 1

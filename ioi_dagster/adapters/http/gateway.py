@@ -21,6 +21,7 @@ from starlette.routing import Route
 from ioi_dagster.adapters.http.clocks import told_as
 from ioi_dagster.adapters.http.clusters import Clusters
 from ioi_dagster.adapters.http.context import GatewayContext, OrderDesk
+from ioi_dagster.adapters.http.feeds import FeedDesk
 from ioi_dagster.adapters.http.invoking import Invoking
 from ioi_dagster.adapters.http.membership import Members
 from ioi_dagster.adapters.http.protocol import (
@@ -40,6 +41,8 @@ from ioi_dagster.adapters.http.protocol import (
     RenewAt,
     RunOrder,
     StateEntry,
+    SwapHeads,
+    Telling,
 )
 from ioi_dagster.adapters.http.refusals import ProblemError, RefusalLog, Refused
 from ioi_dagster.adapters.http.standing import StandingDesk
@@ -47,6 +50,7 @@ from ioi_dagster.adapters.http.streaming import StreamedAnswer
 from ioi_dagster.adapters.http.tls import HANDSHAKES, STAMPS
 from ioi_dagster.adapters.http.who_asks import WhoAsks, wanted
 from ioi_dagster.errors import BadInputError, NotAllowedError, RetryableError
+from ioi_dagster.governors.network import PeerState
 from ioi_dagster.model.negotiation import LATE_S, Announce, Award, Awarded, Bid, RejectedRequest, Renewed
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import Experiences
@@ -68,9 +72,14 @@ def create_app(context: GatewayContext) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        task = asyncio.create_task(gateway.members.run())
+        tasks = [asyncio.create_task(gateway.members.run())]
+        if context.feeds is not None:
+            tasks.append(asyncio.create_task(context.feeds.run(gateway.away)))
         yield
-        task.cancel()
+        for task in tasks:
+            task.cancel()
+        if context.feeds is not None:
+            await context.feeds.close()
         await gateway.members.close()
         await gateway.standing.close()
 
@@ -235,6 +244,32 @@ class _Gateway:
         for entry in entries:
             self._c.state.put(entry.key, entry.value, min(max(entry.ttl_s, 0.1), 60.0), now)
         return {}
+
+    # Feeds ------------------------------------------------------------------------------------------------------
+
+    def away(self) -> list[str]:
+        """Members that do not answer."""
+        doubted = (PeerState.SUSPECT, PeerState.GONE, PeerState.LEFT)
+        return [name for name, told in self.members.snapshot().items() if told.get("state") in doubted]
+
+    async def _entries(self, request: Request) -> Any:
+        caller, feeds = self._who.caller(request), self._feeds()
+        return await wanted(request, feeds.entries(caller.domain, request.query_params))
+
+    async def _heads(self, request: Request) -> Any:
+        caller, feeds = self._who.caller(request), self._feeds()
+        return feeds.heads(caller.domain, await self._who.read(request, SwapHeads, caller))
+
+    async def _tell(self, request: Request) -> Any:
+        if not self._who.is_own(request):
+            raise ProblemError(401, "gateway.unauthorised", "feeds are written by the domain's own processes only")
+        feeds = self._feeds()
+        return await feeds.tell(await self._who.read(request, Telling, None))
+
+    def _feeds(self) -> FeedDesk:
+        if self._c.feeds is None:
+            raise ProblemError(403, "feeds.closed", "this gateway tells nothing to other registries")
+        return self._c.feeds
 
     async def _standing(self, request: Request) -> Any:
         """Nobody but the domain's own runs is believed, or told."""

@@ -21,6 +21,9 @@ from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, 
 from ioi_dagster.model.order import Name, Order, Text
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import Experiences, Standing
+from ioi_dagster.ras.feeds.proof import Proof
+from ioi_dagster.ras.feeds.replica import MAX_HEADS
+from ioi_dagster.ras.feeds.store import Page
 from ioi_dagster.ras.selection import Discovery, Query
 from ioi_dagster.signing import Signed
 
@@ -198,6 +201,30 @@ class RunAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class SwapHeads:
+    """How far who asks has feeds that who is asked may see, and of which of them two things were told."""
+
+    heads: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=MAX_HEADS)]
+    proofs: Annotated[tuple[Proof, ...], msgspec.Meta(max_length=MAX_HEADS)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HeadsSwapped:
+    """The same of who is asked."""
+
+    heads: tuple[Signed, ...]
+    proofs: tuple[Proof, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """Records that the domain states from now on, and items that it states no longer: `<urn> <version>`."""
+
+    state: tuple[Signed, ...] = ()
+    withdraw: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     code: str
     text: str
@@ -248,6 +275,19 @@ DOORS = (
     Door("GET", "registry/state", For.DOMAIN, None, dict[str, Any], "run-time state that has not expired"),
     Door("POST", "registry/discover", For.DOMAIN, Query, Discovery, "who here can do it, and why others cannot"),
     Door("POST", "registry/lease", For.OWN, list[StateEntry], dict[str, Any], "state that holds for some seconds"),
+    Door(
+        "GET",
+        "feeds/entries",
+        For.DOMAIN,
+        None,
+        Page,
+        "what `?origin=` tells `&audience=`: at most `&limit=` entries after `&epoch=` and `&after=`; where there is none yet, "
+        "the answer waits `&wait=` seconds at most",
+    ),
+    Door(
+        "POST", "feeds/heads", For.DOMAIN, SwapHeads, HeadsSwapped, "how far feeds are, for how far who asks has them"
+    ),
+    Door("POST", "feeds/tell", For.OWN, Telling, dict[str, Any], "state records to others, or no longer"),
     Door("POST", "announce", For.RUN, AnnounceTo, Bid, "what is wanted; the bid binds nobody"),
     Door(
         "POST",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from ioi_dagster.ras.feeds.roster import Revoked, Roster
 from ioi_dagster.ras.feeds.store import FeedStore, Kept
 from ioi_dagster.ras.feeds.writer import KEEP_TOMBSTONES_S, FeedWriter, Said, first_roster, next_epoch, with_key
 from ioi_dagster.ras.record import PUBLIC, record_of
+from ioi_dagster.ras.urn import Kind, read_urn
 from ioi_dagster.signing import Signed, SigningKey
 
 
@@ -58,6 +59,13 @@ class Owner:
     def withdraw(self, items: Sequence[str], now: float) -> list[Wrote]:
         """State them no longer, in whichever feed that is."""
         return self._write([word for item in items for word in self._gone(item)], now)
+
+    def state_only(self, records: Sequence[Signed], kinds: Collection[Kind], now: float) -> list[Wrote]:
+        """State these records, and no others of those kinds from now on."""
+        meant = {record_item(record.urn, record.version) for record in map(record_of, records)}
+        stated = {one.item for kept in self._own() for one in self._store.stated(kept.at.feed) if one.op is Op.PUT}
+        gone = [item for item in sorted(stated - meant) if read_urn(item.partition(" ")[0]).kind in kinds]
+        return [*self.state(records, now), *self.withdraw(gone, now)]
 
     def renew(self, now: float) -> list[Wrote]:
         """What time asks for: heads before they expire, a snapshot in place of old tombstones."""
