@@ -256,7 +256,8 @@ class Lab:
 
         def answered(page: Page) -> None:
             assert isinstance(told, Pull)
-            back(pulled(domain, told, page))
+            if self._lives[name] == life and name not in self.down:
+                back(pulled(domain, told, page))
 
         def arrives(waited: float = 0.0) -> None:
             if not self._reach(name, told.peer) or self.random.random() < self.lose:

@@ -217,12 +217,12 @@ def test_a_clock_that_is_an_hour_ahead_is_refused_and_one_that_is_behind_is_not(
     assert lab.agreed(), lab.differences()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_whatever_happens_all_agree_after_it_is_over(seed: int) -> None:
     random = Random(seed)
     lab = told(Lab(NAMES, seed, lose=0.05, twice=0.1))
     copies = {name: lab.backup(name) for name in NAMES}
-    for turn in range(15):
+    for turn in range(12):
         name = random.choice(NAMES)
         match random.choice(
             ("state", "state", "state", "withdraw", "move", "split", "heal", "restart", "restore", "away")
@@ -247,15 +247,15 @@ def test_whatever_happens_all_agree_after_it_is_over(seed: int) -> None:
                 lab.down = {name} if not lab.down else set()
             case _:
                 pass
-        lab.run(random.uniform(0, 20))
+        lab.run(random.uniform(0, 10))
     lab.heal()
     lab.down.clear()
     lab.lose = lab.twice = 0.0
-    lab.run(300)
+    lab.run(120)
     assert lab.agreed(but=[feed.origin for feed in _frozen(lab)]), lab.differences()
     for feed in _frozen(lab):
         lab.new_epoch(feed.origin, feed)
-    lab.run(200)
+    lab.run(90)
     assert lab.agreed(), lab.differences()
 
 

@@ -136,7 +136,7 @@ def _follow(at: Position, roster: Roster | None, entry: Entry) -> Position | Ref
     """Where reading is after `entry`."""
     place = f"entry {entry.epoch}/{entry.seq} of {at.feed}"
     next_ = entry.epoch == at.epoch and entry.seq == at.seq + 1
-    if not next_ and entry.op is not Op.SNAPSHOT:
+    if entry.place <= at.place or (not next_ and entry.op is not Op.SNAPSHOT):
         text = f"{place} came after {at.epoch}/{at.seq}"
         return Refusal("feed.gap", text, "feeds", "ask for what lies between")
     if roster is None:
