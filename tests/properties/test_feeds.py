@@ -35,7 +35,8 @@ FEED = Feed(A)
 TRUSTED = TrustedKeys({key_of(A).key_id: key_of(A).public_bytes})
 START = Position(FEED, root=public_text(key_of(A, -1)))
 TEXT = st.text(st.sampled_from('az0"\\\n\x1f\x7fé\u2028\U0001f600'), max_size=4)
-NUMBERS = st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+# Larger fractions are written as integers that are not read again: they are refused.
+NUMBERS = st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(-1e15, 1e15)
 JSON = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
@@ -196,7 +197,10 @@ class Kept(RuleBasedStateMachine):
     def pull(self, limit: int, times: int) -> None:
         for feed in (FEED, Feed(A, "partner:b.example")):
             for _ in range(times):
-                at = next((kept.at for kept in self.read.kept() if kept.at.feed == feed), replace(START, feed=feed))
+                at = next(
+                    (kept.at for kept in self.read.kept() if kept.at.feed == feed and kept.at.root),
+                    replace(START, feed=feed),
+                )
                 page = self.ours.page(feed, *at.place, limit)
                 taken = read_entries(at, page.entries, page.roster)
                 assert isinstance(taken, Taken)

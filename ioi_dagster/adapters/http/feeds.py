@@ -102,8 +102,8 @@ class FeedDesk:
     # What is answered -------------------------------------------------------------------------------------------------
 
     async def entries(self, asker: str, query: Mapping[str, str]) -> Page:
-        """Entries after a place, at once where there are some. Raises `ProblemError`: for a feed that `asker` may not see the same
-        as for one that is none."""
+        """Entries after a place, at once where there are some. Raises `ProblemError`; it tells no feed that `asker` may not see
+        from one that is none."""
         try:
             feed = read_feed(query.get("origin", ""), query.get("audience", ""))
             names = ("epoch", "after", "limit")
