@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from ioi_dagster.decoding import from_json
 from ioi_dagster.ras.feeds.content import Change, Gone, Point, Prune, Put, Undo
@@ -219,7 +220,7 @@ class SqlFeeds:
             raise _MovedError
         try:
             connection.execute(sa.insert(self._feed).values(**_named(feed), **values))
-        except sa.exc.IntegrityError as error:
+        except IntegrityError as error:
             raise _MovedError from error
 
     def _take(self, connection: sa.Connection, one: Taken) -> None:

@@ -113,8 +113,8 @@ def _read_once(text: bytes, feed: Feed, root: str) -> Roster | Refusal:
     if roster.feed != feed:
         return Refusal("feed.roster", f"it is the roster of {str(roster.feed)[:200]}, not of {feed}", "feeds")
     if roster.root != root:
-        text = f"the roster of {feed} is signed by another root than the one that is known"
-        return Refusal("feed.root", text, "feeds", "ask its owner; if the root is lost, join it again")
+        why = f"the roster of {feed} is signed by another root than the one that is known"
+        return Refusal("feed.root", why, "feeds", "ask its owner; if the root is lost, join it again")
     return roster
 
 
