@@ -13,6 +13,8 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from ioi_dagster.cli import app
+from tests.scenario.mixed import mixed
+from tests.scenario.mixed import wrong_with as wrong_of
 from tests.scenario.swarm import wrong_with
 
 TABLE = Path(__file__).with_name("seeds.txt")
@@ -21,7 +23,7 @@ SPLIT = "  # "
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """`command`: `swarm SEED`, or `simulate` with the arguments of `ioi simulate`; `why`: what was wrong once."""
+    """`command`: `swarm SEED`, `mixed SEED`, or `simulate` with the arguments of `ioi simulate`; `why`: what was wrong once."""
 
     command: str
     why: str
@@ -60,7 +62,11 @@ def _simulate(arguments: str) -> str:
     return "" if result.exit_code == 0 else result.output or repr(result.exception)
 
 
-TRY = {"swarm": lambda seed: wrong_with(int(seed)), "simulate": _simulate}
+def _mixed(seed: str) -> str:
+    return "; ".join(wrong_of(mixed(int(seed))))
+
+
+TRY = {"swarm": lambda seed: wrong_with(int(seed)), "mixed": _mixed, "simulate": _simulate}
 
 
 if __name__ == "__main__":
