@@ -41,6 +41,8 @@ WAIT_S = 10.0
 """So long the home of a feed may wait with its answer until there is something new."""
 PAUSE_S, MAX_PAUSE_S = 0.5, 60.0
 """A peer that did not answer for a feed, or badly, is asked for it again after the first; each time later, up to the second."""
+UNANSWERED_S = 6 * WAIT_S
+"""What was asked and never answered is asked again after so long: an answer may be lost with who was to bring it."""
 RELAY_S = 1.0
 """Others are asked for what the home of a feed has not told by then, though they have it."""
 ASK_S = 5.0
@@ -103,7 +105,8 @@ class Replica:
         self._members: set[str] = set()
         self._away: set[str] = set()
         self._swap_at = float("-inf")
-        self._swapping: set[str] = set()
+        self._swapping: dict[str, float] = {}
+        """Peer → since when it is asked."""
         self._began: float | None = None
         self._answered: set[str] = set()
         for one in kept:
@@ -202,6 +205,10 @@ class Replica:
         self._members, self._away = set(members) - {self._domain}, set(away) - {self._domain}
         for known in self._feeds.values():
             self._forget_heads(known)
+            for peer in [peer for peer, since in known.pulling.items() if now > since + UNANSWERED_S]:
+                del known.pulling[peer]
+                self._pause(known, peer, now)
+        self._swapping = {peer: since for peer, since in self._swapping.items() if now <= since + UNANSWERED_S}
         for origin in self._members:
             for audience in (PUBLIC, PARTNER + self._domain):
                 feed = Feed(origin, audience)
@@ -227,7 +234,7 @@ class Replica:
     # Anti-entropy -----------------------------------------------------------------------------------------------------
 
     def _swaps(self, now: float) -> list[Instruction]:
-        asking = self._members - self._away - self._swapping
+        asking = self._members - self._away - self._swapping.keys()
         unasked = asking - self._answered
         if now < self._swap_at and not (unasked and now < (self._began or 0.0) + ASK_S):
             return []
@@ -236,13 +243,13 @@ class Replica:
             self._swap_at = now + SWAP_S
         # At the start all are asked for what this domain itself has told.
         chosen = sorted({*drawn, *(unasked if self._began is not None and now < self._began + ASK_S else ())})
-        self._swapping |= set(chosen)
+        self._swapping |= dict.fromkeys(chosen, now)
         return [Swap(peer, self.heads_for(peer), self.proofs_for(peer)) for peer in chosen]
 
     def _swapped(
         self, peer: str, heads: tuple[Signed, ...] | None, proofs: tuple[Proof, ...], now: float, wall: float
     ) -> list[Instruction]:
-        self._swapping.discard(peer)
+        self._swapping.pop(peer, None)
         if heads is None:
             return []
         self._answered.add(peer)
