@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from urllib.parse import urlsplit
@@ -41,6 +42,7 @@ from ioi_dagster.local.ordering import Ordering
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision
 from ioi_dagster.model.member import MemberRecord
+from ioi_dagster.model.quota import QuotaTree
 from ioi_dagster.policy.decision_log import DecisionLog
 from ioi_dagster.policy.documents import placement_document
 from ioi_dagster.policy.gate import Gate
@@ -194,7 +196,9 @@ def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revi
     def put(kind: Kind, name: str, spec: dict, version: str | None = None) -> None:
         current.append(store.put(make_record(key, kind, name, version or f"0+{digest(spec)[7:19]}", spec).signed))
 
-    put(Kind.DOMAIN, home.name, msgspec.to_builtins(config.spec))
+    # Whom its quotas name is its own affair, and records are read by all members.
+    clusters = tuple(replace(cluster, quotas=QuotaTree.flat()) for cluster in config.spec.clusters)
+    put(Kind.DOMAIN, home.name, msgspec.to_builtins(replace(config.spec, clusters=clusters)))
     put(Kind.POLICY, "bundle", {"revision": revision, "scopes": list(config.scopes)})
     for cluster in config.spec.clusters:
         put(Kind.CLUSTER, cluster.name, {"price": cluster.price, "nodes": list(cluster.members())})

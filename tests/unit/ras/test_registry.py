@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +14,17 @@ from hypothesis import strategies as st
 from definitions.documents.catalogue import READ
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.errors import FinalError, SignatureError
-from ioi_dagster.local.gateway_main import withdraw_others
+from ioi_dagster.local.gateway_main import register, withdraw_others
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.negotiation import OWN_STEP
+from ioi_dagster.model.quota import CohortQuota, QuotaTree, TenantQuota
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
 from ioi_dagster.ras.leases import LeasedState
 from ioi_dagster.ras.record import Kind, make_record
 from ioi_dagster.ras.selection import MAY_CHANGE, Query, discover
 from ioi_dagster.ras.store import version_key
 from ioi_dagster.signing import SigningKey, TrustedKeys
+from tests.realms import owned
 
 LAB, CLOUD = SigningKey.generate("lab.example"), SigningKey.generate("cloud.example")
 TRUSTED = TrustedKeys({key.key_id: key.public_bytes for key in (LAB, CLOUD)})
@@ -185,3 +188,15 @@ def test_a_gateway_withdraws_what_gateways_stated_and_nothing_that_was_registere
     note.write_bytes(b"rubbish")
     withdraw_others(note, store, [])
     assert len(store.records()) == 3
+
+
+def test_what_a_domain_tells_of_itself_names_no_tenant(tmp_path):
+    lab = owned(tmp_path, "lab.example").home
+    tree = QuotaTree((CohortQuota("house", (TenantQuota("secret-team"),)),))
+    spec = replace(lab.config().spec, clusters=(ClusterSpec("lab-main", (NodeSpec("lab-1"),), quotas=tree),))
+    lab.save_config(replace(lab.config(), spec=spec))
+    store = SqlRecordStore(lab.registry, lab.trusted())
+    register(lab, lab.config(), store, "r1")
+    told = {record.name: json.dumps(record.spec) for record in store.records()}
+    assert {"lab.example", "bundle", "lab-main", "lab-main:lab-1"} <= told.keys()
+    assert [name for name, spec in told.items() if "secret-team" in spec] == []
