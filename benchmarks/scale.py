@@ -124,7 +124,8 @@ def main() -> int:
     if asked.growth or both:
         measure_growth(report, sizes, asked.rounds or sizes["rounds"])
     if sizes["whole"] and (asked.whole or both):
-        measure_whole(report, *sizes["whole"], asked.limit)
+        nodes, steps = sizes["whole"]
+        measure_whole(report, nodes, steps, asked.limit)
     report.floors = {"growth@1000/10000": (1.3, "max"), "simulation_s@10000/1000000": (600.0, "max")}
     report.aims = {"growth@1000/100000": (1.3, "max")}
     return report.finish()
