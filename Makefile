@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
-FAULTS ?= $(if $(SECONDS),0,19)
+FAULTS ?= $(if $(SECONDS),,20)
 SIMULATED ?= 10000
 STAMP := $(VENV)/.synced
 
@@ -66,7 +66,7 @@ crash-loop: test-tools
 	@$(BIN)/python -W ignore -m tests.crash --kills 40 --storage postgres
 
 chaos: setup
-	@$(BIN)/python -W ignore -m benchmarks.chaos --faults $(FAULTS) --simulated $(SIMULATED) $(if $(ROWS),--rows $(ROWS)) $(if $(SECONDS),--seconds $(SECONDS))
+	@$(BIN)/python -W ignore -m benchmarks.chaos $(if $(FAULTS),--faults $(FAULTS)) --simulated $(SIMULATED) $(if $(ROWS),--rows $(ROWS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 docs: setup
 	@$(BIN)/python -m benchmarks.record

@@ -2,29 +2,36 @@
 
 `real` faults bit, of so many `tried`; a fault that met nothing is not counted, and a row of which none bit is `toothless`.
 `simulated`: faults in random federations on virtual time that struck while a run was under way and met something; all is
-checked after each event. `wrong` is the sum for both. Of the real ones: `double` (commits), `lost` (steps), `leaked` (leases),
-`evicted` (nodes that only seemed dead). `recovery_p50_s@ROW`, `recovery_worst_s@ROW`: from the fault until the last of the steps
-that it hit ran again or was committed; in rows 3, 6, 13 and 17, where nothing can be done before its end, from that; in row 14
-until the cluster was found out, in row 16 until the step was named. `simulated_p50_s@ROW`, `simulated_worst_s@ROW`: the same on
-virtual time, where what takes longer than the row's bound is wrong (`ioi_dagster/simulate/matrix.py`); `simulated_judged@ROW`: so
-often it was held against that. What a machine does not allow is left out: rows 4 to 6, 12, 17 and 19 need root, row 15 a C
-compiler.
+checked after each event. `wrong` is the sum for both. Of the real ones: `double` (commits, and calls of what may be called
+once), `lost` (steps), `leaked` (leases), `evicted` (nodes that only seemed dead); `in_doubt`: so often a step that may be called
+once was hit, and failed saying that nobody knows whether it took effect. `recovery_p50_s@ROW`, `recovery_worst_s@ROW`: from the
+fault until the last of the steps that it hit ran again or was committed; in rows 3, 6, 13 and 17, where nothing can be done
+before its end, from that; in row 14 until the cluster was found out, in row 16 until the step was named, in row 20 until the
+scheduler was there again. `simulated_p50_s@ROW`, `simulated_worst_s@ROW`: the same on virtual time, where what takes longer than
+the row's bound is wrong (`ioi_dagster/simulate/matrix.py`); `simulated_judged@ROW`: so often it was held against that. What a
+machine does not allow is left out: rows 4 to 6, 12, 17 and 19 need root, row 15 a C compiler.
 
-`python -m benchmarks.chaos [--quick] [--rows 1,2,7] [--faults 114] [--seconds 600] [--simulated 10000] [--seed 1]`; the exit
-status is 1 where anything was wrong, or a row never bit.
+`python -m benchmarks.chaos [--quick] [--rows 1,2,7] [--faults 120] [--seconds 600] [--simulated 10000] [--seed 1]`; `--faults 0`
+or `--simulated 0` leaves that half out, so that each may be recorded by itself. Ended early (Ctrl-C, SIGTERM), it tells and keeps
+what was measured until then, with `stopped`. The exit status is 1 where anything was wrong, a row never bit, half of a row's
+recoveries took longer than the row promises, or, of all rows and where at least so many were asked for, too few faults bit.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
@@ -45,44 +52,70 @@ console = Console(stderr=True)
 FULL = {"rows": ",".join(str(row.number) for row in ROWS), "faults": 6 * len(ROWS), "simulated": 10_000}
 QUICK = {"rows": "1,7", "faults": 2, "simulated": 100}
 KINDS = ("double", "lost", "leaked", "evicted")
+REAL, SIMULATED = 100, 1_000
 FLOORS = {
-    "real": (100.0, "min"),
-    "simulated": (1_000.0, "min"),
-    "simulated_rows": (float(len({row.number for row in ROW_OF.values()})), "min"),
-    **dict.fromkeys((*KINDS, "wrong", "toothless"), (0.0, "max")),
+    **dict.fromkeys((*KINDS, "wrong", "toothless", "stopped"), (0.0, "max")),
+    **{f"recovery_p50_s@{row.number}": (row.within_s, "max") for row in ROWS if row.within_s is not None},
 }
-WHOLE = ("real", "simulated", "simulated_rows")
-AIMS = {"real": (1_000.0, "min"), "simulated": (10_000.0, "min")}
+"""Of any rows, and however many faults."""
+TRIES = 2
+"""So many tries a fault that bites, at most, and some for rows of which none has bitten yet."""
 
 
 def main() -> int:
     given = _options()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    whole = (given.faults, given.rows) == (FULL["faults"], FULL["rows"]) and not given.seconds
-    floors = {name: limit for name, limit in FLOORS.items() if whole or name not in WHOLE}
-    report = Report("chaos", floors=floors, aims=AIMS if whole else {})
-    tallies = _real(given)
-    struck, simulated, recovered = _simulated(given.simulated, given.seed)
-    report.figures["simulated"] = sum(struck.values())
-    _show(tallies, _rows(given), simulated, given.seed)
-    wrong = [text for tally in tallies.values() for text in tally.wrong]
-    report.figures |= {
-        "real": sum(tally.bit for tally in tallies.values()),
-        "tried": sum(tally.tried for tally in tallies.values()),
-        "wrong": len(wrong) + len(simulated),
-        "toothless": sum(bool(tally.tried) and not tally.bit for tally in tallies.values()),
-        "simulated_rows": len(struck),
-    }
-    report.figures |= {kind: sum(text.startswith(kind) for text in wrong) for kind in KINDS}
-    for number, tally in tallies.items():
-        if tally.recovered_s:
-            report.figures[f"recovery_p50_s@{number}"] = median(tally.recovered_s)
-            report.figures[f"recovery_worst_s@{number}"] = max(tally.recovered_s)
-    for number, its in recovered.items():
-        report.figures[f"simulated_p50_s@{number}"] = _middle(its)
-        report.figures[f"simulated_worst_s@{number}"] = max(one.worst_s for one in its)
-        report.figures[f"simulated_judged@{number}"] = sum(one.judged for one in its)
+    tallies: dict[int, Tally] = {}
+    made = Simulated()
+    report = Report("chaos", floors=_floors(given), aims=_aims(given))
+    with _stoppable() as stop:
+        _real(given, tallies)
+        _simulated(given.simulated, given.seed, made)
+    _show(tallies, _rows(given) if given.faults else set(), made.wrong, given.seed)
+    report.figures |= _figures(given, tallies, made) | ({"stopped": 1} if stop.told else {})
     return report.finish()
+
+
+def _floors(given: argparse.Namespace) -> dict[str, tuple[float, str]]:
+    floors = dict(FLOORS)
+    if _all_rows(given) and given.faults >= REAL:
+        floors["real"] = (float(REAL), "min")
+    if given.simulated >= SIMULATED:
+        rows = len({row.number for row in ROW_OF.values()})
+        floors |= {"simulated": (float(SIMULATED), "min"), "simulated_rows": (float(rows), "min")}
+    return floors
+
+
+def _aims(given: argparse.Namespace) -> dict[str, tuple[float, str]]:
+    real = {"real": (10.0 * REAL, "min")} if _all_rows(given) else {}
+    return real | {"simulated": (10.0 * SIMULATED, "min")}
+
+
+def _all_rows(given: argparse.Namespace) -> bool:
+    return _rows(given) == {row.number for row in ROWS} and not given.seconds
+
+
+def _figures(given: argparse.Namespace, tallies: dict[int, Tally], made: Simulated) -> dict[str, float]:
+    wrong = [text for tally in tallies.values() for text in tally.wrong]
+    figures: dict[str, float] = {"wrong": len(wrong) + len(made.wrong)}
+    if given.faults:
+        figures |= {
+            "real": sum(tally.bit for tally in tallies.values()),
+            "tried": sum(tally.tried for tally in tallies.values()),
+            "in_doubt": sum(tally.in_doubt for tally in tallies.values()),
+            "toothless": sum(bool(tally.tried) and not tally.bit for tally in tallies.values()),
+        }
+        figures |= {kind: sum(text.startswith(kind) for text in wrong) for kind in KINDS}
+    for number, tally in sorted(tallies.items()):
+        if tally.recovered_s:
+            figures[f"recovery_p50_s@{number}"] = median(tally.recovered_s)
+            figures[f"recovery_worst_s@{number}"] = max(tally.recovered_s)
+    if given.simulated:
+        figures |= {"simulated": made.faults.total(), "simulated_rows": len(made.faults)}
+    for number, its in sorted(made.recovered.items(), key=lambda item: int(item[0])):
+        figures[f"simulated_p50_s@{number}"] = _middle(its)
+        figures[f"simulated_worst_s@{number}"] = max(one.worst_s for one in its)
+        figures[f"simulated_judged@{number}"] = sum(one.judged for one in its)
+    return figures
 
 
 def _options() -> argparse.Namespace:
@@ -95,15 +128,25 @@ def _options() -> argparse.Namespace:
         "--seconds", type=float, default=0.0, help="after so many no further real fault begins; 0: no limit"
     )
     parser.add_argument(
-        "--faults", type=int, default=sizes["faults"], help="so many real ones at most; 0: while there is time"
+        "--faults",
+        type=int,
+        help=f"so many real ones that bite; 0: none; without it {sizes['faults']}, or with --seconds while there is time",
     )
     parser.add_argument(
-        "--simulated", type=int, default=sizes["simulated"], help="so many simulated ones, or a few more"
+        "--simulated", type=int, default=sizes["simulated"], help="so many simulated ones, or a few more; 0: none"
     )
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     given = parser.parse_args()
-    if not given.faults and not given.seconds:
-        parser.error("without a limit it would never end: give --faults or --seconds")
+    if given.faults is None:
+        given.faults = sys.maxsize if given.seconds else sizes["faults"]
+    if given.faults < 0 or given.simulated < 0 or given.seconds < 0:
+        parser.error("--faults, --simulated and --seconds are 0 or more")
+    try:
+        unknown = _rows(given) - {row.number for row in ROWS}
+    except ValueError:
+        parser.error(f"--rows says {given.rows!r}; give numbers of rows between commas, as in 1,2,7")
+    if unknown:
+        parser.error(f"--rows names rows that are not there ({sorted(unknown)}); there are {FULL['rows']}")
     return given
 
 
@@ -111,15 +154,50 @@ def _rows(given: argparse.Namespace) -> set[int]:
     return {int(number) for number in given.rows.split(",")}
 
 
-def _real(given: argparse.Namespace) -> dict[int, Tally]:
-    rows = [row for row in ROWS if row.number in _rows(given)]
+@dataclass(slots=True)
+class Stop:
+    """`told`: somebody ended it early."""
 
-    def partly(part: float) -> Callable[[int, float], bool]:
+    told: bool = False
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[Stop]:
+    """SIGTERM and SIGINT end what stands below early. Another SIGINT, while that is cleaned up, ends all."""
+    stop = Stop()
+
+    def end(number: int, frame: object) -> NoReturn:
+        stop.told = True
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise Stopped
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    try:
+        yield stop
+    except Stopped:
+        console.print("stopped: what follows was measured until then")
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Stopped(BaseException):
+    """Not to be caught by what is under way."""
+
+
+def _real(given: argparse.Namespace, tallies: dict[int, Tally]) -> None:
+    """Into `tallies`, which have what was found whatever ends it."""
+    rows, began = [row for row in ROWS if row.number in _rows(given)], time.monotonic()
+
+    def partly(part: float, until_part: float) -> Callable[[int, int], bool]:
         """So many of the faults, and of the time, are for the rows of one place."""
+        wanted = max(1, round(given.faults * part))
 
-        def more(faults: int, seconds: float) -> bool:
-            enough = given.faults and faults >= max(1, round(given.faults * part))
-            return not enough and not (given.seconds and seconds >= given.seconds * part)
+        def more(bitten: int, tried: int) -> bool:
+            late = given.seconds and time.monotonic() - began >= given.seconds * until_part
+            return bitten < wanted and tried < TRIES * wanted + loop.TRIES and not late
 
         return more
 
@@ -127,34 +205,46 @@ def _real(given: argparse.Namespace) -> dict[int, Tally]:
         last = tally.missed[-1] if len(tally.missed) + tally.bit == tally.tried and tally.missed else ""
         console.print(f"{row.number:>2} {row.fault}: {tally.bit} of {tally.tried} bit, {len(tally.wrong)} wrong {last}")
 
-    tallies: dict[int, Tally] = {}
+    done = 0.0
     for place in (Lab, Sites):
         its = [row for row in rows if row.place is place]
-        if not its or (place is Sites and not possible()):
+        part = len(its) / len(rows)
+        done += part
+        if not its or not given.faults or (place is Sites and not possible()):
             continue
         with (
             tempfile.TemporaryDirectory(prefix="ioi-chaos-", ignore_cleanup_errors=True) as folder,
             place(Path(folder) / "home") as lab,
         ):
             console.print(f"seed {given.seed}; the federation is there")
-            tallies |= loop.run(lab, its, given.seed, partly(len(its) / len(rows)), told)
-    return tallies
+            there = loop.tallies_of(lab, its)
+            tallies |= there
+            try:
+                loop.run(lab, its, given.seed, there, partly(part, done), told)
+            except TimeoutError:
+                console.print("it does not become whole again: no further faults there")
 
 
-def _simulated(faults: int, seed: int) -> tuple[Counter[str], list[str], dict[str, list[Recovered]]]:
-    """So many faults of the matrix or a few more, in random federations: how many by row, what was wrong, and by row how long it
-    took until what was hit ran again. Faults of no row happen there besides, and do not count."""
-    made, wrong, recovered = Counter[str](), [], dict[str, list[Recovered]]()
-    while made.total() < faults:
+@dataclass(slots=True)
+class Simulated:
+    """How many by row, what was wrong, and by row how long it took until what was hit ran again."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    recovered: dict[str, list[Recovered]] = field(default_factory=dict)
+
+
+def _simulated(faults: int, seed: int, made: Simulated) -> None:
+    """So many faults of the matrix or a few more, in random federations. Those of no row happen there too, and do not count."""
+    while made.faults.total() < faults:
         report, told = swarm.tried(seed)
         for kind, count in report.faults.items():
             if kind in ROW_OF:
-                made[str(ROW_OF[FaultKind(kind)].number)] += count
-        wrong += [told] if told else []
+                made.faults[str(ROW_OF[FaultKind(kind)].number)] += count
+        made.wrong += [told] if told else []
         for number, its in report.recoveries.items():
-            recovered.setdefault(number, []).append(its)
+            made.recovered.setdefault(number, []).append(its)
         seed += 1
-    return made, wrong, dict(sorted(recovered.items(), key=lambda item: int(item[0])))
 
 
 def _middle(its: list[Recovered]) -> float:

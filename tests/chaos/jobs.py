@@ -1,8 +1,8 @@
 """The runs that faults meet. Each start of a step leaves a file in the run's folder that names the step, its fence, its attempt,
 its node and its process, and tells the time there.
 
-`python -m tests.chaos.jobs FOLDER` imports everything and then takes one line: `{"job": …, "steps": …, "seconds": …}` for a new
-run, or `{"resume": RUN}` to go on with one, as whoever launches runs would.
+`python -m tests.chaos.jobs FOLDER` imports everything, says so by a file `ready PID` there, and then takes one line: `{"job": …,
+"steps": …, "seconds": …}` for a new run, or `{"resume": RUN}` to go on with one, as whoever launches runs would.
 """
 
 import json
@@ -17,8 +17,11 @@ from dagster import DagsterInstance, Definitions, DynamicOut, DynamicOutput, OpE
 
 from ioi_dagster import ExchangeIOManager, governed_executor
 from ioi_dagster.compound.attempt import current_attempt
+from ioi_dagster.host import tags
 
 MODULE = "tests.chaos.jobs"
+PRESS = {tags.RESOURCES: "press=1"}
+"""What only the nodes of one cluster have."""
 
 
 def hold_interpreter(seconds: float) -> None:
@@ -58,10 +61,20 @@ def square(context: OpExecutionContext, number: int) -> int:
         except OSError:
             time.sleep(0.01)
         else:
+            (ended.parent / f"holds {os.getpid()}").touch()
             hold_interpreter(float((ended.parent / "held").read_text()))
             (ended.parent / f"held {os.getpid()}").touch()
     ended.touch()
     return number * number
+
+
+@op(config_schema={"seconds": float}, tags={**PRESS, tags.EFFECT: "at_most_once"})
+def pays(context: OpExecutionContext) -> int:
+    """It may be called once, and takes as long as three of the others."""
+    ended = came(context)
+    time.sleep(3 * context.op_config["seconds"])  # its work
+    ended.touch()
+    return 1
 
 
 @op
@@ -87,17 +100,31 @@ def spread() -> None:
 
 
 @job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()})
+def paying() -> None:
+    pays()
+    total(some().map(square).collect())
+
+
+@job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()})
+def pressing() -> None:
+    total(some().map(square.tag(PRESS)).collect())
+
+
+@job(executor_def=governed_executor, resource_defs={"io_manager": ExchangeIOManager()})
 def poisoned() -> None:
     some().map(kills)
 
 
-defs = Definitions(jobs=[spread, poisoned])
+JOBS = (spread, paying, pressing, poisoned)
+defs = Definitions(jobs=JOBS)
 
 
 def config_of(asked: dict[str, Any]) -> dict[str, Any]:
     ops: dict[str, Any] = {"some": {"config": {"steps": asked["steps"]}}}
-    if asked["job"] == "spread":
+    if asked["job"] != "poisoned":
         ops["square"] = {"config": {"seconds": asked["seconds"]}}
+    if asked["job"] == "paying":
+        ops["pays"] = {"config": {"seconds": asked["seconds"]}}
     return {
         "ops": ops,
         "execution": {"config": {"objective": "cheapest"}},
@@ -110,10 +137,12 @@ def main() -> int:
     from ioi_dagster.host.runs import create_governed_run, execute_governed_run, job_of
     from ioi_dagster.local.home import PROJECT
 
-    jobs = {name: job_of(MODULE, name, PROJECT) for name in ("spread", "poisoned")}
+    jobs = {one.name: job_of(MODULE, one.name, PROJECT) for one in JOBS}
     for one in jobs.values():
         one.get_definition()
-    folder, asked = Path(sys.argv[1]), json.loads(sys.stdin.readline())
+    folder = Path(sys.argv[1])
+    (folder / f"ready {os.getpid()}").touch()
+    asked = json.loads(sys.stdin.readline())
     with DagsterInstance.get() as instance:
         if "resume" in asked:
             execute_as_launched(asked["resume"], instance, resume=True)

@@ -11,19 +11,37 @@ LEASES_S = 45.0
 """One time to live of a lease, and a little."""
 
 
+PAYS, IN_DOUBT = "pays", "flow.at_most_once"
+"""The step that may be called once, and what it says where nobody knows whether it took effect."""
+
+
 def whole(run: Run, steps: int) -> list[str]:
-    """Violations of a run that should have succeeded."""
-    wrong = []
-    status = run.now().status.value
-    if status != "SUCCESS":
-        wrong.append(f"lost: the run ended {status}")
+    """Violations of a run that should have succeeded, or failed by that of its steps alone that may be called once."""
+    wrong, failed = once(run), run.failures()
+    status, stated = run.now().status.value, "FAILURE" if in_doubt(run) else "SUCCESS"
+    if status != stated or failed.keys() - {PAYS}:
+        wrong.append(f"lost: the run ended {status} and not {stated}; failed: {failed}")
     expected = str(sum(number * number for number in range(steps)))
     total = run.folder / "total"
     found = total.read_text() if total.exists() else "nothing"
     if found != expected:
         wrong.append(f"lost: its result is {found} and not {expected}")
     keys = {"some", "total", *(f"square[n{number}]" for number in range(steps))}
-    return wrong + counted(run, keys)
+    return wrong + counted(run, keys | ({PAYS} if run.pays and not in_doubt(run) else set()))
+
+
+def in_doubt(run: Run) -> bool:
+    """Did its step that may be called once fail in the way that is stated?"""
+    return IN_DOUBT in run.failures().get(PAYS, "")
+
+
+def once(run: Run) -> list[str]:
+    """Violations by the step that may be called once: it was called twice, or failed and was committed all the same."""
+    calls = sum(one.step == PAYS for one in run.began())
+    wrong = [f"double: {PAYS}, which may be called once, was called {calls} times"] if calls > 1 else []
+    if in_doubt(run) and any(row.step == PAYS and row.commits for row in run.lab.ledger.steps(run.id)):
+        wrong.append(f"double: {PAYS} failed, and was committed")
+    return wrong
 
 
 def counted(run: Run, keys: set[str]) -> list[str]:

@@ -37,8 +37,9 @@ from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topolo
 
 T = TypeVar("T")
 DOMAIN, FAR, FAR_NODE, LIAR = "chaos.example", "far", "far-1", "other"
+NEAR_NODES = ("near-1", "near-2")
 CLUSTERS = (
-    ClusterSpec("near", (NodeSpec("near-1", slots=2), NodeSpec("near-2", slots=2)), price=0.5),
+    ClusterSpec("near", tuple(NodeSpec(name, slots=2, resources=(("press", 2.0),)) for name in NEAR_NODES), price=0.5),
     ClusterSpec("other", (NodeSpec("other-1", slots=2),)),
 )
 TOPOLOGY = Topology(
@@ -56,11 +57,12 @@ class DidNotBite(Exception):
 @dataclass(frozen=True, slots=True)
 class Found:
     """`recovered_s`: from the fault until the last of what it hit ran again or was whole, see the rows; None where nothing was
-    lost. `happened`: what was seen, in words."""
+    lost. `happened`: what was seen, in words. `in_doubt`: so many steps that may be called once were hit, and say so."""
 
     wrong: list[str]
     recovered_s: float | None = None
     happened: str = ""
+    in_doubt: int = 0
 
 
 def until(look: Callable[[], T | None], what: str, patience_s: float = PATIENCE_S) -> T:
@@ -116,6 +118,19 @@ class Run:
     def over(self) -> bool:
         return self.now().is_finished
 
+    @property
+    def pays(self) -> bool:
+        """Has it a step that may be called once?"""
+        return self.now().job_name == "paying"
+
+    def failures(self) -> dict[str, str]:
+        """What Dagster's log says of each step that failed."""
+        return {
+            str(entry.step_key): entry.user_message + str(entry.dagster_event.event_specific_data)
+            for entry in self.lab.instance.all_logs(self.id)
+            if entry.dagster_event and entry.dagster_event.is_step_failure
+        }
+
     def now(self) -> DagsterRun:
         run = self.lab.instance.get_run_by_id(self.id)
         assert run is not None
@@ -155,7 +170,7 @@ class Lab:
         self._lies = home.with_name(f"{home.name}-lies")
         self.far: FarMachine | None = None
         self.mounted = self.moves_clocks = False
-        self._waiting: subprocess.Popen[bytes] | None = None
+        self._waiting: list[subprocess.Popen[bytes]] = []
         self._processes: list[subprocess.Popen[bytes]] = []
         self._stack = ExitStack()
 
@@ -210,12 +225,20 @@ class Lab:
 
     def process(self, asked: dict[str, Any]) -> tuple[subprocess.Popen[bytes], Path]:
         """A process for a run, told what it is asked. One more is kept that has imported everything."""
-        process = self._waiting or self._new_process()
+        process = self._waiting.pop(0) if self._waiting else self._new_process()
         assert process.stdin is not None
         process.stdin.write(json.dumps(asked).encode() + b"\n")
         process.stdin.close()
-        self._waiting = self._new_process()
+        if not self._waiting:
+            self._waiting.append(self._new_process())
         return process, self._log(process)
+
+    def stand_by(self, count: int) -> None:
+        """Wait until so many processes have imported everything, so that the next ones begin at once."""
+        while len(self._waiting) < count:
+            self._waiting.append(self._new_process())
+        for process in self._waiting[:count]:
+            until((self.starts / f"ready {process.pid}").exists, "a process that has imported everything")
 
     def _new_process(self) -> subprocess.Popen[bytes]:
         log = self.starts / "process.log.new"

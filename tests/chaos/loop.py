@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,10 +17,12 @@ TRIES = 3
 
 @dataclass(slots=True)
 class Tally:
-    """Of one row: how often it was tried and bit, how long recoveries took, and what was wrong."""
+    """Of one row: how often it was tried and bit, how often a step that may be called once was hit, how long recoveries took, and
+    what was wrong."""
 
     tried: int = 0
     bit: int = 0
+    in_doubt: int = 0
     recovered_s: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
@@ -41,8 +42,8 @@ class Place(Protocol):
 
 
 def strike(lab: Place, row: Row, rng: random.Random, tally: Tally) -> None:
-    """One fault, and what is left of it. A run in which it did not bite is not counted, but what is wrong then is wrong too."""
-    tally.tried += 1
+    """One fault, and what is left of it. A run in which it did not bite is not counted, but what is wrong then is wrong too.
+    Raises `TimeoutError` where `lab` does not become whole again, which is wrong."""
     try:
         found = row.strike(lab, rng)
     except DidNotBite as why:
@@ -51,19 +52,24 @@ def strike(lab: Place, row: Row, rng: random.Random, tally: Tally) -> None:
         tally.wrong.append(f"lost: {error}")
     else:
         tally.bit, tally.happened = tally.bit + 1, found.happened
+        tally.in_doubt += found.in_doubt
         tally.wrong += found.wrong
         tally.recovered_s += [found.recovered_s] if found.recovered_s is not None else []
+    tally.tried += 1
     tally.wrong += judge.leases_are_back(lab)
-    lab.whole()
+    try:
+        lab.whole()
+    except TimeoutError as error:
+        tally.wrong.append(f"lost: {error}")
+        raise
 
 
-def turn(lab: Place, row: Row, rng: random.Random, tally: Tally) -> int:
-    """One fault; where none of the row has bitten yet up to `TRIES`, until one does. How many."""
-    for number in range(1, TRIES + 1):
+def turn(lab: Place, row: Row, rng: random.Random, tally: Tally) -> None:
+    """One fault; where none of the row has bitten yet up to `TRIES`, until one does."""
+    for _ in range(TRIES):
         strike(lab, row, rng, tally)
         if tally.bit:
-            return number
-    return TRIES
+            return
 
 
 def able(lab: Place, row: Row) -> bool:
@@ -71,20 +77,26 @@ def able(lab: Place, row: Row) -> bool:
     return not row.needs or bool(getattr(lab, row.needs))
 
 
+def tallies_of(lab: Place, rows: Sequence[Row]) -> dict[int, Tally]:
+    """An empty one by the number of each row for which the machine allows."""
+    return {row.number: Tally() for row in rows if able(lab, row)}
+
+
 def run(
     lab: Place,
     rows: Sequence[Row],
     seed: int,
-    more: Callable[[int, float], bool],
+    tallies: Mapping[int, Tally],
+    more: Callable[[int, int], bool],
     told: Callable[[Row, Tally], None] = lambda *_: None,
-) -> dict[int, Tally]:
-    """Strike at `lab` with each of `rows` in turn, in an order drawn anew for each turn, while `more(faults, seconds)` so far.
-    Of a row of which none has bitten yet a turn is up to `TRIES`. Rows for which the machine does not allow are left out."""
-    rng, began, faults = random.Random(seed), time.monotonic(), 0
-    tallies = {row.number: Tally() for row in rows if able(lab, row)}
-    while True:
-        for row in rng.sample([row for row in rows if row.number in tallies], len(tallies)):
-            if not more(faults, time.monotonic() - began):
-                return tallies
-            faults += turn(lab, row, rng, tallies[row.number])
+) -> None:
+    """Strike at `lab` with each of `rows` that has one of `tallies` in turn, in an order drawn anew for each turn, while
+    `more(bitten, tried)` so far. Of a row of which none has bitten yet a turn is up to `TRIES`. What was found stands in
+    `tallies`, whatever ends it. Raises `TimeoutError` where `lab` does not become whole again."""
+    rng, able_rows = random.Random(seed), [row for row in rows if row.number in tallies]
+    while able_rows:
+        for row in rng.sample(able_rows, len(able_rows)):
+            if not more(sum(its.bit for its in tallies.values()), sum(its.tried for its in tallies.values())):
+                return
+            turn(lab, row, rng, tallies[row.number])
             told(row, tallies[row.number])
