@@ -247,7 +247,9 @@ class Awards:
         if not offers:
             for one in unit:
                 # Why nobody may take it is known better.
-                one.waiting_for = why_no_slot(step.ask, near, bids) if near else one.waiting_for or LOOKED_UP
+                one.waiting_for = (
+                    why_no_slot(step.ask, near, bids, self._rounds.away) if near else one.waiting_for or LOOKED_UP
+                )
             return []
         better = self._placing.why_waits(step) if payable else ""
         if better:
@@ -284,7 +286,7 @@ class Awards:
             nevers = alike[step.group, id(step.places)]
             if step.state is not StepState.WAITING or not nevers:
                 continue
-            step.waiting_for, key = why_no_slot(step.ask, places, bids), step.ask.step
+            step.waiting_for, key = why_no_slot(step.ask, places, bids, self._rounds.away), step.ask.step
             text = f"could run nowhere: {step.waiting_for}"
             if step.unheard:
                 step.waiting_for = f"could run nowhere that answers: {step.waiting_for}; {step.unheard}"
@@ -338,13 +340,13 @@ class Awards:
                 return step.waiting_for
             key = step.group, step.ask.gang_size, id(step.places)
             if key not in alike:
-                alike[key] = _why_no_room(step, self._no_room)
+                alike[key] = _why_no_room(step, self._no_room, self._rounds.away)
             return alike[key] or step.waiting_for
 
         return self.waits.look(why, now, over=over)
 
     def _why_waits(self, step: Step, no_room: dict[str, Bid] | None) -> str:
-        why = (_why_no_room(step, no_room) if no_room else "") or step.waiting_for
+        why = (_why_no_room(step, no_room, self._rounds.away) if no_room else "") or step.waiting_for
         return why if step.unheard in why else "; ".join(filter(None, (why, step.unheard)))
 
     def _silent(
@@ -355,7 +357,7 @@ class Awards:
         return [
             {
                 "cluster": place.cluster,
-                "why": self._rounds.away.get(place.cluster) or why_silent(step.ask, place.cluster, bids),
+                "why": why_silent(step.ask, place.cluster, bids, self._rounds.away),
             }
             for place in places
             if place.cluster not in offered
@@ -530,8 +532,8 @@ class Awards:
         assert in_award == {step.ask.step for step in self._steps.all() if step.state is StepState.AWARDING}
 
 
-def _why_no_room(step: Step, bids: dict[str, Bid]) -> str:
+def _why_no_room(step: Step, bids: dict[str, Bid], away: dict[str, str]) -> str:
     """By the `bids` of a round in which offers ended before the step's turn; of many places few were asked. Empty where none
     was."""
     asked = tuple(place for place in step.places if place.cluster in bids)
-    return why_no_slot(step.ask, asked if len(step.places) > MANY else step.places, bids) if asked else ""
+    return why_no_slot(step.ask, asked if len(step.places) > MANY else step.places, bids, away) if asked else ""

@@ -67,8 +67,9 @@ def _offer_text(offer: dict[str, Any]) -> str:
     return f"{offer['cluster']} at {offer['price']:g} in {offer['seconds']:g} s{kept}"
 
 
-def why_no_slot(ask: Ask, places: tuple[Place, ...], bids: dict[str, Bid]) -> str:
-    reasons = [f"{place.cluster}: {why_silent(ask, place.cluster, bids)}" for place in places]
+def why_no_slot(ask: Ask, places: tuple[Place, ...], bids: dict[str, Bid], away: dict[str, str]) -> str:
+    """`away`: by cluster that is, why."""
+    reasons = [f"{place.cluster}: {why_silent(ask, place.cluster, bids, away)}" for place in places]
     return "; ".join(reasons) or LOOKED_UP
 
 
@@ -78,8 +79,10 @@ def asked_to_tell(clusters: Sequence[str]) -> str:
     return f"; asked to tell as soon as there is room: {', '.join(clusters[:NAMED])}{more}" if clusters else ""
 
 
-def why_silent(ask: Ask, cluster: str, bids: dict[str, Bid]) -> str:
+def why_silent(ask: Ask, cluster: str, bids: dict[str, Bid], away: dict[str, str]) -> str:
     bid, capability = bids.get(cluster), ask.capability
+    if cluster in away:
+        return away[cluster]
     if bid is None:
         return "it made no bid in time"
     never = never_in(ask, ask.gang_size, bid)

@@ -580,6 +580,18 @@ def test_a_wait_for_room_is_told_with_its_length_when_it_is_over(story):
     assert chapters == [Chapter.CANDIDATES, Chapter.WAIT, Chapter.WAIT, Chapter.BID]
 
 
+def test_a_step_that_waits_for_a_cluster_that_is_away_says_so(story):
+    """And not that it made no bid in time."""
+    story.event(flow.StepReady(ask()))
+    story.event(flow.ClusterLost("near", "its Dask scheduler went away"))
+    story.event(flow.PlacesFound("s", (Place("near", "near"), Place("other", "other")), (), False))
+    full = Refusal("cluster.full", "no node has a press", "other", "it is asked again")
+    announce = story.last(SendAnnounce).announce
+    story.event(flow.BidReceived(Bid("other", "other", "r", announce.round, 1, (), (full,))))
+    why = "near: its Dask scheduler went away; other: no node has a press"
+    assert story.governor.snapshot().waiting == {"s": why}
+
+
 def test_of_many_places_only_those_that_were_asked_are_said_to_have_no_room(story):
     story.ready(ask(), places=tuple(f"c{number}" for number in range(200)))
     asked = {item.cluster: item.announce.round for item in story.wanted(SendAnnounce)}
