@@ -66,7 +66,7 @@ def main() -> int:
     given = _options()
     tallies: dict[int, Tally] = {}
     made = Simulated()
-    report = Report("chaos", floors=_floors(given), aims=_aims(given))
+    report = Report("chaos", floors=floors_of(given), aims=_aims(given))
     with _stoppable() as stop:
         _real(given, tallies)
         _simulated(given.simulated, given.seed, made)
@@ -75,7 +75,7 @@ def main() -> int:
     return report.finish()
 
 
-def _floors(given: argparse.Namespace) -> dict[str, tuple[float, str]]:
+def floors_of(given: argparse.Namespace) -> dict[str, tuple[float, str]]:
     floors = dict(FLOORS)
     if _all_rows(given) and given.faults >= REAL:
         floors["real"] = (float(REAL), "min")

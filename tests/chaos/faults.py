@@ -11,7 +11,6 @@ import errno
 import io
 import os
 import random
-import re
 import signal
 import sqlite3
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 from ioi_dagster.governors.cluster import LEASE_TTL_S
 from ioi_dagster.model.amounts import counted
+from ioi_dagster.model.progress import in_short
 from ioi_dagster.simulate.matrix import ROUND_S
 from tests.chaos import judge
 from tests.chaos.lab import FAR_NODE, LIAR, NEAR_NODES, STEPS, DidNotBite, Found, Lab, send, until
@@ -29,6 +29,7 @@ from tests.chaos.sites import Sites, others_gateway_killed, split
 from tests.chaos.struck import LONG_S, NEAR, Struck, bitten, cluster_of, commits, suspected
 
 HOUR = 3_600
+AWAY = "a cluster is away"
 ON_ITS_WAY_S = 0.2
 STOPPED_S = 1.0
 """A process that has stood still for so long has been replaced: its supervisor ends it after half as long."""
@@ -212,7 +213,7 @@ def scheduler_killed_alone(lab: Lab, rng: random.Random) -> Found:
     restarted_s = time.time() - struck.at
     found = struck.end(recovered_s=restarted_s)
     waits = [entry for entry in struck.run.story("wait") if entry.at > struck.at and "near" in entry.text]
-    told = [entry for entry in waits if re.search(r"\bnear\b.*\baway\b", entry.text)]
+    told = [entry for entry in waits if in_short(entry.text) == AWAY]
     again_s, wrong = struck.recovered(), found.wrong.copy()
     if not told:
         wrong.append(f"unexplained: no step says that near is away: {[entry.text for entry in waits]}")
