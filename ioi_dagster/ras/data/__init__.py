@@ -1,0 +1,1 @@
+"""Where assets lie, how they get elsewhere, and how copies are kept: decided on values; `adapters/fsspec` does it."""
