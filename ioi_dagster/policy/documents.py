@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.data_move import DataMove, Place
 from ioi_dagster.model.order import Order
 
 SCHEMA_VERSION = 1
@@ -39,6 +40,15 @@ REQUIRED: dict[str, tuple[tuple[str, type], ...]] = {
         ("target.step", str),
         ("target.subject", str),
         ("reason", str),
+    ),
+    "data_move": (
+        ("asset.owner", str),
+        ("asset.data_class", str),
+        ("source.domain", str),
+        ("target.domain", str),
+        ("target.authority", str),
+        ("target.handles", str),
+        ("target.region", str),
     ),
     "step": (
         ("step.capability", str),
@@ -134,6 +144,31 @@ def step_document(
         "step": {"capability": capability, "data_class": str(data_class)},
         "candidate": {"domain": domain},
         "permit": {"highest": str(highest), "domains": list(domains)},
+    }
+
+
+def data_move_document(*, now: float, domain: str, move: DataMove) -> dict[str, Any]:
+    """May these bytes go there? Asked by `domain`, which is to send or to take them."""
+    return {
+        **_common("data_move", now, domain),
+        "asset": {
+            "urn": move.asset,
+            "version": move.version,
+            "owner": move.owner,
+            "data_class": str(move.data_class),
+            "size": move.size,
+        },
+        "source": _place(move.source),
+        "target": _place(move.target),
+    }
+
+
+def _place(place: Place) -> dict[str, Any]:
+    return {
+        "domain": place.domain,
+        "authority": place.authority,
+        "handles": str(place.handles),
+        "region": place.region,
     }
 
 

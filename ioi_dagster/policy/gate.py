@@ -42,7 +42,7 @@ class Gate:
         self._lock = threading.Lock()
 
     def decide(self, kind: str, document: dict[str, Any]) -> Decision:
-        """Decide `launch`, `step` or `placement`. HOLD when the engine cannot say."""
+        """Decide `launch`, `step`, `placement` or `data_move`. HOLD when the engine cannot say."""
         started = self._clock.monotonic()
         try:
             input_digest = digest({key: value for key, value in document.items() if key not in _VOLATILE})
