@@ -10,7 +10,7 @@ import hashlib
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -257,7 +257,7 @@ class _Move:
             if not done:
                 discard(sink)
 
-    def _chunks(self, source: Source, part: Part) -> Iterator[bytes]:  # a generator: it is closed
+    def _chunks(self, source: Source, part: Part) -> Generator[bytes, None, None]:
         try:
             folder = self._doors.open(source.copy.domain, source.copy.url)
             yield from folder.chunks(source.path)

@@ -237,8 +237,12 @@ def test_a_full_disk_is_told_and_leaves_nothing_half(tmp_path):
 _MOVE = """
 import sys
 from pathlib import Path
-from tests.unit.ras.data.test_moving import ASSET, NETWORK, Mover, copy, doors, route, standings, version_url
 from dataclasses import replace
+from ioi_dagster.adapters.fsspec.mover import Mover, version_url
+from ioi_dagster.ras.data.copies import standings
+from ioi_dagster.ras.data.routing import route
+from tests.unit.ras.data.made import asset, copy, doors, network
+ASSET, NETWORK = asset(), network("library.example", "lab.example")
 home, lab = sys.argv[2], (Path(sys.argv[1]) / "lab").as_uri()
 held = {p.name: p.digest for p in ASSET.parts}
 source = replace(copy(ASSET, "library.example", home), of=sys.argv[3] if len(sys.argv) > 3 else ASSET.digest)
