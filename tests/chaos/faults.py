@@ -213,7 +213,9 @@ def scheduler_killed_alone(lab: Lab, rng: random.Random) -> Found:
     restarted_s = time.time() - struck.at
     found = struck.end(recovered_s=restarted_s)
     waits = [entry for entry in struck.run.story("wait") if entry.at > struck.at and "near" in entry.text]
-    told = [entry for entry in waits if in_short(entry.text) == AWAY]
+    told = [
+        entry for entry in waits if any("near: " in part and in_short(part) == AWAY for part in entry.text.split("; "))
+    ]
     again_s, wrong = struck.recovered(), found.wrong.copy()
     if not told:
         wrong.append(f"unexplained: no step says that near is away: {[entry.text for entry in waits]}")
