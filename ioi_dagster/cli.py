@@ -20,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ioi_dagster.cli_domain import domain_app
-from ioi_dagster.cli_import import import_files, ras_app
+from ioi_dagster.cli_import import import_files
 from ioi_dagster.cli_intervene import COMMANDS
 from ioi_dagster.cli_orders import block_app, node_app, tenant_app
+from ioi_dagster.cli_ras_owner import ras_app
 from ioi_dagster.errors import IoiError
 from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.order import Order, Verb

@@ -81,7 +81,7 @@ def import_files(
 
     if its_format:
         format_named(its_format)
-    owner = None if dry_run else _owner(home, domain_home, domain)
+    owner = None if dry_run else owner_of(home, domain_home, domain)
     name = owner.name if owner else _name_if_any(home, domain_home, domain)
     found = [read_file(file, data, name, its_format) for file, data in gathered(files)]
     rows = drafted(found, name) if owner is None else registered(found, owner, audience)
@@ -246,7 +246,7 @@ def export_record(
     from ioi_dagster.ras.formats.exchange import export
     from ioi_dagster.ras.urn import read_urn
 
-    owner = _owner(home, domain_home, domain)
+    owner = owner_of(home, domain_home, domain)
     record = SqlRecordStore(owner.registry, owner.trusted()).get(str(read_urn(urn)), version or None)
     if record is None:
         what = f"{urn} {version}".rstrip()
@@ -260,7 +260,9 @@ def export_record(
         err.print(f"[yellow]not said[/] {escape(', '.join(exported.lost))}", soft_wrap=True)
 
 
-def _owner(home: Path | None, domain_home: Path | None, name: str) -> DomainHome:
+def owner_of(home: Path | None, domain_home: Path | None, name: str) -> DomainHome:
+    """The domain that a command is given for: of the folder `domain_home`, of that name in `home`, or who owns the runs there.
+    Raises `BadInputError` where there is none."""
     from ioi_dagster.domain import DomainHome
     from ioi_dagster.errors import BadInputError
     from ioi_dagster.local.home import domains_in, find_home, home_domain_of
@@ -284,7 +286,7 @@ def _name_if_any(home: Path | None, domain_home: Path | None, name: str) -> str:
     from ioi_dagster.errors import BadInputError
 
     try:
-        return _owner(home, domain_home, name).name
+        return owner_of(home, domain_home, name).name
     except BadInputError:
         return name or "this.domain"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,25 +47,29 @@ class Difference:
         return f"{self.what} {self.name}: {self.text}" if self.name else f"{self.what}: {self.text}"
 
 
-def verify(store: SqlRecordStore) -> Iterator[Difference]:
+def _untold(share: float) -> None:
+    """Nobody asks how far it is."""
+
+
+def verify(store: SqlRecordStore, told: Callable[[float], None] = _untold) -> Iterator[Difference]:
     """Each difference between what is there and what has to be. Others may write meanwhile: on PostgreSQL and SQLite all is read
-    as it was at the beginning."""
+    as it was at the beginning. `told` hears now and then how far it is, as a share in 0..1 that rises."""
     with _snapshot(store.engine) as connection:
         yield from _pointers(store, connection)
-        yield from _records(store, connection)
-        for line in store.text.differences(connection, _entries(store, connection)):
+        yield from _records(store, connection, told)
+        for line in store.text.differences(connection, _entries(store, connection, told)):
             yield Difference("text", "", line)
 
 
-def rebuild(store: SqlRecordStore) -> int:
+def rebuild(store: SqlRecordStore, told: Callable[[float], None] = _untold) -> int:
     """Make all anew that follows from what is signed: columns, states, rows of capabilities, the index of words. Rows whose
-    signature does not hold are left alone, and found by nobody. Returns how many records there are."""
+    signature does not hold are left alone, and found by nobody. Returns how many records there are. `told`: as of `verify`."""
     count = 0
     with writing(store.engine) as connection:
         connection.execute(sa.delete(capability))
         connection.execute(sa.delete(label))
         store.text.clear(connection)
-        for row, found, state, offered in _walk(store, connection):
+        for row, found, state, offered in _walk(store, connection, told):
             if isinstance(found, str):
                 continue
             count += 1
@@ -122,8 +126,8 @@ def _pointers(store: SqlRecordStore, connection: sa.Connection) -> Iterator[Diff
             yield Difference("pointer", urn, str(error))
 
 
-def _records(store: SqlRecordStore, connection: sa.Connection) -> Iterator[Difference]:
-    for row, found, state, offered in _walk(store, connection):
+def _records(store: SqlRecordStore, connection: sa.Connection, told: Callable[[float], None]) -> Iterator[Difference]:
+    for row, found, state, offered in _walk(store, connection, lambda share: told(share / 2)):
         name = f"{row.urn} {row.version}"
         shown = [
             [dict(one._mapping) for one in connection.execute(sa.select(table).where(table.c.number == row.number))]
@@ -157,8 +161,10 @@ def _records(store: SqlRecordStore, connection: sa.Connection) -> Iterator[Diffe
             yield Difference("capability", f"number {number}", "there is no such record")
 
 
-def _entries(store: SqlRecordStore, connection: sa.Connection) -> Iterator[tuple[int, tuple[Entry, ...]]]:
-    for row, found, state, _ in _walk(store, connection):
+def _entries(
+    store: SqlRecordStore, connection: sa.Connection, told: Callable[[float], None]
+) -> Iterator[tuple[int, tuple[Entry, ...]]]:
+    for row, found, state, _ in _walk(store, connection, lambda share: told(0.5 + share / 2)):
         if isinstance(found, Record) and state.stand(found.version).status in LIVE:
             offers = _offers(found)
             if offers and not isinstance(offers, str):
@@ -166,10 +172,11 @@ def _entries(store: SqlRecordStore, connection: sa.Connection) -> Iterator[tuple
 
 
 def _walk(
-    store: SqlRecordStore, connection: sa.Connection
+    store: SqlRecordStore, connection: sa.Connection, told: Callable[[float], None] = _untold
 ) -> Iterator[tuple[Any, Record | str, PointerState, str | None]]:
     """Each row, its record or why it is none, how its name stands, and which version that offers; by rising number."""
     its, after = record.c, 0
+    last = connection.execute(sa.select(sa.func.max(its.number))).scalar() or 0
     while rows := connection.execute(
         sa.select(record).where(its.number > after).order_by(its.number).limit(AT_ONCE)
     ).all():
@@ -178,6 +185,7 @@ def _walk(
         states, offered = _stands(connection, urns)
         for row in rows:
             yield row, _read(store, row, states[row.urn]), states[row.urn], offered[row.urn]
+        told(after / last)
 
 
 def _stands(connection: sa.Connection, urns: list[str]) -> tuple[dict[str, PointerState], dict[str, str | None]]:
