@@ -15,6 +15,8 @@ _PUBLIC = {
     "GovernedRunLauncher": "ioi_dagster.host.launcher",
     "GovernorsResource": "ioi_dagster.host.resources",
     "RASResource": "ioi_dagster.host.resources",
+    "RegistryComponent": "ioi_dagster.host.registry_assets",
+    "registry_sensor": "ioi_dagster.host.registry_sensor",
     "ExchangeIOManager": "ioi_dagster.host.io_manager",
     "LocalFilesIOManager": "ioi_dagster.host.staged_io",
     "MemoryIOManager": "ioi_dagster.host.memory_io",

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from dagster import ConfigurableResource
+from dagster import ConfigurableResource, MetadataValue
 
 from ioi_dagster.adapters.http.client import GatewayClient, own_gateway
 from ioi_dagster.adapters.sql.ledger import Ledger, StepRow
+from ioi_dagster.adapters.sql.registry import SqlRecordStore
+from ioi_dagster.adapters.sql.registry_asking import asked
 from ioi_dagster.domain import DomainHome, home_domain
-from ioi_dagster.errors import FinalError
+from ioi_dagster.errors import BadInputError, FinalError
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.story import Entry
+from ioi_dagster.ras.discovery import Found, Intent, discover
+from ioi_dagster.ras.lock import Lock, lock
+from ioi_dagster.ras.record import Record
 from ioi_dagster.ras.selection import Discovery, Query
 
 
 class RASResource(ConfigurableResource):
-    """The home domain's registry, through its gateway."""
+    """The home domain's registry: `discover` and `records` through its gateway, all else in its database, which processes of the
+    home domain alone can open."""
 
     def discover(self, capability: str, data_class: DataClass = DataClass.INTERNAL) -> Discovery:
         """Who at home offers `capability`; every rejection with its reason."""
@@ -28,6 +38,43 @@ class RASResource(ConfigurableResource):
     def records(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Bodies of the newest records; signatures were checked by the gateway."""
         return [signed.body for signed in self._client(_home()).records(kind)]
+
+    def find(self, words: str, k: int = 5, **intent: Any) -> Found:
+        """Who can do what is said in words, `k` at most and best first; every rejection with its reason. `intent`: fields of
+        `ras.discovery.Intent`, as `kinds` or `inputs`."""
+        found = self._discovered(Intent(words, **{"asker": _home().name, **intent}))
+        return replace(found, options=found.options[:k])
+
+    def select(self, intent: Intent | str, context: Any = None, output: str | None = None) -> Lock:
+        """Choose, by an intent or words, and pin what was chosen. With the `context` of a step the lock's digest and what it
+        chose go into the metadata of its output (`output`, where it has several). Raises `BadInputError` where nothing does."""
+        home = _home()
+        intent = Intent(intent, asker=home.name) if isinstance(intent, str) else intent
+        pinned = lock(intent, self._discovered(intent), f"registry of {home.name}", time.time())
+        if context is not None:
+            told = {
+                "ioi/selection": pinned.digest,
+                "ioi/selected": str(pinned.chosen),
+                "ioi/selection-lock": MetadataValue.json(pinned.document()),
+            }
+            context.add_output_metadata(told, output_name=output)
+        return pinned
+
+    def resolve(self, urn: str, version: str | None = None, *, alias: str | None = None) -> Record:
+        """The record that is given of `urn`: that version, what the alias names, or what is given where none is named. Raises
+        `BadInputError` where there is none."""
+        home = _home()
+        with _store(home) as store:
+            record = store.get(urn, version, alias=alias)
+        if record is None:
+            what = f"alias {alias} of {urn}" if alias else f"{urn} {version or ''}".rstrip()
+            raise BadInputError(f"the registry of {home.name} gives no {what}", todo="see `ioi ras history`")
+        return record
+
+    def _discovered(self, intent: Intent) -> Found:
+        home = _home()
+        with _store(home) as store:
+            return discover(intent, asked(store, intent, f"registry of {home.name}"))
 
     def _client(self, home: DomainHome) -> GatewayClient:
         return own_gateway(home)
@@ -61,6 +108,15 @@ class GovernorsResource(ConfigurableResource):
             return ledger.story(run, step)
         finally:
             ledger.close()
+
+
+@contextmanager
+def _store(home: DomainHome) -> Iterator[SqlRecordStore]:
+    store = SqlRecordStore(home.registry, home.trusted())
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 def _home() -> DomainHome:

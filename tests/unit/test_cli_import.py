@@ -19,8 +19,8 @@ CARD = FOREIGN / "others" / "a2a__weather_agent_card.json"
 
 
 @pytest.fixture
-def home(tmp_path) -> Path:
-    root = tmp_path / "home"
+def home(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("home")
     owned(root, "lab.example")
     return root
 
