@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from dagster import (
-    AssetCheckExecutionContext,
     AssetCheckResult,
     AssetCheckSeverity,
     AssetCheckSpec,
@@ -101,7 +100,7 @@ def asset_key(urn: str) -> AssetKey:
     """`registry/<domain>/<kind>/<name>`; a name with signs that keys may not have is told apart by its digest."""
     its = read_urn(urn)
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", its.name)
-    told = "" if plain == its.name else f"~{hashlib.sha256(its.name.encode()).hexdigest()[:8]}"
+    told = "" if plain == its.name else f"_{hashlib.sha256(its.name.encode()).hexdigest()[:8]}"
     return AssetKey(["registry", its.domain, str(its.kind), plain + told])
 
 
@@ -156,7 +155,7 @@ def _checks(pinned: Snapshot, home: Callable[[], DomainHome]) -> Any:
     specs = [AssetCheckSpec(CHECK, asset=asset_key(entry.urn), description=described) for entry in pinned.entries]
 
     @multi_asset_check(specs=specs, name="registry_health", can_subset=True)
-    def registry_health(context: AssetCheckExecutionContext) -> Iterator[AssetCheckResult]:
+    def registry_health(context) -> Iterator[AssetCheckResult]:
         wanted = {key.asset_key for key in context.selected_asset_check_keys}
         entries = [entry for entry in pinned.entries if asset_key(entry.urn) in wanted]
         for health in healths(entries, home()):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from dagster import (
-    AssetExecutionContext,
     AssetKey,
     DagsterInstance,
     DefaultSensorStatus,
@@ -88,7 +87,7 @@ def test_records_are_assets_with_lineage_and_load_without_the_registry(lab, tmp_
         file.unlink()
     definitions = its.build_defs_from_state(None, tmp_path / "state")  # pyright: ignore[reportArgumentType]
     assert not lab.home.registry.exists()
-    specs = {spec.key: spec for spec in definitions.get_all_asset_specs()}
+    specs = {spec.key: spec for spec in definitions.resolve_all_asset_specs()}
     keys = {name: asset_key(f"{LAB}:{name}") for name in ("asset:letters/1900", "model:letters", "graph:reading")}
     keys["block"] = asset_key(OCR)
     assert set(specs) == set(keys.values())
@@ -107,7 +106,7 @@ def test_records_are_assets_with_lineage_and_load_without_the_registry(lab, tmp_
     assert block.tags["ioi/status"] == "active" and "page" in block.tags
     assert {"urn", "digest", "capabilities", "what it says"} <= block.metadata.keys()
     assert specs[keys["asset:letters/1900"]].metadata["link 1"].value == "https://lab.example/x"
-    assert its.build_defs_from_state(None, None).get_all_asset_specs() == []  # pyright: ignore[reportArgumentType]
+    assert its.build_defs_from_state(None, None).resolve_all_asset_specs() == []  # pyright: ignore[reportArgumentType]
 
 
 def test_a_circle_of_records_has_one_edge_less(lab, tmp_path):
@@ -184,7 +183,7 @@ def test_a_step_pins_what_it_selects_in_its_metadata(lab):
     lab.ocr("1")
 
     @asset
-    def text(context: AssetExecutionContext, ras: RASResource) -> None:
+    def text(context, ras: RASResource) -> None:
         assert [one.summary.urn for one in ras.find("read the text of a scanned page").options] == [OCR]
         assert ras.find("book a flight to the moon").chosen is None
         pinned = ras.select("read the text of a scanned page", context)
