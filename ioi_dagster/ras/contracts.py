@@ -55,7 +55,7 @@ def offers_of(record: Record) -> tuple[Offer, ...]:
         contracts = [Contract(named, named)]
     if not contracts:
         return ()
-    handles = _data_class(record)
+    handles = handled(record)
     return tuple(
         Offer(_bounded(record, named if named and len(contracts) == 1 else its.id), its, handles) for its in contracts
     )
@@ -74,8 +74,16 @@ def _contract(record: Record, value: Any) -> Contract:
     return contract
 
 
-def _data_class(record: Record) -> DataClass:
-    stated = record.spec.get("handles", DataClass.RESTRICTED)
+def said_of_trust(record: Record) -> dict[str, Any]:
+    """What `spec.trust` says, with `spec.handles` where that alone stands."""
+    said = record.spec.get("trust", {})
+    said = said if isinstance(said, dict) else {}
+    return {"handles": record.spec["handles"], **said} if "handles" in record.spec else said
+
+
+def handled(record: Record) -> DataClass:
+    """The highest data class that it may be given; internal, where it says nothing. Raises `BadInputError`."""
+    stated = said_of_trust(record).get("handles", DataClass.INTERNAL)
     if not isinstance(stated, str) or stated not in _CLASSES:
         raise _bad(record, f"handles is {str(stated)[:60]!r}, and no data class")
     return DataClass(stated)

@@ -15,6 +15,7 @@ from ioi_dagster.model.capability import Contract
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.runtime import Offer, Requirement, read_offer, read_requirement
 from ioi_dagster.model.trust import Trust
+from ioi_dagster.ras.contracts import handled, offers_of, said_of_trust
 from ioi_dagster.ras.record import PUBLIC, Record
 from ioi_dagster.ras.urn import Kind, Scheme
 
@@ -91,11 +92,8 @@ class Source(Protocol):
 
 
 def summaries_of(record: Record, status: Status = Status.ACTIVE, successor: str = "") -> tuple[Summary, ...]:
-    """One for each contract of a record, or one without a capability."""
-    ids = [str(contract.get("id", "")) for contract in _contracts(record.spec)] or [
-        str(record.spec.get("capability", ""))
-    ]
-    handles = _trust(record).get("handles", DataClass.INTERNAL)
+    """One for each contract of a record, or one without a capability. Raises `BadInputError` for contracts that are none."""
+    offers = [(offer.capability, offer.handles) for offer in offers_of(record)] or [("", handled(record))]
     return tuple(
         Summary(
             record.urn,
@@ -103,23 +101,23 @@ def summaries_of(record: Record, status: Status = Status.ACTIVE, successor: str 
             record.version,
             record.digest,
             record.domain,
-            id,
+            capability,
             record.scheme,
             record.audience,
-            DataClass(handles) if handles in tuple(DataClass) else DataClass.PUBLIC,
+            handles,
             record.valid_until,
             status,
             successor,
         )
-        for id in ids
+        for capability, handles in offers
     )
 
 
 def details_of(record: Record, capability: str) -> Details:
-    """Of `spec`: `contract` or `contracts`, `trust` (or `handles` alone), `runtime` (what it needs) and `offers`. Raises
+    """Of `spec`: the contract (`offers_of`), `trust` (or `handles` alone), `runtime` (what it needs) and `offers`. Raises
     `BadInputError`."""
     spec = record.spec
-    contract = next((one for one in _contracts(spec) if one.get("id", "") == capability), None)
+    offer = next((one for one in offers_of(record) if one.capability == capability), None)
     named = {
         "id": record.urn,
         "urn": record.urn,
@@ -127,31 +125,17 @@ def details_of(record: Record, capability: str) -> Details:
         "name": record.name,
         "version": record.version,
     }
+    try:
+        trust = converted(said_of_trust(record), Trust)
+    except msgspec.ValidationError as error:
+        raise BadInputError(str(error), where=record.urn, todo="its owner corrects the record") from error
     return Details(
-        None if contract is None else _read(contract, Contract, record.urn),
-        _read(_trust(record), Trust, record.urn),
+        None if offer is None else offer.contract,
+        trust,
         read_requirement(spec.get("runtime") or {}, record.urn),
         read_offer(spec.get("offers") or {}, record.urn),
         {str(record.kind): {**named, "domain": record.domain, **spec}},
     )
-
-
-def _contracts(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
-    listed = spec.get("contracts", [spec["contract"]] if "contract" in spec else [])
-    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-
-
-def _trust(record: Record) -> dict[str, Any]:
-    said = record.spec.get("trust", {})
-    said = said if isinstance(said, dict) else {}
-    return {"handles": record.spec["handles"], **said} if "handles" in record.spec else said
-
-
-def _read(value: Any, kind: type[Any], where: str) -> Any:
-    try:
-        return converted(value, kind)
-    except msgspec.ValidationError as error:
-        raise BadInputError(str(error), where=where, todo="its owner corrects the record") from error
 
 
 @dataclass(frozen=True, slots=True)

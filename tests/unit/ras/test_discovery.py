@@ -244,12 +244,14 @@ def test_records_of_blocks_are_found_as_they_are_registered() -> None:
     key = SigningKey.generate("lab.example")
     record = make_record(key, Kind.BLOCK, "page-ocr", "1.0.0", READ)
     odd = make_record(key, Kind.BLOCK, "odd", "1.0.0", {"contract": {"id": READ.contract.id, "name": 5}})
-    records = {one.digest: one for one in (record, odd)}
-    summaries = [one for each in records.values() for one in summaries_of(each)]
-    there = Registry("registry", summaries, RecordSource(records.__getitem__), {}, NOW)
-    found = discover(Intent(capability=READ.contract.id), there)
-    assert [option.summary.digest for option in found.options] == [record.digest]
-    assert [one.refusal.code for one in found.rejected] == ["ras.unreadable"]
+    asked_by = Intent(capability=READ.capability)
+    there = Registry("registry", summaries_of(record), RecordSource({record.digest: record}.__getitem__), {}, NOW)
+    assert [option.summary.digest for option in discover(asked_by, there).options] == [record.digest]
+    with pytest.raises(BadInputError, match="contract that is none"):
+        summaries_of(odd)
+    altered = replace(summaries_of(record)[0], digest=odd.digest)
+    there = Registry("registry", [altered], RecordSource(lambda _: odd), {}, NOW)
+    assert [one.refusal.code for one in discover(asked_by, there).rejected] == ["ras.unreadable"]
 
 
 def test_runtime_requirements_meet_offers() -> None:
