@@ -84,7 +84,7 @@ class Gateway:
 
     def query(self, sql: str, *values: Any) -> list[Any]:
         """Of its feeds as they are kept; empty where there are none yet."""
-        path = self.home.root / "feeds.sqlite"
+        path = self.home.root / "registry.sqlite"
         if not path.exists():
             return []
         try:

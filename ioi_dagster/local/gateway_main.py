@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import httpx
 import msgspec
-import sqlalchemy as sa
 import uvicorn
 
 from ioi_dagster.adapters.dask.client import DaskRunner
@@ -30,9 +29,10 @@ from ioi_dagster.adapters.http.tls import client_context, tls_of
 from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.opa.bundle_file import BundleFile
-from ioi_dagster.adapters.sql.feeds import SqlFeeds, define
+from ioi_dagster.adapters.sql.feed_records import FeedRecords
+from ioi_dagster.adapters.sql.feeds import SqlFeeds
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
-from ioi_dagster.adapters.sql.sqlite import open_sqlite
+from ioi_dagster.adapters.sql.registry_tables import feeds as tables
 from ioi_dagster.clock import Clock, SystemClock
 from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder
@@ -132,9 +132,7 @@ def serve(home: DomainHome) -> None:
 
 def _feeds(home: DomainHome, store: SqlRecordStore, clock: Clock) -> FeedDesk:
     """What the domain tells to other registries, and takes of them."""
-    meta = sa.MetaData()
-    tables = define(meta)
-    feeds = SqlFeeds(open_sqlite(home.root / "feeds.sqlite", meta, synchronous="FULL"), tables)
+    feeds = SqlFeeds(store.engine, tables, FeedRecords(store, home.name))
     replica = Replica(home.name, feeds.kept(), home.trusted(), feeds, Random())
     folder = TrustFolder(home.trust)
     root = home.root / "keys" / "feeds.root"
@@ -155,7 +153,7 @@ def _feeds(home: DomainHome, store: SqlRecordStore, clock: Clock) -> FeedDesk:
         clock,
         home.client_certificate.read_bytes,
     )
-    desk.first = [record.signed for record in store.records()]
+    desk.first = [record.signed for record in store.all_of(home.name)]
     return desk
 
 
@@ -207,19 +205,20 @@ def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revi
     for block in read_blocks(home):
         spec = msgspec.to_builtins(block)
         put(Kind.BLOCK, block.name, spec, record_version(block.version, digest(spec)))
-    withdraw_others(home.root / "stated.json", store, current)
+    withdraw_others(home.root / "stated.json", store, home.name, current)
 
 
-def withdraw_others(path: Path, store: SqlRecordStore, current: list[Record]) -> None:
+def withdraw_others(path: Path, store: SqlRecordStore, own: str, current: list[Record]) -> None:
     """What the owner no longer offers, or offers otherwise, is not found any more. Only what a gateway itself has stated, as
-    noted at `path`, is withdrawn by one: what he has registered by a command is his to withdraw."""
+    noted at `path`, is withdrawn by one: what he has registered by a command is his to withdraw, and what others tell is theirs.
+    `own` is the domain's name."""
     try:
         stated = set(from_json(path.read_bytes(), list[tuple[str, str]]))
     except msgspec.MsgspecError:
         stated = set()
     except FileNotFoundError:
         # A gateway says of no record what it was made of.
-        stated = {(record.urn, record.version) for record in store.records() if not record.provenance}
+        stated = {(record.urn, record.version) for record in store.all_of(own) if not record.provenance}
     now = [(record.urn, record.version) for record in current]
     # Until it is done both are its own: it may be ended in between.
     write_private(path, msgspec.json.encode(sorted({*stated, *now})))

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ioi_dagster.adapters.sql.feeds import SqlFeeds, define
+from ioi_dagster.adapters.sql.feed_tables import define
+from ioi_dagster.adapters.sql.feeds import SqlFeeds
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.ras.feeds.content import record_item

@@ -59,8 +59,6 @@ LIMIT = 1_000
 ANSWER_S = 10.0
 """Besides what the other side was told that it may wait."""
 MAX_ANSWER = 2**24
-REGISTERED = (Kind.DOMAIN, Kind.POLICY, Kind.CLUSTER, Kind.NODE, Kind.BLOCK)
-"""Kinds that the gateway registers itself: what it does not register any more is withdrawn."""
 READERS = 2
 """Pages that are read and kept at a time: a gateway has other things to do."""
 
@@ -97,7 +95,7 @@ class FeedDesk:
         self._writing = asyncio.Lock()
         self._readers = asyncio.Semaphore(READERS)
         self.first: Sequence[Signed] | None = None
-        """What is stated of the kinds `REGISTERED` from the start on, as soon as the domain may write."""
+        """What is stated from the start on, and nothing else, as soon as the domain may write."""
 
     # What is answered -------------------------------------------------------------------------------------------------
 
@@ -165,7 +163,7 @@ class FeedDesk:
 
     def _restate(self, records: Sequence[Signed]) -> Callable[[Owner, float], Sequence[Wrote]]:
         def act(owner: Owner, now: float) -> list[Wrote]:
-            return [*owner.change_key(now), *owner.state_only(records, REGISTERED, now)]
+            return [*owner.change_key(now), *owner.state_only(records, tuple(Kind), now)]
 
         return act
 

@@ -5,13 +5,14 @@ Entries are kept from the newest complete snapshot of their feed on; `live` mark
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from ioi_dagster.adapters.sql.feed_tables import FeedTables
+from ioi_dagster.adapters.sql.registry_writing import writing
 from ioi_dagster.decoding import from_json
 from ioi_dagster.ras.feeds.content import Change, Gone, Point, Prune, Put, Undo
 from ioi_dagster.ras.feeds.entry import Entry, Op, WireEntry
@@ -25,71 +26,6 @@ from ioi_dagster.signing import Signed
 MAX_PAGE_BYTES = 2**22
 """Of bodies in an answer: the first entry is given whatever its size."""
 Changed = Callable[[sa.Connection, Feed, Sequence[Change]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class FeedTables:
-    feed: sa.Table
-    entry: sa.Table
-    head: sa.Table
-    proof: sa.Table
-
-
-def define(meta: sa.MetaData) -> FeedTables:
-    """The tables of feeds, as part of `meta`."""
-    whole = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-    feed = sa.Table(
-        "feed",
-        meta,
-        *_of_feed(),
-        sa.Column("epoch", whole, nullable=False),
-        sa.Column("seq", whole, nullable=False),
-        sa.Column("hash", sa.Text, nullable=False),
-        sa.Column("at", sa.LargeBinary, nullable=False),
-        sa.Column("head", sa.LargeBinary),
-    )
-    entry = sa.Table(
-        "feed_entry",
-        meta,
-        *_of_feed(),
-        sa.Column("epoch", whole, primary_key=True),
-        sa.Column("seq", whole, primary_key=True),
-        sa.Column("prev", sa.Text, nullable=False),
-        sa.Column("hlc", whole, nullable=False),
-        sa.Column("op", sa.Text, nullable=False),
-        sa.Column("digest", sa.Text, nullable=False),
-        sa.Column("key_id", sa.Text, nullable=False),
-        sa.Column("signature", sa.Text, nullable=False),
-        sa.Column("body", sa.LargeBinary, nullable=False),
-        sa.Column("item", sa.Text),
-        sa.Column("live", sa.Boolean, nullable=False),
-        sa.Index(
-            "feed_entry_item",
-            "item",
-            "origin",
-            "audience",
-            sqlite_where=sa.text("live"),
-            postgresql_where=sa.text("live"),
-        ),
-    )
-    head = sa.Table(
-        "peer_head",
-        meta,
-        sa.Column("peer", sa.Text, primary_key=True),
-        *_of_feed(),
-        sa.Column("epoch", whole, nullable=False),
-        sa.Column("seq", whole, nullable=False),
-        sa.Column("head", sa.LargeBinary, nullable=False),
-    )
-    proof = sa.Table(
-        "proof",
-        meta,
-        *_of_feed(),
-        sa.Column("epoch", whole, primary_key=True),
-        sa.Column("first", sa.LargeBinary, nullable=False),
-        sa.Column("second", sa.LargeBinary, nullable=False),
-    )
-    return FeedTables(feed, entry, head, proof)
 
 
 def nothing_more(_connection: sa.Connection, _feed: Feed, _changes: Sequence[Change]) -> None:
@@ -121,7 +57,7 @@ class SqlFeeds:
 
     def keep(self, taken: Sequence[Taken], heads: Sequence[Signed] = ()) -> bool:
         try:
-            with self._engine.begin() as connection:
+            with writing(self._engine) as connection:
                 for one in taken:
                     self._move(connection, one)
                 for one in taken:
@@ -172,7 +108,7 @@ class SqlFeeds:
     def keep_head(self, peer: str, head: Head, signed: Signed) -> None:
         text = msgspec.json.encode(signed)
         values = {"peer": peer, **_named(head.feed), "epoch": head.epoch, "seq": head.seq, "head": text}
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             where = (self._head.c.peer == peer, *_is(self._head, head.feed))
             connection.execute(sa.delete(self._head).where(*where))
             connection.execute(sa.insert(self._head).values(values))
@@ -180,7 +116,7 @@ class SqlFeeds:
 
     def freeze(self, feed: Feed, epoch: int, proof: Proof) -> None:
         texts = {"first": msgspec.json.encode(proof.first), "second": msgspec.json.encode(proof.second)}
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             where = (*_is(self._proof, feed), self._proof.c.epoch == epoch)
             connection.execute(sa.delete(self._proof).where(*where))
             connection.execute(sa.insert(self._proof).values(**_named(feed), epoch=epoch, **texts))
@@ -252,10 +188,6 @@ class SqlFeeds:
             at = Position(feed)
             values = {"epoch": 0, "seq": 0, "hash": at.hash, "at": msgspec.json.encode(at), "head": text}
             connection.execute(sa.insert(self._feed).values(**_named(feed), **values))
-
-
-def _of_feed() -> tuple[sa.Column[str], sa.Column[str]]:
-    return sa.Column("origin", sa.Text, primary_key=True), sa.Column("audience", sa.Text, primary_key=True)
 
 
 class _MovedError(Exception):

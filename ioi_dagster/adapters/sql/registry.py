@@ -152,13 +152,31 @@ class SqlRecordStore:
                 for row in rows
                 if (row.urn, row.version) not in kept and (among is None or (row.urn, row.version) in among)
             ]
-            hide(connection, self.text, [row.number for row in gone])
-            for some in chunks(gone):
-                connection.execute(sa.delete(record).where(record.c.number.in_([row.number for row in some])))
-            for row in gone:
-                note(connection, self.wall(), "withdrawn", row.urn, row.version)
-            Writer(connection, {row.urn for row in gone}, self.text, self.wall()).settle_all()
+            self._remove(connection, gone)
         return len(gone)
+
+    def withdraw(self, items: Sequence[str], within: sa.Connection, where: sa.ColumnElement[bool]) -> int:
+        """Those of `items` (`<urn> <version>`) for which `where` is so; none that is not there. Returns how many."""
+        its = record.c
+        gone: list[Any] = []
+        for some in chunks(items):
+            pairs = [tuple(item.split(" ", 1)) for item in some]
+            chosen = sa.select(its.number, its.urn, its.version).where(
+                sa.tuple_(its.urn, its.version).in_(pairs), where
+            )
+            gone += within.execute(chosen)
+        self._remove(within, gone)
+        return len(gone)
+
+    def _remove(self, connection: sa.Connection, gone: Sequence[Any]) -> None:
+        if not gone:
+            return
+        hide(connection, self.text, [row.number for row in gone])
+        for some in chunks(gone):
+            connection.execute(sa.delete(record).where(record.c.number.in_([row.number for row in some])))
+        for row in gone:
+            note(connection, self.wall(), "withdrawn", row.urn, row.version)
+        Writer(connection, {row.urn for row in gone}, self.text, self.wall()).settle_all()
 
     @contextmanager
     def _within(self, connection: sa.Connection | None) -> Iterator[sa.Connection]:
@@ -180,6 +198,12 @@ class SqlRecordStore:
             if given is not None
         ]
         return sorted(found, key=lambda given: given.urn)
+
+    def all_of(self, domain: str) -> list[Record]:
+        """Every version of its own that there is and verifies, also what has ended or is yanked; in order of their coming."""
+        own = record.c.urn.startswith(f"urn:ioi:{domain}:", autoescape=True)
+        found = [(row.number, self._verified(row)) for row in self._rows(own)]
+        return [given for _, given in sorted(found, key=lambda one: one[0]) if given is not None]
 
     def get(self, urn: str, version: str | None = None, *, alias: str | None = None) -> Record | None:
         if version is None:

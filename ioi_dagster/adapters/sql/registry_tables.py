@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-HEAD = "0002"
+from ioi_dagster.adapters.sql.feed_tables import define
+
+HEAD = "0003"
 """The newest of `migrations/versions`."""
 
 meta = sa.MetaData()
@@ -93,3 +95,6 @@ mark = sa.Table(
     sa.Column("value", sa.Text, nullable=False),
 )
 """What the store knows of itself: `next`, the number of the next record (none is given twice); `restored`."""
+
+feeds = define(meta)
+"""What the domain tells other registries and takes of them: in one database, so that records change with it."""

@@ -179,14 +179,14 @@ def test_a_gateway_withdraws_what_gateways_stated_and_nothing_that_was_registere
     for record in (older, imported, node):
         store.put(record.signed)
     # Of a registry that is older than such notes all counts that says nothing of where it comes from.
-    withdraw_others(note, store, [node])
+    withdraw_others(note, store, "lab.example", [node])
     assert store.records() == [imported, node]
     store.put(by_hand.signed)
     store.put(BLOCK.signed)
-    withdraw_others(note, store, [BLOCK])
+    withdraw_others(note, store, "lab.example", [BLOCK])
     assert sorted(record.urn for record in store.records()) == sorted(r.urn for r in (BLOCK, imported, by_hand))
     note.write_bytes(b"rubbish")
-    withdraw_others(note, store, [])
+    withdraw_others(note, store, "lab.example", [])
     assert len(store.records()) == 3
 
 
