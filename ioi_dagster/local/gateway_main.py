@@ -153,7 +153,7 @@ def _feeds(home: DomainHome, store: SqlRecordStore, clock: Clock) -> FeedDesk:
         clock,
         home.client_certificate.read_bytes,
     )
-    desk.first = [record.signed for record in store.all_of(home.name)]
+    desk.first = lambda: [record.signed for record in store.all_of(home.name)]
     return desk
 
 

@@ -94,8 +94,9 @@ class FeedDesk:
         self._news: dict[Feed, asyncio.Event] = {}
         self._writing = asyncio.Lock()
         self._readers = asyncio.Semaphore(READERS)
-        self.first: Sequence[Signed] | None = None
-        """What is stated from the start on, and nothing else, as soon as the domain may write."""
+        self.first: Callable[[], Sequence[Signed]] | None = None
+        """Gives what is stated from the start on, and nothing else, as soon as the domain may write: as it is by then, since
+        more may have been stated meanwhile."""
 
     # What is answered -------------------------------------------------------------------------------------------------
 
@@ -161,9 +162,9 @@ class FeedDesk:
                 self._handle(wrote)
                 self._tell(wrote.at.feed)
 
-    def _restate(self, records: Sequence[Signed]) -> Callable[[Owner, float], Sequence[Wrote]]:
+    def _restate(self, records: Callable[[], Sequence[Signed]]) -> Callable[[Owner, float], Sequence[Wrote]]:
         def act(owner: Owner, now: float) -> list[Wrote]:
-            return [*owner.change_key(now), *owner.state_only(records, tuple(Kind), now)]
+            return [*owner.change_key(now), *owner.state_only(records(), tuple(Kind), now)]
 
         return act
 
@@ -176,8 +177,8 @@ class FeedDesk:
                 self._handle(Tick(tuple(self._members()), tuple(away())))
                 if self._replica.may_write(self._clock.monotonic()) is None:
                     if self.first is not None:
-                        first, self.first = self.first, None
-                        await self.write(self._restate(first))
+                        await self.write(self._restate(self.first))
+                        self.first = None
                     await self.write(lambda owner, now: owner.renew(now))
             except Exception as error:  # a disk that is full, a root that is away: the next time it is looked again
                 log.warning("feeds are not looked after for now: %s", error)
