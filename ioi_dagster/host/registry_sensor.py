@@ -93,7 +93,7 @@ def registry_sensor(
 def users_of(metadata: Mapping[AssetKey, Mapping[str, Any]]) -> dict[str, list[AssetKey]]:
     """Use → the assets that say so."""
     users: dict[str, list[AssetKey]] = {}
-    for key, its in sorted(metadata.items(), key=lambda item: item[0].path):
+    for key, its in sorted(metadata.items(), key=lambda item: item[0].to_user_string()):
         told = its.get(USES)
         told = getattr(told, "value", getattr(told, "data", told))
         for use in [told] if isinstance(told, str) else told or ():
@@ -118,7 +118,9 @@ def looked(
     if not found:
         return SensorResult(skip_reason=SkipReason("nothing that assets are made by has changed"), cursor=kept)
     why = "; ".join(dict.fromkeys(change.text for change in found))
-    assets = sorted({key for change in found if change.affects for key in users[change.use]}, key=lambda key: key.path)
+    assets = sorted(
+        {key for change in found if change.affects for key in users[change.use]}, key=AssetKey.to_user_string
+    )
     observed = [
         AssetObservation(
             asset_key(change.urn), description=change.text, metadata={"change": change.kind, "use": change.use}

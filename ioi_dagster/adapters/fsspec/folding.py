@@ -6,7 +6,7 @@ import hashlib
 import importlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from ioi_dagster.adapters.fsspec.folder import CHUNK, Folder
 from ioi_dagster.adapters.fsspec.mover import Mover, PartUnavailableError
@@ -108,7 +108,7 @@ def _way(how: str, modules: Collection[str]) -> Way:
     found = getattr(importlib.import_module(module), name, None)
     if not callable(found):
         raise BadInputError(f"{module} has no function {name[:60]!r}", where="folding", todo="name one that it has")
-    return found
+    return cast(Way, found)
 
 
 def _lacking(lacks: list[str]) -> str:
