@@ -39,11 +39,11 @@ def test_each_end_is_told_once_and_at_most_a_step_late(events):
         assert state.items(now) == living
         assert state.items(now, "node/") == {name: value for name, value in living.items() if name.startswith("node/")}
         # What was set anew after its end is told as ended too, which the next round would have to know.
-        for name in [name for name, (end, _) in until.items() if end <= now]:
-            assert state.get(name, now) is None
+        while over := [name for name, (end, _) in until.items() if end <= now]:
+            assert [state.get(name, now) for name in over] == [None] * len(over)
             now += STEP_S * 2
-            state.expire(now)
-            until = {name: (end, value) for name, (end, value) in until.items() if end > now}
+            for name, _ in state.expire(now):
+                del until[name]
 
 
 def test_renewals_take_no_memory_and_ends_leave_none():
