@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
+import httpx
+
 from benchmarks.frame import Report, quick
 from benchmarks.gateways import Gateway, Gateways, wait_for
 from ioi_dagster.ras.feeds.content import record_item
@@ -50,7 +52,7 @@ def ready(one: Gateway) -> bool:
     """It answers, and may write."""
     try:
         one.tell()
-    except Exception:
+    except (RuntimeError, httpx.TransportError):
         return False
     return bool(one.places())
 

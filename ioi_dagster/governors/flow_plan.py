@@ -171,7 +171,7 @@ class PlanAhead(LeastCost):
         if offer is None:
             return None
         self._until.pop((step.group, planned.cluster), None)
-        if not planned.now and where in self._not_had | self._not_had_before:
+        if not planned.now and (where in self._not_had or where in self._not_had_before):
             # Behind who gets nothing there it would wait for ever.
             return super().choose(step, offers)
         if not planned.now or not self._plan.take(key, planned):

@@ -235,13 +235,22 @@ class FeedDesk:
                 "wait": f"{told.wait_s:g}",
             }
             data = await self._asked(told.peer, "GET", "feeds/entries", query, b"", told.wait_s + ANSWER_S)
-            async with self._readers:
-                event = await asyncio.to_thread(self._take, told, data)
-        except Exception as error:  # whatever a peer sends, the answer to the replica is owed
+        except Exception as error:  # however a peer fails, the answer to the replica is owed
             event = Pulled(told.peer, feed, failed=_unreachable(told.peer, error))
+        else:
+            event = await self._taken(told, data)
         self._handle(event)
         if event.at is not None and event.at.place > at.place:
             self._tell(feed)
+
+    async def _taken(self, told: Pull, data: bytes) -> Pulled:
+        try:
+            async with self._readers:
+                return await asyncio.to_thread(self._take, told, data)
+        except Exception as error:  # as above; a disk that is full is no fault of the peer's
+            text = f"what {told.peer} tells cannot be kept here: {explain(error) or type(error).__name__}"[:300]
+            todo = "see the disk and the database; it is asked for again"
+            return Pulled(told.peer, told.at.feed, failed=Refusal("feed.not_kept", text, self._domain, todo))
 
     def _take(self, told: Pull, data: bytes) -> Pulled:
         peer, feed = told.peer, told.at.feed
