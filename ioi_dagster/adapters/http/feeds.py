@@ -248,7 +248,7 @@ class FeedDesk:
             async with self._readers:
                 return await asyncio.to_thread(self._take, told, data)
         except Exception as error:  # as above; a disk that is full is no fault of the peer's
-            text = f"what {told.peer} tells cannot be kept here: {explain(error) or type(error).__name__}"[:300]
+            text = f"what {told.peer} tells cannot be kept here: {type(error).__name__}: {error}"[:300]
             todo = "see the disk and the database; it is asked for again"
             return Pulled(told.peer, told.at.feed, failed=Refusal("feed.not_kept", text, self._domain, todo))
 
