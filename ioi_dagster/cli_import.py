@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from ioi_dagster.adapters.sql.registry import SqlRecordStore
     from ioi_dagster.domain import DomainHome
     from ioi_dagster.ras.formats.draft import Draft
     from ioi_dagster.ras.record import Record
@@ -153,11 +154,12 @@ def registered(found: Sequence[FileDrafts], owner: DomainHome, audience: str) ->
     from ioi_dagster.adapters.sql.registry import SqlRecordStore
 
     store, key = SqlRecordStore(owner.registry, owner.trusted()), owner.signing_key()
+    store.check_may_sign()
     return [row for one in found for row in (_refused(one) or put_file(one, store, key, audience))]
 
 
-def put_file(one: FileDrafts, store: RecordStore, key: SigningKey, audience: str) -> list[Row]:
-    """Register the drafts of a file. All are signed and compared with what is there before the first is put."""
+def put_file(one: FileDrafts, store: SqlRecordStore, key: SigningKey, audience: str) -> list[Row]:
+    """Register the drafts of a file. All are signed and compared with what is there before they are put, in one transaction."""
     from ioi_dagster.errors import FinalError
 
     ready: list[tuple[Draft, Record, str]] = []
@@ -171,9 +173,14 @@ def put_file(one: FileDrafts, store: RecordStore, key: SigningKey, audience: str
             return [Row(one.file, "refused", why, draft.format, draft.urn(key.domain), draft.version)]
         mine[record.urn] = record
         ready.append((replace(draft, version=record.version), record, state))
-    for _, record, state in ready:
-        if state == "registered":
-            store.put(record.signed)
+    new = [record for _, record, state in ready if state == "registered"]
+    try:
+        with store.transaction() as connection:
+            for outcome in store.put_many([record.signed for record in new], connection):
+                if isinstance(outcome, FinalError):
+                    raise outcome  # and nothing of the file is written
+    except FinalError as error:
+        return [Row(one.file, "refused", f"{one.file}: {error}")]
     return [_row(one.file, draft, key.domain, state) for draft, _, state in ready]
 
 

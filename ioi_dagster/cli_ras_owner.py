@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import Progress
 
 from ioi_dagster.cli_import import AsJson, DomainFolder, Home, Name, err, gathered, out, owner_of
 from ioi_dagster.cli_ras import Urn, bad, clock, opened, version_there
@@ -282,10 +281,7 @@ def go_on(
 
 def _signing(home: Path | None, domain_home: Path | None, domain: str) -> tuple[DomainHome, SqlRecordStore]:
     owner, store = opened(home, domain_home, domain)
-    text = store.restored
-    if text is not None:
-        what = f"the registry was {text}, and others may have seen what was signed after that"
-        raise bad(what, todo="make sure that nothing of it is missing, then `ioi ras go-on HOW`")
+    store.check_may_sign()
     return owner, store
 
 
@@ -367,6 +363,8 @@ def _told(event: PointerEvent, text: str, as_json: bool) -> None:
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[float], None]]:
     """A bar where it takes more than two seconds."""
+    from rich.progress import Progress
+
     began = time.monotonic()
     bar = Progress(console=err, transient=True)
     task: Any = None

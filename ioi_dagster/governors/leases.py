@@ -44,7 +44,8 @@ class Leases:
         self._by_start: dict[_Start, str] = {}
         self._fences: dict[_Start, int] = {}
         self._ends: list[tuple[float, str]] = []
-        """A heap of (until, lease), one entry a lease: it was renewed or released meanwhile, or is over by then."""
+        """A heap of (until, lease), one entry a lease and one more each time that it is shortened. It may have been renewed or
+        released meanwhile."""
         self.capabilities: Counter[str] = Counter()
         self.tenants: Counter[str] = Counter()
         """How many run of each: one that waits for others does not."""

@@ -155,6 +155,8 @@ def _change(use: str, before: Chosen | None, now: Chosen | None, stand: Callable
             before.urn,
         )
     if (now.urn, now.version, now.digest) == (before.urn, before.version, before.digest):
+        if now.status == Status.ACTIVE.value:
+            return None  # it was withdrawn, and is not any more
         return Change(use, "deprecated", f"{_named(now)} is {now.status}{reason}, and nothing is in its place", now.urn)
     if its.status is not Status.ACTIVE:
         text = f"{_named(before)} is {its.status.value}{reason}: {_named(now)} is in its place"

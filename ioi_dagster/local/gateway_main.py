@@ -51,6 +51,7 @@ from ioi_dagster.ras.feeds.replica import Replica
 from ioi_dagster.ras.record import Kind, Record, make_record
 from ioi_dagster.signing import SigningKey
 
+log = logging.getLogger("ioi.gateway")
 BACKLOG = 2048
 SPARE_FILES = 1_024
 """Descriptors besides the connections that it takes: its own lines, files, libraries."""
@@ -152,6 +153,7 @@ def _feeds(home: DomainHome, store: SqlRecordStore, clock: Clock) -> FeedDesk:
         lambda record: _asking(home, record),
         clock,
         home.client_certificate.read_bytes,
+        store.check_may_sign,
     )
     desk.first = lambda: [record.signed for record in store.all_of(home.name)]
     return desk
@@ -214,9 +216,9 @@ def withdraw_others(path: Path, store: SqlRecordStore, own: str, current: list[R
     `own` is the domain's name."""
     try:
         stated = set(from_json(path.read_bytes(), list[tuple[str, str]]))
-    except msgspec.MsgspecError:
-        stated = set()
-    except FileNotFoundError:
+    except (msgspec.MsgspecError, FileNotFoundError) as error:
+        if not isinstance(error, FileNotFoundError):
+            log.warning("%s cannot be read, and is made anew: %s", path, error)
         # A gateway says of no record what it was made of.
         stated = {(record.urn, record.version) for record in store.all_of(own) if not record.provenance}
     now = [(record.urn, record.version) for record in current]

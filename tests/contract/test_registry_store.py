@@ -14,13 +14,13 @@ from ioi_dagster.adapters.sql.migrating import migrate, open_migrated, revision_
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.adapters.sql.registry_backup import backup, restore
 from ioi_dagster.adapters.sql.registry_checking import rebuild, verify
-from ioi_dagster.adapters.sql.registry_tables import HEAD, audit, meta
+from ioi_dagster.adapters.sql.registry_tables import HEAD, audit, meta, record
 from ioi_dagster.errors import BadInputError, FinalError, SignatureError
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.ras.pointers import Status, accept_transfer, set_alias, set_status, transfer
 from ioi_dagster.ras.record import Kind, Record, make_record
 from ioi_dagster.ras.store import Wanted
-from ioi_dagster.signing import Signed, SigningKey, TrustedKeys
+from ioi_dagster.signing import Signed, SigningKey, TrustedKeys, canonical
 from tests.contract.postgres import new_database, server
 
 LAB, CLOUD, LATER = (SigningKey.generate(name) for name in ("lab.example", "cloud.example", "lab.example"))
@@ -213,6 +213,22 @@ def test_threads_that_put_at_once_all_get_their_record(store):
         thread.join()
     assert sorted(one.version for one in got) == sorted(one.version for one in records)
     assert [one.version for one in store.records()] == ["9", "10", "11"]
+
+
+def test_what_was_read_as_one_record_is_not_given_as_another(store):
+    its, other = reader(name="its"), reader(name="other")
+    store.put_many([its.signed, other.signed])
+    assert store.get(its.urn) == its
+
+    def lies(there: Record) -> None:
+        fields = {"body": canonical(there.signed.body).decode(), "signature": there.signed.signature}
+        with store.engine.begin() as connection:
+            connection.execute(sa.update(record).where(record.c.urn == other.urn).values(fields))
+
+    lies(its)
+    assert store.get(other.urn) is None
+    lies(other)
+    assert store.get(other.urn) == other
 
 
 def test_what_was_altered_is_told_and_what_follows_is_made_anew(store):

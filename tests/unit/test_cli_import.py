@@ -80,6 +80,19 @@ def test_a_file_is_registered_whole_or_not_at_all_and_others_all_the_same(home, 
         ioi(home, "ras", "export", "urn:ioi:lab.example:node:n-half")
 
 
+def test_of_a_file_of_which_the_registry_takes_something_no_more_nothing_is_registered(home, tmp_path):
+    first, second = ({"id": name, "version": "1", "vcpus": {"count": 1}} for name in ("n-new", "n-old"))
+    (tmp_path / "old.json").write_text(json.dumps([second]))
+    _, told = ioi(home, "import", tmp_path / "old.json", "--json")
+    urn, version = rows(told)[0][1:]
+    ioi(home, "ras", "delete", urn, version, "--yes")
+    (tmp_path / "both.json").write_text(json.dumps([first, second]))
+    code, told = ioi(home, "import", tmp_path / "both.json", "--json")
+    assert (code, [state for state, _, _ in rows(told)]) == (1, ["refused"])
+    with pytest.raises(BadInputError, match="n-new"):
+        ioi(home, "ras", "export", "urn:ioi:lab.example:node:n-new")
+
+
 def test_content_without_versions_gets_a_higher_number_when_it_changes(home):
     numbers = []
     for cpus in (1, 2, 2, 1):

@@ -13,12 +13,14 @@ from typer.testing import CliRunner
 
 from definitions.documents.catalogue import BLOCKS
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
+from ioi_dagster.adapters.sql.registry_asking import asked
 from ioi_dagster.cli import app
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError, FinalError
 from ioi_dagster.local.gateway_main import register
 from ioi_dagster.local.home import home_domain_of
 from ioi_dagster.ras.difference import ABSENT, Change, callers, changes
+from ioi_dagster.ras.discovery import Intent, discover
 from ioi_dagster.ras.record import Kind, make_record
 from ioi_dagster.signing import SigningKey
 from tests.realms import owned
@@ -213,6 +215,15 @@ def test_values_that_only_look_alike_differ():
     assert callers(one, other) == []
 
 
+def test_an_older_version_is_found_where_it_is_asked_for(home, lab):
+    put(home, reader("1"), reader("2"))
+    store = SqlRecordStore(lab.registry, lab.trusted())
+    for versions, chosen in (("", "2"), ("<2", "1")):
+        intent = Intent(capability="text.read", versions=versions, asker="lab.example")
+        found = discover(intent, asked(store, intent, "here")).chosen
+        assert found is not None and found.summary.version == chosen
+
+
 def test_a_registry_that_was_altered_is_told_of_and_mended(home, lab):
     put(home, reader("1"), reader("2"))
     with sqlite3.connect(lab.registry) as connection:
@@ -233,7 +244,8 @@ def test_a_restored_registry_signs_nothing_until_its_owner_says_how_it_goes_on(h
         file.unlink()
     told(home, "restore", tmp_path / "saved")
     assert offered(home) == [("1", "active")]
-    for refused in (("yank", READER, "1"), ("register", "-")):
+    (tmp_path / "n.json").write_text(json.dumps({"id": "n-1", "vcpus": {"count": 1}}))
+    for refused in (("yank", READER, "1"), ("register", "-"), ("import", tmp_path / "n.json")):
         with pytest.raises(BadInputError, match="go-on"):
             ioi(home, *refused)
     told(home, "go-on", "nobody had seen it")

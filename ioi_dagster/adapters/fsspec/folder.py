@@ -128,6 +128,7 @@ class Folder:
                 self._fs.rm_file(self._path(name))
         folders = {folder for name in names for folder in _folders(name)}
         for folder in sorted(folders, key=len, reverse=True):
+            # One that is not empty stays, as does one where nobody may remove any: an empty folder harms nobody.
             with contextlib.suppress(OSError, NotImplementedError):
                 self._fs.rmdir(f"{self._root}/{folder}".rstrip("/"))
 

@@ -82,7 +82,8 @@ class Keeper:
                 # Those of its route were refused by the plan already.
                 refused += moved.refused[len(action.route.refused) :]
                 made.append(moved.copy)
-                self._tell(moved.copy)
+                if moved.copy.held:
+                    self._tell(moved.copy)
             elif action.deed is Deed.DROP and action.copy is not None:
                 try:
                     self._withdraw(action.copy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,8 @@ from ioi_dagster.signing import Signed, SigningKey, digest_bytes
 
 log = logging.getLogger("ioi.feeds")
 TICK_S = 0.25
+RENEW_S = 10.0
+"""So often it is looked whether heads or tombstones have become old."""
 LIMIT = 1_000
 """Entries that are asked for at a time, and answered at most."""
 ANSWER_S = 10.0
@@ -73,7 +76,8 @@ class _Line:
 
 class FeedDesk:
     """`key` gives what the domain signs by, `root` its feeds' root, None where that is not on this machine; `http_to` what asks a
-    member's gateway, and `members` the records of those that take part."""
+    member's gateway, and `members` the records of those that take part. `check_may_sign` raises `FinalError` where nothing may be
+    signed for now."""
 
     def __init__(
         self,
@@ -86,12 +90,15 @@ class FeedDesk:
         http_to: Callable[[MemberRecord], httpx.AsyncClient] | None,
         clock: Clock,
         shown: Callable[[], object] = lambda: None,
+        check_may_sign: Callable[[], None] = lambda: None,
     ) -> None:
         self._domain, self._store, self._replica, self._clock = domain, store, replica, clock
         self._key, self._root, self._members, self._http_to, self._shown = key, root, members, http_to, shown
+        self._check_may_sign = check_may_sign
         self._lines: dict[str, _Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._news: dict[Feed, asyncio.Event] = {}
+        self._renew_at = float("-inf")
         self._writing = asyncio.Lock()
         self._readers = asyncio.Semaphore(READERS)
         self.first: Callable[[], Sequence[Signed]] | None = None
@@ -107,7 +114,10 @@ class FeedDesk:
             feed = read_feed(query.get("origin", ""), query.get("audience", ""))
             names = ("epoch", "after", "limit")
             epoch, after, limit = (int(query.get(name, "0")[:20]) for name in names)
-            wait_s = min(max(float(query.get("wait", "0")[:20]), 0.0), WAIT_S)
+            asked_s = float(query.get("wait", "0")[:20])
+            if not math.isfinite(asked_s):
+                raise ValueError
+            wait_s = min(max(asked_s, 0.0), WAIT_S)
         except BadInputError as error:
             raise ProblemError(400, "feeds.malformed", error.what, error.todo or "") from error
         except ValueError:
@@ -122,6 +132,9 @@ class FeedDesk:
             left = until - self._clock.monotonic()
             known = self._replica.position(feed).place
             if page.entries or left <= 0 or (limit == 0 and known > (epoch, after)):
+                if known == (0, 0):
+                    # Feeds that there are not can be named without end.
+                    self._news.pop(feed, None)
                 return page
             try:
                 await asyncio.wait_for(news.wait(), left)
@@ -157,6 +170,11 @@ class FeedDesk:
     async def write(self, act: Callable[[Owner, float], Sequence[Wrote]]) -> None:
         """One after the other, beside the event loop. Raises what `act` does."""
         async with self._writing:
+            try:
+                await asyncio.to_thread(self._check_may_sign)
+            except FinalError as error:
+                # Nothing is wrong with what is to be written.
+                raise FinalError(str(error)) from error
             owner = Owner(self._key(), self._store, self._root())
             for wrote in await asyncio.to_thread(act, owner, self._clock.wall()):
                 self._handle(wrote)
@@ -176,14 +194,20 @@ class FeedDesk:
             try:
                 self._handle(Tick(tuple(self._members()), tuple(away())))
                 if self._replica.may_write(self._clock.monotonic()) is None:
-                    if self.first is not None:
-                        await self.write(self._restate(self.first))
-                        self.first = None
-                    await self.write(lambda owner, now: owner.renew(now))
+                    await self._look_after()
             except Exception as error:  # a disk that is full, a root that is away: the next time it is looked again
                 log.warning("feeds are not looked after for now: %s", error)
                 await asyncio.sleep(5.0)
             await asyncio.sleep(TICK_S)
+
+    async def _look_after(self) -> None:
+        # Heads are renewed also where something cannot be stated: without them all that is stated goes stale.
+        if self._clock.monotonic() >= self._renew_at:
+            await self.write(lambda owner, now: owner.renew(now))
+            self._renew_at = self._clock.monotonic() + RENEW_S
+        if self.first is not None:
+            await self.write(self._restate(self.first))
+            self.first = None
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -205,7 +229,7 @@ class FeedDesk:
                     self._begin(asyncio.to_thread(self._store.keep_head, peer, head, signed))
                     self._tell(head.feed)
                 case Freeze(feed, epoch, proof):
-                    self._store.freeze(feed, epoch, proof)
+                    self._begin(asyncio.to_thread(self._store.freeze, feed, epoch, proof))
                     self._tell(feed)
                 case Alarm(feed, refusal):
                     log.warning("feed %s: %s [%s] — %s", feed, refusal.text, refusal.code, refusal.remedy)
@@ -213,7 +237,12 @@ class FeedDesk:
     def _begin(self, work: Any) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("what feeds tell could not be noted: %s: %s", type(error).__name__, error)
 
     def _tell(self, feed: Feed) -> None:
         """Whoever waits for more of it looks again."""

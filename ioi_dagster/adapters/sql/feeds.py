@@ -81,18 +81,19 @@ class SqlFeeds:
                 return Page(head, at.roster)
             first = after + 1 if epoch == at.epoch and after >= at.base - 1 else at.base
             its = self._entry.c
-            found = connection.execute(
+            # Row by row, lest all bodies are read of which a page has a part.
+            found = connection.execution_options(yield_per=50).execute(
                 sa.select(self._entry)
                 .where(*_is(self._entry, feed), its.epoch == at.epoch, its.seq >= first, its.seq < first + limit)
                 .order_by(its.seq)
-            ).all()
-        wires, size = list[WireEntry](), 0
-        for one in found:
-            size += len(one.body)
-            if wires and size > MAX_PAGE_BYTES:
-                break
-            parts = one.epoch, one.seq, one.prev, one.hlc, Op(one.op), one.digest, msgspec.Raw(one.body)
-            wires.append(WireEntry(*parts, one.key_id, one.signature))
+            )
+            wires, size = list[WireEntry](), 0
+            for one in found:
+                size += len(one.body)
+                if wires and size > MAX_PAGE_BYTES:
+                    break
+                parts = one.epoch, one.seq, one.prev, one.hlc, Op(one.op), one.digest, msgspec.Raw(one.body)
+                wires.append(WireEntry(*parts, one.key_id, one.signature))
         return Page(head, at.roster, tuple(wires))
 
     def entry_at(self, feed: Feed, epoch: int, seq: int) -> Signed | None:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from ioi_dagster.adapters.sql.migrating import open_migrated
 from ioi_dagster.adapters.sql.registry_tables import capability, label, mark, pointer_event, record
 from ioi_dagster.adapters.sql.registry_writing import (
+    CHUNK,
     LIVE,
     New,
     Writer,
@@ -159,7 +160,7 @@ class SqlRecordStore:
         """Those of `items` (`<urn> <version>`) for which `where` is so; none that is not there. Returns how many."""
         its = record.c
         gone: list[Any] = []
-        for some in chunks(items):
+        for some in chunks(items, CHUNK // 2):
             pairs = [tuple(item.split(" ", 1)) for item in some]
             chosen = sa.select(its.number, its.urn, its.version).where(
                 sa.tuple_(its.urn, its.version).in_(pairs), where
@@ -288,7 +289,8 @@ class SqlRecordStore:
         key = (row.body, row.signature)
         kept = self._kept.get(key)
         if kept is not None:
-            return kept if kept.signed.key_id == row.key_id and row.key_id in self.trusted.keys else None
+            same = (kept.urn, kept.version, kept.digest) == (row.urn, row.version, row.digest)
+            return kept if same and kept.signed.key_id == row.key_id and row.key_id in self.trusted.keys else None
         try:
             signed = Signed(from_json(row.body), row.key_id, row.signature)
             # Whether its signer owned the name was seen when it came.
@@ -312,12 +314,13 @@ class SqlRecordStore:
             return connection.execute(sa.select(mark.c.value).where(mark.c.name == "restored")).scalar()
 
     def check_may_sign(self) -> None:
-        """Raises `FinalError` where it was `restored`."""
+        """Raises `BadInputError` where it was `restored`."""
         text = self.restored
         if text is not None:
-            raise FinalError(
-                f"the registry was {text}: others may have seen what its domain signed after that"
-                " — ask them for the head of its feeds, or begin a new epoch"
+            raise BadInputError(
+                f"the registry was {text}: others may have seen what its domain signed after that",
+                where="registry",
+                todo="make sure that nothing of it is missing, then `ioi ras go-on HOW`",
             )
 
     def go_on(self, how: str, within: sa.Connection | None = None) -> None:

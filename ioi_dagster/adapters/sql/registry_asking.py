@@ -109,7 +109,7 @@ def asked(store: SqlRecordStore, intent: Intent, by: str, urns: Collection[str] 
     """What discovery chooses from for `intent`: where there are words, what they lead to, else all of its kinds and capability;
     beside that every version of `urns`. Nothing is heard of what runs: it is unknown. Raises `BadInputError` where the question
     is too wide."""
-    wish = Wish(intent.kinds, capability=intent.capability, tag=tag)
+    wish = Wish(intent.kinds, capability=intent.capability, tag=tag, every=bool(intent.versions))
     if any("\0" in text for text in (intent.capability, tag, intent.words)):
         raise BadInputError("a sign of code 0 is in the question", where=by, todo="leave it out")
     fits: dict[str, _Match] = {}

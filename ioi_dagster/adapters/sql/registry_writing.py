@@ -339,6 +339,6 @@ def set_mark(connection: sa.Connection, name: str, value: str | None) -> None:
         connection.execute(sa.insert(mark).values(name=name, value=value))
 
 
-def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(values), CHUNK):
-        yield values[start : start + CHUNK]
+def chunks(values: Sequence[Any], each: int = CHUNK) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), each):
+        yield values[start : start + each]

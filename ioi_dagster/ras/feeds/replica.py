@@ -103,6 +103,8 @@ class Replica:
         self._domain, self._keys, self._log, self._random = domain, keys, log, random
         self._feeds: dict[Feed, _Known] = {}
         self._members: set[str] = set()
+        self._reached: set[str] = set()
+        """Members that are not away."""
         self._away: set[str] = set()
         self._swap_at = float("-inf")
         self._swapping: dict[str, float] = {}
@@ -161,13 +163,13 @@ class Replica:
         forked = [feed for feed in self._mine() if self._is_frozen(self._feeds[feed])]
         if forked:
             text = f"two things are told in the name of {self._domain} in its feed {forked[0].audience}"
-            todo = "its root begins a new epoch: `ioi ras new-epoch`"
+            todo = "its root has to begin a new epoch"
             return Refusal("feed.forked", text, self._domain, todo)
         behind = [feed for feed in self._mine() if self._behind(self._feeds[feed])]
         if behind:
             text = f"others have more of the feed {behind[0].audience} of {self._domain} than it has itself; it gets that first"
             return Refusal("feed.restored", text, self._domain, "wait; or its root begins a new epoch")
-        asked = self._members - self._away - self._answered - {self._domain}
+        asked = self._reached - self._answered - {self._domain}
         if self._began is None or (asked and now < self._began + ASK_S):
             text = f"{self._domain} asks others how far its own feeds are"
             return Refusal("feed.asking", text, self._domain, f"wait, {ASK_S:g} s at most")
@@ -203,6 +205,7 @@ class Replica:
     def _tick(self, members: Collection[str], away: Collection[str], now: float) -> list[Instruction]:
         self._began = now if self._began is None else self._began
         self._members, self._away = set(members) - {self._domain}, set(away) - {self._domain}
+        self._reached = self._members - self._away
         for known in self._feeds.values():
             self._forget_heads(known)
             for peer in [peer for peer, since in known.pulling.items() if now > since + UNANSWERED_S]:
@@ -234,7 +237,7 @@ class Replica:
     # Anti-entropy -----------------------------------------------------------------------------------------------------
 
     def _swaps(self, now: float) -> list[Instruction]:
-        asking = self._members - self._away - self._swapping.keys()
+        asking = self._reached - self._swapping.keys()
         unasked = asking - self._answered
         if now < self._swap_at and not (unasked and now < (self._began or 0.0) + ASK_S):
             return []
@@ -368,14 +371,14 @@ class Replica:
     def _whom(self, feed: Feed, known: _Known, now: float) -> tuple[str, float]:
         """Who is asked next, and how long it may wait; nobody where nothing is to be asked."""
         mine, home = feed.origin == self._domain, feed.origin
-        if not mine and home in self._members - self._away and not known.pulling and self._is_due(known, home, now):
+        if not mine and home in self._reached and not known.pulling and self._is_due(known, home, now):
             return home, (0.0 if self._behind(known) else WAIT_S)
         if not self._behind(known) or (not mine and known.pulling and now < known.heard + RELAY_S):
             return "", 0.0
         newer = [
             peer
             for peer, place in known.shown.items()
-            if place > known.at.place and peer in self._members - self._away and peer not in known.pulling
+            if place > known.at.place and peer in self._reached and peer not in known.pulling
         ]
         due = [peer for peer in sorted(newer) if self._is_due(known, peer, now)]
         if not due or len(known.pulling) > 1:
