@@ -19,7 +19,7 @@ from ioi_dagster.cli_tables import Column, Fitted
 
 if TYPE_CHECKING:
     from ioi_dagster.adapters.sql.registry import SqlRecordStore
-    from ioi_dagster.adapters.sql.registry_asking import Listed
+    from ioi_dagster.adapters.sql.registry_listing import Listed
     from ioi_dagster.domain import DomainHome
     from ioi_dagster.ras.discovery import Found, Intent
     from ioi_dagster.ras.record import Record
@@ -47,7 +47,7 @@ def list_records(
     as_json: AsJson = False,
 ) -> None:
     """What is registered. Exit code 1 where there is nothing such."""
-    from ioi_dagster.adapters.sql.registry_asking import Wish, listed
+    from ioi_dagster.adapters.sql.registry_listing import Wish, listed
     from ioi_dagster.ras.pointers import Status
 
     wish = Wish(_kinds(kind), one_of(Status, status, "status") if status else None, capability, tag, every)
@@ -88,7 +88,7 @@ def show_record(
     as_json: AsJson = False,
 ) -> None:
     """One version of a record, how it stands and which aliases name it: now, or at a time."""
-    from ioi_dagster.adapters.sql.registry_asking import versions_of
+    from ioi_dagster.adapters.sql.registry_listing import versions_of
     from ioi_dagster.ras.urn import read_urn
 
     if version and alias:
@@ -159,14 +159,15 @@ def find(
     as_json: AsJson = False,
 ) -> None:
     """Who can do what is said in words, best first. Says so where nothing fits, what came nearest, and ends with code 1."""
-    from ioi_dagster.adapters.sql.registry_asking import asked
+    from ioi_dagster.adapters.sql.registry_source import SqlRegistry
     from ioi_dagster.ras.discovery import discover
 
     owner, store = opened(home, domain_home, domain)
     intent = _intent(owner, words, kind, capability, data_class, deprecated, most)
-    registry = asked(store, intent, _by(owner), tag=tag)
-    found = discover(intent, registry)
-    options = found.options[:most]
+    with SqlRegistry(store, _by(owner)).asked(intent, {}, tag=tag) as registry:
+        found = discover(intent, registry)
+        options = found.options[:most]
+        contracts = [registry.source.details(one.summary).contract for one in options]
     if as_json:
         print(json.dumps(_found(found, most)))
     elif options:
@@ -178,8 +179,7 @@ def find(
             Column("fits", right=True),
             Column("what it does", 3, wraps=40),
         )
-        for number, one in enumerate(options, 1):
-            contract = registry.source.details(one.summary).contract
+        for number, (one, contract) in enumerate(zip(options, contracts, strict=True), 1):
             fit = "" if one.figures.relevance is None else f"{one.figures.relevance:.0%}"
             its = one.summary
             told = (contract.description or contract.name) if contract else ""
@@ -211,9 +211,9 @@ def why_not(
 ) -> None:
     """Why a record is not what is chosen: all that it is refused for, or who is ahead of it and in what. Exit code 1 where it is
     not registered."""
-    from ioi_dagster.adapters.sql.registry_asking import asked
+    from ioi_dagster.adapters.sql.registry_source import SqlRegistry
     from ioi_dagster.ras.urn import read_urn
-    from ioi_dagster.ras.why_not import Verdict, why_not_chosen
+    from ioi_dagster.ras.why_not import Verdict
 
     *words, urn = asked_for
     if len(words) > 1:
@@ -225,7 +225,7 @@ def why_not(
     urn = str(read_urn(urn))
     owner, store = opened(home, domain_home, domain)
     intent = _intent(owner, words[0] if words else "", "", capability, data_class, False, 500)
-    why = why_not_chosen(intent, asked(store, intent, _by(owner), [urn]), urn, version)
+    why = SqlRegistry(store, _by(owner)).why_not(intent, {}, urn, version)
     if as_json:
         print(json.dumps(asdict(why)))
     else:
@@ -253,7 +253,7 @@ def opened(home: Path | None, domain_home: Path | None, domain: str) -> tuple[Do
 
 def version_there(owner: DomainHome, store: SqlRecordStore, urn: str, version: str) -> Record:
     """Raises `BadInputError` where there is none, which names those that there are."""
-    from ioi_dagster.adapters.sql.registry_asking import versions_of
+    from ioi_dagster.adapters.sql.registry_listing import versions_of
 
     found = store.get(urn, version)
     if found is not None:

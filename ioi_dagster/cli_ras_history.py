@@ -14,7 +14,7 @@ from ioi_dagster.cli_ras import COLORS, Urn, clock, opened, stand_text, version_
 from ioi_dagster.cli_tables import Column, Fitted
 
 if TYPE_CHECKING:
-    from ioi_dagster.adapters.sql.registry_asking import Listed
+    from ioi_dagster.adapters.sql.registry_listing import Listed
     from ioi_dagster.ras.pointers import PointerEvent
 
 
@@ -69,7 +69,7 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """All that its owner has said of a record: versions as they came, and what he said of them later by its number."""
-    from ioi_dagster.adapters.sql.registry_asking import versions_of
+    from ioi_dagster.adapters.sql.registry_listing import versions_of
     from ioi_dagster.ras.urn import read_urn
 
     urn = str(read_urn(urn))

@@ -286,7 +286,7 @@ def _signing(home: Path | None, domain_home: Path | None, domain: str) -> tuple[
 
 
 def _check_meant(owner: DomainHome, store: SqlRecordStore, urn: str, version: str, every: bool) -> None:
-    from ioi_dagster.adapters.sql.registry_asking import versions_of
+    from ioi_dagster.adapters.sql.registry_listing import versions_of
     from ioi_dagster.ras.urn import read_urn
 
     if bool(version) == every:

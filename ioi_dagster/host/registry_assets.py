@@ -32,7 +32,7 @@ from dagster.components import DefsStateConfig, DefsStateConfigArgs, ResolvedDef
 
 from ioi_dagster.adapters.http.client import own_gateway
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
-from ioi_dagster.adapters.sql.registry_asking import MAX_LOOKED_AT, Wish, listed
+from ioi_dagster.adapters.sql.registry_listing import MAX_LOOKED_AT, Wish, listed
 from ioi_dagster.domain import DomainHome, home_domain
 from ioi_dagster.errors import BadInputError, FinalError, IoiError
 from ioi_dagster.ras.discovery import LEASED

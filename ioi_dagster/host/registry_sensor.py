@@ -21,11 +21,11 @@ from dagster import (
 )
 
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
-from ioi_dagster.adapters.sql.registry_asking import asked
+from ioi_dagster.adapters.sql.registry_source import SqlRegistry
 from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.host.registry_assets import USES, asset_key, home_of
-from ioi_dagster.ras.discovery import Intent, discover
+from ioi_dagster.ras.discovery import Intent
 from ioi_dagster.ras.pointers import Stand, Status
 from ioi_dagster.signing import digest
 
@@ -195,7 +195,7 @@ def _chosen(store: SqlRecordStore, home: DomainHome, use: str) -> Chosen | None:
             return None
         return Chosen(use, record.version, record.digest, store.pointers(use).stand(record.version).status.value)
     intent = Intent(capability=use.removeprefix("capability:"), asker=home.name)
-    best = discover(intent, asked(store, intent, f"registry of {home.name}")).chosen
+    best = SqlRegistry(store, f"registry of {home.name}").discover(intent, {}).chosen
     if best is None:
         return None
     return Chosen(best.summary.urn, best.summary.version, best.summary.digest, best.summary.status.value)

@@ -13,12 +13,12 @@ from dagster import ConfigurableResource, MetadataValue
 from ioi_dagster.adapters.http.client import GatewayClient, own_gateway
 from ioi_dagster.adapters.sql.ledger import Ledger, StepRow
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
-from ioi_dagster.adapters.sql.registry_asking import asked
+from ioi_dagster.adapters.sql.registry_source import SqlRegistry
 from ioi_dagster.domain import DomainHome, home_domain
 from ioi_dagster.errors import BadInputError, FinalError
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.story import Entry
-from ioi_dagster.ras.discovery import Found, Intent, discover
+from ioi_dagster.ras.discovery import Found, Intent
 from ioi_dagster.ras.lock import Lock, lock
 from ioi_dagster.ras.record import Record
 from ioi_dagster.ras.selection import Discovery, Query
@@ -74,7 +74,7 @@ class RASResource(ConfigurableResource):
     def _discovered(self, intent: Intent) -> Found:
         home = _home()
         with _store(home) as store:
-            return discover(intent, asked(store, intent, f"registry of {home.name}"))
+            return SqlRegistry(store, f"registry of {home.name}").discover(intent, {})
 
     def _client(self, home: DomainHome) -> GatewayClient:
         return own_gateway(home)

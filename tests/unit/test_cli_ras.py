@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 
 from definitions.documents.catalogue import BLOCKS
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
-from ioi_dagster.adapters.sql.registry_asking import asked
+from ioi_dagster.adapters.sql.registry_source import SqlRegistry
 from ioi_dagster.cli import app
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError, FinalError
 from ioi_dagster.local.gateway_main import register
 from ioi_dagster.local.home import home_domain_of
 from ioi_dagster.ras.difference import ABSENT, Change, callers, changes
-from ioi_dagster.ras.discovery import Intent, discover
+from ioi_dagster.ras.discovery import Intent
 from ioi_dagster.ras.record import Kind, make_record
 from ioi_dagster.signing import SigningKey
 from tests.realms import owned
@@ -220,7 +220,7 @@ def test_an_older_version_is_found_where_it_is_asked_for(home, lab):
     store = SqlRecordStore(lab.registry, lab.trusted())
     for versions, chosen in (("", "2"), ("<2", "1")):
         intent = Intent(capability="text.read", versions=versions, asker="lab.example")
-        found = discover(intent, asked(store, intent, "here")).chosen
+        found = SqlRegistry(store, "here").discover(intent, {}).chosen
         assert found is not None and found.summary.version == chosen
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
-from ioi_dagster.adapters.sql.registry_tables import capability, pointer_event, record
+from ioi_dagster.adapters.sql.registry_tables import capability, label, pointer_event, record
 from ioi_dagster.adapters.sql.registry_writing import LIVE, chunks, read_events
 from ioi_dagster.adapters.sql.search import SqlTextIndex
 from ioi_dagster.errors import BadInputError
@@ -89,13 +89,13 @@ class SqlRegistry:
         return Standing(row.digest, Status(stand.status), stand.successor, row.valid_until, revoked)
 
     @contextmanager
-    def asked(self, intent: Intent, living: Mapping[str, Living], urn: str = "") -> Iterator[Registry]:
-        """What there is to choose from for `intent`, with all versions of `urn`."""
-        if any("\0" in text for text in (intent.capability, intent.asker, intent.words)):
+    def asked(self, intent: Intent, living: Mapping[str, Living], urn: str = "", tag: str = "") -> Iterator[Registry]:
+        """What there is to choose from for `intent`, with all versions of `urn`; where there is a `tag`, of what has it."""
+        if any("\0" in text for text in (intent.capability, intent.asker, intent.words, tag)):
             raise BadInputError("a name with a NUL in it", where=self._by, todo="leave it out")
         now = self._store.wall()
         with self._store.engine.connect() as connection:
-            rows = self._candidates(connection, intent, now)
+            rows = self._candidates(connection, intent, now, tag)
             found = _Candidates(self._store, connection, self._text)
             found.add(rows)
             if urn:
@@ -103,9 +103,12 @@ class SqlRegistry:
             policy = found.policy(intent, self._by, self._policy)
             yield Registry(self._by, list(found.summaries), found, living, now, found, policy)
 
-    def _candidates(self, connection: sa.Connection, intent: Intent, now: float) -> Sequence[Any]:
+    def _candidates(self, connection: sa.Connection, intent: Intent, now: float, tag: str) -> Sequence[Any]:
         """As wide as `MAX_CANDIDATES` allows, so that reasons can be told."""
         where: list[sa.ColumnElement[bool]] = []
+        if tag:
+            its = label.c
+            where.append(sa.exists().where(its.number == record.c.number, its.what == "tag", its.label == tag))
         for more in _narrower(intent, now):
             where += more
             rows = connection.execute(_select(where).limit(MAX_CANDIDATES + 1)).all()
