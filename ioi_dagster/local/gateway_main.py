@@ -216,10 +216,16 @@ def withdraw_others(path: Path, store: SqlRecordStore, own: str, current: list[R
     `own` is the domain's name."""
     try:
         stated = set(from_json(path.read_bytes(), list[tuple[str, str]]))
-    except (msgspec.MsgspecError, FileNotFoundError) as error:
-        if not isinstance(error, FileNotFoundError):
-            log.warning("%s cannot be read, and is made anew: %s", path, error)
-        # A gateway says of no record what it was made of.
+    except msgspec.MsgspecError as error:
+        log.warning(
+            "%s cannot be read, and is made anew: %s — what blocks.json or domain.json no longer has may still be found: withdraw"
+            " it by `ioi ras delete`",
+            path,
+            error,
+        )
+        stated = set()
+    except FileNotFoundError:
+        # A registry that is older than such notes; and a gateway says of no record what it was made of.
         stated = {(record.urn, record.version) for record in store.all_of(own) if not record.provenance}
     now = [(record.urn, record.version) for record in current]
     # Until it is done both are its own: it may be ended in between.

@@ -281,7 +281,7 @@ def _register_again(home: DomainHome, key: SigningKey, say: Callable[[str], None
         return
     try:
         store = SqlRecordStore(home.registry, home.trusted())
-        for record in store.records():
+        for record in store.records(domain=home.name):
             store.put(key.sign(record.signed.body))
     except Exception as error:  # whatever the file has: keys that are to be taken back are not kept for it
         say(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -136,13 +136,3 @@ def details_of(record: Record, capability: str) -> Details:
         read_offer(spec.get("offers") or {}, record.urn),
         {str(record.kind): {**named, "domain": record.domain, **spec}},
     )
-
-
-@dataclass(frozen=True, slots=True)
-class RecordSource:
-    """Over records that are looked up by digest."""
-
-    get: Callable[[str], Record]
-
-    def details(self, summary: Summary) -> Details:
-        return details_of(self.get(summary.digest), summary.capability)

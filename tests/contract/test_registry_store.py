@@ -24,7 +24,8 @@ from ioi_dagster.signing import Signed, SigningKey, TrustedKeys, canonical
 from tests.contract.postgres import new_database, server
 
 LAB, CLOUD, LATER = (SigningKey.generate(name) for name in ("lab.example", "cloud.example", "lab.example"))
-TRUSTED = TrustedKeys({key.key_id: key.public_bytes for key in (LAB, CLOUD, LATER)})
+LONGER = SigningKey.generate("lab.example.org")
+TRUSTED = TrustedKeys({key.key_id: key.public_bytes for key in (LAB, CLOUD, LATER, LONGER)})
 NOW = 1_800_000_000.0
 NAME = "urn:ioi:lab.example:block:reader"
 
@@ -129,6 +130,14 @@ def test_records_are_found_by_what_their_contracts_say(store):
     ):
         assert store.find(wanted) == expected
     assert store.find(Wanted(kind=Kind.BLOCK), limit=1) == [one]
+
+
+def test_the_records_of_one_owner_are_told_from_those_of_others(store):
+    own, theirs, longer = reader(), reader(key=CLOUD), reader(key=LONGER)
+    store.put_many([own.signed, theirs.signed, longer.signed])
+    assert store.records(Kind.BLOCK, "lab.example") == store.records(domain="lab.example") == [own]
+    assert (store.records(Kind.NODE, "lab.example"), store.records(domain="lab")) == ([], [])
+    assert {one.urn for one in store.records()} == {own.urn, theirs.urn, longer.urn}
 
 
 def test_what_is_given_without_a_version_follows_the_owner(store):

@@ -31,6 +31,7 @@ from ioi_dagster.adapters.http.protocol import (
 from ioi_dagster.adapters.http.refusals import QUIET_S
 from ioi_dagster.adapters.http.registries import believed
 from ioi_dagster.adapters.http.standing import Saved, StandingDesk
+from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.decoding import converted, from_msgpack
 from ioi_dagster.domain import ClusterAddress, DomainConfig
@@ -62,6 +63,7 @@ from ioi_dagster.model.start import StartAnswer, StartRequest
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
 from ioi_dagster.policy.permits import encode, issue
 from ioi_dagster.policy.proof import prove
+from ioi_dagster.ras.record import Kind, Record, make_record
 from ioi_dagster.ras.selection import Candidate, Discovery, Query, Rejected
 from ioi_dagster.signing import SigningKey, TrustedKeys, digest_bytes
 from tests.members import author
@@ -153,7 +155,7 @@ class Leaves(KnowsCloud):
 
 
 class NoRecords:
-    def records(self, _: Any) -> list[Any]:
+    def records(self, kind: Any, domain: Any) -> list[Any]:
         return []
 
 
@@ -449,6 +451,47 @@ def test_a_domain_sees_which_leases_are_its_own_and_that_there_are_others():
 def test_state_is_for_those_who_are_known(path):
     lab = Lab()
     assert code_of(lab.ask("GET", path)) == "proof.missing"
+
+
+def test_a_registry_that_holds_what_others_state_offers_its_own_alone_and_to_whom_it_may_be_told(tmp_path):
+    lab_key, clouds = SigningKey.generate("lab"), SigningKey.generate("cloud")
+    trusted = TrustedKeys({key.key_id: key.public_bytes for key in (lab_key, clouds, HOME)})
+    store = SqlRecordStore(tmp_path / "registry.sqlite", trusted)
+
+    def block(key: SigningKey, capability: str, handles: str, audience: str = "public") -> Record:
+        spec = {"capability": capability, "contract": {"id": capability, "name": capability}, "handles": handles}
+        return make_record(key, Kind.BLOCK, capability, "1", spec, audience=audience)
+
+    own, theirs, hidden = (
+        block(lab_key, "echo", "internal"),
+        block(clouds, "echo", "public"),
+        block(HOME, "far", "public"),
+    )
+    few, none = block(lab_key, "few", "internal", "partner:library"), block(lab_key, "none", "internal", "local")
+    for record in (own, theirs, hidden, few, none):
+        store.put(record.signed)
+    lab = Lab(records=store)
+    alive = msgspec.json.encode([{"key": "cluster/lab-c", "value": {"nodes": 1}, "ttl_s": 5}])
+    lab.ask("POST", "/v1/registry/lease", alive, Authorization="Bearer own")
+
+    def told(**headers: Any) -> list[str]:
+        return [one["body"]["urn"].rsplit(":")[-1] for one in lab.ask("GET", "/v1/registry/records", **headers).json()]
+
+    def offered(capability: str, key: SigningKey) -> list[str]:
+        query = Query(capability, DataClass.PUBLIC, key.domain, "books")
+        answer = lab.signed("POST", "/v1/registry/discover", msgspec.json.encode(query), key).json()
+        return [
+            *(one["block"] for one in answer["candidates"]),
+            *(one["refusal"]["code"] for one in answer["rejected"]),
+        ]
+
+    assert (told(), told(Authorization="Bearer own")) == (["echo"], ["echo", "few", "none"])
+    assert [offered("echo", HOME), offered("few", HOME), offered("few", PEER)] == [
+        [own.urn],
+        [few.urn],
+        ["ras.no_capability"],
+    ]
+    assert [offered(capability, HOME) for capability in ("far", "none")] == [["ras.no_capability"]] * 2
 
 
 @pytest.mark.parametrize("key", ["urn:ioi:library/x", "cluster/library-c", "node/other/n1", "block/lab-c", "lab-c", ""])

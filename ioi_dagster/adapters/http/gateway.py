@@ -54,7 +54,7 @@ from ioi_dagster.governors.network import PeerState
 from ioi_dagster.model.negotiation import LATE_S, Announce, Award, Awarded, Bid, RejectedRequest, Renewed
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import Experiences
-from ioi_dagster.ras.record import Kind
+from ioi_dagster.ras.record import PARTNER, PUBLIC, Kind, Record
 from ioi_dagster.ras.selection import Query, discover
 
 T = TypeVar("T")
@@ -204,16 +204,22 @@ class _Gateway:
             "orders": await asyncio.to_thread(self._in_force) if every else [],
             "blocks": [
                 {"urn": r.urn, "version": r.version, "of": r.spec.get("version"), "handles": r.spec.get("handles")}
-                for r in self._c.store.records(Kind.BLOCK)
+                for r in self._own_records(Kind.BLOCK)
             ],
         }
 
     async def _records(self, request: Request) -> Any:
         kind = request.query_params.get("kind")
         try:
-            return [record.signed for record in self._c.store.records(Kind(kind) if kind else None)]
+            found = self._own_records(Kind(kind) if kind else None)
         except ValueError:
             raise ProblemError(400, "registry.unknown_kind", f"no kind {kind!r}") from None
+        every = self._who.is_own(request)
+        return [record.signed for record in found if every or record.audience == PUBLIC]
+
+    def _own_records(self, kind: Kind | None) -> list[Record]:
+        """What others state, and its registry holds as well, is theirs to offer."""
+        return self._c.store.records(kind, self._c.config.spec.name)
 
     async def _state(self, request: Request) -> Any:
         if not self._who.is_own(request):
@@ -227,7 +233,10 @@ class _Gateway:
         authority = self._who.authority(caller.domain)
         query = replace(query, origin=caller.domain, authority=authority)
         state = self._c.state.items(self._c.clock.monotonic(), "cluster/")
-        return discover(query, self._c.config.spec, self._c.store.records(Kind.BLOCK), state)
+        may_see = (PUBLIC, PARTNER + caller.domain)
+        own = caller.domain == self._c.config.spec.name
+        blocks = [record for record in self._own_records(Kind.BLOCK) if own or record.audience in may_see]
+        return discover(query, self._c.config.spec, blocks, state)
 
     async def _lease(self, request: Request) -> Any:
         if not self._who.is_own(request):

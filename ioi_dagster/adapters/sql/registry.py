@@ -189,9 +189,14 @@ class SqlRecordStore:
 
     # Reading
 
-    def records(self, kind: Kind | None = None) -> list[Record]:
+    def records(self, kind: Kind | None = None, domain: str | None = None) -> list[Record]:
         its = record.c
-        rows = self._rows(its.offered if kind is None else its.offered & (its.kind == str(kind)))
+        where = [its.offered]
+        if kind is not None:
+            where.append(its.kind == str(kind))
+        if domain is not None:
+            where.append(_of(domain))
+        rows = self._rows(sa.and_(*where))
         now = self.wall()
         found = [
             given
@@ -202,8 +207,7 @@ class SqlRecordStore:
 
     def all_of(self, domain: str) -> list[Record]:
         """Every version of its own that there is and verifies, also what has ended or is yanked; in order of their coming."""
-        own = record.c.urn.startswith(f"urn:ioi:{domain}:", autoescape=True)
-        found = [(row.number, self._verified(row)) for row in self._rows(own)]
+        found = [(row.number, self._verified(row)) for row in self._rows(_of(domain))]
         return [given for _, given in sorted(found, key=lambda one: one[0]) if given is not None]
 
     def get(self, urn: str, version: str | None = None, *, alias: str | None = None) -> Record | None:
@@ -357,6 +361,11 @@ def _remembering(trusted: TrustedKeys) -> TrustedKeys:
 
 def _signer(signed: Signed) -> str:
     return signed.key_id.partition("#")[0]
+
+
+def _of(domain: str) -> sa.ColumnElement[bool]:
+    """Its owner is `domain`."""
+    return record.c.urn.startswith(f"urn:ioi:{domain}:", autoescape=True)
 
 
 def _ended(valid_until: float, now: float) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -21,8 +22,8 @@ from ioi_dagster.ras.filter_tree import read_filter
 from ioi_dagster.ras.lock import Standing, lock, read_lock, replay
 from ioi_dagster.ras.matching.entry import Entry
 from ioi_dagster.ras.matching.index import CapabilityIndex
-from ioi_dagster.ras.record import Kind, make_record
-from ioi_dagster.ras.summary import Details, Liveness, Living, RecordSource, Status, Summary, summaries_of
+from ioi_dagster.ras.record import Kind, Record, make_record
+from ioi_dagster.ras.summary import Details, Liveness, Living, Status, Summary, details_of, summaries_of
 from ioi_dagster.ras.urn import Scheme
 from ioi_dagster.ras.utility import Figures, dominates, dominators, scores
 from ioi_dagster.ras.version_range import in_range, order_of
@@ -238,6 +239,16 @@ def test_a_lock_that_was_tampered_with_is_refused() -> None:
     ):
         with pytest.raises(BadInputError):
             read_lock(wrong)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSource:
+    """Over records that are looked up by digest."""
+
+    get: Callable[[str], Record]
+
+    def details(self, summary: Summary) -> Details:
+        return details_of(self.get(summary.digest), summary.capability)
 
 
 def test_records_of_blocks_are_found_as_they_are_registered() -> None:
