@@ -60,7 +60,8 @@ def registry(*summaries: Summary, alive: bool = True, **details: Details) -> Reg
 
 
 def refused(intent: Intent, *summaries: Summary, **details: Details) -> list[str]:
-    return [one.refusal.code for one in discover(intent, registry(*summaries, **details)).rejected]
+    there = replace(registry(*summaries), source=Known(**details))
+    return [one.refusal.code for one in discover(intent, there).rejected]
 
 
 @pytest.mark.parametrize(
