@@ -59,7 +59,7 @@ swarm: setup
 
 fuzz: setup
 	@$(BIN)/python -m pytest -m slow -k hundred_thousand tests/properties/test_fuzzed_gateway.py \
-		tests/properties/test_fuzzed_answers.py tests/properties/test_fuzzed_members.py tests/unit/test_protocol.py
+		tests/properties/test_fuzzed_answers.py tests/properties/test_fuzzed_members.py tests/properties/test_fuzzed_streams.py tests/unit/test_protocol.py
 
 crash-loop: test-tools
 	@$(BIN)/python -W ignore -m tests.crash --kills 200

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ioi_dagster.adapters.http.conformance.asker import Asker
@@ -99,15 +99,16 @@ def told(door: str, status: int, answer: bytes) -> str:
     return refusal.code if refusal is not None else ""
 
 
-def test_what_is_sent_to_the_doors_of_calls_is_answered_or_refused_and_nothing_runs_twice(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def fuzz(tmp_path_factory: pytest.TempPathFactory, examples: int, each: int) -> int:
+    """`examples` lists of `each` messages at most. Returns how many were sent."""
     peer, counts = Peer(tmp_path_factory.mktemp("fuzzed"), ManualClock()), Counter[str]()
     asker = Asker(peer.subject(peer.ask))
     call = Call.of(Room(asker))
 
-    @settings(max_examples=40, deadline=None)
-    @given(st.lists(SENT, min_size=5, max_size=25))
+    @settings(
+        max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    )
+    @given(st.lists(SENT, min_size=each // 5, max_size=each))
     @example([*OF_EACH, replace(OF_EACH[0], cut="half")])
     def all_of(messages: list[Sent]) -> None:
         for sent in messages:
@@ -124,5 +125,18 @@ def test_what_is_sent_to_the_doors_of_calls_is_answered_or_refused_and_nothing_r
         assert {"gateway.malformed", "permit.expired", "permit.step_mismatch", "gateway.other_door"} <= set(counts)
         assert answered > counts.total() / 20, "much of it is as it should be"
         assert len({name.rpartition("/")[2] for name in peer.node.begun}) == len(peer.node.begun), "one door each"
+        return answered + counts.total()
     finally:
         peer.close()
+
+
+def test_what_is_sent_to_the_doors_of_calls_is_answered_or_refused_and_nothing_runs_twice(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    assert fuzz(tmp_path_factory, 40, 25) > 200
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+def test_nor_does_anything_of_a_hundred_thousand(tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert fuzz(tmp_path_factory, 3_500, 60) >= 100_000
