@@ -191,7 +191,7 @@ class SqlRecordStore:
 
     def records(self, kind: Kind | None = None, domain: str | None = None) -> list[Record]:
         its = record.c
-        where = [its.offered]
+        where: list[sa.ColumnElement[bool]] = [its.offered]
         if kind is not None:
             where.append(its.kind == str(kind))
         if domain is not None:
