@@ -1,53 +1,52 @@
-"""A registry on disk: how quickly it finds what a request in words and a filter mean, beside SQLite's full text search.
+"""A registry on disk: what it costs to register, to ask, to start, and to keep what is leased.
 
-`--records N` runs that size alone. Requests have no filter, a broad one (kind) or a narrow one (kind and data class) in turn; the
-peer asks for any of the words with the same filters. Of a request, the median of its times; `cpu`: without the time in which the
-machine did other things. `start_s` and `peak_mb`: a process of its own from opening the files to the first answer, and its memory
-after all requests; start of the interpreter and imports are not in the time.
+Records are signed by the owner, and each is verified and on the disk when `registered_per_s` counts it: `put_many`, as an import
+or a feed gives them; `single_per_s` by eight threads that register one each and wait. A request is asked as `ioi ras find` asks,
+by another domain: words and a filter (none, kind, kind and data class in turn), through columns and words to the records of what
+is left, each of them verified, and to the options with their utility. `p50_ms`, `p99_ms`: of the requests, the median of its
+times; `cpu`: without the time in which the machine did other things. `start_s`, `peak_mb`: a process of its own from opening the
+database to its first answer, and its memory after all requests; start of the interpreter and imports are not in the time.
+`words_*` and the peer `fts5_*`: the index of words alone (`benchmarks.ras_words`).
+
+`renewals_per_s`: leases of run-time state by how many there are. `expired_late_s`: how long after its end an entry was given at
+most, by one who asks as fast as can be.
+
+`--records N` runs that size alone.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import sqlalchemy as sa
-
+from benchmarks import ras_words
 from benchmarks.frame import Report, quick
 from benchmarks.ras_entries import KINDS, Drawn
-from benchmarks.yardstick.matching.baselines import STOP
-from ioi_dagster.adapters.sql.search import SqlTextIndex
-from ioi_dagster.adapters.sql.search_tables import tables
-from ioi_dagster.ras.matching.entry import Entry
-from ioi_dagster.ras.matching.words import split_names
+from ioi_dagster.adapters.sql.registry import SqlRecordStore
+from ioi_dagster.adapters.sql.registry_source import SqlRegistry
+from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.trust import TrustDemand
+from ioi_dagster.ras.discovery import Intent
+from ioi_dagster.ras.leases import LeasedState
+from ioi_dagster.ras.record import Kind, make_record
+from ioi_dagster.signing import Signed, SigningKey, TrustedKeys
 
-FULL = {"records": (10_000, 100_000, 1_000_000), "requests": 300, "times": 5}
-QUICK = {"records": (10_000,), "requests": 60, "times": 2}
-SLOW_REQUESTS = 30
-"""Of the peer at a million records."""
+FULL = {"records": (10_000, 100_000, 1_000_000), "requests": 300, "times": 5, "leases": (10_000, 1_000_000)}
+QUICK = {"records": (10_000,), "requests": 60, "times": 2, "leases": (10_000,)}
 FLOORS = {10_000: 5.0, 100_000: 15.0, 1_000_000: 50.0}
 AIMS = {10_000: 1.0, 100_000: 5.0, 1_000_000: 20.0}
-GROUP = 2_000
-"""Records of one transaction while the registry is filled."""
-
-record = sa.Table(
-    "record_filter",
-    sa.MetaData(),
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("data_class", sa.Text, nullable=False),
-    sa.Index("record_filter_by", "kind", "data_class"),
-)
-Filter = tuple[str, ...]
+OWNER = "bench.example"
+SINGLE, THREADS = 2_000, 8
+RENEWALS = 300_000
+EXPIRING_S = 3.0
 
 
 def main() -> int:
@@ -60,132 +59,130 @@ def main() -> int:
     report = Report("ras")
     for count in sizes["records"]:
         with tempfile.TemporaryDirectory() as folder:
-            _discovery(report, Path(folder), count, sizes["requests"], sizes["times"])
-    # Rows of registrations, renewals and expiry go here: figures `registrations_per_s`, `renewals_per_s`, `expiry_late_s`.
+            _registry(report, Path(folder), count, sizes["requests"], sizes["times"])
+        with tempfile.TemporaryDirectory() as folder:
+            ras_words.compare(report, Path(folder), count, sizes["requests"], sizes["times"])
+    for count in sizes["leases"]:
+        report.figures[f"renewals_per_s@{count}"] = _renewals(count)
+    report.figures["expired_late_s"] = _expired_late()
     report.floors = {f"p99_ms@{count}": (floor, "max") for count, floor in FLOORS.items()}
-    report.floors |= {"start_s@1000000": (5.0, "max"), "peak_mb@1000000": (1_500.0, "max")}
+    report.floors |= {f"registered_per_s@{count}": (3_000.0, "min") for count in FLOORS}
+    report.floors |= {f"renewals_per_s@{count}": (50_000.0, "min") for count in FULL["leases"]}
+    report.floors |= {
+        "start_s@1000000": (5.0, "max"),
+        "peak_mb@1000000": (1_500.0, "max"),
+        "expired_late_s": (1.0, "max"),
+    }
     report.aims = {f"p99_ms@{count}": (aim, "max") for count, aim in AIMS.items()}
+    report.aims |= {f"registered_per_s@{count}": (10_000.0, "min") for count in AIMS}
+    report.aims |= {f"renewals_per_s@{count}": (300_000.0, "min") for count in FULL["leases"]}
+    report.aims |= {"expired_late_s": (0.2, "max")}
     return report.finish()
 
 
-def _discovery(report: Report, folder: Path, count: int, requests: int, times: int) -> None:
+def _registry(report: Report, folder: Path, count: int, requests: int, times: int) -> None:
+    key = SigningKey.generate(OWNER)
     drawn = Drawn()
-    took = _filled(folder, count, drawn)
-    report.figures[f"put_per_s@{count}"] = count / took["ours"]
-    report.peers[f"fts5_put_per_s@{count}"] = count / took["fts5"]
-    report.figures[f"disk_mb@{count}"] = (folder / "ours.db").stat().st_size / 1e6
-    report.peers[f"fts5_disk_mb@{count}"] = (folder / "fts5.db").stat().st_size / 1e6
+    store = _store(folder, key)
+    took = 0.0
+    for group in _groups(drawn, key, count):
+        started = time.perf_counter()
+        outcomes = store.put_many(group)
+        took += time.perf_counter() - started
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        assert not failed, failed[0]
+    report.figures[f"registered_per_s@{count}"] = count / took
+    singles = [its for group in _groups(Drawn(seed=1), key, SINGLE, "single") for its in group]
+    started = time.perf_counter()
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(store.put, singles))
+    report.figures[f"single_per_s@{count}"] = SINGLE / (time.perf_counter() - started)
+    store.close()
+    report.figures[f"disk_mb@{count}"] = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     kinds = list(KINDS)
-    filters: list[Filter] = [((), (kinds[at % 3],), (kinds[at % 8], "restricted"))[at % 3] for at in range(requests)]
-    asked = {"count": count, "times": times, "requests": list(zip(drawn.requests(requests), filters, strict=True))}
+    filters = [((), (kinds[at % 3],), (kinds[at % 8], "restricted"))[at % 3] for at in range(requests)]
+    asked = {
+        "key": [key.key_id, key.public_bytes.hex()],
+        "times": times,
+        "requests": list(zip(drawn.requests(requests), filters, strict=True)),
+    }
     command = [sys.executable, "-m", "benchmarks.ras", "--serve", str(folder), json.dumps(asked)]
     served = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    for name, figure in served.items():
-        (report.peers if name.startswith("fts5") else report.figures)[f"{name}@{count}"] = figure
-    for of in ("p50", "p99"):
-        report.ratios[f"fts5_{of}_to_ours@{count}"] = served[f"fts5_{of}_ms"] / served[f"{of}_ms"]
+    report.figures |= {f"{name}@{count}": figure for name, figure in served.items()}
 
 
-def _filled(folder: Path, count: int, drawn: Drawn) -> dict[str, float]:
-    """Seconds that each took."""
-    ours, fts5 = _engine(folder / "ours.db"), _engine(folder / "fts5.db")
-    for engine in (ours, fts5):
-        record.create(engine)
-    tables.create_all(ours)
-    index, took = SqlTextIndex(), {"ours": 0.0, "fts5": 0.0}
-    with fts5.begin() as connection:
-        # The peer's own place for texts is left out, as ours keeps none.
-        connection.exec_driver_sql(
-            "create virtual table said using fts5(body, content='', tokenize='porter unicode61')"
-        )
-    entries = drawn.entries(count)
-    while group := [its for _, its in zip(range(GROUP), entries, strict=False)]:
-        rows = [{"number": number, "kind": kind, "data_class": its_class} for number, kind, its_class, _ in group]
-        texts = [(number, _document(its)) for number, _, _, its in group]
-        started = time.perf_counter()
-        with ours.begin() as connection:
-            connection.execute(sa.insert(record), rows)
-            index.put_all(connection, [(number, (its,)) for number, _, _, its in group])
-        took["ours"] += time.perf_counter() - started
-        started = time.perf_counter()
-        with fts5.begin() as connection:
-            connection.execute(sa.insert(record), rows)
-            connection.exec_driver_sql("insert into said(rowid, body) values (?, ?)", texts)
-        took["fts5"] += time.perf_counter() - started
-    for engine in (ours, fts5):
-        with engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        engine.dispose()
-    return took
+def _groups(drawn: Drawn, key: SigningKey, count: int, prefix: str = "") -> Iterator[list[Signed]]:
+    group: list[Signed] = []
+    for _, kind, its_class, entry in drawn.entries(count):
+        contract = {
+            "id": f"{prefix}{entry.id}",
+            "name": entry.name,
+            "description": entry.description,
+            "tags": list(entry.tags),
+            "examples": list(entry.examples),
+            "inputs": {"type": "object", "properties": dict(entry.inputs)},
+        }
+        spec = {"contracts": [contract], "handles": its_class}
+        group.append(make_record(key, Kind(kind), f"{prefix}{entry.id}", "1.0.0", spec).signed)
+        if len(group) == ras_words.GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _store(folder: Path, key: SigningKey) -> SqlRecordStore:
+    return SqlRecordStore(folder / "registry.sqlite", TrustedKeys({key.key_id: key.public_bytes}))
 
 
 def _serve(folder: Path, asked: dict[str, Any]) -> int:
     """In a process of its own; prints the figures."""
-    requests: list[tuple[str, Filter]] = [(text, tuple(its)) for text, its in asked["requests"]]
+    key_id, public = asked["key"]
+    requests = [(text, tuple(its)) for text, its in asked["requests"]]
     started = time.perf_counter()
-    ours = _engine(folder / "ours.db").connect()
-    index = SqlTextIndex()
-    index.rank(ours, requests[0][0], 10, _selected(requests[0][1]))
+    store = SqlRecordStore(folder / "registry.sqlite", TrustedKeys({key_id: bytes.fromhex(public)}))
+    registry = SqlRegistry(store, OWNER)
+    registry.discover(_intent(*requests[0]), {})
     figures = {"start_s": time.perf_counter() - started}
 
-    def ask(text: str, its: Filter) -> None:
-        index.rank(ours, text, 10, _selected(its))
-        ours.rollback()
+    def ask(text: str, its: tuple[str, ...]) -> None:
+        registry.discover(_intent(text, its), {})
 
-    figures |= _timed("", ask, requests, asked["times"])
+    figures |= ras_words.timed("", ask, requests, asked["times"])
     figures["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    fts5 = _engine(folder / "fts5.db").connect()
-    slow = asked["count"] >= 1_000_000
-    some = requests[:SLOW_REQUESTS] if slow else requests
-    figures |= _timed("fts5_", lambda text, its: _full_text(fts5, text, its), some, 1 if slow else asked["times"])
-    figures["fts5_requests"] = len(some)
     print(json.dumps(figures))
     return 0
 
 
-def _timed(
-    name: str, ask: Callable[[str, Filter], None], requests: list[tuple[str, Filter]], times: int
-) -> dict[str, float]:
-    clocks = {"": time.perf_counter, "_cpu": time.thread_time}
-    taken: dict[str, list[list[float]]] = {clock: [[] for _ in requests] for clock in clocks}
-    for _ in range(times):
-        for at, (text, its) in enumerate(requests):
-            started = {clock: reads() for clock, reads in clocks.items()}
-            ask(text, its)
-            for clock, reads in clocks.items():
-                taken[clock][at].append(1_000 * (reads() - started[clock]))
-    figures = {}
-    for clock, its_times in taken.items():
-        ordered = sorted(map(median, its_times))
-        figures[f"{name}p50{clock}_ms"] = median(ordered)
-        figures[f"{name}p99{clock}_ms"] = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
-    return figures
+def _intent(text: str, its: tuple[str, ...]) -> Intent:
+    data = DataClass(its[1]) if len(its) > 1 else DataClass.PUBLIC
+    kinds = (Kind(its[0]),) if its else ()
+    return Intent(text, kinds=kinds, trust=TrustDemand(data_class=data), asker="partner.example")
 
 
-def _selected(its: Filter) -> sa.Select[Any] | None:
-    columns = (record.c.kind, record.c.data_class)
-    conditions = [column == value for column, value in zip(columns, its, strict=False)]
-    return sa.select(record.c.number).where(*conditions) if conditions else None
+def _renewals(count: int) -> float:
+    """A second; the clock goes on as if each had been renewed every ten seconds, so that wheels turn."""
+    state = LeasedState(most=count)
+    keys = [f"node/{number}" for number in range(count)]
+    for key in keys:
+        state.put(key, 1, 30.0, 0.0)
+    started = time.perf_counter()
+    for number in range(RENEWALS):
+        state.put(keys[number % count], number, 30.0, 10.0 * number / count)
+    return RENEWALS / (time.perf_counter() - started)
 
 
-def _full_text(connection: sa.Connection, text: str, its: Filter) -> None:
-    words = dict.fromkeys(word for word in re.findall(r"\w+", text.lower()) if word not in STOP)
-    match = " OR ".join(json.dumps(word, ensure_ascii=False) for word in words)
-    among = "".join(f" and {column} = ?" for column, _ in zip(("kind", "data_class"), its, strict=False))
-    joined = f"join record_filter on number = said.rowid {among}" if its else ""
-    query = f"select said.rowid from said {joined} where said match ? order by rank limit 10"
-    connection.exec_driver_sql(query, (*its, match)).all()
-
-
-def _document(its: Entry) -> str:
-    return " ".join([split_names(its.name), its.description, *its.tags, *map(split_names, its.inputs), *its.examples])
-
-
-def _engine(path: Path) -> sa.Engine:
-    engine = sa.create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-    return engine
+def _expired_late() -> float:
+    state, begun = LeasedState(), time.monotonic()
+    ends = {}
+    for number in range(1_000):
+        ttl = 0.1 + (EXPIRING_S - 0.2) * number / 1_000
+        state.put(f"node/{number}", 1, ttl, begun)
+        ends[f"node/{number}"] = begun + ttl
+    late = 0.0
+    while (now := time.monotonic()) < begun + EXPIRING_S:
+        late = max([late, *(now - ends[key] for key in state.items(now))])
+    return late
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ioi_dagster.ras.matching.entry import Entry
 from ioi_dagster.ras.matching.words import lines
 
-KINDS = {"model": 40, "tool": 25, "dataset": 15, "service": 8, "agent": 5, "block": 4, "graph": 2, "policy": 1}
+KINDS = {"model": 40, "tool": 25, "asset": 15, "service": 8, "agent": 5, "block": 4, "graph": 2, "policy": 1}
 """Of a hundred records."""
 CLASSES = {"public": 70, "internal": 25, "restricted": 5}
 VOCABULARY = 60_000

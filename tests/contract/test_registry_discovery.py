@@ -140,12 +140,19 @@ def test_a_large_registry_is_narrowed_by_columns_then_by_words(
     store: SqlRecordStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry_source, "MAX_CANDIDATES", 4)
-    monkeypatch.setattr(registry_source, "NEAREST", 2)
+    monkeypatch.setattr(registry_source, "FEW", 4)
+    monkeypatch.setattr(registry_source, "DEPTHS", (2, 6))
     assert store.put_many([tool(f"ocr-{number}").signed for number in range(6)] + [tool("rain").signed])
     registry = SqlRegistry(store, "lab.example")
     assert names(registry.discover(Intent(words="will it rain"), {})) == ["rain"]
     assert len(names(registry.discover(Intent(words="read scanned pages"), {}))) == 2
     assert names(registry.discover(Intent(capability="ocr-3.do"), {})) == ["ocr-3"]
+    nearest = [one.summary.urn for one in registry.discover(Intent(words="read scanned pages"), {}).options]
+    only = Living(load=0.1)
+    others = {tool(f"ocr-{number}").urn: only for number in range(6)}
+    asked = Intent(words="read scanned pages", least=Liveness.ALIVE)
+    alive = {urn: others[urn] for urn in others if urn not in nearest}
+    assert len(names(registry.discover(asked, alive))) == 4, "where the nearest will not do, the next are looked at"
     with pytest.raises(BadInputError, match="more than 4 records"):
         registry.discover(Intent(), {})
     for odd in ('"rain" OR 1=1; --', "rain* NEAR(rain, 2)", "' rain"):

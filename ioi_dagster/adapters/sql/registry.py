@@ -60,7 +60,7 @@ class SqlRecordStore:
         self.engine = open_migrated(where)
         self.trusted, self.wall = trusted, wall
         self.text: TextIndex = text or SqlTextIndex()
-        self._kept: dict[tuple[str, str], Record] = {}
+        self._kept: dict[tuple[str, str], tuple[Record, str]] = {}
         self._queue: deque[_Waiting] = deque()
         self._turn = threading.Lock()
 
@@ -293,8 +293,9 @@ class SqlRecordStore:
         key = (row.body, row.signature)
         kept = self._kept.get(key)
         if kept is not None:
-            same = (kept.urn, kept.version, kept.digest) == (row.urn, row.version, row.digest)
-            return kept if same and kept.signed.key_id == row.key_id and row.key_id in self.trusted.keys else None
+            found, digest = kept
+            same = (found.urn, found.version, digest) == (row.urn, row.version, row.digest)
+            return found if same and found.signed.key_id == row.key_id and row.key_id in self.trusted.keys else None
         try:
             signed = Signed(from_json(row.body), row.key_id, row.signature)
             # Whether its signer owned the name was seen when it came.
@@ -305,7 +306,7 @@ class SqlRecordStore:
             return None
         if len(self._kept) >= MAX_KEPT:
             self._kept = {}
-        self._kept[key] = found
+        self._kept[key] = found, row.digest
         return found
 
     # After a backup was restored

@@ -28,10 +28,15 @@ from ioi_dagster.ras.why_not import Why
 
 MAX_CANDIDATES = 2_000
 """Whose records may be read for one question."""
-NEAREST = 500
-"""Of so many that words come near to is looked at more closely, where there are more than `MAX_CANDIDATES`."""
+FEW = 100
+"""Candidates of which each is told why it will not do, also where words are asked for."""
+DEPTHS = (60, 500, MAX_CANDIDATES)
+"""So many that words come near to are looked at more closely, where there are more than `FEW`: the next as long as none before
+will do. Each costs a reading of its record."""
 AT_ONCE = 200
 """Records that are read together."""
+MAX_KEPT = 10_000
+"""Details of records that are kept for the next question."""
 
 _HANDLES = {one.rank: one for one in DataClass}
 _columns = (
@@ -60,12 +65,18 @@ class SqlRegistry:
     def __init__(self, store: SqlRecordStore, by: str, policy: Policy | None = None) -> None:
         self._store, self._by, self._policy = store, by, policy
         self._text = SqlTextIndex()
+        self._details: dict[tuple[str, str], Details] = {}
 
     def discover(self, intent: Intent, living: Mapping[str, Living]) -> Found:
         """As `discovery.discover`. Where a registry is small, each record that does not do is told with its reason; in a large
-        one only those are that columns have left. Raises `BadInputError` where these are too many."""
-        with self.asked(intent, living) as registry:
-            return discover(intent, registry)
+        one only those are that columns have left, and of these the ones to which the words come near: `why_not` tells of any
+        other. Raises `BadInputError` where no words are asked for and these are too many."""
+        for depth in DEPTHS:
+            with self.asked(intent, living, depth=depth) as registry:
+                found = discover(intent, registry)
+                if found.options or len(registry.summaries) < depth or not _deeper(found):
+                    break
+        return found
 
     def why_not(self, intent: Intent, living: Mapping[str, Living], urn: str, version: str = "") -> Why:
         """As `why_not.why_not_chosen`, of any version that the asker may see."""
@@ -89,30 +100,35 @@ class SqlRegistry:
         return Standing(row.digest, Status(stand.status), stand.successor, row.valid_until, revoked)
 
     @contextmanager
-    def asked(self, intent: Intent, living: Mapping[str, Living], urn: str = "", tag: str = "") -> Iterator[Registry]:
-        """What there is to choose from for `intent`, with all versions of `urn`; where there is a `tag`, of what has it."""
+    def asked(
+        self, intent: Intent, living: Mapping[str, Living], urn: str = "", tag: str = "", depth: int = DEPTHS[-1]
+    ) -> Iterator[Registry]:
+        """What there is to choose from for `intent`, with all versions of `urn`; where there is a `tag`, of what has it. `depth`:
+        so many that words come near to, where there are more than `FEW`."""
         if any("\0" in text for text in (intent.capability, intent.asker, intent.words, tag)):
             raise BadInputError("a name with a NUL in it", where=self._by, todo="leave it out")
         now = self._store.wall()
         with self._store.engine.connect() as connection:
-            rows = self._candidates(connection, intent, now, tag)
-            found = _Candidates(self._store, connection, self._text)
-            found.add(rows)
+            found = _Candidates(self._store, connection, self._text, self._details)
+            found.add(self._candidates(connection, intent, now, tag, depth, found))
             if urn:
                 found.add_versions(str(read_urn(urn)), _seen_by(intent.asker))
             policy = found.policy(intent, self._by, self._policy)
             yield Registry(self._by, list(found.summaries), found, living, now, found, policy)
 
-    def _candidates(self, connection: sa.Connection, intent: Intent, now: float, tag: str) -> Sequence[Any]:
-        """As wide as `MAX_CANDIDATES` allows, so that reasons can be told."""
+    def _candidates(
+        self, connection: sa.Connection, intent: Intent, now: float, tag: str, depth: int, found: _Candidates
+    ) -> Sequence[Any]:
+        """As wide as may be, so that reasons can be told."""
+        most = FEW if intent.words.strip() else MAX_CANDIDATES
         where: list[sa.ColumnElement[bool]] = []
         if tag:
             its = label.c
             where.append(sa.exists().where(its.number == record.c.number, its.what == "tag", its.label == tag))
         for more in _narrower(intent, now):
             where += more
-            rows = connection.execute(_select(where).limit(MAX_CANDIDATES + 1)).all()
-            if len(rows) <= MAX_CANDIDATES:
+            rows = connection.execute(_select(where).limit(most + 1)).all()
+            if len(rows) <= most:
                 return rows
         if not intent.words.strip():
             raise BadInputError(
@@ -121,13 +137,19 @@ class SqlRegistry:
                 todo="narrow it by kind, capability or words",
             )
         among = sa.select(record.c.number).select_from(_joined).where(*where)
-        near = self._text.rank(connection, intent.words, NEAREST, among)
+        near = self._text.rank(connection, intent.words, depth, among)
+        found.ranked(intent.words, near)
         numbers = sorted({int(match.id.partition("/")[0]) for match in near})
         return [
             row
             for some in chunks(numbers)
             for row in connection.execute(_select([*where, record.c.number.in_(some)])).all()
         ]
+
+
+def _deeper(found: Found) -> bool:
+    """Whether what comes next may do: what words do not fit, none does after it."""
+    return any(one.refusal.code != "ras.not_relevant" for one in found.rejected)
 
 
 def _select(where: Sequence[sa.ColumnElement[bool]]) -> Any:
@@ -173,8 +195,15 @@ class _Place:
 class _Candidates:
     """Of one question: `Source` and `Ranker` of discovery."""
 
-    def __init__(self, store: SqlRecordStore, connection: sa.Connection, text: SqlTextIndex) -> None:
-        self._store, self._connection, self._text = store, connection, text
+    def __init__(
+        self,
+        store: SqlRecordStore,
+        connection: sa.Connection,
+        text: SqlTextIndex,
+        details: dict[tuple[str, str], Details],
+    ) -> None:
+        self._store, self._connection, self._text, self._details = store, connection, text, details
+        self._near: tuple[str, list[Match]] = "", []
         self.summaries: dict[Summary, _Place] = {}
         self._by_entry: dict[str, Summary] = {}
         self._numbers: list[int] = []
@@ -229,6 +258,10 @@ class _Candidates:
             self._where[place.number] = len(self._numbers)
             self._numbers.append(place.number)
 
+    def ranked(self, query: str, near: list[Match]) -> None:
+        """Is known already: those that are nearest of all that may be asked for."""
+        self._near = query, near
+
     def details(self, summary: Summary) -> Details:
         number = self.summaries[summary].number
         if number not in self._read:
@@ -239,12 +272,25 @@ class _Candidates:
         its = self._read[number]
         if its is None:
             raise KeyError(summary.entry)
-        return details_of(its, summary.capability)
+        # Of content that was verified just now.
+        key = summary.digest, summary.capability
+        known = self._details.get(key)
+        if known is None:
+            if len(self._details) >= MAX_KEPT:
+                self._details.clear()
+            known = self._details[key] = details_of(its, summary.capability)
+        return known
 
     def rank(self, query: str, k: int, among: Collection[str] | None = None) -> Sequence[Match]:
         entries = self._by_entry if among is None else among
         ids = {self.summaries[self._by_entry[entry]].id: entry for entry in entries}
-        return [replace(one, id=ids[one.id]) for one in self._text.rank(self._connection, query, k, list(ids))]
+        asked, near = self._near
+        known = {one.id: one for one in near} if asked == query else {}
+        if ids.keys() <= known.keys():
+            found = [one for one in near if one.id in ids][:k]
+        else:
+            found = self._text.rank(self._connection, query, k, list(ids))
+        return [replace(one, id=ids[one.id]) for one in found]
 
     def policy(self, intent: Intent, by: str, other: Policy | None) -> Policy:
         def decide(summary: Summary, details: Details) -> Refusal | None:
