@@ -19,6 +19,7 @@ from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.ras import why_not
 from ioi_dagster.ras.discovery import Found, Intent, Match, Policy, Registry, discover
 from ioi_dagster.ras.lock import Pinned, Standing
+from ioi_dagster.ras.matching import ranking
 from ioi_dagster.ras.pointers import PointerState, state_of
 from ioi_dagster.ras.pointers import Status as Stood
 from ioi_dagster.ras.record import PARTNER, PUBLIC, Record
@@ -71,6 +72,7 @@ class SqlRegistry:
         """As `discovery.discover`. Where a registry is small, each record that does not do is told with its reason; in a large
         one only those are that columns have left, and of these the ones to which the words come near: `why_not` tells of any
         other. Raises `BadInputError` where no words are asked for and these are too many."""
+        found = Found()
         for depth in DEPTHS:
             with self.asked(intent, living, depth=depth) as registry:
                 found = discover(intent, registry)
@@ -203,7 +205,7 @@ class _Candidates:
         details: dict[tuple[str, str], Details],
     ) -> None:
         self._store, self._connection, self._text, self._details = store, connection, text, details
-        self._near: tuple[str, list[Match]] = "", []
+        self._near: tuple[str, list[ranking.Match]] = "", []
         self.summaries: dict[Summary, _Place] = {}
         self._by_entry: dict[str, Summary] = {}
         self._numbers: list[int] = []
@@ -258,7 +260,7 @@ class _Candidates:
             self._where[place.number] = len(self._numbers)
             self._numbers.append(place.number)
 
-    def ranked(self, query: str, near: list[Match]) -> None:
+    def ranked(self, query: str, near: list[ranking.Match]) -> None:
         """Is known already: those that are nearest of all that may be asked for."""
         self._near = query, near
 

@@ -20,6 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ioi_dagster.adapters.sql.inserting import insert_rows
 from ioi_dagster.adapters.sql.search_reading import AT_ONCE, SqlAmong, SqlPostings
 from ioi_dagster.adapters.sql.search_tables import (
     FRESH_RUNS,
@@ -39,6 +40,8 @@ from ioi_dagster.ras.matching.postings import MAX_PLACES, STEPS, kept_words, pac
 from ioi_dagster.ras.matching.ranking import Match, ranked
 
 Items = Sequence[tuple[int, tuple[Entry, ...]]]
+_Row = tuple[int, int, int, int, bytes]
+"""Of `run`."""
 
 
 class SqlTextIndex:
@@ -63,20 +66,19 @@ class SqlTextIndex:
                 todo="make it anew, as `ioi ras verify` says",
             )
         waiting: dict[int, list[int]] = defaultdict(list)
-        rows: list[dict[str, Any]] = []
+        rows: list[tuple[Any, ...]] = []
         for number, its in ((number, its) for number, entries in items for its in entries):
             words = kept_words(word_weights(its))
-            rows.append({"place": place, "id": its.id, "number": number, "words": packed(words)})
+            rows.append((place, its.id, number, packed(words)))
             for word in words:
                 waiting[word >> 16].append(posting(place, word & STEPS))
             place += 1
             if place % RUN == 0:
                 self._seal(connection, place, waiting)
                 waiting = defaultdict(list)
-        connection.execute(sa.insert(entry), rows)
-        if waiting:
-            values = [{"word": word, "posting": its} for word, found in waiting.items() for its in found]
-            connection.execute(sa.insert(latest), values)
+        insert_rows(connection, entry, ("place", "id", "number", "words"), rows)
+        values = [(word, its) for word, found in waiting.items() for its in found]
+        insert_rows(connection, latest, ("word", "posting"), values)
         connection.execute(sa.update(state).values(next=place, entries=state.c.entries + len(rows)))
 
     def drop(self, connection: sa.Connection, number: int) -> int:
@@ -184,23 +186,22 @@ def _run_of(place: int, next_place: int) -> tuple[Stage, int] | None:
     return Stage.HEAD, old_run(place)
 
 
-def _fresh_rows(postings: Mapping[int, list[int]], its_run: int) -> list[dict[str, Any]]:
+def _fresh_rows(postings: Mapping[int, list[int]], its_run: int) -> list[_Row]:
     return [_row(Stage.FRESH, word, its_run, len(its), sorted(its)) for word, its in sorted(postings.items()) if its]
 
 
-def _old_rows(postings: Mapping[int, list[int]], its_run: int) -> list[dict[str, Any]]:
+def _old_rows(postings: Mapping[int, list[int]], its_run: int) -> list[_Row]:
     ordered = [(word, sorted(its)) for word, its in sorted(postings.items()) if its]
     heads = [_row(Stage.HEAD, word, its_run, len(its), its[:HEAD]) for word, its in ordered]
     return heads + [_row(Stage.REST, word, its_run, len(its) - HEAD, its[HEAD:]) for word, its in ordered if its[HEAD:]]
 
 
-def _row(stage: Stage, word: int, its_run: int, count: int, postings: list[int]) -> dict[str, Any]:
-    return {"stage": int(stage), "word": word, "run": its_run, "count": count, "postings": packed(postings)}
+def _row(stage: Stage, word: int, its_run: int, count: int, postings: list[int]) -> _Row:
+    return int(stage), word, its_run, count, packed(postings)
 
 
-def _write(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        connection.execute(sa.insert(run), rows)
+def _write(connection: sa.Connection, rows: list[_Row]) -> None:
+    insert_rows(connection, run, ("stage", "word", "run", "count", "postings"), rows)
 
 
 def _refuse_doubles(ids: Sequence[str], others: Sequence[str]) -> None:
