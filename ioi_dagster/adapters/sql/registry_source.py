@@ -31,7 +31,7 @@ MAX_CANDIDATES = 2_000
 """Whose records may be read for one question."""
 FEW = 100
 """Candidates of which each is told why it will not do, also where words are asked for."""
-DEPTHS = (60, 500, MAX_CANDIDATES)
+DEPTHS = (40, 400, MAX_CANDIDATES)
 """So many that words come near to are looked at more closely, where there are more than `FEW`: the next as long as none before
 will do. Each costs a reading of its record."""
 AT_ONCE = 200
@@ -122,23 +122,29 @@ class SqlRegistry:
         self, connection: sa.Connection, intent: Intent, now: float, tag: str, depth: int, found: _Candidates
     ) -> Sequence[Any]:
         """As wide as may be, so that reasons can be told."""
-        most = FEW if intent.words.strip() else MAX_CANDIDATES
+        words = bool(intent.words.strip())
+        most = FEW if words else MAX_CANDIDATES
         where: list[sa.ColumnElement[bool]] = []
         if tag:
             its = label.c
             where.append(sa.exists().where(its.number == record.c.number, its.what == "tag", its.label == tag))
-        for more in _narrower(intent, now):
-            where += more
-            rows = connection.execute(_select(where).limit(most + 1)).all()
-            if len(rows) <= most:
-                return rows
-        if not intent.words.strip():
+        narrower = list(_narrower(intent, now))
+        among = (
+            sa.select(record.c.number).select_from(_joined).where(*where, *(one for more in narrower for one in more))
+        )
+        # What is left by all of them is found sooner than what is left by some.
+        if not words or len(connection.execute(among.limit(most + 1)).all()) <= most:
+            for more in narrower:
+                where += more
+                rows = connection.execute(_select(where).limit(most + 1)).all()
+                if len(rows) <= most:
+                    return rows
             raise BadInputError(
                 f"more than {MAX_CANDIDATES} records would have to be looked at",
                 where=self._by,
                 todo="narrow it by kind, capability or words",
             )
-        among = sa.select(record.c.number).select_from(_joined).where(*where)
+        where += [one for more in narrower for one in more]
         near = self._text.rank(connection, intent.words, depth, among)
         found.ranked(intent.words, near)
         numbers = sorted({int(match.id.partition("/")[0]) for match in near})
