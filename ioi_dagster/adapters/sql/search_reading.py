@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ioi_dagster.adapters.sql.listed import Listed
 from ioi_dagster.adapters.sql.search_tables import Stage, entry, latest, run, state
 from ioi_dagster.ras.matching.postings import Spread, units_of, unpacked
 
@@ -15,18 +16,20 @@ AT_ONCE = 5_000
 """Values of one statement."""
 
 _size = sa.select(state.c.entries)
-_heads = sa.select(run.c.word, run.c.count, run.c.postings).where(
-    run.c.stage.in_([int(Stage.FRESH), int(Stage.HEAD)]), run.c.word.in_(sa.bindparam("words", expanding=True))
+_FRESH_OR_HEAD = (run.c.stage == int(Stage.FRESH)) | (run.c.stage == int(Stage.HEAD))
+_heads = Listed(sa.select(run.c.word, run.c.count, run.c.postings).where(_FRESH_OR_HEAD), run.c.word)
+_latest = Listed(sa.select(latest.c.word, latest.c.posting), latest.c.word)
+_rests = Listed(
+    sa.select(run.c.word, sa.func.substr(run.c.postings, 1, sa.bindparam("bytes"))).where(
+        run.c.stage == int(Stage.REST)
+    ),
+    run.c.word,
 )
-_latest = sa.select(latest.c.word, latest.c.posting).where(latest.c.word.in_(sa.bindparam("words", expanding=True)))
-_rests = sa.select(run.c.word, sa.func.substr(run.c.postings, 1, sa.bindparam("bytes"))).where(
-    run.c.stage == int(Stage.REST), run.c.word.in_(sa.bindparam("words", expanding=True))
-)
-_words = sa.select(entry.c.place, entry.c.words).where(entry.c.place.in_(sa.bindparam("places", expanding=True)))
-_ids = sa.select(entry.c.place, entry.c.id).where(entry.c.place.in_(sa.bindparam("places", expanding=True)))
-_numbers = sa.select(entry.c.place, entry.c.number).where(entry.c.place.in_(sa.bindparam("places", expanding=True)))
-_by_id = sa.select(entry.c.place).where(entry.c.id.in_(sa.bindparam("ids", expanding=True)))
-_by_number = sa.select(entry.c.place).where(entry.c.number.in_(sa.bindparam("numbers", expanding=True)))
+_words = Listed(sa.select(entry.c.place, entry.c.words), entry.c.place)
+_ids = Listed(sa.select(entry.c.place, entry.c.id), entry.c.place)
+_numbers = Listed(sa.select(entry.c.place, entry.c.number), entry.c.place)
+_by_id = Listed(sa.select(entry.c.place), entry.c.id)
+_by_number = Listed(sa.select(entry.c.place), entry.c.number)
 
 
 @dataclass(slots=True)
@@ -51,11 +54,11 @@ class SqlPostings:
     def spreads(self, terms: Collection[int]) -> Mapping[int, Spread]:
         found: dict[int, _Found] = {}
         if terms:
-            for word, count, data in self._connection.execute(_heads, {"words": list(terms)}):
+            for word, count, data in _heads.rows(self._connection, terms):
                 its = found.setdefault(word, _Found())
                 its.postings += unpacked(data)
                 its.count += count
-            for word, posting in self._connection.execute(_latest, {"words": list(terms)}):
+            for word, posting in _latest.rows(self._connection, terms):
                 its = found.setdefault(word, _Found())
                 its.postings.append(posting)
                 its.count += 1
@@ -66,9 +69,8 @@ class SqlPostings:
         read = {word: self._found[word].postings for word in limits}
         more = {word: limit for word, limit in limits.items() if len(read[word]) < min(limit, self._found[word].count)}
         if more:
-            wanted = {"words": list(more), "bytes": 8 * max(more.values())}
             read |= {word: list(read[word]) for word in more}
-            for word, data in self._connection.execute(_rests, wanted):
+            for word, data in _rests.rows(self._connection, more, bytes=8 * max(more.values())):
                 read[word] += unpacked(data)
         return {
             word: sorted(read[word])[:limit] if len(read[word]) > limit else read[word]
@@ -76,10 +78,10 @@ class SqlPostings:
         }
 
     def words(self, places: Collection[int]) -> Mapping[int, Any]:
-        return {place: unpacked(data) for place, data in _each(self._connection, _words, "places", places)}
+        return {place: unpacked(data) for place, data in _words.rows(self._connection, places)}
 
     def ids(self, places: Collection[int]) -> Mapping[int, str]:
-        return dict(_each(self._connection, _ids, "places", places))
+        return dict(_ids.rows(self._connection, places))
 
 
 class SqlAmong:
@@ -94,19 +96,19 @@ class SqlAmong:
         if self._numbers is None:
             if len(self._ids) > limit:
                 return None
-            found = _each(self._connection, _by_id, "ids", self._ids)
+            found = _by_id.rows(self._connection, self._ids)
         else:
             numbers = self._connection.execute(self._numbers.limit(limit + 1)).scalars().all()
             if len(numbers) > limit:
                 return None
-            found = _each(self._connection, _by_number, "numbers", numbers)
+            found = _by_number.rows(self._connection, numbers)
         places = [row[0] for row in found]
         return places if len(places) <= limit else None
 
     def left(self, places: Collection[int]) -> list[int]:
         if self._numbers is None:
-            return [place for place, id in _each(self._connection, _ids, "places", places) if id in self._ids]
-        number_of = dict(_each(self._connection, _numbers, "places", places))
+            return [place for place, id in _ids.rows(self._connection, places) if id in self._ids]
+        number_of = dict(_numbers.rows(self._connection, places))
         (column,) = self._numbers.selected_columns
         some = self._numbers.where(column.in_(sa.bindparam("numbers", expanding=True)))
         left = {row[0] for row in _each(self._connection, some, "numbers", set(number_of.values()))}
