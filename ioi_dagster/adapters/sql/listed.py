@@ -15,7 +15,7 @@ class Listed:
     (`json_each` of SQLite, an array of PostgreSQL), so the statement is made once, however long the list. Bound parameters of the
     statement are given by name."""
 
-    def __init__(self, statement: sa.Select[Any], column: sa.Column[Any]) -> None:
+    def __init__(self, statement: Any, column: sa.Column[Any]) -> None:
         self._statement, self._column = statement, column
         self._made: dict[str, tuple[str, dict[str, Any], list[str] | None]] = {}
 
