@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ class Listed:
         self._statement, self._column = statement, column
         self._made: dict[str, tuple[str, dict[str, Any], list[str] | None]] = {}
 
-    def rows(self, connection: sa.Connection, values: Collection[Any], **more: Any) -> list[Any]:
+    def rows(self, connection: sa.Connection, values: Collection[Any], **more: Any) -> Sequence[Any]:
         """As the driver gives them."""
         if not values:
             return []
