@@ -23,7 +23,7 @@ from ioi_dagster.cli_domain import domain_app
 from ioi_dagster.cli_import import import_files
 from ioi_dagster.cli_intervene import COMMANDS
 from ioi_dagster.cli_orders import block_app, node_app, tenant_app
-from ioi_dagster.cli_ras_owner import ras_app
+from ioi_dagster.cli_ras_token import ras_app
 from ioi_dagster.errors import IoiError
 from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.order import Order, Verb
@@ -548,14 +548,18 @@ def policy_check(policies: PoliciesArgument = None) -> None:
 
 
 @protocol_app.command("show")
-def protocol_show(as_json: JsonOption = False) -> None:
+def protocol_show(
+    as_json: JsonOption = False,
+    openapi: Annotated[bool, typer.Option("--openapi", help="All doors as an OpenAPI document")] = False,
+) -> None:
     """The doors of a gateway; with --json the whole schema."""
     import msgspec
 
+    from ioi_dagster.adapters.http.openapi import document
     from ioi_dagster.adapters.http.protocol import schema
 
-    told = schema()
-    if as_json:
+    told = document() if openapi else schema()
+    if as_json or openapi:
         print(msgspec.json.format(msgspec.json.encode(told)).decode())
         return
     table = Table("door", "for", "what", show_edge=False)

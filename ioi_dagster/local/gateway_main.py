@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
@@ -20,18 +21,20 @@ from ioi_dagster.adapters.dask.client import DaskRunner
 from ioi_dagster.adapters.files.blocks import read_blocks
 from ioi_dagster.adapters.files.only_one import only_one
 from ioi_dagster.adapters.files.standing import StandingFile
+from ioi_dagster.adapters.files.tokens import TokenFile
 from ioi_dagster.adapters.http.feeds import FeedDesk
 from ioi_dagster.adapters.http.gateway import GatewayContext, create_app
-from ioi_dagster.adapters.http.listening import TlsServer
+from ioi_dagster.adapters.http.listening import Listener, TlsServer
 from ioi_dagster.adapters.http.serving import MAX_CONNECTIONS, serving_protocol
 from ioi_dagster.adapters.http.standing import StandingDesk
-from ioi_dagster.adapters.http.tls import client_context, tls_of
+from ioi_dagster.adapters.http.tls import PEOPLE, client_context, people_context, tls_of
 from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.opa.bundle_file import BundleFile
 from ioi_dagster.adapters.sql.feed_records import FeedRecords
 from ioi_dagster.adapters.sql.feeds import SqlFeeds
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
+from ioi_dagster.adapters.sql.registry_desk import SqlRegistryDesk
 from ioi_dagster.adapters.sql.registry_tables import feeds as tables
 from ioi_dagster.clock import Clock, SystemClock
 from ioi_dagster.decoding import from_json
@@ -53,6 +56,8 @@ from ioi_dagster.signing import SigningKey
 
 log = logging.getLogger("ioi.gateway")
 BACKLOG = 2048
+MAX_PEOPLE = 128
+"""Connections of those who show a token and no certificate."""
 SPARE_FILES = 1_024
 """Descriptors besides the connections that it takes: its own lines, files, libraries."""
 
@@ -115,20 +120,34 @@ def serve(home: DomainHome) -> None:
         orders=Ordering(home, gate),
         feeds=_feeds(home, store, clock),
         epoch=_next_epoch(home.root / "gateway.epoch", clock.wall()),
+        registry=SqlRegistryDesk(store, home.name),
+        tokens=TokenFile(home).known,
+        key=home.own_key(),
     )
-    _allow_files(MAX_CONNECTIONS + SPARE_FILES)
+    _allow_files(MAX_CONNECTIONS + MAX_PEOPLE + SPARE_FILES)
     address = urlsplit(config.gateway)
     assert address.hostname and address.port
     settings = uvicorn.Config(
         create_app(context),
         log_level="warning",
         access_log=False,
-        limit_concurrency=MAX_CONNECTIONS,
+        limit_concurrency=MAX_CONNECTIONS + MAX_PEOPLE,
         http=serving_protocol(peers),
     )
-    family = socket.AF_INET6 if ":" in address.hostname else socket.AF_INET
-    with socket.create_server((address.hostname, address.port), family=family, backlog=BACKLOG) as listener:
-        TlsServer(settings, tls).run([listener])
+    with contextlib.ExitStack() as open_:
+        listener = open_.enter_context(_listening(address.hostname, address.port))
+        also = []
+        if people := TokenFile(home).listen():
+            its = urlsplit(f"//{people}")
+            listens = open_.enter_context(_listening(its.hostname or "", its.port or 0))
+            protocol = serving_protocol(None, MAX_PEOPLE, {PEOPLE: True})
+            also.append(Listener(listens, people_context(home), protocol))
+        TlsServer(settings, tls, also).run([listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
 
 
 def _feeds(home: DomainHome, store: SqlRecordStore, clock: Clock) -> FeedDesk:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ioi_dagster.adapters.http.protocol import MAX_JSON, PERMIT_HEADER, PROOF_HEADER, ProblemAnswer
+from ioi_dagster.adapters.http.doors import MAX_JSON
+from ioi_dagster.adapters.http.protocol import PERMIT_HEADER, PROOF_HEADER, ProblemAnswer
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.decoding import from_json
 from ioi_dagster.governors.cluster import Tick

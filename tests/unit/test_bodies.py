@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from ioi_dagster.adapters.http import bodies
 from ioi_dagster.adapters.http.bodies import MAX_BYTES, Bodies
-from ioi_dagster.adapters.http.protocol import MAX_INVOKE, PERMIT_HEADER, PROOF_HEADER
+from ioi_dagster.adapters.http.doors import MAX_INVOKE
+from ioi_dagster.adapters.http.protocol import PERMIT_HEADER, PROOF_HEADER
 from ioi_dagster.model.negotiation import ReleaseRequest
 from ioi_dagster.policy.proof import prove
 from ioi_dagster.signing import SigningKey, digest_bytes

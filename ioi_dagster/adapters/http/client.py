@@ -16,14 +16,13 @@ import msgspec
 import uvloop
 
 from ioi_dagster.adapters.http.clocks import PeerClock
+from ioi_dagster.adapters.http.doors import MAX_INVOKE, For
 from ioi_dagster.adapters.http.protocol import (
     CLOCK_HEADER,
     DOORS,
-    MAX_INVOKE,
     PERMIT_HEADER,
     PREFIX,
     PROOF_HEADER,
-    For,
     Invocation,
     Invoked,
     JoinAnswer,

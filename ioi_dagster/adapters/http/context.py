@@ -20,9 +20,22 @@ from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.decision import Decision
 from ioi_dagster.model.member import MemberRecord
 from ioi_dagster.model.order import Order
+from ioi_dagster.model.token import Token
+from ioi_dagster.ras.asking import (
+    Demand,
+    FoundTold,
+    History,
+    Pointers,
+    Registered,
+    Registration,
+    Resolved,
+    Selected,
+)
+from ioi_dagster.ras.discovery import Policy
 from ioi_dagster.ras.leases import LeasedState
 from ioi_dagster.ras.store import RecordStore
-from ioi_dagster.signing import TrustedKeys
+from ioi_dagster.ras.summary import Living
+from ioi_dagster.signing import SigningKey, TrustedKeys
 
 T = TypeVar("T")
 
@@ -73,6 +86,30 @@ class OrderDesk(Protocol):
         ...
 
 
+class RegistryDesk(Protocol):
+    """The registry that a gateway answers for, see `adapters.sql.registry_desk`. `asker`: the domain that is proved to ask."""
+
+    def found(self, demand: Demand, asker: str, living: Mapping[str, Living]) -> FoundTold: ...
+
+    def selected(
+        self, demand: Demand, asker: str, living: Mapping[str, Living], policy: Policy | None = None
+    ) -> Selected | FoundTold: ...
+
+    def resolved(
+        self, urn: str, asker: str, version: str = "", range: str = "", alias: str = "", as_of: float | None = None
+    ) -> Resolved | None: ...
+
+    def pointers(self, urn: str, asker: str, as_of: float | None = None) -> Pointers | None: ...
+
+    def history(self, urn: str, asker: str) -> History | None: ...
+
+    def register(self, asked: Registration, signer: str) -> Registered: ...
+
+    def counts(self, asker: str | None) -> dict[str, dict[str, int]]: ...
+
+    def database(self) -> dict[str, str]: ...
+
+
 @dataclass(slots=True)
 class GatewayContext:
     """What the gateway stands on; everything is a port."""
@@ -100,3 +137,9 @@ class GatewayContext:
     feeds: FeedDesk | None = None
     """None: nothing is told to other registries, and nothing taken of them."""
     epoch: int = 1
+    registry: RegistryDesk | None = None
+    """None: nobody is answered for it."""
+    tokens: Callable[[], Mapping[str, Token]] = dict
+    """By id, as they are now. Raises `BadInputError` where that cannot be told."""
+    key: Callable[[], SigningKey] | None = None
+    """What the domain signs by, as it is now; None: the gateway calls no blocks in its name."""

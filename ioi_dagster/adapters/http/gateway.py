@@ -18,12 +18,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ioi_dagster.adapters.http.askers import Askers
 from ioi_dagster.adapters.http.clocks import told_as
 from ioi_dagster.adapters.http.clusters import Clusters
 from ioi_dagster.adapters.http.context import GatewayContext, OrderDesk
+from ioi_dagster.adapters.http.doors import Door
 from ioi_dagster.adapters.http.feeds import FeedDesk
 from ioi_dagster.adapters.http.invoking import Invoking
 from ioi_dagster.adapters.http.membership import Members
+from ioi_dagster.adapters.http.meter import Meter
+from ioi_dagster.adapters.http.openapi import document
 from ioi_dagster.adapters.http.protocol import (
     BY_PATH,
     CLOCK_HEADER,
@@ -31,7 +35,6 @@ from ioi_dagster.adapters.http.protocol import (
     PREFIX,
     VERSION,
     AnnounceTo,
-    Door,
     Health,
     JoinRequest,
     OrderRequest,
@@ -44,10 +47,12 @@ from ioi_dagster.adapters.http.protocol import (
     SwapHeads,
     Telling,
 )
+from ioi_dagster.adapters.http.ras_calling import RasCalling
+from ioi_dagster.adapters.http.ras_desk import RasDesk
 from ioi_dagster.adapters.http.refusals import ProblemError, RefusalLog, Refused
 from ioi_dagster.adapters.http.standing import StandingDesk
 from ioi_dagster.adapters.http.streaming import StreamedAnswer
-from ioi_dagster.adapters.http.tls import HANDSHAKES, STAMPS
+from ioi_dagster.adapters.http.tls import HANDSHAKES, PEOPLE, STAMPS
 from ioi_dagster.adapters.http.who_asks import WhoAsks, wanted
 from ioi_dagster.errors import BadInputError, NotAllowedError, RetryableError
 from ioi_dagster.governors.network import PeerState
@@ -82,6 +87,7 @@ def create_app(context: GatewayContext) -> Starlette:
             await context.feeds.close()
         await gateway.members.close()
         await gateway.standing.close()
+        gateway.ras.close()
 
     routes = [Route(PREFIX + door.path, gateway.answer_at(door), methods=[door.method]) for door in DOORS]
     app = Starlette(routes=[*routes, Route("/{path:path}", gateway.nowhere, methods=_METHODS)], lifespan=lifespan)
@@ -103,25 +109,42 @@ class _Gateway:
         self._who, self._clusters = WhoAsks(context), Clusters(context)
         invoking = Invoking(context, self._who, self._clusters, self._refusals)
         self._invoke, self._stream = invoking.invoke, invoking.stream
+        self._meter, self._askers = Meter(), Askers(context, self._who)
+        self.ras = RasDesk(context, self._who, self._askers, self._meter, self._refusals)
+        self._calling = RasCalling(context, self._who, self._clusters, self.ras, self._refusals)
         self.standing = context.standing or StandingDesk(context.clock)
 
     def answer_at(self, door: Door) -> Callable[[Request], Any]:
-        """The handler of a door is the method of its name."""
-        handler = getattr(self, "_" + door.path.rpartition("/")[2])
+        """The handler of a door is the method of its name; of those below `ras/`, of the desk's."""
+        room, _, name = door.path.replace(".", "_").rpartition("/")
+        handler = getattr(self, "_" + name) if room not in ("ras", "ras/invoke") else self._calling.at(name)
+
+        async def metered(request: Request) -> Response | StreamedAnswer:
+            since = self._c.clock.monotonic()
+            answered = await answer(request)
+            status = answered.status_code if isinstance(answered, Response) else 200
+            self._meter.answered(door.method, PREFIX + door.path, status, self._c.clock.monotonic() - since)
+            return answered
 
         async def answer(request: Request) -> Response | StreamedAnswer:
             try:
                 self._who.check_connection(request)
+                if PEOPLE in request.scope and door.scope is None and door.path != "openapi.json":
+                    todo = f"those for people are below {PREFIX}ras/"
+                    raise ProblemError(403, "gateway.no_certificate", "this door is for who shows a certificate", todo)
                 value = await handler(request)
             except ProblemError as problem:
                 return self._problem(request, problem)
             if isinstance(value, StreamedAnswer):
-                return replace(value, headers=self._clock_told())
+                return replace(value, headers={**value.headers, **self._clock_told()})
+            if isinstance(value, Response):
+                value.headers.update(self._clock_told())
+                return value
             if isinstance(value, bytes):
                 return Response(value, 200, self._clock_told(), media_type="application/octet-stream")
             return Response(msgspec.json.encode(value), 200, self._clock_told(), media_type="application/json")
 
-        return answer
+        return metered
 
     async def nowhere(self, request: Request) -> Response:
         """What was asked of no door."""
@@ -141,7 +164,7 @@ class _Gateway:
         known = where.startswith(PREFIX) and where.removeprefix(PREFIX) in BY_PATH
         self._refusals.refused(where if known else "no door", problem.code, self._c.clock.monotonic())
         body = ProblemAnswer(Problem(problem.code, problem.text, problem.remedy))
-        headers = self._clock_told() | ({"connection": "close"} if problem.hang_up else {})
+        headers = self._clock_told() | problem.headers | ({"connection": "close"} if problem.hang_up else {})
         return Response(msgspec.json.encode(body), problem.status, headers, media_type="application/json")
 
     def _clock_told(self) -> dict[str, str]:
@@ -158,6 +181,13 @@ class _Gateway:
 
     async def _health(self, _request: Request) -> Any:
         return Health(self._c.config.spec.name, self._c.epoch, True, (VERSION,), self.members.view())
+
+    async def _openapi_json(self, request: Request) -> Any:
+        shown = request.scope.get(STAMPS, "")
+        address = request.client.host if request.client is not None else "somebody"
+        whose = self._c.peers.proven(shown) if self._c.peers is not None and shown else address
+        self._askers.check_rate(whose, BY_PATH["openapi.json"])
+        return document()
 
     async def _members(self, _request: Request) -> Any:
         return self.members.snapshot()

@@ -11,7 +11,9 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import uvicorn
 
@@ -26,19 +28,31 @@ AGAIN_S = 0.1
 log = logging.getLogger("ioi.gateway")
 
 
-class TlsServer(uvicorn.Server):
-    """uvicorn's, which takes connections on the sockets that it is run with. `config` says nothing of TLS."""
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Another one of the same server: `protocol` is uvicorn's for its connections."""
 
-    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext) -> None:
+    listens: socket.socket
+    tls: ssl.SSLContext
+    protocol: type
+
+
+class TlsServer(uvicorn.Server):
+    """uvicorn's, which takes connections on the sockets that it is run with, and on those of `also`. `config` says nothing of
+    TLS."""
+
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext, also: Sequence[Listener] = ()) -> None:
         super().__init__(config)
-        self._tls = tls
+        self._tls, self._also = tls, also
         self._shaking: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=[])
-        for listener in sockets or []:
-            listener.setblocking(False)
+        made = self.config.http_protocol_class
+        own = [Listener(listens, self._tls, made) for listens in sockets or []]  # pyright: ignore[reportArgumentType]
+        for listener in (*own, *self._also):
+            listener.listens.setblocking(False)
             self._begin(self._accept(listener))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -52,11 +66,11 @@ class TlsServer(uvicorn.Server):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _accept(self, listener: socket.socket) -> None:
+    async def _accept(self, listener: Listener) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, (address, *_) = await loop.sock_accept(listener)
+                connection, (address, *_) = await loop.sock_accept(listener.listens)
             except OSError as error:
                 log.warning("a connection cannot be taken: %s", error)
                 await asyncio.sleep(AGAIN_S)
@@ -65,13 +79,16 @@ class TlsServer(uvicorn.Server):
                 connection.close()
                 continue
             self._shaking[address] += 1
-            self._begin(self._shake(connection, address))
+            self._begin(self._shake(listener, connection, address))
 
-    async def _shake(self, connection: socket.socket, address: str) -> None:
+    async def _shake(self, listener: Listener, connection: socket.socket, address: str) -> None:
         loop = asyncio.get_running_loop()
         try:
             await loop.connect_accepted_socket(
-                self._protocol, connection, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_S
+                partial(self._protocol, listener.protocol),
+                connection,
+                ssl=listener.tls,
+                ssl_handshake_timeout=HANDSHAKE_S,
             )
         except OSError as error:
             log.debug("a handshake of %s came to nothing: %s", address, error)
@@ -80,6 +97,5 @@ class TlsServer(uvicorn.Server):
             if not self._shaking[address]:
                 del self._shaking[address]
 
-    def _protocol(self) -> asyncio.Protocol:
-        made = self.config.http_protocol_class
+    def _protocol(self, made: type) -> asyncio.Protocol:
         return made(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)  # pyright: ignore

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from ioi_dagster.adapters.http.doors import Door, For, Param, Rate
+from ioi_dagster.adapters.http.ras_doors import RAS_DOORS
 from ioi_dagster.governors.network import Heard
 from ioi_dagster.model.block import MAX_PIECE, MAX_PIECES, MAX_STREAM
 from ioi_dagster.model.data_class import DataClass
@@ -32,20 +34,7 @@ PREFIX = f"/v{VERSION}/"
 PERMIT_HEADER, PROOF_HEADER = "ioi-permit", "ioi-proof"
 CLOCK_HEADER = "ioi-clock"
 """Of each answer: Unix seconds by the gateway's clock."""
-MAX_JSON = 2**20
-MAX_INVOKE = 64 * 2**20
 MAX_FRAME = MAX_PIECE + 64 * 2**10
-
-
-class For(StrEnum):
-    """Who may use a door."""
-
-    ANYONE = "anyone"
-    DOMAIN = "a known domain, by a proof"
-    RUN = "a run's own domain, by a proof and the run's permit"
-    OWN = "the domain's own processes, by its token"
-    HOME = "runs of the domain itself, by its proof"
-    INVITED = "who opens the connection with an invitation's certificate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,28 +227,9 @@ class ProblemAnswer:
     error: Problem
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
-    """`asks` is None where there is no body. `framed`: both bodies are frames (magic, header, parts) around that JSON."""
-
-    method: str
-    path: str
-    who: For
-    asks: Any
-    answers: Any
-    text: str
-    framed: bool = False
-    streamed: bool = False
-    """The answer is any number of frames, each behind its length in bytes (u32, big endian), of `MAX_FRAME` bytes at most."""
-
-    @property
-    def limit(self) -> int:
-        """Bytes that a request's body may have."""
-        return MAX_INVOKE if self.framed else MAX_JSON
-
-
 DOORS = (
     Door("GET", "health", For.ANYONE, None, Health, "is it there, and which versions does it speak"),
+    Door("GET", "openapi.json", For.ANYONE, None, dict[str, Any], "all doors, as OpenAPI 3.1", rate=Rate(5, 20)),
     Door("GET", "members", For.ANYONE, None, dict[str, dict[str, Any]], "its peers, as it sees them"),
     Door(
         "GET",
@@ -267,7 +237,8 @@ DOORS = (
         For.ANYONE,
         None,
         list[Signed],
-        "records of one member, oldest first; `?domain=` says whose, `&after=` leaves out those up to that serial",
+        "records of one member, oldest first",
+        query=(Param("domain", "whose"), Param("after", "those up to that serial are left out", "integer")),
     ),
     Door("POST", "join", For.INVITED, JoinRequest, JoinAnswer, "become a member, by an invitation"),
     Door("GET", "status", For.DOMAIN, None, dict[str, Any], "clusters, nodes, leases and blocks, for people"),
@@ -277,7 +248,8 @@ DOORS = (
         For.ANYONE,
         None,
         list[Signed],
-        "its own signed records, to others the public ones; `?kind=` says of which kind",
+        "its own signed records, to others the public ones",
+        query=(Param("kind", "of this kind"),),
     ),
     Door("GET", "registry/state", For.DOMAIN, None, dict[str, Any], "run-time state that has not expired"),
     Door("POST", "registry/discover", For.DOMAIN, Query, Discovery, "who here can do it, and why others cannot"),
@@ -288,8 +260,15 @@ DOORS = (
         For.DOMAIN,
         None,
         Page,
-        "what `?origin=` tells `&audience=`: at most `&limit=` entries after `&epoch=` and `&after=`; where there is none yet, "
-        "the answer waits `&wait=` seconds at most",
+        "what a domain tells an audience; where there is nothing new yet, the answer waits for it",
+        query=(
+            Param("origin", "the domain that tells it", required=True),
+            Param("audience", "public, local or partner:<domain>", required=True),
+            Param("epoch", "entries after this epoch and `after`", "integer"),
+            Param("after", "the number of the last entry that is there", "integer"),
+            Param("limit", "so many entries at most", "integer"),
+            Param("wait", "so many seconds the answer waits at most", "number"),
+        ),
     ),
     Door(
         "POST", "feeds/heads", For.DOMAIN, SwapHeads, HeadsSwapped, "how far feeds are, for how far who asks has them"
@@ -342,6 +321,7 @@ DOORS = (
         framed=True,
         streamed=True,
     ),
+    *RAS_DOORS,
 )
 BY_PATH = {door.path: door for door in DOORS}
 
@@ -359,6 +339,12 @@ def schema() -> dict[str, Any]:
             "text": door.text,
             "framed": door.framed,
             "streamed": door.streamed,
+            "query": [
+                {"name": its.name, "text": its.text, "type": its.kind, "required": its.required} for its in door.query
+            ],
+            "scope": None if door.scope is None else str(door.scope),
+            "rate": None if door.rate is None else {"per_s": door.rate.per_s, "burst": door.rate.burst},
+            "media": "application/octet-stream" if door.framed else door.media,
             "max_bytes": door.limit,
             "asks": None if door.asks is None else next(its),
             "answers": next(its),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 log = logging.getLogger("ioi.gateway")
@@ -48,8 +49,16 @@ class RefusalLog:
 class ProblemError(Exception):
     """An error answer."""
 
-    def __init__(self, status: int, code: str, text: str, remedy: str = "", hang_up: bool = False) -> None:
-        """`hang_up`: the connection is closed with it."""
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        text: str,
+        remedy: str = "",
+        hang_up: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """`hang_up`: the connection is closed with it. `headers` go with the answer."""
         self.status, self.code, self.text, self.remedy = status, code, text, remedy
-        self.hang_up = hang_up
+        self.hang_up, self.headers = hang_up, dict(headers or {})
         super().__init__(text)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
@@ -28,9 +29,9 @@ UNREAD_S = 30.0
 """So long an answer may lie that is not read."""
 
 
-def serving_protocol(peers: Peers | None) -> type:
-    """For one server: uvicorn's protocol, with that. `peers`: whose certificates are whose; None where the listener is not one of
-    TLS, and connections are counted by address."""
+def serving_protocol(peers: Peers | None, most: int = MAX_CONNECTIONS, marks: Mapping[str, Any] | None = None) -> type:
+    """For one listener: uvicorn's protocol, with that. `peers`: whose certificates are whose; None where nobody shows one, and
+    connections are counted by address. `most`: connections in all. `marks` go into the scope of each request."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     open_, told = Counter[str](), set[Any]()
@@ -51,7 +52,7 @@ def serving_protocol(peers: Peers | None) -> type:
             shown = connection.getpeercert(binary_form=True) if connection is not None else None
             stamp, app = ssl.DER_cert_to_PEM_cert(shown) if shown else "", self.app
             self._whose = _address(transport) if peers is None else peers.proven(stamp)
-            many = open_[self._whose] >= MAX_CONNECTIONS - MAX_TOLD - open_.total() - 1
+            many = open_[self._whose] >= most - MAX_TOLD - open_.total() - 1
             if many or not self._whose:
                 if len(told) >= MAX_TOLD:
                     transport.abort()
@@ -66,6 +67,7 @@ def serving_protocol(peers: Peers | None) -> type:
             async def stamped(scope: Any, receive: Any, send: Any) -> None:
                 self._hurry(None)
                 scope[STAMPS] = stamp
+                scope.update(marks or {})
                 await app(scope, receive, send)
 
             self.app = stamped

@@ -27,6 +27,8 @@ log = logging.getLogger("ioi.tls")
 HANDSHAKES = RefusalLog()
 STAMPS = "ioi_peer"
 """Where a request's scope has the PEM of the certificate that the connection was opened with."""
+PEOPLE = "ioi_people"
+"""Is in a request's scope where it came to the listener for people and tools, who show a token and no certificate."""
 LINGER_CALLS = 8
 """So often may a peer that was refused send more before it is cut off: it may not have read the alert yet."""
 
@@ -143,6 +145,18 @@ def server_context(certificate: Path, peers: Mapping[str, Iterable[Trusted]]) ->
     context.num_tickets = 0
     context.sslobject_class = _TellingObject
     return context
+
+
+def people_context(home: DomainHome) -> ssl.SSLContext:
+    """For the listener of the gateway of the domain in `home` where nobody is asked for a certificate."""
+
+    def make() -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(home.gateway_certificate)
+        return context
+
+    return following(make, home.gateway_certificate.read_bytes)
 
 
 def following(make: Callable[[], ssl.SSLContext], changed: Callable[[], object]) -> ssl.SSLContext:

@@ -13,10 +13,11 @@ from starlette.requests import ClientDisconnect, Request
 
 from ioi_dagster.adapters.http.bodies import Bodies, Body
 from ioi_dagster.adapters.http.context import GatewayContext
+from ioi_dagster.adapters.http.doors import MAX_JSON
 from ioi_dagster.adapters.http.hanging_up import HungUpError, hearing, while_wanted
-from ioi_dagster.adapters.http.protocol import MAX_JSON, PERMIT_HEADER, PROOF_HEADER
+from ioi_dagster.adapters.http.protocol import PERMIT_HEADER, PROOF_HEADER
 from ioi_dagster.adapters.http.refusals import ProblemError
-from ioi_dagster.adapters.http.tls import STAMPS, Peers
+from ioi_dagster.adapters.http.tls import PEOPLE, STAMPS, Peers
 from ioi_dagster.decoding import from_json
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.permit import RunPermit
@@ -46,6 +47,8 @@ class WhoAsks:
 
     def is_own(self, request: Request) -> bool:
         given = request.headers.get("authorization", "")
+        if PEOPLE in request.scope:
+            return False  # The domain's own processes have a certificate.
         return hmac.compare_digest(given.encode(), f"Bearer {self._c.token}".encode())
 
     def caller(self, request: Request) -> Caller:
@@ -66,7 +69,7 @@ class WhoAsks:
 
     def check_connection(self, request: Request) -> None:
         """Whoever would not be let in any more is not answered on a connection that he has kept either."""
-        if self._c.peers is None:
+        if self._c.peers is None or PEOPLE in request.scope:
             return
         name, now = self._c.config.spec.name, self._c.clock.wall()
         refusal = self._c.peers.refused(request.scope.get(STAMPS, ""), name, now)
@@ -132,19 +135,23 @@ class WhoAsks:
             return None
         return decision.refusals[0] if decision.refusals else Refusal("policy.held", "policy could not decide", name)
 
-    async def read(self, request: Request, kind: Any, caller: Caller | None) -> Any:
+    async def read(
+        self, request: Request, kind: Any, caller: Caller | None, limit: int = MAX_JSON, whose: str = ""
+    ) -> Any:
         try:
-            async with self.body(request, MAX_JSON, caller) as data:
+            async with self.body(request, limit, caller, whose) as data:
                 return from_json(data, kind)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise ProblemError(400, "gateway.malformed", str(error)) from error
 
     @asynccontextmanager
-    async def body(self, request: Request, limit: int, caller: Caller | None) -> AsyncIterator[bytes]:
-        """The bytes that the caller signed; None for the domain's own processes, which show their token instead, and for guests
-        with an invitation. They count against what the gateway keeps of his domain's as long as this is open."""
+    async def body(self, request: Request, limit: int, caller: Caller | None, whose: str = "") -> AsyncIterator[bytes]:
+        """The bytes that the caller signed; None for the domain's own processes, which show their token instead, for guests
+        with an invitation, and for who shows a token, whose name is in `whose`. They count against what the gateway keeps of
+        his domain's as long as this is open."""
         # Names that no domain can have.
-        whose = caller.domain if caller is not None else "(own)" if self.is_own(request) else "(guests)"
+        others = whose or ("(own)" if self.is_own(request) else "(guests)")
+        whose = caller.domain if caller is not None else others
         with self.bodies.of(whose) as held:
             # Kept by who asked for it alone, who lets go of it when it is taken apart.
             yield await self._body(request, limit, caller, held)

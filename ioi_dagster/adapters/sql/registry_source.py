@@ -114,7 +114,7 @@ class SqlRegistry:
             found = _Candidates(self._store, connection, self._text, self._details)
             found.add(self._candidates(connection, intent, now, tag, depth, found))
             if urn:
-                found.add_versions(str(read_urn(urn)), _seen_by(intent.asker))
+                found.add_versions(str(read_urn(urn)), seen_by(intent.asker))
             policy = found.policy(intent, self._by, self._policy)
             yield Registry(self._by, list(found.summaries), found, living, now, found, policy)
 
@@ -164,7 +164,8 @@ def _select(where: Sequence[sa.ColumnElement[bool]]) -> Any:
     return sa.select(*_columns).select_from(_joined).where(*where)
 
 
-def _seen_by(asker: str) -> sa.ColumnElement[bool]:
+def seen_by(asker: str) -> sa.ColumnElement[bool]:
+    """What the domain `asker` may see and know to be there; empty: what anybody may."""
     its = record.c
     if not asker:
         return its.audience == PUBLIC
@@ -175,7 +176,7 @@ def _seen_by(asker: str) -> sa.ColumnElement[bool]:
 def _narrower(intent: Intent, now: float) -> Iterator[list[sa.ColumnElement[bool]]]:
     """Conditions, each list beside those before it."""
     its, can = record.c, capability.c
-    yield [its.status.in_([str(one) for one in LIVE]), _seen_by(intent.asker)]
+    yield [its.status.in_([str(one) for one in LIVE]), seen_by(intent.asker)]
     asked: list[sa.ColumnElement[bool]] = []
     if intent.kinds:
         asked.append(its.kind.in_([str(kind) for kind in intent.kinds]))

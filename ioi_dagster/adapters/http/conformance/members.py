@@ -17,7 +17,8 @@ from urllib.parse import urlencode
 import msgspec
 
 from ioi_dagster.adapters.http.conformance.asker import ANSWER_S, Ask, Asker, BrokenError
-from ioi_dagster.adapters.http.protocol import MAX_JSON, PREFIX, Health, JoinRequest
+from ioi_dagster.adapters.http.doors import MAX_JSON
+from ioi_dagster.adapters.http.protocol import PREFIX, Health, JoinRequest
 from ioi_dagster.certificates import Authority
 from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import FinalError

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from ioi_dagster.adapters.http.conformance.asker import Asker, BrokenError
-from ioi_dagster.adapters.http.protocol import MAX_JSON, PREFIX, VERSION, Health
+from ioi_dagster.adapters.http.doors import MAX_JSON
+from ioi_dagster.adapters.http.protocol import PREFIX, VERSION, Health
 from ioi_dagster.decoding import from_json
 from ioi_dagster.model.negotiation import MAX_GROUPS, MAX_LEASES, MAX_REQUESTS, MAX_WAIT_S, Bid
 from ioi_dagster.policy.proof import VALID_S
