@@ -160,12 +160,10 @@ def find(
 ) -> None:
     """Who can do what is said in words, best first. Says so where nothing fits, what came nearest, and ends with code 1."""
     from ioi_dagster.adapters.sql.registry_source import SqlRegistry
-    from ioi_dagster.ras.discovery import discover
 
     owner, store = opened(home, domain_home, domain)
     intent = _intent(owner, words, kind, capability, data_class, deprecated, most)
-    with SqlRegistry(store, _by(owner)).asked(intent, {}, tag=tag) as registry:
-        found = discover(intent, registry)
+    with SqlRegistry(store, _by(owner)).discovering(intent, {}, tag) as (found, registry):
         options = found.options[:most]
         contracts = [registry.source.details(one.summary).contract for one in options]
     if as_json:

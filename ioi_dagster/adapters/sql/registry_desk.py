@@ -33,7 +33,7 @@ from ioi_dagster.ras.asking import (
     VersionTold,
     intent_of,
 )
-from ioi_dagster.ras.discovery import Found, Intent, Option, Policy, Registry, discover
+from ioi_dagster.ras.discovery import Found, Intent, Option, Policy, Registry
 from ioi_dagster.ras.lock import lock
 from ioi_dagster.ras.pointers import Op, PointerEvent, PointerState, Status
 from ioi_dagster.ras.summary import Living
@@ -58,14 +58,15 @@ class SqlRegistryDesk:
     def __init__(self, store: SqlRecordStore, domain: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._store, self._domain, self._monotonic = store, domain, monotonic
         self._by = f"registry of {domain}"
+        self._registry = SqlRegistry(store, self._by)
         self._counts: dict[str, tuple[float, dict[str, dict[str, int]]]] = {}
 
     # From an intent to a choice
 
     def found(self, demand: Demand, asker: str, living: Mapping[str, Living]) -> FoundTold:
         intent = intent_of(demand, asker)
-        with SqlRegistry(self._store, self._by).asked(intent, living, tag=demand.tag) as registry:
-            return self._told(discover(intent, registry), registry, demand.k)
+        with self._registry.discovering(intent, living, demand.tag) as (found, registry):
+            return self._told(found, registry, demand.k)
 
     def _told(self, found: Found, registry: Registry, k: int) -> FoundTold:
         return FoundTold(
@@ -86,8 +87,7 @@ class SqlRegistryDesk:
     ) -> Selected | FoundTold:
         """What was found instead, where nothing would do. `policy`: the last word on each."""
         intent = intent_of(demand, asker)
-        with SqlRegistry(self._store, self._by, policy).asked(intent, living, tag=demand.tag) as registry:
-            found = discover(intent, registry)
+        with self._registry.discovering(intent, living, demand.tag, policy) as (found, registry):
             if not found.options:
                 return self._told(found, registry, demand.k)
         return self._locked(intent, found)

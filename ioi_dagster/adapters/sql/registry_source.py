@@ -72,17 +72,25 @@ class SqlRegistry:
         """As `discovery.discover`. Where a registry is small, each record that does not do is told with its reason; in a large
         one only those are that columns have left, and of these the ones to which the words come near: `why_not` tells of any
         other. Raises `BadInputError` where no words are asked for and these are too many."""
-        found = Found()
+        with self.discovering(intent, living) as (found, _):
+            return found
+
+    @contextmanager
+    def discovering(
+        self, intent: Intent, living: Mapping[str, Living], tag: str = "", policy: Policy | None = None
+    ) -> Iterator[tuple[Found, Registry]]:
+        """`discover`, with that of which it was found, whose records may be read meanwhile. Where there is a `tag`, of what has
+        it; `policy`: the last word on each, in place of the registry's own."""
         for depth in DEPTHS:
-            with self.asked(intent, living, depth=depth) as registry:
+            with self._asked(intent, living, "", tag, depth, policy or self._policy) as registry:
                 found = discover(intent, registry)
-                if found.options or len(registry.summaries) < depth or not _deeper(found):
-                    break
-        return found
+                if depth == DEPTHS[-1] or found.options or len(registry.summaries) < depth or not _deeper(found):
+                    yield found, registry
+                    return
 
     def why_not(self, intent: Intent, living: Mapping[str, Living], urn: str, version: str = "") -> Why:
         """As `why_not.why_not_chosen`, of any version that the asker may see."""
-        with self.asked(intent, living, urn) as registry:
+        with self._asked(intent, living, urn, "", DEPTHS[-1], self._policy) as registry:
             return why_not.why_not_chosen(intent, registry, urn, version)
 
     def standing(self, pinned: Pinned) -> Standing | None:
@@ -102,11 +110,11 @@ class SqlRegistry:
         return Standing(row.digest, Status(stand.status), stand.successor, row.valid_until, revoked)
 
     @contextmanager
-    def asked(
-        self, intent: Intent, living: Mapping[str, Living], urn: str = "", tag: str = "", depth: int = DEPTHS[-1]
+    def _asked(
+        self, intent: Intent, living: Mapping[str, Living], urn: str, tag: str, depth: int, last: Policy | None
     ) -> Iterator[Registry]:
-        """What there is to choose from for `intent`, with all versions of `urn`; where there is a `tag`, of what has it. `depth`:
-        so many that words come near to, where there are more than `FEW`."""
+        """What there is to choose from for `intent`, with all versions of `urn`; of what has the `tag`, where there is one; no
+        more than `depth` that words come near to, where there are more than `FEW`."""
         if any("\0" in text for text in (intent.capability, intent.asker, intent.words, tag)):
             raise BadInputError("a name with a NUL in it", where=self._by, todo="leave it out")
         now = self._store.wall()
@@ -115,7 +123,7 @@ class SqlRegistry:
             found.add(self._candidates(connection, intent, now, tag, depth, found))
             if urn:
                 found.add_versions(str(read_urn(urn)), seen_by(intent.asker))
-            policy = found.policy(intent, self._by, self._policy)
+            policy = found.policy(intent, self._by, last)
             yield Registry(self._by, list(found.summaries), found, living, now, found, policy)
 
     def _candidates(
