@@ -21,8 +21,8 @@ from rich.text import Text
 
 from ioi_dagster.cli_domain import domain_app
 from ioi_dagster.cli_import import import_files
-from ioi_dagster.cli_intervene import COMMANDS
-from ioi_dagster.cli_orders import block_app, node_app, tenant_app
+from ioi_dagster.cli_intervene import COMMANDS, NUMBERED
+from ioi_dagster.cli_orders import Numbered, block_app, node_app, tenant_app
 from ioi_dagster.cli_ras_token import ras_app
 from ioi_dagster.errors import IoiError
 from ioi_dagster.model.amounts import counted
@@ -448,7 +448,9 @@ def drain(
     order = Order(OrderTarget.NODE, name, Verb.DRAIN, within_s=within, why=why)
     cli_orders.give(target.domain, order, as_json, target.name)
     if wait:
-        told = (lambda _: None) if as_json else (lambda steps: out.print(f"still there: {', '.join(steps)}"))
+        told = (
+            (lambda _: None) if as_json else (lambda steps: out.print(f"still there: {', '.join(steps)}", markup=False))
+        )
         cli_drain.wait(find_home(home), target, told)
         if not as_json:
             out.print(f"nothing runs on {target.name} any more", highlight=False)
@@ -706,6 +708,8 @@ def simulate_command(
 
 for command in COMMANDS:
     app.command()(command)
+for command in NUMBERED:
+    app.command(cls=Numbered)(command)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from ioi_dagster.domain import DomainHome
@@ -219,7 +221,7 @@ def expel(
     from ioi_dagster.local.home import find_home
 
     one = _domain(find_home(home), domain)
-    out.print(f"{name} {expel(one, name, why, me(), time.time(), introduced)}", soft_wrap=True)
+    out.print(f"{name} {expel(one, name, why, me(), time.time(), introduced)}", soft_wrap=True, markup=False)
 
 
 @domain_app.command("introductions")
@@ -327,14 +329,16 @@ def show(
     for name, row in rows.items():
         authority = f"{row['authority']} {_short(row['fingerprint'])}"
         told = row["why"] or (f"told by {row['told_by']}" if row["told_by"] else "")
-        table.add_row(name, row["state"], row["gateway"], authority, row["may_be_given"], str(row["serial"]), told)
+        table.add_row(
+            name, row["state"], row["gateway"], authority, row["may_be_given"], str(row["serial"]), Text(told)
+        )
     out.print(table)
     for name, reason in config.expelled.items():
         out.print(f"{name} is expelled" + (f": {reason}" if reason else ""), soft_wrap=True, markup=False)
     out.print(_introductions(config.introductions))
     out.print(f"certificates last {days['gateway']} days (gateway) and {days['client']} days (client)")
     if why:
-        out.print(f"[red]its own gateway does not answer[/]: {why}")
+        out.print(f"[red]its own gateway does not answer[/]: {escape(why)}")
 
 
 def _short(fingerprint: str) -> str:

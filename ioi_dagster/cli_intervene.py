@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from ioi_dagster.cli_orders import number_or_none
 from ioi_dagster.model.intervention import Action, Intervention
 
 out = Console(width=None if sys.stdout.isatty() else 160)
@@ -85,12 +86,11 @@ def cap(
     as_json: Json = False,
 ) -> None:
     """Let no more than so many steps of a run, or of one name, run at once. What runs goes on to its end."""
-    if steps != "none" and not steps.isdecimal():
-        raise typer.BadParameter(f"{steps!r} is neither a number nor `none`")
-    _say(home, as_json, Intervention(run, Action.CAP, step, None if steps == "none" else int(steps), why=why))
+    _say(home, as_json, Intervention(run, Action.CAP, step, number_or_none(steps), why=why))
 
 
-COMMANDS = (pause, resume, cancel, reroute, prioritise, cap)
+COMMANDS = (pause, resume, cancel, reroute)
+NUMBERED = (prioritise, cap)
 
 
 def _say(home: Path | None, as_json: bool, what: Intervention) -> None:
@@ -114,4 +114,4 @@ def _say(home: Path | None, as_json: bool, what: Intervention) -> None:
         return
     name = f"{its.step} of run {its.run[:8]}" if its.step else f"run {its.run[:8]}"
     answer = its.answer or "no process of the run has seen it yet; it is in its ledger, and counts when one does"
-    out.print(f"{name}: {answer}", highlight=False, soft_wrap=True)
+    out.print(f"{name}: {answer}", highlight=False, markup=False, soft_wrap=True)

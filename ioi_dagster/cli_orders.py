@@ -4,6 +4,7 @@ here too."""
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,11 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperCommand
 
 from ioi_dagster.model.names import near
 from ioi_dagster.model.order import SENSELESS, Order, Target, Verb
 
 if TYPE_CHECKING:
+    from typer import Context
+
     from ioi_dagster.domain import DomainHome
 
 out = Console(width=None if sys.stdout.isatty() else 160)
@@ -31,6 +35,19 @@ In = Annotated[str, typer.Option("--domain", help="Which domain; default: the ho
 Home = Annotated[Path | None, typer.Option("--home", help="The federation's folder; default $IOI_HOME or .ioi")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output")]
 Within = Annotated[float | None, typer.Option(min=0, help="Seconds after which what still runs is placed elsewhere")]
+
+NEGATIVE = re.compile(r"-\d+")
+MOST_DIGITS = 20
+"""The bounds of each number are its order's; Python reads none of more than 4300 digits."""
+
+
+class Numbered(TyperCommand):
+    """A command that takes a number: `-5` is one, and no option."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        ctx.ignore_unknown_options = any(NEGATIVE.fullmatch(one) for one in args)
+        return super().parse_args(ctx, args)
+
 
 WHAT = {
     Target.BLOCK: "a block, by its capability, as page.ocr (`dagster.step`: steps of own code)",
@@ -64,7 +81,8 @@ def _app(target: Target) -> typer.Typer:
         told = NO_SENSE if (target, verb) in SENSELESS else words
         app.command(str(verb), help=told.format(WHAT[target]))(made)
     for verb in (Verb.CAP, Verb.PRIORITISE):
-        app.command(str(verb), help=NUMBERS[target, verb].format(WHAT[target]))(_numbered(target, verb))
+        told = NUMBERS[target, verb].format(WHAT[target])
+        app.command(str(verb), help=told, cls=Numbered)(_numbered(target, verb))
     return app
 
 
@@ -124,7 +142,7 @@ def _numbered(target: Target, verb: Verb) -> Callable[..., None]:
         home: Home = None,
         as_json: Json = False,
     ) -> None:
-        _order(home, domain, as_json, Order(target, name, verb, _number(number), why=why), unseen)
+        _order(home, domain, as_json, Order(target, name, verb, number_or_none(number), why=why), unseen)
 
     return command
 
@@ -132,11 +150,12 @@ def _numbered(target: Target, verb: Verb) -> Callable[..., None]:
 block_app, tenant_app, node_app = map(_app, (Target.BLOCK, Target.TENANT, Target.NODE))
 
 
-def _number(text: str) -> int | None:
+def number_or_none(text: str) -> int | None:
+    """None for `none`. Raises `typer.BadParameter` for what is no number either, or one that nobody would write."""
     if text == "none":
         return None
-    if not text.isdecimal():
-        raise typer.BadParameter(f"{text!r} is neither a number nor `none`")
+    if not text.isdecimal() or len(text) > MOST_DIGITS:
+        raise typer.BadParameter(f"{text[:MOST_DIGITS]!r} is neither a number nor `none`")
     return int(text)
 
 
@@ -175,5 +194,8 @@ def give(domain: DomainHome, order: Order, as_json: bool, name: str = "", unseen
         print(json.dumps(told))
         return
     out.print(
-        f"{name or f'{order.target} {order.name} of {domain.name}'} {given.answer}", highlight=False, soft_wrap=True
+        f"{name or f'{order.target} {order.name} of {domain.name}'} {given.answer}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
