@@ -48,7 +48,8 @@ def define(meta: sa.MetaData) -> FeedTables:
             "item",
             "origin",
             "audience",
-            sqlite_where=sa.text("live"),
+            # As queries have it, or it is not used.
+            sqlite_where=sa.text("live = 1"),
             postgresql_where=sa.text("live"),
         ),
     )

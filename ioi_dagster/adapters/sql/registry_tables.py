@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from ioi_dagster.adapters.sql.feed_tables import define
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest of `migrations/versions`."""
 
 meta = sa.MetaData()

@@ -1,0 +1,21 @@
+"""The index of what feeds state is one that SQLite uses."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+_NAME, _COLUMNS = "feed_entry_item", ["item", "origin", "audience"]
+
+
+def upgrade() -> None:
+    op.drop_index(_NAME, "feed_entry")
+    op.create_index(_NAME, "feed_entry", _COLUMNS, sqlite_where=sa.text("live = 1"), postgresql_where=sa.text("live"))
+
+
+def downgrade() -> None:
+    op.drop_index(_NAME, "feed_entry")
+    op.create_index(_NAME, "feed_entry", _COLUMNS, sqlite_where=sa.text("live"), postgresql_where=sa.text("live"))
