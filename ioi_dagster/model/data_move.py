@@ -22,7 +22,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class DataMove:
-    """`size` bytes of version `version` of `asset` (a URN) are to go from `source` to `target`; `owner`: whose it is."""
+    """`size` bytes of version `version` of `asset` (a URN) are to go from `source` to `target`; `owner`: whose it is; `regions`
+    in which it has to stay (empty: anywhere)."""
 
     asset: str
     version: str
@@ -31,6 +32,7 @@ class DataMove:
     size: int
     source: Place
     target: Place
+    regions: tuple[str, ...] = ()
 
 
 MovePolicy = Callable[[DataMove], Decision]

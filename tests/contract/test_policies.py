@@ -50,6 +50,9 @@ def documents() -> list[dict[str, Any]]:
                 "origin": {"domain": origin, "authority": "partners"},
                 "step": {"data_class": data_class, "capability": capability},
                 "candidate": {"domain": domain, "authority": authority, "handles": "internal"},
+                "asset": {"owner": origin, "data_class": data_class, "regions": ["eu"] if capability[0] == "p" else []},
+                "source": {"domain": origin, "authority": "partners", "handles": "restricted", "region": "eu"},
+                "target": {"domain": domain, "authority": authority, "handles": "internal", "region": ""},
                 "permit": {"highest": "internal", "domains": ["lab.example"]},
                 "subject": {"id": "" if domain == "cloud.example" else "ann"},
                 "run": {"code": capability, "tags": {"ioi/approval": "required"} if origin[0] == "s" else {}},
@@ -73,7 +76,7 @@ def test_the_embedded_engine_says_what_opa_says(entrypoint: str, tmp_path: Path)
     assert len(official) == len(asked)
 
     def plain(verdict: Any) -> Any:
-        return {**verdict, "deny": sorted(verdict["deny"], key=lambda deny: deny["code"])}
+        return {**verdict, "deny": sorted(verdict["deny"], key=lambda deny: json.dumps(deny, sort_keys=True))}
 
     assert [plain(engine.evaluate(entrypoint, document)) for document in asked] == [plain(v) for v in official]
     codes = {deny["code"]: deny["params"] for verdict in official for deny in verdict["deny"]}

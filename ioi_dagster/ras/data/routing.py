@@ -130,6 +130,7 @@ def may_go(asset: Asset, source: str, target: str, network: Network) -> tuple[Re
         asset.size,
         network.places[source],
         network.places[target],
+        asset.regions,
     )
     decision = network.policy(move)
     if decision.allowed and not decision.obligations:
