@@ -57,10 +57,10 @@ def init(
     from ioi_dagster.local.joining import init, listening
 
     listening(listen)
-    spec, links = _spec(name, topology, authority, nodes)
+    spec, links, data = _spec(name, topology, authority, nodes)
     known = _blocks(blocks)
     domain = DomainHome(find_home(home) / "domains" / name)
-    record = init(domain, network, spec, listen, POLICIES, known, time.time(), topology, links)
+    record = init(domain, network, spec, listen, POLICIES, known, time.time(), topology, links, data)
     out.print(f"{name} is made in {domain.root}, gateway {record.gateway}", soft_wrap=True)
     out.print(f"authority {record.authority}: {_short(record.authorities[0].fingerprint)}", soft_wrap=True)
     out.print(
@@ -90,10 +90,11 @@ def _blocks(where: str) -> list[Any]:
     return found
 
 
-def _spec(name: str, topology: Path | None, authority: str, nodes: int) -> tuple[Any, Any]:
-    """The domain, and what is told of its links."""
+def _spec(name: str, topology: Path | None, authority: str, nodes: int) -> tuple[Any, Any, Any]:
+    """The domain, what is told of its links, and where it keeps data."""
     from ioi_dagster.errors import BadInputError
     from ioi_dagster.local.topology_file import load_topology
+    from ioi_dagster.model.data_stores import DataSpec, StoreSpec
     from ioi_dagster.model.member import NAME
     from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
 
@@ -104,10 +105,11 @@ def _spec(name: str, topology: Path | None, authority: str, nodes: int) -> tuple
         if name not in {domain.name for domain in known.domains}:
             raise BadInputError(f"it has no domain {name!r}", where=str(topology), todo="name one of its domains")
         its = known.domain(name)
-        return replace(its, authority=authority or its.authority), known.links_of(name)
+        return replace(its, authority=authority or its.authority), known.links_of(name), known.data.get(name)
     scope = name.partition(".")[0]
     cluster = ClusterSpec(f"{scope}-main", tuple(NodeSpec(f"{scope}-{number}") for number in range(1, nodes + 1)))
-    return DomainSpec(name, authority or f"{scope}-authority", (cluster,)), ()
+    shelf = DataSpec((StoreSpec("shelf", "data"),))
+    return DomainSpec(name, authority or f"{scope}-authority", (cluster,)), (), shelf
 
 
 @domain_app.command("up")
@@ -115,7 +117,7 @@ def up(home: Home = None, domain: Name = "") -> None:
     """Start the domain's gateway, schedulers and workers; they run until Ctrl-C, or until it has left."""
     from ioi_dagster.errors import BadInputError
     from ioi_dagster.local.home import find_home
-    from ioi_dagster.local.joining import has_left, sign_again
+    from ioi_dagster.local.joining import has_left, sign_again, take_data
     from ioi_dagster.local.one_domain import running
 
     one = _domain(find_home(home), domain)
@@ -128,6 +130,7 @@ def up(home: Home = None, domain: Name = "") -> None:
         signal.signal(number, stop)
     if has_left(one):
         raise BadInputError(f"{one.name} has left", todo="`ioi domain join` comes back, with a new invitation")
+    take_data(one)
     sign_again(one, time.time())
     with running(one, stopped=lambda: bool(told)) as processes:
         if processes.ready:

@@ -18,6 +18,7 @@ from ioi_dagster.certificates import Trusted
 from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.data_stores import DataSpec
 from ioi_dagster.model.member import MAX_CHAIN, MemberRecord, read_record
 from ioi_dagster.model.placement import Link
 from ioi_dagster.model.refusal import Refusal
@@ -55,7 +56,8 @@ class DomainConfig:
     given. `introductions`: whether a domain of which a member tells becomes one too, with what is public; else only who is
     invited or invites. `expelled`: those that the owner has put out, and why; they are members again by a new invitation
     alone. `vouched`: whom a member has introduced, and that member. Its gateway goes by all but these three as it was at its
-    start. `links`: what is told of what lies between this domain and others; a run goes by them as they were at its start."""
+    start. `links`: what is told of what lies between this domain and others; a run goes by them as they were at its start.
+    `data`: where it keeps data, with whole URLs; `regions`: in which others keep theirs, as far as its owner knows."""
 
     network: str
     home: str
@@ -71,6 +73,8 @@ class DomainConfig:
     expelled: dict[str, str] = field(default_factory=dict)
     links: tuple[Link, ...] = ()
     vouched: dict[str, str] = field(default_factory=dict)
+    data: DataSpec = field(default_factory=DataSpec)
+    regions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,21 @@ class DomainHome:
     def standing(self) -> Path:
         """How clusters stand with the domain, by what its runs have seen."""
         return self.root / "standing"
+
+    @property
+    def originals(self) -> Path:
+        """Which data its owner has registered, and where it lies (`adapters/fsspec/stores`)."""
+        return self.root / "originals.json"
+
+    @property
+    def kept_where(self) -> Path:
+        """In which domains the owner wants copies of his data."""
+        return self.root / "kept-where.json"
+
+    @property
+    def store_credentials(self) -> Path:
+        """fsspec's options by the names that `DataSpec` has for them, as JSON; its owner writes it."""
+        return self.root / "keys" / "stores.json"
 
     @property
     def logs(self) -> Path:

@@ -35,6 +35,7 @@ from ioi_dagster.local.member_book import meet, start_anew
 from ioi_dagster.local.readiness import Missing, Readiness, Seen, clusters_of, nodes_of
 from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.capability import BlockSpec
+from ioi_dagster.model.data_stores import DataSpec, doors_between
 from ioi_dagster.model.topology import DomainSpec, Topology
 from ioi_dagster.ports import free_ports
 
@@ -114,6 +115,7 @@ class Federation:
             prepare_folders(self.domain(spec.name))
         ports = free_ports(sum(1 + 2 * len(spec.clusters) for spec in self._topology.domains))
         gateways = {spec.name: f"https://127.0.0.1:{ports.pop()}" for spec in self._topology.domains}
+        data = {name: its.at(str(self.domain(name).root)) for name, its in self._topology.data.items()}
         for spec in self._topology.domains:
             home = self.domain(spec.name)
             start_anew(
@@ -137,6 +139,8 @@ class Federation:
                     authorities={other.name: other.authority for other in self._topology.domains},
                     limits={other.name: other.handles for other in self._topology.domains},
                     links=self._topology.links_of(spec.name),
+                    data=replace(data.get(spec.name, DataSpec()), doors=doors_between(data, spec.name)),
+                    regions={other.name: other.region for other in self._topology.domains if other.region},
                 ),
             )
             (home.root / "blocks.json").write_bytes(msgspec.json.encode(offered(spec, self._blocks)))

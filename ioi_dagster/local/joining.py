@@ -52,8 +52,10 @@ from ioi_dagster.local.member_book import (
     own_record,
     take_in,
 )
+from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.capability import BlockSpec
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.data_stores import DataSpec
 from ioi_dagster.model.member import (
     INVITED,
     Invitation,
@@ -89,9 +91,11 @@ def init(
     now: float,
     topology: Path | None = None,
     links: tuple[Link, ...] = (),
+    data: DataSpec | None = None,
 ) -> MemberRecord:
     """Folders, keys, certificates, configuration and the first record of a domain. `listen`: `host:port` of its
-    gateway, port 0 for a free one; `topology`: the file that `spec` is from, if any; `links`: see `DomainConfig`. Raises
+    gateway, port 0 for a free one; `topology`: the file that `spec` is from, if any; `links`, `data`: see
+    `DomainConfig`. Raises
     `BadInputError` where the domain is there already."""
     if (home.root / "domain.json").exists():
         raise BadInputError("this domain is there already", where=str(home.root), todo="see it with `ioi domain show`")
@@ -123,11 +127,22 @@ def init(
         authorities={home.name: spec.authority},
         limits={home.name: spec.handles},
         links=links,
+        data=(data or DataSpec()).at(str(home.root)),
     )
     home.save_config(config)
     write_private(home.root / "blocks.json", msgspec.json.encode(offered(spec, blocks)))
     sign_again(home, now)
     return own_record(home)
+
+
+def take_data(home: DomainHome) -> None:
+    """Where the domain keeps data is what its topology file says by now; without a file all stays. Raises `BadInputError` where
+    the file cannot be read."""
+    if home.topology is None:
+        return
+    stated = load_topology(home.topology).data.get(home.name, DataSpec()).at(str(home.root))
+    if stated != home.config().data:
+        change_config(home, lambda config: replace(config, data=stated))
 
 
 def sign_again(home: DomainHome, now: float) -> None:

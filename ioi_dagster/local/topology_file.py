@@ -10,11 +10,13 @@ import yaml
 
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.local.autoscale_reader import read_autoscale
+from ioi_dagster.local.data_reader import read_data
 from ioi_dagster.local.links_reader import read_links
 from ioi_dagster.local.quota_reader import read_amounts, read_quotas
 from ioi_dagster.local.yaml_reader import YamlReader
 from ioi_dagster.model.amounts import MEMORY
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.data_stores import DataSpec
 from ioi_dagster.model.negotiation import SLOTS
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec, Topology
 
@@ -68,6 +70,13 @@ def _refuse_odd(text: str, path: Path) -> None:
 
 
 class _Reader(YamlReader):
+    data: dict[str, DataSpec]
+    """By domain that says something of it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.data = {}
+
     def topology(self, root: Any) -> Topology | None:
         if root is None:
             self.errors.append(f"{self.path}:1: the file is empty")
@@ -84,18 +93,23 @@ class _Reader(YamlReader):
         if home and found and home not in {domain.name for domain in found}:
             self.error(values["home"], f"home {home!r} is not one of the domains")
         links = read_links(self, values.get("links"), found)
-        return Topology(self.name(values.get("network"), "network"), home, tuple(found), links)
+        return Topology(self.name(values.get("network"), "network"), home, tuple(found), links, self.data)
 
     def domain(self, node: Any) -> DomainSpec | None:
-        allowed = {"name", "authority", "handles", "retains", "region", "blocks", "clusters", "parent", "dask_tls"}
+        allowed = {"name", "authority", "handles", "retains", "region", "blocks", "clusters", "parent", "dask_tls"} | {
+            "data"
+        }
         values = self.mapping(node, allowed, {"name", "authority", "clusters"}, "a domain")
         clusters = [self.cluster(item) for item in self.sequence(values.get("clusters"), "clusters")]
+        name, retains = self.name(values.get("name")), self.scalar(values.get("retains"), "retains", bool, True)
+        if "data" in values:
+            self.data[name] = read_data(self, values["data"], retains)
         return DomainSpec(
-            name=self.name(values.get("name")),
+            name=name,
             authority=self.text(values.get("authority"), "authority"),
             clusters=tuple(clusters),
             handles=self.data_class(values.get("handles")),
-            retains=self.scalar(values.get("retains"), "retains", bool, True),
+            retains=retains,
             blocks=tuple(self.text(item, "a block") for item in self.sequence(values.get("blocks"), "blocks", True)),
             region=self.scalar(values.get("region"), "region", str, ""),
             parent=self.scalar(values.get("parent"), "parent", str, ""),

@@ -33,6 +33,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "node_hour": (0, 1e9),
     "per_hour": (0, 1e12),
     "per_day": (0, 1e12),
+    "most": (1, 2**50),
+    "survey_s": (1, 28_800),
 }
 _TEXT = "tag:yaml.org,2002:str"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ioi_dagster.model.amounts import MEMORY
 from ioi_dagster.model.autoscale import Autoscale
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.data_stores import DataSpec
 from ioi_dagster.model.negotiation import SLOTS
 from ioi_dagster.model.placement import Link
 from ioi_dagster.model.quota import QuotaTree, total
@@ -101,12 +103,14 @@ class DomainSpec:
 @dataclass(frozen=True, slots=True)
 class Topology:
     """The network; `home` is the domain that owns the runs started on this machine. `links`: what is told of what lies between
-    domains (bytes a second, seconds); of others nobody knows it."""
+    domains (bytes a second, seconds); of others nobody knows it. `data`: by domain, where it keeps data; what members
+    read, `DomainSpec`, does not have it."""
 
     network: str
     home: str
     domains: tuple[DomainSpec, ...]
     links: tuple[Link, ...] = ()
+    data: Mapping[str, DataSpec] = field(default_factory=dict)
 
     def domain(self, name: str) -> DomainSpec:
         return next(domain for domain in self.domains if domain.name == name)

@@ -9,6 +9,7 @@ from ioi_dagster.local.home import TOPOLOGY
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.autoscale import Autoscale
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.data_stores import DataSpec, DoorSpec, StoreSpec, doors_between
 from ioi_dagster.model.placement import Link
 from ioi_dagster.model.topology import NodeSpec
 
@@ -232,3 +233,71 @@ def test_nodes_of_a_group_come_and_go(tmp_path):
     assert [(node.name, node.autoscale) for node in cluster.groups] == [("g", Autoscale(max=3, idle_s=60.0))]
     assert list(cluster.members()) == ["n1", "g-1", "g-2", "g-3"]
     assert cluster.capacity["slots"] == 7.0  # when all are there
+
+
+DATA = """    data:
+      survey_s: 60
+      stores:
+        - {name: shelf, url: data, most: 10GiB}
+        - {name: attic, url: "s3://attic/ours", credentials: attic}
+      doors:
+        - {domain: far.example, url: "https://far.example/data/"}
+"""
+
+
+def test_where_a_domain_keeps_data_is_not_in_what_its_members_read(tmp_path: Path) -> None:
+    path = tmp_path / "topology.yaml"
+    path.write_text(GOOD.replace("  - name: b\n", f"{DATA}  - name: b\n"))
+    topology = load_topology(path)
+    assert topology.data == {
+        "a": DataSpec(
+            (StoreSpec("shelf", "data", most=10 * 2**30), StoreSpec("attic", "s3://attic/ours", "attic")),
+            (DoorSpec("far.example", "https://far.example/data"),),
+            60.0,
+        )
+    }
+    assert "attic" not in repr(topology.domains)
+
+
+def test_a_store_without_a_scheme_is_below_the_domains_own_folder_and_a_door_of_all_others() -> None:
+    stated = {"a": DataSpec((StoreSpec("shelf", "data"), StoreSpec("disk", "/srv/x"), StoreSpec("attic", "s3://b/c")))}
+    stated = {name: its.at(f"/home/{name}") for name, its in stated.items()}
+    assert [store.url for store in stated["a"].stores] == ["file:///home/a/data", "file:///srv/x", "s3://b/c"]
+    assert doors_between(stated, "a") == ()
+    assert doors_between(stated, "b") == tuple(DoorSpec("a", store.url) for store in stated["a"].stores)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("{stores: [{name: s, url: data, size: 1}]}", "FILE:7: unknown key 'size' in a store"),
+        ("{stores: [{name: s}]}", "FILE:7: a store lacks 'url'"),
+        ("{stores: []}", "FILE:7: stores may not be empty"),
+        ("{stores: [{name: s, url: data, most: lots}]}", "FILE:7: most says 'lots' is no amount"),
+        ("{stores: [{name: s, url: data, most: 0}]}", "FILE:7: most must be from 1 to"),
+        ("{stores: [{name: s, url: 's3://ann:secret@host/x'}]}", "FILE:7: url may not hold credentials"),
+        ("{stores: [{name: s, url: 's3://x', credentials: [k]}]}", "FILE:7: credentials must be of type str"),
+        ("{stores: [{name: s, url: 'zip://a::file:///b'}]}", "FILE:7: url 'zip://a::file:///b' holds one of"),
+        ("{stores: [{name: s, url: '../x'}]}", "FILE:7: url '../x' may not hold the folders . and .."),
+        (
+            "{stores: [{name: s, url: 'gopher9://x'}]}",
+            "FILE:7: url has the scheme 'gopher9', which fsspec does not know",
+        ),
+        ("{stores: [{name: s, url: 'file://srv/x'}]}", "FILE:7: url 'file://srv/x' lacks a /"),
+        ("{stores: [{name: s, url: 'https://x/y'}]}", "FILE:7: nothing is written by http"),
+        ("{stores: [{name: s, url: x}, {name: s, url: y}]}", "FILE:7: two stores have the name 's'"),
+        ("{stores: [{name: s, url: x}, {name: t, url: x/y}]}", "FILE:7: store 't' lies in store 's'"),
+        ("{doors: [{domain: z, url: data}]}", "FILE:7: a door is a whole URL, as file:///srv/data, not 'data'"),
+        ("{survey_s: 0}", "FILE:7: survey_s must be from 1 to 28800"),
+        ("[1]", "FILE:7: data must be a mapping"),
+    ],
+)
+def test_what_is_wrong_with_stores_is_told_with_its_line(tmp_path: Path, data: str, expected: str) -> None:
+    text = GOOD.replace("  - name: b\n", f"    data: {data}\n  - name: b\n")
+    line = text[: text.index("data:")].count("\n") + 1
+    assert expected.replace("FILE:7", f"FILE:{line}") in errors_of(tmp_path, text)
+
+
+def test_a_domain_that_retains_nothing_keeps_no_data(tmp_path: Path) -> None:
+    text = GOOD.replace("  - name: b\n", "    retains: false\n    data: {stores: [{name: s, url: x}]}\n  - name: b\n")
+    assert "a domain that retains nothing keeps no data" in errors_of(tmp_path, text)
