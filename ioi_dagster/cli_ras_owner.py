@@ -258,25 +258,8 @@ def restore(
         print(json.dumps({"domain": owner.name, "registry": str(owner.registry)}))
         return
     out.print(f"the registry of {owner.name} is as it was in {file}", soft_wrap=True, highlight=False)
-    out.print("others may have seen what came after that: make sure of it, then `ioi ras go-on HOW`", soft_wrap=True)
-
-
-@ras_app.command("go-on")
-def go_on(
-    how: Annotated[str, typer.Argument(help="How it was made sure of; it is kept")],
-    home: Home = None,
-    domain_home: DomainFolder = None,
-    domain: Name = "",
-    as_json: AsJson = False,
-) -> None:
-    """Sign again after a backup was restored: nothing that others have seen is missing, or a new epoch begins."""
-    owner, store = opened(home, domain_home, domain)
-    if store.restored is None:
-        raise bad(f"the registry of {owner.name} was not restored, or goes on already")
-    if not how.strip():
-        raise bad("it is not said how it was made sure of", todo="say it: what others have of it, or a new epoch")
-    store.go_on(how)
-    print(json.dumps({"domain": owner.name})) if as_json else out.print(f"{owner.name} signs again")
+    todo = "start its gateway, which takes what is missing from them (`ioi ras feeds`), then `ioi ras go-on HOW`"
+    out.print(f"others may have seen what came after that: {todo}", soft_wrap=True)
 
 
 def _signing(home: Path | None, domain_home: Path | None, domain: str) -> tuple[DomainHome, SqlRecordStore]:

@@ -31,6 +31,7 @@ from ioi_dagster.adapters.http.tls import PEOPLE, client_context, people_context
 from ioi_dagster.adapters.http.transport import over_aiohttp
 from ioi_dagster.adapters.link.caller import ClusterLine
 from ioi_dagster.adapters.opa.bundle_file import BundleFile
+from ioi_dagster.adapters.sql.feed_own import OwnRecords
 from ioi_dagster.adapters.sql.feed_records import FeedRecords
 from ioi_dagster.adapters.sql.feeds import SqlFeeds
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
@@ -162,7 +163,7 @@ def _feeds(home: DomainHome, store: SqlRecordStore, clock: Clock) -> FeedDesk:
     def the_root() -> SigningKey | None:
         return SigningKey.load(home.name, root) if root.exists() else None
 
-    desk = FeedDesk(
+    return FeedDesk(
         home.name,
         feeds,
         replica,
@@ -173,9 +174,8 @@ def _feeds(home: DomainHome, store: SqlRecordStore, clock: Clock) -> FeedDesk:
         clock,
         home.client_certificate.read_bytes,
         store.check_may_sign,
+        OwnRecords(store, home.name),
     )
-    desk.first = lambda: [record.signed for record in store.all_of(home.name)]
-    return desk
 
 
 def _allow_files(count: int) -> None:

@@ -17,12 +17,13 @@ import msgspec
 
 from ioi_dagster.adapters.http.client import GatewayClient, own_gateway
 from ioi_dagster.adapters.http.tls import client_context
+from ioi_dagster.adapters.sql.feed_own import OwnRecords
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.certificates import Authority, Role
 from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import ClusterAddress, DomainConfig, DomainHome
-from ioi_dagster.errors import BadInputError, IoiError, SignatureError, UnreachableError
+from ioi_dagster.errors import BadInputError, FinalError, IoiError, SignatureError, UnreachableError
 from ioi_dagster.local.federation import governor_address, offered
 from ioi_dagster.local.identity import (
     certificates,
@@ -296,8 +297,15 @@ def _register_again(home: DomainHome, key: SigningKey, say: Callable[[str], None
         return
     try:
         store = SqlRecordStore(home.registry, home.trusted())
-        for record in store.records(domain=home.name):
-            store.put(key.sign(record.signed.body))
+        store.check_may_sign()
+        own, _ = OwnRecords(store, home.name).news(None)
+        events = [one.event.signed for one in own.pointed if one.event.signer == home.name]
+        outcomes = [
+            *store.put_many([key.sign(signed.body) for signed in own.records]),
+            *store.point_many([key.sign(signed.body) for signed in events]),
+        ]
+        for refused in [one for one in outcomes if isinstance(one, FinalError)]:
+            say(f"not all of its registry could be signed anew: {refused}")
     except Exception as error:  # whatever the file has: keys that are to be taken back are not kept for it
         say(
             f"its registry could not be signed anew: {error} — start its gateway anew, or nothing that it offers is found"

@@ -14,9 +14,12 @@ from ioi_dagster.adapters.sql.migrating import migrate, open_migrated, revision_
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.adapters.sql.registry_backup import backup, restore
 from ioi_dagster.adapters.sql.registry_checking import rebuild, verify
+from ioi_dagster.adapters.sql.registry_listing import Wish, listed
+from ioi_dagster.adapters.sql.registry_source import SqlRegistry
 from ioi_dagster.adapters.sql.registry_tables import HEAD, audit, meta, record
 from ioi_dagster.errors import BadInputError, FinalError, SignatureError
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.ras.discovery import Intent
 from ioi_dagster.ras.pointers import Status, accept_transfer, set_alias, set_status, transfer
 from ioi_dagster.ras.record import Kind, Record, make_record
 from ioi_dagster.ras.store import Wanted
@@ -210,6 +213,26 @@ def test_what_has_ended_is_given_only_to_who_names_it(store):
     ended, before = reader("2.0", valid_until=NOW), reader("1.0")
     store.put_many([ended.signed, before.signed])
     assert (store.get(NAME), store.records(), store.get(NAME, "2.0")) == (before, [before], ended)
+
+
+def test_when_a_version_ends_every_answer_is_the_one_before(store):
+    soon, before = reader("2.0", valid_until=NOW + 10), reader("1.0")
+    store.put_many([soon.signed, before.signed])
+
+    def answers() -> set[str]:
+        found = SqlRegistry(store, "cloud.example").discover(Intent(capability="page.read"), {})
+        given = [store.get(NAME), *store.records(), *store.find(Wanted("page.read"))]
+        given += [one.record for one in listed(store, Wish(), 9)]
+        return {one.version for one in given if one is not None} | {one.summary.version for one in found.options}
+
+    assert answers() == {"2.0"}
+    store.wall = lambda: NOW + 10
+    assert answers() == {"1.0"}
+    # What comes now is weighed as of now, and what follows from what is signed is made as of now.
+    store.put(reader("3.0", valid_until=NOW + 5).signed)
+    assert answers() == {"1.0"}
+    rebuild(store)
+    assert answers() == {"1.0"}
 
 
 def test_threads_that_put_at_once_all_get_their_record(store):

@@ -16,6 +16,7 @@ from cryptography import x509
 
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
+from ioi_dagster.adapters.sql.registry_checking import verify
 from ioi_dagster.certificates import DAY_S, Authority, read_certificate
 from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import DomainHome
@@ -25,6 +26,7 @@ from ioi_dagster.local.identity import OVERLAP_S, certificates, end_overlap, end
 from ioi_dagster.local.member_book import FolderBook, own_record
 from ioi_dagster.model.data_class import DataClass
 from ioi_dagster.model.member import newer_record, sign_record
+from ioi_dagster.ras.pointers import Status, set_status
 from ioi_dagster.ras.record import Kind, make_record
 from tests.conftest import Child
 from tests.realms import into_dask, owned, realm
@@ -119,6 +121,18 @@ def test_what_a_domain_has_registered_is_signed_by_its_new_key(lab, read_before)
         joining.rotate(lab, revoke, time.time(), 0.0, lambda text: None if "its own gateway" in text else never(text))
         key = lab.signing_key()
         assert store.records() == [make_record(key, Kind.CLUSTER, name, "1", spec) for name, spec in specs.items()]
+
+
+def test_older_versions_and_what_is_said_of_them_are_signed_by_the_new_key_too(lab):
+    store, before = SqlRecordStore(lab.registry, lab.trusted()), lab.signing_key()
+    old, new = (make_record(before, Kind.MODEL, "m", version, {}) for version in ("1", "2"))
+    store.put_many([old.signed, new.signed])
+    store.point(set_status(before, old.urn, 1, 1.0, Status.YANKED, "1").signed)
+    joining.rotate(lab, True, time.time(), 0.0, lambda text: None if "its own gateway" in text else never(text))
+    key = lab.signing_key()
+    assert store.all_of(lab.name) == [make_record(key, Kind.MODEL, "m", version, {}) for version in ("1", "2")]
+    assert store.history(old.urn) == [set_status(key, old.urn, 1, 1.0, Status.YANKED, "1")]
+    assert list(verify(store)) == []
 
 
 def test_keys_are_taken_back_where_the_registry_cannot_be_read(lab):

@@ -6,17 +6,13 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import msgspec
 
-from ioi_dagster.adapters.http.clocks import ahead_of
+from ioi_dagster.adapters.http.feed_lines import FeedLines
 from ioi_dagster.adapters.http.protocol import (
-    CLOCK_HEADER,
-    PREFIX,
-    PROOF_HEADER,
     HeadsSwapped,
     SwapHeads,
     Telling,
@@ -28,7 +24,6 @@ from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError, FinalError, RetryableError
 from ioi_dagster.model.member import MemberRecord
 from ioi_dagster.model.refusal import Refusal
-from ioi_dagster.policy.proof import prove
 from ioi_dagster.ras.feeds.names import Feed, read_feed
 from ioi_dagster.ras.feeds.owner import Owner
 from ioi_dagster.ras.feeds.reader import Taken, read_entries
@@ -48,36 +43,30 @@ from ioi_dagster.ras.feeds.replica_messages import (
     Tick,
     Wrote,
 )
-from ioi_dagster.ras.feeds.store import FeedStore, Page
+from ioi_dagster.ras.feeds.store import FeedStore, OwnWord, Page
 from ioi_dagster.ras.record import LOCAL
-from ioi_dagster.ras.urn import Kind
-from ioi_dagster.signing import Signed, SigningKey, digest_bytes
+from ioi_dagster.signing import SigningKey
 
 log = logging.getLogger("ioi.feeds")
 TICK_S = 0.25
+FOLLOW_S = 0.5
+"""So often it is looked whether the registry has something new of the domain's own."""
+FORGET_S = 60.0
+"""So long is kept what they state who take part no longer."""
 RENEW_S = 10.0
 """So often it is looked whether heads or tombstones have become old."""
 LIMIT = 1_000
 """Entries that are asked for at a time, and answered at most."""
 ANSWER_S = 10.0
 """Besides what the other side was told that it may wait."""
-MAX_ANSWER = 2**24
 READERS = 2
 """Pages that are read and kept at a time: a gateway has other things to do."""
-
-
-@dataclass(slots=True)
-class _Line:
-    record: MemberRecord
-    shown: object
-    http: httpx.AsyncClient
-    ahead_s: float = 0.0
 
 
 class FeedDesk:
     """`key` gives what the domain signs by, `root` its feeds' root, None where that is not on this machine; `http_to` what asks a
     member's gateway, and `members` the records of those that take part. `check_may_sign` raises `FinalError` where nothing may be
-    signed for now."""
+    signed for now. What `own` has is told: all of it at the start, then what comes."""
 
     def __init__(
         self,
@@ -91,19 +80,28 @@ class FeedDesk:
         clock: Clock,
         shown: Callable[[], object] = lambda: None,
         check_may_sign: Callable[[], None] = lambda: None,
+        own: OwnWord | None = None,
     ) -> None:
         self._domain, self._store, self._replica, self._clock = domain, store, replica, clock
-        self._key, self._root, self._members, self._http_to, self._shown = key, root, members, http_to, shown
-        self._check_may_sign = check_may_sign
-        self._lines: dict[str, _Line] = {}
+        self._key, self._root, self._members = key, root, members
+        self._lines = FeedLines(key, members, http_to, clock, shown)
+        self._check_may_sign, self._own = check_may_sign, own
         self._tasks: set[asyncio.Task[None]] = set()
         self._news: dict[Feed, asyncio.Event] = {}
+        self._heads: dict[tuple[str, Feed], KeepHead] = {}
+        """To be kept, oldest first."""
+        self._keeping: asyncio.Task[None] | None = None
         self._renew_at = float("-inf")
         self._writing = asyncio.Lock()
         self._readers = asyncio.Semaphore(READERS)
-        self.first: Callable[[], Sequence[Signed]] | None = None
-        """Gives what is stated from the start on, and nothing else, as soon as the domain may write: as it is by then, since
-        more may have been stated meanwhile."""
+        self._told: object | None = None
+        """As of which mark of `own` all is told; None before the first time, when what `own` has not is stated no longer."""
+        self._told_by = ""
+        self._keys: dict[str, tuple[str, ...]] = {}
+        """Of members, by which what they state was taken."""
+        self._strange: dict[str, float] = {}
+        """Who takes part no longer, and since when that is seen."""
+        self._follow_at = self._hear_at = float("-inf")
 
     # What is answered -------------------------------------------------------------------------------------------------
 
@@ -180,11 +178,55 @@ class FeedDesk:
                 self._handle(wrote)
                 self._tell(wrote.at.feed)
 
-    def _restate(self, records: Callable[[], Sequence[Signed]]) -> Callable[[Owner, float], Sequence[Wrote]]:
-        def act(owner: Owner, now: float) -> list[Wrote]:
-            return [*owner.change_key(now), *owner.state_only(records(), tuple(Kind), now)]
+    async def _hear_own(self) -> None:
+        """A command may have begun a new epoch; all else of the domain's own feeds is written here."""
+        for one in await asyncio.to_thread(self._store.kept, self._domain):
+            if one.head is not None and one.at.epoch > self._replica.position(one.at.feed).epoch:
+                self._handle(Wrote(one.at, one.head))
+                self._tell(one.at.feed)
 
-        return act
+    async def _look_who_takes_part(self) -> None:
+        """What was left out for want of a key is tried again when its owner has other keys; of those who take part no longer
+        nothing is kept, and after a while: a record of theirs may only be replaced just now."""
+        now, members = self._clock.monotonic(), self._members()
+        for name, record in members.items():
+            if name != self._domain and self._keys.get(name) != record.keys:
+                self._keys[name] = record.keys
+                self._begin(self._again(name))
+        strangers = self._replica.strangers() - members.keys()
+        self._strange = {name: self._strange.get(name, now) for name in strangers}
+        for name in [name for name, since in self._strange.items() if now >= since + FORGET_S]:
+            log.info("%s takes part no longer: what its feeds state is forgotten", name)
+            await asyncio.to_thread(self._store.forget, name)
+            self._replica.forget(name)
+            self._keys.pop(name, None)
+
+    async def _again(self, name: str) -> None:
+        try:
+            await asyncio.to_thread(self._store.again, name)
+        except Exception:
+            self._keys.pop(name, None)
+            raise
+
+    async def _follow(self) -> None:
+        """Tell what the registry has of the domain's own, and by which key it signs."""
+        key = self._key().key_id
+        if key != self._told_by:
+            await self.write(lambda owner, now: owner.change_key(now))
+            self._told_by = key
+        own, since = self._own, self._told
+        if own is None or (since is not None and await asyncio.to_thread(own.mark) == since):
+            return
+        told: list[object] = []
+
+        def act(owner: Owner, now: float) -> Sequence[Wrote]:
+            # Read when others that write have done so: what they have told meanwhile is there, and not taken back.
+            news, mark = own.news(since)
+            told.append(mark)
+            return owner.tell_all(news, now) if since is None else owner.tell(news, now)
+
+        await self.write(act)
+        self._told = told[0]
 
     # What is asked ----------------------------------------------------------------------------------------------------
 
@@ -193,6 +235,10 @@ class FeedDesk:
         while True:
             try:
                 self._handle(Tick(tuple(self._members()), tuple(away())))
+                if self._clock.monotonic() >= self._hear_at:
+                    self._hear_at = self._clock.monotonic() + FOLLOW_S
+                    await self._hear_own()
+                    await self._look_who_takes_part()
                 if self._replica.may_write(self._clock.monotonic()) is None:
                     await self._look_after()
             except Exception as error:  # a disk that is full, a root that is away: the next time it is looked again
@@ -205,15 +251,14 @@ class FeedDesk:
         if self._clock.monotonic() >= self._renew_at:
             await self.write(lambda owner, now: owner.renew(now))
             self._renew_at = self._clock.monotonic() + RENEW_S
-        if self.first is not None:
-            await self.write(self._restate(self.first))
-            self.first = None
+        if self._clock.monotonic() >= self._follow_at:
+            await self._follow()
+            self._follow_at = self._clock.monotonic() + FOLLOW_S
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        for line in self._lines.values():
-            await line.http.aclose()
+        await self._lines.close()
 
     def _handle(self, event: Event) -> None:
         self._perform(self._replica.handle(event, self._clock.monotonic(), self._clock.wall()))
@@ -225,8 +270,11 @@ class FeedDesk:
                     self._begin(self._pull(told))
                 case Swap():
                     self._begin(self._swap(told))
-                case KeepHead(peer, head, signed):
-                    self._begin(asyncio.to_thread(self._store.keep_head, peer, head, signed))
+                case KeepHead(peer, head):
+                    self._heads.pop((peer, head.feed), None)
+                    self._heads[peer, head.feed] = told
+                    if self._keeping is None or self._keeping.done():
+                        self._keeping = self._begin(self._keep_heads())
                     self._tell(head.feed)
                 case Freeze(feed, epoch, proof):
                     self._begin(asyncio.to_thread(self._store.freeze, feed, epoch, proof))
@@ -234,10 +282,17 @@ class FeedDesk:
                 case Alarm(feed, refusal):
                     log.warning("feed %s: %s [%s] — %s", feed, refusal.text, refusal.code, refusal.remedy)
 
-    def _begin(self, work: Any) -> None:
+    async def _keep_heads(self) -> None:
+        """In the order in which they were found to be the newest."""
+        while self._heads:
+            told = self._heads.pop(next(iter(self._heads)))
+            await asyncio.to_thread(self._store.keep_head, told.peer, told.head, told.signed)
+
+    def _begin(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -263,7 +318,7 @@ class FeedDesk:
                 "limit": str(LIMIT if at.root else 0),
                 "wait": f"{told.wait_s:g}",
             }
-            data = await self._asked(told.peer, "GET", "feeds/entries", query, b"", told.wait_s + ANSWER_S)
+            data = await self._lines.ask(told.peer, "GET", "feeds/entries", query, b"", told.wait_s + ANSWER_S)
         except Exception as error:  # however a peer fails, the answer to the replica is owed
             event = Pulled(told.peer, feed, failed=_unreachable(told.peer, error))
         else:
@@ -301,53 +356,14 @@ class FeedDesk:
     async def _swap(self, told: Swap) -> None:
         try:
             body = msgspec.json.encode(SwapHeads(told.heads, told.proofs))
-            swapped = from_json(await self._asked(told.peer, "POST", "feeds/heads", {}, body, ANSWER_S), HeadsSwapped)
+            swapped = from_json(
+                await self._lines.ask(told.peer, "POST", "feeds/heads", {}, body, ANSWER_S), HeadsSwapped
+            )
             event = Swapped(told.peer, swapped.heads, swapped.proofs)
         except Exception as error:  # as above
             log.info("%s does not tell how far its feeds are: %s", told.peer, explain(error) or type(error).__name__)
             event = Swapped(told.peer, None)
         self._handle(event)
-
-    async def _asked(
-        self, peer: str, method: str, door: str, query: dict[str, str], body: bytes, timeout_s: float
-    ) -> bytes:
-        """Raises `OSError`, httpx's errors and `TimeoutError`."""
-        record = self._members().get(peer)
-        if self._http_to is None or record is None:
-            raise httpx.ConnectError("nobody is asked")
-        line = self._line(record)
-        return await asyncio.wait_for(self._exchanged(line, method, door, query, body), timeout_s)
-
-    async def _exchanged(self, line: _Line, method: str, door: str, query: dict[str, str], body: bytes) -> bytes:
-        path, whose, now = PREFIX + door, line.record.domain, self._clock.wall()
-        digest = digest_bytes(body)
-        proof = prove(self._key(), audience=whose, method=method, path=path, body=digest, now=now, ahead_s=line.ahead_s)
-        url, parts, size = line.record.gateway + path, [], 0
-        since = self._clock.monotonic()
-        headers = {PROOF_HEADER: proof}
-        async with line.http.stream(
-            method, url, params=query, content=body or None, headers=headers, timeout=None
-        ) as answer:
-            took = self._clock.monotonic() - since
-            if took < 1.0:
-                ahead = ahead_of(answer.headers.get(CLOCK_HEADER), self._clock.wall(), took)
-                line.ahead_s = ahead if ahead is not None else line.ahead_s
-            async for part in answer.aiter_bytes():
-                size += len(part)
-                if answer.status_code != 200 or size > MAX_ANSWER:
-                    raise httpx.ReadError(f"status {answer.status_code}, {size} bytes: {part[:200]!r}")
-                parts.append(part)
-        return b"".join(parts)
-
-    def _line(self, record: MemberRecord) -> _Line:
-        """Kept as long as the member's record is the same, and the certificate that is shown."""
-        assert self._http_to is not None
-        known, shown = self._lines.get(record.domain), self._shown()
-        if known is None or (known.record, known.shown) != (record, shown):
-            if known is not None:
-                self._begin(known.http.aclose())
-            known = self._lines[record.domain] = _Line(record, shown, self._http_to(record))
-        return known
 
 
 def _unreachable(peer: str, error: Exception) -> Refusal:

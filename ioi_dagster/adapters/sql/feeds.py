@@ -4,8 +4,8 @@ Entries are kept from the newest complete snapshot of their feed on; `live` mark
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import sqlalchemy as sa
@@ -20,32 +20,72 @@ from ioi_dagster.ras.feeds.head import Head, head_in
 from ioi_dagster.ras.feeds.names import Feed
 from ioi_dagster.ras.feeds.proof import Proof
 from ioi_dagster.ras.feeds.reader import Position, Taken
-from ioi_dagster.ras.feeds.store import Kept, Page, Stated
+from ioi_dagster.ras.feeds.store import Kept, Page, Stated, newer
 from ioi_dagster.signing import Signed
 
 MAX_PAGE_BYTES = 2**22
 """Of bodies in an answer: the first entry is given whatever its size."""
-Changed = Callable[[sa.Connection, Feed, Sequence[Change]], None]
 
 
-def nothing_more(_connection: sa.Connection, _feed: Feed, _changes: Sequence[Change]) -> None:
-    """Entries alone are kept."""
+class LeftOut(NamedTuple):
+    """Records and events as they are stated."""
+
+    records: Sequence[Signed] = ()
+    events: Sequence[Signed] = ()
+
+
+class Stating(Protocol):
+    """What is kept of what feeds state, beside their entries. What it raises undoes all of the transaction."""
+
+    def changed(
+        self, connection: sa.Connection, feed: Feed, changes: Sequence[Change], undone: Collection[str]
+    ) -> None:
+        """The feed has gone on by that; its entries are written. `undone`: items of which those spoke that were undone."""
+        ...
+
+    def left_out(self, connection: sa.Connection, origin: str) -> LeftOut:
+        """What is stated, and is not there as it is stated."""
+        ...
+
+    def again(self, connection: sa.Connection, origin: str) -> None:
+        """Take as much of it as may be taken now."""
+        ...
+
+    def forgotten(self, connection: sa.Connection, origin: str) -> None: ...
+
+
+class EntriesAlone:
+    """Nothing more is kept."""
+
+    def changed(
+        self, connection: sa.Connection, feed: Feed, changes: Sequence[Change], undone: Collection[str]
+    ) -> None: ...
+
+    def left_out(self, connection: sa.Connection, origin: str) -> LeftOut:
+        return LeftOut()
+
+    def again(self, connection: sa.Connection, origin: str) -> None: ...
+
+    def forgotten(self, connection: sa.Connection, origin: str) -> None: ...
 
 
 class SqlFeeds:
-    """Implements `ras.feeds.store.FeedStore` on `engine`, in which `tables` are made. `changed` writes what a feed states and
-    takes back, in the same transaction; what it raises undoes all of it."""
+    """Implements `ras.feeds.store.FeedStore` on `engine`, in which `tables` are made. `stating` writes what a feed states and
+    takes back, in the same transaction."""
 
-    def __init__(self, engine: sa.Engine, tables: FeedTables, changed: Changed = nothing_more) -> None:
-        self._engine, self._changed = engine, changed
+    def __init__(self, engine: sa.Engine, tables: FeedTables, stating: Stating | None = None) -> None:
+        self._engine, self._stating = engine, stating or EntriesAlone()
         self._feed, self._entry, self._head, self._proof = tables.feed, tables.entry, tables.head, tables.proof
 
-    def kept(self) -> list[Kept]:
+    def kept(self, origin: str = "") -> list[Kept]:
+        wanted = [sa.select(table) for table in (self._feed, self._proof)]
+        if origin:
+            wanted = [one.where(one.selected_columns.origin == origin) for one in wanted]
         with self._engine.connect() as connection:
             proofs: dict[tuple[str, str], Proof] = {}
-            for row in connection.execute(sa.select(self._proof).order_by(self._proof.c.epoch)):
+            for row in connection.execute(wanted[1].order_by(self._proof.c.epoch)):
                 proofs[row.origin, row.audience] = Proof(_signed(row.first), _signed(row.second))
-            rows = connection.execute(sa.select(self._feed)).all()
+            rows = connection.execute(wanted[0]).all()
         return [
             Kept(
                 from_json(row.at, Position),
@@ -54,6 +94,11 @@ class SqlFeeds:
             )
             for row in rows
         ]
+
+    def heads(self, feed: Feed) -> list[Head]:
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(self._head.c.head).where(*_is(self._head, feed))).scalars()
+            return [head for head in (head_in(_signed(row)) for row in rows) if isinstance(head, Head)]
 
     def keep(self, taken: Sequence[Taken], heads: Sequence[Signed] = ()) -> bool:
         try:
@@ -113,7 +158,9 @@ class SqlFeeds:
             where = (self._head.c.peer == peer, *_is(self._head, head.feed))
             connection.execute(sa.delete(self._head).where(*where))
             connection.execute(sa.insert(self._head).values(values))
-            self._set_head(connection, signed)
+            there = connection.execute(sa.select(self._feed.c.head).where(*_is(self._feed, head.feed))).scalar()
+            if newer(head, signed, _signed(there) if there else None):
+                self._set_head(connection, signed)
 
     def freeze(self, feed: Feed, epoch: int, proof: Proof) -> None:
         texts = {"first": msgspec.json.encode(proof.first), "second": msgspec.json.encode(proof.second)}
@@ -136,6 +183,26 @@ class SqlFeeds:
         with self._engine.connect() as connection:
             rows = connection.execute(sa.select(self._entry).where(its.item == item, its.live)).all()
         return [(Feed(r.origin, r.audience), Stated(r.item, r.epoch, r.seq, Op(r.op), r.body)) for r in rows]
+
+    def touched(self, feed: Feed, epoch: int, after: int, key: str) -> set[str]:
+        its = self._entry.c
+        where = (*_is(self._entry, feed), its.epoch == epoch, its.seq > after, its.key_id == key, its.item.is_not(None))
+        with self._engine.connect() as connection:
+            return set(connection.execute(sa.select(its.item).where(*where)).scalars())
+
+    def again(self, origin: str) -> None:
+        # Mostly it is nothing, and nobody has to wait.
+        with self._engine.connect() as connection:
+            some = any(self._stating.left_out(connection, origin))
+        if some:
+            with writing(self._engine) as connection:
+                self._stating.again(connection, origin)
+
+    def forget(self, origin: str) -> None:
+        with writing(self._engine) as connection:
+            for table in (self._feed, self._entry, self._head, self._proof):
+                connection.execute(sa.delete(table).where(table.c.origin == origin))
+            self._stating.forgotten(connection, origin)
 
     def oldest_tombstone(self, feed: Feed) -> int | None:
         its = self._entry.c
@@ -171,15 +238,18 @@ class SqlFeeds:
                 over = sa.update(self._entry).where(*_is(self._entry, feed), its.item == sa.bindparam("its"), its.live)
                 connection.execute(over.values(live=False), [{"its": item} for item in newest])
             connection.execute(sa.insert(self._entry), rows)
+        undone: set[str] = set()
         for change in one.changes:
             if isinstance(change, Undo):
                 lost = (*_is(self._entry, feed), its.epoch == change.epoch, its.seq > change.last)
+                spoken = sa.select(its.item).where(*lost, its.item.is_not(None))
+                undone |= set(connection.execute(spoken).scalars())
                 connection.execute(sa.update(self._entry).where(*lost).values(live=False))
             elif isinstance(change, Prune):
                 epoch, seq = change.first
                 before = sa.or_(its.epoch < epoch, sa.and_(its.epoch == epoch, its.seq < seq))
                 connection.execute(sa.delete(self._entry).where(*_is(self._entry, feed), before))
-        self._changed(connection, feed, one.changes)
+        self._stating.changed(connection, feed, one.changes, undone)
 
     def _set_head(self, connection: sa.Connection, signed: Signed) -> None:
         head = head_in(signed)

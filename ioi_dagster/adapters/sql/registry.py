@@ -18,9 +18,11 @@ from ioi_dagster.adapters.sql.registry_tables import capability, label, mark, po
 from ioi_dagster.adapters.sql.registry_writing import (
     CHUNK,
     LIVE,
+    WITHDRAWN,
     New,
     Writer,
     chunks,
+    ended,
     hide,
     new_record,
     note,
@@ -176,7 +178,7 @@ class SqlRecordStore:
         for some in chunks(gone):
             connection.execute(sa.delete(record).where(record.c.number.in_([row.number for row in some])))
         for row in gone:
-            note(connection, self.wall(), "withdrawn", row.urn, row.version)
+            note(connection, self.wall(), WITHDRAWN, row.urn, row.version)
         Writer(connection, {row.urn for row in gone}, self.text, self.wall()).settle_all()
 
     @contextmanager
@@ -196,13 +198,8 @@ class SqlRecordStore:
             where.append(its.kind == str(kind))
         if domain is not None:
             where.append(_of(domain))
-        rows = self._rows(sa.and_(*where))
-        now = self.wall()
-        found = [
-            given
-            for given in (self.get(its.urn) if _ended(its.valid_until, now) else self._verified(its) for its in rows)
-            if given is not None
-        ]
+        self.settle_ended()
+        found = [given for given in map(self._verified, self._rows(sa.and_(*where))) if given is not None]
         return sorted(found, key=lambda given: given.urn)
 
     def all_of(self, domain: str) -> list[Record]:
@@ -227,7 +224,7 @@ class SqlRecordStore:
             rows = connection.execute(
                 sa.select(its.version, its.scheme, its.digest, its.supersedes, its.valid_until).where(where)
             ).all()
-        left = [row for row in rows if not _ended(row.valid_until, now)]
+        left = [row for row in rows if not ended(row.valid_until, now)]
         state = self.pointers(urn)
         if alias is not None:
             named = state.aliases.get(alias)
@@ -256,6 +253,7 @@ class SqlRecordStore:
         """Of the records that have a contract as `wanted`, and have not ended; rising, `limit` at most."""
         if any("\0" in text for text in (wanted.capability, *wanted.tags, *wanted.skills)):
             return []  # PostgreSQL cannot even be asked.
+        self.settle_ended()
         now = self.wall()
         its = capability.c
         query = sa.select(its.number).distinct().join(record, record.c.number == its.number)
@@ -272,6 +270,20 @@ class SqlRecordStore:
             query = query.join(one, same & (one.c.what == what) & (one.c.label == text))
         with self.engine.connect() as connection:
             return list(connection.execute(query.order_by(its.number).limit(limit)).scalars())
+
+    def settle_ended(self) -> None:
+        """Names of which the version that was offered has ended (`valid_until`) offer another from now on, or none. Whoever goes
+        by the column `offered` calls it first; where none has ended since, it costs a look into an index."""
+        its, now = record.c, self.wall()
+        # Written out, as the index has it.
+        due = sa.select(its.urn).distinct().where(its.offered, its.valid_until > sa.text("0"), its.valid_until <= now)
+        while True:
+            with self.engine.connect() as connection:
+                urns = list(connection.execute(due.limit(MAX_GROUP)).scalars())
+            if not urns:
+                return
+            with writing(self.engine) as connection:
+                Writer(connection, urns, self.text, now).settle_all()
 
     def pointers(self, urn: str, until: float | None = None) -> PointerState:
         """As of the time `until`, in seconds of the epoch, where it is given. Raises `BadInputError` for what is no URN."""
@@ -325,7 +337,8 @@ class SqlRecordStore:
             raise BadInputError(
                 f"the registry was {text}: others may have seen what its domain signed after that",
                 where="registry",
-                todo="make sure that nothing of it is missing, then `ioi ras go-on HOW`",
+                todo="start its gateway, which takes what is missing from others (`ioi ras feeds`), then `ioi ras go-on HOW`;"
+                " where nobody has it any more: `ioi ras new-epoch HOW`",
             )
 
     def go_on(self, how: str, within: sa.Connection | None = None) -> None:
@@ -333,6 +346,10 @@ class SqlRecordStore:
         with self._within(within) as connection:
             set_mark(connection, "restored", None)
             note(connection, self.wall(), "resolved", "", how)
+
+    def noted(self, what: str, text: str, within: sa.Connection) -> None:
+        """Kept in the audit."""
+        note(within, self.wall(), what, "", text)
 
 
 @dataclass(slots=True)
@@ -367,10 +384,6 @@ def _signer(signed: Signed) -> str:
 def _of(domain: str) -> sa.ColumnElement[bool]:
     """Its owner is `domain`."""
     return record.c.urn.startswith(f"urn:ioi:{domain}:", autoescape=True)
-
-
-def _ended(valid_until: float, now: float) -> bool:
-    return 0 < valid_until <= now
 
 
 def _read_new(signed: Signed, trusted: TrustedKeys) -> New:

@@ -54,6 +54,7 @@ def _untold(share: float) -> None:
 def verify(store: SqlRecordStore, told: Callable[[float], None] = _untold) -> Iterator[Difference]:
     """Each difference between what is there and what has to be. Others may write meanwhile: on PostgreSQL and SQLite all is read
     as it was at the beginning. `told` hears now and then how far it is, as a share in 0..1 that rises."""
+    store.settle_ended()
     with _snapshot(store.engine) as connection:
         yield from _pointers(store, connection)
         yield from _records(store, connection, told)
@@ -182,13 +183,15 @@ def _walk(
     ).all():
         after = rows[-1].number
         urns = sorted({row.urn for row in rows})
-        states, offered = _stands(connection, urns)
+        states, offered = _stands(connection, urns, store.wall())
         for row in rows:
             yield row, _read(store, row, states[row.urn]), states[row.urn], offered[row.urn]
         told(after / last)
 
 
-def _stands(connection: sa.Connection, urns: list[str]) -> tuple[dict[str, PointerState], dict[str, str | None]]:
+def _stands(
+    connection: sa.Connection, urns: list[str], now: float
+) -> tuple[dict[str, PointerState], dict[str, str | None]]:
     events: dict[str, list[Any]] = {urn: [] for urn in urns}
     versions: dict[str, list[Known]] = {urn: [] for urn in urns}
     its = record.c
@@ -196,7 +199,9 @@ def _stands(connection: sa.Connection, urns: list[str]) -> tuple[dict[str, Point
         some = urns[start : start + 500]
         for urn, event in read_events(connection, pointer_event.c.urn.in_(some)):
             events[urn].append(event)
-        query = sa.select(its.urn, its.version, its.scheme, its.digest, its.supersedes).where(its.urn.in_(some))
+        query = sa.select(its.urn, its.version, its.scheme, its.digest, its.supersedes).where(
+            its.urn.in_(some), (its.valid_until == 0) | (its.valid_until > now)
+        )
         for row in connection.execute(query):
             scheme = Scheme(row.scheme) if row.scheme in tuple(Scheme) else Scheme.OPAQUE
             versions[row.urn].append(Known(row.version, scheme, row.digest, row.supersedes))

@@ -56,6 +56,7 @@ def versions_of(store: SqlRecordStore, urn: str) -> list[Listed]:
 
 def _rows(store: SqlRecordStore, where: sa.ColumnElement[bool], limit: int) -> list[Listed]:
     its = record.c
+    store.settle_ended()
     fields = (its.number, its.urn, its.kind, its.version, its.digest, its.offered, its.seen, its.status)
     query = sa.select(*fields).where(where).order_by(its.urn, its.number)
     with store.engine.connect() as connection:

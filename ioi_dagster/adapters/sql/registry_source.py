@@ -117,6 +117,7 @@ class SqlRegistry:
         more than `depth` that words come near to, where there are more than `FEW`."""
         if any("\0" in text for text in (intent.capability, intent.asker, intent.words, tag)):
             raise BadInputError("a name with a NUL in it", where=self._by, todo="leave it out")
+        self._store.settle_ended()
         now = self._store.wall()
         with self._store.engine.connect() as connection:
             found = _Candidates(self._store, connection, self._text, self._details)

@@ -13,6 +13,9 @@ meta = sa.MetaData()
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 """SQLite keeps rows by an INTEGER alone."""
 
+ENDS = "valid_until > 0 AND offered"
+"""Of what is offered, what will end."""
+
 record = sa.Table(
     "record",
     meta,
@@ -34,9 +37,11 @@ record = sa.Table(
     sa.UniqueConstraint("urn", "version", name="record_urn_version"),
     sa.Index("record_digest", "digest"),
     sa.Index("record_kind", "kind", "offered"),
+    sa.Index("record_ends", "valid_until", sqlite_where=sa.text(ENDS + " = 1"), postgresql_where=sa.text(ENDS)),
 )
 """`body`: the canonical text that is signed, or nothing once the version is deleted. `status` and `offered` (is it what is given
-where no version is asked for?) follow from the pointers. `seen`: when it came, in seconds of the epoch by this clock."""
+where no version is asked for?) follow from the pointers, the latter as of the time when it was looked last
+(`SqlRecordStore.settle_ended`). `seen`: when it came, in seconds of the epoch by this clock."""
 
 capability = sa.Table(
     "capability",

@@ -36,6 +36,8 @@ CHUNK = 500
 MAX_EVENTS = 10_000
 """Of one name."""
 MAX_VERSIONS = 10_000
+WITHDRAWN, RESIGNED, UNSAID = "withdrawn", "signed anew", "unsaid"
+"""In the audit: of versions, of both, of events (`#<number>`). The last tells, too, that numbers of events may be given again."""
 LIVE = (Status.ACTIVE, Status.DEPRECATED)
 
 
@@ -61,6 +63,7 @@ class Row:
     offered: bool
     key_id: str
     signature: str
+    valid_until: float = 0.0
 
 
 @dataclass(slots=True)
@@ -89,11 +92,18 @@ class Writer:
     def _load(self, urns: list[str]) -> None:
         its = record.c
         fields = (its.number, its.urn, its.version, its.scheme, its.digest, its.supersedes, its.status, its.offered)
+        fields = (*fields, its.valid_until)
         for some in chunks(urns):
             for row in self._connection.execute(sa.select(*fields, its.key_id, its.signature).where(its.urn.in_(some))):
                 known = Known(row.version, Scheme(row.scheme), row.digest, row.supersedes)
                 self.rows[row.urn][row.version] = Row(
-                    row.number, known, Status(row.status), row.offered, row.key_id, row.signature
+                    row.number,
+                    known,
+                    Status(row.status),
+                    row.offered,
+                    row.key_id,
+                    row.signature,
+                    row.valid_until,
                 )
             for urn, event in read_events(self._connection, pointer_event.c.urn.in_(some)):
                 self.events[urn].append(event)
@@ -116,7 +126,7 @@ class Writer:
             if len(rows) >= MAX_VERSIONS:
                 raise FinalError(f"{its.urn} has {MAX_VERSIONS} versions, and takes no more — go on under another name")
             known = Known(its.version, its.scheme, new.digest, its.supersedes)
-            row = rows[its.version] = Row(0, known, status, False, signed.key_id, signed.signature)
+            row = rows[its.version] = Row(0, known, status, False, signed.key_id, signed.signature, its.valid_until)
             self._to_add.append((row, its, new.digest, new.written, new.offers))
             self._touched.add(its.urn)
         elif there.known.digest != new.digest:
@@ -130,6 +140,7 @@ class Writer:
                     .where(record.c.number == there.number)
                     .values(key_id=signed.key_id, signature=signed.signature, body=new.written.decode())
                 )
+                note(self._connection, self._now, RESIGNED, its.urn, its.version)
 
     # Pointers
 
@@ -146,6 +157,7 @@ class Writer:
                 where = (pointer_event.c.urn == event.urn) & (pointer_event.c.sequence == event.sequence)
                 values = {"key_id": signed.key_id, "signature": signed.signature}
                 self._connection.execute(sa.update(pointer_event).where(where).values(values))
+                note(self._connection, self._now, RESIGNED, event.urn, f"#{event.sequence}")
                 events[events.index(same)] = event
             return
         if len(events) >= MAX_EVENTS:
@@ -187,10 +199,7 @@ class Writer:
         if not self._to_add:
             return
         first = self._numbers(len(self._to_add))
-        offered = {
-            urn: self.states[urn].offered([row.known for row in self.rows[urn].values()])
-            for urn in {its.urn for _, its, *_ in self._to_add}
-        }
+        offered = {urn: self._offered(urn) for urn in {its.urn for _, its, *_ in self._to_add}}
         rows, live = [], []
         for number, (row, its, digest, written, offers) in enumerate(self._to_add, first):
             row.number, row.offered = number, offered[its.urn] == its.version
@@ -213,7 +222,7 @@ class Writer:
 
     def _follow(self, urn: str, state: PointerState) -> None:
         rows = self.rows[urn]
-        offered = state.offered([row.known for row in rows.values()])
+        offered = self._offered(urn)
         for version, row in rows.items():
             before, row.status = row.status, state.stand(version).status
             values: dict[str, Any] = {}
@@ -232,6 +241,11 @@ class Writer:
                 self._show([self._content(row.number)])
             self._connection.execute(sa.update(record).where(record.c.number == row.number).values(values))
 
+    def _offered(self, urn: str) -> str | None:
+        """Of the versions that have not ended by now."""
+        rows = self.rows[urn].values()
+        return self.states[urn].offered([row.known for row in rows if not ended(row.valid_until, self._now)])
+
     def _content(self, number: int) -> tuple[int, str, tuple[Offer, ...]]:
         found = self._connection.execute(sa.select(record.c.body).where(record.c.number == number)).scalar_one()
         its = record_of(Signed(from_json(found), "", ""))
@@ -243,6 +257,10 @@ class Writer:
         first = int(found or 1)
         set_mark(self._connection, "next", str(first + count))
         return first
+
+
+def ended(valid_until: float, now: float) -> bool:
+    return 0 < valid_until <= now
 
 
 def record_row(row: Row, its: Record, digest: str, now: float, written: bytes) -> dict[str, Any]:

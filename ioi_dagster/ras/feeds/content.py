@@ -11,11 +11,14 @@ from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.ras.feeds.entry import Entry, Op
 from ioi_dagster.ras.feeds.names import Feed
+from ioi_dagster.ras.pointers import PointerEvent
 from ioi_dagster.ras.record import Record, record_of
 from ioi_dagster.ras.urn import checked_version, read_urn
 from ioi_dagster.signing import Signed, canonical
 
-POINTER, TOMBSTONE = "ioi.pointer/1", "ioi.tombstone/1"
+POINTER, TOMBSTONE = "ioi.feed-pointer/1", "ioi.tombstone/1"
+EVENT = "event"
+"""Of what an entry says of a pointer, the signed event."""
 Place = tuple[int, int]
 """Epoch and seq."""
 
@@ -81,6 +84,16 @@ def record_body(signed: Signed) -> bytes:
 def pointer_body(urn: str, name: str, said: Mapping[str, Any]) -> bytes:
     """What `pointer` says: `said` besides its own fields."""
     return canonical({**said, "schema": POINTER, "urn": urn, "name": name})
+
+
+def event_name(event: PointerEvent) -> str:
+    """Under which a feed states it: each is stated for ever."""
+    return f"e{event.sequence}"
+
+
+def event_said(event: PointerEvent) -> Mapping[str, Any]:
+    its = event.signed
+    return {EVENT: {"body": its.body, "key_id": its.key_id, "signature": its.signature}}
 
 
 def tombstone_body(item: str) -> bytes:

@@ -11,7 +11,7 @@ from ioi_dagster.ras.feeds.head import Head, head_in
 from ioi_dagster.ras.feeds.names import Feed
 from ioi_dagster.ras.feeds.proof import Proof
 from ioi_dagster.ras.feeds.reader import Position, Taken
-from ioi_dagster.ras.feeds.store import Kept, Page, Stated, place_of
+from ioi_dagster.ras.feeds.store import Kept, Page, Stated, newer, place_of
 from ioi_dagster.signing import Signed
 
 
@@ -23,6 +23,8 @@ class _Feed:
     frozen: int = 0
     entries: dict[tuple[int, int], Entry] = field(default_factory=dict)
     stated: dict[str, Stated] = field(default_factory=dict)
+    items: dict[tuple[int, int], str] = field(default_factory=dict)
+    shown: dict[str, Signed] = field(default_factory=dict)
 
 
 class MemoryFeeds:
@@ -32,8 +34,11 @@ class MemoryFeeds:
         self._feeds: dict[Feed, _Feed] = {}
         self._changed = changed
 
-    def kept(self) -> list[Kept]:
-        return [Kept(one.at, one.head, one.proof) for one in self._feeds.values()]
+    def kept(self, origin: str = "") -> list[Kept]:
+        return [Kept(one.at, one.head, one.proof) for feed, one in self._feeds.items() if origin in ("", feed.origin)]
+
+    def heads(self, feed: Feed) -> list[Head]:
+        return [head for head in map(head_in, self._at(feed).shown.values()) if isinstance(head, Head)]
 
     def keep(self, taken: Sequence[Taken], heads: Sequence[Signed] = ()) -> bool:
         for one in taken:
@@ -43,6 +48,7 @@ class MemoryFeeds:
             feed = self._at(one.at.feed)
             feed.at = one.at
             feed.entries |= {entry.place: entry for entry in one.entries}
+            feed.items |= {its.at: its.item for its in one.changes if isinstance(its, Put | Point | Gone)}
             bodies = {entry.place: (entry.op, entry.body) for entry in one.entries}
             for change in one.changes:
                 _apply(feed.stated, change, bodies)
@@ -74,7 +80,10 @@ class MemoryFeeds:
         return entry.signed if entry is not None else None
 
     def keep_head(self, peer: str, head: Head, signed: Signed) -> None:
-        self._at(head.feed).head = signed
+        its = self._at(head.feed)
+        its.shown[peer] = signed
+        if newer(head, signed, its.head):
+            its.head = signed
 
     def freeze(self, feed: Feed, epoch: int, proof: Proof) -> None:
         its = self._at(feed)
@@ -85,6 +94,17 @@ class MemoryFeeds:
 
     def stated_as(self, item: str) -> list[tuple[Feed, Stated]]:
         return [(feed, its.stated[item]) for feed, its in self._feeds.items() if item in its.stated]
+
+    def touched(self, feed: Feed, epoch: int, after: int, key: str) -> set[str]:
+        its = self._at(feed)
+        behind = [one for one in its.entries.values() if one.epoch == epoch and one.seq > after and one.key_id == key]
+        return {its.items[one.place] for one in behind if one.place in its.items}
+
+    def again(self, origin: str) -> None:
+        """Nothing is left out here."""
+
+    def forget(self, origin: str) -> None:
+        self._feeds = {feed: its for feed, its in self._feeds.items() if feed.origin != origin}
 
     def oldest_tombstone(self, feed: Feed) -> int | None:
         gone = [entry.hlc for entry in self._at(feed).entries.values() if entry.op is Op.TOMBSTONE]

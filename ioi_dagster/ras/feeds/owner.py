@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ioi_dagster.errors import BadInputError, FinalError, RetryableError
-from ioi_dagster.ras.feeds.content import pointer_body, pointer_item, record_body, record_item, tombstone_body
+from ioi_dagster.ras.feeds.content import (
+    event_name,
+    event_said,
+    pointer_body,
+    pointer_item,
+    record_body,
+    record_item,
+    tombstone_body,
+)
 from ioi_dagster.ras.feeds.entry import Op
 from ioi_dagster.ras.feeds.head import HOLDS_S, Head, head_in
 from ioi_dagster.ras.feeds.names import Feed, read_feed
 from ioi_dagster.ras.feeds.reader import Position, Taken, known_roster
 from ioi_dagster.ras.feeds.replica_messages import Wrote
 from ioi_dagster.ras.feeds.roster import Revoked, Roster
-from ioi_dagster.ras.feeds.store import FeedStore, Kept
+from ioi_dagster.ras.feeds.store import FeedStore, Kept, News, Pointed
 from ioi_dagster.ras.feeds.writer import KEEP_TOMBSTONES_S, FeedWriter, Said, first_roster, next_epoch, with_key
 from ioi_dagster.ras.record import PUBLIC, record_of
-from ioi_dagster.ras.urn import Kind, read_urn
 from ioi_dagster.signing import Signed, SigningKey
 
 
@@ -41,31 +48,30 @@ class Owner:
     def state(self, records: Sequence[Signed], now: float) -> list[Wrote]:
         """State records, each in the feed of its audience; one that is stated elsewhere moves. What is stated already is no
         error, and nothing is written of it."""
-        words: list[_Word] = []
-        for signed in records:
-            record = record_of(signed)
-            if record.domain != self._key.domain:
-                raise BadInputError(
-                    f"{self._key.domain} cannot state {record.urn}", where="feeds", todo="its owner does"
-                )
-            words += self._words(record_item(record.urn, record.version), record.audience, Op.PUT, record_body(signed))
-        return self._write(words, now)
-
-    def point(self, urn: str, name: str, said: Mapping[str, Any], now: float, audience: str = PUBLIC) -> list[Wrote]:
-        """Have `name` of `urn` point at what `said` says."""
-        body = pointer_body(urn, name, said)
-        return self._write(self._words(pointer_item(urn, name), audience, Op.POINTER, body), now)
+        return self.tell(News(tuple(records)), now)
 
     def withdraw(self, items: Sequence[str], now: float) -> list[Wrote]:
         """State them no longer, in whichever feed that is."""
-        return self._write([word for item in items for word in self._gone(item)], now)
+        return self.tell(News(gone=tuple(items)), now)
 
-    def state_only(self, records: Sequence[Signed], kinds: Collection[Kind], now: float) -> list[Wrote]:
-        """State these records, and no others of those kinds from now on."""
-        meant = {record_item(record.urn, record.version) for record in map(record_of, records)}
+    def tell(self, news: News, now: float) -> list[Wrote]:
+        """All of it in one transaction: records, then what is said of them, then what goes. An event is told to its audiences
+        alone; one without any stays where it is told."""
+        words = [word for signed in news.records for word in self._put(signed)]
+        words += [word for one in news.pointed if one.audiences for word in self._point(one)]
+        words += [word for item in dict.fromkeys(news.gone) for word in self._gone(item)]
+        return self._write(words, now)
+
+    def tell_all(self, news: News, now: float) -> list[Wrote]:
+        """The same of all records that there are: others are stated no longer."""
+        meant = {record_item(record.urn, record.version) for record in map(record_of, news.records)}
         stated = {one.item for kept in self._own() for one in self._store.stated(kept.at.feed) if one.op is Op.PUT}
-        gone = [item for item in sorted(stated - meant) if read_urn(item.partition(" ")[0]).kind in kinds]
-        return [*self.state(records, now), *self.withdraw(gone, now)]
+        return self.tell(replace(news, gone=(*news.gone, *sorted(stated - meant))), now)
+
+    def point(self, urn: str, name: str, said: Mapping[str, Any], now: float) -> list[Wrote]:
+        """Have `name` of `urn` point at what `said` says, for all."""
+        body = pointer_body(urn, name, said)
+        return self._write(self._words(pointer_item(urn, name), {PUBLIC}, Op.POINTER, body), now)
 
     def renew(self, now: float) -> list[Wrote]:
         """What time asks for: heads before they expire, a snapshot in place of old tombstones."""
@@ -73,7 +79,7 @@ class Owner:
         for kept in self._own():
             head = head_in(kept.head) if kept.head is not None else None
             oldest = self._store.oldest_tombstone(kept.at.feed)
-            if oldest is not None and oldest / 1e6 < now - KEEP_TOMBSTONES_S:
+            if oldest is not None and oldest / 1e6 < now - KEEP_TOMBSTONES_S and self._may_sign(kept.at):
                 out += self.snapshot(kept.at.feed, now)
             elif not isinstance(head, Head) or head.place != kept.at.place or now > head.issued + HOLDS_S / 3:
                 out.append(self._keep([], FeedWriter(self._key, kept.at), now))
@@ -98,32 +104,47 @@ class Owner:
             out.append(self._keep([writer.rotate(roster, now)], writer, now))
         return out
 
-    def new_epoch(
-        self, feed: Feed, now: float, revoked: Sequence[Revoked] = (), told: tuple[int, int] = (0, 0)
-    ) -> list[Wrote]:
-        """Begin `feed` anew with what it states now, whatever others have of it. `told`: the highest epoch and serial of a
-        roster that others have. What was told by a key after it was `revoked` is not stated again."""
+    def new_epoch(self, feed: Feed, now: float, revoked: Sequence[Revoked] = ()) -> list[Wrote]:
+        """Begin `feed` anew with what it states now, whatever others have of it: behind all epochs that they have shown.
+        Nothing is stated again of which a key has spoken after it was `revoked`."""
         at = self._position(feed)
         writer = FeedWriter(self._key, at)
+        shown = self._store.heads(feed)
+        told = max((head.epoch for head in shown), default=0), max((head.serial for head in shown), default=0)
         roster = next_epoch(self._the_root(feed), at, self._key, revoked, told)
-        lost = [one.last for one in revoked if one.epoch == at.epoch]
-        stated = [
-            (one.op, one.body)
-            for one in self._store.stated(feed)
-            if not lost or (one.epoch, one.seq) <= (at.epoch, min(lost))
-        ]
+        lost = {
+            item
+            for one in revoked
+            if one.epoch == at.epoch
+            for item in self._store.touched(feed, one.epoch, one.last, one.key_id)
+        }
+        stated = [(one.op, one.body) for one in self._store.stated(feed) if one.item not in lost]
         return [self._keep([writer.snapshot(roster, stated, now)], writer, now)]
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _words(self, item: str, audience: str, op: Op, body: bytes) -> list[_Word]:
-        read_feed(self._key.domain, audience)
+    def _put(self, signed: Signed) -> list[_Word]:
+        record = record_of(signed)
+        if record.domain != self._key.domain:
+            raise BadInputError(f"{self._key.domain} cannot state {record.urn}", where="feeds", todo="its owner does")
+        item = record_item(record.urn, record.version)
+        return self._words(item, {record.audience}, Op.PUT, record_body(signed))
+
+    def _point(self, one: Pointed) -> list[_Word]:
+        urn, name = one.event.urn, event_name(one.event)
+        body = pointer_body(urn, name, event_said(one.event))
+        return self._words(pointer_item(urn, name), one.audiences, Op.POINTER, body)
+
+    def _words(self, item: str, audiences: Collection[str], op: Op, body: bytes) -> list[_Word]:
+        """What is to be said so that `item` is stated to those audiences, and to no others."""
         there = self._stated(item)
-        away = [
-            _Word(feed.audience, (Op.TOMBSTONE, tombstone_body(item))) for feed in there if feed.audience != audience
-        ]
-        known = there.get(Feed(self._key.domain, audience))
-        return away if known == (op, body) else [*away, _Word(audience, (op, body))]
+        gone = _Word("", (Op.TOMBSTONE, tombstone_body(item)))
+        words = [replace(gone, audience=feed.audience) for feed in there if feed.audience not in audiences]
+        for audience in sorted(audiences):
+            read_feed(self._key.domain, audience)
+            if there.get(Feed(self._key.domain, audience)) != (op, body):
+                words.append(_Word(audience, (op, body)))
+        return words
 
     def _gone(self, item: str) -> list[_Word]:
         return [_Word(feed.audience, (Op.TOMBSTONE, tombstone_body(item))) for feed in self._stated(item)]
@@ -134,6 +155,8 @@ class Owner:
 
     def _write(self, words: Sequence[_Word], now: float) -> list[Wrote]:
         """In one transaction, so that nothing is stated twice or not at all where it moves."""
+        if not words:
+            return []
         taken: list[Taken] = []
         heads: list[Signed] = []
         for audience in sorted({word.audience for word in words}):
@@ -162,12 +185,10 @@ class Owner:
         return [(one.op, one.body) for one in self._store.stated(feed)]
 
     def _own(self) -> list[Kept]:
-        return [
-            one for one in self._store.kept() if one.at.feed.origin == self._key.domain and one.at.roster is not None
-        ]
+        return [one for one in self._store.kept(self._key.domain) if one.at.roster is not None]
 
     def _position(self, feed: Feed) -> Position:
-        return next((one.at for one in self._store.kept() if one.at.feed == feed), Position(feed))
+        return next((one.at for one in self._store.kept(feed.origin) if one.at.feed == feed), Position(feed))
 
     def _may_sign(self, at: Position) -> bool:
         roster = known_roster(at)

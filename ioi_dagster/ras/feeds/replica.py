@@ -6,10 +6,11 @@ answers badly is asked less often, and only what the owner has signed can freeze
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from random import Random
+from typing import TypeVar
 
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.ras.feeds.head import Head, head_in, read_head
@@ -47,9 +48,10 @@ RELAY_S = 1.0
 """Others are asked for what the home of a feed has not told by then, though they have it."""
 ASK_S = 5.0
 """So long a domain asks others how far its own feeds are, before it writes."""
-MAX_HEADS = 4_096
-"""Of one answer."""
+MAX_HEADS, MAX_PROOFS = 400, 100
+"""Of one message, which may have a megabyte: of more feeds each message has others, drawn by lot."""
 SEEN = 64
+T = TypeVar("T")
 
 
 class Standing(StrEnum):
@@ -135,6 +137,14 @@ class Replica:
         fresh = known is not None and head is not None and head.place == known.at.place and head.expires > wall
         return Standing.FRESH if fresh else Standing.STALE
 
+    def strangers(self) -> set[str]:
+        """Whose feeds are here, and who take part no longer."""
+        return {feed.origin for feed in self._feeds} - self._members - {self._domain}
+
+    def forget(self, origin: str) -> None:
+        """Nothing is known of its feeds: should it come back, they begin anew, by whichever root it tells then."""
+        self._feeds = {feed: known for feed, known in self._feeds.items() if feed.origin != origin}
+
     def snapshot(self, wall: float) -> dict[str, dict[str, object]]:
         """For people. `home`: `unknown` is no word about the owner: it does not answer this domain."""
         return {
@@ -150,12 +160,25 @@ class Replica:
 
     def heads_for(self, asker: str) -> tuple[Signed, ...]:
         """What `asker` may know."""
-        seen = (known for feed, known in self._feeds.items() if feed.audience != LOCAL and feed.seen_by(asker))
-        return tuple(known.signed for known in seen if known.signed is not None and known.head is not None)
+        seen = self._seen_by(asker)
+        found = {feed: known.signed for feed, known in seen if known.signed is not None and known.head is not None}
+        return self._drawn(found, asker, MAX_HEADS)
 
     def proofs_for(self, asker: str) -> tuple[Proof, ...]:
-        seen = (known for feed, known in self._feeds.items() if feed.audience != LOCAL and feed.seen_by(asker))
-        return tuple(known.proof for known in seen if known.proof is not None and self._is_frozen(known))
+        seen = self._seen_by(asker)
+        found = {feed: known.proof for feed, known in seen if known.proof is not None and self._is_frozen(known)}
+        return self._drawn(found, asker, MAX_PROOFS)
+
+    def _seen_by(self, asker: str) -> list[tuple[Feed, _Known]]:
+        return [(feed, its) for feed, its in self._feeds.items() if feed.audience != LOCAL and feed.seen_by(asker)]
+
+    def _drawn(self, found: Mapping[Feed, T], asker: str, most: int) -> tuple[T, ...]:
+        """Those of both sides are always among them: whoever comes back learns how far its own feeds are."""
+        if len(found) <= most:
+            return tuple(found.values())
+        first = [feed for feed in found if feed.origin in (asker, self._domain)]
+        others = sorted(found.keys() - set(first))
+        return tuple(found[feed] for feed in [*first, *self._random.sample(others, most - len(first))])
 
     def may_write(self, now: float) -> Refusal | None:
         """Why this domain writes nothing yet or any more; None where it may. After a start it asks others how far its own feeds
@@ -198,7 +221,7 @@ class Replica:
         out: list[Instruction] = []
         for signed in list(heads)[:MAX_HEADS]:
             out += self._head(peer, signed, now, wall)
-        for proof in list(proofs)[:MAX_HEADS]:
+        for proof in list(proofs)[:MAX_PROOFS]:
             out += self._proof(proof)
         return [*out, *self._pulls(now)]
 
@@ -222,7 +245,9 @@ class Replica:
         known = self._feeds.setdefault(at.feed, _Known(at))
         head = head_in(signed)
         assert isinstance(head, Head)
-        known.at, known.head, known.signed = at, head, signed
+        known.at = at
+        if known.head is None or (head.place, head.issued) >= (known.head.place, known.head.issued):
+            known.head, known.signed = head, signed
         if not self._is_frozen(known):
             known.proof = None
         return []

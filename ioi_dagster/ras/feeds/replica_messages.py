@@ -49,7 +49,7 @@ class Swapped:
 
 @dataclass(frozen=True, slots=True)
 class Wrote:
-    """This domain has written its own feed as far as `at`."""
+    """This domain has written its own feed as far as `at`, in whichever of its processes."""
 
     at: Position
     head: Signed

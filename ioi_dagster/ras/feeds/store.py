@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ioi_dagster.ras.feeds.entry import Op, WireEntry
-from ioi_dagster.ras.feeds.head import Head
+from ioi_dagster.ras.feeds.head import Head, head_in
 from ioi_dagster.ras.feeds.names import Feed
 from ioi_dagster.ras.feeds.proof import Proof
 from ioi_dagster.ras.feeds.reader import Position, Taken
+from ioi_dagster.ras.pointers import PointerEvent
 from ioi_dagster.signing import Signed
 
 
@@ -43,6 +44,35 @@ class Stated:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Pointed:
+    """An event of a pointer, and the audiences that are told of it."""
+
+    event: PointerEvent
+    audiences: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a domain states from now on, and items that it states no longer."""
+
+    records: tuple[Signed, ...] = ()
+    pointed: tuple[Pointed, ...] = ()
+    gone: tuple[str, ...] = ()
+
+
+class OwnWord(Protocol):
+    """What a domain's registry has of its own, whichever process has put it there."""
+
+    def mark(self) -> object:
+        """Another one whenever something was registered, said of it, signed anew or withdrawn."""
+        ...
+
+    def news(self, since: object | None) -> tuple[News, object]:
+        """What has come since that mark, and the mark as of which that is; None: all that there is."""
+        ...
+
+
 class Log(Protocol):
     """What is kept of feeds, to look something up."""
 
@@ -54,8 +84,12 @@ class Log(Protocol):
 class FeedStore(Log, Protocol):
     """Feeds, entries, heads, proofs. What is kept is there after a crash, whole or not at all."""
 
-    def kept(self) -> list[Kept]:
-        """Of every feed that there is."""
+    def kept(self, origin: str = "") -> list[Kept]:
+        """Of every feed that there is; of that origin alone, where one is given."""
+        ...
+
+    def heads(self, feed: Feed) -> list[Head]:
+        """What others have shown of it, each its newest."""
         ...
 
     def keep(self, taken: Sequence[Taken], heads: Sequence[Signed] = ()) -> bool:
@@ -70,7 +104,7 @@ class FeedStore(Log, Protocol):
         ...
 
     def keep_head(self, peer: str, head: Head, signed: Signed) -> None:
-        """The newest of its feed, as `peer` has shown it."""
+        """As `peer` has shown it; of its feed the newest, unless one of the same key is kept that is newer."""
         ...
 
     def freeze(self, feed: Feed, epoch: int, proof: Proof) -> None: ...
@@ -83,6 +117,18 @@ class FeedStore(Log, Protocol):
         """Where `item` is stated."""
         ...
 
+    def touched(self, feed: Feed, epoch: int, after: int, key: str) -> set[str]:
+        """Items of which entries behind that place speak that the key of that id has signed."""
+        ...
+
+    def again(self, origin: str) -> None:
+        """Its keys are others now: what was left out of what its feeds state is tried again."""
+        ...
+
+    def forget(self, origin: str) -> None:
+        """Nothing is kept of its feeds any more, nor of what they state."""
+        ...
+
     def oldest_tombstone(self, feed: Feed) -> int | None:
         """When the oldest was written that is kept (µs of its owner's time)."""
         ...
@@ -90,3 +136,17 @@ class FeedStore(Log, Protocol):
 
 def place_of(at: Position) -> tuple[int, int, str]:
     return at.epoch, at.seq, at.hash
+
+
+def furthest(heads: Iterable[Head]) -> tuple[int, int]:
+    """The last epoch and seq of which they tell."""
+    return max((head.place for head in heads), default=(0, 0))
+
+
+def newer(head: Head, signed: Signed, kept: Signed | None) -> bool:
+    """Does it take the place of the one that is kept? What another key has signed says nothing of this one's order: that may have
+    been taken back."""
+    other = head_in(kept) if kept is not None else None
+    if kept is None or not isinstance(other, Head) or kept.key_id != signed.key_id:
+        return True
+    return (head.place, head.issued) >= (other.place, other.issued)

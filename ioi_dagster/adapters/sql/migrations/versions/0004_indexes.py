@@ -1,4 +1,4 @@
-"""The index of what feeds state is one that SQLite uses."""
+"""Indexes: that of what feeds state is one that SQLite uses, and one of what is offered and will end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ _NAME, _COLUMNS = "feed_entry_item", ["item", "origin", "audience"]
 def upgrade() -> None:
     op.drop_index(_NAME, "feed_entry")
     op.create_index(_NAME, "feed_entry", _COLUMNS, sqlite_where=sa.text("live = 1"), postgresql_where=sa.text("live"))
+    ends = "valid_until > 0 AND offered"
+    op.create_index(
+        "record_ends", "record", ["valid_until"], sqlite_where=sa.text(ends + " = 1"), postgresql_where=sa.text(ends)
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("record_ends", "record")
     op.drop_index(_NAME, "feed_entry")
     op.create_index(_NAME, "feed_entry", _COLUMNS, sqlite_where=sa.text("live"), postgresql_where=sa.text("live"))
