@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -40,7 +40,7 @@ def feeds(home: Home = None, domain_home: DomainFolder = None, domain: Name = ""
     owner, store = opened(home, domain_home, domain)
     kept, now = _feeds(owner, store), time.time()
     replica = Replica(owner.name, kept.kept(), owner.trusted(), kept, Random(0))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for one in sorted(kept.kept(), key=lambda one: one.at.feed):
         head = head_in(one.head) if one.head is not None else None
         told = furthest(kept.heads(one.at.feed))

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 import os
+import time
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
+from msgspec.json import encode
 
 from ioi_dagster.adapters.http.feeds import FORGET_S, FeedDesk
-from ioi_dagster.adapters.http.protocol import MAX_JSON, SwapHeads, Telling
+from ioi_dagster.adapters.http.protocol import MAX_JSON, PREFIX, SwapHeads, Telling
 from ioi_dagster.adapters.http.refusals import ProblemError
-from ioi_dagster.clock import ManualClock
+from ioi_dagster.clock import ManualClock, SystemClock
+from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
+from ioi_dagster.model.member import MemberRecord
 from ioi_dagster.ras.feeds.entry import NOTHING
 from ioi_dagster.ras.feeds.head import Head, sign_head
 from ioi_dagster.ras.feeds.memory import MemoryFeeds
@@ -165,3 +171,52 @@ def test_heads_of_however_many_feeds_fit_into_one_message():
     told = replica.heads_for(A)
     assert len(msgspec.json.encode(SwapHeads(told, ()))) < MAX_JSON * 2 / 3
     assert (len(told), told[0].body["origin"]) == (MAX_HEADS, A)
+
+
+def test_two_that_ask_each_other_tell_what_comes_into_their_registries():
+    names = (A, B)
+    members = {name: member(name) for name in names}
+    stores, owns = {name: MemoryFeeds() for name in names}, {name: Own(record(name, "r")) for name in names}
+    desks: dict[str, FeedDesk] = {}
+    trusted = TrustedKeys({key_of(name).key_id: key_of(name).public_bytes for name in names})
+
+    def http_from(name: str) -> Callable[[MemberRecord], httpx.AsyncClient]:
+        async def answer(request: httpx.Request) -> httpx.Response:
+            asked = desks[request.url.host]
+            if request.url.path == PREFIX + "feeds/heads":
+                return httpx.Response(200, content=encode(asked.heads(name, from_json(request.content, SwapHeads))))
+            return httpx.Response(200, content=encode(await asked.entries(name, dict(request.url.params))))
+
+        return lambda _: httpx.AsyncClient(transport=httpx.MockTransport(answer))
+
+    for name in names:
+        replica = Replica(name, [], trusted, stores[name], Random(0))
+        its = stores[name], replica, lambda name=name: key_of(name), lambda name=name: key_of(name, -1), lambda: members
+        desks[name] = FeedDesk(name, *its, http_from(name), SystemClock(), own=owns[name])
+
+    def items(at: str, of: str) -> list[str]:
+        return [one.item.split(":")[-1] for one in stores[at].stated(Feed(of))]
+
+    async def until(done: Callable[[], bool]) -> None:
+        while not done():
+            await asyncio.sleep(0.01)
+
+    async def live() -> None:
+        runs = [asyncio.create_task(desk.run(lambda: ())) for desk in desks.values()]
+        await until(lambda: all(items(at, of) == ["r 1"] for at in names for of in names))
+        owns[A].there.append(record(A, "s"))
+        await until(lambda: items(B, A) == ["r 1", "s 1"])
+        Owner(key_of(A), stores[A], key_of(A, -1)).new_epoch(Feed(A), time.time())
+        await until(lambda: [one.at.epoch for one in stores[B].kept(A) if one.at.seq] == [2])
+        assert items(B, A) == ["r 1", "s 1"]
+        for run in runs:
+            run.cancel()
+        for desk in desks.values():
+            await desk.close()
+
+    asyncio.run(asyncio.wait_for(live(), 60))
+
+
+def member(name: str) -> MemberRecord:
+    key = base64.b64encode(key_of(name).public_bytes).decode()
+    return MemberRecord("n", name, 1, f"https://{name}", f"{name}-authority", (), (key,), (), EPOCH)

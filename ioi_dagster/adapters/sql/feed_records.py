@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -152,6 +152,6 @@ def _number(item: str) -> tuple[str, int] | None:
 def _event(said: object) -> Signed | None:
     """None: it points at something that is no event of a record."""
     try:
-        return converted(said[EVENT], Signed)  # type: ignore[index]
-    except (KeyError, TypeError, msgspec.ValidationError):
+        return converted(said[EVENT], Signed) if isinstance(said, Mapping) else None
+    except (KeyError, msgspec.ValidationError):
         return None
