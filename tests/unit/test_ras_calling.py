@@ -14,6 +14,7 @@ import httpx
 import msgspec
 import pytest
 
+from ioi_dagster.adapters.http import ras_calling
 from ioi_dagster.adapters.http.protocol import BY_PATH
 from ioi_dagster.decoding import converted, from_msgpack
 from ioi_dagster.errors import UnreachableError
@@ -80,7 +81,7 @@ class Node:
         self.starts: list[StepPermit] = []
         self.lost = 0
         """So many starts are lost with their node."""
-        self.go = asyncio.Event()
+        self.began, self.go = asyncio.Event(), asyncio.Event()
         self.go.set()
 
     def _admit(self, request: bytes) -> StartRequest:
@@ -94,6 +95,7 @@ class Node:
         assert permit.issuer == asked.lease.origin
         assert permit.nonce not in {one.nonce for one in self.starts}
         self.starts.append(permit)
+        self.began.set()
         return asked
 
     async def run(self, request: bytes, key: str, call: str, node: str, timeout_s: float) -> bytes:
@@ -185,8 +187,10 @@ def test_what_may_not_be_called_is_refused_and_nothing_is_started(lab: Calling) 
 
 
 def test_who_asks_again_with_the_same_key_gets_what_became_of_the_first_call(lab: Calling) -> None:
+    assert lab.call(key="one").refusal is not None
     lab.store.put(echo())
     first, again = lab.call(key="one"), lab.call(key="one")
+    assert first.ok, "of what was refused nothing is kept"
     assert (first, len(lab.node.starts)) == (again, 1)
     other = lab.send("ras/invoke", CALL | {"key": "one", "payload": {"say": "else"}}, **lab.bearer)
     assert problem(other) == (409, "ras.key_used")
@@ -237,7 +241,7 @@ def test_a_call_waits_for_room_until_its_time_is_over(lab: Calling) -> None:
     assert lab.cluster.governor.snapshot().leases == ()
 
 
-def test_whoever_hangs_up_has_the_call_stopped_and_its_lease_given_back(lab: Calling) -> None:
+def test_a_call_that_takes_longer_than_it_may_is_stopped_and_its_lease_given_back(lab: Calling) -> None:
     lab.store.put(echo())
 
     async def left() -> None:
@@ -247,7 +251,38 @@ def test_whoever_hangs_up_has_the_call_stopped_and_its_lease_given_back(lab: Cal
         assert (told["ok"], told["error"]) == (False, "it has not ended in the time that it was given")
 
     asyncio.run(left())
+    assert len(lab.node.starts) == 1
     assert lab.cluster.governor.snapshot().leases == ()
+
+
+def test_who_hangs_up_has_the_call_stopped_and_its_lease_given_back(
+    lab: Calling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ras_calling, "REJOIN_S", 0.0)
+    lab.store.put(echo())
+    lab.node.go.clear()
+    sent = [{"type": "http.request", "body": msgspec.json.encode(CALL)}]
+    told: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        if sent:
+            return sent.pop()
+        await lab.node.began.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    async def hung_up() -> None:
+        headers = [(b"authorization", lab.bearer["authorization"].encode())]
+        scope = {"type": "http", "method": "POST", "path": "/v1/ras/invoke", "query_string": b"", "headers": headers}
+        await lab.app(scope, receive, send)
+        while lab.cluster.governor.snapshot().leases:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(hung_up())
+    assert len(lab.node.starts) == 1
+    assert b"gateway.hung_up" in told[-1]["body"]
 
 
 def test_a_streamed_result_comes_in_lines_and_of_a_block_that_gives_none_it_is_refused(lab: Calling) -> None:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from ioi_dagster.adapters.http.askers import Asker
 from ioi_dagster.adapters.http.bodies import Bodies
-from ioi_dagster.adapters.http.calls import REJOIN_S, Call, Calls, ForgottenError
+from ioi_dagster.adapters.http.calls import KEPT_CALLS, REJOIN_S, Call, Calls, ForgottenError
 from ioi_dagster.adapters.http.clusters import Clusters
 from ioi_dagster.adapters.http.context import BlockRunner, GatewayContext
 from ioi_dagster.adapters.http.invoking import LOOK_AGAIN_S
@@ -96,6 +96,8 @@ class RasCalling:
         self._own = context.config.spec.name
         self._calls, self._bodies = Calls(context.clock.monotonic), Bodies()
         self._under_way: dict[str, int] = {}
+        self._keys: dict[tuple[str, str], tuple[str]] = {}
+        """(who asks, his key) → the call that was made with it last."""
 
     def at(self, name: str) -> Callable[[Request], Any]:
         """What answers at the door of that name below `ras/`."""
@@ -129,11 +131,13 @@ class RasCalling:
         shown = request.headers.get(PROOF_HEADER, "") if asker.caller is not None else uuid.uuid4().hex
         key = (asker.name, calling.key or digest_bytes(shown.encode()))
         called = f"{door} {digest_bytes(msgspec.json.encode(calling))}"
-        known = self._calls.get(key)
-        if known is not None and known.door != called:
+        known = self._calls.get(self._keys.get(key, ()))
+        if known is None or _began_nothing(known):
+            return asker, self._new(key, called, asker, calling, door == STREAMED)
+        if known.door != called:
             text = "another call was made with this key"
             raise ProblemError(409, "ras.key_used", text, "draw another key for another call")
-        return asker, known or self._new(key, called, asker, calling, door == STREAMED)
+        return asker, known
 
     def _new(self, key: tuple[str, str], called: str, asker: Asker, calling: Calling, streamed: bool) -> Call:
         mine, all_ = self._under_way.get(asker.name, 0), sum(self._under_way.values())
@@ -143,7 +147,10 @@ class RasCalling:
         payload = encode_payload(Payload(calling.payload, calling.parts))
         ends_at = asyncio.get_running_loop().time() + calling.timeout_s
         asked = _Asked(asker, replace(calling, payload={}, parts={}), payload, f"call-{uuid.uuid4().hex}", ends_at)
-        return self._calls.begin(key, called, self._counted(asked, streamed), REJOIN_S)
+        self._keys[key] = (asked.run,)
+        if len(self._keys) > KEPT_CALLS:
+            del self._keys[next(iter(self._keys))]
+        return self._calls.begin((asked.run,), called, self._counted(asked, streamed), REJOIN_S)
 
     async def _counted(self, asked: _Asked, streamed: bool) -> AsyncGenerator[Begun | list[bytes] | bytes, None]:
         name = asked.asker.name
@@ -185,7 +192,8 @@ class RasCalling:
                         yield one
                 return
             called = await self._run(asked, room, lease, called)
-            if called.ok or not called.infrastructure or not chosen.again:
+            over = asyncio.get_running_loop().time() >= asked.ends_at
+            if called.ok or not called.infrastructure or not chosen.again or over:
                 break
         yield _encoded(self._refused(streamed, called))
 
@@ -334,6 +342,14 @@ class RasCalling:
             door = PREFIX + (STREAMED if streamed else WHOLE)
             self._refusals.refused(door, called.refusal.code, self._c.clock.monotonic())
         return called
+
+
+def _began_nothing(call: Call) -> bool:
+    """It was refused before anything was started: whoever asks again asks anew."""
+    if not call.ended or call.answer is None:
+        return False
+    told = from_json(call.answer, Called)
+    return not told.ok and told.attempts == 0
 
 
 def _why_none(found: FoundTold, by: str) -> Refusal:
