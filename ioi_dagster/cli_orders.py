@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,8 +20,6 @@ from ioi_dagster.model.names import near
 from ioi_dagster.model.order import SENSELESS, Order, Target, Verb
 
 if TYPE_CHECKING:
-    from typer import Context
-
     from ioi_dagster.domain import DomainHome
 
 out = Console(width=None if sys.stdout.isatty() else 160)
@@ -44,7 +42,7 @@ MOST_DIGITS = 20
 class Numbered(TyperCommand):
     """A command that takes a number: `-5` is one, and no option."""
 
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.ignore_unknown_options = any(NEGATIVE.fullmatch(one) for one in args)
         return super().parse_args(ctx, args)
 
