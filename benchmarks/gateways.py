@@ -33,10 +33,11 @@ Place = tuple[int, int]
 
 @dataclass
 class Gateway:
-    """Of one domain. `process` is None where it does not run."""
+    """Of one domain. `process` is None where it does not run; `machine`: where it does, this one where that is None."""
 
     home: DomainHome
     url: str
+    machine: Any = None
     process: subprocess.Popen[bytes] | None = None
     _asks: Any = field(default=None, repr=False)
 
@@ -44,6 +45,7 @@ class Gateway:
         log = (self.home.logs / "gateway.log").open("ab")
         environment = {**os.environ, "IOI_DOMAIN_HOME": str(self.home.root), "DO_NOT_TRACK": "1"}
         command = [sys.executable, "-m", "ioi_dagster.local.gateway_main"]
+        command = command if self.machine is None else self.machine.command(command)
         with log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
@@ -105,11 +107,21 @@ class Gateway:
 
 
 class Gateways:
-    """`count` of them below `folder`, ended when this is left."""
+    """`count` of them below `folder`, ended when this is left; spread over `machines` (of `benchmarks.netns`) where there are
+    some, one after the other."""
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path, count: int, machines: Sequence[Any] = ()) -> None:
         names = [f"d{number}.example" for number in range(count)]
-        self.all = [Gateway(DomainHome(folder / "domains" / name), f"https://127.0.0.1:{_free()}") for name in names]
+        homes = [DomainHome(folder / "domains" / name) for name in names]
+        where = [machines[number % len(machines)] if machines else None for number in range(count)]
+        self.all = [
+            Gateway(
+                home,
+                f"https://{machine.address}:{7443 + number}" if machine else f"https://127.0.0.1:{_free()}",
+                machine,
+            )
+            for number, (home, machine) in enumerate(zip(homes, where, strict=True))
+        ]
         peers = {one.home.name: one.url for one in self.all}
         authorities = {name: f"{name}-authority" for name in names}
         records: list[Signed] = []
