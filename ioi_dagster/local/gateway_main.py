@@ -40,6 +40,7 @@ from ioi_dagster.adapters.sql.registry_tables import feeds as tables
 from ioi_dagster.clock import Clock, SystemClock
 from ioi_dagster.decoding import from_json
 from ioi_dagster.domain import DomainConfig, DomainHome, TrustFolder
+from ioi_dagster.local.data_desk import data_desk
 from ioi_dagster.local.identity import end_overlaps
 from ioi_dagster.local.member_book import FolderBook
 from ioi_dagster.local.ordering import Ordering
@@ -120,6 +121,7 @@ def serve(home: DomainHome) -> None:
         standing=StandingDesk(clock, StandingFile(home.standing)),
         orders=Ordering(home, gate),
         feeds=_feeds(home, store, clock),
+        data=data_desk(home, config, store, gate, clock),
         epoch=_next_epoch(home.root / "gateway.epoch", clock.wall()),
         registry=SqlRegistryDesk(store, home.name),
         tokens=TokenFile(home).known,

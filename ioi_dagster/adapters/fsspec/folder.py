@@ -89,6 +89,18 @@ class Folder:
         except FileNotFoundError:
             return None
 
+    def names(self, below: str = "") -> list[str]:
+        """Of what lies directly in it, or in a folder below it, sorted; of what is being written nothing."""
+        found = (path.rstrip("/").rpartition("/")[2] for path in self._listed(self._path(below).rstrip("/")))
+        return sorted(name for name in found if not name.startswith("."))
+
+    def mark(self, name: str) -> object:
+        """Differs once the file was changed, as far as its file system tells; None where there is no such file."""
+        try:
+            return self._fs.ukey(self._path(name))
+        except FileNotFoundError:
+            return None
+
     def room(self) -> int | None:
         """Free bytes; None where that is not known beforehand."""
         if not self._local:

@@ -94,16 +94,18 @@ def _plain(text: str) -> str:
 
 
 class Mover:
-    """`most`: bytes of one asset that are moved at once."""
+    """`most`: bytes of one asset that are moved at once. `told` hears of bytes as they come, in any thread."""
 
-    def __init__(self, doors: Doors, workers: int = 2, most: int = 2**40) -> None:
-        self._doors, self._workers, self._most = doors, workers, most
+    def __init__(
+        self, doors: Doors, workers: int = 2, most: int = 2**40, told: Callable[[int], object] = lambda size: None
+    ) -> None:
+        self._doors, self._workers, self._most, self._told = doors, workers, most, told
 
     def move(self, route: Route, url: str, now: float) -> Moved:
         """Fill the copy of the route's target at `url` (see `version_url`). Doing it again goes on with what is missing; any
         number may do it at once. Never raises for what goes wrong with data: `whole` and `refused` tell."""
         asset, target = route.asset, route.target
-        move = _Move(self._doors)
+        move = _Move(self._doors, self._told)
         refused = list(route.refused)
         if any(not one.url for one in refused):
             there = Copy(target, url, asset.urn, asset.version, asset.digest, {}, now)
@@ -137,7 +139,7 @@ class Mover:
     @contextmanager
     def reading(self, leg: Leg) -> Iterator[IO[bytes]]:
         """The part as a file to read, all of it checked beforehand. Raises `PartUnavailableError`."""
-        move = _Move(self._doors)
+        move = _Move(self._doors, self._told)
         with tempfile.SpooledTemporaryFile(IN_MEMORY) as spool:
 
             def begun() -> _Sink:
@@ -183,8 +185,8 @@ class Mover:
 class _Move:
     """What one move has learnt of its sources."""
 
-    def __init__(self, doors: Doors) -> None:
-        self._doors, self._lock = doors, threading.Lock()
+    def __init__(self, doors: Doors, told: Callable[[int], object]) -> None:
+        self._doors, self._told, self._lock = doors, told, threading.Lock()
         self._strikes: Counter[tuple[str, str]] = Counter()
         self._stopped = False
         self.refused: list[Refused] = []
@@ -245,6 +247,7 @@ class _Move:
                 hashed.update(chunk)
                 with _writing_here():
                     sink.write(chunk)
+                self._told(len(chunk))
             if size < part.size:
                 raise _SourceFailed("data.cut_off", f"{part.name} ended after {size} of {part.size} bytes", _AGAIN)
             if f"sha256:{hashed.hexdigest()}" != part.digest:

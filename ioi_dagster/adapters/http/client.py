@@ -6,11 +6,12 @@ import asyncio
 import ssl
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 import msgspec
 import uvloop
@@ -23,6 +24,8 @@ from ioi_dagster.adapters.http.protocol import (
     PERMIT_HEADER,
     PREFIX,
     PROOF_HEADER,
+    CopiesOf,
+    Held,
     Invocation,
     Invoked,
     JoinAnswer,
@@ -47,6 +50,7 @@ from ioi_dagster.model.refusal import GATEWAY_FULL, Refusal
 from ioi_dagster.model.standing import Experiences, Standing
 from ioi_dagster.policy.permits import encode
 from ioi_dagster.policy.proof import prove
+from ioi_dagster.ras.data.copies import Copy
 from ioi_dagster.ras.selection import Discovery, Query
 from ioi_dagster.signing import Signed, SigningKey, digest_bytes
 
@@ -55,6 +59,7 @@ DISCOVER_S = 2.0
 """A registry that answers later than this counts as unreachable for now; it is asked again."""
 JOIN_S = 10.0
 STANDING_S = MEMBERS_S = 1.0
+COPIES_S = 10.0
 
 MAX_WAITING = 64
 """Announcements of one run process at one gateway that wait for room."""
@@ -152,6 +157,14 @@ class GatewayClient:
 
     def state(self, timeout: float = 1.0) -> dict[str, Any]:
         return self._get("registry/state", dict, timeout)
+
+    def copies(self, urn: str) -> Asked[CopiesOf]:
+        """Which copies the domain holds of an asset, a URN."""
+        return self._getting(f"data/copies?asset={quote(urn, safe='')}", CopiesOf, COPIES_S)
+
+    def hold(self, copies: Iterable[Copy], withdrawn: Iterable[Copy] = ()) -> None:
+        """Tell the domain's own gateway what it holds now, and what no longer."""
+        self._asked("data/held", Held(tuple(copies), tuple(withdrawn)), dict, COPIES_S).result()
 
     def order(self, order: Order, subject: str, unseen: bool = False) -> OrderAnswer:
         """Have `subject` give an order for what the domain owns, see `OrderRequest`. Raises `GatewayRefusedError` where it

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import httpx
 
+from ioi_dagster.adapters.http.data import DataDesk
 from ioi_dagster.adapters.http.feeds import FeedDesk
 from ioi_dagster.adapters.http.membership import MemberBook, NoMembers
 from ioi_dagster.adapters.http.protocol import OrderAnswer, RunAnswer, RunOrder
@@ -136,6 +137,8 @@ class GatewayContext:
     """How clusters stand with the domain; None: that is forgotten with the gateway."""
     feeds: FeedDesk | None = None
     """None: nothing is told to other registries, and nothing taken of them."""
+    data: DataDesk | None = None
+    """None: nothing is said of data."""
     epoch: int = 1
     registry: RegistryDesk | None = None
     """None: nobody is answered for it."""

@@ -22,6 +22,7 @@ from ioi_dagster.adapters.http.askers import Askers
 from ioi_dagster.adapters.http.clocks import told_as
 from ioi_dagster.adapters.http.clusters import Clusters
 from ioi_dagster.adapters.http.context import GatewayContext, OrderDesk
+from ioi_dagster.adapters.http.data import DataDesk
 from ioi_dagster.adapters.http.doors import Door
 from ioi_dagster.adapters.http.feeds import FeedDesk
 from ioi_dagster.adapters.http.invoking import Invoking
@@ -36,6 +37,7 @@ from ioi_dagster.adapters.http.protocol import (
     VERSION,
     AnnounceTo,
     Health,
+    Held,
     JoinRequest,
     OrderRequest,
     Problem,
@@ -80,6 +82,8 @@ def create_app(context: GatewayContext) -> Starlette:
         tasks = [asyncio.create_task(gateway.members.run())]
         if context.feeds is not None:
             tasks.append(asyncio.create_task(context.feeds.run(gateway.away)))
+        if context.data is not None:
+            tasks.append(asyncio.create_task(context.data.run()))
         yield
         for task in tasks:
             task.cancel()
@@ -309,6 +313,29 @@ class _Gateway:
         if self._c.feeds is None:
             raise ProblemError(403, "feeds.closed", "this gateway tells nothing to other registries")
         return self._c.feeds
+
+    # Data -------------------------------------------------------------------------------------------------------
+
+    async def _copies(self, request: Request) -> Any:
+        caller, desk = self._who.caller(request), self._data()
+        try:
+            return await desk.copies(caller.domain, request.query_params.get("asset", "")[:1_000])
+        except BadInputError as error:
+            raise ProblemError(400, "data.no_urn", error.what, error.todo or "") from error
+
+    async def _held(self, request: Request) -> Any:
+        caller, desk = self._who.caller(request), self._data()
+        if caller.domain != self._c.config.spec.name:
+            raise ProblemError(403, "gateway.not_its_own", "what a domain holds is told by its own processes only")
+        refusal = desk.held(await self._who.read(request, Held, caller))
+        if refusal is not None:
+            raise ProblemError(400, refusal.code, refusal.text, refusal.remedy)
+        return {}
+
+    def _data(self) -> DataDesk:
+        if self._c.data is None:
+            raise ProblemError(403, "data.closed", "this gateway says nothing of data")
+        return self._c.data
 
     async def _standing(self, request: Request) -> Any:
         """Nobody but the domain's own runs is believed, or told."""

@@ -23,6 +23,7 @@ from ioi_dagster.model.negotiation import Announce, Award, Awarded, Bid, Lease, 
 from ioi_dagster.model.order import Name, Order, Text
 from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.model.standing import Experiences, Standing
+from ioi_dagster.ras.data.copies import Copy
 from ioi_dagster.ras.feeds.proof import Proof
 from ioi_dagster.ras.feeds.replica import MAX_HEADS
 from ioi_dagster.ras.feeds.store import Page
@@ -34,6 +35,7 @@ PREFIX = f"/v{VERSION}/"
 PERMIT_HEADER, PROOF_HEADER = "ioi-permit", "ioi-proof"
 CLOCK_HEADER = "ioi-clock"
 """Of each answer: Unix seconds by the gateway's clock."""
+MAX_COPIES = 100
 MAX_FRAME = MAX_PIECE + 64 * 2**10
 
 
@@ -214,6 +216,26 @@ class Telling:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Copies that the domain holds from now on, until its next look into its stores, and those that it holds no longer."""
+
+    copies: Annotated[tuple[Copy, ...], msgspec.Meta(max_length=MAX_COPIES)] = ()
+    withdrawn: Annotated[tuple[Copy, ...], msgspec.Meta(max_length=MAX_COPIES)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CopiesOf:
+    """`asset`: the record in force, as this domain has it, None where it has none that who asks may see; `earlier`: records of
+    older versions of which it holds copies. Each of `copies` is a `Copy`. `against`: what it has against giving it to who asks;
+    then no copy says where it lies."""
+
+    asset: Signed | None = None
+    earlier: tuple[Signed, ...] = ()
+    copies: tuple[dict[str, Any], ...] = ()
+    against: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     code: str
     text: str
@@ -274,6 +296,15 @@ DOORS = (
         "POST", "feeds/heads", For.DOMAIN, SwapHeads, HeadsSwapped, "how far feeds are, for how far who asks has them"
     ),
     Door("POST", "feeds/tell", For.OWN, Telling, dict[str, Any], "state records to others, or no longer"),
+    Door(
+        "GET",
+        "data/copies",
+        For.DOMAIN,
+        None,
+        CopiesOf,
+        "which copies it holds of `?asset=`, a URN; what who asks may not see is not there",
+    ),
+    Door("POST", "data/held", For.HOME, Held, dict[str, Any], "copies that it holds from now on, or no longer"),
     Door("POST", "announce", For.RUN, AnnounceTo, Bid, "what is wanted; the bid binds nobody"),
     Door(
         "POST",

@@ -12,7 +12,7 @@ import msgspec
 from ioi_dagster.decoding import converted
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.data_class import DataClass
-from ioi_dagster.ras.record import Record, make_record
+from ioi_dagster.ras.record import PUBLIC, Record, make_record
 from ioi_dagster.ras.urn import Kind
 from ioi_dagster.signing import SigningKey
 
@@ -104,11 +104,16 @@ def asset_of(record: Record) -> Asset:
 
 
 def asset_record(
-    key: SigningKey, name: str, version: str, spec: AssetSpec, provenance: Sequence[Mapping[str, Any]] = ()
+    key: SigningKey,
+    name: str,
+    version: str,
+    spec: AssetSpec,
+    provenance: Sequence[Mapping[str, Any]] = (),
+    audience: str = PUBLIC,
 ) -> Record:
     """Signed by its owner. Raises `BadInputError` for what nobody could copy."""
     check_parts(spec.parts, f"{name} {version}")
-    return make_record(key, Kind.ASSET, name, version, asdict(spec), provenance=provenance)
+    return make_record(key, Kind.ASSET, name, version, asdict(spec), audience=audience, provenance=provenance)
 
 
 def check_parts(parts: Sequence[Part], where: str) -> None:

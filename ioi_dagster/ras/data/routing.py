@@ -87,7 +87,10 @@ def route(
     names = tuple(part.name for part in parts)
     refusal = may_be_at(asset, target, network)
     if refusal is not None:
-        return Route(asset, target, (), names, (Refused(target, "", refusal),))
+        # What policy has to say is told as well: it names the rule, and may be what has to be changed next.
+        from_where = dict.fromkeys(one.copy.domain for one in standings if one.copy.domain != target)
+        said = [Refused(one, "", why) for one in from_where for why in policy_says(asset, one, target, network)]
+        return Route(asset, target, (), names, (Refused(target, "", refusal), *said))
     asked: dict[str, tuple[Refusal, ...]] = {}
     usable, refused = [], []
     for one in standings:
@@ -120,8 +123,13 @@ def may_be_at(asset: Asset, domain: str, network: Network) -> Refusal | None:
 def may_go(asset: Asset, source: str, target: str, network: Network) -> tuple[Refusal, ...]:
     """Both ends and policy: everything that is against it. Inside one domain policy is not asked: nothing leaves."""
     ends = [refusal for end in (source, target) if (refusal := may_be_at(asset, end, network))]
-    if ends or source == target:
-        return tuple(ends)
+    return (*ends, *policy_says(asset, source, target, network)) if source != target else tuple(ends)
+
+
+def policy_says(asset: Asset, source: str, target: str, network: Network) -> tuple[Refusal, ...]:
+    """Everything that policy has against it; nothing where a domain is not known, which is refused anyway."""
+    if not {source, target} <= network.places.keys():
+        return ()
     move = DataMove(
         asset.urn,
         asset.version,
