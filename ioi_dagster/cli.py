@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ioi_dagster.cli_data_keep import data_app
 from ioi_dagster.cli_domain import domain_app
 from ioi_dagster.cli_import import import_files
 from ioi_dagster.cli_intervene import COMMANDS, NUMBERED
@@ -52,6 +53,7 @@ app.add_typer(block_app, name="block")
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(node_app, name="node")
 app.add_typer(ras_app, name="ras")
+app.add_typer(data_app, name="data")
 app.command("import")(import_files)
 
 _WIDE = None if sys.stdout.isatty() else 160
