@@ -24,7 +24,7 @@ from ioi_dagster.cli_domain import domain_app
 from ioi_dagster.cli_import import import_files
 from ioi_dagster.cli_intervene import COMMANDS, NUMBERED
 from ioi_dagster.cli_orders import Numbered, block_app, node_app, tenant_app
-from ioi_dagster.cli_ras_token import ras_app
+from ioi_dagster.cli_ras_planes import ras_app
 from ioi_dagster.errors import IoiError
 from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.order import Order, Verb

@@ -26,10 +26,6 @@ class Reference:
     tag: str = ""
     digest: str = ""
 
-    @property
-    def pinned(self) -> bool:
-        return bool(self.digest)
-
     def __str__(self) -> str:
         return self.repository + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
 
@@ -84,16 +80,6 @@ def read_reference(text: str) -> Reference:
             todo="write repository:tag or repository@sha256:<64 hex digits>, in small letters",
         )
     return Reference(found["repository"], found["tag"] or "", found["digest"] or "")
-
-
-def pinned(text: str) -> Reference:
-    """One that says by its digest which image it is. Raises `BadInputError` for any other."""
-    found = read_reference(text)
-    if not found.pinned:
-        raise BadInputError(
-            f"{found} may be another image tomorrow", where="images", todo=f"write {found.repository}@sha256:…"
-        )
-    return found
 
 
 def image_record(key: SigningKey, reference: Reference, image: Image) -> Record:

@@ -1,9 +1,9 @@
-"""Which policies are in force where, as each domain states by a signed record: bundles by scope and revision, and their rules."""
+"""Which policies are in force where, as each domain states by a signed record: bundles by scope and revision."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -16,11 +16,10 @@ from ioi_dagster.ras.urn import Kind
 @dataclass(frozen=True, slots=True)
 class BundleSpec:
     """The `spec` of a policy's record. `revision` is the digest of the bundle, `scopes` those for which it has rules that count
-    in this domain, from the network down; `rules`: digest by id of a rule, where its owner tells them apart."""
+    in this domain, from the network down."""
 
     revision: str
     scopes: tuple[str, ...]
-    rules: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +73,6 @@ class PolicyView:
     def differing(self) -> tuple[str, ...]:
         """Scopes that several domains share and do not have in one revision: somebody has not taken a change yet."""
         return tuple(scope for scope, revisions in self.scopes().items() if len(revisions) > 1)
-
-    def rule(self, id: str) -> dict[str, tuple[str, ...]]:
-        """Digest of a rule → the domains in which that is in force."""
-        found: dict[str, set[str]] = {}
-        for one in self.bundles:
-            if id in one.spec.rules:
-                found.setdefault(one.spec.rules[id], set()).add(one.domain)
-        return {digest: tuple(sorted(its)) for digest, its in sorted(found.items())}
-
-    def is_stated(self, domain: str, revision: str) -> bool:
-        """Whether a decision of `domain` by that revision is by one that it states."""
-        return any(one.spec.revision == revision for one in self.of(domain))
 
 
 def policy_view(records: Iterable[Record]) -> PolicyView:
