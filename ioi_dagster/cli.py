@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ioi_dagster.cli_data_keep import data_app
@@ -142,7 +142,8 @@ def main() -> None:
         if databases is None or not isinstance(error, databases.DatabaseError):
             raise
         orig = getattr(error, "orig", error)
-        todo = "make room on the disk of the home folder, or give another --home"
+        broken = "malformed" in str(orig) or "not a database" in str(orig)
+        todo = _BROKEN_DATABASE if broken else "make room on the disk of the home folder, or give another --home"
         _say_error(f"a database of the home folder cannot be used: {orig} — {todo}")
         sys.exit(2)
     except SystemExit as end:  # Typer makes one of Ctrl-C
@@ -151,6 +152,9 @@ def main() -> None:
         raise
 
 
+_BROKEN_DATABASE = (
+    "it is damaged: a registry is made of a backup by `ioi ras restore`; one of runs is moved away, with their stories"
+)
 _NO_RIGHT = "give another folder, or yourself the right to write to this one"
 _TODO = {
     errno.EACCES: _NO_RIGHT,
@@ -422,7 +426,9 @@ def doctor(home: HomeOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps([finding.__dict__ for finding in findings]))
     else:
-        table = Table("", "what", "found", "what to do", show_edge=False)
+        table = Table(
+            "", "what", Column("found", overflow="fold"), Column("what to do", overflow="fold"), show_edge=False
+        )
         for finding in findings:
             mark = {"ok": "[green]ok[/]", "note": "[yellow]note[/]"}.get(finding.state, "[red]mend[/]")
             table.add_row(mark, finding.what, escape(finding.found), escape(finding.remedy))

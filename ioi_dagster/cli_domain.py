@@ -132,6 +132,7 @@ def up(home: Home = None, domain: Name = "") -> None:
         raise BadInputError(f"{one.name} has left", todo="`ioi domain join` comes back, with a new invitation")
     take_data(one)
     sign_again(one, time.time())
+    out.print(f"{one.name} starts")
     with running(one, stopped=lambda: bool(told)) as processes:
         if processes.ready:
             out.print(f"{one.name} is up: {one.config().gateway}  (Ctrl-C stops it)", soft_wrap=True)

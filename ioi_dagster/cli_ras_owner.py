@@ -9,15 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 from rich.markup import escape
 
 from ioi_dagster.cli_import import AsJson, DomainFolder, Home, Name, err, gathered, out, owner_of
 from ioi_dagster.cli_ras import Urn, bad, clock, opened, version_there
 from ioi_dagster.cli_ras_history import ras_app
+from ioi_dagster.decoding import from_json
 
 if TYPE_CHECKING:
     from ioi_dagster.adapters.sql.registry import SqlRecordStore
+    from ioi_dagster.adapters.sql.registry_checking import Difference
     from ioi_dagster.domain import DomainHome
     from ioi_dagster.ras.pointers import PointerEvent, Status
     from ioi_dagster.ras.record import Record
@@ -204,7 +207,7 @@ def verify(
         with _progress("made anew") as told:
             count = made_anew(store, told)
     with _progress("verified") as told:
-        found = list(differences(store, told))
+        found = [*differences(store, told), *_lost(owner, store)]
     if as_json:
         rows = [{"what": one.what, "name": one.name, "text": one.text} for one in found]
         print(json.dumps({"rebuilt": count, "differences": rows}))
@@ -218,6 +221,25 @@ def verify(
         out.print(good if not found else f"{len(found)} differences — {todo}", soft_wrap=True)
     if found:
         raise typer.Exit(1)
+
+
+def _lost(owner: DomainHome, store: SqlRecordStore) -> list[Difference]:
+    """What its gateway has stated, and is there no more although nobody has deleted it: nothing of a lost file differs."""
+    from ioi_dagster.adapters.sql.registry_checking import Difference
+    from ioi_dagster.ras.pointers import Status
+
+    try:
+        stated = from_json((owner.root / "stated.json").read_bytes(), list[tuple[str, str]])
+    except (OSError, msgspec.MsgspecError):
+        return []
+    there = {(record.urn, record.version) for record in store.all_of(owner.name)}
+    return [
+        Difference(
+            "record", f"{urn} {version}", "its gateway has stated it, and it is not there: see `ioi ras restore`"
+        )
+        for urn, version in stated
+        if (urn, version) not in there and store.pointers(urn).stand(version).status is not Status.DELETED
+    ]
 
 
 @ras_app.command("backup")

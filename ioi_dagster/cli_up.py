@@ -53,6 +53,7 @@ def serve(federation: Federation, home: Path, port: int, say: Callable[[str], No
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, stop)
     begun = time.monotonic()
+    say("starting domains, Dagster's web UI and its daemon; on a small machine that takes half a minute")
     port = port or _any_port()
     children: list[subprocess.Popen[bytes]] = []
     with federation:

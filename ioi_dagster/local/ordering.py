@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MAX_REFUSED, REFUSED_S = 20, 3600.0
 OF_DRAINS = frozenset({Verb.PAUSE, Verb.DRAIN, Verb.RESUME})
 """What is ordered for nodes in the file of what is drained."""
-UNSEEN = "One that is yet to come is ordered for all the same with --unseen (`unseen` in the request)."
+UNSEEN = "one that is yet to come is ordered for all the same with --unseen (`unseen` in the request)"
 
 
 class Ordering:
@@ -149,7 +149,7 @@ class Ordering:
             text = f"whether {self._home.name} knows a tenant {name!r} cannot be told: {error}"
             raise BadInputError(text, todo=UNSEEN) from error
         if name not in known:
-            raise BadInputError(f"{self._home.name} knows no tenant {name!r}", todo=f"{near(name, known)} {UNSEEN}")
+            raise BadInputError(f"{self._home.name} knows no tenant {name!r}", todo=f"{near(name, known)}; {UNSEEN}")
 
     def _check_weighs(self, order: Order) -> set[str]:
         """Those who have quotas here. One for whom quotas have no place weighs nothing."""

@@ -52,7 +52,8 @@ def find(domains: Sequence[DomainHome], name: str) -> Target:
         return wanted[0]
     names = sorted({_names(target)[0] for target in known})
     if not wanted:
-        raise BadInputError(f"no node or cluster is called {name!r}", todo=f"{near(name, names)} (A run is paused.)")
+        todo = f"{near(name, names)}; nodes and clusters are drained, a run is paused (`ioi pause`)"
+        raise BadInputError(f"no node or cluster is called {name!r}", todo=todo)
     many = ", ".join(sorted(_names(target)[-1] for target in wanted))
     raise BadInputError(f"{name!r} may be {many}", todo="name one of these")
 

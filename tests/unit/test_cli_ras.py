@@ -234,6 +234,27 @@ def test_a_registry_that_was_altered_is_told_of_and_mended(home, lab):
     assert offered(home) == [("2", "active")]
 
 
+def test_a_registry_that_was_lost_is_no_good_one_and_a_damaged_one_is_told_with_what_mends_it(home, lab):
+    (lab.root / "blocks.json").write_bytes(msgspec.json.encode(BLOCKS))
+    store = SqlRecordStore(lab.registry, lab.trusted())
+    register(lab, lab.config(), store, "revision")
+    urn = "urn:ioi:lab.example:block:page-ocr"
+    gone = next(record.version for record in store.all_of("lab.example") if record.urn == urn)
+    told(home, "delete", urn, gone, "--yes")
+    assert told(home, "verify")["differences"] == []
+    stated = len(store.all_of("lab.example"))
+    store.close()
+    for path in lab.root.glob("registry.sqlite*"):
+        path.unlink()
+    lost = told(home, "verify", code=1)["differences"]
+    assert len(lost) == stated + 1 and all("it is not there" in one["text"] for one in lost)
+    for path in lab.root.glob("registry.sqlite*"):
+        path.unlink()
+    lab.registry.write_bytes(b"no database " * 1_000)
+    with pytest.raises(BadInputError, match=r"the registry is damaged.*ioi ras restore"):
+        ioi(home, "verify")
+
+
 def test_a_restored_registry_signs_nothing_until_its_owner_says_how_it_goes_on(home, lab, tmp_path):
     put(home, reader("1"))
     told(home, "backup", tmp_path / "saved")

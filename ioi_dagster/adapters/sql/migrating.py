@@ -30,8 +30,19 @@ def open_migrated(where: Path | str, synchronous: str = "FULL") -> sa.Engine:
             )
     else:
         engine = open_sqlite(path, sa.MetaData(), synchronous)
-    if revision_of(engine) != HEAD:
-        migrate(engine)
+    try:
+        if revision_of(engine) != HEAD:
+            migrate(engine)
+    except sa.exc.DatabaseError as error:
+        if path is None or not ("not a database" in str(error.orig) or "malformed" in str(error.orig)):
+            raise
+        engine.dispose()
+        raise BadInputError(
+            f"the registry is damaged: {error.orig}",
+            where=str(path),
+            todo="move it away with its -wal and -shm, then `ioi ras restore` a backup; without one, what blocks.json and"
+            " domain.json offer is registered again when the gateway starts",
+        ) from error
     return engine
 
 
