@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,21 +30,29 @@ def open_migrated(where: Path | str, synchronous: str = "FULL") -> sa.Engine:
                 f"{engine.dialect.name} is no database for a registry", where="registry", todo="SQLite or PostgreSQL"
             )
     else:
-        engine = open_sqlite(path, sa.MetaData(), synchronous)
+        return _told_of_damage(path, lambda: _migrated(open_sqlite(path, sa.MetaData(), synchronous)))
+    return _migrated(engine)
+
+
+def _migrated(engine: sa.Engine) -> sa.Engine:
+    if revision_of(engine) != HEAD:
+        migrate(engine)
+    return engine
+
+
+def _told_of_damage(path: Path, opens: Callable[[], sa.Engine]) -> sa.Engine:
     try:
-        if revision_of(engine) != HEAD:
-            migrate(engine)
-    except sa.exc.DatabaseError as error:
-        if path is None or not ("not a database" in str(error.orig) or "malformed" in str(error.orig)):
+        return opens()
+    except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+        text = str(getattr(error, "orig", error))
+        if not ("not a database" in text or "malformed" in text):
             raise
-        engine.dispose()
         raise BadInputError(
-            f"the registry is damaged: {error.orig}",
+            f"the registry is damaged: {text}",
             where=str(path),
             todo="move it away with its -wal and -shm, then `ioi ras restore` a backup; without one, what blocks.json and"
             " domain.json offer is registered again when the gateway starts",
         ) from error
-    return engine
 
 
 def path_of(where: Path | str) -> Path | None:
