@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DatabaseError
 
 from ioi_dagster.adapters.sql.registry_tables import HEAD
 from ioi_dagster.adapters.sql.sqlite import open_sqlite
@@ -43,7 +44,7 @@ def _migrated(engine: sa.Engine) -> sa.Engine:
 def _told_of_damage(path: Path, opens: Callable[[], sa.Engine]) -> sa.Engine:
     try:
         return opens()
-    except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+    except (DatabaseError, sqlite3.DatabaseError) as error:
         text = str(getattr(error, "orig", error))
         if not ("not a database" in text or "malformed" in text):
             raise
