@@ -252,7 +252,7 @@ def test_what_was_left_out_for_want_of_a_key_comes_when_it_is_known(told: Told) 
     # The same record, signed anew, is known by the older signature until then.
     told.owner.state([newer.sign(a.signed.body)], NOW)
     yanked = set_status(newer, reader("c").urn, 1, NOW, Status.YANKED)
-    told.owner.tell(News(signed(reader("c")), (Pointed(yanked, frozenset({"public"})),)), NOW)
+    told.owner.tell(News(tuple(signed(reader("c"))), (Pointed(yanked, frozenset({"public"})),)), NOW)
     told.pull()
     assert told.names() == ["a", "c"]
     keys[newer.key_id] = newer.public_bytes

@@ -23,6 +23,7 @@ from ioi_dagster.clock import ManualClock, SystemClock
 from ioi_dagster.decoding import from_json
 from ioi_dagster.errors import BadInputError
 from ioi_dagster.model.member import MemberRecord
+from ioi_dagster.model.refusal import Refusal
 from ioi_dagster.ras.feeds.entry import NOTHING
 from ioi_dagster.ras.feeds.head import Head, sign_head
 from ioi_dagster.ras.feeds.memory import MemoryFeeds
@@ -90,6 +91,7 @@ def test_what_cannot_be_kept_here_is_no_silence_of_the_peer():
     desk = desk_of(kept)
     pull = Pull(A, Position(Feed(A), root=public_text(key_of(A, -1))))
     failed = asyncio.run(desk._taken(pull, page)).failed
+    assert isinstance(failed, Refusal)
     assert (failed.code, failed.by) == ("feed.not_kept", B)
     assert "No space left on device" in failed.text
 
