@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ioi_dagster.adapters.http.client import own_gateway
+from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.cli import app
 from ioi_dagster.errors import IoiError
 from ioi_dagster.local.home import PROJECT, TOPOLOGY, open_federation
@@ -37,6 +38,8 @@ def home(tmp_path: Path) -> Iterator[Path]:
     """The shipped three domains; of their processes the gateways alone, in one process."""
     federation = open_federation(tmp_path / "home", TOPOLOGY, _blocks())
     federation.prepare()
+    for name in NAMES:  # databases are not made by several threads of one process
+        SqlRecordStore(federation.domain(name).registry, federation.domain(name).trusted()).close()
     folders = [str(federation.domain(name).root) for name in NAMES]
     gateways = subprocess.Popen([sys.executable, "-c", GATEWAYS, *folders], cwd=PROJECT, env={**os.environ})
     try:
