@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,8 +51,7 @@ def sync(
     this home; others do it by `ioi data move`. Exit code 1 where something is left to do, or was refused."""
     from ioi_dagster.local.data_keeping import Syncing
 
-    with planed(home, domain_home, domain) as plane:
-        syncing = Syncing(plane)
+    with planed(home, domain_home, domain) as plane, closing(Syncing(plane)) as syncing:
         if at or withdrawn:
             if not urn:
                 raise bad("no asset is named", todo="name it: `ioi data sync URN --at DOMAIN`")
@@ -87,10 +87,8 @@ def spread(
     it."""
     from ioi_dagster.local.data_keeping import Syncing
 
-    with planed(home, domain_home, domain) as plane:
-        syncing = Syncing(plane)
-        with progress("moved", 0, plane):
-            asset, kept = syncing.spread(urn, to, fan_out)
+    with planed(home, domain_home, domain) as plane, closing(Syncing(plane)) as syncing, progress("moved", 0, plane):
+        asset, kept = syncing.spread(urn, to, fan_out)
     if as_json:
         refused = [{"domain": one.domain, "url": one.url, **asdict(one.refusal)} for one in kept.refused]
         print(json.dumps({"urn": asset.urn, "copies": [copy.domain for copy in kept.copies], "refused": refused}))

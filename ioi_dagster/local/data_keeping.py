@@ -35,6 +35,12 @@ class Syncing:
         self._planes: dict[str, DataPlane] = {plane.name: plane}
         self._records: dict[str, Record] = {}
 
+    def close(self) -> None:
+        """All but the plane that was given."""
+        for plane in self._planes.values():
+            if plane is not self._plane:
+                plane.close()
+
     def note(self, urn: str, domains: Iterable[str]) -> None:
         """From now on these are to hold it, and no others. Raises `BadInputError` where it is not this domain's to say."""
         urn, noted = self._own(urn), self._noted()

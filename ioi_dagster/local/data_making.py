@@ -108,14 +108,16 @@ def register(
     told: Told = lambda size: None,
 ) -> Made:
     """`spec`: with the parts of `files`. They stay where they are if that is in one of the domain's stores, else they are copied
-    into `store`. Raises `BadInputError`, and `FinalError` where that version is something else."""
+    into `store`. Raises `BadInputError`."""
     plane.records.check_may_sign()
     urn = Urn(plane.name, Kind.ASSET, name)
     known = plane.records.get(str(urn))
     audience = audience or _audience(known, spec.data_class)
-    if known is not None and version in ("", known.version) and _same(known, spec, audience):
-        return Made("known", known, asset_of(known), _lies(plane, known))
-    record = signed(plane, name, spec, version, audience, [BY_COMMAND])
+    same = known is not None and version in ("", known.version) and _same(known, spec, audience)
+    if known is not None and same and (lies := _lies(plane, known)):
+        return Made("known", known, asset_of(known), lies)
+    # What was registered and is not there any more is put there again.
+    record = known if known is not None and same else signed(plane, name, spec, version, audience, [BY_COMMAND])
     asset = asset_of(record)
     here = _in_store(plane, files)
     url = here or version_url(store.url, asset)
@@ -127,9 +129,16 @@ def register(
 def signed(
     plane: DataPlane, name: str, spec: AssetSpec, version: str, audience: str, provenance: Sequence[Mapping[str, Any]]
 ) -> Record:
-    version = version or next_version(plane.records, str(Urn(plane.name, Kind.ASSET, name)))
+    """Raises `BadInputError` where that version is something else already."""
+    urn = str(Urn(plane.name, Kind.ASSET, name))
+    version = version or next_version(plane.records, urn)
     audience = audience or _audience(None, spec.data_class)
-    return asset_record(plane.home.signing_key(), name, version, spec, provenance, audience)
+    record = asset_record(plane.home.signing_key(), name, version, spec, provenance, audience)
+    taken = {one.version: one.digest for one in versions_of(plane.records, urn)}
+    if taken.get(version, record.digest) != record.digest:
+        what = f"version {version} is something else already"
+        raise BadInputError(what, where=urn, todo="name another version, or none for the next")
+    return record
 
 
 def finish(plane: DataPlane, record: Record, url: str, in_place: bool = False) -> Made:
@@ -172,7 +181,9 @@ def _same(known: Record, spec: AssetSpec, audience: str) -> bool:
 
 
 def _lies(plane: DataPlane, known: Record) -> str:
-    return next((copy.url for copy in plane.lying(known.urn) if copy.of == known.digest), "")
+    """Where all of it is; empty where it is nowhere."""
+    whole = {part.name: part.digest for part in asset_of(known).parts}
+    return next((copy.url for copy in plane.lying(known.urn) if copy.of == known.digest and copy.held == whole), "")
 
 
 def _in_store(plane: DataPlane, files: Files) -> str:

@@ -14,6 +14,7 @@ from ioi_dagster.local.identity import is_locked
 from ioi_dagster.local.quota import Share, shares
 from ioi_dagster.local.topology_file import load_topology
 from ioi_dagster.model.amounts import MEMORY, shown
+from ioi_dagster.model.data_stores import DataSpec, doors_between
 from ioi_dagster.model.placement import Link
 from ioi_dagster.model.topology import ClusterSpec, DomainSpec, NodeSpec
 
@@ -69,6 +70,12 @@ def _of_file(file: Path, homes: list[DomainHome]) -> Iterator[Difference]:
     yield from differences({name: config.spec for name, config in running.items()}, stated)
     told = dict.fromkeys(link for config in running.values() for link in config.links)
     yield from _links(told, dict.fromkeys(link for name in running for link in topology.links_of(name)))
+    folders = homes[0].root.parent
+    keeps = {name: its.at(str(folders / name)) for name, its in topology.data.items()}
+    for name in running:
+        doors = keeps.get(name, DataSpec()).doors if by_hand else doors_between(keeps, name)
+        if running[name].data != replace(keeps.get(name, DataSpec()), doors=doors):
+            yield Difference(f"where domain {name} keeps data, or what it opens of others, is not as in the file")
 
 
 def _links(running: Iterable[Link], stated: Iterable[Link]) -> Iterator[Difference]:

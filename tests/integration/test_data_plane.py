@@ -59,12 +59,12 @@ def _blocks() -> Any:
 
 
 def _answers(domain: Any, gateways: subprocess.Popen[bytes]) -> None:
-    client, until = own_gateway(domain), time.monotonic() + 120
+    client, until = own_gateway(domain), time.monotonic() + 300
     try:
         while time.monotonic() < until:
             assert gateways.poll() is None
             with suppress(IoiError):
-                client.health()
+                client.health(20.0)
                 return
             time.sleep(0.05)
         pytest.fail(f"the gateway of {domain.name} does not answer")

@@ -95,7 +95,8 @@ def originals(home: DomainHome) -> list[Original]:
 
 
 def note_original(home: DomainHome, original: Original) -> None:
-    known = [one for one in originals(home) if one.of != original.of]
+    """In place of what was noted of that version, or lay in that folder: one has the files of one version."""
+    known = [one for one in originals(home) if one.of != original.of and one.url != original.url]
     write_private(home.originals, msgspec.json.encode([*known, original]))
 
 
