@@ -620,4 +620,6 @@ def test_a_chain_that_goes_on_is_sent_before_what_happened_is_told(instance, ord
 def test_what_an_asset_tells_is_in_the_log_before_what_depends_on_it_is_sent(instance, order):
     with execute_job(reconstructable(values_job), instance, run_config=ALONE) as result:
         assert result.success, failures(result)
-    assert order == [("sent", "root_value"), ("told", "root_value"), ("sent", "child_value"), ("told", "child_value")]
+    # A step of which nothing is heard for long may be sent again.
+    said = list(dict.fromkeys(order))
+    assert said == [("sent", "root_value"), ("told", "root_value"), ("sent", "child_value"), ("told", "child_value")]
