@@ -180,6 +180,7 @@ class RasCalling:
             yield _encoded(self._refused(streamed, Called(False, refusal=chosen)))
             return
         room = Room(self._clusters, self._own, asked.run, chosen.capability, asked.data_class)
+        called = chosen.told(ok=False)
         for attempts in range(1, MAX_STARTS + 1):
             lease = await room.lease(chosen.clusters, asked.ends_at - asyncio.get_running_loop().time())
             if isinstance(lease, Refusal):

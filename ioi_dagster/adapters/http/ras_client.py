@@ -75,8 +75,8 @@ class RasClient:
     ) -> None:
         self._domain, self._key, self._wall, self._timeout_s = domain, key, wall, timeout_s
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        more = {"transport": transport} if transport is not None else {"verify": tls if tls is not None else True}
-        self._http = httpx.Client(base_url=url, headers=headers, trust_env=False, **more)
+        verify: ssl.SSLContext | bool = tls if tls is not None else True
+        self._http = httpx.Client(base_url=url, headers=headers, trust_env=False, transport=transport, verify=verify)
 
     def __enter__(self) -> Self:
         return self
