@@ -86,7 +86,7 @@ class Folder:
         """None where there is no such file."""
         try:
             return int(self._fs.info(self._path(name))["size"])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def names(self, below: str = "") -> list[str]:
@@ -98,7 +98,7 @@ class Folder:
         """Differs once the file was changed, as far as its file system tells; None where there is no such file."""
         try:
             return self._fs.ukey(self._path(name))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def room(self) -> int | None:
