@@ -228,26 +228,21 @@ def register(home: DomainHome, config: DomainConfig, store: SqlRecordStore, revi
     for block in read_blocks(home):
         spec = msgspec.to_builtins(block)
         put(Kind.BLOCK, block.name, spec, record_version(block.version, digest(spec)))
-    withdraw_others(home.root / "stated.json", store, home.name, current)
+    withdraw_others(home.root / "stated.json", store, current)
 
 
-def withdraw_others(path: Path, store: SqlRecordStore, own: str, current: list[Record]) -> None:
+def withdraw_others(path: Path, store: SqlRecordStore, current: list[Record]) -> None:
     """What the owner no longer offers, or offers otherwise, is not found any more. Only what a gateway itself has stated, as
-    noted at `path`, is withdrawn by one: what he has registered by a command is his to withdraw, and what others tell is theirs.
-    `own` is the domain's name."""
+    noted at `path`, is withdrawn by one: what he has registered by a command is his to withdraw, and what others tell is
+    theirs."""
     try:
         stated = set(from_json(path.read_bytes(), list[tuple[str, str]]))
-    except msgspec.MsgspecError as error:
-        log.warning(
-            "%s cannot be read, and is made anew: %s — what blocks.json or domain.json no longer has may still be found: withdraw"
-            " it by `ioi ras delete`",
-            path,
-            error,
-        )
-        stated = set()
     except FileNotFoundError:
-        # A registry that is older than such notes; and a gateway says of no record what it was made of.
-        stated = {(record.urn, record.version) for record in store.all_of(own) if not record.provenance}
+        stated = set()
+    except msgspec.MsgspecError as error:
+        text = "what blocks.json or domain.json no longer has may still be found: withdraw it by `ioi ras delete`"
+        log.warning("%s cannot be read, and is made anew: %s — %s", path, error, text)
+        stated = set()
     now = [(record.urn, record.version) for record in current]
     # Until it is done both are its own: it may be ended in between.
     write_private(path, msgspec.json.encode(sorted({*stated, *now})))
