@@ -81,8 +81,9 @@ def a_month_passes(one: Gateway) -> None:
     store.close()
 
 
-def test_ten_domains_agree_after_all_that_may_happen_to_them(tmp_path: Path) -> None:
-    with TwoSites(machines=1) as net, Gateways(tmp_path, 10, net.machines) as gateways:
+@pytest.mark.parametrize("count", [5, pytest.param(10, marks=pytest.mark.slow)])
+def test_domains_agree_after_all_that_may_happen_to_them(tmp_path: Path, count: int) -> None:
+    with TwoSites(machines=1) as net, Gateways(tmp_path, count, net.machines) as gateways:
         first, killed, away, *_ = gateways.all
         names = ("a", "b", "c")
         for one in gateways.all:
