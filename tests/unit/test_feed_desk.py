@@ -16,8 +16,9 @@ import msgspec
 import pytest
 from msgspec.json import encode
 
+from ioi_dagster.adapters.http.doors import MAX_JSON
 from ioi_dagster.adapters.http.feeds import FORGET_S, FeedDesk
-from ioi_dagster.adapters.http.protocol import MAX_JSON, PREFIX, SwapHeads, Telling
+from ioi_dagster.adapters.http.protocol import PREFIX, SwapHeads, Telling
 from ioi_dagster.adapters.http.refusals import ProblemError
 from ioi_dagster.clock import ManualClock, SystemClock
 from ioi_dagster.decoding import from_json
