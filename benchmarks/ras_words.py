@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from benchmarks.frame import Report
 from benchmarks.ras_entries import KINDS, Drawn
 from benchmarks.yardstick.matching.baselines import STOP
 from ioi_dagster.adapters.sql.search import SqlTextIndex
@@ -36,6 +35,9 @@ record = sa.Table(
     sa.Column("data_class", sa.Text, nullable=False),
     sa.Index("record_filter_by", "kind", "data_class"),
 )
+if TYPE_CHECKING:
+    from benchmarks.frame import Report
+
 Filter = tuple[str, ...]
 
 

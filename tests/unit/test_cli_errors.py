@@ -34,7 +34,7 @@ def test_a_database_that_cannot_be_used_is_named_with_what_to_do(tmp_path):
     assert ended.returncode == 2
     assert ended.stderr == (
         "error a database of the home folder cannot be used: file is not a database — "
-        "make room on the disk of the home folder, or give another --home\n"
+        "it is damaged: a registry is made of a backup by `ioi ras restore`; one of runs is moved away, with their stories\n"
     )
 
 

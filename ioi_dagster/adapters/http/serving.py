@@ -29,9 +29,10 @@ UNREAD_S = 30.0
 """So long an answer may lie that is not read."""
 
 
-def serving_protocol(peers: Peers | None, most: int = MAX_CONNECTIONS, marks: Mapping[str, Any] | None = None) -> type:
+def serving_protocol(peers: Peers | None, most: int | None = None, marks: Mapping[str, Any] | None = None) -> type:
     """For one listener: uvicorn's protocol, with that. `peers`: whose certificates are whose; None where nobody shows one, and
-    connections are counted by address. `most`: connections in all. `marks` go into the scope of each request."""
+    connections are counted by address. `most`: connections in all; None: `MAX_CONNECTIONS`. `marks` go into the scope of each
+    request."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
     open_, told = Counter[str](), set[Any]()
@@ -52,7 +53,7 @@ def serving_protocol(peers: Peers | None, most: int = MAX_CONNECTIONS, marks: Ma
             shown = connection.getpeercert(binary_form=True) if connection is not None else None
             stamp, app = ssl.DER_cert_to_PEM_cert(shown) if shown else "", self.app
             self._whose = _address(transport) if peers is None else peers.proven(stamp)
-            many = open_[self._whose] >= most - MAX_TOLD - open_.total() - 1
+            many = open_[self._whose] >= (most or MAX_CONNECTIONS) - MAX_TOLD - open_.total() - 1
             if many or not self._whose:
                 if len(told) >= MAX_TOLD:
                     transport.abort()
