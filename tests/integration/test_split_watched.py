@@ -99,9 +99,11 @@ def test_both_sides_name_each_other_while_the_line_is_cut_and_then_no_more(tmp_p
         eventually(lambda: both("suspect"), 60, "neither sees the other")
         net.heal()
         eventually(lambda: both("alive"), 60, "both see each other again")
+        # Before one of them is ended, which the other sees.
+        seen = {side: side.sees(other, since[side]) for side, other in others.items()}
 
     for side, other in others.items():
-        rows = side.sees(other, since[side])
+        rows = seen[side]
         assert in_order([row["state"] for row in rows]) == ["alive", "suspect", "alive"]
         cut = [row for row in rows if row["state"] == "suspect"]
         assert all(row["why"] for row in cut)
