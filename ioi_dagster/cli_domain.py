@@ -130,7 +130,7 @@ def up(home: Home = None, domain: Name = "") -> None:
         signal.signal(number, stop)
     if has_left(one):
         raise BadInputError(f"{one.name} has left", todo="`ioi domain join` comes back, with a new invitation")
-    take_data(one)
+    take_data(one, lambda line: out.print(line, soft_wrap=True, highlight=False, markup=False))
     sign_again(one, time.time())
     out.print(f"{one.name} starts")
     with running(one, stopped=lambda: bool(told)) as processes:

@@ -61,6 +61,7 @@ class DataPlane:
     def close(self) -> None:
         for client in self._clients.values():
             client.close()
+        self.records.close()
 
     def store(self, name: str = "") -> StoreSpec:
         """Of that name, or the first. Raises `BadInputError`."""

@@ -139,13 +139,25 @@ def serve(home: DomainHome) -> None:
     )
     with contextlib.ExitStack() as open_:
         listener = open_.enter_context(_listening(address.hostname, address.port))
-        also = []
-        if people := TokenFile(home).listen():
-            its = urlsplit(f"//{people}")
-            listens = open_.enter_context(_listening(its.hostname or "", its.port or 0))
-            protocol = serving_protocol(None, MAX_PEOPLE, {PEOPLE: True})
-            also.append(Listener(listens, people_context(home), protocol))
+        also = people_listeners(home)
+        for one in also:
+            open_.enter_context(one.listens)
         TlsServer(settings, tls, also).run([listener])
+
+
+def people_listeners(home: DomainHome) -> list[Listener]:
+    """Where tokens are taken of who shows no certificate, if the owner has said where. The domain serves its members also where
+    that address cannot be had."""
+    address = TokenFile(home).listen()
+    if not address:
+        return []
+    its = urlsplit(f"//{address}")
+    try:
+        listens = _listening(its.hostname or "", its.port or 0)
+    except OSError as error:
+        log.error("tokens are not taken at %s: %s — see `ioi ras token listen`", address, error)
+        return []
+    return [Listener(listens, people_context(home), serving_protocol(None, MAX_PEOPLE, {PEOPLE: True}))]
 
 
 def _listening(host: str, port: int) -> socket.socket:

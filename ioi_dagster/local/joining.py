@@ -136,12 +136,16 @@ def init(
     return own_record(home)
 
 
-def take_data(home: DomainHome) -> None:
-    """Where the domain keeps data is what its topology file says by now; without a file all stays. Raises `BadInputError` where
-    the file cannot be read."""
+def take_data(home: DomainHome, say: Callable[[str], None]) -> None:
+    """Where the domain keeps data is what its topology file says by now; without a file, or where it cannot be read, all stays: a
+    file that was moved keeps no domain down."""
     if home.topology is None:
         return
-    stated = load_topology(home.topology).data.get(home.name, DataSpec()).at(str(home.root))
+    try:
+        stated = load_topology(home.topology).data.get(home.name, DataSpec()).at(str(home.root))
+    except BadInputError as error:
+        say(f"where {home.name} keeps data stays as it was: {error}")
+        return
     if stated != home.config().data:
         change_config(home, lambda config: replace(config, data=stated))
 

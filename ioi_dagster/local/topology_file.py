@@ -96,10 +96,9 @@ class _Reader(YamlReader):
         return Topology(self.name(values.get("network"), "network"), home, tuple(found), links, self.data)
 
     def domain(self, node: Any) -> DomainSpec | None:
-        allowed = {"name", "authority", "handles", "retains", "region", "blocks", "clusters", "parent", "dask_tls"} | {
-            "data"
-        }
-        values = self.mapping(node, allowed, {"name", "authority", "clusters"}, "a domain")
+        told = {"handles", "retains", "region", "blocks", "parent", "dask_tls", "data"}
+        needed = {"name", "authority", "clusters"}
+        values = self.mapping(node, needed | told, needed, "a domain")
         clusters = [self.cluster(item) for item in self.sequence(values.get("clusters"), "clusters")]
         name, retains = self.name(values.get("name")), self.scalar(values.get("retains"), "retains", bool, True)
         if "data" in values:

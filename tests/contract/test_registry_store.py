@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
+from ioi_dagster.adapters.sql import registry
 from ioi_dagster.adapters.sql.migrating import migrate, open_migrated, revision_of
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.adapters.sql.registry_backup import backup, restore
@@ -233,6 +236,20 @@ def test_when_a_version_ends_every_answer_is_the_one_before(store):
     assert answers() == {"1.0"}
     rebuild(store)
     assert answers() == {"1.0"}
+
+
+def test_what_has_ended_is_given_to_nobody_while_nothing_can_be_written(store, monkeypatch):
+    soon, before, other = reader("2.0", valid_until=NOW + 10), reader("1.0"), reader(name="other")
+    store.put_many([soon.signed, before.signed, other.signed])
+    store.wall = lambda: NOW + 10
+
+    def full(*_: Any) -> Any:
+        raise OperationalError("", {}, sqlite3.OperationalError("database or disk is full"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "writing", full)
+        assert (store.records(), store.find(Wanted("page.read"))) == ([other], [other])
+    assert {one.urn: one.version for one in store.records()} == {NAME: "1.0", other.urn: "1.0"}
 
 
 def test_threads_that_put_at_once_all_get_their_record(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from ioi_dagster.adapters.files.tokens import TokenFile
 from ioi_dagster.adapters.sql.ledger import Ledger
 from ioi_dagster.adapters.sql.registry import SqlRecordStore
 from ioi_dagster.adapters.sql.registry_checking import verify
@@ -22,9 +24,11 @@ from ioi_dagster.clock import ManualClock
 from ioi_dagster.domain import DomainHome
 from ioi_dagster.errors import BadInputError, SignatureError, UnreachableError
 from ioi_dagster.local import joining, member_book
+from ioi_dagster.local.gateway_main import people_listeners
 from ioi_dagster.local.identity import OVERLAP_S, certificates, end_overlap, end_overlaps, public
 from ioi_dagster.local.member_book import FolderBook, own_record
 from ioi_dagster.model.data_class import DataClass
+from ioi_dagster.model.data_stores import DataSpec, StoreSpec
 from ioi_dagster.model.member import newer_record, sign_record
 from ioi_dagster.ras.pointers import Status, set_status
 from ioi_dagster.ras.record import Kind, make_record
@@ -464,3 +468,24 @@ def test_a_member_is_given_what_its_owner_said_wherever_taking_it_in_is_cut_off(
     config = lab.config()
     assert (config.peers["guest"], config.limits["guest"]) == (record.gateway, DataClass.INTERNAL)
     assert config.authorities["guest"] == record.authority
+
+
+def test_a_topology_file_that_cannot_be_read_keeps_no_domain_down(lab, tmp_path):
+    config = replace(lab.config(), data=DataSpec((StoreSpec("shelf", "file:///srv/shelf"),)))
+    lab.save_config(config)
+    lab.made_by_hand(tmp_path / "moved.yaml")
+    said: list[str] = []
+    joining.take_data(lab, said.append)
+    assert lab.config() == config
+    assert len(said) == 1 and said[0].startswith(f"where {lab.name} keeps data stays as it was: ")
+
+
+def test_an_address_for_people_that_is_taken_keeps_no_gateway_down(lab, caplog):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        TokenFile(lab).set_listen(address)
+        assert people_listeners(lab) == []
+    assert f"tokens are not taken at {address}" in caplog.text
+    (listener,) = people_listeners(lab)
+    with listener.listens as listens:
+        assert listens.getsockname()[1] == int(address.rpartition(":")[2])

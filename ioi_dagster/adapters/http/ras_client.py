@@ -171,7 +171,7 @@ class RasClient:
                 extensions={"sni_hostname": self._domain},
             ) as answer:
                 if answer.status_code != 200:
-                    raise self._problem(answer, answer.read()[:MAX_LINE])
+                    raise self._problem(answer, _first(answer.iter_bytes(), MAX_LINE))
                 for part in answer.iter_bytes():
                     size += len(part)
                     if size > MAX_ANSWER and door != "ras/invoke/stream":
@@ -191,3 +191,13 @@ class RasClient:
             after_s = float(after) if after.isdecimal() else 1.0
             return RasBusyError(self._domain, problem.code, problem.text, after_s)
         return RasProblemError(self._domain, status, problem.code, problem.text, problem.remedy)
+
+
+def _first(parts: Iterator[bytes], most: int) -> bytes:
+    """No more of them than is to be looked at."""
+    found = b""
+    for part in parts:
+        found += part
+        if len(found) >= most:
+            break
+    return found[:most]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DatabaseError
 
 from ioi_dagster.adapters.sql.migrating import open_migrated
 from ioi_dagster.adapters.sql.registry_tables import capability, label, mark, pointer_event, record
@@ -40,6 +42,7 @@ from ioi_dagster.ras.urn import Scheme, read_urn
 from ioi_dagster.ras.versions import Known
 from ioi_dagster.signing import Signed, TrustedKeys
 
+log = logging.getLogger("ioi.registry")
 MAX_GROUP = 2000
 """Records of one transaction: others wait for it."""
 MAX_KEPT = 10_000
@@ -197,14 +200,16 @@ class SqlRecordStore:
         if kind is not None:
             where.append(its.kind == str(kind))
         if domain is not None:
-            where.append(_of(domain))
+            where.append(self._of(domain))
         self.settle_ended()
+        # Where that could not be written, what has ended is given all the same to nobody.
+        where.append((its.valid_until == 0) | (its.valid_until > self.wall()))
         found = [given for given in map(self._verified, self._rows(sa.and_(*where))) if given is not None]
         return sorted(found, key=lambda given: given.urn)
 
     def all_of(self, domain: str) -> list[Record]:
         """Every version of its own that there is and verifies, also what has ended or is yanked; in order of their coming."""
-        found = [(row.number, self._verified(row)) for row in self._rows(_of(domain))]
+        found = [(row.number, self._verified(row)) for row in self._rows(self._of(domain))]
         return [given for _, given in sorted(found, key=lambda one: one[0]) if given is not None]
 
     def get(self, urn: str, version: str | None = None, *, alias: str | None = None) -> Record | None:
@@ -273,17 +278,24 @@ class SqlRecordStore:
 
     def settle_ended(self) -> None:
         """Names of which the version that was offered has ended (`valid_until`) offer another from now on, or none. Whoever goes
-        by the column `offered` calls it first; where none has ended since, it costs a look into an index."""
+        by the column `offered` calls it first; where none has ended since, it costs a look into an index. Where nothing can be
+        written, as on a full disk, they offer none until it can be."""
         its, now = record.c, self.wall()
         # Written out, as the index has it.
         due = sa.select(its.urn).distinct().where(its.offered, its.valid_until > sa.text("0"), its.valid_until <= now)
+        before: list[str] = []
         while True:
             with self.engine.connect() as connection:
                 urns = list(connection.execute(due.limit(MAX_GROUP)).scalars())
-            if not urns:
+            if not urns or urns == before:
                 return
-            with writing(self.engine) as connection:
-                Writer(connection, urns, self.text, now).settle_all()
+            before = urns
+            try:
+                with writing(self.engine) as connection:
+                    Writer(connection, urns, self.text, now).settle_all()
+            except DatabaseError as error:
+                log.warning("what follows names of which a version has ended cannot be written: %s", error.orig)
+                return
 
     def pointers(self, urn: str, until: float | None = None) -> PointerState:
         """As of the time `until`, in seconds of the epoch, where it is given. Raises `BadInputError` for what is no URN."""
@@ -292,6 +304,15 @@ class SqlRecordStore:
     def history(self, urn: str) -> list[PointerEvent]:
         with self.engine.connect() as connection:
             return [event for _, event in read_events(connection, pointer_event.c.urn == urn)]
+
+    def _of(self, domain: str) -> sa.ColumnElement[bool]:
+        """Its owner is `domain`."""
+        its, prefix = record.c.urn, f"urn:ioi:{domain}:"
+        own = its.startswith(prefix, autoescape=True)
+        if self.engine.dialect.name != "sqlite":
+            return own
+        # SQLite looks into no index for LIKE; there a colon comes right before a semicolon.
+        return own & (its > prefix) & (its < f"urn:ioi:{domain};")
 
     def _rows(self, where: sa.ColumnElement[bool]) -> list[Any]:
         its = record.c
@@ -379,11 +400,6 @@ def _remembering(trusted: TrustedKeys) -> TrustedKeys:
 
 def _signer(signed: Signed) -> str:
     return signed.key_id.partition("#")[0]
-
-
-def _of(domain: str) -> sa.ColumnElement[bool]:
-    """Its owner is `domain`."""
-    return record.c.urn.startswith(f"urn:ioi:{domain}:", autoescape=True)
 
 
 def _read_new(signed: Signed, trusted: TrustedKeys) -> New:

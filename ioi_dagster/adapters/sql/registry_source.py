@@ -142,18 +142,19 @@ class SqlRegistry:
             sa.select(record.c.number).select_from(_joined).where(*where, *(one for more in narrower for one in more))
         )
         # What is left by all of them is found sooner than what is left by some.
-        if not words or len(connection.execute(among.limit(most + 1)).all()) <= most:
-            for more in narrower:
-                where += more
-                rows = connection.execute(_select(where).limit(most + 1)).all()
-                if len(rows) <= most:
-                    return rows
+        if words and len(connection.execute(among.limit(most + 1)).all()) > most:
+            narrower, where = [], [*where, *(one for more in narrower for one in more)]
+        for more in narrower:
+            where += more
+            rows = connection.execute(_select(where).limit(most + 1)).all()
+            if len(rows) <= most:
+                return rows
+        if not words:
             raise BadInputError(
                 f"more than {MAX_CANDIDATES} records would have to be looked at",
                 where=self._by,
                 todo="narrow it by kind, capability or words",
             )
-        where += [one for more in narrower for one in more]
         near = self._text.rank(connection, intent.words, depth, among)
         found.ranked(intent.words, near)
         numbers = sorted({int(match.id.partition("/")[0]) for match in near})

@@ -36,7 +36,7 @@ record = sa.Table(
     sa.Column("body", sa.Text, nullable=False),
     sa.UniqueConstraint("urn", "version", name="record_urn_version"),
     sa.Index("record_digest", "digest"),
-    sa.Index("record_kind", "kind", "offered"),
+    sa.Index("record_kind", "kind", "offered", "urn"),
     sa.Index("record_ends", "valid_until", sqlite_where=sa.text(ENDS + " = 1"), postgresql_where=sa.text(ENDS)),
 )
 """`body`: the canonical text that is signed, or nothing once the version is deleted. `status` and `offered` (is it what is given
