@@ -19,12 +19,13 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
+from ioi_dagster import cli_ras, cli_ras_feeds, cli_ras_history, cli_ras_owner, cli_ras_planes, cli_ras_token
 from ioi_dagster.cli_data_keep import data_app
 from ioi_dagster.cli_domain import domain_app
 from ioi_dagster.cli_import import import_files
 from ioi_dagster.cli_intervene import COMMANDS, NUMBERED
 from ioi_dagster.cli_orders import Numbered, block_app, node_app, tenant_app
-from ioi_dagster.cli_ras_planes import ras_app
+from ioi_dagster.cli_ras_app import ras_app
 from ioi_dagster.errors import IoiError
 from ioi_dagster.model.amounts import counted
 from ioi_dagster.model.order import Order, Verb
@@ -52,6 +53,8 @@ app.add_typer(domain_app, name="domain")
 app.add_typer(block_app, name="block")
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(node_app, name="node")
+OF_RAS = (cli_ras, cli_ras_history, cli_ras_owner, cli_ras_feeds, cli_ras_token, cli_ras_planes)
+"""Each has added its commands."""
 app.add_typer(ras_app, name="ras")
 app.add_typer(data_app, name="data")
 app.command("import")(import_files)

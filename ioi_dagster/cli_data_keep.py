@@ -23,7 +23,7 @@ from ioi_dagster.cli_data import (
     show_made,
     untold,
 )
-from ioi_dagster.cli_import import AsJson, DomainFolder, Home, Name, err, out
+from ioi_dagster.cli_of_domain import AsJson, DomainFolder, Home, Name, err, out
 from ioi_dagster.cli_ras import bad, clock
 from ioi_dagster.cli_tables import Column, Fitted
 

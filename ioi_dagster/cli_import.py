@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
+
+from ioi_dagster.cli_of_domain import AsJson, DomainFolder, Home, Name, err, out, owner_of
+from ioi_dagster.cli_ras_app import ras_app
 
 if TYPE_CHECKING:
     from ioi_dagster.adapters.sql.registry import SqlRecordStore
@@ -27,17 +28,8 @@ ENDINGS = (".json", ".yaml", ".yml")
 """Of files that a folder is looked through for."""
 MAX_FILES = 10_000
 
-ras_app = typer.Typer(no_args_is_help=True, help="The domain's registry: what it knows of, and takes from elsewhere.")
-out = Console(width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True)
 
-Home = Annotated[Path | None, typer.Option("--home", help="The domain's folder is below it; default $IOI_HOME or .ioi")]
-DomainFolder = Annotated[
-    Path | None, typer.Option("--domain-home", help="The domain's own folder; default: below --home")
-]
-Name = Annotated[str, typer.Option("--domain", help="Which one, where there are several in --home")]
 Format = Annotated[str, typer.Option("--format", help="Of this format; default: it is found out")]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,27 +257,6 @@ def export_record(
     print(json.dumps(exported.document, indent=2, ensure_ascii=False))
     if exported.lost:
         err.print(f"[yellow]not said[/] {escape(', '.join(exported.lost))}", soft_wrap=True)
-
-
-def owner_of(home: Path | None, domain_home: Path | None, name: str) -> DomainHome:
-    """The domain that a command is given for: of the folder `domain_home`, of that name in `home`, or who owns the runs there.
-    Raises `BadInputError` where there is none."""
-    from ioi_dagster.domain import DomainHome
-    from ioi_dagster.errors import BadInputError
-    from ioi_dagster.local.home import domains_in, find_home, home_domain_of
-
-    if domain_home is None and home is None and not name and os.environ.get("IOI_DOMAIN_HOME"):
-        domain_home = Path(os.environ["IOI_DOMAIN_HOME"])
-    if domain_home is not None:
-        owner = DomainHome(domain_home.resolve())
-        owner.config()
-        return owner
-    if not name:
-        return home_domain_of(find_home(home))
-    for one in domains_in(find_home(home)):
-        if one.name == name:
-            return one
-    raise BadInputError(f"there is no domain {name}", where=str(find_home(home)), todo="make it: `ioi domain init`")
 
 
 def _name_if_any(home: Path | None, domain_home: Path | None, name: str) -> str:

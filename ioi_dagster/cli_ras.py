@@ -14,7 +14,8 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from ioi_dagster.cli_import import AsJson, DomainFolder, Home, Name, out, owner_of, ras_app
+from ioi_dagster.cli_of_domain import AsJson, DomainFolder, Home, Name, out, owner_of
+from ioi_dagster.cli_ras_app import ras_app
 from ioi_dagster.cli_tables import Column, Fitted
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from ioi_dagster.cli_import import AsJson, DomainFolder, Home, Name, err, out
+from ioi_dagster.cli_of_domain import AsJson, DomainFolder, Home, Name, err, out
 from ioi_dagster.cli_ras import bad, clock, opened
-from ioi_dagster.cli_ras_owner import TRIES, ras_app
+from ioi_dagster.cli_ras_app import ras_app
+from ioi_dagster.cli_ras_owner import TRIES
 from ioi_dagster.cli_tables import Column, Fitted
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from ioi_dagster.cli_import import AsJson, DomainFolder, Home, Name, err, out, ras_app
+from ioi_dagster.cli_of_domain import AsJson, DomainFolder, Home, Name, err, out
 from ioi_dagster.cli_ras import COLORS, Urn, clock, opened, stand_text, version_there
+from ioi_dagster.cli_ras_app import ras_app
 from ioi_dagster.cli_tables import Column, Fitted
 
 if TYPE_CHECKING:

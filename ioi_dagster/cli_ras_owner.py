@@ -13,9 +13,10 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from ioi_dagster.cli_import import AsJson, DomainFolder, Home, Name, err, gathered, out, owner_of
+from ioi_dagster.cli_import import gathered
+from ioi_dagster.cli_of_domain import AsJson, DomainFolder, Home, Name, err, out, owner_of
 from ioi_dagster.cli_ras import Urn, bad, clock, opened, version_there
-from ioi_dagster.cli_ras_history import ras_app
+from ioi_dagster.cli_ras_app import ras_app
 from ioi_dagster.decoding import from_json
 
 if TYPE_CHECKING:

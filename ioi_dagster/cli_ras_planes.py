@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from ioi_dagster.cli_import import AsJson, DomainFolder, Home, Name, err, out, owner_of
+from ioi_dagster.cli_of_domain import AsJson, DomainFolder, Home, Name, err, out, owner_of
 from ioi_dagster.cli_ras import bad, opened
-from ioi_dagster.cli_ras_token import ras_app
+from ioi_dagster.cli_ras_app import ras_app
 from ioi_dagster.cli_tables import Column, Fitted
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ioi_dagster.ras.images import Image
     from ioi_dagster.ras.record import Record
     from ioi_dagster.ras.templates import Template
-
-__all__ = ["ras_app"]
 
 
 @ras_app.command("policies")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from ioi_dagster.cli_import import AsJson, DomainFolder, Home, Name, err, out, owner_of
+from ioi_dagster.cli_of_domain import AsJson, DomainFolder, Home, Name, err, out, owner_of
 from ioi_dagster.cli_ras import bad, clock, one_of
-from ioi_dagster.cli_ras_feeds import ras_app
+from ioi_dagster.cli_ras_app import ras_app
 from ioi_dagster.cli_tables import Column, Fitted
 
 if TYPE_CHECKING:
